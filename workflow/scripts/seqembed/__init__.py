@@ -1,0 +1,1 @@
+"""Language-model embeddings of every sequence, importable and testable without Snakemake."""
