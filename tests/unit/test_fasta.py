@@ -1,0 +1,142 @@
+"""Reading FASTA: formats, errors with their place, and a round trip."""
+
+from __future__ import annotations
+
+import gzip
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seqembed.errors import FastaError
+from seqembed.fasta import digest, find_fasta_files, read_records
+
+
+def _write(folder: Path, content: bytes, name: str = "a.fasta") -> Path:
+    path = folder / name
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 2, 3, 7, 1 << 20])
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b">a\nMKV\n", [("a", "", b"MKV", 1, 0)]),
+        (b">a b c\nMKV", [("a", "b c", b"MKV", 1, 0)]),
+        (b">a\tb\nMKV", [("a", "b", b"MKV", 1, 0)]),
+        (b">a x\r\nmk\r\nv\r\n>b\r\nL\r\n", [("a", "x", b"MKV", 1, 0), ("b", "", b"L", 4, 13)]),
+        (b"\n\n>a\n\nM K\n\nV*\n\n", [("a", "", b"MKV", 3, 2)]),
+        (b">a >b > c\nMKV\n>b\nLL\n", [("a", ">b > c", b"MKV", 1, 0), ("b", "", b"LL", 3, 14)]),
+        (b">a\nX.-BZUO\n", [("a", "", b"X.-BZUO", 1, 0)]),
+        (">é ü\nM\n".encode(), [("é", "ü", b"M", 1, 0)]),
+        (b">" + b"i" * 1024 + b"\nM\n", [("i" * 1024, "", b"M", 1, 0)]),
+    ],
+)
+@pytest.mark.parametrize("compress", [False, True])
+def test_reads(tmp_path, content, expected, compress, chunk_bytes):
+    path = _write(tmp_path, gzip.compress(content) if compress else content)
+    records = read_records(path, chunk_bytes=chunk_bytes)
+    found = [(r.sequence_id, r.description, r.residues, r.line, r.byte_offset) for r in records]
+    assert found == expected
+
+
+GZIP = gzip.compress(b">a\n" + b"MKVL\n" * 1000)
+
+
+@pytest.mark.parametrize(
+    ("content", "record", "line", "message"),
+    [
+        (b"\nMKV\n>a\nM\n", None, 2, "before the first header"),
+        (b"\xef\xbb\xbf>a\nM\n", None, 1, "byte-order mark"),
+        (b"", None, None, "no record"),
+        (b"\n\n", None, None, "no record"),
+        (b">a\nM\n>\nM\n", None, 3, "no id"),
+        (b">a\nM\n> b\nM\n", None, 3, "no id"),
+        (b">a\nM\n>b\n>c\nM\n", "b", 3, "no residues"),
+        (b">a\nM\n>b\n*\n", "b", 3, "no residues"),
+        (b">" + b"i" * 1025 + b"\nM\n", "i" * 40 + "...", 1, "1,025 bytes"),
+        (b">a\0b\nM\n", None, 1, "NUL"),
+        (b">a\nM\n>\xff\nM\n", None, 3, "not UTF-8"),
+        (b">a\nM\n>b\nMK\nJ\n", "b", 3, "'J' at residue 3"),
+        (b">a\nM1\n", "a", 1, "'1' at residue 2"),
+        (b">a\nM*K\n", "a", 1, "'*' at residue 2"),
+        (b">a\nMK**\n", "a", 1, "'*' at residue 3"),
+        (b">a\nM\xc3\n", "a", 1, "byte 0xc3 at residue 2"),
+        (b">a\n" + b"acgtn" * 20, None, None, "DNA"),
+        (b">a\n" + b"ACGU" * 25 + b"RYKWS", None, None, "DNA"),
+        (GZIP[: len(GZIP) // 2], None, None, "truncated"),
+        (GZIP[:12] + b"\xff\xff\xff\xff" + GZIP[16:], None, None, "corrupt"),
+        (GZIP[:-8] + b"\0\0\0\0" + GZIP[-4:], None, None, "corrupt"),
+    ],
+)
+def test_errors_name_the_place(tmp_path, content, record, line, message):
+    path = _write(tmp_path, content)
+    with pytest.raises(FastaError) as caught:
+        list(read_records(path))
+    error = caught.value
+    assert (error.path, error.record, error.line) == (path, record, line)
+    assert message in str(error)
+
+
+def test_few_nucleotides_are_a_protein(tmp_path):
+    assert list(read_records(_write(tmp_path, b">a\n" + b"ACG" * 33)))
+    assert list(read_records(_write(tmp_path, b">a\n" + b"ACGT" * 25 + b"MKVLWE")))
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FastaError, match="cannot be read"):
+        list(read_records(tmp_path / "none.fasta"))
+
+
+def test_a_large_record_takes_linear_time(tmp_path):
+    path = _write(tmp_path, b">a\n" + b"MKVLWEDRST\n" * 2_000_000)
+    begin = time.perf_counter()
+    (record,) = read_records(path, chunk_bytes=4096)
+    assert len(record.residues) == 20_000_000
+    assert time.perf_counter() - begin < 10
+
+
+def test_find_fasta_files(tmp_path):
+    b, a, odd = (_write(tmp_path, b">a\nM", n) for n in ("b.fasta", "a.fasta", "[1].fasta"))
+    assert find_fasta_files(str(tmp_path / "?.fasta")) == [a, b]
+    assert find_fasta_files([str(b), str(tmp_path / "?.fasta")]) == [b, a]
+    assert find_fasta_files(str(odd)) == [odd]
+    for patterns in ([str(b), str(tmp_path / "*.faa")], []):
+        with pytest.raises(FastaError):
+            find_fasta_files(patterns)
+
+
+def test_digest():
+    assert len(digest(b"MKV")) == 16
+    assert digest(b"MKV") != digest(b"MKL")
+
+
+NAMES = st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S"]), min_size=1)
+BLANKS = st.sampled_from(["", "a", "x > y", ">b"])
+SEQUENCES = st.text("LAGVSERTIDPQKNFYMHWCXBUZO.-lagvx", min_size=1, max_size=90)
+RECORDS = st.lists(st.tuples(NAMES, BLANKS, SEQUENCES), min_size=1, max_size=8)
+
+
+@settings(max_examples=150, deadline=None)
+@given(RECORDS, st.integers(1, 30), st.sampled_from(["\n", "\r\n"]), st.integers(1, 40))
+def test_round_trip(records, width, newline, chunk_bytes):
+    text, expected = "", []
+    for name, description, sequence in records:
+        place = (text.count("\n") + 1, len(text))
+        text += f">{name} {description}{newline}"
+        text += "".join(
+            sequence[at : at + width] + newline for at in range(0, len(sequence), width)
+        )
+        expected.append((name, description, sequence.upper().encode(), *place))
+    # A last protein keeps random sequences from looking like DNA.
+    text += f">last{newline}{'W' * 100}"
+    with tempfile.TemporaryDirectory() as folder:
+        path = _write(Path(folder), text.encode())
+        found = list(read_records(path, chunk_bytes=chunk_bytes))[:-1]
+    assert [
+        (r.sequence_id, r.description, r.residues, r.line, r.byte_offset) for r in found
+    ] == expected
