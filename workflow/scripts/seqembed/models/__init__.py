@@ -1,0 +1,1 @@
+"""Language models that embed packed batches, and how their weights are loaded."""
