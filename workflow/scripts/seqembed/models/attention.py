@@ -32,7 +32,8 @@ def attend_per_sequence(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> 
 def attend_varlen(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> Tensor:
     """Attend to all sequences in one kernel (torch.nn.attention.varlen); CUDA, fp16 or bf16."""
     longest = int(cu_seqlens.diff().max())
-    out = varlen_attn(q, k, v, cu_seqlens, cu_seqlens, longest, longest, scale=1.0)
+    # One split: else the longest neighbour decides how a sequence's sums are ordered.
+    out = varlen_attn(q, k, v, cu_seqlens, cu_seqlens, longest, longest, scale=1.0, num_splits=1)
     assert isinstance(out, Tensor)  # a tuple comes back only where auxiliary output is asked for
     return out
 
