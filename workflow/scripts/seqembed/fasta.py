@@ -19,7 +19,8 @@ from typing import IO, cast
 
 from seqembed.errors import FastaError
 
-VOCABULARY = b"LAGVSERTIDPQKNFYMHWCXBUZO.-"
+# The residues ESM-2 knows, in the order of its tokens.
+VOCABULARY = b"LAGVSERTIDPKQNFYMHWCXBUZO.-"
 NUCLEOTIDES = b"ACGTUN"
 MAX_ID_BYTES = 1024
 DNA_MIN_LETTERS = 100

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-import os
 import tempfile
 from array import array
 from bisect import bisect_right
@@ -151,7 +150,8 @@ def split_index(index_path: Path, shard_paths: Sequence[Path]) -> None:
     read_metadata(index_path, "index")
     columns = ["sequence_id", "length", "file", "digest"]
     table = pq.read_table(index_path, columns=columns, read_dictionary=["file"])
-    lengths, digests = table["length"].to_numpy(), _digests(table["digest"])
+    names, lengths = table["sequence_id"], table["length"].to_numpy()
+    digests = _digests(table["digest"])
     firsts = _first_rows(digests)
     shards = _assign(firsts, lengths[firsts], len(shard_paths))
     shard_paths[0].parent.mkdir(parents=True, exist_ok=True)
@@ -162,19 +162,29 @@ def split_index(index_path: Path, shard_paths: Sequence[Path]) -> None:
             schema = SHARD_SCHEMA.with_metadata(metadata)
             with published(Path(path)) as temporary, pq.ParquetWriter(temporary, schema) as writer:
                 for group in _groups(rows, lengths):
-                    writer.write_table(_shard_table(table, digests, spool, offsets, group))
+                    writer.write_table(_shard_table(names, lengths, digests, spool, offsets, group))
 
 
 def _shard_table(
-    table: Any, digests: Digests, spool: IO[bytes], offsets: Int64s, rows: Int64s
+    names: Any,
+    lengths: Int64s,
+    digests: Digests,
+    spool: IO[bytes],
+    offsets: Int64s,
+    rows: Int64s,
 ) -> Any:
     """Return these rows, residues included, as a table of SHARD_SCHEMA."""
-    lengths = table["length"].to_numpy()[rows]
-    names = table["sequence_id"].take(pa.array(rows))
     keys = pa.array([key.tobytes() for key in digests[rows]], pa.binary(16))
-    places = zip(lengths.tolist(), offsets[rows].tolist(), strict=True)
-    residues = pa.array([os.pread(spool.fileno(), *place) for place in places], pa.binary())
-    return pa.table([rows, names, lengths, keys, residues], schema=SHARD_SCHEMA)
+    places = zip(offsets[rows].tolist(), lengths[rows].tolist(), strict=True)
+    residues = pa.array([_slice(spool, *place) for place in places], pa.binary())
+    columns = [rows, names.take(pa.array(rows)), lengths[rows], keys, residues]
+    return pa.table(columns, schema=SHARD_SCHEMA)
+
+
+def _slice(spool: IO[bytes], offset: int, length: int) -> bytes:
+    # One os.pread would end after 2 GiB and say nothing.
+    spool.seek(offset)
+    return spool.read(length)
 
 
 def _metadata(rank: int, world_size: int, fingerprint: str) -> dict[str, str]:
@@ -219,7 +229,6 @@ def _spool(files: Any, digests: Digests, firsts: Int64s, spool: IO[bytes]) -> In
             row += 1
         if row != end:
             raise _changed(path)
-    spool.flush()
     return offsets
 
 

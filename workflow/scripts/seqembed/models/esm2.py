@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from seqembed.errors import ModelError
+from seqembed.fasta import VOCABULARY
 from seqembed.models.attention import choose_attention
 
 # fair-esm's Alphabet.from_architecture("ESM-1b"); a token's id is its place in this list.
@@ -25,7 +26,7 @@ ALPHABET = (
     "<pad>",
     "<eos>",
     "<unk>",
-    *"LAGVSERTIDPKQNFYMHWCXBUZO.-",
+    *VOCABULARY.decode("ascii"),
     "<null_1>",
     "<mask>",
 )
