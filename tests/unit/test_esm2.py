@@ -17,7 +17,7 @@ from transformers import EsmConfig, EsmModel
 from seqembed.errors import ModelError
 from seqembed.models.esm2 import Esm2, Esm2Architecture, default_inv_freq, encode_residues
 from seqembed.models.esm2 import load_state as load_esm2
-from seqembed.models.weights import load_fair_esm, load_hugging_face
+from seqembed.models.weights import build_model, read_checkpoint
 
 SIZES = [(2, 32, 4), (3, 60, 5)]  # layers, width, heads; the second's query scale is inexact
 RESIDUES = np.frombuffer(b"LAGVSERTIDPKQNFYMHWC" * 4 + b"XBZUO", dtype=np.uint8)
@@ -40,6 +40,10 @@ def randomise(model: nn.Module) -> nn.Module:
             scale = 1.5 * parameter.shape[-1] ** -0.5 if parameter.dim() > 1 else 0.2
             parameter.copy_(noise * scale + (parameter if parameter.dim() == 1 else 0))
     return model.eval()
+
+
+def load(source: Path) -> Esm2:
+    return build_model(read_checkpoint(source))
 
 
 def fair_model(size: tuple[int, int, int], token_dropout: bool = True) -> ESM2:
@@ -104,7 +108,7 @@ def save_fair(model: ESM2, path: Path) -> Path:
 @pytest.mark.parametrize("token_dropout", [True, False])
 def test_rows_equal_fair_esm(size, token_dropout, tmp_path):
     theirs = fair_model(size, token_dropout)
-    ours = load_fair_esm(save_fair(theirs, tmp_path / "model.pt"))
+    ours = load(save_fair(theirs, tmp_path / "model.pt"))
     assert not ours.training and ours.embedding.weight.dtype == torch.float32
     assert_close(embed(ours, SEQUENCES), fair_rows(theirs))
 
@@ -117,7 +121,7 @@ def test_rows_equal_transformers(size, token_dropout, tmp_path):
     tokens = [torch.from_numpy(encode_residues(s))[None] for s in SEQUENCES]
     with torch.inference_mode():
         rows = [theirs(t, attention_mask=torch.ones_like(t)).last_hidden_state[0] for t in tokens]
-    assert_close(embed(load_hugging_face(tmp_path), SEQUENCES), rows)
+    assert_close(embed(load(tmp_path), SEQUENCES), rows)
 
 
 def fair_to_hf(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -148,7 +152,7 @@ def fair_to_hf(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def test_all_formats_give_the_same_rows(tmp_path):
     theirs = fair_model(SIZES[0])
-    expected = embed(load_fair_esm(save_fair(theirs, tmp_path / "m.pt")), SEQUENCES)
+    expected = embed(load(save_fair(theirs, tmp_path / "m.pt")), SEQUENCES)
     state = fair_to_hf(theirs.state_dict())
     config = EsmConfig(
         vocab_size=33, num_hidden_layers=2, hidden_size=32, num_attention_heads=4,
@@ -163,7 +167,7 @@ def test_all_formats_give_the_same_rows(tmp_path):
         save_file(named, tensors / "model.safetensors")
         torch.save(named, pickled / "pytorch_model.bin")
         for folder in (tensors, pickled):
-            for a, b in zip(embed(load_hugging_face(folder), SEQUENCES), expected, strict=True):
+            for a, b in zip(embed(load(folder), SEQUENCES), expected, strict=True):
                 assert torch.equal(a, b)
 
 
@@ -179,10 +183,10 @@ class Payload:
 def test_a_pickled_payload_is_refused_and_not_executed(where, tmp_path):
     mark = tmp_path / "executed"
     hf_model(SIZES[0]).config.save_pretrained(tmp_path)
-    path = tmp_path / "pytorch_model.bin"
+    path = tmp_path / {"fair": "model.pt", "bin": "pytorch_model.bin"}[where]
     torch.save({"cfg": Payload(mark), "model": {}}, path)
     with pytest.raises(ModelError, match="weights only"):
-        load_fair_esm(path) if where == "fair" else load_hugging_face(tmp_path)
+        load(path if where == "fair" else tmp_path)
     assert not mark.exists()
 
 
@@ -206,7 +210,7 @@ def test_a_missing_weight_is_named(tmp_path):
     del state["encoder.layer.1.output.dense.bias"]
     save_file(state, tmp_path / "model.safetensors")
     with pytest.raises(ModelError, match=r"encoder\.layer\.1\.output\.dense\.bias"):
-        load_hugging_face(tmp_path)
+        load(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +222,7 @@ def test_what_is_not_a_rotary_esm2_is_refused(name, value, tmp_path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
     with pytest.raises(ModelError, match=name):
-        load_hugging_face(tmp_path)
+        load(tmp_path)
 
 
 def test_tokens_are_fair_esms():

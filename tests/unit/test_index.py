@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqembed import index
+from seqembed import index, split
 from seqembed.errors import FastaError, IndexFormatError
 from seqembed.fasta import digest
-from seqembed.index import read_metadata, read_shard_index, split_index, write_index
+from seqembed.index import read_metadata, read_shard_index, write_index
+from seqembed.split import split_index
 
 
 def _fasta(folder: Path, sequences: list[str], name: str = "a.fasta", prefix: str = "s") -> Path:
@@ -93,7 +94,7 @@ def test_ids_limits(tmp_path):
 )
 def test_split_holds_each_sequence_once_longest_first(sequences, world_size):
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(index, "GROUP_BYTES", 8)
+        patch.setattr(split, "GROUP_BYTES", 8)
         folder, half = Path(name), len(sequences) // 2
         files = [_fasta(folder, sequences[half:], "b.fasta", "t")]
         if half:

@@ -1,106 +1,174 @@
-"""Checkpoint blocks: rows of finished batches, durable, and checked down to the bit."""
+"""The checkpoint folder of a shard: its manifest, what is finished in it, and how it grows."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from dataclasses import dataclass
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Set
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
+from seqembed.blocks import Block, list_blocks, map_rows, read_block, write_next_block
 from seqembed.errors import CheckpointError
 from seqembed.files import published
 
 FORMAT_VERSION = "1"
-CHECKSUM_BYTES = 16
-# What stands in the checksum's place while the checksum is computed.
-BLANK = "0" * (2 * CHECKSUM_BYTES)
-MARK = b'"checksum":"'
+MANIFEST = "manifest.json"
+# More rows than this are written before their time, so that memory is bounded.
+MAX_WAITING_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Block:
-    """The rows of the batches `first` to `last`, row i belonging to digest i.
+class CheckpointManifest:
+    """What a shard's checkpoint folder belongs to, and the token budget of its batch plan.
 
-    digests: (n, 16) uint8; rows: (n, D) float; flags: (n,) uint8.
+    recipe: the recipe's fields. model: its name. width: values of a row.
     """
 
-    first: int
-    last: int
-    digests: NDArray[np.uint8]
-    rows: NDArray[np.floating]
-    flags: NDArray[np.uint8]
-
-    def __post_init__(self) -> None:
-        count = len(self.digests)
-        if self.digests.shape != (count, 16) or self.digests.dtype != np.uint8:
-            raise CheckpointError(f"digests are {self.digests.shape}, not (n, 16) bytes")
-        if self.rows.ndim != 2 or len(self.rows) != count or self.flags.shape != (count,):
-            raise CheckpointError(
-                f"{count} digests stand beside rows of shape {self.rows.shape} "
-                f"and flags of shape {self.flags.shape}"
-            )
-        if not 0 <= self.first <= self.last:
-            raise CheckpointError(f"batches {self.first} to {self.last} are no range")
+    rank: int
+    world_size: int
+    recipe_fingerprint: str
+    shard_fingerprint: str
+    token_budget: int
+    model: str
+    weights_sha256: str
+    width: int
+    recipe: Mapping[str, str | int]
 
 
-def write_block(folder: Path, block: Block) -> Path:
-    """Write `block` durably as `batch_{first:05d}.safetensors` in `folder`; return its path."""
-    content = _serialise(block)
-    path = folder / f"batch_{block.first:05d}.safetensors"
-    with published(path) as temporary:
-        temporary.write_bytes(content.replace(BLANK.encode(), _checksum(content).encode(), 1))
-    return path
+def write_manifest(folder: Path, manifest: CheckpointManifest) -> None:
+    """Write `manifest.json` durably."""
+    content = {"format_version": FORMAT_VERSION, "kind": "checkpoint"} | asdict(manifest)
+    with published(folder / MANIFEST) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
-def read_block(path: Path) -> Block:
-    """Read a block and check every byte of it.
-
-    Raises:
-        CheckpointError: the block is damaged, cut short, or of another format version.
-    """
-    content = path.read_bytes()
+def read_manifest(folder: Path) -> CheckpointManifest | None:
+    """The folder's manifest, None where there is none; raises CheckpointError for a damaged one."""
+    path = folder / MANIFEST
+    if not path.exists():
+        return None
     try:
-        _check(content)
-        metadata = _metadata(content)
-        if metadata["format_version"] != FORMAT_VERSION:
-            raise CheckpointError(f"format version {metadata['format_version']} is not known")
-        return Block(first=int(metadata["first"]), last=int(metadata["last"]), **load(content))
-    except (CheckpointError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{path}: damaged checkpoint block ({error}); remove it, "
-            "its sequences will be embedded again"
-        ) from error
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format_version"] != FORMAT_VERSION or content["kind"] != "checkpoint":
+            raise ValueError(f"format version {content['format_version']} is not known")
+        return CheckpointManifest(
+            **{name: content[name] for name in CheckpointManifest.__dataclass_fields__}
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: damaged manifest ({error!r}); remove it") from error
 
 
-def _serialise(block: Block) -> bytes:
-    tensors = {"digests": block.digests, "rows": block.rows, "flags": block.flags}
-    metadata = {
-        "checksum": BLANK,
-        "first": str(block.first),
-        "format_version": FORMAT_VERSION,
-        "last": str(block.last),
-    }
-    return save({name: np.ascontiguousarray(value) for name, value in tensors.items()}, metadata)
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file so that nobody reads it again; return its new path."""
+    number = 0
+    while (target := path.with_name(f"{path.name}.damaged{number or ''}")).exists():
+        number += 1
+    os.rename(path, target)
+    return target
 
 
-def _metadata(content: bytes) -> dict[str, str]:
-    size = int.from_bytes(content[:8], "little")
-    return dict(json.loads(content[8 : 8 + size])["__metadata__"])
+def clear(folder: Path) -> None:
+    """Remove what a worker left in its checkpoint folder, so that it starts over."""
+    for path in [*list_blocks(folder), folder / MANIFEST, *folder.glob("shard_*.h5")]:
+        path.unlink(missing_ok=True)
 
 
-def _checksum(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=CHECKSUM_BYTES).hexdigest()
+def read_finished(
+    folder: Path, logger: logging.Logger
+) -> tuple[Set[str], NDArray[np.floating] | None]:
+    """Every row of a folder's blocks: hex digests in an ordered set, and (n, D) rows on disk.
+
+    Row i belongs to the i-th digest. A damaged block is set aside with a warning: its sequences
+    are embedded again.
+    """
+    places: dict[str, None] = {}
+    if not list_blocks(folder):
+        return places.keys(), None
+    width, dtype = 0, np.dtype(np.float32)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        for path in list_blocks(folder):
+            if not (block := _read_or_set_aside(path, logger)):
+                continue
+            names = [digest.tobytes().hex() for digest in block.digests]
+            # Two workers may have computed one batch: the rows are equal, and one is taken.
+            new = [row for row, name in enumerate(names) if name not in places]
+            places.update(dict.fromkeys(names))
+            block.rows[new].tofile(file)
+            width, dtype = block.rows.shape[1], block.rows.dtype
+        file.flush()
+        # The mapping keeps the unlinked file alive.
+        rows = np.memmap(file, dtype, "r", shape=(len(places), width)) if places else None
+    return places.keys(), rows
 
 
-def _check(content: bytes) -> None:
-    """Compare the stored checksum with that of the whole file, its own place left blank."""
-    start = content.find(MARK) + len(MARK)
-    stored = content[start : start + len(BLANK)]
-    blanked = content[:start] + BLANK.encode() + content[start + len(BLANK) :]
-    if start < len(MARK) or stored != _checksum(blanked).encode():
-        raise CheckpointError("its checksum does not match")
+def _read_or_set_aside(path: Path, logger: logging.Logger) -> Block | None:
+    try:
+        return read_block(path)
+    except CheckpointError as error:
+        logger.warning("%s; set aside as %s", error, set_aside(path).name)
+        return None
+
+
+class CheckpointWriter:
+    """Gathers the rows of finished batches and writes them as a block whenever one is due.
+
+    digests: (N, 16), flags: (N,) and wanted: (N,) bool of all rows of the shard; rows that are not
+    wanted are there already. `ids` and `blocks` grow with each block: hex digests, and for each
+    block its (n, D) rows, left on disk. `written` is the clock's time of the last one, or None.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        digests: NDArray[np.uint8],
+        flags: NDArray[np.uint8],
+        wanted: NDArray[np.bool_],
+        sequences: int,
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._folder, self._sequences, self._seconds = folder, sequences, seconds
+        self._digests, self._flags, self._wanted = digests, flags, wanted
+        self._clock, self._began = clock, clock()
+        self._batches: list[tuple[NDArray[np.int64], NDArray[np.floating]]] = []
+        self.ids: list[str] = []
+        self.blocks: list[NDArray[np.floating]] = []
+        self.written: float | None = None
+
+    def add(self, positions: NDArray[np.int64], rows: NDArray[np.floating]) -> int:
+        """Take a batch, (n,) positions in the shard and (n, D) rows; return how many were wanted.
+
+        What has gathered is written when there are enough sequences, bytes or seconds.
+        """
+        wanted = self._wanted[positions]
+        self._batches.append((positions[wanted], rows[wanted]))
+        if self._due():
+            self.write()
+        return int(wanted.sum())
+
+    def _due(self) -> bool:
+        sequences = sum(len(rows) for _, rows in self._batches)
+        size = sum(rows.nbytes for _, rows in self._batches)
+        late = self._clock() - (self.written or self._began) >= self._seconds
+        return sequences >= self._sequences or size >= MAX_WAITING_BYTES or late
+
+    def write(self) -> None:
+        """Write what has gathered, if anything has."""
+        if not self._batches:
+            return
+        positions, rows = (np.concatenate(part) for part in zip(*self._batches, strict=True))
+        digests, count = self._digests[positions], len(self._batches)
+        flags = self._flags[positions]
+        path = write_next_block(self._folder, digests, rows, flags, batches=count)
+        self._batches.clear()
+        self.ids += [digest.tobytes().hex() for digest in digests]
+        self.blocks.append(map_rows(path))
+        self.written = self._clock()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 
 class SeqembedError(Exception):
@@ -50,3 +52,38 @@ class CheckpointError(FileFormatError):
 
 class ShardError(FileFormatError):
     """An HDF5 file of embeddings."""
+
+
+class ConfigError(SeqembedError):
+    """The configuration asks for what cannot be done."""
+
+
+class DeviceError(SeqembedError):
+    """No device is there that can do what was asked."""
+
+
+class RecipeError(SeqembedError):
+    """The recipe on disk cannot be followed by this worker."""
+
+
+class NonFiniteError(SeqembedError):
+    """A batch gave a NaN or an infinity; `positions` are its rows in the shard."""
+
+    def __init__(self, positions: Sequence[int]) -> None:
+        self.positions = list(positions)
+        super().__init__(
+            f"the model gave values that are not finite for rows {self.positions[0]} to "
+            f"{self.positions[-1]} of the shard; set `embedding: {{precision: fp32}}`"
+        )
+
+
+class InterruptedRun(SeqembedError):
+    """A signal asked the run to stop; what is finished is kept."""
+
+
+class WorkerError(SeqembedError):
+    """A worker did not complete its shard; `status` is what it said last, if anything."""
+
+    def __init__(self, message: str, status: Mapping[str, Any] | None) -> None:
+        self.status = status
+        super().__init__(message)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+# What file systems without hard links, or two file systems, answer to os.link.
+NO_HARD_LINKS = {errno.EPERM, errno.EXDEV, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS}
 
 
 @contextmanager
@@ -15,15 +20,43 @@ def published(path: Path) -> Iterator[Path]:
 
     When the body raises, the temporary file is removed and `path` stays as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
+    with _temporary(path) as temporary:
         yield temporary
         sync(temporary)
         os.rename(temporary, path)
         sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def publish_exclusively(path: Path) -> Iterator[Path]:
+    """As `published`, but never over an existing file: FileExistsError where there is one."""
+    with _temporary(path) as temporary:
+        yield temporary
+        sync(temporary)
+        try:
+            os.link(temporary, path)
+        except OSError as error:
+            if error.errno not in NO_HARD_LINKS:
+                raise
+            _rename_exclusively(temporary, path)
+        sync(path.parent)
+
+
+def link(source: Path, target: Path) -> None:
+    """Make `target` a hard link to `source`, in place of what stands there.
+
+    Where the file system has no hard links it becomes a copy.
+    """
+    with _temporary(target) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError as error:
+            if error.errno not in NO_HARD_LINKS:
+                raise
+            shutil.copyfile(source, temporary)
+            sync(temporary)
+        os.rename(temporary, target)
+        sync(target.parent)
 
 
 def sync(path: Path) -> None:
@@ -33,3 +66,21 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """A unique path beside `path`, removed at the end if it is still there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _rename_exclusively(source: Path, target: Path) -> None:
+    # Without hard links an instant remains in which two writers may both find no file.
+    if target.exists():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+    os.rename(source, target)

@@ -31,6 +31,8 @@ ALPHABET = (
     "<mask>",
 )
 BOS, EOS = ALPHABET.index("<cls>"), ALPHABET.index("<eos>")
+# Residues: ESM-2 was trained on crops of 1,024 tokens, BOS and EOS included.
+MAX_LENGTH = 1022
 ROTARY_BASE = 10000.0
 # fair-esm scales embeddings by (1 - trained mask ratio) / (1 - observed); we never mask.
 TOKEN_DROPOUT_SCALE = 1 - 0.15 * 0.8
@@ -228,13 +230,14 @@ def _plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _take(state: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
-    """One weight as float32, or a ModelError that names it."""
+    """One weight as contiguous float32, or a ModelError that names it."""
     if name not in state:
         raise ModelError(f"the checkpoint lacks the weight {name!r}")
     tensor = state[name]
     if tuple(tensor.shape) != shape:
         raise ModelError(f"weight {name!r} has shape {tuple(tensor.shape)}, expected {shape}")
-    return tensor.float()
+    # Other strides would choose other kernels, and other last bits.
+    return tensor.float().contiguous()
 
 
 def _layer_weights(

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from seqembed.errors import ShardError
-from seqembed.shards import USER_BLOCK_BYTES, seal, verify_seal
+from seqembed.seal import USER_BLOCK_BYTES, seal, verify_seal
 
 
 @pytest.fixture

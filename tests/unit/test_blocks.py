@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from seqembed.checkpoints import Block, read_block, write_block
+from seqembed.blocks import Block, read_block, write_block
 from seqembed.errors import CheckpointError
 
 

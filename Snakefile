@@ -1,0 +1,26 @@
+"""Language-model embeddings of every sequence in your FASTA files."""
+
+import os
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+# Absent where everything is given on the command line, or in another folder.
+if os.path.exists("config/config.yaml"):
+
+    configfile: "config/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/index.smk"
+include: "workflow/rules/model.smk"
+include: "workflow/rules/embed.smk"
+include: "workflow/rules/merge.smk"
+
+
+rule all:
+    """Every dataset's embeddings.h5."""
+    input:
+        get_results,

@@ -1,0 +1,71 @@
+"""The rules, on the CPU and on cards that only state a capability; tests/gpu asks a real one."""
+
+import pytest
+import torch
+
+from seqembed.environment import EnvConfig
+from seqembed.errors import ConfigError, DeviceError
+from seqembed.precision import resolve_precision, should_use_fp16, torch_dtype
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+ALLOWED = EnvConfig.from_environ({})
+DISABLED = EnvConfig.from_environ({"SEQEMBED_DISABLE_FP16": "1"})
+
+
+@pytest.fixture
+def card(monkeypatch):
+    def of_capability(*capability):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+
+    return of_capability
+
+
+@pytest.mark.parametrize(
+    ("capability", "environment", "fp16"),
+    [
+        ((8, 0), ALLOWED, True),
+        ((9, 0), ALLOWED, True),
+        ((12, 0), ALLOWED, True),
+        ((7, 5), ALLOWED, False),
+        ((7, 0), ALLOWED, False),
+        ((8, 0), DISABLED, False),
+    ],
+)
+def test_auto_takes_fp16_on_ampere_and_newer_unless_disabled(card, capability, environment, fp16):
+    card(*capability)
+    assert should_use_fp16(CUDA, environment) is fp16
+    assert resolve_precision("auto", CUDA, environment) == ("fp16" if fp16 else "fp32")
+
+
+def test_the_cpu_computes_in_fp32():
+    assert should_use_fp16(CPU, ALLOWED) is False
+    assert resolve_precision("auto", CPU, ALLOWED) == "fp32"
+
+
+def test_an_explicit_precision_is_kept(card):
+    card(8, 6)
+    assert resolve_precision("fp16", CUDA, ALLOWED) == "fp16"
+    assert resolve_precision("fp32", CUDA, ALLOWED) == "fp32"
+    assert resolve_precision("fp32", CPU, DISABLED) == "fp32"
+
+
+def test_fp16_on_the_cpu_is_refused():
+    with pytest.raises(DeviceError, match="cannot be used on cpu: .*8.0.*set `precision: auto`"):
+        resolve_precision("fp16", CPU, ALLOWED)
+
+
+def test_fp16_on_an_old_card_is_refused(card):
+    card(7, 5)
+    with pytest.raises(DeviceError, match="this one has 7.5; set `precision: auto`"):
+        resolve_precision("fp16", CUDA, ALLOWED)
+
+
+def test_fp16_asked_for_and_forbidden_is_refused(card):
+    card(8, 0)
+    with pytest.raises(ConfigError, match="SEQEMBED_DISABLE_FP16 forbids it; unset it, or set"):
+        resolve_precision("fp16", CUDA, DISABLED)
+
+
+def test_dtypes():
+    assert torch_dtype("fp32") is torch.float32
+    assert torch_dtype("fp16") is torch.float16

@@ -1,0 +1,384 @@
+"""Models as workers get them: checked, converted where needed, and not changed since."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import EsmModel
+
+from seqembed.errors import ModelError
+from seqembed.fasta import digest, read_records
+from seqembed.models.esm2 import MAX_LENGTH, Esm2, encode_residues
+from seqembed.models.prepare import load_prepared, prepare_model, read_prepared
+from seqembed.models.weights import build_model, read_checkpoint
+
+RESOURCES = Path(__file__).parents[2] / "resources"
+BUNDLED = RESOURCES / "models" / "esm2_random"
+OUTPUT = Path("resources/models/mine.json")
+CONVERTED = Path("resources/models/mine/model.safetensors")
+SEQUENCES = [b"M", b"MKLVINGKTLKGEITIEGAVDAATAEKIFKQYANDNGIDGEWTYDDATKTFTVTEX" * 3]
+
+# Files of users look like this: later versions add keys, and must go on reading this one.
+GOLDEN = """\
+{
+  "architecture": {
+    "ffn_width": 256,
+    "heads": 4,
+    "layer_norm_eps": 1e-05,
+    "layers": 4,
+    "token_dropout": true,
+    "width": 64
+  },
+  "family": "esm2",
+  "format_version": "1",
+  "kind": "model",
+  "max_length": 1022,
+  "name": "mine",
+  "sha256": "SHA256",
+  "size": 815616,
+  "source": "models/esm/",
+  "tokenizer": "esm2",
+  "weights": "models/esm/model.safetensors"
+}
+"""
+
+
+def rows(model: Esm2) -> list[torch.Tensor]:
+    """Rows of SEQUENCES, each (n + 2, 64)."""
+    tokens = [torch.from_numpy(encode_residues(s)) for s in SEQUENCES]
+    with torch.inference_mode():
+        return [model(t, torch.tensor([0, len(t)], dtype=torch.int32)) for t in tokens]
+
+
+def assert_same_rows(a: Esm2, b: Esm2) -> None:
+    assert all(torch.equal(x, y) for x, y in zip(rows(a), rows(b), strict=True))
+
+
+def content(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file below a folder: when it was changed, and its bytes."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """A working folder that holds models/esm, a safetensors folder."""
+    folder = tmp_path / "project"
+    shutil.copytree(BUNDLED, folder / "models" / "esm")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def pickled_folder(folder: Path) -> Path:
+    """models/esm again, as a pytorch_model.bin with a tied and a transposed tensor in it."""
+    shutil.copytree("models/esm", folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    state = load_file("models/esm/model.safetensors")
+    state["lm_head.decoder.weight"] = state["embeddings.word_embeddings.weight"]
+    name = "encoder.layer.0.intermediate.dense.weight"
+    state[name] = state[name].t().contiguous().t()
+    torch.save({f"esm.{k}": v for k, v in state.items()}, folder / "pytorch_model.bin")
+    return folder
+
+
+def fair_file(path: Path) -> Path:
+    from esm.model.esm2 import ESM2
+
+    torch.manual_seed(3)
+    state = ESM2(2, 64, 4).state_dict()
+    settings = argparse.Namespace(
+        encoder_layers=2, encoder_embed_dim=64, encoder_attention_heads=4, token_dropout=True
+    )
+    named = {f"encoder.sentence_encoder.{name}": tensor for name, tensor in state.items()}
+    torch.save({"cfg": {"model": settings}, "model": named}, path)
+    return path
+
+
+def test_a_safetensors_folder_is_used_where_it_lies_and_not_touched(project):
+    before = content(project / "models")
+    prepare_model("mine", "models/esm/", OUTPUT)
+    assert content(project / "models") == before
+    assert list(OUTPUT.parent.iterdir()) == [OUTPUT]
+    assert_same_rows(load_prepared(OUTPUT), build_model(read_checkpoint(Path("models/esm"))))
+
+
+def test_the_description_is_the_golden_one(project):
+    prepare_model("mine", "models/esm/", OUTPUT)
+    data = Path("models/esm/model.safetensors").read_bytes()
+    assert OUTPUT.read_text() == GOLDEN.replace("SHA256", hashlib.sha256(data).hexdigest())
+
+
+def test_the_golden_description_is_read_and_so_is_one_that_grew(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(GOLDEN.replace("SHA256", "0f" * 32))
+    model = read_prepared(path)
+    assert (model.weights, model.size, model.max_length) == (
+        "models/esm/model.safetensors", 815616, MAX_LENGTH,
+    )  # fmt: skip
+    assert model.architecture.ffn_width == 256
+    # Recipes are made of it: it may never change for weights that did not.
+    expected = "6911a470bd641699ad1ebc475d0f79715055590987353b2c33027976554897f6"
+    assert model.fingerprint == expected
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"later": 1}))
+    assert read_prepared(path) == model
+
+
+@pytest.mark.parametrize("form", ["bin", "pt"])
+def test_pickled_weights_are_converted_and_give_the_same_rows(form, project):
+    source = fair_file(Path("m.pt")) if form == "pt" else pickled_folder(Path("pickled"))
+    prepare_model("mine", str(source), OUTPUT)
+    model = read_prepared(OUTPUT)
+    assert (model.source, model.weights) == (str(source), str(CONVERTED))
+    assert load_file(CONVERTED).keys() == read_checkpoint(source).state.keys()
+    assert CONVERTED.stat().st_mode & 0o777 == 0o644
+    assert_same_rows(load_prepared(OUTPUT), build_model(read_checkpoint(source)))
+
+
+@pytest.mark.parametrize("form", ["bin", "pt"])
+def test_the_same_source_gives_the_same_bytes(form, project):
+    source = fair_file(Path("m.pt")) if form == "pt" else pickled_folder(Path("pickled"))
+    made = []
+    for _ in range(2):
+        prepare_model("mine", str(source), OUTPUT)
+        made.append((OUTPUT.read_bytes(), CONVERTED.read_bytes()))
+        shutil.rmtree("resources")
+        os.utime(source, (1, 1))
+    assert made[0] == made[1]
+
+
+def test_the_fingerprint_is_of_content_and_not_of_paths(project):
+    shutil.copytree("models/esm", "elsewhere")
+    config = Path("elsewhere/config.json")
+    found = []
+    for source in ("models/esm", "elsewhere"):
+        prepare_model("mine", source, OUTPUT)
+        found.append(read_prepared(OUTPUT).fingerprint)
+    assert found[0] == found[1]
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"token_dropout": False}))
+    prepare_model("mine", "elsewhere", OUTPUT)
+    assert read_prepared(OUTPUT).fingerprint != found[0]
+
+
+def test_a_copied_project_works_where_it_now_is(project, tmp_path, monkeypatch):
+    source = pickled_folder(Path("pickled"))
+    prepare_model("mine", str(source), OUTPUT)
+    prepare_model("in_place", "models/esm", Path("in_place.json"))
+    expected = load_prepared(OUTPUT)
+    shutil.copytree(project, tmp_path / "moved")
+    shutil.rmtree(project)
+    monkeypatch.chdir(tmp_path / "moved")
+    assert_same_rows(load_prepared(OUTPUT), expected)
+    assert_same_rows(load_prepared(Path("in_place.json")), expected)
+
+
+def other_weights(path: Path) -> None:
+    """Weights of the same size that load as well, with one number changed."""
+    state = load_file("models/esm/model.safetensors")
+    state["encoder.emb_layer_norm_after.bias"][0] += 1
+    save_file(state, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("how", ["written", "moved in with an old time"])
+def test_changed_weights_are_noticed(how, project):
+    weights = Path("models/esm/model.safetensors")
+    prepare_model("mine", "models/esm", OUTPUT)
+    size = weights.stat().st_size
+    if how == "written":
+        other_weights(weights)
+    else:
+        other_weights(Path("new"))
+        os.utime("new", (1, 1))
+        os.replace("new", weights)
+    assert weights.stat().st_size == size
+    with pytest.raises(ModelError, match=rf"{weights}: changed since .* remove {OUTPUT} and run"):
+        load_prepared(OUTPUT)
+
+
+def test_touched_weights_are_still_the_same(project):
+    prepare_model("mine", "models/esm", OUTPUT)
+    os.utime("models/esm/model.safetensors", (2**32, 2**32))
+    load_prepared(OUTPUT)
+
+
+def test_cut_and_missing_weights_are_noticed(project):
+    weights = Path("models/esm/model.safetensors")
+    prepare_model("mine", "models/esm", OUTPUT)
+    os.truncate(weights, weights.stat().st_size - 4)
+    os.utime(OUTPUT, (2**32, 2**32))  # however young the description is
+    with pytest.raises(ModelError, match="changed since it was prepared"):
+        load_prepared(OUTPUT)
+    weights.unlink()
+    with pytest.raises(ModelError, match=f"{weights}: is missing; .* {OUTPUT}"):
+        load_prepared(OUTPUT)
+
+
+class Payload:
+    def __reduce__(self):
+        return (Path.touch, (Path("executed"),))
+
+
+@pytest.mark.parametrize("form", ["bin", "pt"])
+def test_a_pickled_payload_is_refused_and_leaves_nothing(form, project):
+    path = Path("m.pt") if form == "pt" else pickled_folder(Path("pickled")) / "pytorch_model.bin"
+    torch.save({"cfg": Payload(), "model": {}}, path)
+    with pytest.raises(ModelError, match="weights only"):
+        prepare_model("mine", str(path if form == "pt" else path.parent), OUTPUT)
+    assert not Path("executed").exists() and not Path("resources").exists()
+
+
+def cut_safetensors() -> str:
+    os.truncate("models/esm/model.safetensors", 500_000)
+    return "models/esm"
+
+
+def cut_pt() -> str:
+    os.truncate(fair_file(Path("m.pt")), 100_000)
+    return "m.pt"
+
+
+def garbled_pt() -> str:
+    # A pickle that ends in the middle of a word: torch's reader fails with UnicodeDecodeError.
+    Path("m.pt").write_bytes(b"\x80\x02X\x02\x00\x00\x00\xff\xfe.")
+    return "m.pt"
+
+
+def lacking_a_weight() -> str:
+    state = load_file("models/esm/model.safetensors")
+    del state["encoder.layer.3.output.dense.bias"]
+    save_file(state, "models/esm/model.safetensors")
+    return "models/esm"
+
+
+def fewer_layers_than_weights() -> str:
+    config = Path("models/esm/config.json")
+    config.write_text(config.read_text().replace('num_hidden_layers": 4', 'num_hidden_layers": 3'))
+    return "models/esm"
+
+
+def sharded() -> str:
+    os.rename("models/esm/model.safetensors", "models/esm/model-00001-of-00001.safetensors")
+    Path("models/esm/model.safetensors.index.json").write_text("{}")
+    return "models/esm"
+
+
+def without_weights() -> str:
+    os.remove("models/esm/model.safetensors")
+    return "models/esm"
+
+
+def other_vocabulary() -> str:
+    Path("models/esm/vocab.txt").write_bytes(b"<cls> \xff L A G")
+    return "models/esm"
+
+
+def absent() -> str:
+    return "models/nowhere"
+
+
+def safetensors_file() -> str:
+    return "models/esm/model.safetensors"
+
+
+def folder_without_config() -> str:
+    return "models"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (cut_safetensors, "model.safetensors: cannot be read"),
+        (cut_pt, "m.pt: cannot be loaded"),
+        (garbled_pt, "m.pt: cannot be loaded"),
+        (lacking_a_weight, r"model.safetensors: .* lacks the weight 'encoder.layer.3.output"),
+        (fewer_layers_than_weights, "model.safetensors: .* more than 3 layers"),
+        (sharded, r"models/esm: .*model.safetensors.index.json.* not supported yet.*one file"),
+        (without_weights, "models/esm: has neither model.safetensors nor pytorch_model.bin"),
+        (other_vocabulary, "vocab.txt: is not the ESM-2 alphabet"),
+        (absent, "models/nowhere: does not exist; a model is a Hugging Face folder .* or a fair"),
+        (safetensors_file, "model.safetensors: is not a model .* a Hugging Face folder .* fair"),
+        (folder_without_config, "models/config.json: does not exist; a model is a Hugging Face"),
+    ],
+)
+def test_a_bad_source_fails_here_with_its_reason(make, message, project):
+    source = make()
+    with pytest.raises(ModelError, match=message):
+        prepare_model("mine", source, OUTPUT)
+    assert not Path("resources").exists()
+
+
+def test_weights_are_not_converted_into_a_models_own_folder(project):
+    source = pickled_folder(OUTPUT.with_suffix(""))
+    before = content(source)
+    with pytest.raises(ModelError, match="give the model another name"):
+        prepare_model("mine", str(source), OUTPUT)
+    assert content(source) == before and not OUTPUT.exists()
+
+
+def without(key: str) -> dict[str, object]:
+    return {k: v for k, v in json.loads(GOLDEN).items() if k != key}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "Expecting value"),
+        (GOLDEN[:200], "cannot|Expecting|delimiter"),
+        ("[]", "describes no model"),
+        (json.dumps(json.loads(GOLDEN) | {"kind": "recipe"}), "describes no model"),
+        (json.dumps(json.loads(GOLDEN) | {"format_version": "2"}), "version '2' is not known"),
+        (json.dumps(without("sha256")), "sha256 is missing"),
+        (json.dumps(without("architecture")), "architecture is missing"),
+        (json.dumps(json.loads(GOLDEN) | {"architecture": {"layers": 4}}), "width is missing"),
+        (json.dumps(json.loads(GOLDEN) | {"architecture": 4}), "4 stands where"),
+        (json.dumps(json.loads(GOLDEN) | {"size": "1"}), "size must be"),
+        (json.dumps(json.loads(GOLDEN) | {"weights": None}), "weights must be"),
+        (json.dumps(json.loads(GOLDEN) | {"sha256": "12"}), "sha256 must be"),
+        (json.dumps(json.loads(GOLDEN) | {"family": "bert"}), "'bert'"),
+    ],
+)
+def test_a_damaged_description_is_refused_by_name(text, message, tmp_path):
+    path = tmp_path / "mine.json"
+    # The sha256 is made right wherever it is not what the case is about.
+    path.write_text(text.replace("SHA256", "0f" * 32))
+    with pytest.raises(ModelError, match=f"{path}: .*({message}).*remove it and run again"):
+        read_prepared(path)
+
+
+def test_a_missing_description_is_refused_by_name(tmp_path):
+    with pytest.raises(ModelError, match="nowhere.json"):
+        read_prepared(tmp_path / "nowhere.json")
+
+
+def test_the_bundled_model_is_what_its_script_makes(tmp_path):
+    script = RESOURCES / "models" / "make_esm2_random.py"
+    subprocess.run([sys.executable, script, "--output", tmp_path], check=True)
+    for name in ("config.json", "vocab.txt", "model.safetensors"):
+        assert (tmp_path / name).read_bytes() == (BUNDLED / name).read_bytes(), name
+
+
+def test_transformers_reads_the_bundled_model_as_we_do():
+    theirs = EsmModel.from_pretrained(BUNDLED, add_pooling_layer=False).eval()
+    for sequence, ours in zip(SEQUENCES, rows(build_model(read_checkpoint(BUNDLED))), strict=True):
+        tokens = torch.from_numpy(encode_residues(sequence))[None]
+        with torch.inference_mode():
+            hidden = theirs(tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state[0]
+        assert (ours - hidden).abs().max() <= 1e-4
+
+
+def test_the_bundled_proteins_are_what_their_readme_says():
+    records = list(read_records(RESOURCES / "example" / "proteins.fasta"))
+    lengths = [len(record.residues) for record in records]
+    assert (len(records), min(lengths), max(lengths)) == (60, 8, 1177)
+    assert sum(length > MAX_LENGTH for length in lengths) == 10
+    assert len({digest(record.residues) for record in records}) == 59
+    assert sum(record.sequence_id.startswith("sp|") for record in records) == 11
+    assert [r.sequence_id for r in records if b"X" in r.residues] == ["sp|Q9KH25|FTSZ_MYCKA"]

@@ -1,0 +1,140 @@
+"""The configuration, and the functions that give rules their inputs and params.
+
+A params function that takes `resources` gives a value that triggers no re-run: so is passed how a
+thing is computed. One that takes `wildcards` alone gives what is computed, and triggers.
+"""
+
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+from snakemake.settings.types import DeploymentMethod
+
+SCRIPTS = Path(workflow.current_basedir) / ".." / "scripts"
+sys.path.append(str(SCRIPTS))
+
+from seqembed.configuration import complete, describe_empty, get_datasets
+from seqembed.errors import SeqembedError
+from seqembed.fasta import find_fasta_files
+from seqembed.models.source import list_model_files
+
+try:
+    SETTINGS = complete(config)
+    DATASETS = get_datasets(SETTINGS)
+except SeqembedError as error:
+    raise WorkflowError(f"The configuration is not right:\n{error}") from None
+
+
+wildcard_constraints:
+    dataset=r"[A-Za-z0-9][A-Za-z0-9._-]*",
+    model=r"[A-Za-z0-9][A-Za-z0-9._-]*",
+    rank=r"[0-9]+",
+
+
+def get_dataset(wildcards):
+    if wildcards.dataset not in DATASETS:
+        known = ", ".join(DATASETS) or "none"
+        raise WorkflowError(
+            f"No dataset is named {wildcards.dataset!r}; known: {known}"
+        )
+    return DATASETS[wildcards.dataset]
+
+
+def get_results(wildcards):
+    if not DATASETS:
+        raise WorkflowError(describe_empty())
+    return [f"results/{name}/embeddings.h5" for name in DATASETS]
+
+
+def get_fasta_files(wildcards):
+    try:
+        return [
+            str(path) for path in find_fasta_files(list(get_dataset(wildcards).fasta))
+        ]
+    except SeqembedError as error:
+        raise WorkflowError(f"Dataset {wildcards.dataset}: {error}") from None
+
+
+def get_fasta_patterns(wildcards):
+    return list(get_dataset(wildcards).fasta)
+
+
+def get_ids(wildcards):
+    return SETTINGS["ids"]
+
+
+def get_model_source(wildcards):
+    return SETTINGS["models"][wildcards.model]
+
+
+def get_model_files(wildcards):
+    source = Path(get_model_source(wildcards))
+    if not source.exists():
+        place = f"models: {wildcards.model}: {source}"
+        raise WorkflowError(
+            f"{place} does not exist; give the folder or file of the model"
+        )
+    return [str(path) for path in list_model_files(source)]
+
+
+def get_prepared_model(wildcards):
+    return f"resources/models/{get_dataset(wildcards).model}.json"
+
+
+def get_shards(wildcards):
+    ranks = range(get_dataset(wildcards).shards)
+    return [f"results/{wildcards.dataset}/shards/shard_{rank}.h5" for rank in ranks]
+
+
+def get_world_size(wildcards):
+    return get_dataset(wildcards).shards
+
+
+def get_precision(wildcards):
+    return get_dataset(wildcards).precision
+
+
+def get_long_sequences(wildcards):
+    return get_dataset(wildcards).long_sequences
+
+
+def get_max_length(wildcards):
+    return get_dataset(wildcards).max_length
+
+
+def get_gpus(wildcards):
+    """One GPU for a job that embeds; unset where the device is the CPU."""
+    return None if SETTINGS["device"] == "cpu" else 1
+
+
+def get_threads(wildcards):
+    """What of the machine's cores falls to one shard, so that all shards run side by side."""
+    return max(1, (workflow.cores or 1) // get_dataset(wildcards).shards)
+
+
+def get_python(wildcards, resources):
+    """The interpreter of the rule's conda environment, else the one that runs Snakemake."""
+    deployed = workflow.deployment_settings.deployment_method
+    return "python" if DeploymentMethod.CONDA in deployed else sys.executable
+
+
+def get_scripts(wildcards, resources):
+    return str(SCRIPTS)
+
+
+def get_device(wildcards, resources):
+    """On a cluster `auto` means the GPU that the job asked for: the CPU would waste it in silence."""
+    device = SETTINGS["device"]
+    return "cuda" if device == "auto" and workflow.remote_exec else device
+
+
+def get_token_budget(wildcards, resources):
+    return SETTINGS["execution"]["token_budget"]
+
+
+def get_checkpoint_sequences(wildcards, resources):
+    return SETTINGS["execution"]["checkpoint"]["sequences"]
+
+
+def get_checkpoint_seconds(wildcards, resources):
+    return SETTINGS["execution"]["checkpoint"]["seconds"]

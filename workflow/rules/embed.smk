@@ -1,0 +1,53 @@
+"""From a shard of sequences to its embeddings: the one rule that uses a GPU.
+
+Input: results/{dataset}/index/shard_{rank}.parquet and the prepared model.
+Output: results/{dataset}/shards/shard_{rank}.h5
+"""
+
+
+rule embed_shard:
+    """Embed the sequences of one shard, from its last checkpoint on."""
+    input:
+        index="results/{dataset}/index",
+        model=get_prepared_model,
+    output:
+        "results/{dataset}/shards/shard_{rank}.h5",
+    log:
+        "logs/{dataset}/worker_{rank}.log",
+    benchmark:
+        "logs/{dataset}/worker_{rank}.benchmark.tsv"
+    conda:
+        "../../envs/seqembed.yaml"
+    threads: get_threads
+    resources:
+        gpu=get_gpus,
+    params:
+        world_size=get_world_size,
+        precision=get_precision,
+        long_sequences=get_long_sequences,
+        max_length=get_max_length,
+        device=get_device,
+        token_budget=get_token_budget,
+        checkpoint_sequences=get_checkpoint_sequences,
+        checkpoint_seconds=get_checkpoint_seconds,
+        python=get_python,
+        scripts=get_scripts,
+    shell:
+        r"""
+        exec {params.python:q} {params.scripts:q}/embed_shard.py \
+            --index {input.index:q}/shard_{wildcards.rank}.parquet \
+            --model {input.model:q} \
+            --rank {wildcards.rank} \
+            --world-size {params.world_size} \
+            --output {output:q} \
+            --precision {params.precision:q} \
+            --long-sequences {params.long_sequences:q} \
+            --max-length {params.max_length:q} \
+            --device {params.device:q} \
+            --token-budget {params.token_budget:q} \
+            --checkpoint-sequences {params.checkpoint_sequences} \
+            --checkpoint-seconds {params.checkpoint_seconds} \
+            --threads {threads} \
+            --parent "$PPID" \
+            --log {log:q}
+        """

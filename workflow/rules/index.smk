@@ -1,0 +1,64 @@
+"""From FASTA files to one index, and from the index to a shard for each rank.
+
+Input: the FASTA files of a dataset.
+Output: results/{dataset}/index.parquet and results/{dataset}/index/shard_{rank}.parquet
+"""
+
+
+rule index:
+    """Index every sequence, and check each of them before a GPU is used."""
+    input:
+        get_fasta_files,
+    output:
+        "results/{dataset}/index.parquet",
+    log:
+        "logs/{dataset}/index.log",
+    benchmark:
+        "logs/{dataset}/index.benchmark.tsv"
+    conda:
+        "../../envs/seqembed.yaml"
+    params:
+        fasta=get_fasta_patterns,
+        ids=get_ids,
+        python=get_python,
+        scripts=get_scripts,
+    shell:
+        r"""
+        exec {params.python:q} {params.scripts:q}/index.py \
+            --fasta {params.fasta:q} \
+            --ids {params.ids:q} \
+            --output {output:q} \
+            --log {log:q}
+        """
+
+
+rule split:
+    """Give each distinct sequence to one shard, longest first, costs balanced."""
+    input:
+        index="results/{dataset}/index.parquet",
+        model=get_prepared_model,
+    output:
+        directory("results/{dataset}/index"),
+    log:
+        "logs/{dataset}/split.log",
+    benchmark:
+        "logs/{dataset}/split.benchmark.tsv"
+    conda:
+        "../../envs/seqembed.yaml"
+    params:
+        world_size=get_world_size,
+        long_sequences=get_long_sequences,
+        max_length=get_max_length,
+        python=get_python,
+        scripts=get_scripts,
+    shell:
+        r"""
+        exec {params.python:q} {params.scripts:q}/split.py \
+            --index {input.index:q} \
+            --model {input.model:q} \
+            --world-size {params.world_size} \
+            --long-sequences {params.long_sequences:q} \
+            --max-length {params.max_length:q} \
+            --output-dir {output:q} \
+            --log {log:q}
+        """

@@ -1,0 +1,31 @@
+"""From the shards to one row for every id.
+
+Input: results/{dataset}/index.parquet and all results/{dataset}/shards/shard_{rank}.h5
+Output: results/{dataset}/embeddings.h5
+"""
+
+
+rule merge:
+    """Give every id its row, in input order, and check that nothing is missing."""
+    input:
+        index="results/{dataset}/index.parquet",
+        shards=get_shards,
+    output:
+        "results/{dataset}/embeddings.h5",
+    log:
+        "logs/{dataset}/merge.log",
+    benchmark:
+        "logs/{dataset}/merge.benchmark.tsv"
+    conda:
+        "../../envs/seqembed.yaml"
+    params:
+        python=get_python,
+        scripts=get_scripts,
+    shell:
+        r"""
+        exec {params.python:q} {params.scripts:q}/merge.py \
+            --index {input.index:q} \
+            --shards {input.shards:q} \
+            --output {output:q} \
+            --log {log:q}
+        """

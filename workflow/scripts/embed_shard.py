@@ -1,0 +1,86 @@
+"""Embed the sequences of one shard, on one GPU or on the CPU."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from seqembed import command_line
+from seqembed.environment import EnvConfig
+from seqembed.supervisor import Supervisor
+
+
+def main() -> int:
+    parser = command_line.parser(__doc__)
+    parser.add_argument("--index", type=Path, required=True, help="the shard's index")
+    parser.add_argument("--model", type=Path, required=True, help="what prepare_model wrote")
+    parser.add_argument("--rank", type=int, required=True)
+    parser.add_argument("--world-size", type=int, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="shard_{rank}.h5")
+    _add_what(parser)
+    _add_how(parser)
+    return command_line.run(embed_shard, parser.parse_args())
+
+
+def _add_what(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_argument_group("what is computed")
+    what.add_argument("--precision", choices=["auto", "fp32", "fp16"], required=True)
+    what.add_argument("--long-sequences", choices=["error", "truncate"], required=True)
+    what.add_argument(
+        "--max-length", type=command_line.auto_or_int, required=True, help="residues, or auto"
+    )
+
+
+def _add_how(parser: argparse.ArgumentParser) -> None:
+    how = parser.add_argument_group("how it is computed")
+    how.add_argument("--device", choices=["auto", "cuda", "cpu"], required=True)
+    how.add_argument(
+        "--token-budget", type=command_line.auto_or_int, required=True, help="tokens a batch"
+    )
+    how.add_argument("--checkpoint-sequences", type=int, required=True)
+    how.add_argument("--checkpoint-seconds", type=float, required=True)
+    how.add_argument("--threads", type=int, required=True)
+    how.add_argument("--parent", type=int, help="end when the process of this pid does")
+    how.add_argument("--force-restart", action="store_true", help="leave checkpoints unused")
+
+
+def embed_shard(arguments: argparse.Namespace, logger: logging.Logger) -> None:
+    supervisor = Supervisor(logger, EnvConfig.from_environ(os.environ), arguments.parent)
+    status = supervisor.run(
+        arguments.rank,
+        arguments.world_size,
+        arguments.index,
+        arguments.output.parent,
+        _model_config(arguments),
+    )
+    logger.info(
+        "%s sequences are in %s: %s computed, %s finished before",
+        *(f"{status['num_sequences']:,}", status["shard_path"]),
+        *(f"{status['computed']:,}", f"{status['resumed_sequences']:,}"),
+    )
+
+
+def _model_config(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "model": str(arguments.model),
+        "embedding": {
+            "precision": arguments.precision,
+            "long_sequences": arguments.long_sequences,
+            "max_length": arguments.max_length,
+        },
+        "device": arguments.device,
+        "token_budget": arguments.token_budget,
+        "checkpoint_seq_threshold": arguments.checkpoint_sequences,
+        "checkpoint_time_threshold": arguments.checkpoint_seconds,
+        "threads": arguments.threads,
+        "log_path": str(arguments.log),
+        "force_restart": arguments.force_restart,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+"""Merge the shards of a dataset into embeddings.h5, a row for every id in input order."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from seqembed import command_line
+from seqembed.merge import merge
+
+
+def main() -> int:
+    parser = command_line.parser(__doc__)
+    parser.add_argument("--index", type=Path, required=True, help="index.parquet")
+    parser.add_argument("--shards", type=Path, nargs="+", required=True, help="shard_*.h5")
+    parser.add_argument("--output", type=Path, required=True, help="embeddings.h5")
+    return command_line.run(merge_shards, parser.parse_args())
+
+
+def merge_shards(arguments: argparse.Namespace, logger: logging.Logger) -> None:
+    found = merge(arguments.index, arguments.shards, arguments.output, logger)
+    logger.info(
+        "%s: %s sequences (%s distinct), %s values each, %s truncated%s",
+        *(arguments.output, f"{found.sequences:,}", f"{found.distinct:,}"),
+        *(f"{found.dimensions:,}", f"{found.truncated:,}"),
+        "; linked from the store" if found.relinked else "",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""A finished shard: the rows of its checkpoint folder, in input order, as one HDF5 file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from seqembed.blocks import list_blocks, read_flags
+from seqembed.checkpoints import CheckpointManifest, read_manifest
+from seqembed.errors import CheckpointError, ShardError
+from seqembed.files import link
+from seqembed.index import ShardIndex, read_shard_index
+from seqembed.row_pool import DigestIndex, RowPool
+from seqembed.shards import Slab, slab_bounds, write_embeddings
+
+# The shard's index, as the checkpoint folder knows it.
+INDEX = "index.parquet"
+
+
+def adopt_index(folder: Path, index_path: Path) -> None:
+    """Let the checkpoint folder know its shard's index: order, lengths and today's ids."""
+    link(index_path, folder / INDEX)
+
+
+def assemble_shard(
+    folder: Path, rank: int, ids: Sequence[str], arrays: Sequence[NDArray[np.floating]]
+) -> Path:
+    """Write `shard_{rank}.h5` in the checkpoint folder, by streaming; return its path.
+
+    ids: hex digests of the rows of `arrays`, each (n_i, D), one after the other.
+
+    Raises:
+        CheckpointError: the folder has no manifest or no index.
+        ShardError: a sequence of the shard has no row.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None or not (folder / INDEX).exists():
+        raise CheckpointError(f"{folder}: lacks its manifest or index; remove it and run again")
+    shard, path = read_shard_index(folder / INDEX), folder / f"shard_{rank}.h5"
+    places = DigestIndex(_digests(ids)).find(shard.digests)
+    if missing := int((places < 0).sum()):
+        raise ShardError(f"{path}: {missing:,} sequences have no row; run again")
+    write_embeddings(
+        path,
+        count=len(shard.rows),
+        width=manifest.width,
+        attributes=_attributes(manifest),
+        slabs=_slabs(folder, shard, places, RowPool(arrays, manifest.width), manifest.width),
+    )
+    return path
+
+
+def _slabs(
+    folder: Path, shard: ShardIndex, places: NDArray[np.int64], pool: RowPool, width: int
+) -> Iterator[Slab]:
+    """The shard in input order, a slab at a time."""
+    names = pq.read_table(folder / INDEX, columns=["sequence_id"])["sequence_id"].combine_chunks()
+    flags = _flags(folder, shard.digests)
+    order = np.argsort(shard.rows, kind="stable")
+    for start, stop in slab_bounds(len(order), width):
+        here = order[start:stop]
+        yield Slab(
+            sequence_ids=names.take(here).to_pylist(),
+            lengths=shard.lengths[here],
+            digests=shard.digests[here],
+            flags=flags[here],
+            embeddings=pool.take(places[here]),
+        )
+
+
+def _flags(folder: Path, digests: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    known, flags = read_flags(list_blocks(folder))
+    places: NDArray[np.uint8] = flags[DigestIndex(known).find(digests)]
+    return places
+
+
+def _digests(ids: Sequence[str]) -> NDArray[np.uint8]:
+    """Hex digests as (n, 16) uint8."""
+    return np.frombuffer(bytes.fromhex("".join(ids)), np.uint8).reshape(-1, 16)
+
+
+def _attributes(manifest: CheckpointManifest) -> dict[str, str | int]:
+    return {
+        "kind": "shard",
+        "model": manifest.model,
+        "weights_sha256": manifest.weights_sha256,
+        **manifest.recipe,
+        "recipe_fingerprint": manifest.recipe_fingerprint,
+        "rank": manifest.rank,
+        "world_size": manifest.world_size,
+        "shard_fingerprint": manifest.shard_fingerprint,
+    }

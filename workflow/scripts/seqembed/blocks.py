@@ -1,0 +1,181 @@
+"""Checkpoint blocks: rows of finished batches, durable, and checked down to the bit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load, save
+
+from seqembed.errors import CheckpointError
+from seqembed.files import publish_exclusively
+
+FORMAT_VERSION = "1"
+CHECKSUM_BYTES = 16
+BLOCK_NAME = re.compile(r"batch_(\d{5,})\.safetensors")
+# What stands in the checksum's place while the checksum is computed.
+BLANK = "0" * (2 * CHECKSUM_BYTES)
+MARK = b'"checksum":"'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """The rows of the batches `first` to `last`, row i belonging to digest i.
+
+    digests: (n, 16) uint8; rows: (n, D) float; flags: (n,) uint8.
+    """
+
+    first: int
+    last: int
+    digests: NDArray[np.uint8]
+    rows: NDArray[np.floating]
+    flags: NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        count = len(self.digests)
+        if self.digests.shape != (count, 16) or self.digests.dtype != np.uint8:
+            raise CheckpointError(f"digests are {self.digests.shape}, not (n, 16) bytes")
+        if self.rows.ndim != 2 or len(self.rows) != count or self.flags.shape != (count,):
+            raise CheckpointError(
+                f"{count} digests stand beside rows of shape {self.rows.shape} "
+                f"and flags of shape {self.flags.shape}"
+            )
+        if not 0 <= self.first <= self.last:
+            raise CheckpointError(f"batches {self.first} to {self.last} are no range")
+
+
+def write_block(folder: Path, block: Block) -> Path:
+    """Write `block` durably as `batch_{first:05d}.safetensors` in `folder`; return its path.
+
+    Raises FileExistsError where that name is taken: a block is never written over.
+    """
+    content = _serialise(block)
+    path = folder / f"batch_{block.first:05d}.safetensors"
+    with publish_exclusively(path) as temporary:
+        temporary.write_bytes(content.replace(BLANK.encode(), _checksum(content).encode(), 1))
+    return path
+
+
+def write_next_block(
+    folder: Path,
+    digests: NDArray[np.uint8],
+    rows: NDArray[np.floating],
+    flags: NDArray[np.uint8],
+    *,
+    batches: int,
+) -> Path:
+    """Write the rows of so many batches as the block after all that lie in the folder."""
+    first = _next_number(folder)
+    while True:
+        last = first + batches - 1
+        block = Block(first=first, last=last, digests=digests, rows=rows, flags=flags)
+        try:
+            return write_block(folder, block)
+        except FileExistsError:
+            # Another worker, an orphan perhaps, writes here too.
+            first += 1
+
+
+def read_block(path: Path) -> Block:
+    """Read a block and check every byte of it.
+
+    Raises:
+        CheckpointError: the block is damaged, cut short, or of another format version.
+    """
+    content = path.read_bytes()
+    try:
+        _check(content)
+        metadata = _metadata(content)
+        if metadata["format_version"] != FORMAT_VERSION:
+            raise CheckpointError(f"format version {metadata['format_version']} is not known")
+        return Block(first=int(metadata["first"]), last=int(metadata["last"]), **load(content))
+    except (CheckpointError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: damaged checkpoint block ({error}); remove it, "
+            "its sequences will be embedded again"
+        ) from error
+
+
+def list_blocks(folder: Path) -> list[Path]:
+    """The blocks of a folder in the order of their numbers; none where there is no folder."""
+    if not folder.is_dir():
+        return []
+    found = [(number, path) for path in folder.iterdir() if (number := _number(path)) is not None]
+    return [path for _, path in sorted(found)]
+
+
+def map_rows(path: Path) -> NDArray[np.floating]:
+    """The rows of a block that was checked, (n, D), left on disk."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        entry = json.loads(file.read(size))["rows"]
+    dtype = {"F32": np.float32, "F16": np.float16}[entry["dtype"]]
+    begin = 8 + size + entry["data_offsets"][0]
+    if 0 in entry["shape"]:
+        return np.empty(entry["shape"], dtype)
+    return np.memmap(path, dtype, "r", begin, tuple(entry["shape"]))
+
+
+def read_flags(paths: Sequence[Path]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """(n, 16) digests and (n,) flags of all rows in blocks that were checked."""
+    digests, flags = [np.empty((0, 16), np.uint8)], [np.empty(0, np.uint8)]
+    for path in paths:
+        with safe_open(path, "numpy") as block:
+            digests.append(block.get_tensor("digests"))
+            flags.append(block.get_tensor("flags"))
+    return np.concatenate(digests), np.concatenate(flags)
+
+
+def _serialise(block: Block) -> bytes:
+    tensors = {"digests": block.digests, "rows": block.rows, "flags": block.flags}
+    metadata = {
+        "checksum": BLANK,
+        "first": str(block.first),
+        "format_version": FORMAT_VERSION,
+        "last": str(block.last),
+    }
+    return save({name: np.ascontiguousarray(value) for name, value in tensors.items()}, metadata)
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    size = int.from_bytes(content[:8], "little")
+    return dict(json.loads(content[8 : 8 + size])["__metadata__"])
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=CHECKSUM_BYTES).hexdigest()
+
+
+def _check(content: bytes) -> None:
+    """Compare the stored checksum with that of the whole file, its own place left blank."""
+    start = content.find(MARK) + len(MARK)
+    stored = content[start : start + len(BLANK)]
+    blanked = content[:start] + BLANK.encode() + content[start + len(BLANK) :]
+    if start < len(MARK) or stored != _checksum(blanked).encode():
+        raise CheckpointError("its checksum does not match")
+
+
+def _number(path: Path) -> int | None:
+    match = BLOCK_NAME.fullmatch(path.name)
+    return int(match[1]) if match else None
+
+
+def _next_number(folder: Path) -> int:
+    """The batch number after the last block's."""
+    blocks = list_blocks(folder)
+    if not blocks:
+        return 0
+    with blocks[-1].open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        try:
+            return int(json.loads(file.read(size))["__metadata__"]["last"]) + 1
+        except (ValueError, KeyError, TypeError, OverflowError):
+            # Damaged, and not set aside yet: the name alone is known.
+            return int(blocks[-1].name[len("batch_") : -len(".safetensors")]) + 1

@@ -1,0 +1,71 @@
+"""What the entry programs share: their log, and the one place where errors are caught."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from seqembed.errors import InterruptedRun, SeqembedError
+from seqembed.worker_logging import open_log_file
+
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 128 + signal.SIGTERM
+
+Step = Callable[[argparse.Namespace, logging.Logger], None]
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """An argument parser with the options of every entry."""
+    result = argparse.ArgumentParser(description=description)
+    result.add_argument("--log", type=Path, help="append what is said to this file, too")
+    return result
+
+
+def auto_or_int(text: str) -> str | int:
+    """The type of an option that is a whole number or `auto`."""
+    return text if text == "auto" else int(text)
+
+
+def run(step: Step, arguments: argparse.Namespace) -> int:
+    """Run an entry's one step; return its exit code: 0, 1 for an error, 143 for a signal.
+
+    What a user can mend is told in a line, on stderr and in the log. Anything else is a bug of
+    ours, and its traceback is in both.
+    """
+    signal.signal(signal.SIGTERM, _leave)
+    logger = _open_logger(Path(sys.argv[0]).stem, arguments.log)
+    try:
+        step(arguments, logger)
+    except (InterruptedRun, KeyboardInterrupt) as error:
+        logger.warning("%s", error or "stopped by Ctrl-C")
+        return EXIT_INTERRUPTED
+    except (SeqembedError, OSError) as error:
+        logger.error("%s", error)
+        return EXIT_FAILED
+    except Exception:  # noqa: BLE001 (the boundary of the program)
+        logger.exception("this is a bug in seqembed; please report it with these lines")
+        return EXIT_FAILED
+    return 0
+
+
+def _leave(number: int, frame: Any) -> None:
+    # As an exception, so that temporary files are removed on the way out.
+    sys.exit(EXIT_INTERRUPTED)
+
+
+def _open_logger(name: str, path: Path | None) -> logging.Logger:
+    logger = logging.getLogger(f"seqembed.{name}")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.handlers.clear()
+    screen = logging.StreamHandler()
+    screen.setFormatter(logging.Formatter(f"{name}: %(message)s"))
+    logger.addHandler(screen)
+    if path:
+        logger.addHandler(open_log_file(path))
+    return logger

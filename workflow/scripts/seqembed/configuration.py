@@ -1,0 +1,264 @@
+"""The configuration: checked against the schema, defaults filled in, problems as sentences."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import yaml
+from jsonschema import Draft202012Validator
+from jsonschema.validators import extend
+
+from seqembed.errors import ConfigError
+
+_SCHEMA = Path(__file__).parents[2] / "schemas" / "config.schema.yaml"
+_NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?", re.ASCII)
+_PLAIN_KEY = re.compile(r"[\w.-]{1,60}", re.ASCII)
+_SHOWN_CHARACTERS = 60
+
+_EMPTY = """\
+`datasets` is empty, so there is nothing to embed. Write in config/config.yaml, in place of
+`datasets: {}`, with your own names and paths:
+
+datasets:
+  mine:
+    fasta: my.faa
+    model: my_esm
+models:
+  my_esm: /data/my_esm    # a Hugging Face folder, or a .pt file of fair-esm
+
+or give the same on the command line:
+
+  --config 'datasets={mine: {fasta: my.faa, model: my_esm}}' 'models={my_esm: /data/my_esm}'
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """One dataset with all that decides its rows, overrides applied.
+
+    fasta: paths or globs, as the user wrote them. model: a name of `models`, and model_source its
+    folder or file. max_length: residues.
+    """
+
+    name: str
+    fasta: tuple[str, ...]
+    model: str
+    model_source: str
+    shards: int
+    precision: Literal["auto", "fp32", "fp16"]
+    long_sequences: Literal["error", "truncate"]
+    max_length: Literal["auto"] | int
+
+
+def load_schema() -> dict[str, Any]:
+    """Read the JSON Schema of the configuration, the one home of its defaults."""
+    return cast(dict[str, Any], yaml.safe_load(_SCHEMA.read_text(encoding="utf-8")))
+
+
+def complete(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration with every default filled in, as new plain dicts.
+
+    A key that is left empty counts as absent. Raises ConfigError with all problems, one a line.
+    """
+    schema = load_schema()
+    given = _normalised({} if config is None else config, schema)
+    problems = [line for error in _Validator(schema).iter_errors(given) for line in _explain(error)]
+    if problems:
+        # jsonschema visits free names in no fixed order, and names a missing key once per key.
+        raise ConfigError("\n".join(sorted(set(problems))))
+    return _filled(given, schema)
+
+
+def get_datasets(config: Mapping[str, Any]) -> dict[str, Dataset]:
+    """Return the datasets of a completed configuration by name, in its order.
+
+    Raises ConfigError for every dataset whose model does not stand under `models`.
+    """
+    datasets, models = config["datasets"], config["models"]
+    problems = [
+        _explain_model(name, entry["model"], models)
+        for name, entry in datasets.items()
+        if entry["model"] not in models
+    ]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return {name: _dataset(name, entry, config) for name, entry in datasets.items()}
+
+
+def describe_empty() -> str:
+    """Say what to write where `datasets` is empty."""
+    return _EMPTY
+
+
+def _dataset(name: str, entry: Mapping[str, Any], config: Mapping[str, Any]) -> Dataset:
+    fasta = entry["fasta"]
+    return Dataset(
+        name=name,
+        fasta=(fasta,) if isinstance(fasta, str) else tuple(fasta),
+        model=entry["model"],
+        model_source=config["models"][entry["model"]],
+        shards=entry.get("shards", config["shards"]),
+        **{**config["embedding"], **entry.get("embedding", {})},
+    )
+
+
+def _normalised(value: Any, schema: Mapping[str, Any]) -> Any:
+    """Copy what the schema knows into plain dicts and lists, empty keys left out."""
+    if schema.get("type") == "object" and isinstance(value, Mapping):
+        return dict(_normalised_items(value, schema))
+    if isinstance(value, list):
+        return list(value)
+    # Snakemake hands on the inner values of `--config 'execution={token_budget: 9000}'` as text.
+    if isinstance(value, str) and _takes_number(schema) and _NUMBER.fullmatch(value):
+        return float(value) if "." in value else int(value)
+    return value
+
+
+def _normalised_items(
+    group: Mapping[Any, Any], schema: Mapping[str, Any]
+) -> Iterator[tuple[Any, Any]]:
+    known, others = schema.get("properties", {}), schema.get("additionalProperties") or {}
+    for key, value in group.items():
+        if value is None and key in known:
+            continue
+        node = known.get(key, others)
+        if value is None and node.get("type") == "object":
+            value = {}
+        yield key, _normalised(value, node)
+
+
+def _takes_number(schema: Mapping[str, Any]) -> bool:
+    branches = schema.get("anyOf", [schema])
+    return any(branch.get("type") in ("integer", "number") for branch in branches)
+
+
+def _filled(group: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Fill the defaults of `properties` in; the entries below free names are left as they are."""
+    result = {}
+    for key, node in schema["properties"].items():
+        value = group[key] if key in group else node["default"]
+        result[key] = _filled(value, node) if "properties" in node else value
+    return result
+
+
+def _is_integer(_checker: object, value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(checker: object, value: object) -> bool:
+    finite = isinstance(value, float) and math.isfinite(value)
+    return finite or _is_integer(checker, value)
+
+
+# JSON Schema takes 2.0 for an integer; YAML knows .inf and .nan.
+_Validator = extend(
+    Draft202012Validator,
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_integer).redefine(
+        "number", _is_number
+    ),
+)
+
+
+def _explain(error: Any) -> list[str]:
+    """Turn one error of jsonschema into sentences, by its type and never by its message."""
+    path, value = list(error.absolute_path), error.instance
+    if "propertyNames" in error.absolute_schema_path:
+        return [_explain_name(path, value, error.schema)]
+    if error.validator == "additionalProperties":
+        known = error.schema["properties"]
+        return [_explain_unknown([*path, key], known) for key in value if key not in known]
+    if error.validator == "required":
+        known = error.schema["properties"]
+        missing = [key for key in error.validator_value if key not in value]
+        return [_explain_missing([*path, key], known[key]) for key in missing]
+    place = _dotted(path) or "The configuration"
+    return [f"{place} is {_found(value)}, but must be {_allowed(error.schema)}."]
+
+
+def _explain_name(path: list[Any], name: object, schema: Mapping[str, Any]) -> str:
+    if not isinstance(name, str):
+        read = f"YAML reads a name as {_found(name)}, which is no text"
+        return f"{_dotted(path)}: {read}; put the name in quotes."
+    rule = f"becomes part of file names and must be {schema['title']}"
+    return f"{_dotted(path)}: the name {_shortened(repr(name))} {rule}."
+
+
+def _explain_unknown(path: list[Any], known: Mapping[str, Any]) -> str:
+    # `precision` at the top is a known key in the wrong place: look further down as well.
+    inner = {key_path.rpartition(".")[2]: key_path for key_path in _key_paths(known)}
+    close = difflib.get_close_matches(str(path[-1]), inner, n=1)
+    hint = f" Did you mean {inner[close[0]]}?" if close else ""
+    keys = ", ".join(known)
+    return f"{_dotted(path)} is no key of the configuration.{hint} Known here: {keys}."
+
+
+def _key_paths(known: Mapping[str, Any]) -> Iterator[str]:
+    for key, node in known.items():
+        yield key
+        yield from (f"{key}.{path}" for path in _key_paths(node.get("properties", {})))
+
+
+def _explain_missing(path: list[Any], node: Mapping[str, Any]) -> str:
+    example = f"{path[-1]}: {node['examples'][0]}"
+    return f"{_dotted(path)} is missing; write for example `{example}`."
+
+
+def _explain_model(dataset: str, model: str, models: Mapping[str, str]) -> str:
+    is_path = "/" in model
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", Path(model).name if is_path else model).lstrip("._-")
+    name = name or "my_model"
+    close = difflib.get_close_matches(model, models)
+    hint = f" Did you mean {' or '.join(close)}?" if close else ""
+    rename = f" and write `model: {name}` in the dataset" if name != model else ""
+    source = model if is_path else "/path/to/its_folder_or_file.pt"
+    return (
+        f"datasets.{dataset}.model is {_found(model)}, which does not stand under `models`.{hint} "
+        f"Give its folder or .pt file under `models:`{rename}:\nmodels:\n  {name}: {source}"
+    )
+
+
+def _dotted(path: Iterable[object]) -> str:
+    keys = map(str, path)
+    return ".".join(key if _PLAIN_KEY.fullmatch(key) else _shortened(repr(key)) for key in keys)
+
+
+def _allowed(schema: Mapping[str, Any]) -> str:
+    """Say what a value of this schema may be: numbers and choices in words, else its title."""
+    if "anyOf" in schema:
+        return ", or ".join(_allowed(branch) for branch in schema["anyOf"])
+    if "const" in schema:
+        return str(schema["const"])
+    if "enum" in schema:
+        return f"{', '.join(schema['enum'][:-1])} or {schema['enum'][-1]}"
+    if schema["type"] == "integer":
+        return f"a whole number of at least {schema['minimum']}"
+    if schema["type"] == "number":
+        return f"a number over {schema['exclusiveMinimum']}"
+    return cast(str, schema["title"])
+
+
+def _found(value: object) -> str:
+    """Say what stands there, in YAML's spelling and on one line."""
+    if value is None or value == "":
+        return "empty"
+    if isinstance(value, list):
+        return _shortened(f"the list {value}") if value else "an empty list"
+    if isinstance(value, Mapping):
+        return (
+            _shortened(f"a group of keys ({', '.join(map(repr, value))})")
+            if value
+            else "an empty group"
+        )
+    if isinstance(value, bool):
+        return str(value).lower()
+    return _shortened(repr(value) if isinstance(value, str) else str(value))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."

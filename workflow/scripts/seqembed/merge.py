@@ -1,0 +1,192 @@
+"""The merge: the shards' rows given to all ids of the index, in its order."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from seqembed.errors import ShardError
+from seqembed.files import link
+from seqembed.flags import TRUNCATED
+from seqembed.index import read_lengths_and_digests, read_metadata
+from seqembed.row_pool import DigestIndex, RowPool
+from seqembed.shards import EmbeddingsFile, Slab, open_embeddings, slab_bounds, write_embeddings
+from seqembed.store import store_path
+
+# Of a shard alone, and never of the whole.
+SHARD_ATTRIBUTES = ("kind", "rank", "world_size", "shard_fingerprint", "created")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What a merged file holds; `relinked` if it was in the store already."""
+
+    sequences: int
+    distinct: int
+    dimensions: int
+    truncated: int
+    relinked: bool
+
+
+def merge(
+    index_path: Path, shard_paths: Sequence[Path], output: Path, logger: logging.Logger
+) -> Summary:
+    """Write `embeddings.h5`, keep it in the store, then clear its recipe's checkpoints.
+
+    A whole result of the same ids, sequences and recipe that the store has is linked instead.
+
+    Raises:
+        ShardError: a shard is damaged, of another recipe, or lacks a row that the index wants.
+        IndexFormatError: the index is damaged.
+    """
+    fingerprint = read_metadata(index_path, "index")["fingerprint"]
+    with ExitStack() as stack:
+        shards = [stack.enter_context(open_embeddings(path)) for path in shard_paths]
+        recipe = _check_belong_together(shards)
+        stored = store_path(output.parent / "store", recipe)
+        relinked = _is_result(stored, fingerprint, recipe, logger)
+        if relinked:
+            link(stored, output)
+        else:
+            _write(index_path, shards, output, _attributes(shards[0], fingerprint))
+            link(output, stored)
+    summary = _summarise(output, relinked)
+    clear_checkpoints(output.parent / "checkpoints", recipe)
+    return summary
+
+
+def clear_checkpoints(folder: Path, recipe_fingerprint: str) -> None:
+    """Remove the checkpoints of one recipe; those of others may be unfinished work."""
+    for path in folder.glob(f"{recipe_fingerprint[:12]}-*"):
+        shutil.rmtree(path)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _check_belong_together(shards: Sequence[EmbeddingsFile]) -> str:
+    """The shards' one recipe fingerprint; raises ShardError unless they are one whole set."""
+    first = shards[0]
+    for rank, shard in enumerate(shards):
+        expected: dict[str, Any] = {"kind": "shard", "rank": rank, "world_size": len(shards)}
+        expected["recipe_fingerprint"] = first.attributes["recipe_fingerprint"]
+        for name, value in expected.items():
+            if (found := shard.attributes.get(name)) != value:
+                message = f"{shard.path}: {name} is {found!r}, not {value!r} as beside {first.path}"
+                raise ShardError(f"{message}; remove the wrong file and run again")
+    return str(first.attributes["recipe_fingerprint"])
+
+
+def _is_result(
+    path: Path, index_fingerprint: str, recipe_fingerprint: str, logger: logging.Logger
+) -> bool:
+    """Whether the store's file is whole and holds just these ids, sequences and recipe."""
+    if not path.exists():
+        return False
+    try:
+        with open_embeddings(path) as stored:
+            wanted = (index_fingerprint, recipe_fingerprint)
+            names = ("index_fingerprint", "recipe_fingerprint")
+            return tuple(stored.attributes.get(name) for name in names) == wanted
+    except ShardError as error:
+        logger.warning("the store is not used: %s", error)
+        return False
+
+
+def _attributes(shard: EmbeddingsFile, index_fingerprint: str) -> dict[str, Any]:
+    """The merged file's attributes: what its shards share, and the index's fingerprint."""
+    shared = {k: v for k, v in shard.attributes.items() if k not in SHARD_ATTRIBUTES}
+    return shared | {"kind": "embeddings", "index_fingerprint": index_fingerprint}
+
+
+def _write(
+    index_path: Path,
+    shards: Sequence[EmbeddingsFile],
+    output: Path,
+    attributes: Mapping[str, Any],
+) -> None:
+    lengths, digests = read_lengths_and_digests(index_path)
+    places = _find_rows(index_path, shards, lengths, digests)
+    width = shards[0].width
+    write_embeddings(
+        output,
+        count=len(digests),
+        width=width,
+        attributes=attributes,
+        slabs=_slabs(index_path, shards, lengths, digests, places),
+    )
+
+
+def _find_rows(
+    index_path: Path,
+    shards: Sequence[EmbeddingsFile],
+    lengths: NDArray[np.int64],
+    digests: NDArray[np.uint8],
+) -> NDArray[np.int64]:
+    """Where each id's row lies in the shards, one after the other, (N,) int64.
+
+    Raises ShardError unless index and shards hold the same sequences.
+    """
+    places = DigestIndex(np.concatenate([shard.digests() for shard in shards])).find(digests)
+    found = np.concatenate([shard.lengths() for shard in shards])
+    wrong = np.flatnonzero((places < 0) | (found[places] != lengths))
+    if len(wrong):
+        raise ShardError(
+            f"{index_path}: {len(wrong):,} of its {len(lengths):,} sequences, the first in row "
+            f"{wrong[0]:,}, are in no shard; remove {shards[0].path.parent} and run again"
+        )
+    if surplus := len(found) - len(np.unique(places)):
+        raise ShardError(
+            f"{shards[0].path.parent}: {surplus:,} rows of the shards belong to no sequence of "
+            f"{index_path}; remove the folder and run again"
+        )
+    return places
+
+
+def _slabs(
+    index_path: Path,
+    shards: Sequence[EmbeddingsFile],
+    lengths: NDArray[np.int64],
+    digests: NDArray[np.uint8],
+    places: NDArray[np.int64],
+) -> Iterator[Slab]:
+    """The index's rows in order, a slab at a time."""
+    width = shards[0].width
+    pool = RowPool([shard.rows for shard in shards], width)
+    flags = np.concatenate([shard.flags() for shard in shards])
+    names = _names(index_path)
+    for start, stop in slab_bounds(len(places), width):
+        here = places[start:stop]
+        yield Slab(
+            sequence_ids=list(islice(names, stop - start)),
+            lengths=lengths[start:stop],
+            digests=digests[start:stop],
+            flags=flags[here],
+            embeddings=pool.take(here),
+        )
+
+
+def _names(index_path: Path) -> Iterator[str]:
+    """The ids of an index, read as they are asked for: they may be long."""
+    for batch in pq.ParquetFile(index_path).iter_batches(8192, columns=["sequence_id"]):
+        yield from batch["sequence_id"].to_pylist()
+
+
+def _summarise(output: Path, relinked: bool) -> Summary:
+    with open_embeddings(output) as merged:
+        return Summary(
+            sequences=merged.count,
+            distinct=len(np.unique(merged.digests(), axis=0)),
+            dimensions=merged.width,
+            truncated=int((merged.flags() & TRUNCATED > 0).sum()),
+            relinked=relinked,
+        )

@@ -1,0 +1,134 @@
+"""What a worker settles before its first batch: settings, device, recipe, shard, batch plan."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from seqembed.batches import (
+    AUTO_TOKEN_BUDGET,
+    SPECIALS,
+    Encode,
+    IndexBasedDataset,
+    PackedBatch,
+    VarlenCollator,
+    create_async_dataloader,
+    pending_batches,
+    plan_batches,
+)
+from seqembed.checkpoints import CheckpointManifest, CheckpointWriter
+from seqembed.environment import EnvConfig
+from seqembed.errors import DeviceError
+from seqembed.index import ShardIndex, read_shard_index
+from seqembed.models.prepare import PreparedModel, read_prepared
+from seqembed.recipe import Recipe, adopt_recipe, refuse_long
+from seqembed.settings import WorkerSettings, read_settings
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Run:
+    """One worker's run over one shard."""
+
+    settings: WorkerSettings
+    device: torch.device
+    model: PreparedModel
+    recipe: Recipe
+    shard: ShardIndex
+
+    @property
+    def checkpoint_key(self) -> str:
+        """The folder under `checkpoints/` of this recipe and this shard."""
+        return f"{self.recipe.fingerprint[:12]}-{self.shard.fingerprint[:12]}"
+
+    @property
+    def tokens(self) -> NDArray[np.int64]:
+        """Tokens of each row of the shard, (n,) int64."""
+        return np.minimum(self.shard.lengths, self.recipe.max_length) + SPECIALS
+
+    def load_batches(
+        self, index_path: Path, rows: Sequence[int], token_budget: int, convert: Encode
+    ) -> tuple[DataLoader[PackedBatch], int]:
+        """The packed batches of the plan that hold any of `rows`, and their tokens in all."""
+        boundaries = plan_batches(self.tokens, token_budget)
+        batches = pending_batches(boundaries, rows)
+        sums = np.append(0, self.tokens.cumsum())[boundaries]
+        dataset = IndexBasedDataset(index_path, boundaries, batches)
+        collator = VarlenCollator(convert, self.recipe.max_length)
+        loader = create_async_dataloader(dataset, collator, self.device)
+        return loader, int(np.diff(sums)[batches].sum())
+
+    def open_writer(
+        self, folder: Path, rows: Sequence[int], *, sequences: int, seconds: float
+    ) -> CheckpointWriter:
+        """A writer of the rows that are not there yet."""
+        wanted = np.zeros(len(self.shard.rows), bool)
+        wanted[rows] = True
+        return CheckpointWriter(
+            folder,
+            digests=self.shard.digests,
+            flags=self.recipe.flags(self.shard.lengths),
+            wanted=wanted,
+            sequences=sequences,
+            seconds=seconds,
+        )
+
+    def manifest(self, earlier: CheckpointManifest | None) -> CheckpointManifest:
+        """This run's manifest: a token budget that is asked for wins over an earlier one."""
+        budget = self.settings.token_budget
+        if budget == "auto":
+            budget = earlier.token_budget if earlier else AUTO_TOKEN_BUDGET[self.device.type]
+        return CheckpointManifest(
+            rank=self.shard.rank,
+            world_size=self.shard.world_size,
+            recipe_fingerprint=self.recipe.fingerprint,
+            shard_fingerprint=self.shard.fingerprint,
+            token_budget=budget,
+            model=self.model.name,
+            weights_sha256=self.model.sha256,
+            width=self.model.architecture.width,
+            recipe=self.recipe.fields(),
+        )
+
+
+def open_run(
+    index_path: Path, output_dir: Path, model_config: Mapping[str, Any], logger: logging.Logger
+) -> Run:
+    """Settle all that is open; raises what says why this worker cannot run (SeqembedError)."""
+    settings, environment = read_settings(model_config), EnvConfig.from_environ(os.environ)
+    torch.set_num_threads(settings.threads)
+    device = choose_device(settings.device, logger)
+    model = read_prepared(settings.model)
+    recipes = output_dir.parent / "recipes"
+    recipe = adopt_recipe(recipes, settings.request, model, device, environment)
+    shard = read_shard_index(index_path)
+    refuse_long(recipe.long_sequences, recipe.max_length, shard.lengths)
+    logger.info("model %s on %s, %s, recipe %s", model.name, device, recipe.precision, recipe)
+    return Run(settings=settings, device=device, model=model, recipe=recipe, shard=shard)
+
+
+def choose_device(asked: Literal["auto", "cuda", "cpu"], logger: logging.Logger) -> torch.device:
+    """CUDA's first device or the CPU; raises DeviceError where CUDA is asked for and is not there.
+
+    Which GPU is the first was decided before, by CUDA_VISIBLE_DEVICES.
+    """
+    if asked == "cpu":
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda", 0)
+    reason = (
+        "this PyTorch has no CUDA" if not torch.version.cuda else "PyTorch finds no CUDA device"
+    )
+    if asked == "cuda":
+        message = f"device is cuda, but {reason}; mend that, or set `device: cpu`"
+        raise DeviceError(message)
+    logger.info("%s: the CPU is used", reason)
+    return torch.device("cpu")

@@ -1,0 +1,172 @@
+"""The supervisor: gives a worker its GPU and a process of its own, and acts on how it ends.
+
+It never touches CUDA itself, so that what the worker sees is decided before CUDA starts.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import queue
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any
+
+from seqembed.devices import lease_device
+from seqembed.environment import EnvConfig
+from seqembed.errors import InterruptedRun, WorkerError
+from seqembed.parent import die_with_parent
+
+POLL_SECONDS = 0.2
+# Slurm's KillWait is 30 s by default: the worker's checkpoint has to be written before.
+GRACE_SECONDS = 25.0
+# Nobody waits for an orphan, and the next run may start at once.
+ORPHAN_GRACE_SECONDS = 5.0
+
+KEPT = "what is finished is kept, run again to go on"
+ADVICE = {
+    "cuda_oom": "; out of memory: lower `execution: {token_budget: ...}`",
+    "cuda_runtime": "; the GPU or its driver failed: `nvidia-smi` tells more",
+}
+
+
+class Supervisor:
+    """Runs one worker. `parent` is the pid whose end is ours too, None for nobody's."""
+
+    def __init__(self, logger: logging.Logger, environment: EnvConfig, parent: int | None) -> None:
+        self._logger, self._environment = logger, environment
+        # Inside a Slurm step the scheduler ends what has to end.
+        self._parent = None if environment.in_slurm_step else parent
+        self._stopping = False
+
+    def run(
+        self,
+        rank: int,
+        world_size: int,
+        index_path: Path,
+        output_dir: Path,
+        model_config: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Run the worker of `rank` to its end; return its status, which is "complete".
+
+        Raises InterruptedRun after SIGTERM or SIGINT, WorkerError for any other end, DeviceError
+        where there is no device to run on.
+        """
+        self._watch_signals()
+        with lease_device(
+            model_config["device"],
+            rank,
+            self._environment,
+            interrupted=lambda: self._stopping,
+            logger=self._logger,
+        ) as variables:
+            arguments = (variables, rank, world_size, index_path, output_dir, dict(model_config))
+            with _started(arguments) as (worker, results):
+                status = self._wait(worker, results)
+        return _judge(status, worker.exitcode, self._stopping)
+
+    def _watch_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        if self._parent is not None:
+            die_with_parent(self._parent, signal.SIGTERM)
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        # It may come twice in an instant: only a flag is safe.
+        self._stopping = True
+
+    def _wait(self, worker: SpawnProcess, results: Any) -> dict[str, Any] | None:
+        """Wait for the worker's end; return what it said of it, if it did.
+
+        The exit code is the authority: what a worker says before a hard exit may be lost.
+        """
+        status, deadline = None, None
+        while worker.is_alive():
+            status = _take(results) or status
+            if self._stopping and deadline is None:
+                worker.terminate()
+                deadline = time.monotonic() + self._grace()
+                self._logger.info("stopping: the worker writes its checkpoint")
+            if deadline is not None and time.monotonic() > deadline:
+                self._logger.warning("the worker did not end in time and is killed")
+                worker.kill()
+                worker.join()
+        return _take(results) or status
+
+    def _grace(self) -> float:
+        orphaned = self._parent is not None and os.getppid() != self._parent
+        return ORPHAN_GRACE_SECONDS if orphaned else GRACE_SECONDS
+
+
+def _take(results: Any) -> dict[str, Any] | None:
+    try:
+        status: dict[str, Any] = results.get(timeout=POLL_SECONDS)
+    except queue.Empty:
+        return None
+    return status
+
+
+@contextmanager
+def _started(arguments: tuple[Any, ...]) -> Iterator[tuple[SpawnProcess, Any]]:
+    """The worker's process and its queue; whatever happens, no worker is left behind."""
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    worker = context.Process(target=_work, args=(os.getpid(), results, *arguments))
+    # The child keeps this mask: a Ctrl-C reaches it through us alone, as SIGTERM.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        worker.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    try:
+        yield worker, results
+    finally:
+        worker.kill()
+        worker.join()
+        results.close()
+
+
+def _work(
+    supervisor: int,
+    results: Any,
+    variables: dict[str, str],
+    *arguments: Any,
+) -> None:
+    """The child's side. It dies at once with its supervisor: nobody else would end it."""
+    die_with_parent(supervisor, signal.SIGKILL)
+    os.environ.update(variables)
+    # Here, not above: the supervisor has no use for PyTorch, which takes seconds to import.
+    from seqembed.gpu_worker import gpu_worker
+
+    rank, world_size, *rest = arguments
+    gpu_worker(rank, world_size, results, *rest)
+
+
+def _judge(status: dict[str, Any] | None, exit_code: int | None, stopping: bool) -> dict[str, Any]:
+    """The status of a worker that completed; raises what tells of any other end."""
+    if status and status["status"] == "complete" and exit_code == 0:
+        return status
+    if stopping or (status and status["status"] == "interrupted"):
+        raise InterruptedRun("stopped by a signal; what is finished is kept, run again to go on")
+    raise WorkerError(_describe(status, exit_code), status)
+
+
+def _describe(status: Mapping[str, Any] | None, exit_code: int | None) -> str:
+    if status is None:
+        return f"the worker ended without a word, {_exit(exit_code)}; {KEPT}"
+    message = str(status.get("error_message", status.get("error")))
+    advice = ADVICE.get(str(status.get("error")), "")
+    return f"{message}{advice}; {KEPT}"
+
+
+def _exit(exit_code: int | None) -> str:
+    if exit_code is not None and exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        killer = " (the kernel does this when memory is short)" if name == "SIGKILL" else ""
+        return f"killed by {name}{killer}"
+    return f"exit code {exit_code}"

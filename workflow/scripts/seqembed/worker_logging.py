@@ -1,0 +1,83 @@
+"""The log of a rank: one file, which its rule names, and its steady word of progress."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+PROGRESS_SECONDS = 15.0
+LINE = "%(asctime)s %(levelname)s %(message)s"
+
+
+def setup_worker_logging(rank: int, log_path: Path) -> logging.Logger:
+    """A logger of this rank that appends to `log_path`; called again, it does not write twice."""
+    logger = logging.getLogger(f"seqembed.worker.{rank}")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    logger.addHandler(open_log_file(log_path))
+    return logger
+
+
+def open_log_file(path: Path) -> logging.Handler:
+    """A handler that appends to `path`: supervisor and worker write to one file, line by line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter(LINE))
+    return handler
+
+
+class Progress:
+    """Tells how far a shard is, at most every PROGRESS_SECONDS."""
+
+    def __init__(
+        self,
+        logger: logging.Logger,
+        sequences: int,
+        done: int,
+        pending_tokens: int,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._logger, self._clock = logger, clock
+        self._sequences, self._done = sequences, done
+        self._pending_tokens, self._tokens = pending_tokens, 0
+        self._begin = self._told = clock()
+        self._checkpoint: float | None = None
+
+    def advance(self, sequences: int, tokens: int, checkpoint: float | None) -> None:
+        """Count a finished batch, and tell of it when it is time.
+
+        checkpoint: the clock's time of the last one, None before the first.
+        """
+        self._done += sequences
+        self._tokens += tokens
+        self._checkpoint = checkpoint
+        if self._clock() - self._told >= PROGRESS_SECONDS:
+            self.tell()
+
+    def tell(self) -> None:
+        """Write the line: done of total, tokens a second, time left, the last checkpoint."""
+        self._told = now = self._clock()
+        rate = self._tokens / max(now - self._begin, 1e-9)
+        left = max(self._pending_tokens - self._tokens, 0) / rate if rate else float("inf")
+        self._logger.info(
+            "%s of %s sequences done, %s tokens/s, %s left, last checkpoint %s",
+            f"{self._done:,}",
+            f"{self._sequences:,}",
+            f"{rate:,.0f}",
+            _duration(left),
+            "none yet" if self._checkpoint is None else f"{_duration(now - self._checkpoint)} ago",
+        )
+
+
+def _duration(seconds: float) -> str:
+    if seconds == float("inf"):
+        return "unknown time"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"
