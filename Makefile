@@ -1,8 +1,10 @@
-# make test sets up all it needs in .venv: Python 3.11 or newer with venv, and PyPI.
+# Each target sets up all it needs in .venv: Python 3.11 or newer with venv, and PyPI.
 PYTHON ?= python3
 STAMP := .venv/installed
+BIN := $(CURDIR)/.venv/bin
+EXAMPLE := resources/example
 
-.PHONY: install test lint clean
+.PHONY: install run test lint clean
 install: $(STAMP)
 
 $(STAMP): pyproject.toml
@@ -10,13 +12,20 @@ $(STAMP): pyproject.toml
 	.venv/bin/pip install --quiet '.[dev]'
 	touch $@
 
+# The bundled example with the bundled model, offline.
+run: $(STAMP)
+	PATH="$(BIN):$$PATH" snakemake --cores 2 --quiet rules \
+	    --directory $(EXAMPLE) --configfile $(EXAMPLE)/config.yaml
+
 test: $(STAMP)
-	.venv/bin/pytest
+	PATH="$(BIN):$$PATH" pytest
 
 lint: $(STAMP)
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
+	PATH="$(BIN):$$PATH" snakefmt --check Snakefile workflow
+	PATH="$(BIN):$$PATH" snakemake --lint
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -24,3 +24,9 @@ rule all:
     """Every dataset's embeddings.h5."""
     input:
         get_results,
+
+
+onsuccess:
+    # Of a run for other targets, some may not be there.
+    for path in filter(os.path.exists, list_results()):
+        print(f"Embeddings: {os.path.abspath(path)}")
