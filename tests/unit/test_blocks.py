@@ -1,7 +1,22 @@
+"""Checkpoint blocks: written whole, numbered apart, checked down to the bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
-from seqembed.blocks import Block, read_block, write_block
+from seqembed.blocks import (
+    Block,
+    list_blocks,
+    map_rows,
+    read_block,
+    read_flags,
+    write_block,
+    write_next_block,
+)
 from seqembed.errors import CheckpointError
 
 
@@ -56,3 +71,111 @@ def test_rows_without_digests_are_refused():
             rows=np.zeros((3, 4), np.float32),
             flags=np.zeros(2, np.uint8),
         )
+
+
+@pytest.mark.parametrize(("first", "last"), [(-1, 0), (3, 2)])
+def test_a_range_that_is_none_is_refused(first, last):
+    with pytest.raises(CheckpointError, match=f"batches {first} to {last} are no range"):
+        block_of(2, first=first, last=last)
+
+
+def test_a_block_is_never_written_over(tmp_path):
+    path = write_block(tmp_path, block_of(2))
+    before = path.read_bytes()
+    with pytest.raises(FileExistsError):
+        write_block(tmp_path, block_of(3))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def write_next(folder: Path, count: int, batches: int) -> Path:
+    block = block_of(count)
+    return write_next_block(folder, block.digests, block.rows, block.flags, batches=batches)
+
+
+def test_numbers_go_on_after_the_last_block(tmp_path):
+    folder = tmp_path / "new"
+    names = [write_next(folder, 2, batches).name for batches in (3, 1, 100_000, 1)]
+    assert names == [f"batch_{n}.safetensors" for n in ("00000", "00003", "00004", "100004")]
+    assert [p.name for p in list_blocks(folder)] == names
+    assert (read_block(folder / names[2]).first, read_block(folder / names[2]).last) == (4, 100_003)
+
+
+def test_a_number_that_another_worker_took_is_passed_over(tmp_path, monkeypatch):
+    # As if the other one had written after this one looked.
+    monkeypatch.setattr("seqembed.blocks._next_number", lambda folder: 0)
+    first, second = write_next(tmp_path, 2, 5), write_next(tmp_path, 3, 5)
+    assert second.name == "batch_00001.safetensors"
+    assert (len(read_block(first).rows), len(read_block(second).rows)) == (2, 3)
+
+
+def write_at_once(barrier: Any, folder: Path) -> None:
+    """Runs in a process of its own."""
+    barrier.wait()
+    for count in range(1, 6):
+        write_next(folder, count, 1)
+
+
+def test_two_writers_at_once_lose_no_block(context, tmp_path):
+    barrier = context.Barrier(2)
+    writers = [context.Process(target=write_at_once, args=(barrier, tmp_path)) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    counts = sorted(len(read_block(path).rows) for path in list_blocks(tmp_path))
+    assert counts == sorted([*range(1, 6)] * 2)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"short", b"\xff" * 8, b"\xff" * 7 + b"\x3f{}", b"\x02" + bytes(7) + b"{}"]
+)
+def test_a_damaged_last_block_does_not_stop_the_next_one(content, tmp_path):
+    write_next(tmp_path, 2, 3).write_bytes(content)
+    assert write_next(tmp_path, 2, 3).name == "batch_00001.safetensors"
+
+
+def test_a_file_in_the_folders_place_is_an_error(tmp_path):
+    (tmp_path / "folder").touch()
+    with pytest.raises(FileExistsError):
+        write_next(tmp_path / "folder", 2, 3)
+
+
+def test_only_blocks_are_listed(tmp_path):
+    names = ["batch_00010", "batch_100000", "batch_00002"]
+    for name in names:
+        (tmp_path / f"{name}.safetensors").touch()
+    for name in [
+        "manifest.json",
+        "batch_00002.safetensors.damaged",
+        ".batch_00003.safetensors.0f.tmp",
+        "batch_3.safetensors",
+        "batch_0000x.safetensors",
+    ]:
+        (tmp_path / name).touch()
+    expected = [f"{name}.safetensors" for name in ("batch_00002", "batch_00010", "batch_100000")]
+    assert [path.name for path in list_blocks(tmp_path)] == expected
+    assert list_blocks(tmp_path / "none") == []
+
+
+@pytest.mark.parametrize("count", [0, 1, 7])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_rows_are_mapped_from_disk(count, dtype, tmp_path):
+    block = block_of(count)
+    rows = block.rows.astype(dtype)
+    path = write_next_block(tmp_path, block.digests, rows, block.flags, batches=1)
+    mapped = map_rows(path)
+    np.testing.assert_array_equal(mapped, rows)
+    assert (mapped.dtype, mapped.shape) == (dtype, (count, 8))
+    assert isinstance(mapped, np.memmap) or not count
+
+
+def test_flags_of_all_blocks(tmp_path):
+    digests, flags = read_flags([])
+    assert (digests.shape, flags.shape) == ((0, 16), (0,))
+    blocks = [block_of(3), block_of(0), block_of(5)]
+    paths = [write_next_block(tmp_path, b.digests, b.rows, b.flags, batches=1) for b in blocks]
+    digests, flags = read_flags(paths)
+    np.testing.assert_array_equal(digests, np.concatenate([b.digests for b in blocks]))
+    np.testing.assert_array_equal(flags, np.concatenate([b.flags for b in blocks]))

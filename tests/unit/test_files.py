@@ -1,6 +1,20 @@
+"""Files that appear complete or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+
 import pytest
 
-from seqembed.files import published
+from seqembed.files import link, publish_exclusively, published
+
+
+def _refuse_links(monkeypatch, number):
+    def refuse(source, target):
+        raise OSError(number, os.strerror(number), str(source), None, str(target))
+
+    monkeypatch.setattr(os, "link", refuse)
 
 
 def test_the_final_name_appears_complete(tmp_path):
@@ -20,3 +34,90 @@ def test_a_failure_leaves_the_earlier_file_and_no_litter(tmp_path):
         raise OSError("disk full")
     assert path.read_bytes() == b"earlier"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_writers_of_one_name_do_not_meet(tmp_path):
+    path = tmp_path / "result.bin"
+    with published(path) as first, published(path) as second:
+        first.write_bytes(b"first")
+        second.write_bytes(b"second")
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("number", [None, errno.EPERM, errno.EXDEV])
+def test_an_exclusive_file_is_written_once(tmp_path, monkeypatch, number):
+    if number:
+        _refuse_links(monkeypatch, number)
+    path = tmp_path / "new" / "block.bin"
+    with publish_exclusively(path) as temporary:
+        temporary.write_bytes(b"first")
+        assert not path.exists()
+    with pytest.raises(FileExistsError), publish_exclusively(path) as temporary:
+        temporary.write_bytes(b"second")
+    assert path.read_bytes() == b"first"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("number", [None, errno.EPERM])
+def test_an_exclusive_file_appears_in_no_part(tmp_path, monkeypatch, number):
+    if number:
+        _refuse_links(monkeypatch, number)
+    with (
+        pytest.raises(OSError, match="disk full"),
+        publish_exclusively(tmp_path / "block.bin") as temporary,
+    ):
+        temporary.write_bytes(b"half")
+        raise OSError("disk full")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_not_taken_for_missing_hard_links(tmp_path, monkeypatch):
+    _refuse_links(monkeypatch, errno.ENOSPC)
+    source = tmp_path / "source.bin"
+    source.write_bytes(b"content")
+    with pytest.raises(OSError) as caught:
+        link(source, tmp_path / "target.bin")
+    assert caught.value.errno == errno.ENOSPC
+    with (
+        pytest.raises(OSError) as caught,
+        publish_exclusively(tmp_path / "block.bin") as temporary,
+    ):
+        temporary.write_bytes(b"content")
+    assert caught.value.errno == errno.ENOSPC
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_a_link_shares_the_file_and_replaces_what_stood_there(tmp_path):
+    source, target = tmp_path / "source.bin", tmp_path / "new" / "target.bin"
+    source.write_bytes(b"content")
+    for _ in range(2):  # The second time both names are the same file already.
+        link(source, target)
+        assert os.path.samefile(source, target)
+        assert list(target.parent.iterdir()) == [target]
+    target.unlink()
+    target.write_bytes(b"earlier")
+    link(source, target)
+    assert os.path.samefile(source, target)
+    assert source.read_bytes() == b"content"
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EXDEV, errno.ENOTSUP, errno.EMLINK])
+def test_without_hard_links_a_link_is_a_copy(tmp_path, monkeypatch, number):
+    source, target = tmp_path / "source.bin", tmp_path / "target.bin"
+    source.write_bytes(b"content")
+    target.write_bytes(b"earlier")
+    _refuse_links(monkeypatch, number)
+    link(source, target)
+    assert target.read_bytes() == b"content"
+    assert not os.path.samefile(source, target)
+    assert sorted(tmp_path.iterdir()) == [source, target]
+
+
+def test_a_link_to_nothing_leaves_the_target_alone(tmp_path):
+    target = tmp_path / "target.bin"
+    target.write_bytes(b"earlier")
+    with pytest.raises(FileNotFoundError):
+        link(tmp_path / "none.bin", target)
+    assert target.read_bytes() == b"earlier"
+    assert list(tmp_path.iterdir()) == [target]

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.io import contains_wildcard
 from snakemake.settings.types import DeploymentMethod
 
 SCRIPTS = Path(workflow.current_basedir) / ".." / "scripts"
@@ -40,23 +41,37 @@ def get_dataset(wildcards):
     return DATASETS[wildcards.dataset]
 
 
+def list_results():
+    return [f"results/{name}/embeddings.h5" for name in DATASETS]
+
+
 def get_results(wildcards):
     if not DATASETS:
         raise WorkflowError(describe_empty())
-    return [f"results/{name}/embeddings.h5" for name in DATASETS]
+    return list_results()
+
+
+def as_inputs(paths):
+    """The user's own files: `local` keeps a module's prefix from their paths."""
+    for path in map(str, paths):
+        if contains_wildcard(path):
+            message = "Snakemake takes braces in a path for a wildcard"
+            raise WorkflowError(f"{path}: {message}; rename the file or folder")
+    return [local(str(path)) for path in paths]
 
 
 def get_fasta_files(wildcards):
     try:
-        return [
-            str(path) for path in find_fasta_files(list(get_dataset(wildcards).fasta))
-        ]
+        paths = find_fasta_files(list(get_dataset(wildcards).fasta))
     except SeqembedError as error:
         raise WorkflowError(f"Dataset {wildcards.dataset}: {error}") from None
+    return as_inputs(paths)
 
 
 def get_fasta_patterns(wildcards):
-    return list(get_dataset(wildcards).fasta)
+    """As the user wrote them, but none that looks like an option."""
+    patterns = get_dataset(wildcards).fasta
+    return [f"./{text}" if text.startswith("-") else text for text in patterns]
 
 
 def get_ids(wildcards):
@@ -74,7 +89,7 @@ def get_model_files(wildcards):
         raise WorkflowError(
             f"{place} does not exist; give the folder or file of the model"
         )
-    return [str(path) for path in list_model_files(source)]
+    return as_inputs(list_model_files(source))
 
 
 def get_prepared_model(wildcards):

@@ -25,7 +25,7 @@ rule prepare_model:
         r"""
         exec {params.python:q} {params.scripts:q}/prepare_model.py \
             --name {wildcards.model:q} \
-            --source {params.source:q} \
+            --source={params.source:q} \
             --output {output:q} \
             --log {log:q}
         """

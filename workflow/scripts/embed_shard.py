@@ -15,7 +15,7 @@ from seqembed.supervisor import Supervisor
 
 
 def main() -> int:
-    parser = command_line.parser(__doc__)
+    parser = command_line.parser(__doc__, needs_log=True)
     parser.add_argument("--index", type=Path, required=True, help="the shard's index")
     parser.add_argument("--model", type=Path, required=True, help="what prepare_model wrote")
     parser.add_argument("--rank", type=int, required=True)
@@ -23,7 +23,8 @@ def main() -> int:
     parser.add_argument("--output", type=Path, required=True, help="shard_{rank}.h5")
     _add_what(parser)
     _add_how(parser)
-    return command_line.run(embed_shard, parser.parse_args())
+    arguments = parser.parse_args()
+    return command_line.run(embed_shard, arguments, label=f" {arguments.rank}")
 
 
 def _add_what(parser: argparse.ArgumentParser) -> None:
@@ -58,9 +59,9 @@ def embed_shard(arguments: argparse.Namespace, logger: logging.Logger) -> None:
         _model_config(arguments),
     )
     logger.info(
-        "%s sequences are in %s: %s computed, %s finished before",
-        *(f"{status['num_sequences']:,}", status["shard_path"]),
-        *(f"{status['computed']:,}", f"{status['resumed_sequences']:,}"),
+        "%s sequences are in %s: %s computed on %s, %s finished before",
+        *(f"{status['num_sequences']:,}", status["shard_path"], f"{status['computed']:,}"),
+        *(status["device"], f"{status['resumed_sequences']:,}"),
     )
 
 

@@ -72,6 +72,7 @@ def write_next_block(
     batches: int,
 ) -> Path:
     """Write the rows of so many batches as the block after all that lie in the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
     first = _next_number(folder)
     while True:
         last = first + batches - 1
@@ -173,9 +174,10 @@ def _next_number(folder: Path) -> int:
     if not blocks:
         return 0
     with blocks[-1].open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
+        # A damaged header may claim more bytes than there is memory.
+        size = min(int.from_bytes(file.read(8), "little"), blocks[-1].stat().st_size)
         try:
             return int(json.loads(file.read(size))["__metadata__"]["last"]) + 1
-        except (ValueError, KeyError, TypeError, OverflowError):
+        except (ValueError, KeyError, TypeError):
             # Damaged, and not set aside yet: the name alone is known.
             return int(blocks[-1].name[len("batch_") : -len(".safetensors")]) + 1

@@ -28,6 +28,8 @@ MAX_WAITING_BYTES = 64 << 20
 class CheckpointManifest:
     """What a shard's checkpoint folder belongs to, and the token budget of its batch plan.
 
+    Raises CheckpointError for a budget that no plan can have.
+
     recipe: the recipe's fields. model: its name. width: values of a row.
     """
 
@@ -40,6 +42,10 @@ class CheckpointManifest:
     weights_sha256: str
     width: int
     recipe: Mapping[str, str | int]
+
+    def __post_init__(self) -> None:
+        if type(self.token_budget) is not int or self.token_budget < 1:
+            raise CheckpointError(f"a token budget of {self.token_budget!r} holds nothing")
 
 
 def write_manifest(folder: Path, manifest: CheckpointManifest) -> None:
@@ -61,7 +67,7 @@ def read_manifest(folder: Path) -> CheckpointManifest | None:
         return CheckpointManifest(
             **{name: content[name] for name in CheckpointManifest.__dataclass_fields__}
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (CheckpointError, OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: damaged manifest ({error!r}); remove it") from error
 
 
@@ -157,7 +163,8 @@ class CheckpointWriter:
     def _due(self) -> bool:
         sequences = sum(len(rows) for _, rows in self._batches)
         size = sum(rows.nbytes for _, rows in self._batches)
-        late = self._clock() - (self.written or self._began) >= self._seconds
+        since = self._began if self.written is None else self.written
+        late = self._clock() - since >= self._seconds
         return sequences >= self._sequences or size >= MAX_WAITING_BYTES or late
 
     def write(self) -> None:

@@ -19,10 +19,11 @@ EXIT_INTERRUPTED = 128 + signal.SIGTERM
 Step = Callable[[argparse.Namespace, logging.Logger], None]
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
+def parser(description: str | None, *, needs_log: bool = False) -> argparse.ArgumentParser:
     """An argument parser with the options of every entry."""
     result = argparse.ArgumentParser(description=description)
-    result.add_argument("--log", type=Path, help="append what is said to this file, too")
+    explanation = "append what is said to this file, too"
+    result.add_argument("--log", type=Path, required=needs_log, help=explanation)
     return result
 
 
@@ -31,18 +32,19 @@ def auto_or_int(text: str) -> str | int:
     return text if text == "auto" else int(text)
 
 
-def run(step: Step, arguments: argparse.Namespace) -> int:
+def run(step: Step, arguments: argparse.Namespace, label: str = "") -> int:
     """Run an entry's one step; return its exit code: 0, 1 for an error, 143 for a signal.
 
+    `label` follows the program's name in each line, where several run side by side.
     What a user can mend is told in a line, on stderr and in the log. Anything else is a bug of
     ours, and its traceback is in both.
     """
     signal.signal(signal.SIGTERM, _leave)
-    logger = _open_logger(Path(sys.argv[0]).stem, arguments.log)
+    logger = _open_logger(f"{Path(sys.argv[0]).stem}{label}", arguments.log)
     try:
         step(arguments, logger)
     except (InterruptedRun, KeyboardInterrupt) as error:
-        logger.warning("%s", error or "stopped by Ctrl-C")
+        logger.warning("%s", str(error) or "stopped by Ctrl-C")
         return EXIT_INTERRUPTED
     except (SeqembedError, OSError) as error:
         logger.error("%s", error)
@@ -54,6 +56,8 @@ def run(step: Step, arguments: argparse.Namespace) -> int:
 
 
 def _leave(number: int, frame: Any) -> None:
+    # It may come again, and must not end the clearing up.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # As an exception, so that temporary files are removed on the way out.
     sys.exit(EXIT_INTERRUPTED)
 

@@ -56,7 +56,7 @@ EXIT_INTERRUPTED = 128 + signal.SIGTERM
 def gpu_worker(
     rank: int,
     world_size: int,
-    results_queue: Queue[dict[str, Any]],
+    results_queue: Queue,  # type: ignore[type-arg]  # it takes no argument when it runs
     index_path: Path,
     output_dir: Path,
     model_config: dict[str, Any],
@@ -215,7 +215,7 @@ def _load_model(
     `precision` in `model_config`, else in its `embedding`, is followed; `auto` asks
     should_use_fp16. Raises ModelError or DeviceError where that cannot be.
     """
-    asked = model_config.get("precision", model_config["embedding"]["precision"])
+    asked = model_config.get("precision") or model_config["embedding"]["precision"]
     precision = resolve_precision(asked, device, EnvConfig.from_environ(os.environ))
     model = load_prepared(Path(model_config["model"])).to(device, torch_dtype(precision))
     logger.info("the model is on %s in %s", device, precision)
@@ -243,7 +243,10 @@ def _save_shard(
 
 
 def _report_error(
-    rank: int, error: Exception, results_queue: Queue[dict[str, Any]], logger: logging.Logger
+    rank: int,
+    error: Exception,
+    results_queue: Queue,  # type: ignore[type-arg]
+    logger: logging.Logger,
 ) -> None:
     """Put what happened on the queue, small; the log has all of it."""
     status = {"rank": rank} | describe_error(error)
@@ -275,8 +278,9 @@ def _copy_from_store(run: Run, folder: Path, output_dir: Path, logger: logging.L
 def _count(
     run: Run, config: dict[str, Any], resumed_ids: Set[str], writer: CheckpointWriter
 ) -> dict[str, Any]:
-    """The numbers of a complete shard's status."""
+    """What a complete shard's status tells of its run."""
     return {
+        "device": str(run.device),
         "num_sequences": len(run.shard.rows),
         "checkpointing_enabled": config["enable_checkpointing"],
         "resumed_sequences": len(resumed_ids),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -88,6 +88,22 @@ class _Places:
         self._lines.append(line)
 
 
+class IndexFingerprint:
+    """Of the ids and digests of an index, in their order."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.blake2b(digest_size=32)
+
+    def update(self, sequence_ids: Sequence[str], digests: Iterable[bytes]) -> None:
+        """Take the next rows: their ids, and digests of 16 bytes."""
+        for sequence_id, key in zip(sequence_ids, digests, strict=True):
+            # An id holds no NUL and a digest has 16 bytes: no two lists read the same.
+            self._hash.update(sequence_id.encode() + b"\0" + key)
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
 def write_index(files: Sequence[str | Path], output: Path, ids: IdStyle = "header") -> int:
     """Write the index of all records, in input order, as Parquet; return their number.
 
@@ -95,7 +111,7 @@ def write_index(files: Sequence[str | Path], output: Path, ids: IdStyle = "heade
     """
     if ids not in ("header", "file:header"):
         raise ValueError(f"ids must be 'header' or 'file:header', not {ids!r}")
-    fingerprint, count = hashlib.blake2b(digest_size=32), 0
+    fingerprint, count = IndexFingerprint(), 0
     metadata = {"format_version": FORMAT_VERSION, "kind": "index"}
     with (
         published(Path(output)) as temporary,
@@ -103,11 +119,9 @@ def write_index(files: Sequence[str | Path], output: Path, ids: IdStyle = "heade
     ):
         records = _index_rows(files, ids)
         while rows := list(islice(records, INDEX_BATCH_ROWS)):
-            for row in rows:
-                # An id holds no NUL and a digest has 16 bytes: no two lists read the same.
-                fingerprint.update(row[1].encode() + b"\0" + row[6])
-            count += len(rows)
             columns = [list(column) for column in zip(*rows, strict=True)]
+            fingerprint.update(columns[1], columns[6])
+            count += len(rows)
             writer.write_table(pa.table(columns, schema=INDEX_SCHEMA))
         writer.add_key_value_metadata({"fingerprint": fingerprint.hexdigest()})
     return count

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from seqembed.errors import ShardError
+from seqembed.errors import IndexFormatError, ShardError
 from seqembed.files import link
 from seqembed.flags import TRUNCATED
-from seqembed.index import read_lengths_and_digests, read_metadata
-from seqembed.row_pool import DigestIndex, RowPool
+from seqembed.index import IndexFingerprint, read_lengths_and_digests, read_metadata
+from seqembed.row_pool import DigestIndex, RowPool, count_distinct
 from seqembed.shards import EmbeddingsFile, Slab, open_embeddings, slab_bounds, write_embeddings
 from seqembed.store import store_path
 
@@ -54,13 +55,12 @@ def merge(
         shards = [stack.enter_context(open_embeddings(path)) for path in shard_paths]
         recipe = _check_belong_together(shards)
         stored = store_path(output.parent / "store", recipe)
-        relinked = _is_result(stored, fingerprint, recipe, logger)
-        if relinked:
+        summary = _read_result(stored, fingerprint, recipe, logger)
+        if summary:
             link(stored, output)
         else:
-            _write(index_path, shards, output, _attributes(shards[0], fingerprint))
+            summary = _write(index_path, shards, output, _attributes(shards[0], fingerprint))
             link(output, stored)
-    summary = _summarise(output, relinked)
     clear_checkpoints(output.parent / "checkpoints", recipe)
     return summary
 
@@ -68,7 +68,9 @@ def merge(
 def clear_checkpoints(folder: Path, recipe_fingerprint: str) -> None:
     """Remove the checkpoints of one recipe; those of others may be unfinished work."""
     for path in folder.glob(f"{recipe_fingerprint[:12]}-*"):
-        shutil.rmtree(path)
+        # rmtree fails at a link or a file, and a good merge would fail with it.
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 
@@ -79,30 +81,34 @@ def _check_belong_together(shards: Sequence[EmbeddingsFile]) -> str:
     for rank, shard in enumerate(shards):
         expected: dict[str, Any] = {"kind": "shard", "rank": rank, "world_size": len(shards)}
         expected["recipe_fingerprint"] = first.attributes["recipe_fingerprint"]
+        expected["width"] = first.width
+        attributes = shard.attributes | {"width": shard.width}
         for name, value in expected.items():
-            if (found := shard.attributes.get(name)) != value:
+            if (found := attributes.get(name)) != value:
                 message = f"{shard.path}: {name} is {found!r}, not {value!r} as beside {first.path}"
                 raise ShardError(f"{message}; remove the wrong file and run again")
     return str(first.attributes["recipe_fingerprint"])
 
 
-def _is_result(
+def _read_result(
     path: Path, index_fingerprint: str, recipe_fingerprint: str, logger: logging.Logger
-) -> bool:
-    """Whether the store's file is whole and holds just these ids, sequences and recipe."""
+) -> Summary | None:
+    """What the store's file holds; None unless it is whole, of just these ids and this recipe."""
     if not path.exists():
-        return False
+        return None
     try:
         with open_embeddings(path) as stored:
             wanted = (index_fingerprint, recipe_fingerprint)
             names = ("index_fingerprint", "recipe_fingerprint")
-            return tuple(stored.attributes.get(name) for name in names) == wanted
+            if tuple(stored.attributes.get(name) for name in names) != wanted:
+                return None
+            return _summarise(stored.digests(), stored.flags(), stored.width, relinked=True)
     except ShardError as error:
         logger.warning("the store is not used: %s", error)
-        return False
+        return None
 
 
-def _attributes(shard: EmbeddingsFile, index_fingerprint: str) -> dict[str, Any]:
+def _attributes(shard: EmbeddingsFile, index_fingerprint: str) -> dict[str, str | int]:
     """The merged file's attributes: what its shards share, and the index's fingerprint."""
     shared = {k: v for k, v in shard.attributes.items() if k not in SHARD_ATTRIBUTES}
     return shared | {"kind": "embeddings", "index_fingerprint": index_fingerprint}
@@ -112,18 +118,20 @@ def _write(
     index_path: Path,
     shards: Sequence[EmbeddingsFile],
     output: Path,
-    attributes: Mapping[str, Any],
-) -> None:
+    attributes: Mapping[str, str | int],
+) -> Summary:
     lengths, digests = read_lengths_and_digests(index_path)
     places = _find_rows(index_path, shards, lengths, digests)
+    flags = np.concatenate([shard.flags() for shard in shards])[places]
     width = shards[0].width
     write_embeddings(
         output,
         count=len(digests),
         width=width,
         attributes=attributes,
-        slabs=_slabs(index_path, shards, lengths, digests, places),
+        slabs=_slabs(index_path, shards, lengths, digests, flags, places),
     )
+    return _summarise(digests, flags, width, relinked=False)
 
 
 def _find_rows(
@@ -138,13 +146,17 @@ def _find_rows(
     """
     places = DigestIndex(np.concatenate([shard.digests() for shard in shards])).find(digests)
     found = np.concatenate([shard.lengths() for shard in shards])
-    wrong = np.flatnonzero((places < 0) | (found[places] != lengths))
+    right = places >= 0
+    right[right] = found[places[right]] == lengths[right]
+    wrong = np.flatnonzero(~right)
     if len(wrong):
         raise ShardError(
             f"{index_path}: {len(wrong):,} of its {len(lengths):,} sequences, the first in row "
             f"{wrong[0]:,}, are in no shard; remove {shards[0].path.parent} and run again"
         )
-    if surplus := len(found) - len(np.unique(places)):
+    unused = np.ones(len(found), bool)
+    unused[places] = False
+    if surplus := int(unused.sum()):
         raise ShardError(
             f"{shards[0].path.parent}: {surplus:,} rows of the shards belong to no sequence of "
             f"{index_path}; remove the folder and run again"
@@ -157,36 +169,49 @@ def _slabs(
     shards: Sequence[EmbeddingsFile],
     lengths: NDArray[np.int64],
     digests: NDArray[np.uint8],
+    flags: NDArray[np.uint8],
     places: NDArray[np.int64],
 ) -> Iterator[Slab]:
-    """The index's rows in order, a slab at a time."""
-    width = shards[0].width
+    """The index's rows in order, a slab at a time.
+
+    Raises IndexFormatError at the end where ids or digests are not those that were indexed:
+    Parquet itself may read a flipped bit as another letter.
+    """
+    width, fingerprint = shards[0].width, IndexFingerprint()
     pool = RowPool([shard.rows for shard in shards], width)
-    flags = np.concatenate([shard.flags() for shard in shards])
     names = _names(index_path)
     for start, stop in slab_bounds(len(places), width):
-        here = places[start:stop]
+        ids = list(islice(names, stop - start))
+        fingerprint.update(ids, (digest.tobytes() for digest in digests[start:stop]))
         yield Slab(
-            sequence_ids=list(islice(names, stop - start)),
+            sequence_ids=ids,
             lengths=lengths[start:stop],
             digests=digests[start:stop],
-            flags=flags[here],
-            embeddings=pool.take(here),
+            flags=flags[start:stop],
+            embeddings=pool.take(places[start:stop]),
         )
+    if fingerprint.hexdigest() != read_metadata(index_path, "index")["fingerprint"]:
+        raise IndexFormatError(f"{index_path}: damaged; remove it and run again")
 
 
 def _names(index_path: Path) -> Iterator[str]:
     """The ids of an index, read as they are asked for: they may be long."""
-    for batch in pq.ParquetFile(index_path).iter_batches(8192, columns=["sequence_id"]):
-        yield from batch["sequence_id"].to_pylist()
+    try:
+        with pq.ParquetFile(index_path) as index:
+            for batch in index.iter_batches(8192, columns=["sequence_id"]):
+                yield from batch["sequence_id"].to_pylist()
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        message = f"{index_path}: damaged ({error}); remove it and run again"
+        raise IndexFormatError(message) from error
 
 
-def _summarise(output: Path, relinked: bool) -> Summary:
-    with open_embeddings(output) as merged:
-        return Summary(
-            sequences=merged.count,
-            distinct=len(np.unique(merged.digests(), axis=0)),
-            dimensions=merged.width,
-            truncated=int((merged.flags() & TRUNCATED > 0).sum()),
-            relinked=relinked,
-        )
+def _summarise(
+    digests: NDArray[np.uint8], flags: NDArray[np.uint8], width: int, *, relinked: bool
+) -> Summary:
+    return Summary(
+        sequences=len(digests),
+        distinct=count_distinct(digests),
+        dimensions=width,
+        truncated=int((flags & TRUNCATED > 0).sum()),
+        relinked=relinked,
+    )

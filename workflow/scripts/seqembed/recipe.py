@@ -47,7 +47,10 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What is computed, every `auto` resolved. Equal recipes give equal rows."""
+    """What is computed, every `auto` resolved. Equal recipes give equal rows.
+
+    Raises ConfigError for what this program cannot compute.
+    """
 
     weights: str
     tokenizer: str
@@ -58,6 +61,10 @@ class Recipe:
     long_sequences: LongSequences
     max_length: int
     numerics_version: int
+
+    def __post_init__(self) -> None:
+        _check_choice("precision", self.precision, ("fp32", "fp16"))
+        _check_choice("long_sequences", self.long_sequences, ("error", "truncate"))
 
     @property
     def fingerprint(self) -> str:
@@ -132,7 +139,7 @@ def read_recipe(path: Path) -> Recipe:
         if content["format_version"] != FORMAT_VERSION or content["kind"] != "recipe":
             raise ValueError(f"format version {content['format_version']} is not known")
         return Recipe(**{name: content[name] for name in Recipe.__dataclass_fields__})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ConfigError, OSError, ValueError, KeyError, TypeError) as error:
         message = f"{path}: damaged recipe ({error!r}); remove it and run again"
         raise RecipeError(message) from error
 

@@ -25,6 +25,11 @@ class DigestIndex:
         return np.where(self._sorted[places] == keys, self._order[places], -1)
 
 
+def count_distinct(digests: NDArray[np.uint8]) -> int:
+    """How many different ones are among (n, 16) digests."""
+    return len(np.unique(_keys(digests)))
+
+
 class RowPool:
     """Rows of `arrays`, each (n_i, D), numbered through."""
 
@@ -33,7 +38,7 @@ class RowPool:
         self._starts = np.cumsum([0, *map(len, arrays)])
 
     def take(self, places: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The rows at these places, (n, D) float32."""
+        """The rows at these places, (n, D) float32; raises IndexError for one that is not there."""
         rows = np.empty((len(places), self._width), np.float32)
         owners = np.searchsorted(self._starts, places, side="right") - 1
         for owner in np.unique(owners):

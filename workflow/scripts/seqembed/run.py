@@ -27,7 +27,7 @@ from seqembed.batches import (
 )
 from seqembed.checkpoints import CheckpointManifest, CheckpointWriter
 from seqembed.environment import EnvConfig
-from seqembed.errors import DeviceError
+from seqembed.errors import CheckpointError, DeviceError
 from seqembed.index import ShardIndex, read_shard_index
 from seqembed.models.prepare import PreparedModel, read_prepared
 from seqembed.recipe import Recipe, adopt_recipe, refuse_long
@@ -82,7 +82,15 @@ class Run:
         )
 
     def manifest(self, earlier: CheckpointManifest | None) -> CheckpointManifest:
-        """This run's manifest: a token budget that is asked for wins over an earlier one."""
+        """This run's manifest: a token budget that is asked for wins over an earlier one.
+
+        Raises CheckpointError where the earlier one is of another recipe or shard.
+        """
+        mine = (self.recipe.fingerprint, self.shard.fingerprint)
+        if earlier and (earlier.recipe_fingerprint, earlier.shard_fingerprint) != mine:
+            place = f"checkpoints/{self.checkpoint_key}"
+            message = f"{place}: holds rows of another recipe or shard; remove it and run again"
+            raise CheckpointError(message)
         budget = self.settings.token_budget
         if budget == "auto":
             budget = earlier.token_budget if earlier else AUTO_TOKEN_BUDGET[self.device.type]
@@ -130,5 +138,5 @@ def choose_device(asked: Literal["auto", "cuda", "cpu"], logger: logging.Logger)
     if asked == "cuda":
         message = f"device is cuda, but {reason}; mend that, or set `device: cpu`"
         raise DeviceError(message)
-    logger.info("%s: the CPU is used", reason)
+    logger.warning("%s: the CPU is used", reason)
     return torch.device("cpu")

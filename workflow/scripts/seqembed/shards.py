@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqembed.errors import ShardError
-from seqembed.files import published
+from seqembed.files import published, sync
 from seqembed.seal import USER_BLOCK_BYTES, seal, verify_seal
 
 FORMAT_VERSION = "1"
@@ -46,9 +46,10 @@ class Slab:
     embeddings: NDArray[np.float32]
 
     def __post_init__(self) -> None:
-        counts = {len(getattr(self, name)) for name in (*COLUMNS, "embeddings")}
-        if len(counts) != 1 or self.embeddings.ndim != 2 or self.digests.shape[1:] != (16,):
-            raise ShardError(f"columns of {sorted(counts)} rows are no slab")
+        n = len(self.sequence_ids)
+        shapes = [self.lengths.shape, self.flags.shape, self.digests.shape, self.embeddings.shape]
+        if shapes[:3] != [(n,), (n,), (n, 16)] or shapes[3][:-1] != (n,):
+            raise ShardError(f"{n:,} ids stand beside columns of shapes {shapes}")
 
 
 def slab_bounds(count: int, width: int) -> Iterator[tuple[int, int]]:
@@ -68,20 +69,23 @@ def write_embeddings(
 ) -> None:
     """Write `count` rows of `width` values, slab by slab; the file is sealed and read once more.
 
-    Raises ShardError where the slabs do not add up, or where the disk gives back other bytes.
+    Raises ShardError where the slabs do not add up, or where the disk is full or gives back other
+    bytes; what stands at `path` then stays as it was.
     """
     with published(path) as temporary:
-        # The earliest format: every HDF5 reads it.
-        with h5py.File(
-            temporary, "w", userblock_size=USER_BLOCK_BYTES, libver="earliest", locking=False
-        ) as file:
-            file.attrs.update(_common_attributes() | dict(attributes))
-            _create(file, count, width)
-            written = sum(_write_slab(file, start, slab) for start, slab in _placed(slabs))
+        with _writing(temporary, path) as file:
+            with _disk_errors(path):
+                file.attrs.update(_common_attributes() | dict(attributes))
+                _create(file, count, width)
+            written = 0
+            for slab in slabs:
+                with _disk_errors(path):
+                    written = _write_slab(file, path, written, slab)
             if written != count:
                 raise ShardError(f"{path}: {written:,} of {count:,} rows came; run again")
         seal(temporary)
-    verify_seal(path)
+        sync(temporary)
+        _verify_written(temporary, path)
 
 
 def _common_attributes() -> dict[str, str]:
@@ -92,27 +96,65 @@ def _common_attributes() -> dict[str, str]:
     }
 
 
+@contextmanager
+def _writing(temporary: Path, path: Path) -> Iterator[h5py.File]:
+    """A new HDF5 file, closed at the end."""
+    with _disk_errors(path):
+        file = _create_file(temporary)
+    try:
+        yield file
+    finally:
+        with _disk_errors(path):
+            file.close()
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Tell what HDF5 raises where the disk takes no more as ShardError, naming `path`."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        message = f"{path}: cannot be written ({reason}); see that its disk has room and run again"
+        raise ShardError(message) from error
+
+
+def _create_file(path: Path) -> h5py.File:
+    creation, access = (h5py.h5p.create(k) for k in (h5py.h5p.FILE_CREATE, h5py.h5p.FILE_ACCESS))
+    creation.set_userblock(USER_BLOCK_BYTES)
+    # The earliest format: every HDF5 reads it.
+    access.set_libver_bounds(h5py.h5f.LIBVER_EARLIEST, h5py.h5f.LIBVER_V18)
+    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+    access.set_file_locking(False, True)
+    # Without this HDF5 holds small writes back, and h5py does not raise where one fails later.
+    access.set_sieve_buf_size(0)
+    return h5py.File(h5py.h5f.create(bytes(path), h5py.h5f.ACC_EXCL, creation, access))
+
+
 def _create(file: h5py.File, count: int, width: int) -> None:
     file.create_dataset("embeddings", (count, width), np.float32, track_times=False)
     for name, (shape, dtype) in COLUMNS.items():
         file.create_dataset(name, (count, *shape), dtype, track_times=False)
 
 
-def _placed(slabs: Iterable[Slab]) -> Iterator[tuple[int, Slab]]:
-    """Each slab with the row it begins at."""
-    start = 0
-    for slab in slabs:
-        yield start, slab
-        start += len(slab.lengths)
-
-
-def _write_slab(file: h5py.File, start: int, slab: Slab) -> int:
-    stop = start + len(slab.lengths)
-    if stop > len(file["lengths"]):
-        raise ShardError(f"{file.filename}: more rows came than were announced")
+def _write_slab(file: h5py.File, path: Path, start: int, slab: Slab) -> int:
+    """Write a slab from row `start` on; return the row after it."""
+    stop, (count, width) = start + len(slab.lengths), file["embeddings"].shape
+    # HDF5 would spread rows of one value over the whole width.
+    if stop > count or slab.embeddings.shape[1] != width:
+        found = f"rows up to {stop:,}, of {slab.embeddings.shape[1]:,} values, came"
+        raise ShardError(f"{path}: {found}, not {count:,} of {width:,}; run again")
     for name in (*COLUMNS, "embeddings"):
         file[name][start:stop] = getattr(slab, name)
-    return stop - start
+    return stop
+
+
+def _verify_written(temporary: Path, path: Path) -> None:
+    try:
+        verify_seal(temporary)
+    except ShardError as error:
+        message = f"{path}: the disk gave back other bytes than were written; check it, run again"
+        raise ShardError(message) from error
 
 
 class EmbeddingsFile:
@@ -120,7 +162,11 @@ class EmbeddingsFile:
 
     def __init__(self, path: Path, file: h5py.File) -> None:
         self.path, self._file = path, file
-        self.attributes: dict[str, Any] = dict(file.attrs)
+        self.attributes: dict[str, str | int] = {
+            # Numbers come as those of numpy.
+            name: value.item() if isinstance(value, np.generic) else value
+            for name, value in file.attrs.items()
+        }
         self.count, self.width = file["embeddings"].shape
         self.rows = _map(path, file["embeddings"])
 
@@ -145,14 +191,30 @@ class EmbeddingsFile:
 def open_embeddings(path: Path) -> Iterator[EmbeddingsFile]:
     """Check every byte of a file without HDF5, then open it.
 
-    Raises ShardError where it is not one of ours, damaged, or of another format version.
+    Raises ShardError where it is not one of ours, damaged, or of another form or format version.
     """
-    verify_seal(path)
-    with h5py.File(path, "r", locking=False) as file:
-        found = file.attrs.get("format_version")
-        if found != FORMAT_VERSION:
-            raise ShardError(f"{path}: format version {found!r} is not known to this program")
+    try:
+        verify_seal(path)
+        file = h5py.File(path, "r", locking=False)
+    except OSError as error:
+        raise ShardError(f"{path}: cannot be read ({error}); run again") from error
+    with file:
+        _check_form(path, file)
         yield EmbeddingsFile(path, file)
+
+
+def _check_form(path: Path, file: h5py.File) -> None:
+    """Raise ShardError unless the file is of our version, shapes and dtypes."""
+    found, embeddings = file.attrs.get("format_version"), file.get("embeddings")
+    if found != FORMAT_VERSION:
+        raise ShardError(f"{path}: format version {found!r} is not known to this program")
+    rows = embeddings is not None and embeddings.ndim == 2 and embeddings.dtype == np.float32
+    if not rows or embeddings.chunks is not None:
+        raise ShardError(f"{path}: has no rows of float32, one after the other; make it again")
+    for name, (shape, dtype) in COLUMNS.items():
+        column, wanted = file.get(name), (len(embeddings), *shape)
+        if column is None or column.shape != wanted or column.dtype != np.dtype(dtype):
+            raise ShardError(f"{path}: has no {name} of shape {wanted}; make it again")
 
 
 def _map(path: Path, dataset: h5py.Dataset) -> NDArray[np.float32]:

@@ -35,7 +35,7 @@ def copy_from_store(
         return 0
     try:
         with open_embeddings(path) as stored:
-            if stored.attributes["recipe_fingerprint"] != recipe_fingerprint:
+            if stored.attributes.get("recipe_fingerprint") != recipe_fingerprint:
                 raise ShardError(f"{path}: is of another recipe; remove it")
             missing = digests[DigestIndex(_held(folder)).find(digests) < 0]
             places = DigestIndex(stored.digests()).find(missing)

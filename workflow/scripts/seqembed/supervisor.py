@@ -149,9 +149,11 @@ def _work(
 
 def _judge(status: dict[str, Any] | None, exit_code: int | None, stopping: bool) -> dict[str, Any]:
     """The status of a worker that completed; raises what tells of any other end."""
-    if status and status["status"] == "complete" and exit_code == 0:
+    word = status["status"] if status else None
+    if status and word == "complete" and exit_code == 0:
         return status
-    if stopping or (status and status["status"] == "interrupted"):
+    # A failure is told of even so: a checkpoint may not have been written.
+    if word == "interrupted" or (stopping and word in (None, "complete")):
         raise InterruptedRun("stopped by a signal; what is finished is kept, run again to go on")
     raise WorkerError(_describe(status, exit_code), status)
 
@@ -159,6 +161,8 @@ def _judge(status: dict[str, Any] | None, exit_code: int | None, stopping: bool)
 def _describe(status: Mapping[str, Any] | None, exit_code: int | None) -> str:
     if status is None:
         return f"the worker ended without a word, {_exit(exit_code)}; {KEPT}"
+    if status["status"] == "complete":
+        return f"the worker completed, and then ended badly, {_exit(exit_code)}; {KEPT}"
     message = str(status.get("error_message", status.get("error")))
     advice = ADVICE.get(str(status.get("error")), "")
     return f"{message}{advice}; {KEPT}"

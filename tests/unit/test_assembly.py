@@ -1,0 +1,142 @@
+"""A finished shard: every row in its place in input order, or none at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from worker_runs import SEQUENCES, Project, make_project
+
+from seqembed import shards
+from seqembed.assembly import adopt_index, assemble_shard
+from seqembed.blocks import write_next_block
+from seqembed.checkpoints import CheckpointManifest, write_manifest
+from seqembed.errors import CheckpointError, IndexFormatError, ShardError
+from seqembed.index import read_shard_index
+from seqembed.seal import verify_seal
+
+RECIPE: dict[str, str | int] = {"precision": "fp32", "pooling": "mean", "max_length": 1022}
+
+
+@pytest.fixture
+def shard_project(tmp_path) -> Project:
+    return make_project(tmp_path, tmp_path / "no model")
+
+
+def fill(
+    folder: Path, project: Project, order: np.ndarray, cuts: list[int], rank: int = 0
+) -> tuple[list[str], list[np.ndarray]]:
+    """Blocks of the shard's places in this order; the values are those of the row in the input."""
+    shard = read_shard_index(project.index(rank))
+    manifest = CheckpointManifest(
+        rank=rank,
+        world_size=project.world_size,
+        recipe_fingerprint="a" * 64,
+        shard_fingerprint=shard.fingerprint,
+        token_budget=512,
+        model="m",
+        weights_sha256="c" * 64,
+        width=3,
+        recipe=RECIPE,
+    )
+    write_manifest(folder, manifest)
+    adopt_index(folder, project.index(rank))
+    ids, arrays = [], []
+    for part in np.split(order, cuts):
+        rows = (shard.rows[part][:, None] * 10 + np.arange(3)).astype(np.float32)
+        flags = np.where(shard.lengths[part] > 200, 2, 0).astype(np.uint8)
+        write_next_block(folder, shard.digests[part], rows, flags, batches=1)
+        ids += [digest.tobytes().hex() for digest in shard.digests[part]]
+        arrays.append(rows)
+    return ids, arrays
+
+
+def assert_whole(path: Path) -> None:
+    verify_seal(path)
+    count = len(SEQUENCES)
+    with h5py.File(path) as file:
+        expected = np.arange(count)[:, None] * 10 + np.arange(3)
+        np.testing.assert_array_equal(file["embeddings"][:], expected)
+        assert [i.decode() for i in file["sequence_ids"]] == [f"s{n}" for n in range(count)]
+        assert file["lengths"][:].tolist() == [len(s) for s in SEQUENCES]
+        assert file["flags"][:].tolist() == [2 if len(s) > 200 else 0 for s in SEQUENCES]
+
+
+@pytest.mark.parametrize("slab_rows", [1, 7, 65_536])
+def test_rows_are_in_input_order_however_they_were_computed(slab_rows, shard_project, monkeypatch):
+    monkeypatch.setattr(shards, "SLAB_ROWS", slab_rows)
+    order = np.random.default_rng(3).permutation(len(SEQUENCES))
+    folder = shard_project.folder / "shard_0"
+    path = assemble_shard(folder, 0, *fill(folder, shard_project, order, [5, 6, 30]))
+    assert path == folder / "shard_0.h5"
+    assert_whole(path)
+    assert not [p for p in folder.iterdir() if p.name.endswith(".tmp")]
+
+
+def test_the_file_says_what_it_is(tmp_path):
+    project = make_project(tmp_path, tmp_path / "no model", world_size=2)
+    shard, folder = read_shard_index(project.index(1)), tmp_path / "shard_1"
+    order = np.arange(len(shard.rows))
+    path = assemble_shard(folder, 1, *fill(folder, project, order, [], rank=1))
+    with h5py.File(path) as file:
+        found = dict(file.attrs)
+        assert len(file["embeddings"]) == len(shard.rows)
+    assert found.pop("package_versions").startswith("{")
+    assert "T" in found.pop("created")
+    assert found == {
+        "format_version": "1",
+        "kind": "shard",
+        "model": "m",
+        "weights_sha256": "c" * 64,
+        "recipe_fingerprint": "a" * 64,
+        "rank": 1,
+        "world_size": 2,
+        "shard_fingerprint": shard.fingerprint,
+        **RECIPE,
+    }
+
+
+def test_rows_of_no_sequence_and_rows_given_twice_do_no_harm(shard_project):
+    folder = shard_project.folder / "shard_0"
+    ids, arrays = fill(folder, shard_project, np.arange(len(SEQUENCES)), [20])
+    assemble_shard(
+        folder, 0, [*ids, "0f" * 16, ids[3]], [*arrays, np.full((1, 3), 9), arrays[0][3:4]]
+    )
+    assert_whole(folder / "shard_0.h5")
+
+
+def test_a_row_that_is_missing_stops_it(shard_project):
+    folder = shard_project.folder / "shard_0"
+    ids, arrays = fill(folder, shard_project, np.arange(len(SEQUENCES)), [])
+    with pytest.raises(ShardError, match=f"{folder / 'shard_0.h5'}: 2 sequences have no row"):
+        assemble_shard(folder, 0, ids[2:], [arrays[0][2:]])
+    assert not (folder / "shard_0.h5").exists()
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "index.parquet"])
+def test_a_folder_that_lacks_a_part_is_named(name, shard_project):
+    folder = shard_project.folder / "shard_0"
+    given: Any = fill(folder, shard_project, np.arange(len(SEQUENCES)), [])
+    (folder / name).unlink()
+    with pytest.raises(CheckpointError, match=f"{folder}: lacks its manifest or index; remove it"):
+        assemble_shard(folder, 0, *given)
+
+
+def test_a_damaged_index_is_an_error(shard_project):
+    folder = shard_project.folder / "shard_0"
+    given: Any = fill(folder, shard_project, np.arange(len(SEQUENCES)), [])
+    (folder / "index.parquet").unlink()
+    (folder / "index.parquet").write_bytes(b"PAR1")
+    with pytest.raises(IndexFormatError, match="index.parquet"):
+        assemble_shard(folder, 0, *given)
+
+
+def test_the_newest_index_is_adopted(shard_project):
+    folder = shard_project.folder / "shard_0"
+    for prefix in ("a", "b"):
+        make_project(shard_project.folder, shard_project.model, prefix=prefix)
+        adopt_index(folder, shard_project.index())
+        assert (folder / "index.parquet").read_bytes() == shard_project.index().read_bytes()

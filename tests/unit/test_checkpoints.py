@@ -1,0 +1,318 @@
+"""A checkpoint folder: its manifest, what is finished in it, and how it grows."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Set
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from seqembed import checkpoints
+from seqembed.blocks import Block, list_blocks, read_block, write_block, write_next_block
+from seqembed.checkpoints import (
+    CheckpointManifest,
+    CheckpointWriter,
+    clear,
+    read_finished,
+    read_manifest,
+    set_aside,
+    write_manifest,
+)
+from seqembed.errors import CheckpointError
+
+LOGGER = logging.getLogger("seqembed.tests")
+MANIFEST = CheckpointManifest(
+    rank=1,
+    world_size=2,
+    recipe_fingerprint="a" * 64,
+    shard_fingerprint="b" * 64,
+    token_budget=4096,
+    model="m",
+    weights_sha256="c" * 64,
+    width=4,
+    recipe={"precision": "fp32", "max_length": 1022},
+)
+# Files of users look like this: later versions add keys, and must go on reading this one.
+GOLDEN = f"""\
+{{
+  "format_version": "1",
+  "kind": "checkpoint",
+  "model": "m",
+  "rank": 1,
+  "recipe": {{
+    "max_length": 1022,
+    "precision": "fp32"
+  }},
+  "recipe_fingerprint": "{"a" * 64}",
+  "shard_fingerprint": "{"b" * 64}",
+  "token_budget": 4096,
+  "weights_sha256": "{"c" * 64}",
+  "width": 4,
+  "world_size": 2
+}}
+"""
+
+
+def test_the_manifest_is_the_golden_one(tmp_path):
+    folder = tmp_path / "new"
+    assert read_manifest(folder) is None
+    write_manifest(folder, MANIFEST)
+    assert [p.name for p in folder.iterdir()] == ["manifest.json"]
+    assert (folder / "manifest.json").read_text() == GOLDEN
+    assert read_manifest(folder) == MANIFEST
+    grown = json.loads(GOLDEN) | {"later": 1}
+    (folder / "manifest.json").write_text(json.dumps(grown))
+    assert read_manifest(folder) == MANIFEST
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"null",
+        b"{}",
+        b"\xff",
+        GOLDEN[:-20].encode(),
+        GOLDEN.replace('"1"', '"2"').encode(),
+        GOLDEN.replace('"checkpoint"', '"recipe"').encode(),
+        GOLDEN.replace('  "width": 4,\n', "").encode(),
+        GOLDEN.replace("4096", "0").encode(),
+        GOLDEN.replace("4096", '"4096"').encode(),
+    ],
+)
+def test_a_damaged_manifest_is_named(content, tmp_path):
+    path = tmp_path / "manifest.json"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"{path}: damaged manifest .*; remove it"):
+        read_manifest(tmp_path)
+
+
+def test_what_is_set_aside_hides_nothing_set_aside_before(tmp_path):
+    names = []
+    for content in ("a", "b", "c"):
+        path = tmp_path / "x.safetensors"
+        path.write_text(content)
+        names.append(set_aside(path).name)
+        assert not path.exists()
+    assert names == [f"x.safetensors.damaged{number}" for number in ("", 1, 2)]
+    assert [(tmp_path / name).read_text() for name in names] == ["a", "b", "c"]
+
+
+def test_clear_removes_what_a_worker_left_and_nothing_else(tmp_path):
+    write_manifest(tmp_path, MANIFEST)
+    add_block(tmp_path, [0, 1])
+    (tmp_path / "shard_0.h5").touch()
+    for name in ("notes.txt", "batch_00000.safetensors.damaged"):
+        (tmp_path / name).touch()
+    clear(tmp_path)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["batch_00000.safetensors.damaged", "notes.txt"]
+    clear(tmp_path / "none")
+
+
+# Row n of the tests' shard has the digest n, n, ... and the values n, n + 0.5, ...
+
+
+def digests_of(rows: list[int]) -> np.ndarray:
+    return np.repeat(np.array(rows, np.uint8)[:, None], 16, axis=1)
+
+
+def values_of(rows: list[int]) -> np.ndarray:
+    return np.array(rows, np.float32)[:, None] + np.arange(4, dtype=np.float32) / 2
+
+
+def names_of(rows: list[int]) -> list[str]:
+    return [bytes([row] * 16).hex() for row in rows]
+
+
+def add_block(folder: Path, rows: list[int]) -> Path:
+    flags = np.zeros(len(rows), np.uint8)
+    return write_next_block(folder, digests_of(rows), values_of(rows), flags, batches=1)
+
+
+def assert_finished(folder: Path, rows: list[int]) -> None:
+    ids, found = read_finished(folder, LOGGER)
+    assert isinstance(ids, Set)
+    assert list(ids) == names_of(rows)
+    if not rows:
+        assert found is None
+        return
+    assert isinstance(found, np.memmap)
+    np.testing.assert_array_equal(found, values_of(rows))
+    with pytest.raises(ValueError, match="read-only"):
+        found[0] = 0
+
+
+def test_nothing_is_finished_in_an_empty_folder(tmp_path):
+    assert_finished(tmp_path / "none", [])
+    assert_finished(tmp_path, [])
+    add_block(tmp_path, [])
+    assert_finished(tmp_path, [])
+
+
+def test_row_i_belongs_to_the_ith_id(tmp_path):
+    parts = [[7, 2], [9], [1, 3, 250]]
+    for part in parts:
+        add_block(tmp_path, part)
+    before = sorted(tmp_path.iterdir())
+    assert_finished(tmp_path, [row for part in parts for row in part])
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_sequence_that_two_workers_computed_counts_once(tmp_path):
+    for part in ([5, 6, 7], [7, 5, 8], [6]):
+        add_block(tmp_path, part)
+    assert_finished(tmp_path, [5, 6, 7, 8])
+
+
+@pytest.mark.parametrize(("place", "left"), [(0, [3, 4]), (1, [1, 2, 4]), (2, [1, 2, 3])])
+def test_a_damaged_block_is_set_aside_and_its_rows_do_not_count(place, left, tmp_path, caplog):
+    paths = [add_block(tmp_path, part) for part in ([1, 2], [3], [4])]
+    content = bytearray(paths[place].read_bytes())
+    content[-1] ^= 128
+    paths[place].write_bytes(content)
+    assert_finished(tmp_path, left)
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.getMessage().startswith(f"{paths[place]}: damaged checkpoint block")
+    aside = paths[place].with_name(f"{paths[place].name}.damaged")
+    assert record.getMessage().endswith(f"set aside as {aside.name}")
+    assert aside.read_bytes() == content and not paths[place].exists()
+
+
+def test_only_damaged_blocks_are_no_rows(tmp_path):
+    add_block(tmp_path, [1]).write_bytes(b"")
+    assert_finished(tmp_path, [])
+
+
+class Clock:
+    def __init__(self, now: float = 0.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def open_writer(folder: Path, clock: Clock | None = None, **changes: Any) -> CheckpointWriter:
+    """A writer of a shard of 20 rows, every third one flagged, none there yet."""
+    rows = list(range(20))
+    given: dict[str, Any] = {
+        "digests": digests_of(rows),
+        "flags": np.array([2 if row % 3 == 0 else 0 for row in rows], np.uint8),
+        "wanted": np.ones(20, bool),
+        "sequences": 1000,
+        "seconds": 300.0,
+        "clock": clock or Clock(),
+    }
+    return CheckpointWriter(folder, **given | changes)
+
+
+def add(writer: CheckpointWriter, rows: list[int]) -> int:
+    return writer.add(np.array(rows), values_of(rows))
+
+
+def contents(folder: Path) -> list[list[int]]:
+    """The rows of each block."""
+    blocks = [read_block(path) for path in list_blocks(folder)]
+    for block in blocks:
+        rows = block.digests[:, 0].tolist()
+        np.testing.assert_array_equal(block.rows, values_of(rows))
+        assert block.flags.tolist() == [2 if row % 3 == 0 else 0 for row in rows]
+    return [block.digests[:, 0].tolist() for block in blocks]
+
+
+def test_a_block_is_due_after_enough_sequences(tmp_path):
+    writer = open_writer(tmp_path, sequences=4)
+    counts = [add(writer, rows) for rows in ([0, 1, 2], [3, 4], [5], [6, 7, 8])]
+    assert counts == [3, 2, 1, 3]
+    assert contents(tmp_path) == [[0, 1, 2, 3, 4], [5, 6, 7, 8]]
+    ranges = [(b.first, b.last) for b in map(read_block, list_blocks(tmp_path))]
+    assert ranges == [(0, 1), (2, 3)]
+
+
+@pytest.mark.parametrize("begin", [-5.0, 0.0, 1000.0])
+def test_a_block_is_due_after_enough_time(begin, tmp_path):
+    clock = Clock(begin)
+    writer = open_writer(tmp_path, clock, seconds=10)
+    for now, rows, blocks in ((9.9, [0], 0), (10, [1], 1), (19.9, [2], 1), (20, [3], 2)):
+        clock.now = begin + now
+        add(writer, rows)
+        assert len(list_blocks(tmp_path)) == blocks
+    assert writer.written == begin + 20
+    assert contents(tmp_path) == [[0, 1], [2, 3]]
+
+
+def test_a_block_is_due_before_memory_is_full(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "MAX_WAITING_BYTES", 3 * 16)
+    writer = open_writer(tmp_path)
+    add(writer, [0, 1])
+    assert contents(tmp_path) == []
+    add(writer, [2])
+    assert contents(tmp_path) == [[0, 1, 2]]
+
+
+def test_rows_that_are_there_already_are_not_written_again(tmp_path):
+    wanted = np.ones(20, bool)
+    wanted[[1, 4, 5]] = False
+    writer = open_writer(tmp_path, wanted=wanted)
+    assert [add(writer, rows) for rows in ([0, 1, 2], [3, 4], [5, 6])] == [2, 1, 1]
+    writer.write()
+    assert contents(tmp_path) == [[0, 2, 3, 6]]
+
+
+def test_ids_and_blocks_say_the_same(tmp_path):
+    writer = open_writer(tmp_path, sequences=2)
+    for rows in ([4, 3], [9], [8], [0]):
+        add(writer, rows)
+    assert (writer.ids, [len(block) for block in writer.blocks]) == (names_of([4, 3, 9, 8]), [2, 2])
+    writer.write()
+    writer.write()
+    assert writer.ids == names_of([4, 3, 9, 8, 0])
+    np.testing.assert_array_equal(np.concatenate(writer.blocks), values_of([4, 3, 9, 8, 0]))
+    assert all(isinstance(block, np.memmap) for block in writer.blocks)
+    assert len(list_blocks(tmp_path)) == 3
+
+
+def test_without_rows_nothing_is_written(tmp_path):
+    writer = open_writer(tmp_path)
+    writer.write()
+    assert (list(tmp_path.iterdir()), writer.ids, writer.written) == ([], [], None)
+
+
+def test_the_rows_may_change_once_they_are_taken(tmp_path):
+    writer, rows = open_writer(tmp_path), values_of([1, 2])
+    writer.add(np.array([1, 2]), rows)
+    rows[:] = -1
+    writer.write()
+    assert contents(tmp_path) == [[1, 2]]
+
+
+def test_a_block_that_could_not_be_written_is_tried_again(tmp_path, monkeypatch):
+    writer = open_writer(tmp_path, sequences=1)
+    with monkeypatch.context() as patch:
+
+        def fail(*arguments: Any, **named: Any) -> Path:
+            raise OSError(28, "No space left on device")
+
+        patch.setattr(checkpoints, "write_next_block", fail)
+        with pytest.raises(OSError, match="No space left"):
+            add(writer, [0, 1])
+        assert (writer.ids, writer.blocks) == ([], [])
+    writer.write()
+    assert contents(tmp_path) == [[0, 1]]
+
+
+def test_blocks_of_several_numbers_are_read_in_their_order(tmp_path):
+    for first in (7, 100_000, 2):
+        rows = [first % 256]
+        flags = np.zeros(1, np.uint8)
+        block = Block(
+            first=first, last=first, digests=digests_of(rows), rows=values_of(rows), flags=flags
+        )
+        write_block(tmp_path, block)
+    assert_finished(tmp_path, [2, 7, 100_000 % 256])

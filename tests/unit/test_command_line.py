@@ -1,0 +1,166 @@
+"""What the entries share: one line for what a user can mend, a traceback for a bug."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from worker_runs import SCRIPTS
+
+from seqembed import command_line
+from seqembed.errors import ConfigError, InterruptedRun
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Runs a step that raises; returns the exit code and the log."""
+    monkeypatch.setattr(sys, "argv", ["/scripts/split.py"])
+
+    def run_step(error: BaseException | None) -> tuple[int, str]:
+        def step(arguments: argparse.Namespace, logger: logging.Logger) -> None:
+            logger.info("%s begins", arguments.log.name)
+            if error:
+                raise error
+
+        log = tmp_path / "logs/split.log"
+        code = command_line.run(step, argparse.Namespace(log=log))
+        return code, log.read_text()
+
+    return run_step
+
+
+def test_success(run, capsys):
+    code, log = run(None)
+    assert code == 0
+    assert capsys.readouterr().err == "split: split.log begins\n"
+    assert re.fullmatch(r"[-\d]{10} [:,\d]{12} INFO split.log begins\n", log)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ConfigError("shards must be positive"), "shards must be positive"),
+        (FileNotFoundError(2, "No such file", "a.faa"), "[Errno 2] No such file: 'a.faa'"),
+    ],
+)
+def test_what_a_user_can_mend_is_a_line_on_screen_and_in_the_log(error, line, run, capsys):
+    code, log = run(error)
+    assert code == 1
+    assert capsys.readouterr().err.splitlines()[1:] == [f"split: {line}"]
+    assert log.splitlines()[1].endswith(f"ERROR {line}")
+    assert len(log.splitlines()) == 2
+
+
+def test_a_bug_has_its_traceback_in_both(run, capsys):
+    code, log = run(ZeroDivisionError("oops"))
+    assert code == 1
+    for text in (capsys.readouterr().err, log):
+        assert "this is a bug in seqembed" in text
+        assert "Traceback (most recent call last)" in text
+        assert "ZeroDivisionError: oops" in text
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (InterruptedRun("stopped; run again"), "stopped; run again"),
+        (KeyboardInterrupt(), "stopped by Ctrl-C"),
+    ],
+)
+def test_an_interruption_is_no_error(error, line, run, capsys):
+    code, log = run(error)
+    assert code == 143
+    assert capsys.readouterr().err.splitlines()[1:] == [f"split: {line}"]
+    assert log.splitlines()[1].endswith(f"WARNING {line}")
+
+
+def test_a_log_is_optional_and_nothing_is_written_twice(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["/scripts/split.py"])
+    for _ in range(2):
+        arguments = argparse.Namespace(log=None)
+        assert command_line.run(lambda _, logger: logger.info("hello"), arguments, label=" 3") == 0
+        assert capsys.readouterr().err == "split 3: hello\n"
+
+
+def test_the_parser_asks_for_a_log_where_one_is_needed(capsys):
+    assert command_line.parser("about").parse_args([]).log is None
+    assert command_line.parser("about").parse_args(["--log", "a/b"]).log == Path("a/b")
+    with pytest.raises(SystemExit):
+        command_line.parser("about", needs_log=True).parse_args([])
+    assert "--log" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "value"), [("auto", "auto"), ("12", 12)])
+def test_auto_or_int(text, value):
+    assert command_line.auto_or_int(text) == value
+    with pytest.raises(ValueError, match="many"):
+        command_line.auto_or_int("many")
+
+
+PROGRAM = """
+import argparse, os, sys, time
+from pathlib import Path
+from seqembed import command_line
+from seqembed.files import published
+
+def step(arguments, logger):
+    with published(Path("out/result.bin")) as temporary:
+        temporary.write_bytes(bytes(1000))
+        print("ready", flush=True)
+        time.sleep(60)
+
+sys.exit(command_line.run(step, argparse.Namespace(log=Path("log"))))
+"""
+
+
+@pytest.mark.parametrize("count", [1, 20])
+def test_sigterm_leaves_no_temporary_file(count, tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(SCRIPTS)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    assert len(list((tmp_path / "out").iterdir())) == 1
+    for _ in range(count):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.0002)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 143, said
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+ENTRIES = ["embed_shard", "index", "merge", "prepare_model", "split"]
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_every_entry_is_guarded_and_describes_itself(entry, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    module: Any = __import__(entry)
+    monkeypatch.setattr(sys, "argv", [f"{entry}.py", "--help"])
+    with pytest.raises(SystemExit) as caught:
+        module.main()
+    assert caught.value.code == 0
+    said = capsys.readouterr().out
+    assert module.__doc__.split(",")[0].split()[0] in said and "--log" in said

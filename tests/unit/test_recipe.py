@@ -1,0 +1,219 @@
+"""The recipe: one for all workers of a request, and a fingerprint that never changes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from seqembed.environment import EnvConfig
+from seqembed.errors import ConfigError, DeviceError, RecipeError
+from seqembed.models.esm2 import Esm2Architecture
+from seqembed.models.prepare import PreparedModel
+from seqembed.recipe import Recipe, Request, adopt_recipe, read_recipe, refuse_long
+
+CPU = torch.device("cpu")
+ENVIRONMENT = EnvConfig(disable_fp16=False, visible_devices=None, in_slurm_step=False)
+REQUEST = Request(precision="auto", long_sequences="error", max_length="auto")
+MODEL = PreparedModel(
+    name="m",
+    family="esm2",
+    source="models/m",
+    weights="models/m/model.safetensors",
+    size=100,
+    sha256="0f" * 32,
+    architecture=Esm2Architecture(layers=3, width=32, heads=4, ffn_width=64),
+    tokenizer="esm2",
+    max_length=1022,
+)
+RECIPE = Recipe(
+    weights="a" * 64,
+    tokenizer="esm2",
+    layer=33,
+    pooling="mean",
+    precision="fp16",
+    storage="float32",
+    long_sequences="truncate",
+    max_length=1022,
+    numerics_version=1,
+)
+
+# Files of users look like this: later versions add keys, and must go on reading this one.
+GOLDEN = """\
+{
+  "format_version": "1",
+  "kind": "recipe",
+  "layer": 3,
+  "long_sequences": "error",
+  "max_length": 1022,
+  "numerics_version": 1,
+  "pooling": "mean",
+  "precision": "fp32",
+  "storage": "float32",
+  "tokenizer": "esm2",
+  "weights": "WEIGHTS"
+}
+"""
+
+
+def adopt(folder: Path, request: Request = REQUEST, model: PreparedModel = MODEL) -> Recipe:
+    return adopt_recipe(folder, request, model, CPU, ENVIRONMENT)
+
+
+def test_fingerprints_never_change():
+    assert RECIPE.fingerprint == "1d43eece56dcc35d6ee3ced39bb75a0cc1f5529666dee8529938bf0fbe5aba5d"
+    assert MODEL.fingerprint == "5f3bb7147127f721b47796e22d917b579813abe5481f0134062e8d040d1e5db5"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("weights", "b" * 64),
+        ("tokenizer", "other"),
+        ("layer", 32),
+        ("pooling", "cls"),
+        ("precision", "fp32"),
+        ("storage", "float16"),
+        ("long_sequences", "error"),
+        ("max_length", 1021),
+        ("numerics_version", 2),
+    ],
+)
+def test_each_field_changes_the_fingerprint(name, value):
+    assert replace(RECIPE, **{name: value}).fingerprint != RECIPE.fingerprint
+    assert RECIPE.fields()[name] != value
+
+
+def test_the_first_worker_writes_the_golden_file_and_the_second_adopts_it(tmp_path):
+    first = adopt(tmp_path / "recipes")
+    (path,) = (tmp_path / "recipes").iterdir()
+    # The name is made of what was asked for: another one would orphan users' checkpoints.
+    assert path.name == "cd843bfaa160dd6f9495c5c6.json"
+    assert path.read_text() == GOLDEN.replace("WEIGHTS", MODEL.fingerprint)
+    before = path.stat()
+    assert adopt(tmp_path / "recipes") == first == read_recipe(path)
+    assert path.stat() == before
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"later": 1}))
+    assert adopt(tmp_path / "recipes") == first
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"precision": "fp32"}, {"long_sequences": "truncate"}, {"max_length": 1022}],
+)
+def test_another_request_is_another_file(changes, tmp_path):
+    adopt(tmp_path)
+    adopt(tmp_path, replace(REQUEST, **changes))
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_other_weights_are_another_file_and_another_name_is_not(tmp_path):
+    adopt(tmp_path)
+    adopt(tmp_path, model=replace(MODEL, name="n", source="elsewhere", weights="x.safetensors"))
+    assert len(list(tmp_path.iterdir())) == 1
+    adopt(tmp_path, model=replace(MODEL, sha256="1f" * 32))
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def edit(folder: Path, **changes: Any) -> Path:
+    (path,) = folder.iterdir()
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("layer", 2), ("pooling", "cls"), ("long_sequences", "truncate"), ("max_length", 5)],
+)
+def test_a_conflict_names_the_file_and_the_field(name, value, tmp_path):
+    own = adopt(tmp_path).fields()[name]
+    path = edit(tmp_path, **{name: value})
+    with pytest.raises(RecipeError, match=f"{path}: {name} is {value!r}.* use {own!r}; remove"):
+        adopt(tmp_path)
+
+
+def test_auto_precision_is_adopted_and_no_other(tmp_path, monkeypatch):
+    without_fp16 = replace(ENVIRONMENT, disable_fp16=True)
+    assert adopt_recipe(tmp_path, REQUEST, MODEL, CPU, without_fp16).precision == "fp32"
+    monkeypatch.setattr("seqembed.precision.should_use_fp16", lambda *_: True)
+    assert adopt(tmp_path).precision == "fp32"
+    asked = replace(REQUEST, precision="fp32")
+    adopt(tmp_path / "fp32", asked)
+    edit(tmp_path / "fp32", precision="fp16")
+    with pytest.raises(RecipeError, match="precision is 'fp16', but this worker would use 'fp32'"):
+        adopt(tmp_path / "fp32", asked)
+
+
+def test_a_precision_that_this_device_cannot_do_is_not_adopted(tmp_path):
+    adopt(tmp_path)
+    edit(tmp_path, precision="fp16")
+    with pytest.raises(DeviceError, match="`precision: fp16` cannot be used on cpu"):
+        adopt(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"{}",
+        b"\xff\xfe",
+        GOLDEN.replace('"1"', '"2"').encode(),
+        GOLDEN.replace('"recipe"', '"model"').encode(),
+        GOLDEN.replace('  "layer": 3,\n', "").encode(),
+        GOLDEN.replace("fp32", "fp33").encode(),
+    ],
+)
+def test_a_damaged_recipe_is_named(content, tmp_path):
+    adopt(tmp_path)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(content)
+    with pytest.raises(RecipeError, match=f"{path}: damaged recipe .*; remove it and run again"):
+        adopt(tmp_path)
+
+
+def adopt_at_once(barrier: Any, results: Any, folder: Path) -> None:
+    """Runs in a process of its own."""
+    barrier.wait()
+    try:
+        results.put(adopt(folder).fingerprint)
+    except RecipeError as error:
+        results.put(str(error))
+
+
+def test_processes_that_begin_at_once_agree(context, tmp_path):
+    barrier, results = context.Barrier(4), context.Queue()
+    arguments = (barrier, results, tmp_path)
+    processes = [context.Process(target=adopt_at_once, args=arguments) for _ in range(4)]
+    for process in processes:
+        process.start()
+    found = {results.get(timeout=60) for _ in processes}
+    for process in processes:
+        process.join()
+    assert found == {adopt(tmp_path).fingerprint}
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_long_sequences_are_counted():
+    lengths = np.array([1500, 30, 12, 11, 10])
+    with pytest.raises(ConfigError) as caught:
+        refuse_long("error", 11, lengths)
+    assert "3 of 5 sequences are longer than 11 residues (the longest has 1,500)" in str(
+        caught.value
+    )
+    assert "`embedding: {long_sequences: truncate}`" in str(caught.value)
+    refuse_long("truncate", 11, lengths)
+    refuse_long("error", 1500, lengths)
+    refuse_long("error", 1, lengths[:0])
+
+
+def test_truncated_rows_are_flagged():
+    flags = RECIPE.flags(np.array([1023, 1022, 1]))
+    assert (flags.tolist(), flags.dtype) == ([2, 0, 0], np.uint8)

@@ -1,0 +1,69 @@
+"""Rows in several arrays, found by digest."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seqembed.row_pool import DigestIndex, RowPool, count_distinct
+
+# Few letters, zeros among them, and differences in every part: near misses and duplicates.
+DIGEST = st.lists(st.sampled_from([0, 1, 255]), min_size=16, max_size=16).map(
+    bytes
+) | st.sampled_from([bytes(16), b"\0" * 15 + b"\1", b"\1" + b"\0" * 15, b"\xff" * 16])
+DIGESTS = st.lists(DIGEST, max_size=20)
+
+
+def _array(digests: list[bytes]) -> np.ndarray:
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16)
+
+
+@given(DIGESTS, DIGESTS)
+def test_an_index_finds_what_a_dict_finds(held, wanted):
+    first = {digest: place for place, digest in reversed(list(enumerate(held)))}
+    wanted = wanted + held[::2]
+    found = DigestIndex(_array(held)).find(_array(wanted))
+    assert found.dtype == np.int64
+    assert found.tolist() == [first.get(digest, -1) for digest in wanted]
+
+
+def test_an_index_takes_columns_of_a_larger_array():
+    wide = np.arange(96, dtype=np.uint8).reshape(3, 32)
+    index = DigestIndex(wide[:, ::2])
+    assert index.find(np.ascontiguousarray(wide[::-1, ::2])).tolist() == [2, 1, 0]
+    assert index.find(wide[:, 16:]).tolist() == [-1, -1, -1]
+
+
+@given(DIGESTS)
+def test_distinct_digests_are_counted(digests):
+    assert count_distinct(_array(digests)) == len(set(digests))
+
+
+@given(st.lists(st.integers(0, 4), max_size=6), st.integers(1, 3), st.data())
+def test_a_pool_gives_the_rows_of_its_arrays(counts, width, data):
+    starts = np.cumsum([0, *counts])
+    total = int(starts[-1])
+    values = np.arange(total * width, dtype=np.float32).reshape(total, width)
+    arrays = [values[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    numbers = st.lists(st.integers(0, total - 1), max_size=12) if total else st.just([])
+    places = data.draw(numbers)
+    rows = RowPool(arrays, width).take(np.array(places, np.int64))
+    assert rows.dtype == np.float32
+    assert rows.shape == (len(places), width)
+    assert rows.tolist() == [values[place].tolist() for place in places]
+
+
+def test_half_precision_rows_come_as_float32():
+    half = np.array([[0.1, 2]], np.float16)
+    rows = RowPool([half, np.ones((1, 2), np.float32)], 2).take(np.array([1, 0]))
+    assert rows.dtype == np.float32
+    np.testing.assert_array_equal(rows, [[1, 1], half[0]])
+
+
+@pytest.mark.parametrize("place", [-1, 3])
+def test_a_place_outside_the_pool_is_refused(place):
+    pool = RowPool([np.zeros((1, 2), np.float32), np.zeros((2, 2), np.float32)], 2)
+    with pytest.raises(IndexError):
+        pool.take(np.array([0, place]))

@@ -1,0 +1,174 @@
+"""What a worker settles before its first batch."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import worker_runs
+from worker_runs import SEQUENCES, Project
+
+from seqembed.batches import AUTO_TOKEN_BUDGET
+from seqembed.checkpoints import CheckpointManifest
+from seqembed.errors import CheckpointError, ConfigError, DeviceError, IndexFormatError, ModelError
+from seqembed.models.esm2 import encode_residues
+from seqembed.models.prepare import read_prepared
+from seqembed.run import Run, choose_device, open_run
+
+LOGGER = logging.getLogger("seqembed.tests")
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def open_project(project: Project, **changes: Any) -> Run:
+    return open_run(project.index(), project.output, project.config(**changes), LOGGER)
+
+
+def test_a_run_is_settled(project, monkeypatch):
+    monkeypatch.delenv("SEQEMBED_DISABLE_FP16", raising=False)
+    run = open_project(project, threads=2)
+    assert torch.get_num_threads() == 2
+    assert run.device == torch.device("cpu")
+    assert run.model == read_prepared(project.model)
+    assert (run.recipe.precision, run.recipe.max_length, run.recipe.layer) == ("fp32", 1022, 4)
+    assert run.recipe.weights == run.model.fingerprint
+    assert len(list((project.results / "recipes").iterdir())) == 1
+    assert run.checkpoint_key == f"{run.recipe.fingerprint[:12]}-{run.shard.fingerprint[:12]}"
+    assert run.tokens.tolist() == sorted((len(s) + 2 for s in SEQUENCES), reverse=True)
+    assert open_project(project, threads=1).recipe == run.recipe
+    assert torch.get_num_threads() == 1
+
+
+def test_tokens_are_those_that_reach_the_model(project):
+    run = open_project(
+        project,
+        embedding=worker_runs.EMBEDDING | {"long_sequences": "truncate", "max_length": 100},
+    )
+    assert run.tokens.max() == 102
+    assert run.tokens.min() == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"threads": 0}, ConfigError),
+        ({"device": "cuda"}, DeviceError),
+        ({"model": "none.json"}, ModelError),
+        ({"embedding": worker_runs.EMBEDDING | {"precision": "fp16"}}, DeviceError),
+        ({"embedding": worker_runs.EMBEDDING | {"max_length": 299}}, ConfigError),
+    ],
+)
+def test_what_cannot_run_says_so_and_computes_nothing(changes, error, project, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(error):
+        open_project(project, **changes)
+    assert not project.output.exists() and not (project.results / "checkpoints").exists()
+
+
+def test_a_missing_index_is_named(project):
+    project.index().unlink()
+    with pytest.raises(IndexFormatError, match=str(project.index())):
+        open_project(project)
+
+
+def test_the_environment_is_looked_at(project, monkeypatch):
+    monkeypatch.setenv("SEQEMBED_DISABLE_FP16", "perhaps")
+    with pytest.raises(ConfigError, match="SEQEMBED_DISABLE_FP16"):
+        open_project(project)
+
+
+def test_choose_device(monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device("cpu", LOGGER) == torch.device("cpu")
+    for asked in ("auto", "cuda"):
+        assert choose_device(asked, LOGGER) == torch.device("cuda", 0)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("version", "reason"),
+    [(None, "this PyTorch has no CUDA"), ("13.0", "PyTorch finds no CUDA device")],
+)
+def test_without_cuda_auto_says_so_and_cuda_fails(version, reason, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", version)
+    assert choose_device("auto", LOGGER) == torch.device("cpu")
+    assert caplog.messages == [f"{reason}: the CPU is used"]
+    with pytest.raises(DeviceError, match=f"^device is cuda, but {reason}; .*device: cpu"):
+        choose_device("cuda", LOGGER)
+
+
+@pytest.mark.parametrize(
+    ("asked", "earlier", "budget"),
+    [
+        ("auto", None, AUTO_TOKEN_BUDGET["cpu"]),
+        ("auto", 777, 777),
+        (512, None, 512),
+        (512, 777, 512),
+    ],
+)
+def test_the_budget_that_is_asked_for_wins(asked, earlier, budget, project):
+    run = open_project(project, token_budget=asked)
+    before = replace(run.manifest(None), token_budget=earlier) if earlier else None
+    found = run.manifest(before)
+    assert found == CheckpointManifest(
+        rank=0,
+        world_size=1,
+        recipe_fingerprint=run.recipe.fingerprint,
+        shard_fingerprint=run.shard.fingerprint,
+        token_budget=budget,
+        model="random",
+        weights_sha256=run.model.sha256,
+        width=64,
+        recipe=run.recipe.fields(),
+    )
+
+
+def test_the_automatic_budget_is_the_devices(project):
+    run = replace(open_project(project, token_budget="auto"), device=torch.device("cuda", 0))
+    assert run.manifest(None).token_budget == AUTO_TOKEN_BUDGET["cuda"]
+
+
+@pytest.mark.parametrize("name", ["recipe_fingerprint", "shard_fingerprint"])
+def test_checkpoints_of_another_recipe_or_shard_are_refused(name, project):
+    run = open_project(project)
+    with pytest.raises(CheckpointError, match=f"checkpoints/{run.checkpoint_key}: .*remove it"):
+        run.manifest(replace(run.manifest(None), **{name: "0" * 64}))
+
+
+def test_batches_with_a_missing_row_come_whole_and_no_other(project):
+    run = open_project(project)
+    all_rows = list(range(len(SEQUENCES)))
+    batches, tokens = run.load_batches(project.index(), all_rows, 512, encode_residues)
+    plan = [batch.positions.tolist() for batch in batches]
+    assert sum(plan, []) == all_rows
+    assert tokens == run.tokens.sum()
+    wanted = [plan[3][-1], plan[1][0]]
+    batches, tokens = run.load_batches(project.index(), wanted, 512, encode_residues)
+    assert [batch.positions.tolist() for batch in batches] == [plan[1], plan[3]]
+    assert tokens == run.tokens[plan[1]].sum() + run.tokens[plan[3]].sum()
+    batches, tokens = run.load_batches(project.index(), [], 512, encode_residues)
+    assert (list(batches), tokens) == ([], 0)
+
+
+def test_the_writer_takes_the_rows_that_are_missing(project):
+    folder = project.folder / "blocks"
+    run = open_project(project)
+    writer = run.open_writer(folder, [2, 5], sequences=100, seconds=time.time())
+    count = writer.add(np.arange(4), np.zeros((4, 64), np.float32))
+    assert count == 1
+    writer.write()
+    assert writer.ids == [run.shard.digests[2].tobytes().hex()]

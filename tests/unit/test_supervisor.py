@@ -1,0 +1,349 @@
+"""The supervisor: real processes, ended in every way that processes end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from worker_runs import SCRIPTS, Project, make_project, make_sequences
+
+from seqembed import supervisor
+from seqembed.blocks import list_blocks, read_block
+from seqembed.environment import EnvConfig
+from seqembed.errors import DeviceError, InterruptedRun, WorkerError
+from seqembed.supervisor import Supervisor
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are seen in /proc")
+
+ENVIRONMENT = EnvConfig(disable_fp16=False, visible_devices=None, in_slurm_step=False)
+LOGGER = logging.getLogger("seqembed.tests")
+
+
+def wait_for(what: Callable[[], Any], seconds: float = 60.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, f"not in {seconds} seconds"
+        time.sleep(0.01)
+    return found
+
+
+def stat_of(pid: int) -> list[str]:
+    """State, parent and so on; a process that is gone has the state X."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return ["X", "0"]
+
+
+def gone(pid: int) -> bool:
+    # A zombie is waited for by nobody here, and does nothing.
+    return stat_of(pid)[0] in "XZ"
+
+
+def workers_of(pid: int) -> list[int]:
+    """The spawned children of a process, without multiprocessing's resource tracker."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        if stat_of(int(folder.name))[1] == str(pid):
+            words = (folder / "cmdline").read_bytes()
+            if b"spawn_main" in words:
+                found.append(int(folder.name))
+    return found
+
+
+@pytest.fixture(scope="module")
+def long_project(prepared_model, tmp_path_factory) -> Project:
+    """A shard that takes seconds, in batches of a few milliseconds."""
+    sequences = make_sequences([300] * 2000)
+    return make_project(tmp_path_factory.mktemp("long"), prepared_model, sequences)
+
+
+class Entry:
+    """embed_shard.py at work on the long shard, its results in a folder of its own."""
+
+    def __init__(self, project: Project, folder: Path) -> None:
+        self.folder = folder
+        self.command = [
+            *(sys.executable, str(SCRIPTS / "embed_shard.py")),
+            *("--index", str(project.index()), "--model", str(project.model)),
+            *("--rank", "0", "--world-size", "1", "--output", str(folder / "shards/shard_0.h5")),
+            *("--precision", "auto", "--long-sequences", "error", "--max-length", "auto"),
+            *("--device", "cpu", "--token-budget", "600", "--threads", "1"),
+            *("--checkpoint-sequences", "20", "--checkpoint-seconds", "300"),
+            *("--log", str(folder / "worker.log")),
+        ]
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            self.command, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        self.pid = self.process.pid
+
+    def start_under_a_driver(self) -> int:
+        """Start it as the child of a process that does nothing else; return that one's pid."""
+        program = (
+            "import os, subprocess, sys, time\n"
+            "child = subprocess.Popen([*sys.argv[1:], '--parent', str(os.getpid())])\n"
+            "print(child.pid, flush=True)\n"
+            "time.sleep(600)"
+        )
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", program, *self.command], stdout=subprocess.PIPE, text=True
+        )
+        self.pid = int(self.process.stdout.readline())
+        return self.process.pid
+
+    def blocks(self) -> list[Path]:
+        return [path for f in self.folder.glob("checkpoints/*/shard_0") for path in list_blocks(f)]
+
+    def worker(self) -> int:
+        """The worker's pid, as soon as it has written a block."""
+        wait_for(self.blocks)
+        (pid,) = workers_of(self.pid)
+        return pid
+
+    def finish(self) -> tuple[int, list[str]]:
+        """The exit code and the lines on the screen."""
+        _, said = self.process.communicate(timeout=30)
+        return self.process.returncode, said.splitlines()
+
+
+@pytest.fixture
+def entry(long_project, tmp_path) -> Iterator[Entry]:
+    entry = Entry(long_project, tmp_path)
+    yield entry
+    for pid in (entry.process.pid, entry.pid):
+        if not gone(pid):
+            os.kill(pid, signal.SIGKILL)
+    entry.process.wait()
+
+
+def assert_checkpointed(entry: Entry) -> None:
+    """The last block holds what was finished when the signal came, not a full block's 20 rows."""
+    log = (entry.folder / "worker.log").read_text()
+    assert "SIGTERM came" in log
+    rows = sum(len(read_block(path).rows) for path in entry.blocks())
+    assert f"{rows} of 2,000 sequences done" in log
+
+
+def stop_by_sigterm(entry: Entry) -> None:
+    os.kill(entry.pid, signal.SIGTERM)
+    os.kill(entry.pid, signal.SIGTERM)
+
+
+def stop_by_ctrl_c(entry: Entry) -> None:
+    os.killpg(entry.pid, signal.SIGINT)
+
+
+@pytest.mark.parametrize("stop", [stop_by_sigterm, stop_by_ctrl_c])
+def test_a_signal_lets_the_worker_write_a_checkpoint(stop, entry):
+    entry.start()
+    worker = entry.worker()
+    # CUDA cannot be touched where PyTorch is not there.
+    assert "libtorch" in Path(f"/proc/{worker}/maps").read_text()
+    assert "libtorch" not in Path(f"/proc/{entry.pid}/maps").read_text()
+    stop(entry)
+    code, said = entry.finish()
+    assert code == 143
+    assert (
+        said[-1]
+        == "embed_shard 0: stopped by a signal; what is finished is kept, run again to go on"
+    )
+    assert "Traceback" not in "".join(said)
+    assert gone(worker)
+    assert_checkpointed(entry)
+
+
+def test_a_signal_while_the_worker_starts(entry):
+    entry.start()
+    wait_for(lambda: workers_of(entry.pid))
+    stop_by_sigterm(entry)
+    assert entry.finish()[0] == 143
+
+
+def test_a_worker_that_is_killed_is_told_of(entry):
+    entry.start()
+    os.kill(entry.worker(), signal.SIGKILL)
+    code, said = entry.finish()
+    assert code == 1
+    assert (
+        "the worker ended without a word, killed by SIGKILL (the kernel does this when" in said[-1]
+    )
+    assert "what is finished is kept" in said[-1]
+    assert len(entry.blocks()) > 0
+
+
+def test_who_loses_the_driver_ends(entry):
+    driver = entry.start_under_a_driver()
+    worker = entry.worker()
+    os.kill(driver, signal.SIGKILL)
+    wait_for(lambda: gone(entry.pid) and gone(worker), 10)
+    assert_checkpointed(entry)
+
+
+def test_a_worker_dies_with_its_supervisor(entry):
+    entry.start()
+    worker = entry.worker()
+    os.kill(entry.pid, signal.SIGKILL)
+    wait_for(lambda: gone(worker), 2)
+    for path in entry.blocks():
+        read_block(path)
+
+
+def test_the_supervisor_does_not_import_torch():
+    program = "import embed_shard, sys; sys.exit('torch' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": str(SCRIPTS)}
+    assert subprocess.run([sys.executable, "-c", program], env=environment).returncode == 0
+
+
+# Workers that only pretend: what the supervisor makes of their end. They take _work's place.
+
+COMPLETE = {"rank": 0, "status": "complete", "num_sequences": 3}
+FAILED = {"rank": 0, "status": "failed", "error": "generic_error", "error_message": "M: bad"}
+
+
+def say(results: Any, status: dict[str, Any], code: int) -> None:
+    results.put(status)
+    results.close()
+    results.join_thread()
+    sys.exit(code)
+
+
+def completes(parent: int, results: Any, variables: dict[str, str], *arguments: Any) -> None:
+    told = {"parent": parent, "variables": variables, "arguments": arguments}
+    say(results, COMPLETE | told, 0)
+
+
+def completes_and_fails(parent: int, results: Any, *_: Any) -> None:
+    say(results, COMPLETE, 5)
+
+
+def fails(parent: int, results: Any, *_: Any) -> None:
+    say(results, FAILED, 1)
+
+
+def runs_out_of_memory(parent: int, results: Any, *_: Any) -> None:
+    say(results, FAILED | {"error": "cuda_oom"}, 1)
+
+
+def loses_the_gpu(parent: int, results: Any, *_: Any) -> None:
+    say(results, FAILED | {"error": "cuda_runtime"}, 1)
+
+
+def meets_a_nan(parent: int, results: Any, *_: Any) -> None:
+    status = {"rank": 0, "status": "numerical_instability", "failed_batch": [1, 2], "error": "nan"}
+    say(results, status, 1)
+
+
+def was_interrupted(parent: int, results: Any, *_: Any) -> None:
+    say(results, {"rank": 0, "status": "interrupted", "error_message": "x"}, 143)
+
+
+def says_nothing(parent: int, results: Any, *_: Any) -> None:
+    os._exit(7)
+
+
+def hears_nothing(parent: int, results: Any, *_: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    Path(_[-1]["log_path"]).touch()
+    time.sleep(600)
+
+
+@pytest.fixture
+def supervise(tmp_path, monkeypatch) -> Iterator[Callable[..., dict[str, Any]]]:
+    """Runs a Supervisor over a worker that pretends."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+
+    def run(work: Any, parent: int | None = None, **changes: Any) -> dict[str, Any]:
+        monkeypatch.setattr(supervisor, "_work", work)
+        config = {"device": "cpu", "log_path": str(tmp_path / "ready")} | changes
+        environment = EnvConfig(disable_fp16=False, visible_devices="", in_slurm_step=False)
+        arguments = (0, 1, tmp_path / "index", tmp_path / "shards", config)
+        return Supervisor(LOGGER, environment, parent).run(*arguments)
+
+    yield run
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_a_complete_worker_gives_its_status(supervise, tmp_path):
+    status = supervise(completes)
+    assert status["parent"] == os.getpid()
+    assert status["variables"] == {"CUDA_VISIBLE_DEVICES": ""}
+    rank, world_size, index, output, config = status["arguments"]
+    assert (rank, world_size, index, output) == (0, 1, tmp_path / "index", tmp_path / "shards")
+    assert config["device"] == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("work", "message"),
+    [
+        (fails, "^M: bad; what is finished is kept, run again to go on$"),
+        (runs_out_of_memory, "^M: bad; out of memory: lower `execution: {token_budget: "),
+        (loses_the_gpu, "^M: bad; the GPU or its driver failed"),
+        (meets_a_nan, "^nan; what is finished is kept"),
+        (says_nothing, "ended without a word, exit code 7;"),
+        # The exit code has the last word.
+        (completes_and_fails, "^the worker completed, and then ended badly, exit code 5;"),
+    ],
+)
+def test_any_other_end_is_an_error(work, message, supervise):
+    with pytest.raises(WorkerError, match=message) as caught:
+        supervise(work)
+    assert (caught.value.status is None) == (work is says_nothing)
+
+
+def test_an_interrupted_worker_is_no_error(supervise):
+    with pytest.raises(InterruptedRun, match="run again to go on"):
+        supervise(was_interrupted)
+
+
+def stop_when_ready(folder: Path) -> None:
+    def stop() -> None:
+        wait_for((folder / "ready").exists)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop).start()
+
+
+def test_a_worker_that_hears_nothing_is_killed_after_a_grace(supervise, tmp_path, monkeypatch):
+    monkeypatch.setattr(supervisor, "GRACE_SECONDS", 0.3)
+    stop_when_ready(tmp_path)
+    with pytest.raises(InterruptedRun):
+        supervise(hears_nothing)
+    assert workers_of(os.getpid()) == []
+
+
+def fails_when_stopped(parent: int, results: Any, *_: Any) -> None:
+    signal.signal(signal.SIGTERM, lambda number, frame: say(results, FAILED, 1))
+    Path(_[-1]["log_path"]).touch()
+    time.sleep(600)
+
+
+def test_a_checkpoint_that_could_not_be_written_is_told_of(supervise, tmp_path):
+    stop_when_ready(tmp_path)
+    with pytest.raises(WorkerError, match="M: bad"):
+        supervise(fails_when_stopped)
+
+
+def test_without_the_device_that_was_asked_for_no_worker_starts(supervise, tmp_path):
+    with pytest.raises(DeviceError, match="device: cuda"):
+        supervise(hears_nothing, device="cuda")
+    assert not (tmp_path / "ready").exists()
+
+
+def test_a_slurm_step_watches_no_parent():
+    inside = EnvConfig(disable_fp16=False, visible_devices=None, in_slurm_step=True)
+    assert Supervisor(LOGGER, inside, 77)._parent is None
+    assert Supervisor(LOGGER, ENVIRONMENT, 77)._parent == 77

@@ -1,0 +1,75 @@
+"""How a failure is told: small, and by type."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from seqembed.errors import (
+    CheckpointError,
+    ConfigError,
+    DeviceError,
+    IndexFormatError,
+    InterruptedRun,
+    ModelError,
+    NonFiniteError,
+    RecipeError,
+    ShardError,
+)
+from seqembed.worker_status import describe_error
+
+OUT_OF_MEMORY = {"error": "cuda_oom", "retry_recommended": True, "reduce_batch_size": True}
+DEVICE = {"error": "cuda_runtime", "retry_recommended": True, "circuit_breaker": True}
+EXPECTED = {"error": "generic_error", "retry_recommended": False}
+UNEXPECTED = {"error": "unexpected_error", "retry_recommended": False}
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), OUT_OF_MEMORY),
+        (MemoryError(), OUT_OF_MEMORY),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate"), OUT_OF_MEMORY),
+        (torch.AcceleratorError("CUDA error: device-side assert triggered"), DEVICE),
+        (RuntimeError("CUDA error"), UNEXPECTED),
+        (RuntimeError("out of memory"), UNEXPECTED),
+        (KeyError("x"), UNEXPECTED),
+        (ValueError("x"), UNEXPECTED),
+        (OSError(28, "No space left on device"), EXPECTED),
+        *((kind("x"), EXPECTED) for kind in (ConfigError, DeviceError, ModelError, RecipeError)),
+        *((kind("x"), EXPECTED) for kind in (CheckpointError, IndexFormatError, ShardError)),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else value["error"],
+)
+def test_failures_are_told_apart_by_type(error, expected):
+    message = f"{type(error).__name__}: {error}"
+    found = describe_error(error)
+    assert found == {"status": "failed", "error_message": message} | expected
+
+
+def test_an_interruption_is_no_failure():
+    assert describe_error(InterruptedRun("stop")) == {
+        "status": "interrupted",
+        "error_message": "InterruptedRun: stop",
+    }
+
+
+def test_numbers_that_are_not_finite_name_the_batch():
+    found = describe_error(NonFiniteError(range(30, 37)))
+    assert found == {
+        "status": "numerical_instability",
+        "failed_batch": [30, 36],
+        "error": "NonFiniteError: the model gave values that are not finite for rows 30 to 36 of "
+        "the shard; set `embedding: {precision: fp32}`",
+    }
+    json.dumps(found)
+
+
+@pytest.mark.parametrize("kind", [ValueError, ConfigError, InterruptedRun])
+def test_texts_are_cut(kind):
+    found = describe_error(kind("x" * 5000))["error_message"]
+    assert len(found) == 2000
+    assert found.startswith(f"{kind.__name__}: xxx")
+    assert len(describe_error(kind("x" * 900))["error_message"]) == 902 + len(kind.__name__)

@@ -1,0 +1,252 @@
+"""Projects for workers, and workers in processes of their own, with faults where asked for."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import random
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+import seqembed
+from seqembed.index import write_index
+from seqembed.split import split_index
+
+SCRIPTS = Path(seqembed.__file__).parents[1]
+BUNDLED_MODEL = Path(__file__).parents[2] / "resources/models/esm2_random"
+WIDTH = 64
+EMBEDDING = {"precision": "auto", "long_sequences": "error", "max_length": "auto"}
+
+
+def make_sequences(lengths: Sequence[int], seed: int = 1) -> list[str]:
+    generator = random.Random(seed)
+    return ["".join(generator.choices("LAGVSERTIDPKQNFYMHWC", k=n)) for n in lengths]
+
+
+SEQUENCES = make_sequences([1, 2, 5, 130, 300, 7, 40, 41, 42, 299, *range(50, 230, 6)])
+
+
+@dataclass(frozen=True)
+class Project:
+    """results/demo of a project, its input split into `world_size` shards."""
+
+    folder: Path
+    model: Path
+    world_size: int = 1
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results/demo"
+
+    @property
+    def output(self) -> Path:
+        return self.results / "shards"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "worker.log"
+
+    def index(self, rank: int = 0) -> Path:
+        return self.results / f"index/shard_{rank}.parquet"
+
+    def checkpoints(self, rank: int = 0) -> Path:
+        """The one checkpoint folder that there is."""
+        (found,) = self.results.glob(f"checkpoints/*/shard_{rank}")
+        return found
+
+    def config(self, **changes: Any) -> dict[str, Any]:
+        return {
+            "model": str(self.model),
+            "embedding": EMBEDDING,
+            "device": "cpu",
+            "token_budget": 512,
+            "checkpoint_seq_threshold": 1,
+            "checkpoint_time_threshold": 300.0,
+            "threads": 1,
+            "log_path": str(self.log),
+        } | changes
+
+    def content(self, rank: int = 0) -> tuple[bytes, list[bytes]]:
+        """The bytes of `embeddings`, and the ids, of a finished shard."""
+        with h5py.File(self.output / f"shard_{rank}.h5") as file:
+            return file["embeddings"][:].tobytes(), file["sequence_ids"][:].tolist()
+
+
+def make_project(
+    folder: Path,
+    model: Path,
+    sequences: Sequence[str] = SEQUENCES,
+    *,
+    world_size: int = 1,
+    prefix: str = "s",
+) -> Project:
+    """Index and split `sequences`; ids are `prefix` and a number."""
+    project = Project(folder, model, world_size)
+    folder.mkdir(exist_ok=True)
+    fasta = folder / "input.faa"
+    records = enumerate(sequences)
+    fasta.write_text("".join(f">{prefix}{n}\n{sequence}\n" for n, sequence in records))
+    write_index([fasta], project.results / "index.parquet")
+    shards = [project.index(rank) for rank in range(world_size)]
+    split_index(project.results / "index.parquet", shards)
+    return project
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a worker put on its queue, and how it ended."""
+
+    status: dict[str, Any] | None
+    exit_code: int | None
+
+
+class WorkerProcess:
+    """A worker in a process of its own, with a queue of its own."""
+
+    def __init__(
+        self,
+        context: Any,
+        project: Project,
+        fault: Callable[[], None] | None = None,
+        *,
+        rank: int = 0,
+        index: Path | None = None,
+        **changes: Any,
+    ) -> None:
+        self._queue = context.Queue()
+        where = (index or project.index(rank), project.output)
+        arguments = (rank, project.world_size, self._queue, *where)
+        self.process = context.Process(
+            target=_work, args=(fault, *arguments, project.config(**changes))
+        )
+        self.process.start()
+
+    def finish(self) -> Outcome:
+        self.process.join(60)
+        if self.process.is_alive():
+            self.process.kill()
+            raise TimeoutError("the worker did not end")
+        try:
+            status = self._queue.get(timeout=0.2)
+        except queue.Empty:
+            status = None
+        self._queue.close()
+        return Outcome(status, self.process.exitcode)
+
+
+def get_context(method: str) -> Any:
+    """Processes that start with PyTorch imported ("forkserver"), or from nothing ("spawn")."""
+    context = multiprocessing.get_context(method)
+    if method == "forkserver":
+        # pytest, too: each process imports the main program again.
+        context.set_forkserver_preload(["seqembed.gpu_worker", "worker_runs", "pytest"])
+    return context
+
+
+def _work(fault: Callable[[], None] | None, *arguments: Any) -> None:
+    from seqembed.gpu_worker import gpu_worker
+
+    if fault:
+        fault()
+    gpu_worker(*arguments)
+
+
+# Faults: called in the worker's process before it begins.
+
+
+def killed_after_a_block() -> None:
+    """SIGKILL as soon as the first block is on disk."""
+    from seqembed import checkpoints
+
+    write = checkpoints.write_next_block
+
+    def write_and_die(*arguments: Any, **named: Any) -> Path:
+        write(*arguments, **named)
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("not reached")
+
+    checkpoints.write_next_block = write_and_die
+
+
+def _in_third_batch(action: Callable[[], None]) -> None:
+    from seqembed.models.esm2 import Esm2
+
+    forward, calls = Esm2.forward, []
+
+    def forward_with_fault(self: Any, *arguments: Any) -> Any:
+        calls.append(None)
+        if len(calls) == 3:
+            action()
+        return forward(self, *arguments)
+
+    Esm2.forward = forward_with_fault  # type: ignore[method-assign]
+
+
+def terminated_in_third_batch() -> None:
+    _in_third_batch(lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+
+def terminated_twice_in_third_batch() -> None:
+    def twice() -> None:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    _in_third_batch(twice)
+
+
+def terminated_before_the_model() -> None:
+    from seqembed import gpu_worker
+
+    open_run = gpu_worker.open_run
+
+    def open_and_terminate(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return open_run(*arguments)
+
+    gpu_worker.open_run = open_and_terminate
+
+
+def out_of_memory_in_third_batch() -> None:
+    def fail() -> None:
+        raise RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate "
+            "memory: you tried to allocate 8589934592 bytes. Error code 12 (Cannot allocate memory)"
+        )
+
+    _in_third_batch(fail)
+
+
+def accelerator_error_in_third_batch() -> None:
+    import torch
+
+    def fail() -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access " + "x" * 9000)
+
+    _in_third_batch(fail)
+
+
+def bug_in_third_batch() -> None:
+    def fail() -> None:
+        raise IndexError("list index out of range")
+
+    _in_third_batch(fail)
+
+
+def disk_full_at_the_third_block() -> None:
+    from seqembed import checkpoints
+
+    write, calls = checkpoints.write_next_block, []
+
+    def write_or_fail(*arguments: Any, **named: Any) -> Path:
+        calls.append(None)
+        if len(calls) >= 3:
+            raise OSError(28, "No space left on device")
+        return write(*arguments, **named)
+
+    checkpoints.write_next_block = write_or_fail
