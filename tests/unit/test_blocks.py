@@ -143,7 +143,7 @@ def test_a_file_in_the_folders_place_is_an_error(tmp_path):
 
 
 def test_only_blocks_are_listed(tmp_path):
-    names = ["batch_00010", "batch_100000", "batch_00002"]
+    names = ["batch_00010", "batch_100000", "batch_99999"]
     for name in names:
         (tmp_path / f"{name}.safetensors").touch()
     for name in [
@@ -154,7 +154,7 @@ def test_only_blocks_are_listed(tmp_path):
         "batch_0000x.safetensors",
     ]:
         (tmp_path / name).touch()
-    expected = [f"{name}.safetensors" for name in ("batch_00002", "batch_00010", "batch_100000")]
+    expected = [f"{name}.safetensors" for name in ("batch_00010", "batch_99999", "batch_100000")]
     assert [path.name for path in list_blocks(tmp_path)] == expected
     assert list_blocks(tmp_path / "none") == []
 

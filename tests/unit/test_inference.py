@@ -101,9 +101,10 @@ def test_the_mean_is_over_residues_only():
     torch.testing.assert_close(pooled[1], rows[4:6].mean(0))
 
 
-def test_half_rows_are_summed_in_single_precision():
-    rows = torch.full((3000, 2), 30000.0, dtype=torch.float16)
-    assert pool_mean(rows, [0, 3000], 1).tolist() == [[30000.0, 30000.0]]
+def test_half_rows_are_averaged_in_single_precision():
+    # Their sum is over fp16's range, and their mean between two of its numbers.
+    rows = torch.tensor([2048.0, 2050.0] * 1501, dtype=torch.float16)[:, None]
+    assert pool_mean(rows, [0, 3002], 1).tolist() == [[2049.0]]
 
 
 class Echo(nn.Module):

@@ -1,0 +1,86 @@
+"""The workflow as a module of another one, which has a configuration and rules of its own."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from driver import Place, make_proteins, read_rows, write_fasta
+
+OUTER = """
+configfile: "config/config.yaml"
+
+onsuccess:
+    print("the outer workflow is done")
+
+module seqembed:
+    snakefile: {snakefile!r}
+    config: config["seqembed"]
+
+module placed:
+    snakefile: {snakefile!r}
+    prefix: "sub"
+    config: config["seqembed"]
+
+use rule * from seqembed as seqembed_*
+use rule * from placed as placed_*
+
+rule index:
+    default_target: True
+    input: "results/mine/embeddings.h5", "sub/results/mine/embeddings.h5"
+    output: "counts/{{}}.txt".format(config["own"])
+    shell: "wc -c {{input:q}} > {{output:q}}"
+"""
+RULES = ("index", "prepare_model", "split", "embed_shard", "merge")
+
+
+@pytest.fixture(scope="module")
+def outer(checkout, model, tmp_path_factory):
+    """The importing workflow is run where it lies, and only names the checkout."""
+    folder = tmp_path_factory.mktemp("outer")
+    write_fasta(folder / "data/my.faa", make_proteins(5))
+    (folder / "my_model").symlink_to(model)
+    (folder / "Snakefile").write_text(OUTER.format(snakefile=f"{checkout}/Snakefile"))
+    place = Place(folder, folder)
+    place.configure(
+        own="bytes",
+        seqembed={
+            "datasets": {"mine": {"fasta": "data/*.faa", "model": "my_model"}},
+            "models": {"my_model": "my_model"},
+            "shards": 1,
+            "device": "cpu",
+        },
+    )
+    return place
+
+
+@pytest.fixture(scope="module")
+def outcome(outer):
+    return outer.run()
+
+
+def test_it_brings_its_rules_under_other_names(outcome):
+    modules = ("seqembed", "placed")
+    brought = {f"{module}_{rule}": 1 for module in modules for rule in RULES}
+    assert outcome.jobs == brought | {"index": 1, "total": 11}
+
+
+def test_it_works_in_the_importers_folder_and_under_a_prefix(outer, outcome):
+    lines = (outer.folder / "counts/bytes.txt").read_text().splitlines()
+    for base, line in zip((outer.folder, outer.folder / "sub"), lines, strict=False):
+        results = base / "results/mine/embeddings.h5"
+        assert read_rows(results)[0] == [f"p{n}" for n in range(5)]
+        assert line.split()[0] == str(results.stat().st_size)
+        assert (base / "logs/mine/worker_0.log").exists()
+
+
+def test_it_leaves_the_last_word_to_the_importer(outcome):
+    assert "\nthe outer workflow is done\n" in outcome.text
+    assert "Embeddings: " not in outcome.text
+
+
+def test_a_wrong_key_of_its_configuration_is_refused(outer):
+    path = outer.folder / "wrong.json"
+    path.write_text(json.dumps({"seqembed": {"datasets": {}, "shard": 3}}))
+    outcome = outer.plan("--configfile", str(path), ok=False)
+    assert "\nshard is no key of the configuration. Did you mean shards?" in outcome.text

@@ -1,0 +1,111 @@
+"""What a run would do, and what is refused before it does anything."""
+
+from __future__ import annotations
+
+import pytest
+from driver import MODEL, PARTS, Place, copy_checkout, make_proteins, write_fasta
+
+DATASETS = "datasets={mine: {fasta: my.faa, model: esm2_random}}"
+MODELS = f"models={{esm2_random: {MODEL}}}"
+PLAN = {"index": 1, "split": 1, "prepare_model": 1, "embed_shard": 2, "merge": 1, "all": 1}
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+    """A checkout as cloned, and beside its Snakefile one FASTA file."""
+    checkout = copy_checkout(tmp_path_factory.mktemp("fresh"))
+    for name in ("my.faa", "{sample}.faa"):
+        write_fasta(checkout / name, make_proteins(4))
+    return Place(checkout, checkout)
+
+
+@pytest.fixture(scope="module")
+def planned(fresh):
+    return fresh.plan("--config", DATASETS, MODELS)
+
+
+def test_a_fresh_checkout_says_what_to_write(fresh):
+    outcome = fresh.plan(ok=False)
+    assert "`datasets` is empty, so there is nothing to embed." in outcome.text
+    assert "\n    datasets:\n      mine:\n        fasta: my.faa\n" in outcome.text
+    assert "--config 'datasets={mine: {fasta: my.faa, model: my_esm}}'" in outcome.text
+
+
+def test_one_dataset_plans_its_own_jobs_and_no_others(planned):
+    assert planned.jobs == PLAN | {"total": sum(PLAN.values())}
+
+
+def test_planning_leaves_nothing_behind(fresh, planned):
+    names = {path.name for path in fresh.folder.iterdir()} - {".snakemake", ".home"}
+    given = {"my.faa", "{sample}.faa"}
+    assert names == given | {part.partition("/")[0] for part in PARTS}
+
+
+def test_the_default_profile_is_read(planned):
+    assert "Using workflow specific profile profiles/default" in planned.text
+
+
+def test_auto_asks_for_a_gpu_for_each_shard_and_for_nothing_else(planned):
+    blocks = planned.text.split("\nrule ")[1:]
+    asking = [block.partition(":")[0] for block in blocks if "gpu=1" in block]
+    assert asking == ["embed_shard", "embed_shard"]
+
+
+def test_cpu_asks_for_no_gpu(fresh):
+    outcome = fresh.plan("--config", DATASETS, MODELS, "device=cpu")
+    assert outcome.jobs["embed_shard"] == 2
+    assert "gpu=" not in outcome.text.partition("Building DAG")[2]
+
+
+def test_the_catalogs_snakefile_plans_the_same(fresh, planned):
+    outcome = fresh.plan("--snakefile", "workflow/Snakefile", "--config", DATASETS, MODELS)
+    assert outcome.jobs == {
+        ("default" if rule == "all" else rule): count for rule, count in planned.jobs.items()
+    }
+    assert "Using workflow specific profile profiles/default" in outcome.text
+
+
+def test_wrong_settings_are_refused_in_sentences(fresh):
+    settings = ("device=gpu", "precision=fp16", "execution={token_budget: none}")
+    outcome = fresh.plan("--config", DATASETS, MODELS, *settings, ok=False)
+    lines = outcome.text.splitlines()
+    first = lines.index("The configuration is not right:")
+    assert lines[first : first + 4] == [
+        "The configuration is not right:",
+        "device is 'gpu', but must be auto, cuda or cpu.",
+        "execution.token_budget is 'none', but must be auto, or a whole number of at least 1.",
+        "precision is no key of the configuration. Did you mean embedding.precision? "
+        "Known here: datasets, models, shards, device, embedding, ids, execution.",
+    ]
+    assert "Traceback" not in outcome.text
+    assert "jsonschema" not in outcome.text
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        (
+            ["datasets={mine: {fasta: 'no/*.faa', model: esm2_random}}", MODELS],
+            "    Dataset mine: no/*.faa: matches no file; correct the path or the pattern",
+        ),
+        (
+            [DATASETS, "models={esm2_random: no/model}"],
+            "    models: esm2_random: no/model does not exist; "
+            "give the folder or file of the model",
+        ),
+        (
+            ["datasets={mine: {fasta: '{sample}.faa', model: esm2_random}}", MODELS],
+            "    {sample}.faa: Snakemake takes braces in a path for a wildcard; "
+            "rename the file or folder",
+        ),
+    ],
+)
+def test_what_is_missing_is_named(fresh, config, sentence):
+    outcome = fresh.plan("--config", *config, ok=False)
+    assert sentence in outcome.text.splitlines()
+    assert outcome.text.count("Exception") == 1
+    assert "Job stats" not in outcome.text
+
+
+def test_the_workflow_passes_snakemakes_own_lint(fresh):
+    assert "your workflow is in a good condition" in fresh.run("--lint").text

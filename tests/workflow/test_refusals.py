@@ -1,0 +1,46 @@
+"""What is wrong with the sequences is said before a GPU is asked for."""
+
+from __future__ import annotations
+
+import pytest
+from driver import make_proteins, write_fasta
+
+
+@pytest.fixture(scope="module")
+def outcome(open_place, model, tmp_path_factory):
+    """Two datasets, each with a fault of its own, in one run that keeps going."""
+    place = open_place(tmp_path_factory.mktemp("refusals"))
+    proteins = make_proteins(6)
+    write_fasta(place.folder / "a.faa", proteins)
+    write_fasta(place.folder / "b.faa", {"new": "MKV", "p3": "MKVLAT"})
+    long = {f"long{size}": "MKVLATW" * size for size in (146, 147, 200)}
+    write_fasta(place.folder / "long.faa", proteins | long)
+    place.configure(
+        datasets={
+            "twice": {"fasta": ["a.faa", "b.faa"], "model": "esm2_random"},
+            "long": {"fasta": "long.faa", "model": "esm2_random"},
+        },
+        models={"esm2_random": model},
+        device="cpu",
+    )
+    return place.run(ok=False)
+
+
+def test_an_id_that_is_used_twice_is_named_with_both_places(outcome):
+    lines = outcome.text.splitlines()
+    (line,) = [line for line in lines if line.startswith("index: ") and "already used" in line]
+    for part in ("b.faa", "line 3", "'p3'", "a.faa, line 7", "`ids: file:header`"):
+        assert part in line
+
+
+def test_sequences_that_are_too_long_are_counted_and_the_key_is_named(outcome):
+    (line,) = [line for line in outcome.text.splitlines() if line.startswith("split: ")]
+    assert "2 of 9 sequences are longer than 1,022 residues (the longest has 1,400)" in line
+    assert "`embedding: {long_sequences: truncate}`" in line
+
+
+def test_no_shard_was_embedded(outcome):
+    assert outcome.jobs["embed_shard"] == 4
+    assert "rule embed_shard" not in outcome.text
+    assert "Error in rule index" in outcome.text
+    assert "Error in rule split" in outcome.text
