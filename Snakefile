@@ -7,12 +7,6 @@ from snakemake.utils import min_version
 min_version("9.27")
 
 
-# Absent where everything is given on the command line, or in another folder.
-if os.path.exists("config/config.yaml"):
-
-    configfile: "config/config.yaml"
-
-
 include: "workflow/rules/common.smk"
 include: "workflow/rules/index.smk"
 include: "workflow/rules/model.smk"
@@ -30,3 +24,10 @@ onsuccess:
     # Of a run for other targets, some may not be there.
     for path in filter(os.path.exists, list_results()):
         print(f"Embeddings: {os.path.abspath(path)}")
+
+
+onerror:
+    print("Not finished. What went wrong, from logs/:")
+    for line in list_failures():
+        print(f"  {line}")
+    print("What is finished is kept: run the same command again to go on.")

@@ -14,7 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from seqembed.configuration import Dataset, complete, describe_empty, get_datasets, load_schema
+from seqembed.configuration import (
+    Dataset,
+    check_yaml,
+    complete,
+    describe_empty,
+    get_datasets,
+    load_schema,
+)
 from seqembed.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -503,3 +510,14 @@ def test_the_advice_for_an_empty_configuration_can_be_followed():
     told = {key: yaml.safe_load(value) for key, value in options}
     assert yaml.safe_load(written) == told
     assert list(get_datasets(complete(told))) == ["mine"]
+
+
+def test_a_file_that_is_no_yaml_is_told_with_its_line(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("datasets: {}\n#embedding:\n  precision: fp32\n")
+    with pytest.raises(ConfigError, match=r"config\.yaml, line 3: this is no YAML"):
+        check_yaml(path)
+    path.write_bytes(b"datasets: {\xff}")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        check_yaml(path)
+    check_yaml(ROOT / "config/config.yaml")

@@ -438,3 +438,12 @@ def test_memory_is_a_few_bytes_a_sequence_whatever_the_width(tmp_path):
     assert growth[8] < 250 * count
     # A slab of the wider file is 1 MB; all its rows would be 45 MB more than the narrower's.
     assert growth[64] - growth[8] < 10_000_000
+
+
+def test_shards_of_a_larger_world_are_removed(tmp_path):
+    index, shards = _prepare(tmp_path)
+    stale = shards[0].with_name("shard_7.h5")
+    stale.write_bytes(b"of an earlier split")
+    _merge(tmp_path, index, shards)
+    assert not stale.exists()
+    assert all(path.exists() for path in shards)

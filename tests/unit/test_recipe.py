@@ -209,6 +209,8 @@ def test_long_sequences_are_counted():
         caught.value
     )
     assert "`embedding: {long_sequences: truncate}`" in str(caught.value)
+    with pytest.raises(ConfigError, match="the first are row 0, row 2"):
+        refuse_long("error", 11, lengths[[0, 3, 2]], lambda rows: [f"row {row}" for row in rows])
     refuse_long("truncate", 11, lengths)
     refuse_long("error", 1500, lengths)
     refuse_long("error", 1, lengths[:0])

@@ -111,6 +111,14 @@ def test_without_cuda_auto_says_so_and_cuda_fails(version, reason, monkeypatch, 
         choose_device("cuda", LOGGER)
 
 
+def test_the_supervisors_choice_of_the_cpu_is_followed_in_silence(project, monkeypatch, caplog):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for visible, warnings in (("", 0), ("0", 1)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert open_project(project, device="auto").device == torch.device("cpu")
+        assert len(caplog.records) == warnings
+
+
 @pytest.mark.parametrize(
     ("asked", "earlier", "budget"),
     [

@@ -81,7 +81,8 @@ def test_a_line_says_done_speed_time_left_and_the_last_checkpoint(clock, said):
     clock.now = 140.0
     progress.advance(1_000, 20_000, 115.0)
     assert said() == [
-        "1,234 of 12,000 sequences done, 500 tokens/s, 0:01:20 left, last checkpoint none yet",
+        "1,234 of 12,000 sequences done, 500 tokens/s, 0:01:20 left, "
+        "last checkpoint none in this run",
         "2,234 of 12,000 sequences done, 750 tokens/s, 0:00:27 left, last checkpoint 0:00:25 ago",
     ]
 
@@ -114,7 +115,7 @@ def test_the_end_and_the_beginning_make_sense(clock, said):
     progress.advance(6, 500, 2.0)
     progress.tell()
     assert said() == [
-        "4 of 10 sequences done, 0 tokens/s, unknown time left, last checkpoint none yet",
+        "4 of 10 sequences done, 0 tokens/s, unknown time left, last checkpoint none in this run",
         "10 of 10 sequences done, 250 tokens/s, 0:00:00 left, last checkpoint 0:00:00 ago",
     ]
 

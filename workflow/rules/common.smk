@@ -4,7 +4,9 @@ A params function that takes `resources` gives a value that triggers no re-run: 
 thing is computed. One that takes `wildcards` alone gives what is computed, and triggers.
 """
 
+import os
 import sys
+import time
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -14,10 +16,22 @@ from snakemake.settings.types import DeploymentMethod
 SCRIPTS = Path(workflow.current_basedir) / ".." / "scripts"
 sys.path.append(str(SCRIPTS))
 
-from seqembed.configuration import complete, describe_empty, get_datasets
+from seqembed.configuration import check_yaml, complete, describe_empty, get_datasets
 from seqembed.errors import SeqembedError
 from seqembed.fasta import find_fasta_files
 from seqembed.models.source import list_model_files
+
+# Absent where everything is given on the command line, or in another folder.
+if os.path.exists("config/config.yaml"):
+    try:
+        check_yaml(Path("config/config.yaml"))
+    except SeqembedError as error:
+        raise WorkflowError(str(error)) from None
+
+    configfile: "config/config.yaml"
+
+
+STARTED = time.time()
 
 try:
     SETTINGS = complete(config)
@@ -43,6 +57,20 @@ def get_dataset(wildcards):
 
 def list_results():
     return [f"results/{name}/embeddings.h5" for name in DATASETS]
+
+
+def list_failures():
+    """The last line of each log that a failed job of this run wrote, as the log has it."""
+    logs = [
+        path for path in Path("logs").glob("*/*.log") if path.stat().st_mtime >= STARTED
+    ]
+    last = [path.read_text(errors="replace").splitlines()[-1:] for path in sorted(logs)]
+    return [
+        line
+        for lines in last
+        for line in lines
+        if " ERROR " in line or " WARNING " in line
+    ]
 
 
 def get_results(wildcards):

@@ -24,7 +24,8 @@ def main() -> int:
     _add_what(parser)
     _add_how(parser)
     arguments = parser.parse_args()
-    return command_line.run(embed_shard, arguments, label=f" {arguments.rank}")
+    dataset = arguments.output.absolute().parent.parent.name
+    return command_line.run(embed_shard, arguments, label=f" {dataset} {arguments.rank}")
 
 
 def _add_what(parser: argparse.ArgumentParser) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 
 from seqembed import command_line
-from seqembed.index import read_lengths_and_digests
+from seqembed.index import describe_rows, read_lengths_and_digests
 from seqembed.models.prepare import read_prepared
 from seqembed.recipe import refuse_long
 from seqembed.split import split_index
@@ -30,11 +31,13 @@ def split(arguments: argparse.Namespace, logger: logging.Logger) -> None:
     # A sequence too long for what was asked is said now: no GPU has been asked for yet.
     limit = read_prepared(arguments.model).longest(arguments.max_length)
     lengths, _ = read_lengths_and_digests(arguments.index)
-    refuse_long(arguments.long_sequences, limit, lengths)
+    describe = partial(describe_rows, arguments.index)
+    refuse_long(arguments.long_sequences, limit, lengths, describe)
     ranks = range(arguments.world_size)
     paths = [arguments.output_dir / f"shard_{rank}.parquet" for rank in ranks]
     count = split_index(arguments.index, paths)
-    logger.info("%s distinct sequences are in %s shards", f"{count:,}", len(paths))
+    place = arguments.output_dir
+    logger.info("%s distinct sequences are in %s shards in %s", f"{count:,}", len(paths), place)
 
 
 if __name__ == "__main__":

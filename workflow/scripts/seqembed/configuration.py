@@ -61,6 +61,20 @@ def load_schema() -> dict[str, Any]:
     return cast(dict[str, Any], yaml.safe_load(_SCHEMA.read_text(encoding="utf-8")))
 
 
+def check_yaml(path: Path) -> None:
+    """Raise ConfigError, with the line, for a configuration file that is no YAML."""
+    try:
+        yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text; save it as UTF-8.") from error
+    except yaml.MarkedYAMLError as error:
+        place = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(
+            f"{path}{place}: this is no YAML ({error.problem}). Is a line indented differently "
+            "from its neighbours, or the line that it belongs under still a comment?"
+        ) from error
+
+
 def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration with every default filled in, as new plain dicts.
 

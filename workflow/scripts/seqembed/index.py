@@ -181,6 +181,13 @@ def read_lengths_and_digests(path: Path) -> tuple[Int64s, Digests]:
     return table["length"].to_numpy(), digest_column(table["digest"])
 
 
+def describe_rows(path: Path, rows: Int64s) -> list[str]:
+    """Where rows of a whole index came from: "record 'ID' of FILE"."""
+    read_metadata(path, "index")
+    table = pq.read_table(path, columns=["sequence_id", "file"]).take(pa.array(rows))
+    return [f"record {row['sequence_id']!r} of {row['file']}" for row in table.to_pylist()]
+
+
 def digest_column(column: Any) -> Digests:
     """Return a fixed_size_binary(16) column as (n, 16) uint8."""
     # The buffer is read as it is: a list of Python objects would take six times the memory.

@@ -62,7 +62,14 @@ def merge(
             summary = _write(index_path, shards, output, _attributes(shards[0], fingerprint))
             link(output, stored)
     clear_checkpoints(output.parent / "checkpoints", recipe)
+    clear_other_shards(shard_paths)
     return summary
+
+
+def clear_other_shards(shard_paths: Sequence[Path]) -> None:
+    """Remove the shards that an earlier, larger world size left beside these."""
+    for path in set(shard_paths[0].parent.glob("shard_*.h5")) - set(shard_paths):
+        path.unlink()
 
 
 def clear_checkpoints(folder: Path, recipe_fingerprint: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -79,15 +79,26 @@ class Recipe:
         return np.where(lengths > self.max_length, TRUNCATED, 0).astype(np.uint8)
 
 
-def refuse_long(long_sequences: LongSequences, max_length: int, lengths: NDArray[np.int64]) -> None:
-    """Raise ConfigError, with the count and the key, where `error` meets longer sequences."""
+def refuse_long(
+    long_sequences: LongSequences,
+    max_length: int,
+    lengths: NDArray[np.int64],
+    describe: Callable[[NDArray[np.int64]], list[str]] | None = None,
+) -> None:
+    """Raise ConfigError, with the count and the key, where `error` meets longer sequences.
+
+    describe: gives the names of rows, of which the message tells the first three.
+    """
     count = int((lengths > max_length).sum())
     if count and long_sequences == "error":
+        first = describe(np.flatnonzero(lengths > max_length)[:3]) if describe else []
+        names = f"; the first are {', '.join(first)}" if first else ""
         raise ConfigError(
             f"{count:,} of {len(lengths):,} sequences are longer than {max_length:,} residues "
-            f"(the longest has {int(lengths.max()):,}); to embed the first {max_length:,} residues "
-            "of each, and have these rows flagged, set `embedding: {long_sequences: truncate}`; "
-            "else take them out, or raise `embedding: {max_length: ...}`"
+            f"(the longest has {int(lengths.max()):,}){names}; to embed the first {max_length:,} "
+            "residues of each, and have these rows flagged, set `embedding: {long_sequences: "
+            "truncate}` (after --config: 'embedding={long_sequences: truncate}'); else take them "
+            "out, or raise `embedding: {max_length: ...}`"
         )
 
 

@@ -113,13 +113,16 @@ def open_run(
     """Settle all that is open; raises what says why this worker cannot run (SeqembedError)."""
     settings, environment = read_settings(model_config), EnvConfig.from_environ(os.environ)
     torch.set_num_threads(settings.threads)
-    device = choose_device(settings.device, logger)
+    # An empty list is the supervisor's choice of the CPU, which it told of.
+    told = settings.device == "auto" and environment.visible_devices == ""
+    device = choose_device("cpu" if told else settings.device, logger)
     model = read_prepared(settings.model)
     recipes = output_dir.parent / "recipes"
     recipe = adopt_recipe(recipes, settings.request, model, device, environment)
     shard = read_shard_index(index_path)
     refuse_long(recipe.long_sequences, recipe.max_length, shard.lengths)
-    logger.info("model %s on %s, %s, recipe %s", model.name, device, recipe.precision, recipe)
+    words = (model.name, device, recipe.precision, recipe.fingerprint[:12])
+    logger.info("model %s on %s, %s, recipe %s", *words)
     return Run(settings=settings, device=device, model=model, recipe=recipe, shard=shard)
 
 

@@ -64,6 +64,9 @@ class Progress:
         """Write the line: done of total, tokens a second, time left, the last checkpoint."""
         self._told = now = self._clock()
         rate = self._tokens / max(now - self._begin, 1e-9)
+        ago = "none in this run"
+        if self._checkpoint is not None:
+            ago = f"{_duration(now - self._checkpoint)} ago"
         left = max(self._pending_tokens - self._tokens, 0) / rate if rate else float("inf")
         self._logger.info(
             "%s of %s sequences done, %s tokens/s, %s left, last checkpoint %s",
@@ -71,7 +74,7 @@ class Progress:
             f"{self._sequences:,}",
             f"{rate:,.0f}",
             _duration(left),
-            "none yet" if self._checkpoint is None else f"{_duration(now - self._checkpoint)} ago",
+            ago,
         )
 
 
