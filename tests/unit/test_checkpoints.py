@@ -17,6 +17,7 @@ from seqembed.checkpoints import (
     CheckpointManifest,
     CheckpointWriter,
     clear,
+    name_other_folders,
     read_finished,
     read_manifest,
     set_aside,
@@ -316,3 +317,13 @@ def test_blocks_of_several_numbers_are_read_in_their_order(tmp_path):
         )
         write_block(tmp_path, block)
     assert_finished(tmp_path, [2, 7, 100_000 % 256])
+
+
+def test_other_folders_of_a_rank_are_named_and_left(tmp_path, caplog):
+    mine = tmp_path / "recipe1-shard1"
+    for folder in (mine / "shard_0", tmp_path / "recipe2-shard1/shard_0", tmp_path / "r-s/shard_1"):
+        folder.mkdir(parents=True)
+    with caplog.at_level(logging.INFO):
+        name_other_folders(mine, 0, logging.getLogger())
+    assert [record.message.rpartition(": ")[2] for record in caplog.records] == ["recipe2-shard1"]
+    assert (tmp_path / "recipe2-shard1/shard_0").is_dir()

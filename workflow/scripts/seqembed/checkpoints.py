@@ -80,6 +80,14 @@ def set_aside(path: Path) -> Path:
     return target
 
 
+def name_other_folders(checkpoint_dir: Path, rank: int, logger: logging.Logger) -> None:
+    """Say which folders of other recipes or splits lie beside a rank's: they are left alone."""
+    others = checkpoint_dir.parent.glob(f"*/shard_{rank}")
+    names = sorted(path.parent.name for path in others if path.parent != checkpoint_dir)
+    if names:
+        logger.info("checkpoints of other settings or sequences, left alone: %s", ", ".join(names))
+
+
 def clear(folder: Path) -> None:
     """Remove what a worker left in its checkpoint folder, so that it starts over."""
     for path in [*list_blocks(folder), folder / MANIFEST, *folder.glob("shard_*.h5")]:

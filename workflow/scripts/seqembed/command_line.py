@@ -10,11 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from seqembed.errors import InterruptedRun, SeqembedError
+from seqembed.errors import EXIT_FAILED, EXIT_INTERRUPTED, InterruptedRun, SeqembedError
 from seqembed.worker_logging import open_log_file
-
-EXIT_FAILED = 1
-EXIT_INTERRUPTED = 128 + signal.SIGTERM
 
 Step = Callable[[argparse.Namespace, logging.Logger], None]
 

@@ -6,6 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+# How our programs end: for an error, and, as shells count, for SIGTERM.
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 128 + 15
+
 
 class SeqembedError(Exception):
     """Base of every error that a user can mend."""

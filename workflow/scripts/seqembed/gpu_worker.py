@@ -26,6 +26,7 @@ from seqembed.checkpoints import (
     CheckpointManifest,
     CheckpointWriter,
     clear,
+    name_other_folders,
     read_finished,
     read_manifest,
     set_aside,
@@ -33,6 +34,8 @@ from seqembed.checkpoints import (
 )
 from seqembed.environment import EnvConfig
 from seqembed.errors import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
     CheckpointError,
     ConfigError,
     IndexFormatError,
@@ -48,9 +51,6 @@ from seqembed.run import Run, open_run
 from seqembed.store import copy_from_store, store_path
 from seqembed.worker_logging import Progress, setup_worker_logging
 from seqembed.worker_status import describe_error
-
-EXIT_FAILED = 1
-EXIT_INTERRUPTED = 128 + signal.SIGTERM
 
 
 def gpu_worker(
@@ -85,7 +85,7 @@ def gpu_worker(
         leave_if_asked()
         key = {"checkpoint_key": run.checkpoint_key, "precision": run.recipe.precision}
         config = _extract_checkpoint_config({**model_config, **key}, output_dir)
-        with _open_checkpoint_dir(config, output_dir) as base:
+        with _open_checkpoint_dir(config, output_dir, rank, logger) as base:
             folder, restart = base / f"shard_{rank}", config["force_restart"]
             keeps = config["enable_checkpointing"] and not restart
             earlier = _load_checkpoint_manifest(rank, keeps, base, logger)
@@ -258,9 +258,12 @@ def _report_error(
 
 
 @contextmanager
-def _open_checkpoint_dir(config: dict[str, Any], output_dir: Path) -> Iterator[Path]:
+def _open_checkpoint_dir(
+    config: dict[str, Any], output_dir: Path, rank: int, logger: logging.Logger
+) -> Iterator[Path]:
     """The folder of the `shard_{rank}` folders; without checkpointing, one that goes at the end."""
     if config["enable_checkpointing"]:
+        name_other_folders(config["checkpoint_dir"], rank, logger)
         yield config["checkpoint_dir"]
         return
     output_dir.mkdir(parents=True, exist_ok=True)

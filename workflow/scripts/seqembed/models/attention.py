@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 
 Attention = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -31,6 +30,9 @@ def attend_per_sequence(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> 
 
 def attend_varlen(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> Tensor:
     """Attend to all sequences in one kernel (torch.nn.attention.varlen); CUDA, fp16 or bf16."""
+    # Here, not above: it brings in all of torch._dynamo, seconds that a CPU worker has no use for.
+    from torch.nn.attention.varlen import varlen_attn
+
     longest = int(cu_seqlens.diff().max())
     # One split: else the longest neighbour decides how a sequence's sums are ordered.
     out = varlen_attn(q, k, v, cu_seqlens, cu_seqlens, longest, longest, scale=1.0, num_splits=1)
