@@ -106,10 +106,7 @@ def read_block(path: Path) -> Block:
 
 def list_blocks(folder: Path) -> list[Path]:
     """The blocks of a folder in the order of their numbers; none where there is no folder."""
-    if not folder.is_dir():
-        return []
-    found = [(number, path) for path in folder.iterdir() if (number := _number(path)) is not None]
-    return [path for _, path in sorted(found)]
+    return [path for _, path in _numbered_blocks(folder)]
 
 
 def map_rows(path: Path) -> NDArray[np.floating]:
@@ -163,21 +160,25 @@ def _check(content: bytes) -> None:
         raise CheckpointError("its checksum does not match")
 
 
-def _number(path: Path) -> int | None:
-    match = BLOCK_NAME.fullmatch(path.name)
-    return int(match[1]) if match else None
+def _numbered_blocks(folder: Path) -> list[tuple[int, Path]]:
+    """Each block with the number in its name, ascending."""
+    if not folder.is_dir():
+        return []
+    found = [(BLOCK_NAME.fullmatch(path.name), path) for path in folder.iterdir()]
+    return sorted((int(match[1]), path) for match, path in found if match)
 
 
 def _next_number(folder: Path) -> int:
     """The batch number after the last block's."""
-    blocks = list_blocks(folder)
+    blocks = _numbered_blocks(folder)
     if not blocks:
         return 0
-    with blocks[-1].open("rb") as file:
+    first, path = blocks[-1]
+    with path.open("rb") as file:
         # A damaged header may claim more bytes than there is memory.
-        size = min(int.from_bytes(file.read(8), "little"), blocks[-1].stat().st_size)
+        size = min(int.from_bytes(file.read(8), "little"), path.stat().st_size)
         try:
             return int(json.loads(file.read(size))["__metadata__"]["last"]) + 1
         except (ValueError, KeyError, TypeError):
             # Damaged, and not set aside yet: the name alone is known.
-            return int(blocks[-1].name[len("batch_") : -len(".safetensors")]) + 1
+            return first + 1
