@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -13,17 +14,24 @@ from pathlib import Path
 
 import pytest
 import torch
+from models_in_plain import dnabert_folder, embed, encode, random_tokens
 from safetensors.torch import load_file, save_file
 from transformers import EsmModel
 
 from seqembed.errors import ModelError
 from seqembed.fasta import digest, read_records
-from seqembed.models.esm2 import MAX_LENGTH, Esm2, encode_residues
-from seqembed.models.prepare import load_prepared, prepare_model, read_prepared
+from seqembed.models.encoder import Encoder
+from seqembed.models.esm2 import Esm2
+from seqembed.models.families import DNABERT_S, ESM2
+from seqembed.models.prepare import load_prepared, prepare_model
+from seqembed.models.prepared import load_tokenizer, read_prepared
+from seqembed.models.source import list_model_files, list_weight_files
 from seqembed.models.weights import build_model, read_checkpoint
 
+LOGGER = logging.getLogger("seqembed.tests")
 RESOURCES = Path(__file__).parents[2] / "resources"
-BUNDLED = RESOURCES / "models" / "esm2_random"
+DATA = Path(__file__).parents[1] / "data"
+BUNDLED = DATA / "esm2_random"
 OUTPUT = Path("resources/models/mine.json")
 CONVERTED = Path("resources/models/mine/model.safetensors")
 SEQUENCES = [b"M", b"MKLVINGKTLKGEITIEGAVDAATAEKIFKQYANDNGIDGEWTYDDATKTFTVTEX" * 3]
@@ -53,14 +61,23 @@ GOLDEN = """\
 """
 
 
-def rows(model: Esm2) -> list[torch.Tensor]:
-    """Rows of SEQUENCES, each (n + 2, 64)."""
-    tokens = [torch.from_numpy(encode_residues(s)) for s in SEQUENCES]
-    with torch.inference_mode():
-        return [model(t, torch.tensor([0, len(t)], dtype=torch.int32)) for t in tokens]
+def rows(model: Encoder) -> list[torch.Tensor]:
+    """Rows of SEQUENCES, or of tokens for DNABERT-S, each (n, width)."""
+    tokens = encode(SEQUENCES) if isinstance(model, Esm2) else random_tokens([1, 200])
+    return [embed(model, [one])[0] for one in tokens]
 
 
-def assert_same_rows(a: Esm2, b: Esm2) -> None:
+def load(path: Path) -> Encoder:
+    """The prepared model up to its last layer."""
+    return load_prepared(path, read_prepared(path).architecture.layers)
+
+
+def load_source(source: Path | str) -> Encoder:
+    checkpoint = read_checkpoint(Path(source))
+    return build_model(checkpoint, checkpoint.architecture.layers)
+
+
+def assert_same_rows(a: Encoder, b: Encoder) -> None:
     assert all(torch.equal(x, y) for x, y in zip(rows(a), rows(b), strict=True))
 
 
@@ -91,10 +108,10 @@ def pickled_folder(folder: Path) -> Path:
 
 
 def fair_file(path: Path) -> Path:
-    from esm.model.esm2 import ESM2
+    from esm.model.esm2 import ESM2 as FairEsm2
 
     torch.manual_seed(3)
-    state = ESM2(2, 64, 4).state_dict()
+    state = FairEsm2(2, 64, 4).state_dict()
     settings = argparse.Namespace(
         encoder_layers=2, encoder_embed_dim=64, encoder_attention_heads=4, token_dropout=True
     )
@@ -105,14 +122,14 @@ def fair_file(path: Path) -> Path:
 
 def test_a_safetensors_folder_is_used_where_it_lies_and_not_touched(project):
     before = content(project / "models")
-    prepare_model("mine", "models/esm/", OUTPUT)
+    prepare_model("mine", "models/esm/", OUTPUT, LOGGER)
     assert content(project / "models") == before
     assert list(OUTPUT.parent.iterdir()) == [OUTPUT]
-    assert_same_rows(load_prepared(OUTPUT), build_model(read_checkpoint(Path("models/esm"))))
+    assert_same_rows(load(OUTPUT), load_source("models/esm"))
 
 
 def test_the_description_is_the_golden_one(project):
-    prepare_model("mine", "models/esm/", OUTPUT)
+    prepare_model("mine", "models/esm/", OUTPUT, LOGGER)
     data = Path("models/esm/model.safetensors").read_bytes()
     assert OUTPUT.read_text() == GOLDEN.replace("SHA256", hashlib.sha256(data).hexdigest())
 
@@ -122,7 +139,7 @@ def test_the_golden_description_is_read_and_so_is_one_that_grew(tmp_path):
     path.write_text(GOLDEN.replace("SHA256", "0f" * 32))
     model = read_prepared(path)
     assert (model.weights, model.size, model.max_length) == (
-        "models/esm/model.safetensors", 815616, MAX_LENGTH,
+        "models/esm/model.safetensors", 815616, ESM2.max_length,
     )  # fmt: skip
     assert model.architecture.ffn_width == 256
     # Recipes are made of it: it may never change for weights that did not.
@@ -135,12 +152,12 @@ def test_the_golden_description_is_read_and_so_is_one_that_grew(tmp_path):
 @pytest.mark.parametrize("form", ["bin", "pt"])
 def test_pickled_weights_are_converted_and_give_the_same_rows(form, project):
     source = fair_file(Path("m.pt")) if form == "pt" else pickled_folder(Path("pickled"))
-    prepare_model("mine", str(source), OUTPUT)
+    prepare_model("mine", str(source), OUTPUT, LOGGER)
     model = read_prepared(OUTPUT)
     assert (model.source, model.weights) == (str(source), str(CONVERTED))
     assert load_file(CONVERTED).keys() == read_checkpoint(source).state.keys()
     assert CONVERTED.stat().st_mode & 0o777 == 0o644
-    assert_same_rows(load_prepared(OUTPUT), build_model(read_checkpoint(source)))
+    assert_same_rows(load(OUTPUT), load_source(source))
 
 
 @pytest.mark.parametrize("form", ["bin", "pt"])
@@ -148,7 +165,7 @@ def test_the_same_source_gives_the_same_bytes(form, project):
     source = fair_file(Path("m.pt")) if form == "pt" else pickled_folder(Path("pickled"))
     made = []
     for _ in range(2):
-        prepare_model("mine", str(source), OUTPUT)
+        prepare_model("mine", str(source), OUTPUT, LOGGER)
         made.append((OUTPUT.read_bytes(), CONVERTED.read_bytes()))
         shutil.rmtree("resources")
         os.utime(source, (1, 1))
@@ -160,24 +177,24 @@ def test_the_fingerprint_is_of_content_and_not_of_paths(project):
     config = Path("elsewhere/config.json")
     found = []
     for source in ("models/esm", "elsewhere"):
-        prepare_model("mine", source, OUTPUT)
+        prepare_model("mine", source, OUTPUT, LOGGER)
         found.append(read_prepared(OUTPUT).fingerprint)
     assert found[0] == found[1]
     config.write_text(json.dumps(json.loads(config.read_text()) | {"token_dropout": False}))
-    prepare_model("mine", "elsewhere", OUTPUT)
+    prepare_model("mine", "elsewhere", OUTPUT, LOGGER)
     assert read_prepared(OUTPUT).fingerprint != found[0]
 
 
 def test_a_copied_project_works_where_it_now_is(project, tmp_path, monkeypatch):
     source = pickled_folder(Path("pickled"))
-    prepare_model("mine", str(source), OUTPUT)
-    prepare_model("in_place", "models/esm", Path("in_place.json"))
-    expected = load_prepared(OUTPUT)
+    prepare_model("mine", str(source), OUTPUT, LOGGER)
+    prepare_model("in_place", "models/esm", Path("in_place.json"), LOGGER)
+    expected = load(OUTPUT)
     shutil.copytree(project, tmp_path / "moved")
     shutil.rmtree(project)
     monkeypatch.chdir(tmp_path / "moved")
-    assert_same_rows(load_prepared(OUTPUT), expected)
-    assert_same_rows(load_prepared(Path("in_place.json")), expected)
+    assert_same_rows(load(OUTPUT), expected)
+    assert_same_rows(load(Path("in_place.json")), expected)
 
 
 def other_weights(path: Path) -> None:
@@ -190,7 +207,7 @@ def other_weights(path: Path) -> None:
 @pytest.mark.parametrize("how", ["written", "moved in with an old time"])
 def test_changed_weights_are_noticed(how, project):
     weights = Path("models/esm/model.safetensors")
-    prepare_model("mine", "models/esm", OUTPUT)
+    prepare_model("mine", "models/esm", OUTPUT, LOGGER)
     size = weights.stat().st_size
     if how == "written":
         other_weights(weights)
@@ -200,25 +217,25 @@ def test_changed_weights_are_noticed(how, project):
         os.replace("new", weights)
     assert weights.stat().st_size == size
     with pytest.raises(ModelError, match=rf"{weights}: changed since .* remove {OUTPUT} and run"):
-        load_prepared(OUTPUT)
+        load(OUTPUT)
 
 
 def test_touched_weights_are_still_the_same(project):
-    prepare_model("mine", "models/esm", OUTPUT)
+    prepare_model("mine", "models/esm", OUTPUT, LOGGER)
     os.utime("models/esm/model.safetensors", (2**32, 2**32))
-    load_prepared(OUTPUT)
+    load(OUTPUT)
 
 
 def test_cut_and_missing_weights_are_noticed(project):
     weights = Path("models/esm/model.safetensors")
-    prepare_model("mine", "models/esm", OUTPUT)
+    prepare_model("mine", "models/esm", OUTPUT, LOGGER)
     os.truncate(weights, weights.stat().st_size - 4)
     os.utime(OUTPUT, (2**32, 2**32))  # however young the description is
     with pytest.raises(ModelError, match="changed since it was prepared"):
-        load_prepared(OUTPUT)
+        load(OUTPUT)
     weights.unlink()
     with pytest.raises(ModelError, match=f"{weights}: is missing; .* {OUTPUT}"):
-        load_prepared(OUTPUT)
+        load(OUTPUT)
 
 
 class Payload:
@@ -231,7 +248,7 @@ def test_a_pickled_payload_is_refused_and_leaves_nothing(form, project):
     path = Path("m.pt") if form == "pt" else pickled_folder(Path("pickled")) / "pytorch_model.bin"
     torch.save({"cfg": Payload(), "model": {}}, path)
     with pytest.raises(ModelError, match="weights only"):
-        prepare_model("mine", str(path if form == "pt" else path.parent), OUTPUT)
+        prepare_model("mine", str(path if form == "pt" else path.parent), OUTPUT, LOGGER)
     assert not Path("executed").exists() and not Path("resources").exists()
 
 
@@ -264,10 +281,42 @@ def fewer_layers_than_weights() -> str:
     return "models/esm"
 
 
-def sharded() -> str:
-    os.rename("models/esm/model.safetensors", "models/esm/model-00001-of-00001.safetensors")
+def index_of(part: str, name: str = "encoder.emb_layer_norm_after.bias") -> str:
+    """models/esm with its weights in model-1.safetensors, and an index that names `part`."""
+    os.rename("models/esm/model.safetensors", "models/esm/model-1.safetensors")
+    index = {"weight_map": {name: part}}
+    Path("models/esm/model.safetensors.index.json").write_text(json.dumps(index))
+    return "models/esm"
+
+
+def empty_index() -> str:
+    index_of("model-1.safetensors")
     Path("models/esm/model.safetensors.index.json").write_text("{}")
     return "models/esm"
+
+
+def broken_index() -> str:
+    index_of("model-1.safetensors")
+    Path("models/esm/model.safetensors.index.json").write_text("{")
+    return "models/esm"
+
+
+def index_of_a_missing_part() -> str:
+    source = index_of("model-1.safetensors")
+    os.remove("models/esm/model-1.safetensors")
+    return source
+
+
+def index_of_a_missing_weight() -> str:
+    return index_of("model-1.safetensors", "other")
+
+
+def index_up_and_away() -> str:
+    return index_of("../model-1.safetensors")
+
+
+def absolute_index() -> str:
+    return index_of("/model-1.safetensors")
 
 
 def without_weights() -> str:
@@ -300,7 +349,12 @@ def folder_without_config() -> str:
         (garbled_pt, "m.pt: cannot be loaded"),
         (lacking_a_weight, r"model.safetensors: .* lacks the weight 'encoder.layer.3.output"),
         (fewer_layers_than_weights, "model.safetensors: .* more than 3 layers"),
-        (sharded, r"models/esm: .*model.safetensors.index.json.* not supported yet.*one file"),
+        (empty_index, r"model.safetensors.index.json: has no weight_map"),
+        (broken_index, r"model.safetensors.index.json: cannot be read"),
+        (index_of_a_missing_part, r"model-1.safetensors: cannot be read"),
+        (index_of_a_missing_weight, r"model-1.safetensors: lacks 'other', which model.safetens"),
+        (index_up_and_away, r"index.json: '../model-1.safetensors' is not the name of a file besi"),
+        (absolute_index, r"index.json: '/model-1.safetensors' is not the name of a file beside"),
         (without_weights, "models/esm: has neither model.safetensors nor pytorch_model.bin"),
         (other_vocabulary, "vocab.txt: is not the ESM-2 alphabet"),
         (absent, "models/nowhere: does not exist; a model is a Hugging Face folder .* or a fair"),
@@ -311,7 +365,7 @@ def folder_without_config() -> str:
 def test_a_bad_source_fails_here_with_its_reason(make, message, project):
     source = make()
     with pytest.raises(ModelError, match=message):
-        prepare_model("mine", source, OUTPUT)
+        prepare_model("mine", source, OUTPUT, LOGGER)
     assert not Path("resources").exists()
 
 
@@ -319,7 +373,7 @@ def test_weights_are_not_converted_into_a_models_own_folder(project):
     source = pickled_folder(OUTPUT.with_suffix(""))
     before = content(source)
     with pytest.raises(ModelError, match="give the model another name"):
-        prepare_model("mine", str(source), OUTPUT)
+        prepare_model("mine", str(source), OUTPUT, LOGGER)
     assert content(source) == before and not OUTPUT.exists()
 
 
@@ -359,7 +413,7 @@ def test_a_missing_description_is_refused_by_name(tmp_path):
 
 
 def test_the_bundled_model_is_what_its_script_makes(tmp_path):
-    script = RESOURCES / "models" / "make_esm2_random.py"
+    script = DATA / "make_esm2_random.py"
     subprocess.run([sys.executable, script, "--output", tmp_path], check=True)
     for name in ("config.json", "vocab.txt", "model.safetensors"):
         assert (tmp_path / name).read_bytes() == (BUNDLED / name).read_bytes(), name
@@ -367,8 +421,8 @@ def test_the_bundled_model_is_what_its_script_makes(tmp_path):
 
 def test_transformers_reads_the_bundled_model_as_we_do():
     theirs = EsmModel.from_pretrained(BUNDLED, add_pooling_layer=False).eval()
-    for sequence, ours in zip(SEQUENCES, rows(build_model(read_checkpoint(BUNDLED))), strict=True):
-        tokens = torch.from_numpy(encode_residues(sequence))[None]
+    for sequence, ours in zip(SEQUENCES, rows(load_source(BUNDLED)), strict=True):
+        tokens = encode([sequence])[0][None]
         with torch.inference_mode():
             hidden = theirs(tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state[0]
         assert (ours - hidden).abs().max() <= 1e-4
@@ -378,7 +432,158 @@ def test_the_bundled_proteins_are_what_their_readme_says():
     records = list(read_records(RESOURCES / "example" / "proteins.fasta"))
     lengths = [len(record.residues) for record in records]
     assert (len(records), min(lengths), max(lengths)) == (60, 8, 1177)
-    assert sum(length > MAX_LENGTH for length in lengths) == 10
+    assert sum(length > ESM2.max_length for length in lengths) == 10
     assert len({digest(record.residues) for record in records}) == 59
     assert sum(record.sequence_id.startswith("sp|") for record in records) == 11
     assert [r.sequence_id for r in records if b"X" in r.residues] == ["sp|Q9KH25|FTSZ_MYCKA"]
+
+
+SMALL = (2, 48, 12, 80)  # layers, width, heads, ffn_width of a DNABERT-S
+
+
+def split(source: str, folder: Path, form: str) -> Path:
+    """The model again, its weights over two files, every second one in each, and an index."""
+    ignore = shutil.ignore_patterns("*.safetensors")
+    shutil.copytree(source, folder, ignore=ignore)
+    state = load_file(Path(source) / "model.safetensors")
+    whole = "model.safetensors" if form == "safetensors" else "pytorch_model.bin"
+    places = {}
+    for number in range(2):
+        part = whole.replace(".", f"-0000{2 - number}-of-00002.")
+        mine = {name: state[name] for name in sorted(state)[number::2]}
+        places |= dict.fromkeys(mine, part)
+        if form == "safetensors":
+            save_file(mine, folder / part)
+        else:
+            torch.save(mine, folder / part)
+    (folder / f"{whole}.index.json").write_text(json.dumps({"weight_map": places}))
+    return folder
+
+
+def source_of(family: str) -> str:
+    if family == "esm2":
+        return "models/esm"
+    return str(dnabert_folder(Path("models/dna"), SMALL))
+
+
+@pytest.mark.parametrize("family", ["esm2", "dnabert_s"])
+def test_split_safetensors_are_used_where_they_lie(family, project):
+    source = source_of(family)
+    folder = split(source, Path("parts"), "safetensors")
+    before = content(folder)
+    prepare_model("mine", str(folder), OUTPUT, LOGGER)
+    assert content(folder) == before and list(OUTPUT.parent.iterdir()) == [OUTPUT]
+    model = read_prepared(OUTPUT)
+    assert model.weights == "parts/model.safetensors.index.json"
+    assert_same_rows(load(OUTPUT), load_source(source))
+    # Both as `cat` has them: the index, then the parts by name.
+    names = [
+        "model.safetensors.index.json",
+        *(f"model-0000{n}-of-00002.safetensors" for n in (1, 2)),
+    ]
+    data = b"".join((folder / name).read_bytes() for name in names)
+    assert (model.size, model.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+
+
+@pytest.mark.parametrize("family", ["esm2", "dnabert_s"])
+def test_split_pickles_are_converted_to_one_file(family, project):
+    source = source_of(family)
+    prepare_model("mine", str(split(source, Path("parts"), "bin")), OUTPUT, LOGGER)
+    assert read_prepared(OUTPUT).weights == str(CONVERTED)
+    assert load_file(CONVERTED).keys() == load_file(Path(source) / "model.safetensors").keys()
+    assert_same_rows(load(OUTPUT), load_source(source))
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors.index.json", "model-00001-of-00002.safetensors"]
+)
+def test_a_changed_or_missing_part_is_noticed(name, project):
+    path = split("models/esm", Path("parts"), "safetensors") / name
+    prepare_model("mine", "parts", OUTPUT, LOGGER)
+    data = path.read_bytes()
+    # The same size, and an index that reads as well.
+    changed = (
+        data[:-1] + bytes([data[-1] ^ 1])
+        if name.endswith("tensors")
+        else data.replace(b'{"', b'{ "', 1)
+    )
+    path.write_bytes(changed)
+    with pytest.raises(ModelError, match=f"changed since it was prepared; remove {OUTPUT}"):
+        load(OUTPUT)
+    path.unlink()
+    with pytest.raises(ModelError, match=f"{path}: is missing; .* {OUTPUT}"):
+        load(OUTPUT)
+
+
+def test_a_payload_in_one_part_is_refused_and_not_executed(project):
+    folder = split("models/esm", Path("parts"), "bin")
+    torch.save({"x": Payload()}, folder / "pytorch_model-00002-of-00002.bin")
+    with pytest.raises(ModelError, match="00002-of-00002.bin: cannot be loaded as weights only"):
+        prepare_model("mine", "parts", OUTPUT, LOGGER)
+    assert not Path("executed").exists() and not Path("resources").exists()
+
+
+def test_a_payload_in_dnaberts_weights_is_refused_and_not_executed(project):
+    folder = dnabert_folder(Path("dna"), SMALL)
+    os.rename(folder / "model.safetensors", "spare")
+    torch.save({"x": Payload()}, folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="pytorch_model.bin: cannot be loaded as weights only"):
+        prepare_model("mine", "dna", OUTPUT, LOGGER)
+    assert not Path("executed").exists() and not Path("resources").exists()
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+def test_a_dnabert_is_described_with_its_tokenizer(pickled, project):
+    folder = dnabert_folder(Path("dna"), SMALL, pickled)
+    prepare_model("mine", "dna", OUTPUT, LOGGER)
+    model = read_prepared(OUTPUT)
+    assert (model.family, model.max_length) == ("dnabert_s", DNABERT_S.max_length)
+    assert model.weights == (str(CONVERTED) if pickled else "dna/model.safetensors")
+    assert model.tokenizer_file == "dna/tokenizer.json"
+    data = (folder / "tokenizer.json").read_bytes()
+    assert model.tokenizer == hashlib.sha256(data).hexdigest()
+    assert load_tokenizer(model).encode(b"A").tolist() == [1, 5, 2]
+    assert_same_rows(load(OUTPUT), load_source(folder))
+    (folder / "tokenizer.json").write_bytes(data + b"\n")
+    with pytest.raises(ModelError, match="tokenizer.json: changed"):
+        load_tokenizer(model)
+
+
+@pytest.mark.parametrize("family", ["esm2", "dnabert_s"])
+def test_layers_and_dtypes_are_loaded_as_asked(family, project):
+    prepare_model("mine", source_of(family), OUTPUT, LOGGER)
+    last = read_prepared(OUTPUT).architecture.layers
+    for layer in range(last + 1):
+        model = load_prepared(OUTPUT, layer, torch.bfloat16)
+        assert not model.training and len(model.layers) == layer
+        assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+        assert {b.dtype for b in model.buffers()} == {torch.float32}
+    with pytest.raises(ModelError, match=f"layer {last + 1} is not one of 0 to {last}"):
+        load_prepared(OUTPUT, last + 1)
+
+
+def test_the_files_of_a_model_are_named_without_reading_weights(project):
+    dnabert_folder(Path("dna"), SMALL)
+    names = ["config.json", "tokenizer.json", "model.safetensors"]
+    assert list_model_files(Path("dna")) == [Path("dna") / name for name in names]
+    folder = split("models/esm", Path("parts"), "bin")
+    parts = [f"pytorch_model-0000{n}-of-00002.bin" for n in (1, 2)]
+    index = "pytorch_model.bin.index.json"
+    expected = ["config.json", "vocab.txt", index, *parts]
+    assert list_model_files(folder) == [folder / name for name in expected]
+    assert list_weight_files(folder / index) == [folder / name for name in (index, *parts)]
+    assert list_model_files(Path("m.pt")) == [Path("m.pt")]
+    # What is wrong with it is said when the model is prepared.
+    (folder / index).write_text(json.dumps({"weight_map": {"x": "../dna/config.json"}}))
+    assert list_model_files(folder) == [folder / name for name in expected[:3]]
+
+
+def test_naming_a_models_files_needs_no_pytorch():
+    modules = "seqembed.models.source, seqembed.models.prepared"
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
+    scripts = Path(__file__).parents[2] / "workflow/scripts"
+    environment = os.environ | {"PYTHONPATH": str(scripts)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert done.stdout == "False\n", done.stderr

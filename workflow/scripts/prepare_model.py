@@ -14,13 +14,15 @@ from seqembed.models.prepare import prepare_model
 def main() -> int:
     parser = command_line.parser(__doc__)
     parser.add_argument("--name", required=True, help="the model's key in `models`")
-    parser.add_argument("--source", required=True, help="a Hugging Face folder, or a fair-esm .pt")
+    parser.add_argument(
+        "--source", required=True, help="a known name, a Hugging Face folder, or a fair-esm .pt"
+    )
     parser.add_argument("--output", type=Path, required=True, help="the .json to write")
     return command_line.run(prepare, parser.parse_args())
 
 
 def prepare(arguments: argparse.Namespace, logger: logging.Logger) -> None:
-    prepare_model(arguments.name, arguments.source, arguments.output)
+    prepare_model(arguments.name, arguments.source, arguments.output, logger)
     logger.info("model %s of %s is ready", arguments.name, arguments.source)
 
 

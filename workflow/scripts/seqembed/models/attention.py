@@ -1,47 +1,186 @@
 """Attention over a packed batch: sequences laid end to end, no padding.
 
-Every implementation takes q, k, v of shape (T, heads, head_dim) and cu_seqlens of shape
-(B + 1,), int32: sequence i holds rows cu_seqlens[i] to cu_seqlens[i + 1]. The query is scaled
-already, so the scale here is 1. The result has q's shape and dtype.
+Every implementation takes q, k, v of shape (T, heads, head_dim), the batch's Packing and, for
+ALiBi, the batch's alibi_table. The query is scaled already, so the scale here is 1. The result has
+q's shape and dtype, and a row of it is a function of its own sequence alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-Attention = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+# Queries that attend at once under ALiBi: a bias of all of them would be quadratic in memory.
+CHUNK = 256
+# PyTorch's CPU kernel takes this many queries at once, and gives each thread a part of a buffer. Of
+# fewer queries the parts are not aligned, and a row's last bits depend on the thread (measured).
+CPU_QUERIES = 32
 
 
-def attend_per_sequence(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> Tensor:
+@dataclass(frozen=True, eq=False)
+class Packing:
+    """Where sequences lie in a packed batch: sequence i holds rows bounds[i] to bounds[i + 1].
+
+    cu_seqlens: the same, (B + 1,) int32, on the batch's device.
+    """
+
+    bounds: tuple[int, ...]
+    cu_seqlens: Tensor
+
+    @classmethod
+    def of(cls, lengths: Sequence[int]) -> Packing:
+        """Sequences of these lengths, in tokens, one after the other, on the CPU."""
+        bounds = tuple(accumulate(lengths, initial=0))
+        return cls(bounds, torch.tensor(bounds, dtype=torch.int32))
+
+    @property
+    def longest(self) -> int:
+        return max(stop - start for start, stop in pairwise(self.bounds))
+
+    @cached_property
+    def groups(self) -> tuple[tuple[int, slice | Tensor], ...]:
+        """For each length, the rows of its sequences: a slice where they are neighbours."""
+        starts: dict[int, list[int]] = {}
+        for start, stop in pairwise(self.bounds):
+            starts.setdefault(stop - start, []).append(start)
+        return tuple((length, self._rows(length, found)) for length, found in starts.items())
+
+    def _rows(self, length: int, starts: list[int]) -> slice | Tensor:
+        if starts[-1] - starts[0] == length * (len(starts) - 1):
+            return slice(starts[0], starts[-1] + length)
+        device = self.cu_seqlens.device
+        first = torch.tensor(starts, device=device).unsqueeze(1)
+        return (first + torch.arange(length, device=device)).flatten()
+
+
+# (q, k, v) -> the attended rows, of a batch that is known already.
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Attention:
+    """An implementation, with a name for logs."""
+
+    name: str
+    attend: Callable[[Tensor, Tensor, Tensor, Packing, Tensor | None], Tensor]
+
+    def over(self, packing: Packing, table: Tensor | None = None) -> Attend:
+        """Attention over one batch; table: its alibi_table, or None for no bias."""
+        return partial(self._attend, packing=packing, table=table)
+
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, packing: Packing, table: Tensor | None
+    ) -> Tensor:
+        return self.attend(q, k, v, packing, table)
+
+
+def alibi_slopes(heads: int) -> Tensor:
+    """ALiBi's slope of each head, (heads,) float32 (Press et al. 2022, arXiv:2108.12409).
+
+    A power of two p has 2 ** (-8 i / p) for i = 1 to p. Other numbers of heads take those of the
+    next smaller power of two first, then every second one of the next larger.
+    """
+    power = 1 << heads.bit_length() - 1
+    exponents = [8 * i / power for i in range(1, power + 1)]
+    exponents += [8 * i / (2 * power) for i in range(1, 2 * power, 2)]
+    return torch.tensor([2.0**-exponent for exponent in exponents[:heads]])
+
+
+def alibi_table(slopes: Tensor, longest: int, dtype: torch.dtype) -> Tensor:
+    """The biases of all chunks of queries of sequences up to `longest` tokens.
+
+    slopes: (heads,) float32. Returns (heads, CHUNK, 2 N) in `dtype`, N being `longest` in whole
+    chunks: the bias between query a + i, of the chunk from a on, and key j is [:, i, j - a + N].
+    """
+    reach = -(-longest // CHUNK) * CHUNK
+    queries = torch.arange(CHUNK, device=slopes.device)
+    keys = torch.arange(-reach, reach, device=slopes.device)
+    distances = (queries.unsqueeze(1) - keys).abs()
+    return (-slopes.view(-1, 1, 1) * distances).to(dtype)
+
+
+def attend_per_sequence(
+    q: Tensor, k: Tensor, v: Tensor, packing: Packing, table: Tensor | None = None
+) -> Tensor:
     """Attend sequence by sequence, on slices of the packed tensors; any device and dtype."""
     out = torch.empty_like(q)
-    bounds = cu_seqlens.tolist()
-    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, stop in pairwise(packing.bounds):
         # (length, heads, head_dim) -> (1, heads, length, head_dim): views, nothing is copied.
         one_q, one_k, one_v = (x[start:stop].transpose(0, 1).unsqueeze(0) for x in (q, k, v))
-        attended = scaled_dot_product_attention(one_q, one_k, one_v, scale=1.0)
-        out[start:stop] = attended.squeeze(0).transpose(0, 1)
+        one_q = functional.pad(one_q, (0, 0, 0, (start - stop) % CPU_QUERIES))
+        attended = _attend_stacked(one_q, one_k, one_v, table)[0, :, : stop - start]
+        out[start:stop] = attended.transpose(0, 1)
     return out
 
 
-def attend_varlen(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> Tensor:
-    """Attend to all sequences in one kernel (torch.nn.attention.varlen); CUDA, fp16 or bf16."""
+def attend_by_length(
+    q: Tensor, k: Tensor, v: Tensor, packing: Packing, table: Tensor | None = None
+) -> Tensor:
+    """Attend to all sequences of one length at once; any device and dtype."""
+    out = torch.empty_like(q)
+    # Not cuDNN: it makes a plan for each shape, and promises nothing on the order of its sums.
+    with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+        for length, rows in packing.groups:
+            # (B_g length, heads, head_dim) -> (B_g, heads, length, head_dim)
+            shape = (-1, length, *q.shape[1:])
+            some_q, some_k, some_v = (x[rows].reshape(shape).transpose(1, 2) for x in (q, k, v))
+            attended = _attend_stacked(some_q, some_k, some_v, table)
+            out[rows] = attended.transpose(1, 2).flatten(0, 1)
+    return out
+
+
+def attend_varlen(
+    q: Tensor, k: Tensor, v: Tensor, packing: Packing, table: Tensor | None = None
+) -> Tensor:
+    """Attend to all sequences in one kernel (torch.nn.attention.varlen); CUDA, fp16 or bf16.
+
+    It knows no bias: a table is a ValueError.
+    """
     # Here, not above: it brings in all of torch._dynamo, seconds that a CPU worker has no use for.
     from torch.nn.attention.varlen import varlen_attn
 
-    longest = int(cu_seqlens.diff().max())
+    if table is not None:
+        raise ValueError("attend_varlen takes no bias")
+    bounds, longest = packing.cu_seqlens, packing.longest
     # One split: else the longest neighbour decides how a sequence's sums are ordered.
-    out = varlen_attn(q, k, v, cu_seqlens, cu_seqlens, longest, longest, scale=1.0, num_splits=1)
+    out = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=1.0, num_splits=1)
     assert isinstance(out, Tensor)  # a tuple comes back only where auxiliary output is asked for
     return out
 
 
-def choose_attention(device: torch.device, dtype: torch.dtype) -> Attention:
+PER_SEQUENCE = Attention("SDPA, sequence by sequence", attend_per_sequence)
+BY_LENGTH = Attention("SDPA, length by length", attend_by_length)
+VARLEN = Attention("varlen_attn", attend_varlen)
+
+
+def choose_attention(device: torch.device, dtype: torch.dtype, alibi: bool) -> Attention:
     """The implementation for this device and dtype; the one place that chooses."""
-    if device.type == "cuda" and dtype in (torch.float16, torch.bfloat16):
-        return attend_varlen
-    return attend_per_sequence
+    if device.type != "cuda":
+        return PER_SEQUENCE
+    if dtype in (torch.float16, torch.bfloat16) and not alibi:
+        return VARLEN
+    return BY_LENGTH
+
+
+def _attend_stacked(q: Tensor, k: Tensor, v: Tensor, table: Tensor | None) -> Tensor:
+    """Sequences of one length: q, k, v and the result are (B, heads, length, head_dim).
+
+    Of q, and of the result, there may be more rows than of k and v.
+    """
+    if table is None:
+        return scaled_dot_product_attention(q, k, v, scale=1.0)
+    length, reach = k.shape[2], table.shape[2] // 2
+    chunks = []
+    for start in range(0, q.shape[2], CHUNK):
+        queries = q[:, :, start : start + CHUNK]
+        bias = table[:, : queries.shape[2], reach - start : reach - start + length].unsqueeze(0)
+        chunks.append(scaled_dot_product_attention(queries, k, v, attn_mask=bias, scale=1.0))
+    return torch.cat(chunks, dim=2)

@@ -1,147 +1,103 @@
-"""Prepare a model once, so that workers find checked safetensors weights and how to read them.
-
-`{model}.json` is what rules depend on: content only, the same bytes for the same model.
-"""
+"""Prepare a model once, so that workers find checked safetensors weights and how to read them."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+import logging
 from pathlib import Path
-from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from seqembed.errors import ModelError
 from seqembed.files import published
-from seqembed.models.esm2 import MAX_LENGTH, Esm2, Esm2Architecture
-from seqembed.models.source import CONFIG, SAFETENSORS
-from seqembed.models.weights import (
-    Checkpoint,
-    build_model,
-    read_checkpoint,
-    read_safetensors,
+from seqembed.models.architecture import Esm2Architecture
+from seqembed.models.encoder import Encoder
+from seqembed.models.families import DNABERT_S, ESM2
+from seqembed.models.hub import fetch
+from seqembed.models.known import KNOWN
+from seqembed.models.prepared import (
+    BUILT_IN,
+    PreparedModel,
+    read_prepared,
+    sha256_of,
+    write_prepared,
 )
-
-FORMAT_VERSION = "1"
-KIND = "model"
-FAMILY = TOKENIZER = "esm2"
-
-
-@dataclass(frozen=True, kw_only=True)
-class PreparedModel:
-    """What `{model}.json` records; raises ModelError for what no model can have.
-
-    source: as the user gave it; weights: the safetensors file, relative to the working folder
-    unless the source was absolute; size: its bytes; sha256: its checksum, 64 hex characters;
-    max_length: residues the model was trained on at once, without BOS and EOS.
-    """
-
-    name: str
-    family: str
-    source: str
-    weights: str
-    size: int
-    sha256: str
-    architecture: Esm2Architecture
-    tokenizer: str
-    max_length: int
-
-    def __post_init__(self) -> None:
-        for field in ("name", "family", "source", "weights", "sha256", "tokenizer"):
-            if not isinstance(value := getattr(self, field), str) or not value:
-                raise ModelError(f"{field} must be a text, not {value!r}")
-        for field in ("size", "max_length"):
-            if type(value := getattr(self, field)) is not int or value < 1:
-                raise ModelError(f"{field} must be a positive whole number, not {value!r}")
-        if self.family != FAMILY or self.tokenizer != TOKENIZER:
-            raise ModelError(f"{self.family!r} with tokenizer {self.tokenizer!r} is not known")
-        if not re.fullmatch("[0-9a-f]{64}", self.sha256):
-            raise ModelError(f"sha256 must be 64 hex characters, not {self.sha256!r}")
-
-    def longest(self, asked: str | int) -> int:
-        """The most residues of a sequence that reach the model; `auto` is the model's own limit."""
-        return self.max_length if asked == "auto" else int(asked)
-
-    @property
-    def fingerprint(self) -> str:
-        """64 hex characters that stand for the weights and the architecture."""
-        content = {"sha256": self.sha256, "architecture": asdict(self.architecture)}
-        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
-        return hashlib.blake2b(canonical.encode(), digest_size=32).hexdigest()
+from seqembed.models.source import CONFIG, SAFETENSORS, TOKENIZER, list_weight_files
+from seqembed.models.tensors import read_state
+from seqembed.models.weights import Checkpoint, build_model, check_checkpoint, read_checkpoint
 
 
-def prepare_model(name: str, source: str, output: Path) -> None:
+def prepare_model(name: str, source: str, output: Path, logger: logging.Logger) -> None:
     """Check the model at `source` and describe it in `output`, resources/models/{name}.json.
 
-    A safetensors file is used where it lies; other weights are converted to
-    `{name}/model.safetensors` beside `output`.
+    A source that is no path but a known name is fetched first, or taken from `{name}/original`
+    beside `output` where somebody put its files.
+
+    Safetensors are used where they lie; other weights are converted to `{name}/model.safetensors`
+    beside `output`. A tokenizer.json is used where it lies, too.
 
     Raises:
-        ModelError: the source is no ESM-2 that can be loaded.
+        ModelError: the source is no model of a known family that can be loaded.
     """
-    checkpoint = read_checkpoint(Path(source))
-    # Built only to be sure: a bad model fails here, not on a GPU.
-    build_model(checkpoint)
+    place = Path(source)
+    if not place.exists() and source in KNOWN:
+        place = fetch(KNOWN[source], output.parent / name / "original", logger)
+    checkpoint = read_checkpoint(place)
+    # A bad model fails here, not on a GPU.
+    check_checkpoint(checkpoint)
     weights = checkpoint.path
-    if weights.suffix != ".safetensors":
+    if not weights.name.startswith(SAFETENSORS):
         weights = _convert(checkpoint, output.parent / name / SAFETENSORS)
+    files = list_weight_files(weights)
+    protein = isinstance(checkpoint.architecture, Esm2Architecture)
+    family = ESM2 if protein else DNABERT_S
+    tokenizer = None if protein else place / TOKENIZER
     model = PreparedModel(
         name=name,
-        family=FAMILY,
+        family=family.name,
         source=source,
         weights=str(weights),
-        size=weights.stat().st_size,
-        sha256=_sha256(weights),
+        size=_size(files),
+        sha256=sha256_of(*files),
         architecture=checkpoint.architecture,
-        tokenizer=TOKENIZER,
-        max_length=MAX_LENGTH,
+        tokenizer=sha256_of(tokenizer) if tokenizer else BUILT_IN,
+        max_length=family.max_length,
+        tokenizer_file=str(tokenizer) if tokenizer else None,
     )
-    _write(model, output)
+    write_prepared(model, output)
 
 
-def read_prepared(path: Path) -> PreparedModel:
-    """Read `{model}.json`; keys that this version does not know are passed over.
-
-    Raises:
-        ModelError: the file is missing, damaged, or of another format version.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return _parse(content)
-    except (ModelError, OSError, ValueError) as error:
-        message = f"no description of a model that can be read ({error})"
-        raise ModelError(f"{path}: {message}; remove it and run again") from error
-
-
-def load_prepared(path: Path) -> Esm2:
-    """The model that `{model}.json` describes, in eval mode, float32.
+def load_prepared(path: Path, layer: int, dtype: torch.dtype = torch.float32) -> Encoder:
+    """The model that `{model}.json` describes, up to `layer`, in eval mode and in `dtype`.
 
     Raises:
-        ModelError: the description cannot be read, or the weights are not those it describes.
+        ModelError: the description cannot be read, the weights are not those it describes, or
+            the model has no such layer.
     """
     model = read_prepared(path)
     weights = Path(model.weights)
     if not weights.is_file():
-        raise ModelError(f"{weights}: is missing; put it back, or remove {path} and run again")
-    if _changed(model, path):
+        raise _missing(weights, path)
+    files = list_weight_files(weights)
+    for file in files:
+        if not file.is_file():
+            raise _missing(file, path)
+    if _changed(model, files, path):
         message = "changed since it was prepared"
         raise ModelError(f"{weights}: {message}; remove {path} and run again")
-    state = read_safetensors(weights)
-    return build_model(Checkpoint(architecture=model.architecture, state=state, path=weights))
+    state = read_state(weights)
+    checkpoint = Checkpoint(architecture=model.architecture, state=state, path=weights)
+    return build_model(checkpoint, layer, dtype)
 
 
 def _convert(checkpoint: Checkpoint, path: Path) -> Path:
-    """Write the checkpoint's tensors, under their own names, as a safetensors file."""
+    """Write the checkpoint's tensors, under their own names, as one safetensors file."""
     if (path.parent / CONFIG).exists():
         message = "is a model's own folder, so the converted weights cannot be written there"
         raise ModelError(f"{path.parent}: {message}; give the model another name in `models`")
     with published(path) as temporary:
-        save_file({name: _own(tensor) for name, tensor in checkpoint.state.items()}, temporary)
+        save_file({name: _own(held.read()) for name, held in checkpoint.state.items()}, temporary)
         # safetensors makes files for their owner only; a group shares its models.
         temporary.chmod(0o644)
     return path
@@ -152,44 +108,19 @@ def _own(tensor: Tensor) -> Tensor:
     return tensor.detach().clone().contiguous()
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _missing(file: Path, path: Path) -> ModelError:
+    return ModelError(f"{file}: is missing; put it back, or remove {path} and run again")
 
 
-def _changed(model: PreparedModel, path: Path) -> bool:
+def _size(files: list[Path]) -> int:
+    return sum(file.stat().st_size for file in files)
+
+
+def _changed(model: PreparedModel, files: list[Path], path: Path) -> bool:
     """Whether the weights differ from those described; read in full only where they may."""
-    weights, described = Path(model.weights).stat(), path.stat()
-    if weights.st_size != model.size:
+    if _size(files) != model.size:
         return True
     # A file moved or copied in keeps an old mtime, but its ctime is new.
-    touched = max(weights.st_mtime_ns, weights.st_ctime_ns)
-    return touched >= described.st_mtime_ns and _sha256(Path(model.weights)) != model.sha256
-
-
-def _write(model: PreparedModel, path: Path) -> None:
-    content = {"format_version": FORMAT_VERSION, "kind": KIND, **asdict(model)}
-    with published(path) as temporary:
-        text = json.dumps(content, sort_keys=True, indent=2, ensure_ascii=False) + "\n"
-        temporary.write_text(text, encoding="utf-8")
-
-
-def _parse(content: Any) -> PreparedModel:
-    """The description in a parsed JSON file."""
-    if not isinstance(content, dict) or content.get("kind") != KIND:
-        raise ModelError("it describes no model")
-    if (version := content.get("format_version")) != FORMAT_VERSION:
-        raise ModelError(f"format version {version!r} is not known")
-    values = _pick(content, PreparedModel)
-    architecture = _pick(values.pop("architecture"), Esm2Architecture)
-    return PreparedModel(architecture=Esm2Architecture(**architecture), **values)
-
-
-def _pick(content: Any, kind: type[PreparedModel] | type[Esm2Architecture]) -> dict[str, Any]:
-    """The values of each field of `kind`; ModelError for one that is missing."""
-    names = [field.name for field in fields(kind)]
-    if not isinstance(content, Mapping):
-        raise ModelError(f"{content!r} stands where {', '.join(names)} should")
-    if missing := [name for name in names if name not in content]:
-        raise ModelError(f"{missing[0]} is missing")
-    return {name: content[name] for name in names}
+    stats = [file.stat() for file in files]
+    touched = max(max(stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats)
+    return touched >= path.stat().st_mtime_ns and sha256_of(*files) != model.sha256

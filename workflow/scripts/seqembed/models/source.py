@@ -2,17 +2,67 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+
+from seqembed.errors import ModelError
 
 CONFIG = "config.json"
 VOCABULARY = "vocab.txt"
+TOKENIZER = "tokenizer.json"
 SAFETENSORS = "model.safetensors"
 PICKLED = "pytorch_model.bin"
+# Weights split over several files come with a list of them.
+INDEX = ".index.json"
+# Where a Hugging Face folder may keep its weights; the first that is there counts.
+WEIGHTS = (SAFETENSORS, SAFETENSORS + INDEX, PICKLED, PICKLED + INDEX)
 
 
 def list_model_files(source: Path) -> list[Path]:
-    """The files that decide what a model is: of a Hugging Face folder, or a file itself."""
+    """The files that decide what a model is: of a Hugging Face folder, or a file itself.
+
+    Those that are not there are left out, also of an index: whoever reads it says so.
+    """
     if not source.is_dir():
         return [source]
-    names = CONFIG, VOCABULARY, SAFETENSORS, PICKLED
-    return [source / name for name in names if (source / name).exists()]
+    files = {source / name: None for name in (CONFIG, VOCABULARY, TOKENIZER, *WEIGHTS)}
+    for index in [path for path in files if path.name.endswith(INDEX) and path.exists()]:
+        files |= dict.fromkeys(_listed(index))
+    return [path for path in files if path.exists()]
+
+
+def list_weight_files(weights: Path) -> list[Path]:
+    """The files that hold the weights: `weights`, and the parts in name order if it is an index.
+
+    Raises:
+        ModelError: the index cannot be read, or names a file outside its own folder.
+    """
+    if not weights.name.endswith(INDEX):
+        return [weights]
+    return [weights, *sorted(set(read_weight_map(weights).values()))]
+
+
+def read_weight_map(index: Path) -> dict[str, Path]:
+    """Which file holds each weight, from `*.index.json`; raises as list_weight_files does."""
+    try:
+        content = json.loads(index.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{index}: cannot be read: {error}") from error
+    places = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(places, dict) or not places:
+        raise ModelError(f"{index}: has no weight_map that names files")
+    return {name: index.parent / _part_name(index, part) for name, part in places.items()}
+
+
+def _part_name(index: Path, part: object) -> str:
+    """A plain file name: an index may not lead out of its folder, whoever wrote it."""
+    if not isinstance(part, str) or part in ("", ".", "..") or any(c in part for c in "/\\\0"):
+        raise ModelError(f"{index}: {part!r} is not the name of a file beside it")
+    return part
+
+
+def _listed(index: Path) -> list[Path]:
+    try:
+        return list_weight_files(index)
+    except ModelError:
+        return []

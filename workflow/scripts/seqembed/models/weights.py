@@ -1,47 +1,31 @@
-"""Read ESM-2 checkpoints as weights only: nothing that a file holds is ever executed."""
+"""Checkpoints of every family: read without building a model, and built up to one layer."""
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from seqembed.errors import ModelError
-from seqembed.models.esm2 import ALPHABET, ROTARY_BASE, Esm2, Esm2Architecture, load_state
-from seqembed.models.source import CONFIG, PICKLED, SAFETENSORS, VOCABULARY
-
-EXPECTED = (
-    f"a model is a Hugging Face folder ({CONFIG} with {SAFETENSORS} or {PICKLED}) "
-    "or a fair-esm file (.pt)"
-)
-
-# What config.json must say, and what Hugging Face's EsmConfig takes where it says nothing.
-REQUIRED_CONFIG: dict[str, tuple[Any, Any]] = {
-    "model_type": ("esm", None),
-    "position_embedding_type": ("rotary", "absolute"),
-    "vocab_size": (len(ALPHABET), None),
-    "emb_layer_norm_before": (False, None),
-    "hidden_act": ("gelu", "gelu"),
-    "is_folding_model": (False, False),
-    "is_decoder": (False, False),
-    "rope_theta": (ROTARY_BASE, ROTARY_BASE),
-}
+from seqembed.models import dnabert_s_weights, esm2_weights
+from seqembed.models.architecture import Architecture, Esm2Architecture
+from seqembed.models.dnabert_s import DnabertS
+from seqembed.models.encoder import Encoder
+from seqembed.models.esm2 import Esm2
+from seqembed.models.fair_esm import read_fair_esm
+from seqembed.models.hugging_face import EXPECTED, find_weights, read_architecture
+from seqembed.models.loading import Weight, check_weights, fill, plain_names
+from seqembed.models.tensors import State, read_state
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """What a checkpoint holds, under its own names; `path` is the file the tensors come from."""
 
-    architecture: Esm2Architecture
-    state: dict[str, Tensor]
+    architecture: Architecture
+    state: State
     path: Path
 
 
@@ -49,143 +33,58 @@ def read_checkpoint(source: Path) -> Checkpoint:
     """Read a Hugging Face folder or a fair-esm `.pt` file, without building the model.
 
     Raises:
-        ModelError: the source is neither, is no ESM-2, is damaged, or would execute code.
+        ModelError: the source is neither, is of no known family, is damaged, or would execute code.
     """
     if source.is_dir():
-        return _read_hugging_face(source)
+        architecture, path = read_architecture(source), find_weights(source)
+        return Checkpoint(architecture=architecture, state=read_state(path), path=path)
     if not source.exists():
         raise ModelError(f"{source}: does not exist; {EXPECTED}")
     if source.suffix != ".pt":
         raise ModelError(f"{source}: is not a model that can be read; {EXPECTED}")
-    return _read_fair_esm(source)
+    architecture, state = read_fair_esm(source)
+    return Checkpoint(architecture=architecture, state=state, path=source)
 
 
-def build_model(checkpoint: Checkpoint) -> Esm2:
-    """The encoder in eval mode, float32; a ModelError names the file."""
+def check_checkpoint(checkpoint: Checkpoint) -> None:
+    """Raises ModelError, with the file's name, unless every layer can be built."""
     try:
-        return load_state(checkpoint.architecture, checkpoint.state)
+        _plan(checkpoint, checkpoint.architecture.layers)
     except ModelError as error:
         raise ModelError(f"{checkpoint.path}: {error}") from error
 
 
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file by name; ModelError if it is damaged or missing."""
+def build_model(checkpoint: Checkpoint, layer: int, dtype: torch.dtype = torch.float32) -> Encoder:
+    """The encoder up to a layer in eval mode, in `dtype`; a ModelError names the file.
+
+    Weights are read and cast one by one, so that memory peaks little above the encoder's own.
+    """
     try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path}: cannot be read: {error}") from error
-
-
-def _load_pickled(path: Path) -> Any:
-    """torch.load restricted to tensors, plain containers and argparse.Namespace."""
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged bytes make torch's reader fail in any of many types
-        raise ModelError(f"{path}: cannot be loaded as weights only: {error}") from error
-
-
-def _check_tensors(path: Path, state: Any) -> dict[str, Tensor]:
-    """The state dict as it is, if it maps names to tensors."""
-    if not isinstance(state, Mapping) or not state:
-        raise ModelError(f"{path}: holds no weights")
-    if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise ModelError(f"{path}: holds something other than named tensors")
-    return dict(state)
-
-
-def _architecture(path: Path, sizes: Mapping[str, Any]) -> Esm2Architecture:
-    """The architecture, or a ModelError with the name of the file that describes it."""
-    try:
-        return Esm2Architecture(**sizes)
+        encoder = _outline(checkpoint.architecture, layer)
+        state, weights, buffers = _plan(checkpoint, layer)
+        return fill(encoder, state, weights, buffers, dtype)
     except ModelError as error:
-        raise ModelError(f"{path}: {error}") from error
+        raise ModelError(f"{checkpoint.path}: {error}") from error
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    """config.json, if it describes a rotary ESM-2."""
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelError(f"{path}: does not exist; {EXPECTED}") from error
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise ModelError(f"{path}: is not a JSON object")
-    for name, (required, default) in REQUIRED_CONFIG.items():
-        # null means "not set" to EsmConfig, which then behaves as for false.
-        found = config.get(name, default)
-        if found != required and not (required is False and found is None):
-            raise ModelError(f"{path}: {name} is {found!r}; only ESM-2 ({required!r}) is supported")
-    return config
+def _outline(architecture: Architecture, layer: int) -> Encoder:
+    """The encoder without memory for its weights."""
+    with torch.device("meta"):
+        if isinstance(architecture, Esm2Architecture):
+            return Esm2(architecture, layer)
+        return DnabertS(architecture, layer)
 
 
-def _check_vocabulary(folder: Path) -> None:
-    """Refuse a tokenizer whose token ids are not ESM-2's; its rows would be silently wrong."""
-    path = folder / VOCABULARY
-    if path.exists() and tuple(path.read_text("utf-8", errors="replace").split()) != ALPHABET:
-        raise ModelError(f"{path}: is not the ESM-2 alphabet")
-
-
-def _read_state(folder: Path) -> tuple[Path, dict[str, Tensor]]:
-    """The folder's weights, safetensors before pickle, and the file that they came from."""
-    path = folder / SAFETENSORS
-    if path.exists():
-        return path, read_safetensors(path)
-    path = folder / PICKLED
-    if path.exists():
-        return path, _check_tensors(path, _load_pickled(path))
-    for index in sorted(folder.glob("*.index.json")):
-        raise ModelError(
-            f"{folder}: its weights are split over several files ({index.name}), which is not "
-            "supported yet; save them as one file: EsmModel.from_pretrained(this folder)"
-            '.save_pretrained(a new folder, max_shard_size="1TB")'
-        )
-    raise ModelError(f"{folder}: has neither {SAFETENSORS} nor {PICKLED}; {EXPECTED}")
-
-
-def _read_hugging_face(folder: Path) -> Checkpoint:
-    """An ESM-2 that transformers saved."""
-    config = _read_config(folder / CONFIG)
-    _check_vocabulary(folder)
-    sizes = {
-        "layers": config.get("num_hidden_layers"),
-        "width": config.get("hidden_size"),
-        "heads": config.get("num_attention_heads"),
-        "ffn_width": config.get("intermediate_size"),
-        "token_dropout": bool(config.get("token_dropout", False)),
-        "layer_norm_eps": config.get("layer_norm_eps", 1e-12),
-    }
-    architecture = _architecture(folder / CONFIG, sizes)
-    path, state = _read_state(folder)
-    return Checkpoint(architecture=architecture, state=state, path=path)
-
-
-def _fair_esm_settings(path: Path, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """The model's settings: cfg["model"] in ESM-2's checkpoints, args in older ones."""
-    cfg = checkpoint.get("cfg")
-    found = cfg.get("model") if isinstance(cfg, Mapping) else checkpoint.get("args")
-    if isinstance(found, argparse.Namespace):
-        found = vars(found)
-    if not isinstance(found, Mapping):
-        raise ModelError(f"{path}: says nothing of its architecture (no cfg or args)")
-    return dict(found)
-
-
-def _read_fair_esm(path: Path) -> Checkpoint:
-    """An ESM-2 checkpoint (.pt) of fair-esm."""
-    checkpoint = _load_pickled(path)
-    if not isinstance(checkpoint, Mapping):
-        raise ModelError(f"{path}: is not a fair-esm checkpoint")
-    settings = _fair_esm_settings(path, checkpoint)
-    width = settings.get("encoder_embed_dim")
-    sizes = {
-        "layers": settings.get("encoder_layers"),
-        "width": width,
-        "heads": settings.get("encoder_attention_heads"),
-        # fair-esm's ESM2 is always four times as wide inside.
-        "ffn_width": 4 * width if isinstance(width, int) else None,
-        "token_dropout": settings.get("token_dropout", False),
-    }
-    state = _check_tensors(path, checkpoint.get("model"))
-    return Checkpoint(architecture=_architecture(path, sizes), state=state, path=path)
+def _plan(checkpoint: Checkpoint, layer: int) -> tuple[State, dict[str, Weight], dict[str, Tensor]]:
+    """The tensors by plain name, and what weights and buffers up to `layer` are made of."""
+    architecture = checkpoint.architecture
+    if isinstance(architecture, Esm2Architecture):
+        state: State = plain_names(checkpoint.state, esm2_weights.PREFIXES)
+        weights = esm2_weights.esm2_weights(architecture, layer, state)
+        buffers = esm2_weights.esm2_buffers(architecture, state)
+    else:
+        state = plain_names(checkpoint.state, dnabert_s_weights.PREFIXES)
+        weights = dnabert_s_weights.dnabert_weights(architecture, layer, state)
+        buffers = dnabert_s_weights.dnabert_buffers(architecture, state)
+    check_weights(state, weights)
+    return state, weights, buffers

@@ -1,0 +1,106 @@
+"""Tokens are those of the authors' own tokenizers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from models_in_plain import DNABERT_FILES, dnabert_tokenizer, random_dna, random_proteins
+from transformers import PreTrainedTokenizerFast
+
+from seqembed.errors import ModelError
+from seqembed.models.tokenization import ESM2_ALPHABET, BpeTokenizer, Esm2Tokenizer
+
+CLS, SEP, UNK, MASK = 1, 2, 0, 4
+OURS = dnabert_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def theirs() -> PreTrainedTokenizerFast:
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=str(DNABERT_FILES / "tokenizer.json"), unk_token="[UNK]"
+    )
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
+    return tokenizer
+
+
+def test_esm2s_tokens_are_fair_esms():
+    from esm.data import Alphabet
+
+    convert = Alphabet.from_architecture("ESM-1b").get_batch_converter()
+    tokenizer = Esm2Tokenizer()
+    for sequence in [*random_proteins([1, 2, 600]), b"MXBZUO.-"]:
+        _, _, tokens = convert([("", sequence.decode())])
+        assert tokenizer.encode(sequence).tolist() == tokens[0].tolist()
+        assert tokenizer.count(sequence) == len(sequence)
+
+
+def test_esm2s_unknown_residues_are_unknown_tokens_one_by_one():
+    unknown = ESM2_ALPHABET.index("<unk>")
+    assert Esm2Tokenizer().encode(b"J*\xff")[1:-1].tolist() == [unknown] * 3
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 17, 200, 2500, 30_000])
+def test_dnaberts_tokens_are_transformers(length, theirs):
+    (sequence,) = random_dna([length], seed=length)
+    tokens = OURS.encode(sequence)
+    assert tokens.dtype == np.int64
+    assert tokens.tolist() == theirs(sequence.decode())["input_ids"]
+    assert OURS.count(sequence) == len(tokens) - 2
+
+
+@given(st.text(alphabet="ACGTNRYKM-*", max_size=60))
+def test_dnaberts_tokens_are_transformers_whatever_the_letters(text):
+    theirs = PreTrainedTokenizerFast(
+        tokenizer_file=str(DNABERT_FILES / "tokenizer.json"), unk_token="[UNK]"
+    )
+    theirs.backend_tokenizer.no_padding()
+    theirs.backend_tokenizer.no_truncation()
+    assert OURS.encode(text.encode()).tolist() == theirs(text)["input_ids"]
+
+
+@pytest.mark.parametrize("letter", [b"N", b"R", b"-", b"*", b"a", b" ", b"\x00", b"\xff"])
+def test_each_unknown_letter_is_one_unknown_token(letter):
+    assert OURS.encode(letter * 3).tolist() == [CLS, UNK, UNK, UNK, SEP]
+    known = OURS.encode(b"A").tolist()[1:-1]
+    assert OURS.encode(b"A" + letter + b"A").tolist() == [CLS, *known, UNK, *known, SEP]
+
+
+def test_no_sequence_spells_a_special_token(theirs):
+    assert MASK in theirs("[MASK]")["input_ids"]
+    known = OURS.encode(b"A").tolist()[1:-1]
+    assert OURS.encode(b"[MASK]").tolist() == [CLS, UNK, UNK, *known, UNK, UNK, UNK, SEP]
+    assert OURS.encode(b"[SEP]").tolist() == [CLS, *[UNK] * 5, SEP]
+
+
+def test_dnaberts_letters_are_those_it_has_tokens_for():
+    assert OURS.letters == b"ACGT"
+
+
+def test_a_file_that_is_no_tokenizer_is_refused(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{}")
+    for path in (tmp_path / "tokenizer.json", tmp_path / "nowhere.json"):
+        with pytest.raises(ModelError, match=f"{path}: is no tokenizer"):
+            BpeTokenizer(path)
+
+
+def changed(path: Path, **keys: object) -> BpeTokenizer:
+    content = json.loads((DNABERT_FILES / "tokenizer.json").read_text())
+    model = content["model"] | keys.pop("model", {})
+    path.write_text(json.dumps(content | {"model": model} | keys))
+    return BpeTokenizer(path)
+
+
+def test_a_tokenizer_must_be_the_models(tmp_path):
+    OURS.check(4096)
+    with pytest.raises(ModelError, match="has 4096 tokens up to id 4095, but the model has 30522"):
+        OURS.check(30522)
+    with pytest.raises(ModelError, match=r"\[CLS\] and \[SEP\]"):
+        changed(tmp_path / "bare.json", post_processor=None).check(4096)
+    with pytest.raises(ModelError, match=r"each unknown letter \[UNK\]"):
+        changed(tmp_path / "fused.json", model={"fuse_unk": True}).check(4096)

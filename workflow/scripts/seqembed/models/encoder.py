@@ -1,0 +1,36 @@
+"""What encoders of packed batches share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Self
+
+from torch import Tensor, nn
+
+from seqembed.errors import ModelError
+from seqembed.models.architecture import Architecture
+
+
+class Encoder(nn.Module):
+    """A model up to one layer: 0 is the embedding layer, i is the i-th layer.
+
+    `forward(tokens, packing)` takes (T,) int64 tokens, specials included, and returns that layer's
+    (T, width) rows in the weights' dtype. Buffers stay float32 whatever the weights' dtype is.
+    """
+
+    def __init__(self, architecture: Architecture, layer: int) -> None:
+        """Raises ModelError for a layer that the architecture has not."""
+        super().__init__()
+        if not 0 <= layer <= architecture.layers:
+            raise ModelError(f"layer {layer} is not one of 0 to {architecture.layers}")
+        self.architecture, self.layer = architecture, layer
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # .half() would round them: far positions would turn by wrong angles, or lose their bias.
+        exact = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, buffer in exact.items():
+            moved = self._buffers[name]
+            assert moved is not None
+            self._buffers[name] = buffer.to(moved.device)
+        return self

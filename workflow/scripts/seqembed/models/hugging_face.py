@@ -1,0 +1,132 @@
+"""What a Hugging Face folder says of its model, before any weight is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from seqembed.errors import ModelError
+from seqembed.models.architecture import Architecture, DnabertArchitecture, Esm2Architecture
+from seqembed.models.dnabert_s_weights import TOKEN_TYPES
+from seqembed.models.esm2 import ROTARY_BASE
+from seqembed.models.source import CONFIG, PICKLED, SAFETENSORS, TOKENIZER, VOCABULARY, WEIGHTS
+from seqembed.models.tokenization import ESM2_ALPHABET, BpeTokenizer
+
+EXPECTED = (
+    f"a model is a Hugging Face folder ({CONFIG} with {SAFETENSORS} or {PICKLED}) "
+    "or a fair-esm file (.pt)"
+)
+
+# What config.json must say, and what Hugging Face's EsmConfig takes where it says nothing.
+Required = Mapping[str, tuple[Any, Any]]
+ESM2_CONFIG: Required = {
+    "model_type": ("esm", None),
+    "position_embedding_type": ("rotary", "absolute"),
+    "vocab_size": (len(ESM2_ALPHABET), None),
+    "emb_layer_norm_before": (False, None),
+    "hidden_act": ("gelu", "gelu"),
+    "is_folding_model": (False, False),
+    "is_decoder": (False, False),
+    "rope_theta": (ROTARY_BASE, ROTARY_BASE),
+}
+# The same for the authors' configuration_bert.py. position_embedding_type says "absolute" there,
+# though the model has ALiBi, so it is not asked for.
+DNABERT_CONFIG: Required = {
+    "model_type": ("bert", None),
+    "hidden_act": ("gelu", "gelu"),
+    "type_vocab_size": (TOKEN_TYPES, TOKEN_TYPES),
+    "is_decoder": (False, False),
+    "add_cross_attention": (False, False),
+}
+# Only the BERTs with ALiBi have it.
+ALIBI = "alibi_starting_size"
+
+
+def read_architecture(folder: Path) -> Architecture:
+    """The architecture that config.json describes, if folder and tokenizer are of a known family.
+
+    Raises:
+        ModelError: it is another model, or its tokenizer is not the model's.
+    """
+    path = folder / CONFIG
+    config = _read_json(path)
+    if config.get("model_type") == "bert":
+        return _dnabert(path, config)
+    return _esm2(path, config)
+
+
+def find_weights(folder: Path) -> Path:
+    """The folder's weights, safetensors before pickle; an index if they are split."""
+    for name in WEIGHTS:
+        if (folder / name).exists():
+            return folder / name
+    raise ModelError(f"{folder}: has neither {SAFETENSORS} nor {PICKLED}; {EXPECTED}")
+
+
+def _esm2(path: Path, config: Mapping[str, Any]) -> Esm2Architecture:
+    _check_config(path, config, ESM2_CONFIG, "ESM-2")
+    _check_vocabulary(path.parent / VOCABULARY)
+    try:
+        return Esm2Architecture(
+            **_sizes(config),
+            token_dropout=bool(config.get("token_dropout", False)),
+        )
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+
+
+def _dnabert(path: Path, config: Mapping[str, Any]) -> DnabertArchitecture:
+    if ALIBI not in config:
+        raise ModelError(
+            f"{path}: model_type is 'bert' and there is no {ALIBI}; of the BERTs only DNABERT-S "
+            "and DNABERT-2, which have it, are supported"
+        )
+    _check_config(path, config, DNABERT_CONFIG, "DNABERT-S")
+    vocabulary: Any = config.get("vocab_size")
+    try:
+        architecture = DnabertArchitecture(**_sizes(config), vocabulary=vocabulary)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+    BpeTokenizer(path.parent / TOKENIZER).check(architecture.vocabulary)
+    return architecture
+
+
+def _sizes(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What both families name alike; the architecture checks the values."""
+    return {
+        "layers": config.get("num_hidden_layers"),
+        "width": config.get("hidden_size"),
+        "heads": config.get("num_attention_heads"),
+        "ffn_width": config.get("intermediate_size"),
+        # Both config classes take 1e-12 where the file says nothing.
+        "layer_norm_eps": config.get("layer_norm_eps", 1e-12),
+    }
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(f"{path}: does not exist; {EXPECTED}") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{path}: is not a JSON object")
+    return config
+
+
+def _check_config(path: Path, config: Mapping[str, Any], required: Required, model: str) -> None:
+    """Refuse what would make the model compute something else than ours does."""
+    for name, (value, default) in required.items():
+        # null means "not set" to Hugging Face, which then behaves as for false.
+        found = config.get(name, default)
+        if found != value and not (value is False and found is None):
+            raise ModelError(f"{path}: {name} is {found!r}; only {model} ({value!r}) is supported")
+
+
+def _check_vocabulary(path: Path) -> None:
+    """Refuse a tokenizer whose token ids are not ESM-2's; its rows would be silently wrong."""
+    if path.exists() and tuple(path.read_text("utf-8", errors="replace").split()) != ESM2_ALPHABET:
+        raise ModelError(f"{path}: is not the ESM-2 alphabet")

@@ -1,0 +1,91 @@
+"""From a checkpoint's tensors to an encoder's weights, one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from seqembed.errors import ModelError
+from seqembed.models.encoder import Encoder
+from seqembed.models.tensors import State, Stored
+
+# transformers 5 saves some LayerNorms under the names of its TensorFlow days.
+LEGACY_NAMES = {
+    "LayerNorm.gamma": "LayerNorm.weight",
+    "LayerNorm.beta": "LayerNorm.bias",
+    "layernorm.gamma": "layernorm.weight",
+    "layernorm.beta": "layernorm.bias",
+}
+
+
+@dataclass(frozen=True)
+class Weight:
+    """How one weight is made of a checkpoint's.
+
+    parts: their names and shapes; make: puts them, as float32 in this order, together.
+    """
+
+    parts: Mapping[str, tuple[int, ...]]
+    make: Callable[..., Tensor] = lambda tensor: tensor
+
+
+def plain_names(state: State, prefixes: tuple[str, ...]) -> dict[str, Stored]:
+    """The same tensors, named as if the encoder were the whole model, in today's words."""
+    plain = {}
+    for name, stored in state.items():
+        prefix = next((p for p in prefixes if name.startswith(p)), "")
+        name = name.removeprefix(prefix)
+        for legacy, today in LEGACY_NAMES.items():
+            name = name.replace(legacy, today)
+        plain[name] = stored
+    return plain
+
+
+def check_weights(state: State, weights: Mapping[str, Weight]) -> None:
+    """Raises ModelError for a weight that is missing, misshapen or quantised; reads none."""
+    for weight in weights.values():
+        for name, shape in weight.parts.items():
+            _find(state, name, shape)
+
+
+def read_part(state: State, name: str, shape: tuple[int, ...]) -> Tensor:
+    """One of a checkpoint's weights as float32, or a ModelError that names it."""
+    return _find(state, name, shape).read().float()
+
+
+def fill(
+    encoder: Encoder,
+    state: State,
+    weights: Mapping[str, Weight],
+    buffers: Mapping[str, Tensor],
+    dtype: torch.dtype,
+) -> Encoder:
+    """Give an encoder that has no memory yet its weights, in `dtype`, and make it ready for use.
+
+    Raises ModelError where check_weights does.
+    """
+    filled = {name: _make(state, weight, dtype) for name, weight in weights.items()}
+    encoder.load_state_dict(filled | dict(buffers), assign=True)
+    return encoder.requires_grad_(False).eval()
+
+
+def _find(state: State, name: str, shape: tuple[int, ...]) -> Stored:
+    if name not in state:
+        raise ModelError(f"the checkpoint lacks the weight {name!r}")
+    stored = state[name]
+    if stored.shape != shape:
+        raise ModelError(f"weight {name!r} has shape {stored.shape}, expected {shape}")
+    if not stored.floating:
+        raise ModelError(f"weight {name!r} is quantised; only fp16, bf16, fp32 and fp64 are read")
+    return stored
+
+
+def _make(state: State, weight: Weight, dtype: torch.dtype) -> Tensor:
+    parts = (read_part(state, name, shape) for name, shape in weight.parts.items())
+    made = weight.make(*parts)
+    # A copy of our own, so that the file can be let go. Other strides than the plain ones would
+    # choose other kernels, and other last bits.
+    return made.to(dtype, copy=True, memory_format=torch.contiguous_format)

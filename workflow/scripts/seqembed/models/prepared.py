@@ -1,0 +1,160 @@
+"""`{model}.json`, which describes a prepared model: what rules depend on, and workers load.
+
+Content only: the same bytes for the same model. No PyTorch is needed to read it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from seqembed.errors import ConfigError, ModelError
+from seqembed.files import published
+from seqembed.models.architecture import Architecture
+from seqembed.models.families import FAMILIES, Family
+from seqembed.models.tokenization import BpeTokenizer, Esm2Tokenizer, Tokenizer
+
+FORMAT_VERSION = "1"
+KIND = "model"
+# The tokenizer that needs no file.
+BUILT_IN = "esm2"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedModel:
+    """What `{model}.json` records; raises ModelError for what no model can have.
+
+    source: as the user gave it; weights: the safetensors file, or the index of several, relative
+    to the working folder unless the source was absolute; size: its bytes; sha256: its checksum, 64
+    hex characters; of several files, both are of the index and then the parts in name order, one
+    after the other (as `cat` has them);
+    tokenizer: its name, or the sha256 of tokenizer_file; max_length: tokens, specials left out,
+    that the model was trained on at once.
+    """
+
+    name: str
+    family: str
+    source: str
+    weights: str
+    size: int
+    sha256: str
+    architecture: Architecture
+    tokenizer: str
+    max_length: int
+    tokenizer_file: str | None = None
+
+    def __post_init__(self) -> None:
+        for field in ("name", "family", "source", "weights", "sha256", "tokenizer"):
+            if not isinstance(value := getattr(self, field), str) or not value:
+                raise ModelError(f"{field} must be a text, not {value!r}")
+        for field in ("size", "max_length"):
+            if type(value := getattr(self, field)) is not int or value < 1:
+                raise ModelError(f"{field} must be a positive whole number, not {value!r}")
+        if not isinstance(self.architecture, self.facts.architecture):
+            raise ModelError(f"{self.architecture!r} is no {self.family}")
+        if (self.tokenizer == BUILT_IN) != (self.tokenizer_file is None):
+            raise ModelError(f"tokenizer {self.tokenizer!r} with file {self.tokenizer_file!r}")
+        if not re.fullmatch("[0-9a-f]{64}", self.sha256):
+            raise ModelError(f"sha256 must be 64 hex characters, not {self.sha256!r}")
+
+    @property
+    def facts(self) -> Family:
+        """What is true of the model's whole family."""
+        if self.family not in FAMILIES:
+            raise ModelError(f"{self.family!r} is no family of models that is known")
+        return FAMILIES[self.family]
+
+    def layer(self, asked: str | int) -> int:
+        """The number of a layer, `last` being the model's own; ConfigError for one it lacks."""
+        last = self.architecture.layers
+        number = last if asked == "last" else int(asked)
+        if not 0 <= number <= last:
+            raise ConfigError(
+                f"layer {number} is asked for, but {self.name} has layers 0 (its embeddings) to "
+                f"{last}; set `embedding: {{layer: last}}` or one of these"
+            )
+        return number
+
+    def longest(self, asked: str | int) -> int:
+        """The most tokens of a sequence that reach the model; `auto` is the model's own limit."""
+        return self.max_length if asked == "auto" else int(asked)
+
+    @property
+    def fingerprint(self) -> str:
+        """64 hex characters that stand for the weights and the architecture."""
+        content = {"sha256": self.sha256, "architecture": asdict(self.architecture)}
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return hashlib.blake2b(canonical.encode(), digest_size=32).hexdigest()
+
+
+def write_prepared(model: PreparedModel, path: Path) -> None:
+    """Write `{model}.json` durably; a key without a value is left out."""
+    content = {"format_version": FORMAT_VERSION, "kind": KIND, **asdict(model)}
+    content = {key: value for key, value in content.items() if value is not None}
+    with published(path) as temporary:
+        text = json.dumps(content, sort_keys=True, indent=2, ensure_ascii=False) + "\n"
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_prepared(path: Path) -> PreparedModel:
+    """Read `{model}.json`; keys that this version does not know are passed over.
+
+    Raises:
+        ModelError: the file is missing, damaged, or of another format version.
+    """
+    try:
+        return _parse(json.loads(path.read_text(encoding="utf-8")))
+    except (ModelError, OSError, ValueError) as error:
+        message = f"no description of a model that can be read ({error})"
+        raise ModelError(f"{path}: {message}; remove it and run again") from error
+
+
+def load_tokenizer(model: PreparedModel) -> Tokenizer:
+    """The model's tokenizer; raises ModelError where its file is missing or another one."""
+    if model.tokenizer_file is None:
+        return Esm2Tokenizer()
+    path = Path(model.tokenizer_file)
+    advice = "put the old file back, or remove the model's .json and run again"
+    if not path.is_file():
+        raise ModelError(f"{path}: is missing; {advice}")
+    if sha256_of(path) != model.tokenizer:
+        raise ModelError(f"{path}: changed since the model was prepared; {advice}")
+    return BpeTokenizer(path)
+
+
+def sha256_of(*paths: Path) -> str:
+    """The sha256 of the files' bytes one after the other, 64 hex characters."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()
+
+
+def _parse(content: Any) -> PreparedModel:
+    """The description in a parsed JSON file."""
+    if not isinstance(content, dict) or content.get("kind") != KIND:
+        raise ModelError("it describes no model")
+    if (version := content.get("format_version")) != FORMAT_VERSION:
+        raise ModelError(f"format version {version!r} is not known")
+    values = _pick({"tokenizer_file": None} | content, PreparedModel)
+    if values["family"] not in FAMILIES:
+        raise ModelError(f"{values['family']!r} is no family of models that is known")
+    kind = FAMILIES[values["family"]].architecture
+    architecture = kind(**_pick(values.pop("architecture"), kind))
+    return PreparedModel(architecture=architecture, **values)
+
+
+def _pick(content: Any, kind: type[Any]) -> dict[str, Any]:
+    """The values of each field of `kind`; ModelError for one that is missing."""
+    names = [field.name for field in fields(kind)]
+    if not isinstance(content, Mapping):
+        raise ModelError(f"{content!r} stands where {', '.join(names)} should")
+    if missing := [name for name in names if name not in content]:
+        raise ModelError(f"{missing[0]} is missing")
+    return {name: content[name] for name in names}

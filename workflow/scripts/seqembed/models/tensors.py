@@ -1,0 +1,99 @@
+"""Read the tensors of a checkpoint as weights only: nothing that a file holds is ever executed."""
+
+from __future__ import annotations
+
+import argparse
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from seqembed.errors import ModelError
+from seqembed.models.source import INDEX, SAFETENSORS, read_weight_map
+
+# What weights come in; whole numbers are quantised ones, which mean nothing without their scales.
+FLOATS = {
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor that is read when it is asked for; floating: it can be a weight as it is."""
+
+    shape: tuple[int, ...]
+    floating: bool
+    read: Callable[[], Tensor]
+
+
+State = Mapping[str, Stored]
+
+
+def read_state(weights: Path) -> State:
+    """The tensors of a safetensors or pickled file, or of those that an index names.
+
+    Raises:
+        ModelError: a file is damaged or missing, lacks what the index says, or would execute code.
+    """
+    read_file = read_safetensors if SAFETENSORS in weights.name else read_pickled
+    if not weights.name.endswith(INDEX):
+        return read_file(weights)
+    places = read_weight_map(weights)
+    parts = {path: read_file(path) for path in sorted(set(places.values()))}
+    for name, path in places.items():
+        if name not in parts[path]:
+            raise ModelError(f"{path}: lacks {name!r}, which {weights.name} says it holds")
+    return {name: parts[path][name] for name, path in places.items()}
+
+
+def read_safetensors(path: Path) -> State:
+    """The tensors of one safetensors file."""
+    try:
+        file: Any = safe_open(path, framework="pt")
+        return {name: _in_safetensors(file, name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path}: cannot be read: {error}") from error
+
+
+def read_pickled(path: Path) -> State:
+    """The tensors of a state dict that torch.save wrote."""
+    return check_state_dict(path, load_pickled(path))
+
+
+def load_pickled(path: Path) -> Any:
+    """torch.load restricted to tensors, plain containers and argparse.Namespace."""
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            # Files of old versions are no archives, and cannot be mapped.
+            mapped = zipfile.is_zipfile(path)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as error:  # damaged bytes make torch's reader fail in any of many types
+        raise ModelError(f"{path}: cannot be loaded as weights only: {error}") from error
+
+
+def check_state_dict(path: Path, state: Any) -> State:
+    """The tensors of what should be a state dict."""
+    if not isinstance(state, Mapping) or not state:
+        raise ModelError(f"{path}: holds no weights")
+    if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        raise ModelError(f"{path}: holds something other than named tensors")
+    return {name: _in_memory(tensor) for name, tensor in state.items()}
+
+
+def _in_memory(tensor: Tensor) -> Stored:
+    return Stored(tuple(tensor.shape), tensor.dtype in FLOATS.values(), lambda: tensor)
+
+
+def _in_safetensors(file: Any, name: str) -> Stored:
+    header = file.get_slice(name)
+    floating = header.get_dtype() in FLOATS
+    return Stored(tuple(header.get_shape()), floating, partial(file.get_tensor, name))

@@ -1,0 +1,101 @@
+"""From residues to token ids, as the authors' own tokenizers have it; no PyTorch is needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer as TokenizerFile
+
+from seqembed.errors import ModelError
+
+# The residues ESM-2 knows, in the order of their tokens.
+ESM2_LETTERS = b"LAGVSERTIDPKQNFYMHWCXBUZO.-"
+# fair-esm's Alphabet.from_architecture("ESM-1b"); a token's id is its place in this list.
+ESM2_ALPHABET = (
+    "<cls>",
+    "<pad>",
+    "<eos>",
+    "<unk>",
+    *ESM2_LETTERS.decode("ascii"),
+    "<null_1>",
+    "<mask>",
+)
+# Tokens around a sequence's own: BOS and EOS, or [CLS] and [SEP].
+SPECIALS = 2
+
+
+class Tokenizer(Protocol):
+    """letters: the residues (upper case, ASCII) that the model knows by themselves."""
+
+    letters: bytes
+
+    def encode(self, residues: bytes) -> NDArray[np.int64]:
+        """Token ids of a sequence between its two specials, (n + 2,) int64.
+
+        A residue that the model does not know becomes its unknown token.
+        """
+
+    def count(self, residues: bytes) -> int:
+        """How many tokens the residues are, specials left out."""
+
+
+class Esm2Tokenizer:
+    """A token for each residue."""
+
+    letters = ESM2_LETTERS
+
+    def __init__(self) -> None:
+        self._table = np.full(256, ESM2_ALPHABET.index("<unk>"), np.int64)
+        for letter in ESM2_LETTERS:
+            self._table[letter] = ESM2_ALPHABET.index(chr(letter))
+
+    def encode(self, residues: bytes) -> NDArray[np.int64]:
+        tokens = np.empty(len(residues) + SPECIALS, np.int64)
+        tokens[0], tokens[-1] = ESM2_ALPHABET.index("<cls>"), ESM2_ALPHABET.index("<eos>")
+        tokens[1:-1] = self._table[np.frombuffer(residues, np.uint8)]
+        return tokens
+
+    def count(self, residues: bytes) -> int:
+        return len(residues)
+
+
+class BpeTokenizer:
+    """DNABERT's byte-pair encoding, a `tokenizer.json` of the tokenizers library."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises ModelError for a file that is missing or no tokenizer."""
+        self._path = path
+        try:
+            self._file = TokenizerFile.from_file(str(path))
+        except Exception as error:  # noqa: BLE001 (the library raises plain Exception)
+            raise ModelError(f"{path}: is no tokenizer that can be read: {error}") from error
+        # DNABERT-S's file, as saved, cuts at 2,000 tokens and fills up to as many.
+        self._file.no_truncation()
+        self._file.no_padding()
+        vocabulary = self._file.get_vocab(with_added_tokens=False)
+        known = sorted(ord(token) for token in vocabulary if len(token) == 1 and token.isascii())
+        self.letters = bytes(known)
+        # Unknown letters are unknown tokens one by one, and none may spell "[MASK]".
+        self._plain = bytes(byte if byte in self.letters else ord("?") for byte in range(256))
+
+    def encode(self, residues: bytes) -> NDArray[np.int64]:
+        text = residues.translate(self._plain).decode("ascii")
+        return np.array(self._file.encode(text).ids, np.int64)
+
+    def count(self, residues: bytes) -> int:
+        return len(self.encode(residues)) - SPECIALS
+
+    def check(self, vocabulary: int) -> None:
+        """Raises ModelError unless this fits a model that has embeddings of `vocabulary` tokens."""
+        ids = self._file.get_vocab().values()
+        if len(ids) != vocabulary or max(ids) >= vocabulary:
+            message = f"has {len(ids)} tokens up to id {max(ids)}, but the model has {vocabulary}"
+            raise ModelError(f"{self._path}: {message}")
+        cls, sep, unknown = map(self._file.token_to_id, ("[CLS]", "[SEP]", "[UNK]"))
+        found = self.encode(b"??").tolist()
+        if None in (cls, sep, unknown) or found != [cls, unknown, unknown, sep]:
+            message = "does not put sequences between [CLS] and [SEP], each unknown letter [UNK]"
+            raise ModelError(f"{self._path}: {message}")
