@@ -1,7 +1,9 @@
-"""The index and its split into shards."""
+"""The index, and what is read of it and of shards."""
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import tempfile
 from pathlib import Path
 
@@ -12,17 +14,34 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqembed import index, split
-from seqembed.errors import FastaError, IndexFormatError
+from seqembed import index
+from seqembed.errors import FastaError, IndexFormatError, ResidueError
 from seqembed.fasta import digest
-from seqembed.index import read_metadata, read_shard_index, write_index
+from seqembed.index import (
+    IndexFingerprint,
+    describe_rows,
+    read_excluded,
+    read_lengths_and_digests,
+    read_metadata,
+    read_names,
+    read_shard_index,
+    write_index,
+)
+from seqembed.models.tokenization import ESM2_LETTERS
+from seqembed.residues import ResidueCheck, find_unknown
 from seqembed.split import split_index
+
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def _fasta(folder: Path, sequences: list[str], name: str = "a.fasta", prefix: str = "s") -> Path:
     path = folder / name
     path.write_text("".join(f">{prefix}{n} about\n{s}\n" for n, s in enumerate(sequences)))
     return path
+
+
+def _check(asked: str) -> ResidueCheck:
+    return ResidueCheck(ESM2_LETTERS, "protein", asked)
 
 
 def _split(folder: Path, files: list[Path], world_size: int) -> list[Path]:
@@ -38,9 +57,9 @@ def test_index_columns(tmp_path):
     table = pq.read_table(tmp_path / "out/index.parquet")
     assert table.schema.equals(index.INDEX_SCHEMA)
     assert [tuple(row.values()) for row in table.to_pylist()] == [
-        (0, "s0", "about", 3, str(a), 0, digest(b"MKV")),
-        (1, "s1", "about", 2, str(a), 14, digest(b"MK")),
-        (2, "t0", "about", 1, str(b), 0, digest(b"W")),
+        (0, "s0", "about", 3, str(a), 0, digest(b"MKV"), None),
+        (1, "s1", "about", 2, str(a), 14, digest(b"MK"), None),
+        (2, "t0", "about", 1, str(b), 0, digest(b"W"), None),
     ]
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["index.parquet"]
 
@@ -57,6 +76,119 @@ def test_index_fingerprint_is_of_ids_and_digests(tmp_path, monkeypatch):
     assert first == fingerprint("MKV WE", "a.fasta", "s")
     others = [fingerprint("MKV WE", "a.fasta", "t"), fingerprint("WE MKV", "a.fasta", "s")]
     assert len({first, *others}) == 3
+
+
+def test_index_fingerprint_stays_what_it_was(tmp_path):
+    """As it was before an index could exclude anything."""
+    write_index([_fasta(tmp_path, ["MKV", "WE"])], tmp_path / "i.parquet", "header", _check("skip"))
+    content = b"s0\0" + digest(b"MKV") + b"s1\0" + digest(b"WE")
+    expected = hashlib.blake2b(content, digest_size=32).hexdigest()
+    assert read_metadata(tmp_path / "i.parquet", "index")["fingerprint"] == expected
+
+
+def test_index_fingerprint_tells_what_is_excluded(tmp_path):
+    fasta, reason = (
+        _fasta(tmp_path, ["MKV", "MJ", "WE"]),
+        b"residue 'J' at 2 is unknown to the model",
+    )
+    found = {}
+    for asked in ("skip", "unk"):
+        write_index([fasta], tmp_path / "i.parquet", "header", _check(asked))
+        found[asked] = read_metadata(tmp_path / "i.parquet", "index")["fingerprint"]
+    marked = b"s1\0" + digest(b"MJ") + b"\0" + reason + b" (1 such)\0"
+    content = b"s0\0" + digest(b"MKV") + marked + b"s2\0" + digest(b"WE")
+    assert found["skip"] == hashlib.blake2b(content, digest_size=32).hexdigest()
+    assert found["skip"] != found["unk"]
+
+
+REASONS = st.one_of(st.none(), st.text("ab1", max_size=2))
+ROWS = st.lists(st.tuples(st.text("ab1", min_size=1, max_size=2), REASONS), max_size=3)
+
+
+@given(ROWS, ROWS)
+def test_index_fingerprints_are_equal_for_equal_rows_alone(rows, others):
+    def fingerprint(rows: list[tuple[str, str | None]]) -> str:
+        result = IndexFingerprint()
+        keys = [b"1" * 16] * len(rows)
+        result.update([name for name, _ in rows], keys, [reason for _, reason in rows])
+        return result.hexdigest()
+
+    assert (fingerprint(rows) == fingerprint(others)) == (rows == others)
+
+
+def test_index_fingerprint_takes_as_many_of_each():
+    for keys, reasons in (([], [None]), ([b"1" * 16], []), ([b"1" * 16] * 2, None)):
+        with pytest.raises(ValueError, match="zip"):
+            IndexFingerprint().update(["a"], keys, reasons)
+
+
+@pytest.mark.parametrize("batch_rows", [1, 2, 65_536])
+def test_what_is_excluded_is_in_the_index_with_its_reason(tmp_path, monkeypatch, batch_rows):
+    monkeypatch.setattr(index, "INDEX_BATCH_ROWS", batch_rows)
+    a, b = _fasta(tmp_path, ["MKV", "mj"]), _fasta(tmp_path, ["M*K", "W"], "b.fasta", "t")
+    path = tmp_path / "i.parquet"
+    assert write_index([a, b], path, "header", _check("skip")) == 4
+    reason = "residue {} is unknown to the model (1 such)"
+    expected = [None, reason.format("'J' at 2"), reason.format("'*' at 2"), None]
+    assert list(read_names(path)) == list(zip(["s0", "s1", "t0", "t1"], expected, strict=True))
+    assert read_excluded(path).tolist() == [False, True, True, False]
+    lengths, digests = read_lengths_and_digests(path)
+    assert lengths.tolist() == [3, 2, 3, 1]
+    assert digests[1].tobytes() == digest(b"MJ")
+    assert write_index([a, b], path, "header", _check("unk")) == 4
+    assert not read_excluded(path).any()
+
+
+@pytest.mark.parametrize("check", [None, _check("error")])
+def test_no_index_is_left_where_residues_are_refused(tmp_path, check):
+    with pytest.raises(ResidueError, match="'J' at 2"):
+        write_index([_fasta(tmp_path, ["MKV", "MJ"])], tmp_path / "out/i.parquet", "header", check)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_index_of_before_excludes_nothing():
+    path = GOLDEN / "index.parquet"
+    assert read_excluded(path).tolist() == [False] * 6
+    assert list(read_names(path))[3:] == [("näme", None), ("long", None), ("last", None)]
+
+
+def test_a_shard_of_before_has_a_token_for_each_residue():
+    shard = read_shard_index(GOLDEN / "shard_1.parquet")
+    assert shard.tokens.tolist() == shard.lengths.tolist()
+
+
+def test_describe_rows(tmp_path):
+    fasta = _fasta(tmp_path, ["MKV", "WE", "L"])
+    write_index([fasta], tmp_path / "i.parquet")
+    rows = describe_rows(tmp_path / "i.parquet", np.array([2, 0]))
+    assert rows == [f"record 's2' of {fasta}", f"record 's0' of {fasta}"]
+
+
+PROTEINS = st.lists(st.text("LWEKJ1*lw", min_size=1, max_size=6), min_size=1, max_size=30)
+
+
+@settings(max_examples=60, deadline=None)
+@given(PROTEINS, st.integers(0, 30), st.sampled_from(["unk", "skip"]))
+def test_every_record_is_in_the_index_once(sequences, cut, asked):
+    residues = [text.upper().removesuffix("*").encode() for text in sequences]
+    known = [find_unknown(text, ESM2_LETTERS) is None for text in residues]
+    with tempfile.TemporaryDirectory() as name:
+        folder, path = Path(name), Path(name) / "i.parquet"
+        parts = [(sequences[:cut], "a.fasta", "s"), (sequences[cut:], "b.fasta", "t")]
+        files = [_fasta(folder, *part) for part in parts if part[0]]
+        if "*" in sequences or (asked == "skip" and not any(known)):
+            with pytest.raises((FastaError, ResidueError)):
+                write_index(files, path, "header", _check(asked))
+            assert not path.exists()
+            return
+        write_index(files, path, "header", _check(asked))
+        rows = pq.read_table(path).to_pylist()
+    ids = [f"{p[2]}{n}" for p in parts for n in range(len(p[0]))]
+    assert [(row["row"], row["sequence_id"]) for row in rows] == list(enumerate(ids))
+    assert [row["digest"] for row in rows] == [digest(text) for text in residues]
+    assert [row["length"] for row in rows] == [len(text) for text in residues]
+    expected = itertools.repeat(True, len(rows)) if asked == "unk" else known
+    assert [row["excluded"] is None for row in rows] == list(expected)
 
 
 def test_duplicate_ids_name_both_places(tmp_path):
@@ -88,65 +220,6 @@ def test_ids_limits(tmp_path):
         write_index([path], tmp_path / "index.parquet", "file:header")
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.text("LWEK", min_size=1, max_size=6), min_size=1, max_size=30), st.integers(1, 5)
-)
-def test_split_holds_each_sequence_once_longest_first(sequences, world_size):
-    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(split, "GROUP_BYTES", 8)
-        folder, half = Path(name), len(sequences) // 2
-        files = [_fasta(folder, sequences[half:], "b.fasta", "t")]
-        if half:
-            files.append(_fasta(folder, sequences[:half]))
-        ordered = sequences[half:] + sequences[:half]
-        shards = _split(folder, files, world_size)
-        seen = []
-        for rank, path in enumerate(shards):
-            rows = pq.read_table(path).to_pylist()
-            places = [(-row["length"], row["row"]) for row in rows]
-            assert places == sorted(places)
-            for row in rows:
-                assert row["residues"].decode() == ordered[row["row"]]
-                assert row["row"] == ordered.index(ordered[row["row"]])
-                assert row["digest"] == digest(row["residues"])
-            found = read_shard_index(path)
-            assert (found.rank, found.world_size) == (rank, world_size)
-            assert found.rows.tolist() == [row["row"] for row in rows]
-            assert found.lengths.tolist() == [row["length"] for row in rows]
-            assert found.digests.shape == (len(rows), 16)
-            seen += [row["residues"].decode() for row in rows]
-            groups = pq.ParquetFile(path)
-            for number in range(groups.num_row_groups):
-                group = groups.read_row_group(number)
-                assert group.num_rows == 1 or sum(group["length"].to_pylist()) <= 8
-        assert sorted(seen) == sorted(set(sequences))
-
-
-def test_split_balances_cost(tmp_path):
-    random = np.random.default_rng(0)
-    sequences = ["".join(random.choice(list("LWEK"), n)) for n in random.integers(5, 900, 200)]
-    shards = [read_shard_index(p) for p in _split(tmp_path, [_fasta(tmp_path, sequences)], 4)]
-    costs = [((s.lengths + 2) * (1 + (s.lengths + 2) / 3840)).sum() for s in shards]
-    assert max(costs) / min(costs) < 1.02
-
-
-def test_more_shards_than_sequences(tmp_path):
-    shards = _split(tmp_path, [_fasta(tmp_path, ["M"])], 3)
-    assert [len(read_shard_index(path).rows) for path in shards] == [1, 0, 0]
-    assert read_shard_index(shards[2]).digests.shape == (0, 16)
-
-
-@pytest.mark.parametrize("changed", [["MKV", "WW"], ["MKV"], ["MKV", "WE", "L"]])
-def test_split_refuses_a_changed_fasta(tmp_path, changed):
-    path = _fasta(tmp_path, ["MKV", "WE"])
-    write_index([path], tmp_path / "index.parquet")
-    _fasta(tmp_path, changed)
-    with pytest.raises(FastaError, match="changed since"):
-        split_index(tmp_path / "index.parquet", [tmp_path / "shard.parquet"])
-    assert not (tmp_path / "shard.parquet").exists()
-
-
 @pytest.mark.parametrize(
     "metadata", [{"format_version": "2"}, {"kind": "index"}, {"fingerprint": "0"}, {"rank": "x"}]
 )
@@ -170,3 +243,20 @@ def test_damaged_files(tmp_path):
     pq.write_table(pa.table({"a": [1]}), path)
     with pytest.raises(IndexFormatError, match="kind None"):
         read_shard_index(path)
+
+
+@pytest.mark.parametrize(
+    "read", [read_excluded, read_lengths_and_digests, lambda path: list(read_names(path))]
+)
+def test_damage_in_an_index_is_named(tmp_path, read):
+    path = tmp_path / "i.parquet"
+    write_index([_fasta(tmp_path, ["MKV", "MJ"])], path, "header", _check("skip"))
+    content = path.read_bytes()
+    # All columns, and not the footer, whose size stands in front of the last word.
+    columns = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    path.write_bytes(b"\xff" * columns + content[columns:])
+    with pytest.raises(IndexFormatError, match=f"{path.name}: damaged"):
+        read(path)
+    pq.write_table(pa.table({"a": [1]}), path)
+    with pytest.raises(IndexFormatError, match="kind None"):
+        read(path)

@@ -1,6 +1,6 @@
 """From FASTA files to one index, and from the index to a shard for each rank.
 
-Input: the FASTA files of a dataset.
+Input: the FASTA files of a dataset, and resources/models/{model}.json for what its model reads.
 Output: results/{dataset}/index.parquet and results/{dataset}/index/shard_{rank}.parquet
 """
 
@@ -8,7 +8,8 @@ Output: results/{dataset}/index.parquet and results/{dataset}/index/shard_{rank}
 rule index:
     """Index every sequence, and check each of them before a GPU is used."""
     input:
-        get_fasta_files,
+        fasta=get_fasta_files,
+        model=get_prepared_model,
     output:
         "results/{dataset}/index.parquet",
     log:
@@ -20,6 +21,7 @@ rule index:
     params:
         fasta=get_fasta_patterns,
         ids=get_ids,
+        invalid_residues=get_invalid_residues,
         python=get_python,
         scripts=get_scripts,
     shell:
@@ -27,6 +29,8 @@ rule index:
         exec {params.python:q} {params.scripts:q}/index.py \
             --fasta {params.fasta:q} \
             --ids {params.ids:q} \
+            --model {input.model:q} \
+            --invalid-residues {params.invalid_residues:q} \
             --output {output:q} \
             --log {log:q}
         """
@@ -49,6 +53,7 @@ rule split:
         world_size=get_world_size,
         long_sequences=get_long_sequences,
         max_length=get_max_length,
+        layer=get_layer,
         python=get_python,
         scripts=get_scripts,
     shell:
@@ -59,6 +64,7 @@ rule split:
             --world-size {params.world_size} \
             --long-sequences {params.long_sequences:q} \
             --max-length {params.max_length:q} \
+            --layer {params.layer:q} \
             --output-dir {output:q} \
             --log {log:q}
         """

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from functools import partial
 from pathlib import Path
+from typing import get_args
 
 from seqembed import command_line
-from seqembed.index import describe_rows, read_lengths_and_digests
-from seqembed.models.prepare import read_prepared
-from seqembed.recipe import refuse_long
+from seqembed.long_sequences import LongSequences, resolve_policy
+from seqembed.models.prepared import load_tokenizer, read_prepared
 from seqembed.split import split_index
 
 
@@ -20,22 +19,28 @@ def main() -> int:
     parser.add_argument("--index", type=Path, required=True, help="index.parquet")
     parser.add_argument("--model", type=Path, required=True, help="what prepare_model wrote")
     parser.add_argument("--world-size", type=int, required=True, help="how many shards")
-    parser.add_argument("--long-sequences", choices=["error", "truncate"], required=True)
-    length = command_line.auto_or_int
-    parser.add_argument("--max-length", type=length, required=True, help="residues, or auto")
+    policies = ["auto", *get_args(LongSequences)]
+    parser.add_argument("--long-sequences", choices=policies, required=True)
+    length = command_line.word_or_int
+    parser.add_argument("--max-length", type=length, required=True, help="tokens, or auto")
+    parser.add_argument("--layer", type=length, required=True, help="a number, or last")
     parser.add_argument("--output-dir", type=Path, required=True, help="gets shard_{rank}.parquet")
     return command_line.run(split, parser.parse_args())
 
 
 def split(arguments: argparse.Namespace, logger: logging.Logger) -> None:
-    # A sequence too long for what was asked is said now: no GPU has been asked for yet.
-    limit = read_prepared(arguments.model).longest(arguments.max_length)
-    lengths, _ = read_lengths_and_digests(arguments.index)
-    describe = partial(describe_rows, arguments.index)
-    refuse_long(arguments.long_sequences, limit, lengths, describe)
+    model = read_prepared(arguments.model)
+    # What cannot be computed is said here: no GPU has been asked for yet.
+    model.layer(arguments.layer)
     ranks = range(arguments.world_size)
     paths = [arguments.output_dir / f"shard_{rank}.parquet" for rank in ranks]
-    count = split_index(arguments.index, paths)
+    count = split_index(
+        arguments.index,
+        paths,
+        tokenizer=load_tokenizer(model),
+        policy=resolve_policy(arguments.long_sequences, arguments.max_length, model),
+        unit="residues" if model.facts.molecule == "protein" else "tokens",
+    )
     place = arguments.output_dir
     logger.info("%s distinct sequences are in %s shards in %s", f"{count:,}", len(paths), place)
 

@@ -38,6 +38,10 @@ class FastaError(SeqembedError):
         super().__init__(f"{place}: {message}")
 
 
+class ResidueError(SeqembedError):
+    """Sequences hold residues that the model does not know."""
+
+
 class ModelError(SeqembedError):
     """A model's files are not what they should be."""
 
@@ -77,7 +81,8 @@ class NonFiniteError(SeqembedError):
         self.positions = list(positions)
         super().__init__(
             f"the model gave values that are not finite for rows {self.positions[0]} to "
-            f"{self.positions[-1]} of the shard; set `embedding: {{precision: fp32}}`"
+            f"{self.positions[-1]} of the shard; set `embedding: {{precision: fp32}}`, and "
+            "`storage: float32` where that is float16"
         )
 
 

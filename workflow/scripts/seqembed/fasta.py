@@ -1,4 +1,4 @@
-"""FASTA, plain or gzip, read in one streaming pass.
+"""FASTA, plain or gzip, of any molecule, read in one streaming pass.
 
 All work on residues is done by whole-record `bytes` operations, so that the time is linear in the
 size of the file and the memory is that of the largest record.
@@ -19,12 +19,7 @@ from typing import IO, cast
 
 from seqembed.errors import FastaError
 
-# The residues ESM-2 knows, in the order of its tokens.
-VOCABULARY = b"LAGVSERTIDPKQNFYMHWCXBUZO.-"
-NUCLEOTIDES = b"ACGTUN"
 MAX_ID_BYTES = 1024
-DNA_MIN_LETTERS = 100
-DNA_MIN_SHARE = 0.95
 CHUNK_BYTES = 1 << 20
 
 _BLANKS = b" \t\r\n\v\f"
@@ -33,7 +28,11 @@ _UPPER = bytes(range(256)).upper()
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A record; `line` (from 1) and `byte_offset` (from 0, decompressed) are its header's."""
+    """A record; `line` (from 1) and `byte_offset` (from 0, decompressed) are its header's.
+
+    residues: upper case, without blanks and one `*` at the end; whether they are residues at all
+    is not looked at.
+    """
 
     sequence_id: str
     description: str
@@ -74,23 +73,18 @@ def _matches(pattern: str) -> list[str]:
 def read_records(path: str | Path, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Record]:
     """Yield the records of a FASTA file in order.
 
-    Raises FastaError, with the record and the line, for whatever cannot be embedded. Only at the
-    end of the file is it known to be DNA: nothing counts until the iterator is exhausted.
+    Raises FastaError, with the record and the line, for whatever is no FASTA.
     """
-    line, letters, nucleotides, seen = 1, 0, 0, False
+    line, seen = 1, False
     for offset, raw in _raw_records(_chunks(path, chunk_bytes)):
         if raw[:1] == b">":
-            record = _parse(raw, path, line, offset)
             seen = True
-            letters += len(record.residues)
-            nucleotides += _count(record.residues, NUCLEOTIDES)
-            yield record
+            yield _parse(raw, path, line, offset)
         elif raw.strip():
             _refuse_preamble(raw, path, line)
         line += raw.count(b"\n")
     if not seen:
         raise FastaError("holds no record; give a FASTA file with at least one", path=path)
-    _refuse_dna(path, letters, nucleotides)
 
 
 def _chunks(path: str | Path, chunk_bytes: int) -> Iterator[bytes]:
@@ -146,7 +140,6 @@ def _parse(raw: bytes, path: str | Path, line: int, offset: int) -> Record:
     if not residues:
         message = "has no residues; remove the record or add its sequence"
         raise FastaError(message, path=path, record=sequence_id, line=line)
-    _refuse_residues(residues, path, sequence_id, line)
     return Record(sequence_id, description, residues, line, offset)
 
 
@@ -170,24 +163,6 @@ def _parse_header(header: bytes, path: str | Path, line: int) -> tuple[str, str]
     return sequence_id, text[len(sequence_id) :].strip(" \t")
 
 
-def _count(residues: bytes, letters: bytes) -> int:
-    return len(residues) - len(residues.translate(None, letters))
-
-
-def _refuse_residues(residues: bytes, path: str | Path, record: str, line: int) -> None:
-    """Raise FastaError for the first residue outside the vocabulary."""
-    wrong = residues.translate(None, VOCABULARY)
-    if not wrong:
-        return
-    position = residues.index(wrong[:1]) + 1
-    name = repr(chr(wrong[0])) if 32 < wrong[0] < 127 else f"byte 0x{wrong[0]:02x}"
-    advice = "replace it by X, or remove the record"
-    if wrong[:1] == b"*":
-        advice = "a stop may only end a sequence: cut the sequence there, or remove the record"
-    message = f"{name} at residue {position:,} is no residue the model knows; {advice}"
-    raise FastaError(message, path=path, record=record, line=line)
-
-
 def _refuse_preamble(raw: bytes, path: str | Path, line: int) -> None:
     """Raise FastaError for text before the first header."""
     line += raw[: len(raw) - len(raw.lstrip())].count(b"\n")
@@ -195,12 +170,3 @@ def _refuse_preamble(raw: bytes, path: str | Path, line: int) -> None:
     if raw.startswith(b"\xef\xbb\xbf"):
         message = "begins with a byte-order mark; save the file as UTF-8 without one"
     raise FastaError(message, path=path, line=line)
-
-
-def _refuse_dna(path: str | Path, letters: int, nucleotides: int) -> None:
-    """Raise FastaError for a file whose residues are nearly all nucleotides."""
-    if letters >= DNA_MIN_LETTERS and nucleotides >= DNA_MIN_SHARE * letters:
-        share = f"{100 * nucleotides / letters:.0f}% of its {letters:,} letters are in ACGTUN"
-        message = f"looks like DNA or RNA ({share}); "
-        message += "a protein model needs proteins: translate the sequences first"
-        raise FastaError(message, path=path)

@@ -1,4 +1,5 @@
 """The bits of a row's `flags`: part of the file formats, so that a bit is never given twice."""
 
-# 1 is for windowed rows, 4 for rows computed again in fp32, 8 for reused ones.
+# 4 is for rows computed again in fp32, 8 for reused ones.
+WINDOWED = 1
 TRUNCATED = 2

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from array import array
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice, repeat
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from seqembed.errors import FastaError, IndexFormatError
-from seqembed.fasta import MAX_ID_BYTES, Record, digest, read_records
+from seqembed.errors import IndexFormatError
+from seqembed.fasta import digest
 from seqembed.files import published
+from seqembed.models.tokenization import ESM2_LETTERS
+from seqembed.residues import ResidueCheck
+from seqembed.sequence_ids import IdStyle, SequenceIds
 
 FORMAT_VERSION = "1"
 INDEX_BATCH_ROWS = 65_536
 
-IdStyle = Literal["header", "file:header"]
 Int64s = npt.NDArray[np.int64]
 Digests = npt.NDArray[np.uint8]
 
@@ -36,6 +37,8 @@ INDEX_SCHEMA = pa.schema(
         ("file", pa.string()),
         ("byte_offset", pa.int64()),
         ("digest", pa.binary(16)),
+        # Why a sequence gets no embedding; null for all others.
+        ("excluded", pa.string()),
     ]
 )
 SHARD_SCHEMA = pa.schema(
@@ -45,6 +48,7 @@ SHARD_SCHEMA = pa.schema(
         ("length", pa.int64()),
         ("digest", pa.binary(16)),
         ("residues", pa.binary()),
+        ("tokens", pa.int64()),
     ]
 )
 
@@ -53,7 +57,7 @@ SHARD_SCHEMA = pa.schema(
 class ShardIndex:
     """A shard without its residues, in processing order.
 
-    `rows` and `lengths` are (n,) int64, `digests` is (n, 16) uint8.
+    `rows`, `lengths` and `tokens` (without specials) are (n,) int64, `digests` is (n, 16) uint8.
     """
 
     rank: int
@@ -62,92 +66,78 @@ class ShardIndex:
     rows: Int64s
     lengths: Int64s
     digests: Digests
-
-
-class _Places:
-    """Where each id was first seen, in about 200 bytes an id whatever its length."""
-
-    def __init__(self) -> None:
-        self._rows: dict[bytes, int] = {}
-        self._lines = array("q")
-        self._files: list[Path] = []
-        self._first_rows: list[int] = []
-
-    def begin(self, path: Path) -> None:
-        self._files.append(path)
-        self._first_rows.append(len(self._lines))
-
-    def add(self, sequence_id: str, line: int) -> None:
-        """Note an id; raises FastaError, naming both places, when it was seen before."""
-        row = self._rows.setdefault(digest(sequence_id.encode()), len(self._lines))
-        if row != len(self._lines):
-            first = self._files[bisect_right(self._first_rows, row) - 1]
-            message = f"this id was already used in {first}, line {self._lines[row]}; rename one"
-            message += ", or set `ids: file:header` where the files differ"
-            raise FastaError(message, path=self._files[-1], record=sequence_id, line=line)
-        self._lines.append(line)
+    tokens: Int64s
 
 
 class IndexFingerprint:
-    """Of the ids and digests of an index, in their order."""
+    """Of the ids and digests of an index, in their order, and of what it excludes."""
 
     def __init__(self) -> None:
         self._hash = hashlib.blake2b(digest_size=32)
 
-    def update(self, sequence_ids: Sequence[str], digests: Iterable[bytes]) -> None:
-        """Take the next rows: their ids, and digests of 16 bytes."""
-        for sequence_id, key in zip(sequence_ids, digests, strict=True):
-            # An id holds no NUL and a digest has 16 bytes: no two lists read the same.
+    def update(
+        self,
+        sequence_ids: Sequence[str],
+        digests: Iterable[bytes],
+        excluded: Iterable[str | None] | None = None,
+    ) -> None:
+        """Take the next rows: ids, digests of 16 bytes, and reasons of those without embedding."""
+        reasons = repeat(None, len(sequence_ids)) if excluded is None else excluded
+        for sequence_id, key, reason in zip(sequence_ids, digests, reasons, strict=True):
+            # An id is not empty, neither it nor a reason holds a NUL, and a digest has 16 bytes:
+            # no two lists read the same.
             self._hash.update(sequence_id.encode() + b"\0" + key)
+            if reason is not None:
+                self._hash.update(b"\0" + reason.encode() + b"\0")
 
     def hexdigest(self) -> str:
         return self._hash.hexdigest()
 
 
-def write_index(files: Sequence[str | Path], output: Path, ids: IdStyle = "header") -> int:
+def write_index(
+    files: Sequence[str | Path],
+    output: Path,
+    ids: IdStyle = "header",
+    check: ResidueCheck | None = None,
+) -> int:
     """Write the index of all records, in input order, as Parquet; return their number.
 
-    Raises FastaError for whatever is wrong with the input, ValueError for an unknown `ids`.
+    check: what becomes of residues, a fresh one; left out, all must be such as ESM-2 knows.
+
+    Raises:
+        FastaError: a file is not as it should be, or of another molecule.
+        ResidueError: residues are not known, and `check` does not let them pass.
+        ValueError: `ids` is unknown.
     """
-    if ids not in ("header", "file:header"):
-        raise ValueError(f"ids must be 'header' or 'file:header', not {ids!r}")
-    fingerprint, count = IndexFingerprint(), 0
+    check = check or ResidueCheck(ESM2_LETTERS, "protein", "error")
+    records = _index_rows(files, SequenceIds(ids), check)
+    fingerprint, written = IndexFingerprint(), 0
     metadata = {"format_version": FORMAT_VERSION, "kind": "index"}
     with (
         published(Path(output)) as temporary,
         pq.ParquetWriter(temporary, INDEX_SCHEMA.with_metadata(metadata)) as writer,
     ):
-        records = _index_rows(files, ids)
         while rows := list(islice(records, INDEX_BATCH_ROWS)):
             columns = [list(column) for column in zip(*rows, strict=True)]
-            fingerprint.update(columns[1], columns[6])
-            count += len(rows)
+            fingerprint.update(columns[1], columns[6], columns[7])
+            written += len(rows)
             writer.write_table(pa.table(columns, schema=INDEX_SCHEMA))
+        check.finish()
         writer.add_key_value_metadata({"fingerprint": fingerprint.hexdigest()})
-    return count
+    return written
 
 
-def _index_rows(files: Sequence[str | Path], ids: IdStyle) -> Iterator[tuple[Any, ...]]:
+def _index_rows(
+    files: Sequence[str | Path], ids: SequenceIds, check: ResidueCheck
+) -> Iterator[tuple[Any, ...]]:
     """Yield the index's columns of each record."""
-    places, row = _Places(), 0
+    row = count()
     for path in map(Path, files):
-        places.begin(path)
-        for record in read_records(path):
-            name = _name(record, path, ids)
-            places.add(name, record.line)
-            size, key = len(record.residues), digest(record.residues)
-            yield row, name, record.description, size, str(path), record.byte_offset, key
-            row += 1
-
-
-def _name(record: Record, path: Path, ids: IdStyle) -> str:
-    if ids == "header":
-        return record.sequence_id
-    name = f"{path.name}:{record.sequence_id}"
-    if len(name.encode()) > MAX_ID_BYTES:
-        message = f"`file:header` makes an id over {MAX_ID_BYTES:,} bytes; shorten either"
-        raise FastaError(message, path=path, record=record.sequence_id[:40], line=record.line)
-    return name
+        ids.begin(path)
+        for record, reason in check.read(path):
+            name, key = ids.name(record), digest(record.residues)
+            about = record.description, len(record.residues), str(path), record.byte_offset
+            yield next(row), name, *about, key, reason
 
 
 def shard_fingerprint(digests: Digests) -> str:
@@ -158,33 +148,68 @@ def shard_fingerprint(digests: Digests) -> str:
 def read_shard_index(path: Path) -> ShardIndex:
     """Read a shard without its residues; raises IndexFormatError unless it is whole."""
     metadata = read_metadata(path, "shard")
-    try:
-        table = pq.read_table(path, columns=["row", "length", "digest"])
+    with _damage_named(path):
+        # Shards had no tokens while each residue was one.
+        tokens = "tokens" if "tokens" in pq.read_schema(path).names else "length"
+        table = pq.read_table(path, columns=list({"row", "length", "digest", tokens}))
         rank, world_size = int(metadata["rank"]), int(metadata["world_size"])
         fingerprint = metadata["fingerprint"]
-    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-        raise IndexFormatError(f"{path}: damaged ({error}); remove it and run again") from error
     digests = digest_column(table["digest"])
     if shard_fingerprint(digests) != fingerprint:
         raise IndexFormatError(f"{path}: its fingerprint is wrong; remove it and run again")
-    columns = table["row"].to_numpy(), table["length"].to_numpy(), digests
-    return ShardIndex(rank, world_size, fingerprint, *columns)
+    rows, lengths, counts = (table[name].to_numpy() for name in ("row", "length", tokens))
+    return ShardIndex(rank, world_size, fingerprint, rows, lengths, digests, counts)
 
 
 def read_lengths_and_digests(path: Path) -> tuple[Int64s, Digests]:
     """(n,) lengths and (n, 16) digests of a whole index, in input order."""
     read_metadata(path, "index")
-    try:
+    with _damage_named(path):
         table = pq.read_table(path, columns=["length", "digest"])
-    except (OSError, pa.ArrowException) as error:
-        raise IndexFormatError(f"{path}: damaged ({error}); remove it and run again") from error
     return table["length"].to_numpy(), digest_column(table["digest"])
+
+
+def read_excluded(path: Path) -> npt.NDArray[np.bool_]:
+    """Which rows of a whole index get no embedding, (n,) bool."""
+    read_metadata(path, "index")
+    parts = [np.empty(0, bool)]
+    with _damage_named(path), pq.ParquetFile(path) as index:
+        if "excluded" not in index.schema_arrow.names:
+            return np.zeros(index.metadata.num_rows, bool)
+        for batch in index.iter_batches(columns=["excluded"]):
+            parts.append(batch["excluded"].is_valid().to_numpy(zero_copy_only=False))
+    return np.concatenate(parts)
+
+
+def read_names(path: Path) -> Iterator[tuple[str, str | None]]:
+    """Each id of a whole index, and why it gets no embedding, if it does not.
+
+    They are read as they are asked for: they may be long.
+    """
+    read_metadata(path, "index")
+    with _damage_named(path), pq.ParquetFile(path) as index:
+        known = "excluded" in index.schema_arrow.names
+        columns = ["sequence_id", "excluded"] if known else ["sequence_id"]
+        for batch in index.iter_batches(8192, columns=columns):
+            names = batch["sequence_id"].to_pylist()
+            reasons = batch["excluded"].to_pylist() if known else [None] * len(names)
+            yield from zip(names, reasons, strict=True)
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Turn what reading a damaged file raises into IndexFormatError."""
+    try:
+        yield
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+        raise IndexFormatError(f"{path}: damaged ({error}); remove it and run again") from error
 
 
 def describe_rows(path: Path, rows: Int64s) -> list[str]:
     """Where rows of a whole index came from: "record 'ID' of FILE"."""
     read_metadata(path, "index")
-    table = pq.read_table(path, columns=["sequence_id", "file"]).take(pa.array(rows))
+    with _damage_named(path):
+        table = pq.read_table(path, columns=["sequence_id", "file"]).take(pa.array(rows))
     return [f"record {row['sequence_id']!r} of {row['file']}" for row in table.to_pylist()]
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import heapq
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -20,57 +22,116 @@ from seqembed.index import (
     SHARD_SCHEMA,
     Digests,
     Int64s,
+    describe_rows,
     digest_column,
-    read_metadata,
+    read_excluded,
     shard_fingerprint,
 )
+from seqembed.long_sequences import LengthPolicy
+from seqembed.models.tokenization import Esm2Tokenizer, Tokenizer
 
 GROUP_BYTES = 16 << 20
 GROUP_ROWS = 65_536
 # The length, in tokens, at which attention costs as much as the rest of the model.
 QUADRATIC_TOKENS = 3840
+WHOLE = LengthPolicy(long_sequences="full", max_length=0)
 
 
-def split_index(index_path: Path, shard_paths: Sequence[Path]) -> int:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Sequences:
+    """The columns of an index: (n,) each but `digests`, (n, 16), and `distinct`.
+
+    tokens: without specials, 0 in excluded rows. offsets: where in `spool` the residues of the
+    rows `distinct` begin; these are the first of each sequence that is not excluded, ascending.
+    """
+
+    names: Any
+    lengths: Int64s
+    digests: Digests
+    excluded: npt.NDArray[np.bool_]
+    distinct: Int64s
+    tokens: Int64s
+    offsets: Int64s
+    spool: IO[bytes]
+
+    def table(self, rows: Int64s) -> Any:
+        """These rows, residues included, as a table of SHARD_SCHEMA."""
+        lengths, names = self.lengths[rows], self.names.take(pa.array(rows))
+        keys = pa.array([key.tobytes() for key in self.digests[rows]], pa.binary(16))
+        places = zip(self.offsets[rows].tolist(), lengths.tolist(), strict=True)
+        residues = pa.array([_slice(self.spool, *place) for place in places], pa.binary())
+        columns = [rows, names, lengths, keys, residues, self.tokens[rows]]
+        return pa.table(columns, schema=SHARD_SCHEMA)
+
+
+def split_index(
+    index_path: Path,
+    shard_paths: Sequence[Path],
+    *,
+    tokenizer: Tokenizer | None = None,
+    policy: LengthPolicy = WHOLE,
+    unit: str = "residues",
+) -> int:
     """Write each distinct sequence, residues included, to one of the shards; return their number.
 
-    Raises IndexFormatError for a damaged index, FastaError when a FASTA file changed since.
+    Sequences that the index excludes are in none. tokenizer: the model's, left out ESM-2's;
+    policy: how the model reads long sequences; unit: what its tokens are, in words.
+
+    Raises:
+        ConfigError: a sequence is too long for the policy; no shard is written then.
+        FastaError: a FASTA file changed since it was indexed.
+        IndexFormatError: the index is damaged.
     """
     if not shard_paths:
         raise ValueError("at least one shard is needed")
-    read_metadata(index_path, "index")
-    columns = ["sequence_id", "length", "file", "digest"]
-    table = pq.read_table(index_path, columns=columns, read_dictionary=["file"])
-    names, lengths = table["sequence_id"], table["length"].to_numpy()
-    digests = digest_column(table["digest"])
-    firsts = _first_rows(digests)
-    shards = _assign(firsts, lengths[firsts], len(shard_paths))
     shard_paths[0].parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=shard_paths[0].parent) as spool:
-        offsets = _spool(table["file"], digests, firsts, spool)
-        for rank, (path, rows) in enumerate(zip(shard_paths, shards, strict=True)):
-            metadata = _metadata(rank, len(shards), shard_fingerprint(digests[rows]))
-            schema = SHARD_SCHEMA.with_metadata(metadata)
-            with published(Path(path)) as temporary, pq.ParquetWriter(temporary, schema) as writer:
-                for group in _groups(rows, lengths):
-                    writer.write_table(_shard_table(names, lengths, digests, spool, offsets, group))
-    return len(firsts)
+        sequences = _read_sequences(index_path, tokenizer or Esm2Tokenizer(), spool)
+        _refuse_long(index_path, sequences, policy, unit)
+        rows = sequences.distinct
+        shards = _assign(rows, sequences.tokens[rows], policy, len(shard_paths))
+        for rank, path in enumerate(shard_paths):
+            _write_shard(path, sequences, shards[rank], rank, len(shards))
+    return len(rows)
 
 
-def _shard_table(
-    names: Any,
-    lengths: Int64s,
-    digests: Digests,
-    spool: IO[bytes],
-    offsets: Int64s,
-    rows: Int64s,
-) -> Any:
-    """Return these rows, residues included, as a table of SHARD_SCHEMA."""
-    keys = pa.array([key.tobytes() for key in digests[rows]], pa.binary(16))
-    places = zip(offsets[rows].tolist(), lengths[rows].tolist(), strict=True)
-    residues = pa.array([_slice(spool, *place) for place in places], pa.binary())
-    columns = [rows, names.take(pa.array(rows)), lengths[rows], keys, residues]
-    return pa.table(columns, schema=SHARD_SCHEMA)
+def _read_sequences(index_path: Path, tokenizer: Tokenizer, spool: IO[bytes]) -> _Sequences:
+    """The columns of an index, its distinct sequences counted in tokens and written to `spool`."""
+    excluded = read_excluded(index_path)
+    columns = ["sequence_id", "length", "file", "digest"]
+    table = pq.read_table(index_path, columns=columns, read_dictionary=["file"])
+    digests = digest_column(table["digest"])
+    firsts = _first_rows(digests)
+    wanted = (firsts == np.arange(len(firsts))) & ~excluded
+    offsets, tokens = _spool(table["file"], digests, wanted, tokenizer, spool)
+    return _Sequences(
+        names=table["sequence_id"],
+        lengths=table["length"].to_numpy(),
+        digests=digests,
+        excluded=excluded,
+        distinct=np.flatnonzero(wanted),
+        tokens=tokens[firsts],
+        offsets=offsets,
+        spool=spool,
+    )
+
+
+def _refuse_long(index_path: Path, sequences: _Sequences, policy: LengthPolicy, unit: str) -> None:
+    """Raise ConfigError where the policy refuses any id that would get an embedding."""
+    rows = np.flatnonzero(~sequences.excluded)
+    policy.refuse(
+        sequences.tokens[rows], unit, lambda places: describe_rows(index_path, rows[places])
+    )
+
+
+def _write_shard(
+    path: Path, sequences: _Sequences, rows: Int64s, rank: int, world_size: int
+) -> None:
+    metadata = _metadata(rank, world_size, shard_fingerprint(sequences.digests[rows]))
+    schema = SHARD_SCHEMA.with_metadata(metadata)
+    with published(Path(path)) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        for group in _groups(rows, sequences.lengths):
+            writer.write_table(sequences.table(group))
 
 
 def _slice(spool: IO[bytes], offset: int, length: int) -> bytes:
@@ -85,16 +146,23 @@ def _metadata(rank: int, world_size: int, fingerprint: str) -> dict[str, str]:
 
 
 def _first_rows(digests: Digests) -> Int64s:
-    """Return, ascending, the first row of each distinct digest of (n, 16) uint8."""
+    """The first row that has each row's digest, (n,) int64 of (n, 16) uint8."""
     keys = np.ascontiguousarray(digests).view("V16").reshape(-1)
-    return np.sort(np.unique(keys, return_index=True)[1]).astype(np.int64)
+    _, firsts, groups = np.unique(keys, return_index=True, return_inverse=True)
+    return firsts[groups].astype(np.int64)
 
 
-def _assign(rows: Int64s, lengths: Int64s, world_size: int) -> list[Int64s]:
+def _predict_costs(tokens: Int64s, policy: LengthPolicy) -> npt.NDArray[np.float64]:
+    """What (n,) sequences cost to embed, in tokens of short ones, (n,)."""
+    read = policy.read(tokens)
+    # Windows attend only to themselves.
+    return read * (1 + read / policy.windows(tokens) / QUADRATIC_TOKENS)
+
+
+def _assign(rows: Int64s, tokens: Int64s, policy: LengthPolicy, world_size: int) -> list[Int64s]:
     """Give each row, costliest first, to the least loaded shard; each shard is longest first."""
-    order = np.lexsort((rows, -lengths))
-    tokens = lengths[order] + 2
-    costs = tokens * (1 + tokens / QUADRATIC_TOKENS)
+    order = np.lexsort((rows, -tokens))
+    costs = _predict_costs(tokens[order], policy)
     loads = [(0.0, rank) for rank in range(world_size)]
     ranks = np.empty(len(rows), np.int64)
     for place, cost in enumerate(costs.tolist()):
@@ -104,11 +172,15 @@ def _assign(rows: Int64s, lengths: Int64s, world_size: int) -> list[Int64s]:
     return [rows[order][ranks == rank] for rank in range(world_size)]
 
 
-def _spool(files: Any, digests: Digests, firsts: Int64s, spool: IO[bytes]) -> Int64s:
-    """Write the residues of rows `firsts` to `spool`; return each row's offset, (n,) int64."""
-    offsets = np.full(len(digests), -1, np.int64)
-    wanted = np.zeros(len(digests), bool)
-    wanted[firsts] = True
+def _spool(
+    files: Any,
+    digests: Digests,
+    wanted: npt.NDArray[np.bool_],
+    tokenizer: Tokenizer,
+    spool: IO[bytes],
+) -> tuple[Int64s, Int64s]:
+    """Write the residues of wanted rows to `spool`; return each row's offset and tokens, (n,)."""
+    offsets, tokens = np.full(len(digests), -1, np.int64), np.zeros(len(digests), np.int64)
     row = 0
     for path, count in _file_counts(files):
         end = row + count
@@ -116,12 +188,12 @@ def _spool(files: Any, digests: Digests, firsts: Int64s, spool: IO[bytes]) -> In
             if row == end or digest(record.residues) != digests[row].tobytes():
                 raise _changed(path, record)
             if wanted[row]:
-                offsets[row] = spool.tell()
+                offsets[row], tokens[row] = spool.tell(), tokenizer.count(record.residues)
                 spool.write(record.residues)
             row += 1
         if row != end:
             raise _changed(path)
-    return offsets
+    return offsets, tokens
 
 
 def _file_counts(files: Any) -> list[tuple[Path, int]]:

@@ -1,0 +1,34 @@
+"""Descriptions of models without weights, for what only reads residues.
+
+tests/data/dnabert_s/tokenizer.json is DNABERT-S's own (zhihan1996/DNABERT-S, Apache-2.0).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from seqembed.models.architecture import DnabertArchitecture, Esm2Architecture
+from seqembed.models.prepared import PreparedModel, sha256_of, write_prepared
+
+DNA_TOKENIZER = Path(__file__).parents[1] / "data/dnabert_s/tokenizer.json"
+COMMON = {"source": "none", "weights": "none.safetensors", "size": 1, "sha256": "ab" * 32}
+
+
+def write_protein_model(folder: Path, **changes: Any) -> Path:
+    """The description of an ESM-2 in `folder`."""
+    fields = COMMON | {"max_length": 1022, "tokenizer": "esm2"} | changes
+    architecture = Esm2Architecture(layers=1, width=16, heads=2, ffn_width=32)
+    model = PreparedModel(name="esm", family="esm2", architecture=architecture, **fields)
+    write_prepared(model, folder / "esm.json")
+    return folder / "esm.json"
+
+
+def write_dna_model(folder: Path, **changes: Any) -> Path:
+    """The description of a DNABERT-S in `folder`, with the real tokenizer."""
+    tokenizer = {"tokenizer": sha256_of(DNA_TOKENIZER), "tokenizer_file": str(DNA_TOKENIZER)}
+    fields = COMMON | {"max_length": 1998} | tokenizer | changes
+    architecture = DnabertArchitecture(layers=1, width=24, heads=12, ffn_width=48, vocabulary=4096)
+    model = PreparedModel(name="dna", family="dnabert_s", architecture=architecture, **fields)
+    write_prepared(model, folder / "dna.json")
+    return folder / "dna.json"

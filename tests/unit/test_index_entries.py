@@ -1,0 +1,174 @@
+"""The programs `index` and `split`, for proteins and for DNA."""
+
+from __future__ import annotations
+
+import gzip
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from described_models import DNA_TOKENIZER, write_dna_model, write_protein_model
+
+from seqembed.index import read_excluded, read_names, read_shard_index
+from seqembed.models.tokenization import BpeTokenizer
+
+SCRIPTS = Path(__file__).parents[2] / "workflow/scripts"
+
+
+class Place:
+    """A folder in which the programs are called."""
+
+    def __init__(self, folder: Path, model: Path) -> None:
+        self.folder, self.model = folder, model
+
+    def fasta(self, name: str, **records: str) -> str:
+        text = "".join(f">{key} about\n{value}\n" for key, value in records.items()).encode()
+        path = self.folder / name
+        path.write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+        return name
+
+    def call(self, entry: str, *words: object) -> Any:
+        command = [sys.executable, SCRIPTS / f"{entry}.py", *words, "--model", self.model]
+        return subprocess.run(
+            list(map(str, command)), cwd=self.folder, capture_output=True, text=True, check=False
+        )
+
+    def index(self, *fasta: str, asked: str = "error") -> Any:
+        options = ["--ids", "header", "--invalid-residues", asked, "--output", "index.parquet"]
+        return self.call("index", "--fasta", *fasta, *options)
+
+    def split(self, asked: str = "auto", length: object = "auto", shards: int = 1) -> Any:
+        options = ["--long-sequences", asked, "--max-length", length, "--world-size", shards]
+        options += ["--layer", "last"]
+        where = ["--index", "index.parquet", "--output-dir", "index"]
+        return self.call("split", *where, *options)
+
+    def rows(self, shards: int = 1) -> list[dict[str, Any]]:
+        paths = [self.folder / f"index/shard_{rank}.parquet" for rank in range(shards)]
+        return [row for path in paths for row in pq.read_table(path).to_pylist()]
+
+
+@pytest.fixture
+def proteins(tmp_path) -> Place:
+    return Place(tmp_path, write_protein_model(tmp_path))
+
+
+@pytest.fixture
+def dna(tmp_path) -> Place:
+    return Place(tmp_path, write_dna_model(tmp_path))
+
+
+def test_proteins(proteins):
+    files = proteins.fasta("a.faa", a="mkv*", b="WEWE"), proteins.fasta("b.faa.gz", c="MKV")
+    outcome = proteins.index(*files)
+    assert (outcome.returncode, outcome.stderr.count("\n")) == (0, 1)
+    assert "3 sequences of 2 files are in index.parquet" in outcome.stderr
+    outcome = proteins.split(shards=3)
+    assert outcome.returncode == 0
+    assert "2 distinct sequences are in 3 shards" in outcome.stderr
+    found = [(row["sequence_id"], row["residues"], row["tokens"]) for row in proteins.rows(3)]
+    assert found == [("b", b"WEWE", 4), ("a", b"MKV", 3)]
+
+
+def test_dna(dna):
+    contig = "".join(random.Random(3).choices("acgt", k=3000))
+    assert dna.index(dna.fasta("a.fna.gz", a="ACGT", b=contig, c="acgt")).returncode == 0
+    assert dna.split(shards=2).returncode == 0
+    count = BpeTokenizer(DNA_TOKENIZER).count(contig.upper().encode())
+    found = [(row["sequence_id"], row["length"], row["tokens"]) for row in dna.rows(2)]
+    assert found == [("b", 3000, count), ("a", 4, BpeTokenizer(DNA_TOKENIZER).count(b"ACGT"))]
+    assert 300 < count < 1500
+
+
+def test_invalid_residues(proteins):
+    files = proteins.fasta("a.faa", a="MKV", b="MJ"), proteins.fasta("b.faa", c="M*K", d="W")
+    outcome = proteins.index(*files)
+    assert outcome.returncode == 1
+    assert outcome.stderr.startswith("index: the model does not know 2 residues of 2 sequences")
+    assert outcome.stderr.count("\n") == 1
+    assert not (proteins.folder / "index.parquet").exists()
+
+    assert "read as its unknown token" in proteins.index(*files, asked="unk").stderr
+    assert not read_excluded(proteins.folder / "index.parquet").any()
+    assert "4 distinct sequences" in proteins.split().stderr
+
+    assert "2 of 4 sequences are left out" in proteins.index(*files, asked="skip").stderr
+    reasons = dict(read_names(proteins.folder / "index.parquet"))
+    assert [key for key, reason in reasons.items() if reason] == ["b", "c"]
+    assert "2 distinct sequences" in proteins.split().stderr
+    assert [row["sequence_id"] for row in proteins.rows()] == ["a", "d"]
+
+
+def test_n_in_dna(dna):
+    fasta = dna.fasta("a.fna", a="ACGTNNAC", b="ACGT")
+    outcome = dna.index(fasta)
+    assert outcome.returncode == 1
+    assert outcome.stderr.startswith("index: sequences hold N, as contigs often do: ")
+    assert dna.index(fasta, asked="unk").returncode == 0
+    assert dna.split().returncode == 0
+    assert [row["sequence_id"] for row in dna.rows()] == ["a", "b"]
+    assert dna.index(dna.fasta("b.fna", a="N"), asked="skip").returncode == 1
+
+
+def test_the_wrong_molecule_is_refused(proteins, dna):
+    fasta = dna.fasta("a.faa", a="MKVLWEDRSTAGQIPFYNHC" * 5)
+    for asked in ("error", "unk", "skip"):
+        outcome = dna.index(fasta, asked=asked)
+        assert (outcome.returncode, "looks like proteins" in outcome.stderr) == (1, True)
+    fasta = proteins.fasta("a.fna", a="ACGTN" * 20)
+    for asked in ("error", "unk", "skip"):
+        outcome = proteins.index(fasta, asked=asked)
+        assert (outcome.returncode, "looks like DNA" in outcome.stderr) == (1, True)
+
+
+def test_long_sequences(proteins):
+    assert proteins.index(proteins.fasta("a.faa", a="MKVLW" * 300, b="W")).returncode == 0
+    for asked in ("auto", "window", "truncate", "full"):
+        assert proteins.split(asked).returncode == 0
+        assert [row["tokens"] for row in proteins.rows()] == [1500, 1]
+    outcome = proteins.split("error")
+    assert outcome.returncode == 1
+    assert "1 of 2 sequences are longer than 1,022 residues" in outcome.stderr
+    assert "record 'a' of a.faa" in outcome.stderr
+    assert proteins.split("error", 1500).returncode == 0
+    assert "max_length must be at least 1" in proteins.split("window", 0).stderr
+
+
+def test_long_dna_is_counted_in_tokens(dna):
+    assert dna.index(dna.fasta("a.fna", a="ACGTTGCA" * 3000)).returncode == 0
+    assert dna.split().returncode == 0
+    (row,) = dna.rows()
+    assert 1998 < row["tokens"] < row["length"]
+    outcome = dna.split("error")
+    assert f"longer than 1,998 tokens (the longest has {row['tokens']:,})" in outcome.stderr
+
+
+def test_a_genome_of_five_million_bases(dna):
+    genome = "".join(random.Random(4).choices("ACGT", k=5_000_000))
+    assert dna.index(dna.fasta("a.fna", a=genome, b="ACGT")).returncode == 0
+    assert dna.split(shards=2).returncode == 0
+    shard = read_shard_index(dna.folder / "index/shard_0.parquet")
+    assert shard.lengths.tolist() == [5_000_000]
+    assert 900_000 < shard.tokens[0] < 1_200_000
+
+
+@pytest.mark.parametrize("missing", ["--model", "--invalid-residues"])
+def test_index_needs_its_options(tmp_path, missing):
+    options = {"--fasta": "a", "--ids": "header", "--model": "m", "--invalid-residues": "unk"}
+    options |= {"--output": "index.parquet"}
+    words = [word for item in options.items() if item[0] != missing for word in item]
+    command = [sys.executable, str(SCRIPTS / "index.py"), *words]
+    outcome = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert outcome.returncode == 2
+    assert missing in outcome.stderr
+
+
+@pytest.mark.parametrize("entry", ["index", "split"])
+def test_torch_is_not_imported(entry):
+    code = f"import sys, runpy; runpy.run_path({str(SCRIPTS / f'{entry}.py')!r})\n"
+    code += f"assert 'seqembed.{entry}' in sys.modules\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=SCRIPTS, check=True)

@@ -1,0 +1,240 @@
+"""The split of an index into shards."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from described_models import DNA_TOKENIZER
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seqembed import split
+from seqembed.errors import ConfigError, FastaError
+from seqembed.fasta import digest
+from seqembed.index import read_shard_index, write_index
+from seqembed.long_sequences import LengthPolicy
+from seqembed.models.tokenization import ESM2_LETTERS, BpeTokenizer, Esm2Tokenizer
+from seqembed.residues import ResidueCheck, find_unknown
+from seqembed.split import split_index
+
+DNA, PROTEIN = BpeTokenizer(DNA_TOKENIZER), Esm2Tokenizer()
+
+
+def _fasta(folder: Path, sequences: list[str], name: str = "a.fasta", prefix: str = "s") -> Path:
+    path = folder / name
+    path.write_text("".join(f">{prefix}{n} about\n{s}\n" for n, s in enumerate(sequences)))
+    return path
+
+
+def _check(tokenizer: Any, asked: str) -> ResidueCheck:
+    molecule = "DNA" if tokenizer is DNA else "protein"
+    return ResidueCheck(tokenizer.letters, molecule, asked)
+
+
+def _split(folder: Path, files: list[Path], world_size: int, **options: Any) -> list[Path]:
+    check = _check(options.get("tokenizer", PROTEIN), options.pop("asked", "error"))
+    write_index(files, folder / "index.parquet", "header", check)
+    shards = [folder / f"index/shard_{rank}.parquet" for rank in range(world_size)]
+    split_index(folder / "index.parquet", shards, **options)
+    return shards
+
+
+def _policy(name: str, max_length: int) -> LengthPolicy:
+    return LengthPolicy(long_sequences=name, max_length=max_length)
+
+
+SEQUENCES = st.lists(st.text("LWEKJ", min_size=1, max_size=6), min_size=1, max_size=30)
+# Repeats, so that long texts may be few tokens.
+CONTIGS = st.lists(
+    st.one_of(
+        st.text("ACGTN", min_size=1, max_size=12),
+        st.builds(lambda unit, times: unit * times, st.sampled_from("ACGT"), st.integers(1, 40)),
+    ),
+    min_size=1,
+    max_size=20,
+)
+CASES = st.one_of(
+    st.tuples(SEQUENCES, st.just(PROTEIN), st.sampled_from(["unk", "skip"])),
+    st.tuples(CONTIGS, st.just(DNA), st.sampled_from(["unk", "skip"])),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(CASES, st.integers(1, 5), st.sampled_from(["full", "window", "truncate"]))
+def test_shards_hold_each_sequence_once_longest_first(case, world_size, policy):
+    sequences, tokenizer, asked = case
+    # One that is known, so that `skip` leaves some.
+    sequences = [*sequences, "A"]
+    half = len(sequences) // 2
+    ordered = sequences[half:] + sequences[:half]
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(split, "GROUP_BYTES", 8)
+        folder = Path(name)
+        files = [_fasta(folder, sequences[half:], "b.fasta", "t")]
+        files.append(_fasta(folder, sequences[:half]))
+        limits = _policy(policy, 0 if policy == "full" else 3)
+        options = {"tokenizer": tokenizer, "asked": asked, "policy": limits}
+        shards = _split(folder, files, world_size, **options)
+        seen = []
+        for rank, path in enumerate(shards):
+            _check_shard(path, ordered, tokenizer, rank, world_size)
+            seen += [row["residues"] for row in pq.read_table(path).to_pylist()]
+    texts = {text.encode() for text in sequences}
+    kept = [t for t in texts if asked == "unk" or not find_unknown(t, tokenizer.letters)]
+    assert sorted(seen) == sorted(kept)
+
+
+def _check_shard(path: Path, ordered: list[str], tokenizer: Any, rank: int, size: int) -> None:
+    """A shard says of each row what is true of its sequence, in its order, in small groups."""
+    rows = pq.read_table(path).to_pylist()
+    places = [(-row["tokens"], row["row"]) for row in rows]
+    assert places == sorted(places)
+    for row in rows:
+        assert row["residues"].decode() == ordered[row["row"]]
+        assert row["row"] == ordered.index(ordered[row["row"]])
+        assert row["digest"] == digest(row["residues"])
+        assert row["length"] == len(row["residues"])
+        assert row["tokens"] == len(tokenizer.encode(row["residues"])) - 2
+    found = read_shard_index(path)
+    assert (found.rank, found.world_size) == (rank, size)
+    assert found.digests.shape == (len(rows), 16)
+    for name in ("row", "length", "tokens"):
+        column = getattr(found, {"row": "rows", "length": "lengths"}.get(name, name))
+        assert column.tolist() == [row[name] for row in rows]
+    groups = pq.ParquetFile(path)
+    for number in range(groups.num_row_groups):
+        group = groups.read_row_group(number)
+        assert group.num_rows == 1 or sum(group["length"].to_pylist()) <= 8
+
+
+def test_dna_is_ordered_by_tokens_not_by_letters(tmp_path):
+    # 30 letters of few tokens, 20 of many: real merges decide.
+    sequences = ["A" * 30, "GTCGACCGTATCGGATACGC"]
+    counts = [DNA.count(text.encode()) for text in sequences]
+    assert counts[0] < counts[1]
+    (path,) = _split(tmp_path, [_fasta(tmp_path, sequences)], 1, tokenizer=DNA)
+    shard = read_shard_index(path)
+    assert (shard.rows.tolist(), shard.lengths.tolist()) == ([1, 0], [20, 30])
+    assert shard.tokens.tolist() == counts[::-1]
+
+
+def test_each_distinct_sequence_is_tokenized_once(tmp_path):
+    counted = []
+
+    class Counting(Esm2Tokenizer):
+        def count(self, residues: bytes) -> int:
+            counted.append(residues)
+            return super().count(residues)
+
+    sequences = ["MKV", "WE", "mkv*", "MJ", "WE"]
+    _split(tmp_path, [_fasta(tmp_path, sequences)], 2, tokenizer=Counting(), asked="skip")
+    assert counted == [b"MKV", b"WE"]
+
+
+def _lengths_of(folder: Path, sequences: list[str], count: int, **options: Any) -> list[Any]:
+    paths = _split(folder, [_fasta(folder, sequences)], count, **options)
+    return [read_shard_index(path).tokens for path in paths]
+
+
+def test_split_balances_cost(tmp_path):
+    choose = np.random.default_rng(0)
+    sequences = ["".join(choose.choice(list("LWEK"), n)) for n in choose.integers(5, 900, 200)]
+    tokens = _lengths_of(tmp_path, sequences, 4)
+    costs = [((t + 2) * (1 + (t + 2) / 3840)).sum() for t in tokens]
+    assert max(costs) / min(costs) < 1.02
+
+
+@pytest.mark.parametrize("name", ["window", "truncate", "full"])
+@pytest.mark.parametrize("tokenizer", [PROTEIN, DNA])
+def test_costs_are_those_of_the_policy(tmp_path, name, tokenizer):
+    """Of 3 shards, whole sequences, windows and cut ones share the work evenly."""
+    generator = random.Random(2)
+    letters = "LWEK" if tokenizer is PROTEIN else "ACGT"
+    lengths = [9000, *(generator.randrange(20, 3000) for _ in range(150))]
+    sequences = ["".join(generator.choices(letters, k=n)) for n in lengths]
+    policy = _policy(name, 0 if name == "full" else 100)
+    shards = _lengths_of(tmp_path, sequences, 3, tokenizer=tokenizer, policy=policy)
+    costs = [sum(_cost(int(t), name, 100) for t in tokens) for tokens in shards]
+    assert max(costs) / min(costs) < 1.02
+
+
+def _cost(tokens: int, name: str, limit: int) -> float:
+    """By each window in turn."""
+    if name == "full" or tokens <= limit:
+        spans = [tokens + 2]
+    elif name == "truncate":
+        spans = [limit + 2]
+    else:
+        spans = [limit + 2] * (1 + -(-(tokens - limit) // (limit // 2)))
+    return sum(span + span * span / 3840 for span in spans)
+
+
+@pytest.mark.parametrize("tokens", [[1, 99, 100, 101, 150, 151, 9000]])
+@pytest.mark.parametrize("name", ["window", "truncate", "full"])
+def test_predicted_costs(tokens, name):
+    policy = _policy(name, 0 if name == "full" else 100)
+    found = split._predict_costs(np.array(tokens), policy)
+    np.testing.assert_allclose(found, [_cost(t, name, 100) for t in tokens])
+
+
+def test_more_shards_than_sequences(tmp_path):
+    shards = _split(tmp_path, [_fasta(tmp_path, ["MK", "MJ"])], 3, asked="skip")
+    assert [len(read_shard_index(path).rows) for path in shards] == [1, 0, 0]
+    assert read_shard_index(shards[2]).digests.shape == (0, 16)
+    assert read_shard_index(shards[2]).tokens.shape == (0,)
+
+
+def test_too_long_sequences_are_counted_by_id_and_named(tmp_path):
+    long = "MKVLAT"
+    files = [_fasta(tmp_path, ["MKV", "MJ" * 9, long]), _fasta(tmp_path, [long], "b.fasta", "t")]
+    with pytest.raises(ConfigError) as caught:
+        _split(tmp_path, files, 2, asked="skip", policy=_policy("error", 5))
+    text = str(caught.value)
+    assert text.startswith("2 of 3 sequences are longer than 5 residues (the longest has 6)")
+    assert f"record 's2' of {files[0]}, record 't0' of {files[1]}" in text
+    assert list((tmp_path / "index").iterdir()) == []
+    _split(tmp_path, files, 2, asked="skip", policy=_policy("error", 6))
+    with pytest.raises(ConfigError, match="3 of 4 sequences are longer"):
+        _split(tmp_path, files, 2, asked="unk", policy=_policy("error", 5))
+
+
+def test_dna_is_too_long_in_tokens(tmp_path):
+    fasta, count = _fasta(tmp_path, ["ACGTTGCA" * 9]), DNA.count(b"ACGTTGCA" * 9)
+    options = {"tokenizer": DNA, "unit": "tokens"}
+    with pytest.raises(ConfigError, match=f"longer than {count - 1} tokens"):
+        _split(tmp_path, [fasta], 1, policy=_policy("error", count - 1), **options)
+    _split(tmp_path, [fasta], 1, policy=_policy("error", count), **options)
+
+
+@pytest.mark.parametrize("changed", [["MKV", "WW"], ["MKV"], ["MKV", "WE", "L"]])
+def test_split_refuses_a_changed_fasta(tmp_path, changed):
+    path = _fasta(tmp_path, ["MKV", "WE"])
+    write_index([path], tmp_path / "index.parquet")
+    _fasta(tmp_path, changed)
+    with pytest.raises(FastaError, match="changed since"):
+        split_index(tmp_path / "index.parquet", [tmp_path / "shard.parquet"])
+    assert not (tmp_path / "shard.parquet").exists()
+
+
+def test_an_index_of_before_is_split(tmp_path):
+    """One without the column `excluded`."""
+    write_index([_fasta(tmp_path, ["MKV", "WE", "MKV"])], tmp_path / "new.parquet")
+    table = pq.read_table(tmp_path / "new.parquet").drop_columns("excluded")
+    pq.write_table(table, tmp_path / "old.parquet")
+    assert split_index(tmp_path / "old.parquet", [tmp_path / "shard.parquet"]) == 2
+    assert read_shard_index(tmp_path / "shard.parquet").rows.tolist() == [0, 1]
+
+
+def test_no_shard_is_no_split(tmp_path):
+    with pytest.raises(ValueError, match="at least one shard"):
+        split_index(tmp_path / "index.parquet", [])
+
+
+def test_the_letters_of_the_tokenizers():
+    assert (DNA.letters, PROTEIN.letters) == (b"ACGT", ESM2_LETTERS)
