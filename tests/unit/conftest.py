@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ from worker_runs import BUNDLED_MODEL, SCRIPTS, Project, make_project
 
 from seqembed.models.prepare import prepare_model
 
+LOGGER = logging.getLogger("seqembed.tests")
+
 
 @pytest.fixture(scope="session")
 def prepared_model(tmp_path_factory) -> Path:
     """The description of the bundled random ESM-2: 4 layers, 64 values a row."""
     path = tmp_path_factory.mktemp("models") / "random.json"
-    prepare_model("random", str(BUNDLED_MODEL), path)
+    prepare_model("random", str(BUNDLED_MODEL), path, LOGGER)
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,20 @@ from worker_runs import SEQUENCES, Project, make_project
 
 from seqembed import shards
 from seqembed.assembly import adopt_index, assemble_shard
-from seqembed.blocks import write_next_block
-from seqembed.checkpoints import CheckpointManifest, write_manifest
+from seqembed.blocks import list_blocks, read_block, write_block, write_next_block
+from seqembed.checkpoints import CheckpointManifest, read_manifest, write_manifest
 from seqembed.errors import CheckpointError, IndexFormatError, ShardError
 from seqembed.index import read_shard_index
+from seqembed.residue_files import ResidueSpool
 from seqembed.seal import verify_seal
+from seqembed.shards import open_embeddings
 
-RECIPE: dict[str, str | int] = {"precision": "fp32", "pooling": "mean", "max_length": 1022}
+RECIPE: dict[str, str | int] = {
+    "precision": "fp32",
+    "pooling": "mean",
+    "storage": "float32",
+    "max_length": 1022,
+}
 
 
 @pytest.fixture
@@ -27,9 +35,17 @@ def shard_project(tmp_path) -> Project:
 
 
 def fill(
-    folder: Path, project: Project, order: np.ndarray, cuts: list[int], rank: int = 0
+    folder: Path,
+    project: Project,
+    order: np.ndarray,
+    cuts: list[int],
+    rank: int = 0,
+    **recipe: Any,
 ) -> tuple[list[str], list[np.ndarray]]:
-    """Blocks of the shard's places in this order; the values are those of the row in the input."""
+    """Blocks of the shard's places in this order; the values are those of the row in the input.
+
+    With `per_residue` each has token rows as well, those of `tokens_of`.
+    """
     shard = read_shard_index(project.index(rank))
     manifest = CheckpointManifest(
         rank=rank,
@@ -40,18 +56,41 @@ def fill(
         model="m",
         weights_sha256="c" * 64,
         width=3,
-        recipe=RECIPE,
+        recipe=RECIPE | recipe,
     )
     write_manifest(folder, manifest)
     adopt_index(folder, project.index(rank))
     ids, arrays = [], []
     for part in np.split(order, cuts):
-        rows = (shard.rows[part][:, None] * 10 + np.arange(3)).astype(np.float32)
+        storage = manifest.recipe["storage"]
+        rows = (shard.rows[part][:, None] * 10 + np.arange(3)).astype(storage)
         flags = np.where(shard.lengths[part] > 200, 2, 0).astype(np.uint8)
-        write_next_block(folder, shard.digests[part], rows, flags, batches=1)
+        spool = ResidueSpool(folder) if manifest.recipe.get("per_residue") else None
+        if spool:
+            for place in part.tolist():
+                spool.add(place, tokens_of(int(shard.rows[place]), storage))
+        residues = spool.seal(part.tolist()) if spool else None
+        write_next_block(folder, shard.digests[part], rows, flags, batches=1, residues=residues)
         ids += [digest.tobytes().hex() for digest in shard.digests[part]]
         arrays.append(rows)
     return ids, arrays
+
+
+def tokens_of(row: int, storage: str = "float32") -> np.ndarray:
+    """The token rows of a row of the input: (length, 3)."""
+    values = np.full((len(SEQUENCES[row]), 3), row, storage)
+    values[:, 1] = np.arange(len(values))
+    return values
+
+
+def assert_token_rows(path: Path, rows: list[int], storage: str) -> None:
+    with open_embeddings(path) as file:
+        assert (file.rows.dtype, file.residues.dtype) == (storage, storage)
+        offsets = file.offsets()
+        assert np.diff(offsets).tolist() == [len(SEQUENCES[row]) for row in rows]
+        for number, row in enumerate(rows):
+            found = file.residues[offsets[number] : offsets[number + 1]]
+            np.testing.assert_array_equal(found, tokens_of(row, storage))
 
 
 def assert_whole(path: Path) -> None:
@@ -74,6 +113,54 @@ def test_rows_are_in_input_order_however_they_were_computed(slab_rows, shard_pro
     assert path == folder / "shard_0.h5"
     assert_whole(path)
     assert not [p for p in folder.iterdir() if p.name.endswith(".tmp")]
+
+
+@pytest.mark.parametrize("storage", ["float32", "float16"])
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_token_rows_are_in_input_order_however_they_were_computed(tmp_path, storage, world_size):
+    project = make_project(tmp_path, tmp_path / "no model", world_size=world_size)
+    for rank in range(world_size):
+        shard, folder = read_shard_index(project.index(rank)), tmp_path / f"shard_{rank}"
+        order = np.random.default_rng(3).permutation(len(shard.rows))
+        how = {"per_residue": True, "storage": storage}
+        given = fill(folder, project, order, [5, 6, 6, 11], rank, **how)
+        path = assemble_shard(folder, rank, *given)
+        assert_token_rows(path, sorted(shard.rows.tolist()), storage)
+        with open_embeddings(path) as file:
+            assert file.attributes["per_residue"] is True
+            expected = np.sort(shard.rows)[:, None] * 10 + np.arange(3)
+            np.testing.assert_array_equal(file.rows, expected.astype(storage))
+
+
+def test_an_empty_shard_has_no_token_rows_and_says_so(tmp_path):
+    project = make_project(tmp_path, tmp_path / "no model", ["MKV"], world_size=2)
+    given = fill(tmp_path / "a", project, np.arange(0), [], 1, per_residue=True, storage="float16")
+    with open_embeddings(assemble_shard(tmp_path / "a", 1, *given)) as file:
+        assert (file.count, file.residues.shape, file.residues.dtype) == (0, (0, 3), np.float16)
+        assert file.offsets().tolist() == [0]
+
+
+def test_token_rows_that_are_missing_stop_it(shard_project):
+    folder = shard_project.folder / "shard_0"
+    given = fill(folder, shard_project, np.arange(len(SEQUENCES)), [3, 20], per_residue=True)
+    for path in list_blocks(folder)[1:]:
+        block = read_block(path)
+        path.unlink()
+        write_block(folder, replace(block, residues=None))
+    missing = len(SEQUENCES) - 3
+    with pytest.raises(ShardError, match=f"shard_0.h5: {missing} sequences have no token rows"):
+        assemble_shard(folder, 0, *given)
+    assert not (folder / "shard_0.h5").exists()
+
+
+def test_token_rows_that_are_not_asked_for_are_left_out(shard_project):
+    folder = shard_project.folder / "shard_0"
+    given = fill(folder, shard_project, np.arange(len(SEQUENCES)), [3], per_residue=True)
+    manifest = read_manifest(folder)
+    write_manifest(folder, replace(manifest, recipe=RECIPE))
+    with open_embeddings(assemble_shard(folder, 0, *given)) as file:
+        assert file.residues is None
+    assert_whole(folder / "shard_0.h5")
 
 
 def test_the_file_says_what_it_is(tmp_path):

@@ -21,11 +21,14 @@ from seqembed.batches import (
     create_async_dataloader,
     pending_batches,
     plan_batches,
+    plan_passes,
 )
-from seqembed.errors import ModelError
-from seqembed.models.esm2 import BOS, EOS, encode_residues
+from seqembed.long_sequences import LengthPolicy
+from seqembed.models.tokenization import ESM2_ALPHABET, Esm2Tokenizer
 
 CPU = torch.device("cpu")
+BOS, EOS = ESM2_ALPHABET.index("<cls>"), ESM2_ALPHABET.index("<eos>")
+encode_residues = Esm2Tokenizer().encode
 
 
 @pytest.mark.parametrize(
@@ -104,8 +107,19 @@ def index(tmp_path, monkeypatch) -> Path:
     return path
 
 
+def policy(max_length: int, long_sequences: str = "truncate") -> LengthPolicy:
+    return LengthPolicy(long_sequences=long_sequences, max_length=max_length)
+
+
+def dataset_of(index: Path, boundaries: np.ndarray, batches: np.ndarray) -> IndexBasedDataset:
+    """Where every sequence is read at once."""
+    windows = np.ones(boundaries[-1], np.int64)
+    passes = plan_passes(boundaries, batches, windows, 1)
+    return IndexBasedDataset(index, boundaries, passes, 1)
+
+
 def test_items_are_the_batches_asked_for(index):
-    dataset = IndexBasedDataset(index, np.array([0, 1, 4, 6]), np.array([1, 2]))
+    dataset = dataset_of(index, np.array([0, 1, 4, 6]), np.array([1, 2]))
     assert len(dataset) == 2
     first, second = dataset[0], dataset[1]
     assert (first.positions.tolist(), second.positions.tolist()) == ([1, 2, 3], [4, 5])
@@ -122,7 +136,7 @@ def test_each_row_group_is_read_once_and_residues_only(index, monkeypatch):
         return read(self, number, columns=columns)
 
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
-    dataset = IndexBasedDataset(index, np.arange(7), np.arange(6))
+    dataset = dataset_of(index, np.arange(7), np.arange(6))
     assert seen == []
     assert [dataset[i].residues[0].decode() for i in range(6)] == SEQUENCES
     assert seen == [(number, ["residues"]) for number in range(3)]
@@ -131,15 +145,15 @@ def test_each_row_group_is_read_once_and_residues_only(index, monkeypatch):
 def test_a_shard_without_rows_has_no_batches(tmp_path):
     project = make_project(tmp_path, tmp_path / "no model", ["M"], world_size=2)
     boundaries = plan_batches(np.empty(0, np.int64), 10)
-    dataset = IndexBasedDataset(project.index(1), boundaries, pending_batches(boundaries, []))
-    collator = VarlenCollator(encode_residues, 5)
+    dataset = dataset_of(project.index(1), boundaries, pending_batches(boundaries, []))
+    collator = VarlenCollator(encode_residues, policy(5))
     assert list(create_async_dataloader(dataset, collator, CPU)) == []
 
 
-def packed(sequences: list[str], max_length: int = 1022):
+def packed(sequences: list[str], max_length: int = 1022, long_sequences: str = "truncate"):
     residues = [s.encode() for s in sequences]
     batch = RawBatch(np.arange(7, 7 + len(residues)), residues)
-    return VarlenCollator(encode_residues, max_length)(batch)
+    return VarlenCollator(encode_residues, policy(max_length, long_sequences))(batch)
 
 
 @pytest.mark.parametrize(
@@ -148,21 +162,21 @@ def packed(sequences: list[str], max_length: int = 1022):
 )
 def test_a_batch_is_filled_up_by_a_dummy(lengths, dummy):
     batch = packed(["M" * n for n in lengths])
-    assert batch.positions.tolist() == list(range(7, 7 + len(lengths)))
+    assert batch.positions == list(range(7, 7 + len(lengths)))
     sizes = [n + 2 for n in lengths]
     if dummy:
         # As long as what is missing, and its BOS and EOS besides.
         sizes.append(MIN_BATCH_TOKENS - sum(sizes) + 2)
         assert sizes[-1] == dummy + 2
-    assert batch.cu_seqlens.tolist() == np.cumsum([0, *sizes]).tolist()
+    assert batch.packing.cu_seqlens.tolist() == np.cumsum([0, *sizes]).tolist()
     assert len(batch.tokens) == sum(sizes) >= MIN_BATCH_TOKENS
-    assert (batch.tokens.dtype, batch.cu_seqlens.dtype) == (torch.int64, torch.int32)
+    assert (batch.tokens.dtype, batch.packing.cu_seqlens.dtype) == (torch.int64, torch.int32)
 
 
 def test_sequences_lie_end_to_end_each_with_its_specials():
     sequences = ["MKV" * 40, "W", "LAG"]
     batch = packed(sequences)
-    bounds = batch.cu_seqlens.tolist()
+    bounds = batch.packing.cu_seqlens.tolist()
     for number, sequence in enumerate(sequences):
         tokens = batch.tokens[bounds[number] : bounds[number + 1]].numpy()
         assert (tokens[0], tokens[-1]) == (BOS, EOS)
@@ -171,21 +185,71 @@ def test_sequences_lie_end_to_end_each_with_its_specials():
 
 def test_sequences_are_cut_to_the_maximum_length():
     whole, cut = packed(["MKVLAG" * 50]), packed(["MKVLAG" * 50], 200)
-    assert cut.cu_seqlens.tolist() == [0, 202]
+    assert cut.packing.cu_seqlens.tolist() == [0, 202]
     assert cut.tokens[:-1].tolist() == whole.tokens[:201].tolist()
     assert cut.tokens[-1] == EOS
 
 
-def test_a_letter_that_the_model_lacks_is_an_error():
-    with pytest.raises(ModelError, match="residue 2, 'J'"):
-        packed(["MJ"])
+def test_a_piece_says_where_its_own_rows_are():
+    batch = packed(["MKV" * 50, "W"])
+    assert [(p.position, p.start, p.stop, p.first, p.last) for p in batch.pieces] == [
+        (7, 1, 151, True, True),
+        (8, 153, 154, True, True),
+    ]
+
+
+def test_windows_hold_their_tokens_and_keep_each_once():
+    sequence = "MKVLAGTREWQY" * 60
+    tokens = encode_residues(sequence.encode())
+    batch = packed(["W", sequence], 100, "window")
+    assert batch.positions == [7, 8]
+    own = batch.pieces[1:]
+    assert [piece.first for piece in own] == [True] + [False] * (len(own) - 1)
+    assert [piece.last for piece in own] == [False] * (len(own) - 1) + [True]
+    kept = np.concatenate([batch.tokens[piece.start : piece.stop] for piece in own])
+    np.testing.assert_array_equal(kept, tokens[1:-1])
+    bounds = batch.packing.bounds[1:]
+    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+        assert stop - start == 102
+        assert (batch.tokens[start], batch.tokens[stop - 1]) == (BOS, EOS)
+        inside = batch.tokens[start + 1 : stop - 1].numpy().tobytes()
+        assert inside in tokens.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("windows", "at_once", "batches", "begins"),
+    [
+        ([1, 1, 1], 1, [0, 1], [0, 0]),
+        ([5, 1, 1], 2, [0, 0, 0, 1], [0, 2, 4, 0]),
+        ([4, 3, 3], 2, [0, 0, 1], [0, 2, 0]),
+        ([4, 3, 3], 9, [0, 1], [0, 0]),
+    ],
+)
+def test_one_sequence_in_many_windows_takes_several_passes(windows, at_once, batches, begins):
+    # Two batches: the first row alone, the others together.
+    found = plan_passes(np.array([0, 1, 3]), np.array([0, 1]), np.array(windows), at_once)
+    assert [part.tolist() for part in found] == [batches, begins]
+    second = plan_passes(np.array([0, 1, 3]), np.array([1]), np.array(windows), at_once)
+    assert [part.tolist() for part in second] == [[1], [0]]
+
+
+def test_the_passes_of_a_sequence_hold_its_windows_once(index):
+    windows = policy(4, "window").windows(np.array([9, 8, 7, 6, 5, 4]))
+    boundaries, batches = np.arange(7), np.arange(6)
+    dataset = IndexBasedDataset(index, boundaries, plan_passes(boundaries, batches, windows, 2), 2)
+    collator = VarlenCollator(encode_residues, policy(4, "window"))
+    found = list(create_async_dataloader(dataset, collator, CPU))
+    pieces = [piece for batch in found for piece in batch.pieces]
+    assert max(len(batch.pieces) for batch in found) == 2
+    assert np.bincount([piece.position for piece in pieces]).tolist() == windows.tolist()
+    assert sum(piece.stop - piece.start for piece in pieces) == 9 + 8 + 7 + 6 + 5 + 4
 
 
 def test_the_loader_gives_packed_batches_in_order(index):
-    dataset = IndexBasedDataset(index, np.array([0, 2, 3, 6]), np.array([0, 2]))
-    loader = create_async_dataloader(dataset, VarlenCollator(encode_residues, 5), CPU)
+    dataset = dataset_of(index, np.array([0, 2, 3, 6]), np.array([0, 2]))
+    loader = create_async_dataloader(dataset, VarlenCollator(encode_residues, policy(5)), CPU)
     for _ in range(2):
         batches = list(loader)
-        assert [batch.positions.tolist() for batch in batches] == [[0, 1], [3, 4, 5]]
-        assert batches[0].cu_seqlens.tolist()[:3] == [0, 7, 14]
+        assert [batch.positions for batch in batches] == [[0, 1], [3, 4, 5]]
+        assert batches[0].packing.cu_seqlens.tolist()[:3] == [0, 7, 14]
         assert not batches[0].tokens.is_pinned()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import resource
 from collections.abc import Set
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from seqembed.checkpoints import (
     write_manifest,
 )
 from seqembed.errors import CheckpointError
+from seqembed.inference import BatchRows
 
 LOGGER = logging.getLogger("seqembed.tests")
 MANIFEST = CheckpointManifest(
@@ -108,6 +111,8 @@ def test_clear_removes_what_a_worker_left_and_nothing_else(tmp_path):
     write_manifest(tmp_path, MANIFEST)
     add_block(tmp_path, [0, 1])
     (tmp_path / "shard_0.h5").touch()
+    for name in (f"residues_{'0f' * 16}.raw", f".residues_{'0e' * 16}.raw.tmp"):
+        (tmp_path / name).touch()
     for name in ("notes.txt", "batch_00000.safetensors.damaged"):
         (tmp_path / name).touch()
     clear(tmp_path)
@@ -206,6 +211,7 @@ def open_writer(folder: Path, clock: Clock | None = None, **changes: Any) -> Che
         "digests": digests_of(rows),
         "flags": np.array([2 if row % 3 == 0 else 0 for row in rows], np.uint8),
         "wanted": np.ones(20, bool),
+        "per_residue": False,
         "sequences": 1000,
         "seconds": 300.0,
         "clock": clock or Clock(),
@@ -213,8 +219,12 @@ def open_writer(folder: Path, clock: Clock | None = None, **changes: Any) -> Che
     return CheckpointWriter(folder, **given | changes)
 
 
+def batch_of(rows: list[int]) -> BatchRows:
+    return BatchRows(np.array(rows, np.int64), values_of(rows), [], tokens=0)
+
+
 def add(writer: CheckpointWriter, rows: list[int]) -> int:
-    return writer.add(np.array(rows), values_of(rows))
+    return writer.add(batch_of(rows))
 
 
 def contents(folder: Path) -> list[list[int]]:
@@ -286,9 +296,9 @@ def test_without_rows_nothing_is_written(tmp_path):
 
 
 def test_the_rows_may_change_once_they_are_taken(tmp_path):
-    writer, rows = open_writer(tmp_path), values_of([1, 2])
-    writer.add(np.array([1, 2]), rows)
-    rows[:] = -1
+    writer, batch = open_writer(tmp_path), batch_of([1, 2])
+    writer.add(batch)
+    batch.rows[:] = -1
     writer.write()
     assert contents(tmp_path) == [[1, 2]]
 
@@ -306,6 +316,158 @@ def test_a_block_that_could_not_be_written_is_tried_again(tmp_path, monkeypatch)
         assert (writer.ids, writer.blocks) == ([], [])
     writer.write()
     assert contents(tmp_path) == [[0, 1]]
+
+
+# With token rows: row n has n % 4 + 1 tokens, each with the values of the row and of its place.
+
+
+def tokens_of(row: int, start: int = 0, stop: int | None = None) -> np.ndarray:
+    tokens = np.arange(row % 4 + 1, dtype=np.float32)[start:stop]
+    return row + tokens[:, None] * np.array([0, 1, 0, -1], np.float32)
+
+
+def add_tokens(writer: CheckpointWriter, rows: list[int]) -> int:
+    residues = [(row, tokens_of(row)) for row in rows]
+    return writer.add(BatchRows(np.array(rows, np.int64), values_of(rows), residues, tokens=0))
+
+
+def add_part(writer: CheckpointWriter, row: int, start: int, stop: int, whole: bool) -> int:
+    """A part of a sequence that is read in several passes."""
+    rows = [row] if whole else []
+    given = (np.array(rows, np.int64), values_of(rows), [(row, tokens_of(row, start, stop))])
+    return writer.add(BatchRows(*given, tokens=0))
+
+
+def assert_tokens(folder: Path, *blocks: list[int]) -> None:
+    """Each block has the token rows of its sequences, and nothing else lies there."""
+    assert contents(folder) == list(blocks)
+    names = []
+    for path, rows in zip(list_blocks(folder), blocks, strict=True):
+        residues = read_block(path).residues
+        assert residues and residues.counts.tolist() == [row % 4 + 1 for row in rows]
+        found = residues.rows(folder, 4)
+        assert found.tolist() == [values.tolist() for row in rows for values in tokens_of(row)]
+        names += [path.name, residues.name]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(names)
+
+
+def test_a_block_has_the_token_rows_of_its_sequences(tmp_path):
+    writer = open_writer(tmp_path, sequences=3, per_residue=True)
+    assert [add_tokens(writer, rows) for rows in ([3, 0], [5, 7], [1])] == [2, 2, 1]
+    writer.close()
+    assert_tokens(tmp_path, [3, 0, 5, 7], [1])
+
+
+def test_token_rows_that_are_there_already_are_not_written_again(tmp_path):
+    wanted = np.ones(20, bool)
+    wanted[[3, 5]] = False
+    writer = open_writer(tmp_path, per_residue=True, wanted=wanted)
+    assert [add_tokens(writer, rows) for rows in ([3, 2], [5, 6, 7])] == [1, 2]
+    assert [add_part(writer, 3, 0, 2, False), add_part(writer, 3, 2, 4, True)] == [0, 0]
+    writer.close()
+    assert_tokens(tmp_path, [2, 6, 7])
+
+
+def test_a_sequence_in_many_passes_is_written_whole_and_never_in_part(tmp_path):
+    clock = Clock()
+    writer = open_writer(tmp_path, clock, sequences=2, seconds=10, per_residue=True)
+    add_tokens(writer, [2])
+    clock.now = 100.0
+    assert [add_part(writer, 7, n, n + 1, n == 3) for n in range(4)] == [0, 0, 0, 1]
+    assert_tokens(tmp_path, [2, 7])
+    add_tokens(writer, [1])
+    writer.close()
+    assert_tokens(tmp_path, [2, 7], [1])
+
+
+def test_a_sequence_that_is_cut_off_is_left_out(tmp_path):
+    writer = open_writer(tmp_path, per_residue=True)
+    add_tokens(writer, [2, 3])
+    add_part(writer, 7, 0, 2, False)
+    writer.close()
+    assert_tokens(tmp_path, [2, 3])
+    again = open_writer(tmp_path, per_residue=True)
+    add_part(again, 7, 0, 2, False)
+    again.close()
+    assert_tokens(tmp_path, [2, 3])
+
+
+def test_a_writer_without_rows_leaves_nothing(tmp_path):
+    writer = open_writer(tmp_path / "new", per_residue=True)
+    assert not (tmp_path / "new").exists()
+    writer.close()
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_block_with_token_rows_that_could_not_be_written_is_tried_again(tmp_path, monkeypatch):
+    writer = open_writer(tmp_path, sequences=1, per_residue=True)
+    with monkeypatch.context() as patch:
+
+        def fail(*arguments: Any, **named: Any) -> Path:
+            raise OSError(28, "No space left on device")
+
+        patch.setattr(checkpoints, "write_next_block", fail)
+        with pytest.raises(OSError, match="No space left"):
+            add_tokens(writer, [0, 1])
+        with pytest.raises(OSError, match="No space left"):
+            writer.close()
+    writer.close()
+    assert_tokens(tmp_path, [0, 1])
+
+
+def test_a_full_disk_leaves_what_was_finished(tmp_path):
+    writer = open_writer(tmp_path, sequences=2, per_residue=True)
+    add_tokens(writer, [0, 1])
+    before = sorted(tmp_path.iterdir())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16, hard))
+    try:
+        for attempt in (lambda: add_tokens(writer, [2, 3]), writer.close):
+            with pytest.raises(OSError) as caught:
+                attempt()
+            assert caught.value.errno == errno.EFBIG
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert sorted(tmp_path.iterdir()) == before
+    assert_tokens(tmp_path, [0, 1])
+
+
+@pytest.mark.parametrize("damage", ["byte", "missing"])
+def test_a_block_whose_token_rows_are_damaged_is_embedded_again(damage, tmp_path, caplog):
+    writer = open_writer(tmp_path, sequences=2, per_residue=True)
+    for rows in ([0, 1], [2, 3], [4, 5]):
+        add_tokens(writer, rows)
+    paths = list_blocks(tmp_path)
+    residues = tmp_path / read_block(paths[1]).residues.name
+    if damage == "byte":
+        content = bytearray(residues.read_bytes())
+        content[-1] ^= 128
+        residues.write_bytes(content)
+    else:
+        residues.unlink()
+    assert_finished(tmp_path, [0, 1, 4, 5])
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"{paths[1]}: damaged checkpoint block (its token rows")
+    assert not paths[1].exists()
+    wanted = np.zeros(20, bool)
+    wanted[[2, 3]] = True
+    again = open_writer(tmp_path, per_residue=True, wanted=wanted)
+    add_tokens(again, [1, 2, 3])
+    again.close()
+    assert_finished(tmp_path, [0, 1, 4, 5, 2, 3])
+    assert contents(tmp_path) == [[0, 1], [4, 5], [2, 3]]
+
+
+def test_rows_in_half_precision_stay_so(tmp_path):
+    writer = open_writer(tmp_path)
+    rows = values_of([4, 9]).astype(np.float16)
+    writer.add(BatchRows(np.array([4, 9]), rows, [], tokens=0))
+    writer.close()
+    assert [block.dtype for block in writer.blocks] == [np.float16]
+    ids, found = read_finished(tmp_path, LOGGER)
+    assert list(ids) == names_of([4, 9])
+    assert found.dtype == np.float16 and isinstance(found, np.memmap)
+    np.testing.assert_array_equal(found, rows)
 
 
 def test_blocks_of_several_numbers_are_read_in_their_order(tmp_path):

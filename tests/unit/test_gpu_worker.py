@@ -39,6 +39,11 @@ from seqembed.models.esm2 import Esm2
 from seqembed.models.prepare import prepare_model
 from seqembed.recipe import read_recipe
 
+FAULTS_IN_WINDOWS = [
+    worker_runs.killed_after_a_block,
+    worker_runs.terminated_in_third_batch,
+    worker_runs.bug_in_third_batch,
+]
 LOGGER = logging.getLogger("seqembed.tests")
 
 # The design's own text, which other programs rely on.
@@ -126,7 +131,7 @@ def manifest_of(rank: int = 0, **changes: Any) -> CheckpointManifest:
         "model": "m",
         "weights_sha256": "c" * 64,
         "width": 4,
-        "recipe": {"precision": "fp32"},
+        "recipe": {"precision": "fp32", "storage": "float32"},
     }
     return CheckpointManifest(**fields | changes)
 
@@ -518,7 +523,7 @@ def test_numbers_that_are_not_finite(context, tmp_path):
     state = load_file(folder / "model.safetensors")
     state["embeddings.word_embeddings.weight"][24] = torch.nan  # X
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    prepare_model("nan", str(folder), tmp_path / "nan.json")
+    prepare_model("nan", str(folder), tmp_path / "nan.json", LOGGER)
     sequences = [*SEQUENCES, "M" * 20 + "X"]
     project = worker_runs.make_project(tmp_path, tmp_path / "nan.json", sequences)
     outcome = WorkerProcess(context, project).finish()
@@ -542,8 +547,8 @@ def test_long_sequences_are_refused_before_the_model_is_loaded(run, project):
     embedding = worker_runs.EMBEDDING | {"max_length": 200}
     outcome = run(embedding=embedding)
     count = sum(len(s) > 200 for s in SEQUENCES)
-    failed(outcome, f"{count} of 40 sequences are longer than 200 residues")
-    assert "long_sequences: truncate" in outcome.status["error_message"]
+    failed(outcome, f"{count} of 40 sequences are longer than 200 tokens")
+    assert "long_sequences: window" in outcome.status["error_message"]
     assert not (project.results / "checkpoints").exists()
 
 
@@ -558,6 +563,38 @@ def test_truncated_sequences_are_flagged_and_equal_their_beginnings(run, context
     )
     assert WorkerProcess(context, again, embedding=embedding).finish().exit_code == 0
     np.testing.assert_array_equal(np.frombuffer(again.content()[0], "f4").reshape(-1, WIDTH), rows)
+
+
+def test_load_model_takes_the_layer_that_is_asked_for(prepared_model):
+    config = {"model": str(prepared_model), "embedding": {"precision": "fp32", "layer": 1}}
+    model, _ = gpu_worker._load_model(config, torch.device("cpu"), LOGGER)
+    assert len(model.layers) == 1
+
+
+def token_rows(project: Project) -> tuple[bytes, list[int]]:
+    with h5py.File(project.output / "shard_0.h5") as file:
+        return file["residues/embeddings"][:].tobytes(), file["residues/offsets"][:].tolist()
+
+
+# A sequence of 300 is five windows of 100, more than a batch takes: it spans several passes.
+WINDOWS = worker_runs.EMBEDDING | {
+    "long_sequences": "window", "max_length": 100, "per_residue": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS_IN_WINDOWS)
+def test_windows_and_token_rows_survive_a_stop(fault, context, project, tmp_path_factory):
+    other = worker_runs.make_project(tmp_path_factory.mktemp("undisturbed"), project.model)
+    how = {"embedding": WINDOWS, "token_budget": 250}
+    assert WorkerProcess(context, other, **how).finish().exit_code == 0
+    stopped = WorkerProcess(context, project, fault, **how).finish()
+    assert stopped.exit_code != 0
+    outcome = WorkerProcess(context, project, **how).finish()
+    assert (outcome.exit_code, outcome.status["status"]) == (0, "complete")
+    assert project.content() == other.content()
+    assert token_rows(project) == token_rows(other)
+    left = project.checkpoints().glob(".residues_*")
+    assert fault is worker_runs.killed_after_a_block or not list(left)
 
 
 def test_a_wrong_rank_is_refused(context, prepared_model, tmp_path):

@@ -66,6 +66,27 @@ def test_fp16_asked_for_and_forbidden_is_refused(card):
         resolve_precision("fp16", CUDA, DISABLED)
 
 
+def test_bf16_is_taken_only_where_it_is_asked_for(card):
+    card(8, 0)
+    assert resolve_precision("bf16", CUDA, DISABLED) == "bf16"
+    card(7, 5)
+    with pytest.raises(DeviceError, match="`precision: bf16` cannot be .*this one has 7.5"):
+        resolve_precision("bf16", CUDA, ALLOWED)
+
+
+@pytest.mark.parametrize(("flags", "able"), [("sse avx2", False), ("avx512_bf16 sse", True)])
+def test_bf16_on_the_cpu_needs_its_instructions(flags, able, monkeypatch, tmp_path):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor\t: 0\nflags\t\t: {flags}\nbugs\t: avx512_bf16\n")
+    monkeypatch.setattr("seqembed.precision.CPUINFO", cpuinfo)
+    if able:
+        assert resolve_precision("bf16", CPU, ALLOWED) == "bf16"
+        return
+    with pytest.raises(DeviceError, match="on cpu: .* or a CPU with amx_bf16 or avx512_bf16; set"):
+        resolve_precision("bf16", CPU, ALLOWED)
+
+
 def test_dtypes():
     assert torch_dtype("fp32") is torch.float32
     assert torch_dtype("fp16") is torch.float16
+    assert torch_dtype("bf16") is torch.bfloat16

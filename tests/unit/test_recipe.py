@@ -7,19 +7,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from seqembed.environment import EnvConfig
 from seqembed.errors import ConfigError, DeviceError, RecipeError
-from seqembed.models.esm2 import Esm2Architecture
-from seqembed.models.prepare import PreparedModel
-from seqembed.recipe import Recipe, Request, adopt_recipe, read_recipe, refuse_long
+from seqembed.models.architecture import Esm2Architecture
+from seqembed.models.prepared import PreparedModel
+from seqembed.recipe import Recipe, adopt_recipe, read_recipe
+from seqembed.request import Request
 
 CPU = torch.device("cpu")
 ENVIRONMENT = EnvConfig(disable_fp16=False, visible_devices=None, in_slurm_step=False)
-REQUEST = Request(precision="auto", long_sequences="error", max_length="auto")
+REQUEST = Request(
+    layer="last",
+    pooling="mean",
+    per_residue=False,
+    precision="auto",
+    storage="float32",
+    long_sequences="error",
+    max_length="auto",
+)
 MODEL = PreparedModel(
     name="m",
     family="esm2",
@@ -80,13 +88,15 @@ def test_fingerprints_never_change():
         ("precision", "fp32"),
         ("storage", "float16"),
         ("long_sequences", "error"),
+        ("long_sequences", "window"),
         ("max_length", 1021),
+        ("per_residue", True),
         ("numerics_version", 2),
     ],
 )
 def test_each_field_changes_the_fingerprint(name, value):
     assert replace(RECIPE, **{name: value}).fingerprint != RECIPE.fingerprint
-    assert RECIPE.fields()[name] != value
+    assert RECIPE.fields().get(name) != value
 
 
 def test_the_first_worker_writes_the_golden_file_and_the_second_adopts_it(tmp_path):
@@ -104,7 +114,16 @@ def test_the_first_worker_writes_the_golden_file_and_the_second_adopts_it(tmp_pa
 
 @pytest.mark.parametrize(
     "changes",
-    [{"precision": "fp32"}, {"long_sequences": "truncate"}, {"max_length": 1022}],
+    [
+        {"layer": 3},
+        {"pooling": "max"},
+        {"per_residue": True},
+        {"precision": "fp32"},
+        {"storage": "float16"},
+        {"long_sequences": "truncate"},
+        {"long_sequences": "auto"},
+        {"max_length": 1022},
+    ],
 )
 def test_another_request_is_another_file(changes, tmp_path):
     adopt(tmp_path)
@@ -128,10 +147,17 @@ def edit(folder: Path, **changes: Any) -> Path:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("layer", 2), ("pooling", "cls"), ("long_sequences", "truncate"), ("max_length", 5)],
+    [
+        ("layer", 2),
+        ("pooling", "cls"),
+        ("per_residue", True),
+        ("storage", "float16"),
+        ("long_sequences", "truncate"),
+        ("max_length", 5),
+    ],
 )
 def test_a_conflict_names_the_file_and_the_field(name, value, tmp_path):
-    own = adopt(tmp_path).fields()[name]
+    own = getattr(adopt(tmp_path), name)
     path = edit(tmp_path, **{name: value})
     with pytest.raises(RecipeError, match=f"{path}: {name} is {value!r}.* use {own!r}; remove"):
         adopt(tmp_path)
@@ -201,21 +227,27 @@ def test_processes_that_begin_at_once_agree(context, tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_long_sequences_are_counted():
-    lengths = np.array([1500, 30, 12, 11, 10])
-    with pytest.raises(ConfigError) as caught:
-        refuse_long("error", 11, lengths)
-    assert "3 of 5 sequences are longer than 11 residues (the longest has 1,500)" in str(
-        caught.value
-    )
-    assert "`embedding: {long_sequences: truncate}`" in str(caught.value)
-    with pytest.raises(ConfigError, match="the first are row 0, row 2"):
-        refuse_long("error", 11, lengths[[0, 3, 2]], lambda rows: [f"row {row}" for row in rows])
-    refuse_long("truncate", 11, lengths)
-    refuse_long("error", 1500, lengths)
-    refuse_long("error", 1, lengths[:0])
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [("last", 3), (3, 3), (0, 0)],
+)
+def test_a_layer_is_a_number(asked, found, tmp_path):
+    assert adopt(tmp_path, replace(REQUEST, layer=asked)).layer == found
 
 
-def test_truncated_rows_are_flagged():
-    flags = RECIPE.flags(np.array([1023, 1022, 1]))
-    assert (flags.tolist(), flags.dtype) == ([2, 0, 0], np.uint8)
+def test_a_layer_that_the_model_lacks_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="layer 4 is asked for, but m has layers 0 .* to 3"):
+        adopt(tmp_path, replace(REQUEST, layer=4))
+    assert not list(tmp_path.iterdir())
+
+
+def test_token_rows_stand_in_the_file_and_are_adopted(tmp_path):
+    asked = replace(REQUEST, per_residue=True)
+    assert adopt(tmp_path, asked).per_residue
+    assert adopt(tmp_path, asked).fields()["per_residue"] is True
+
+
+@pytest.mark.parametrize(("asked", "length"), [("window", 1022), ("full", 0)])
+def test_a_policy_stands_with_its_length(asked, length, tmp_path):
+    recipe = adopt(tmp_path, replace(REQUEST, long_sequences=asked))
+    assert (recipe.long_sequences, recipe.max_length) == (asked, length)

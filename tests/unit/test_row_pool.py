@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqembed.row_pool import DigestIndex, RowPool, count_distinct
+from seqembed.row_pool import DigestIndex, RowPool, TokenRowPool, count_distinct
 
 # Few letters, zeros among them, and differences in every part: near misses and duplicates.
 DIGEST = st.lists(st.sampled_from([0, 1, 255]), min_size=16, max_size=16).map(
@@ -49,7 +49,7 @@ def test_a_pool_gives_the_rows_of_its_arrays(counts, width, data):
     arrays = [values[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
     numbers = st.lists(st.integers(0, total - 1), max_size=12) if total else st.just([])
     places = data.draw(numbers)
-    rows = RowPool(arrays, width).take(np.array(places, np.int64))
+    rows = RowPool(arrays, width, "float32").take(np.array(places, np.int64))
     assert rows.dtype == np.float32
     assert rows.shape == (len(places), width)
     assert rows.tolist() == [values[place].tolist() for place in places]
@@ -57,13 +57,51 @@ def test_a_pool_gives_the_rows_of_its_arrays(counts, width, data):
 
 def test_half_precision_rows_come_as_float32():
     half = np.array([[0.1, 2]], np.float16)
-    rows = RowPool([half, np.ones((1, 2), np.float32)], 2).take(np.array([1, 0]))
+    rows = RowPool([half, np.ones((1, 2), np.float32)], 2, "float32").take(np.array([1, 0]))
     assert rows.dtype == np.float32
     np.testing.assert_array_equal(rows, [[1, 1], half[0]])
 
 
+@pytest.mark.parametrize("storage", ["float16", "float32"])
+def test_a_pool_gives_rows_as_they_are_stored(storage):
+    rows = RowPool([np.ones((2, 3), storage)], 3, storage).take(np.array([1]))
+    assert (rows.dtype, rows.shape) == (storage, (1, 3))
+    assert RowPool([], 3, storage).take(np.empty(0, np.int64)).dtype == storage
+
+
+COUNTS = st.lists(st.lists(st.integers(0, 5), max_size=4), max_size=4)
+
+
+@given(COUNTS, st.sampled_from([1, 2, 7, 1000]), st.data())
+def test_a_pool_gives_each_sequence_its_own_token_rows(counts, rows_a_part, data):
+    """counts: of each array, the tokens of each of its sequences."""
+    flat = [count for part in counts for count in part]
+    values = np.arange(2 * sum(flat), dtype=np.float16).reshape(-1, 2)
+    own = np.split(values, np.cumsum(flat))
+    arrays = np.split(values, np.cumsum([sum(part) for part in counts]))[: len(counts)]
+    pool = TokenRowPool(arrays, [np.append(0, np.cumsum(part, dtype=np.int64)) for part in counts])
+    numbers = st.lists(st.integers(0, len(flat) - 1), max_size=8) if flat else st.just([])
+    places = np.array(data.draw(numbers), np.int64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("seqembed.row_pool.PART_BYTES", 4 * rows_a_part)
+        parts = list(pool.parts(places))
+    assert all(0 < len(part) <= rows_a_part and part.dtype == np.float16 for part in parts)
+    found = [row.tolist() for part in parts for row in part]
+    assert found == [row.tolist() for place in places for row in own[place]]
+    offsets = pool.offsets(places)
+    assert offsets.dtype == np.int64
+    assert offsets.tolist() == [0, *np.cumsum([flat[place] for place in places]).tolist()]
+
+
+def test_a_row_larger_than_a_part_is_a_part(monkeypatch):
+    monkeypatch.setattr("seqembed.row_pool.PART_BYTES", 3)
+    rows = np.arange(6, dtype=np.float32).reshape(2, 3)
+    pool = TokenRowPool([rows], [np.array([0, 2])])
+    assert [part.tolist() for part in pool.parts(np.array([0]))] == [[[0, 1, 2]], [[3, 4, 5]]]
+
+
 @pytest.mark.parametrize("place", [-1, 3])
 def test_a_place_outside_the_pool_is_refused(place):
-    pool = RowPool([np.zeros((1, 2), np.float32), np.zeros((2, 2), np.float32)], 2)
+    pool = RowPool([np.zeros((1, 2), np.float32), np.zeros((2, 2), np.float32)], 2, "float32")
     with pytest.raises(IndexError):
         pool.take(np.array([0, place]))

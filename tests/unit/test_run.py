@@ -17,10 +17,12 @@ from worker_runs import SEQUENCES, Project
 from seqembed.batches import AUTO_TOKEN_BUDGET
 from seqembed.checkpoints import CheckpointManifest
 from seqembed.errors import CheckpointError, ConfigError, DeviceError, IndexFormatError, ModelError
-from seqembed.models.esm2 import encode_residues
-from seqembed.models.prepare import read_prepared
+from seqembed.inference import BatchRows
+from seqembed.models.prepared import read_prepared
+from seqembed.models.tokenization import Esm2Tokenizer
 from seqembed.run import Run, choose_device, open_run
 
+encode_residues = Esm2Tokenizer().encode
 LOGGER = logging.getLogger("seqembed.tests")
 
 
@@ -45,18 +47,23 @@ def test_a_run_is_settled(project, monkeypatch):
     assert run.recipe.weights == run.model.fingerprint
     assert len(list((project.results / "recipes").iterdir())) == 1
     assert run.checkpoint_key == f"{run.recipe.fingerprint[:12]}-{run.shard.fingerprint[:12]}"
-    assert run.tokens.tolist() == sorted((len(s) + 2 for s in SEQUENCES), reverse=True)
+    assert run.shard.tokens.tolist() == sorted(map(len, SEQUENCES), reverse=True)
     assert open_project(project, threads=1).recipe == run.recipe
     assert torch.get_num_threads() == 1
 
 
-def test_tokens_are_those_that_reach_the_model(project):
-    run = open_project(
-        project,
-        embedding=worker_runs.EMBEDDING | {"long_sequences": "truncate", "max_length": 100},
-    )
-    assert run.tokens.max() == 102
-    assert run.tokens.min() == 3
+@pytest.mark.parametrize(
+    ("policy", "tokens", "passes"),
+    [("truncate", 102, 1), ("window", 5 * 102, 2), ("full", 302, 1)],
+)
+def test_long_sequences_are_read_by_the_policy(policy, tokens, passes, project):
+    asked = {"long_sequences": policy, "max_length": 100}
+    run = open_project(project, embedding=worker_runs.EMBEDDING | asked)
+    budget = 320 if passes > 1 else tokens
+    batches, total = run.load_batches(project.index(), [0], budget, encode_residues)
+    found = list(batches)
+    assert [batch.positions for batch in found] == [[0]] * passes
+    assert total == tokens == sum(batch.packing.bounds[len(batch.pieces)] for batch in found)
 
 
 @pytest.mark.parametrize(
@@ -161,13 +168,13 @@ def test_batches_with_a_missing_row_come_whole_and_no_other(project):
     run = open_project(project)
     all_rows = list(range(len(SEQUENCES)))
     batches, tokens = run.load_batches(project.index(), all_rows, 512, encode_residues)
-    plan = [batch.positions.tolist() for batch in batches]
+    plan = [batch.positions for batch in batches]
     assert sum(plan, []) == all_rows
-    assert tokens == run.tokens.sum()
+    assert tokens == sum(run.shard.tokens + 2)
     wanted = [plan[3][-1], plan[1][0]]
     batches, tokens = run.load_batches(project.index(), wanted, 512, encode_residues)
-    assert [batch.positions.tolist() for batch in batches] == [plan[1], plan[3]]
-    assert tokens == run.tokens[plan[1]].sum() + run.tokens[plan[3]].sum()
+    assert [batch.positions for batch in batches] == [plan[1], plan[3]]
+    assert tokens == sum(run.shard.tokens[plan[1] + plan[3]] + 2)
     batches, tokens = run.load_batches(project.index(), [], 512, encode_residues)
     assert (list(batches), tokens) == ([], 0)
 
@@ -176,7 +183,7 @@ def test_the_writer_takes_the_rows_that_are_missing(project):
     folder = project.folder / "blocks"
     run = open_project(project)
     writer = run.open_writer(folder, [2, 5], sequences=100, seconds=time.time())
-    count = writer.add(np.arange(4), np.zeros((4, 64), np.float32))
+    count = writer.add(BatchRows(np.arange(4), np.zeros((4, 64), np.float32), [], 9))
     assert count == 1
     writer.write()
     assert writer.ids == [run.shard.digests[2].tobytes().hex()]

@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from worker_runs import EMBEDDING
 
 from seqembed.errors import ConfigError
-from seqembed.recipe import Request
+from seqembed.request import Request
 from seqembed.settings import WorkerSettings, read_settings
 
 GIVEN = {
     "model": "models/m.json",
-    "embedding": {"precision": "auto", "long_sequences": "error", "max_length": "auto"},
+    "embedding": EMBEDDING,
     "device": "cpu",
     "token_budget": "auto",
     "threads": 2,
@@ -24,7 +25,7 @@ GIVEN = {
 def test_a_plain_dict_becomes_settings():
     assert read_settings(GIVEN) == WorkerSettings(
         model=Path("models/m.json"),
-        request=Request(precision="auto", long_sequences="error", max_length="auto"),
+        request=Request(**EMBEDDING),
         device="cpu",
         token_budget="auto",
         threads=2,
@@ -40,7 +41,7 @@ def test_a_missing_setting_is_named(name):
         read_settings(given)
 
 
-@pytest.mark.parametrize("name", ["precision", "long_sequences", "max_length"])
+@pytest.mark.parametrize("name", sorted(EMBEDDING))
 def test_embedding_lacks_nothing_and_has_nothing_more(name):
     embedding = dict(GIVEN["embedding"])
     with pytest.raises(ConfigError, match="'pool'"):
@@ -73,9 +74,16 @@ def test_what_cannot_be_is_refused(name, value):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("precision", "bf16"),
+        ("layer", "first"),
+        ("layer", -1),
+        ("layer", True),
+        ("pooling", "median"),
+        ("per_residue", "yes"),
+        ("per_residue", None),
+        ("precision", "fp64"),
         ("precision", None),
-        ("long_sequences", "window"),
+        ("storage", "bfloat16"),
+        ("long_sequences", "wrap"),
         ("max_length", 0),
         ("max_length", "1022"),
         ("max_length", True),

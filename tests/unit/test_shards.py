@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +24,9 @@ from seqembed.shards import (
     SLAB_BYTES,
     SLAB_ROWS,
     Slab,
+    TokenRows,
     open_embeddings,
+    pool_token_rows,
     slab_bounds,
     write_embeddings,
 )
@@ -55,6 +57,7 @@ def _write(path: Path, columns: dict[str, Any], *stops: int, **attributes: Any) 
         path,
         count=count,
         width=width,
+        storage=columns["embeddings"].dtype.name,
         attributes=attributes,
         slabs=_cut(columns, *(stops or (count,))),
     )
@@ -87,7 +90,9 @@ def test_plain_h5py_reads_a_file(tmp_path):
 
 
 def test_an_empty_file_keeps_its_width(tmp_path):
-    write_embeddings(tmp_path / "a.h5", count=0, width=320, attributes={}, slabs=[])
+    write_embeddings(
+        tmp_path / "a.h5", count=0, width=320, storage="float32", attributes={}, slabs=[]
+    )
     with open_embeddings(tmp_path / "a.h5") as file:
         assert file.rows.shape == (0, 320)
         assert (file.count, file.width, file.digests().shape) == (0, 320, (0, 16))
@@ -118,6 +123,164 @@ def test_attributes_tell_what_and_when(tmp_path):
     assert 0 <= age.total_seconds() < 60
 
 
+# Token rows
+
+OFFSETS = [0, 2, 2, 3, 7, 8]
+
+
+def _token_rows(storage: str = "float32", total: int = 8) -> np.ndarray:
+    return np.arange(3 * total, dtype=storage).reshape(total, 3)
+
+
+def _write_with_tokens(
+    path: Path,
+    *,
+    offsets: Any = OFFSETS,
+    stops: Sequence[int] = (8,),
+    storage: str = "float32",
+    rows: np.ndarray | None = None,
+    **attributes: Any,
+) -> None:
+    """Five sequences, and their token rows in parts that end at `stops`."""
+    columns = _columns(5)
+    columns["embeddings"] = columns["embeddings"].astype(storage)
+    rows = _token_rows(storage) if rows is None else rows
+    starts = [0, *stops[:-1]]
+    parts = [rows[start:stop] for start, stop in zip(starts, stops, strict=True)]
+    write_embeddings(
+        path,
+        count=5,
+        width=3,
+        storage=storage,
+        attributes=attributes,
+        slabs=_cut(columns, 2, 5),
+        residues=TokenRows(offsets=np.asarray(offsets), parts=iter(parts)),
+    )
+
+
+@pytest.mark.parametrize("storage", ["float32", "float16"])
+@pytest.mark.parametrize("stops", [(8,), (1, 2, 3, 4, 5, 6, 7, 8), (0, 3, 3, 8)])
+def test_token_rows_come_back_as_written(tmp_path, stops, storage):
+    path = tmp_path / "a.h5"
+    _write_with_tokens(path, stops=stops, storage=storage)
+    with open_embeddings(path) as file:
+        assert (file.rows.dtype, file.residues.dtype) == (storage, storage)
+        assert isinstance(file.residues, np.memmap) and isinstance(file.rows, np.memmap)
+        np.testing.assert_array_equal(file.rows, _columns(5)["embeddings"].astype(storage))
+        np.testing.assert_array_equal(file.residues, _token_rows(storage))
+        assert (file.offsets().tolist(), file.offsets().dtype) == (OFFSETS, np.int64)
+    with h5py.File(path) as file:
+        assert set(file["residues"]) == {"embeddings", "offsets"}
+        assert file["residues/embeddings"].chunks is None
+        assert file["residues/embeddings"].dtype == file["embeddings"].dtype == storage
+        np.testing.assert_array_equal(file["residues/embeddings"][2:3], _token_rows(storage)[2:3])
+
+
+def test_an_empty_file_may_keep_token_rows(tmp_path):
+    tokens = TokenRows(offsets=np.zeros(1, np.int64), parts=[])
+    given: dict[str, Any] = {"count": 0, "width": 3, "storage": "float16", "attributes": {}}
+    write_embeddings(tmp_path / "a.h5", **given, slabs=[], residues=tokens)
+    _write_with_tokens(tmp_path / "b.h5", storage="float16")
+    with open_embeddings(tmp_path / "a.h5") as empty, open_embeddings(tmp_path / "b.h5") as file:
+        assert (empty.residues.shape, empty.residues.dtype) == ((0, 3), np.float16)
+        assert empty.offsets().tolist() == [0]
+        pool = pool_token_rows([empty, file, empty, file])
+        np.testing.assert_array_equal(
+            np.concatenate(list(pool.parts(np.array([0, 8])))), file.residues[[0, 1, 3, 4, 5, 6]]
+        )
+
+
+def test_a_file_without_token_rows_has_none_and_neither_has_a_pool_with_it(tmp_path):
+    _write(tmp_path / "a.h5", _columns(5))
+    _write_with_tokens(tmp_path / "b.h5")
+    with open_embeddings(tmp_path / "a.h5") as without, open_embeddings(tmp_path / "b.h5") as file:
+        assert without.residues is None
+        assert pool_token_rows([without, file]) is None
+        assert pool_token_rows([file]) is not None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"stops": (7,)},
+        {"stops": (3, 7)},
+        {"stops": (8, 9), "rows": _token_rows(total=9)},
+        {"stops": (7, 9), "rows": _token_rows(total=9)},
+        {"rows": _token_rows()[:, :1]},
+        {"rows": _token_rows()[:, :2]},
+        {"offsets": OFFSETS[:-1]},
+        {"offsets": [*OFFSETS, 8]},
+        {"offsets": [1, *OFFSETS[1:]]},
+        {"offsets": [0, 2, 1, 3, 7, 8]},
+        {"offsets": [0, 9, 9, 9, 9, 8]},
+        {"offsets": [-1, 2, 2, 3, 7, 8]},
+        {"offsets": np.array(OFFSETS, np.float64)},
+    ],
+)
+def test_token_rows_that_do_not_add_up_leave_the_earlier_file(tmp_path, wrong):
+    path = tmp_path / "a.h5"
+    path.write_bytes(b"earlier")
+    with pytest.raises(ShardError, match=f"^{path}: .*token rows.*run again"):
+        _write_with_tokens(path, **wrong)
+    assert path.read_bytes() == b"earlier"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("residues/embeddings", None),
+        ("residues/embeddings", _token_rows(total=7)),
+        ("residues/embeddings", _token_rows(total=9)),
+        ("residues/embeddings", _token_rows()[:, :2]),
+        ("residues/embeddings", _token_rows("float16")),
+        ("residues/embeddings", _token_rows("float64")),
+        ("residues/embeddings", np.zeros(8, np.float32)),
+        ("residues/offsets", None),
+        ("residues/offsets", np.array(OFFSETS[:-1])),
+        ("residues/offsets", np.array([*OFFSETS, 8])),
+        ("residues/offsets", np.array([1, *OFFSETS[1:]])),
+        ("residues/offsets", np.array([0, 2, 1, 3, 7, 8])),
+        ("residues/offsets", np.array([*OFFSETS[:-1], 7])),
+        ("residues/offsets", np.array(OFFSETS, np.int32)),
+        ("residues/offsets", np.array(8)),
+        ("residues", None),
+    ],
+)
+def test_a_sealed_file_of_other_token_rows_is_refused(tmp_path, name, value):
+    path = tmp_path / "a.h5"
+    _write_with_tokens(path, per_residue=True)
+    with h5py.File(path, "r+") as file:
+        del file[name]
+        if value is not None:
+            file[name] = value
+    seal(path)
+    with pytest.raises(ShardError, match=f"{path}: has no .*token rows"), open_embeddings(path):
+        pass
+
+
+@pytest.mark.parametrize("name", ["residues/embeddings", "residues/offsets"])
+def test_half_of_what_token_rows_need_is_refused_without_the_attribute_too(tmp_path, name):
+    path = tmp_path / "a.h5"
+    _write_with_tokens(path)
+    with h5py.File(path, "r+") as file:
+        del file[name]
+    seal(path)
+    with pytest.raises(ShardError, match=f"{path}: has no .*token rows"), open_embeddings(path):
+        pass
+
+
+def test_a_full_disk_is_told_for_token_rows_too(tmp_path):
+    path = tmp_path / "a.h5"
+    _write_with_tokens(path)
+    size, earlier = path.stat().st_size, path.read_bytes()
+    for limit in range(0, size, 64):
+        with _disk_of(limit), pytest.raises(ShardError, match=f"{path}: cannot be written"):
+            _write_with_tokens(path, stops=(3, 8))
+        assert path.read_bytes() == earlier
+        assert list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.parametrize(
     ("stops", "count", "width"),
     [((2, 4), 5, 3), ((2, 5), 4, 3), ((2, 5), 5, 4), ((5,), 0, 3), ((2, 5), 5, 1)],
@@ -127,7 +290,12 @@ def test_slabs_that_do_not_add_up_leave_the_earlier_file(tmp_path, stops, count,
     path.write_bytes(b"earlier")
     with pytest.raises(ShardError, match=f"^{path}: .*run again"):
         write_embeddings(
-            path, count=count, width=width, attributes={}, slabs=_cut(_columns(5), *stops)
+            path,
+            count=count,
+            width=width,
+            storage="float32",
+            attributes={},
+            slabs=_cut(_columns(5), *stops),
         )
     assert path.read_bytes() == b"earlier"
     assert list(tmp_path.iterdir()) == [path]
@@ -136,7 +304,12 @@ def test_slabs_that_do_not_add_up_leave_the_earlier_file(tmp_path, stops, count,
 def test_rows_of_one_value_are_not_spread_over_the_width(tmp_path):
     with pytest.raises(ShardError, match="of 1 values"):
         write_embeddings(
-            tmp_path / "a.h5", count=5, width=3, attributes={}, slabs=_cut(_columns(5, width=1), 5)
+            tmp_path / "a.h5",
+            count=5,
+            width=3,
+            storage="float32",
+            attributes={},
+            slabs=_cut(_columns(5, width=1), 5),
         )
 
 
@@ -146,7 +319,14 @@ def test_a_failing_source_leaves_nothing(tmp_path):
         raise OSError("the disk went away")
 
     with pytest.raises(OSError, match="went away"):
-        write_embeddings(tmp_path / "a.h5", count=5, width=3, attributes={}, slabs=slabs())
+        write_embeddings(
+            tmp_path / "a.h5",
+            count=5,
+            width=3,
+            storage="float32",
+            attributes={},
+            slabs=slabs(),
+        )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from seqembed.blocks import list_blocks, read_block, write_next_block
 from seqembed.index import read_shard_index, write_index
-from seqembed.shards import Slab, write_embeddings
+from seqembed.shards import Slab, TokenRows, write_embeddings
 from seqembed.split import split_index
 from seqembed.store import copy_from_store, store_path
 
@@ -36,17 +36,41 @@ def _flags(digests: np.ndarray) -> np.ndarray:
     return digests[:, 3] & 7
 
 
-def _write_store(folder: Path, digests: np.ndarray, recipe: str = RECIPE) -> Path:
+def _tokens(digest: np.ndarray, storage: str) -> np.ndarray:
+    """The token rows that a sequence's digest alone decides, 1 to 5 of them."""
+    return np.arange(1 + digest[0] % 5)[:, None] + digest[1 : 1 + WIDTH].astype(storage)
+
+
+def _write_store(
+    folder: Path,
+    digests: np.ndarray,
+    recipe: str = RECIPE,
+    storage: str = "float32",
+    per_residue: bool = False,
+) -> Path:
     path = store_path(folder / "store", RECIPE)
     slab = Slab(
         sequence_ids=[str(row) for row in range(len(digests))],
         lengths=np.ones(len(digests), np.int64),
         digests=digests,
         flags=_flags(digests),
-        embeddings=_rows(digests),
+        embeddings=_rows(digests).astype(storage),
     )
     attributes = {"kind": "embeddings", "recipe_fingerprint": recipe}
-    write_embeddings(path, count=len(digests), width=WIDTH, attributes=attributes, slabs=[slab])
+    counts = [0, *(1 + digest[0] % 5 for digest in digests)]
+    tokens = TokenRows(
+        offsets=np.cumsum(counts, dtype=np.int64),
+        parts=(_tokens(digest, storage).astype(storage) for digest in digests),
+    )
+    write_embeddings(
+        path,
+        count=len(digests),
+        width=WIDTH,
+        storage=storage,
+        attributes=attributes,
+        slabs=[slab],
+        residues=tokens if per_residue else None,
+    )
     return path
 
 
@@ -114,6 +138,40 @@ def test_blocks_are_no_larger_than_slabs(tmp_path, stored, monkeypatch):
     folder = tmp_path / "shard_0"
     assert copy_from_store(stored, folder, digests, RECIPE, LOGGER) == 5
     assert [len(read_block(path).digests) for path in list_blocks(folder)] == [2, 2, 1]
+    assert _held(folder) == _bytes(digests)
+
+
+@pytest.mark.parametrize("storage", ["float32", "float16"])
+def test_token_rows_of_the_store_become_those_of_blocks(tmp_path, storage, monkeypatch):
+    monkeypatch.setattr("seqembed.shards.SLAB_ROWS", 2)
+    earlier = _digests(tmp_path / "earlier", ["MKVLA", "WERT", "ACD", "LL", "M"])
+    how = {"storage": storage, "per_residue": True}
+    stored = _write_store(tmp_path, earlier[[3, 0, 1, 0, 4, 2]], **how)
+    digests = _digests(tmp_path / "now", ["LL", "KKKKKKK", "MKVLA", "ACD", "Y"])
+    folder = tmp_path / "shard_0"
+    assert copy_from_store(stored, folder, digests, RECIPE, LOGGER) == 3
+    assert _held(folder) == _bytes(digests[[1, 2, 3]])
+    names = []
+    for path in list_blocks(folder):
+        block = read_block(path)
+        assert block.rows.dtype == storage and block.residues.dtype == storage
+        expected = [_tokens(digest, storage) for digest in block.digests]
+        assert block.residues.counts.tolist() == [len(rows) for rows in expected]
+        np.testing.assert_array_equal(
+            block.residues.rows(folder, WIDTH), np.concatenate(expected).astype(storage)
+        )
+        names += [path.name, block.residues.name]
+    assert len(names) == 4 and sorted(p.name for p in folder.iterdir()) == sorted(names)
+
+
+def test_token_rows_that_are_damaged_are_taken_from_the_store_again(tmp_path):
+    digests = _digests(tmp_path / "now", ["LL", "MKVLA"])
+    stored, folder = _write_store(tmp_path, digests, per_residue=True), tmp_path / "shard_0"
+    assert copy_from_store(stored, folder, digests, RECIPE, LOGGER) == 2
+    assert copy_from_store(stored, folder, digests, RECIPE, LOGGER) == 0
+    (folder / read_block(list_blocks(folder)[0]).residues.name).write_bytes(b"")
+    assert copy_from_store(stored, folder, digests, RECIPE, LOGGER) == 2
+    list_blocks(folder)[0].unlink()
     assert _held(folder) == _bytes(digests)
 
 

@@ -76,6 +76,7 @@ class Entry:
             *(sys.executable, str(SCRIPTS / "embed_shard.py")),
             *("--index", str(project.index()), "--model", str(project.model)),
             *("--rank", "0", "--world-size", "1", "--output", str(folder / "shards/shard_0.h5")),
+            *("--layer", "last", "--pooling", "mean", "--no-per-residue", "--storage", "float32"),
             *("--precision", "auto", "--long-sequences", "error", "--max-length", "auto"),
             *("--device", "cpu", "--token-budget", "600", "--threads", "1"),
             *("--checkpoint-sequences", "20", "--checkpoint-seconds", "300"),

@@ -62,7 +62,8 @@ def test_numbers_that_are_not_finite_name_the_batch():
         "status": "numerical_instability",
         "failed_batch": [30, 36],
         "error": "NonFiniteError: the model gave values that are not finite for rows 30 to 36 of "
-        "the shard; set `embedding: {precision: fp32}`",
+        "the shard; set `embedding: {precision: fp32}`, and `storage: float32` where that is "
+        "float16",
     }
     json.dumps(found)
 

@@ -19,9 +19,17 @@ from seqembed.index import write_index
 from seqembed.split import split_index
 
 SCRIPTS = Path(seqembed.__file__).parents[1]
-BUNDLED_MODEL = Path(__file__).parents[2] / "resources/models/esm2_random"
+BUNDLED_MODEL = Path(__file__).parents[1] / "data/esm2_random"
 WIDTH = 64
-EMBEDDING = {"precision": "auto", "long_sequences": "error", "max_length": "auto"}
+EMBEDDING = {
+    "layer": "last",
+    "pooling": "mean",
+    "per_residue": False,
+    "precision": "auto",
+    "storage": "float32",
+    "long_sequences": "error",
+    "max_length": "auto",
+}
 
 
 def make_sequences(lengths: Sequence[int], seed: int = 1) -> list[str]:

@@ -6,11 +6,14 @@ import argparse
 import logging
 import os
 import sys
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from seqembed import command_line
 from seqembed.environment import EnvConfig
+from seqembed.long_sequences import LongSequences
+from seqembed.request import Pooling, Precision, Request, Storage
 from seqembed.supervisor import Supervisor
 
 
@@ -30,10 +33,16 @@ def main() -> int:
 
 def _add_what(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what is computed")
-    what.add_argument("--precision", choices=["auto", "fp32", "fp16"], required=True)
-    what.add_argument("--long-sequences", choices=["error", "truncate"], required=True)
     what.add_argument(
-        "--max-length", type=command_line.auto_or_int, required=True, help="residues, or auto"
+        "--layer", type=command_line.word_or_int, required=True, help="a number, or last"
+    )
+    what.add_argument("--pooling", choices=get_args(Pooling), required=True)
+    what.add_argument("--per-residue", action=argparse.BooleanOptionalAction, required=True)
+    what.add_argument("--precision", choices=["auto", *get_args(Precision)], required=True)
+    what.add_argument("--storage", choices=get_args(Storage), required=True)
+    what.add_argument("--long-sequences", choices=["auto", *get_args(LongSequences)], required=True)
+    what.add_argument(
+        "--max-length", type=command_line.word_or_int, required=True, help="tokens, or auto"
     )
 
 
@@ -41,7 +50,7 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how it is computed")
     how.add_argument("--device", choices=["auto", "cuda", "cpu"], required=True)
     how.add_argument(
-        "--token-budget", type=command_line.auto_or_int, required=True, help="tokens a batch"
+        "--token-budget", type=command_line.word_or_int, required=True, help="tokens a batch"
     )
     how.add_argument("--checkpoint-sequences", type=int, required=True)
     how.add_argument("--checkpoint-seconds", type=float, required=True)
@@ -69,11 +78,7 @@ def embed_shard(arguments: argparse.Namespace, logger: logging.Logger) -> None:
 def _model_config(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "model": str(arguments.model),
-        "embedding": {
-            "precision": arguments.precision,
-            "long_sequences": arguments.long_sequences,
-            "max_length": arguments.max_length,
-        },
+        "embedding": {field.name: getattr(arguments, field.name) for field in fields(Request)},
         "device": arguments.device,
         "token_budget": arguments.token_budget,
         "checkpoint_seq_threshold": arguments.checkpoint_sequences,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from seqembed import command_line
 from seqembed.merge import merge
+from seqembed.quarantine import write_quarantine
 
 
 def main() -> int:
@@ -16,17 +17,21 @@ def main() -> int:
     parser.add_argument("--index", type=Path, required=True, help="index.parquet")
     parser.add_argument("--shards", type=Path, nargs="+", required=True, help="shard_*.h5")
     parser.add_argument("--output", type=Path, required=True, help="embeddings.h5")
+    parser.add_argument("--quarantine", type=Path, required=True, help="quarantine.tsv")
     return command_line.run(merge_shards, parser.parse_args())
 
 
 def merge_shards(arguments: argparse.Namespace, logger: logging.Logger) -> None:
+    left_out = write_quarantine(arguments.index, arguments.quarantine)
     found = merge(arguments.index, arguments.shards, arguments.output, logger)
     logger.info(
-        "%s: %s sequences (%s distinct), %s values each, %s truncated%s",
+        "%s: %s sequences (%s distinct), %s values each, %s windowed, %s truncated%s",
         *(arguments.output, f"{found.sequences:,}", f"{found.distinct:,}"),
-        *(f"{found.dimensions:,}", f"{found.truncated:,}"),
+        *(f"{found.dimensions:,}", f"{found.windowed:,}", f"{found.truncated:,}"),
         "; linked from the store" if found.relinked else "",
     )
+    if left_out:
+        logger.warning("%s: %s sequences have no embedding", arguments.quarantine, f"{left_out:,}")
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from seqembed.blocks import list_blocks, read_flags
+from seqembed.blocks import list_blocks, list_residues, read_flags
 from seqembed.checkpoints import CheckpointManifest, read_manifest
 from seqembed.errors import CheckpointError, ShardError
 from seqembed.files import link
 from seqembed.index import ShardIndex, read_shard_index
-from seqembed.row_pool import DigestIndex, RowPool
-from seqembed.shards import Slab, slab_bounds, write_embeddings
+from seqembed.row_pool import DigestIndex, RowPool, TokenRowPool
+from seqembed.shards import Slab, TokenRows, slab_bounds, write_embeddings
 
 # The shard's index, as the checkpoint folder knows it.
 INDEX = "index.parquet"
@@ -44,23 +44,31 @@ def assemble_shard(
     places = DigestIndex(_digests(ids)).find(shard.digests)
     if missing := int((places < 0).sum()):
         raise ShardError(f"{path}: {missing:,} sequences have no row; run again")
+    width, storage = manifest.width, str(manifest.recipe["storage"])
+    pool, order = RowPool(arrays, width, storage), np.argsort(shard.rows, kind="stable")
     write_embeddings(
         path,
         count=len(shard.rows),
-        width=manifest.width,
+        width=width,
+        storage=storage,
         attributes=_attributes(manifest),
-        slabs=_slabs(folder, shard, places, RowPool(arrays, manifest.width), manifest.width),
+        slabs=_slabs(folder, shard, order, places, pool, width),
+        residues=_residues(folder, path, shard.digests[order], manifest),
     )
     return path
 
 
 def _slabs(
-    folder: Path, shard: ShardIndex, places: NDArray[np.int64], pool: RowPool, width: int
+    folder: Path,
+    shard: ShardIndex,
+    order: NDArray[np.int64],
+    places: NDArray[np.int64],
+    pool: RowPool,
+    width: int,
 ) -> Iterator[Slab]:
     """The shard in input order, a slab at a time."""
     names = pq.read_table(folder / INDEX, columns=["sequence_id"])["sequence_id"].combine_chunks()
     flags = _flags(folder, shard.digests)
-    order = np.argsort(shard.rows, kind="stable")
     for start, stop in slab_bounds(len(order), width):
         here = order[start:stop]
         yield Slab(
@@ -70,6 +78,24 @@ def _slabs(
             flags=flags[here],
             embeddings=pool.take(places[here]),
         )
+
+
+def _residues(
+    folder: Path, path: Path, digests: NDArray[np.uint8], manifest: CheckpointManifest
+) -> TokenRows | None:
+    """The token rows of these digests, in their order, if the recipe asks for them."""
+    if not manifest.recipe.get("per_residue"):
+        return None
+    found = list_residues(list_blocks(folder))
+    pool = TokenRowPool(
+        [residues.rows(folder, manifest.width) for _, residues in found],
+        [np.append(0, residues.counts.cumsum()) for _, residues in found],
+    )
+    known = np.concatenate([np.empty((0, 16), np.uint8), *(block for block, _ in found)])
+    places = DigestIndex(known).find(digests)
+    if missing := int((places < 0).sum()):
+        raise ShardError(f"{path}: {missing:,} sequences have no token rows; run again")
+    return TokenRows(offsets=pool.offsets(places), parts=pool.parts(places))
 
 
 def _flags(folder: Path, digests: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -14,18 +14,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from seqembed.long_sequences import LengthPolicy, Window
+from seqembed.models.attention import Packing
+from seqembed.models.tokenization import SPECIALS
+
 Encode = Callable[[bytes], NDArray[np.int64]]
+Int64s = NDArray[np.int64]
 
 # Smaller matrix products take other code paths, with other last bits (measured on CPU).
 MIN_BATCH_TOKENS = 128
-# Tokens around a sequence's own: BOS and EOS.
-SPECIALS = 2
 # By device; the GPU's is a guess that no card has confirmed yet.
 AUTO_TOKEN_BUDGET = {"cpu": 4096, "cuda": 16384}
-DUMMY_RESIDUES = b"A"
 
 
-def plan_batches(tokens: NDArray[np.int64], token_budget: int) -> NDArray[np.int64]:
+def plan_batches(tokens: Int64s, token_budget: int) -> Int64s:
     """Cut the rows of a shard, in their order, into batches of at most `token_budget` tokens.
 
     A pure function of its arguments, so a restarted worker plans the same batches. A row that
@@ -51,48 +53,94 @@ def plan_batches(tokens: NDArray[np.int64], token_budget: int) -> NDArray[np.int
     return np.array(boundaries, dtype=np.int64)
 
 
-def pending_batches(boundaries: NDArray[np.int64], rows: Sequence[int]) -> NDArray[np.int64]:
+def pending_batches(boundaries: Int64s, rows: Sequence[int]) -> Int64s:
     """The batches of a plan that hold any of `rows`, ascending, (b,) int64."""
     found = np.searchsorted(boundaries, np.asarray(rows, np.int64), side="right") - 1
     return np.unique(found)
 
 
+def plan_passes(
+    boundaries: Int64s, batches: Int64s, windows: Int64s, windows_a_pass: int
+) -> tuple[Int64s, Int64s]:
+    """How often the model runs: once a batch, but for one sequence in many windows more often.
+
+    Args:
+        boundaries: (B+1,) of the plan; batches: (b,) those to compute.
+        windows: (N,) windows of each row. windows_a_pass: of one sequence that go in at once.
+
+    Returns:
+        (p,) the batch of each pass, and (p,) the window that it begins with.
+    """
+    alone = np.diff(boundaries)[batches] == 1
+    passes = np.where(alone, -(-windows[boundaries[batches]] // windows_a_pass), 1)
+    firsts = np.cumsum(passes) - passes
+    begins = (np.arange(passes.sum()) - np.repeat(firsts, passes)) * windows_a_pass
+    return np.repeat(batches, passes), begins
+
+
 @dataclass(frozen=True, eq=False)
 class RawBatch:
-    """`positions` (B,) int64 in the shard, and the residues at each."""
+    """`positions` (B,) int64 in the shard, and the residues at each.
 
-    positions: NDArray[np.int64]
+    windows: of a sequence that is alone, the first window to compute and the one after the last.
+    """
+
+    positions: Int64s
     residues: list[bytes]
+    windows: tuple[int, int | None] = (0, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A window in a packed batch: rows start to stop are those of its sequence's own tokens.
+
+    position: of the sequence in the shard. first, last: whether it is the sequence's first or
+    last window, whose special token, in the row before or after, belongs to the sequence, too.
+    """
+
+    position: int
+    start: int
+    stop: int
+    first: bool
+    last: bool
 
 
 @dataclass(frozen=True, eq=False)
 class PackedBatch:
-    """Sequences laid end to end: B of them, and perhaps a dummy behind them.
+    """Windows laid end to end, and perhaps a dummy behind them. tokens: (T,) int64."""
 
-    positions: (B,) int64; tokens: (T,) int64; cu_seqlens: (B + 1,) int32, or one longer.
-    """
-
-    positions: NDArray[np.int64]
+    pieces: list[Piece]
     tokens: Tensor
-    cu_seqlens: Tensor
+    packing: Packing
+
+    @property
+    def positions(self) -> list[int]:
+        """The sequences that it holds windows of, each once."""
+        return list(dict.fromkeys(piece.position for piece in self.pieces))
 
     def pin_memory(self) -> PackedBatch:
         """The same in page-locked memory; called by DataLoader."""
-        return PackedBatch(self.positions, self.tokens.pin_memory(), self.cu_seqlens.pin_memory())
+        packing = Packing(self.packing.bounds, self.packing.cu_seqlens.pin_memory())
+        return PackedBatch(self.pieces, self.tokens.pin_memory(), packing)
 
 
 class IndexBasedDataset(Dataset[RawBatch]):
-    """Batches of a shard's index: item i is the i-th of the batches asked for.
+    """Passes over a shard's index: item i is the i-th of those asked for.
 
     Row groups are read when a batch needs them, and the last one is kept, so that memory does not
     grow with the shard.
     """
 
     def __init__(
-        self, index_path: Path, boundaries: NDArray[np.int64], batches: NDArray[np.int64]
+        self,
+        index_path: Path,
+        boundaries: Int64s,
+        passes: tuple[Int64s, Int64s],
+        windows_a_pass: int,
     ) -> None:
         self._file = pq.ParquetFile(index_path)
-        self._boundaries, self._batches = boundaries, batches
+        self._boundaries, (self._batches, self._begins) = boundaries, passes
+        self._step = windows_a_pass
         groups = self._file.metadata.num_row_groups
         sizes = [self._file.metadata.row_group(number).num_rows for number in range(groups)]
         self._starts = np.cumsum([0, *sizes])
@@ -102,9 +150,11 @@ class IndexBasedDataset(Dataset[RawBatch]):
         return len(self._batches)
 
     def __getitem__(self, item: int) -> RawBatch:
-        batch = self._batches[item]
+        batch, begin = self._batches[item], int(self._begins[item])
         positions = np.arange(self._boundaries[batch], self._boundaries[batch + 1])
-        return RawBatch(positions, [self._residues(int(position)) for position in positions])
+        residues = [self._residues(int(position)) for position in positions]
+        end = begin + self._step if len(positions) == 1 else None
+        return RawBatch(positions, residues, (begin, end))
 
     def _residues(self, position: int) -> bytes:
         number = int(np.searchsorted(self._starts, position, side="right")) - 1
@@ -116,19 +166,51 @@ class IndexBasedDataset(Dataset[RawBatch]):
 
 
 class VarlenCollator:
-    """Packs a batch: each sequence cut to `max_length` residues, encoded, laid end to end."""
+    """Packs a batch: each sequence encoded, cut by the policy, its windows laid end to end."""
 
-    def __init__(self, encode: Encode, max_length: int) -> None:
-        self._encode, self._max_length = encode, max_length
+    def __init__(self, encode: Encode, policy: LengthPolicy) -> None:
+        self._encode, self._policy = encode, policy
+        # A sequence in many windows comes again for each pass.
+        self._last: tuple[int, Int64s] = (-1, np.empty(0, np.int64))
 
     def __call__(self, batch: RawBatch) -> PackedBatch:
-        encoded = [self._encode(residues[: self._max_length]) for residues in batch.residues]
-        missing = MIN_BATCH_TOKENS - sum(map(len, encoded))
-        if missing > 0:
-            encoded.append(self._encode(DUMMY_RESIDUES * missing))
-        bounds = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
-        tokens = torch.from_numpy(np.concatenate(encoded))
-        return PackedBatch(batch.positions, tokens, torch.from_numpy(bounds))
+        parts: list[Int64s] = []
+        pieces: list[Piece] = []
+        offset = 0
+        for position, residues in zip(batch.positions.tolist(), batch.residues, strict=True):
+            tokens = self._tokens(position, residues)
+            windows = self._policy.cut(len(tokens) - SPECIALS)
+            for number in range(len(windows))[slice(*batch.windows)]:
+                pieces.append(_piece(position, offset, windows, number))
+                parts.append(_window_tokens(tokens, windows[number]))
+                offset += len(parts[-1])
+        if offset < MIN_BATCH_TOKENS:
+            parts.append(np.full(MIN_BATCH_TOKENS - offset + SPECIALS, parts[0][0]))
+        packing = Packing.of([len(part) for part in parts])
+        return PackedBatch(pieces, torch.from_numpy(np.concatenate(parts)), packing)
+
+    def _tokens(self, position: int, residues: bytes) -> Int64s:
+        if self._last[0] != position:
+            self._last = (position, self._encode(residues))
+        return self._last[1]
+
+
+def _piece(position: int, offset: int, windows: list[Window], number: int) -> Piece:
+    """A window that begins, with its special token, at row `offset` of a batch."""
+    window, own = windows[number], offset + 1 - windows[number].start
+    return Piece(
+        position=position,
+        start=own + window.keep_start,
+        stop=own + window.keep_stop,
+        first=number == 0,
+        last=number == len(windows) - 1,
+    )
+
+
+def _window_tokens(tokens: Int64s, window: Window) -> Int64s:
+    """A window's tokens between the specials of its sequence's (n + 2,) tokens."""
+    inner = tokens[1 + window.start : 1 + window.stop]
+    return np.concatenate((tokens[:1], inner, tokens[-1:]))
 
 
 def create_async_dataloader(

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from safetensors.numpy import load, save
 
 from seqembed.errors import CheckpointError
 from seqembed.files import publish_exclusively
+from seqembed.residue_files import COUNTS, ResidueFile, read_reference
 
 FORMAT_VERSION = "1"
 CHECKSUM_BYTES = 16
@@ -29,7 +31,8 @@ MARK = b'"checksum":"'
 class Block:
     """The rows of the batches `first` to `last`, row i belonging to digest i.
 
-    digests: (n, 16) uint8; rows: (n, D) float; flags: (n,) uint8.
+    digests: (n, 16) uint8; rows: (n, D) float; flags: (n,) uint8. residues: where the token rows
+    lie, None where none are kept.
     """
 
     first: int
@@ -37,6 +40,7 @@ class Block:
     digests: NDArray[np.uint8]
     rows: NDArray[np.floating]
     flags: NDArray[np.uint8]
+    residues: ResidueFile | None = None
 
     def __post_init__(self) -> None:
         count = len(self.digests)
@@ -47,6 +51,8 @@ class Block:
                 f"{count} digests stand beside rows of shape {self.rows.shape} "
                 f"and flags of shape {self.flags.shape}"
             )
+        if self.residues and self.residues.counts.shape != (count,):
+            raise CheckpointError(f"{count} digests stand beside {self.residues.counts.shape}")
         if not 0 <= self.first <= self.last:
             raise CheckpointError(f"batches {self.first} to {self.last} are no range")
 
@@ -70,13 +76,16 @@ def write_next_block(
     flags: NDArray[np.uint8],
     *,
     batches: int,
+    residues: ResidueFile | None = None,
 ) -> Path:
     """Write the rows of so many batches as the block after all that lie in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     first = _next_number(folder)
     while True:
         last = first + batches - 1
-        block = Block(first=first, last=last, digests=digests, rows=rows, flags=flags)
+        block = Block(
+            first=first, last=last, digests=digests, rows=rows, flags=flags, residues=residues
+        )
         try:
             return write_block(folder, block)
         except FileExistsError:
@@ -85,7 +94,7 @@ def write_next_block(
 
 
 def read_block(path: Path) -> Block:
-    """Read a block and check every byte of it.
+    """Read a block and check every byte of it, and of its token rows.
 
     Raises:
         CheckpointError: the block is damaged, cut short, or of another format version.
@@ -96,7 +105,13 @@ def read_block(path: Path) -> Block:
         metadata = _metadata(content)
         if metadata["format_version"] != FORMAT_VERSION:
             raise CheckpointError(f"format version {metadata['format_version']} is not known")
-        return Block(first=int(metadata["first"]), last=int(metadata["last"]), **load(content))
+        tensors = load(content)
+        residues = None
+        if COUNTS in tensors:
+            residues = read_reference(metadata, tensors.pop(COUNTS))
+            residues.check(path.parent)
+        first, last = int(metadata["first"]), int(metadata["last"])
+        return Block(first=first, last=last, residues=residues, **tensors)
     except (CheckpointError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{path}: damaged checkpoint block ({error}); remove it, "
@@ -131,14 +146,32 @@ def read_flags(paths: Sequence[Path]) -> tuple[NDArray[np.uint8], NDArray[np.uin
     return np.concatenate(digests), np.concatenate(flags)
 
 
+def list_residues(paths: Sequence[Path]) -> list[tuple[NDArray[np.uint8], ResidueFile]]:
+    """The digests and the token rows of each block that was checked and keeps some."""
+    found = []
+    for path in paths:
+        with safe_open(path, "numpy") as block:
+            if COUNTS in set(block.keys()):
+                residues = read_reference(block.metadata(), block.get_tensor(COUNTS))
+                found.append((block.get_tensor("digests"), residues))
+    return found
+
+
 def _serialise(block: Block) -> bytes:
-    tensors = {"digests": block.digests, "rows": block.rows, "flags": block.flags}
+    tensors: dict[str, NDArray[Any]] = {
+        "digests": block.digests,
+        "rows": block.rows,
+        "flags": block.flags,
+    }
     metadata = {
         "checksum": BLANK,
         "first": str(block.first),
         "format_version": FORMAT_VERSION,
         "last": str(block.last),
     }
+    if block.residues:
+        tensors[COUNTS] = block.residues.counts
+        metadata |= block.residues.reference()
     return save({name: np.ascontiguousarray(value) for name, value in tensors.items()}, metadata)
 
 

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from seqembed.blocks import Block, list_blocks, map_rows, read_block, write_next_block
 from seqembed.errors import CheckpointError
 from seqembed.files import published
+from seqembed.inference import BatchRows
+from seqembed.residue_files import ResidueFile, ResidueSpool
 
 FORMAT_VERSION = "1"
 MANIFEST = "manifest.json"
@@ -90,7 +92,9 @@ def name_other_folders(checkpoint_dir: Path, rank: int, logger: logging.Logger) 
 
 def clear(folder: Path) -> None:
     """Remove what a worker left in its checkpoint folder, so that it starts over."""
-    for path in [*list_blocks(folder), folder / MANIFEST, *folder.glob("shard_*.h5")]:
+    residues = [*folder.glob("residues_*.raw"), *folder.glob(".residues_*.tmp")]
+    shards = folder.glob("shard_*.h5")
+    for path in [*list_blocks(folder), folder / MANIFEST, *residues, *shards]:
         path.unlink(missing_ok=True)
 
 
@@ -134,8 +138,9 @@ class CheckpointWriter:
     """Gathers the rows of finished batches and writes them as a block whenever one is due.
 
     digests: (N, 16), flags: (N,) and wanted: (N,) bool of all rows of the shard; rows that are not
-    wanted are there already. `ids` and `blocks` grow with each block: hex digests, and for each
-    block its (n, D) rows, left on disk. `written` is the clock's time of the last one, or None.
+    wanted are there already. per_residue: token rows are kept, too. `ids` and `blocks` grow with
+    each block: hex digests, and for each block its (n, D) rows, left on disk. `written` is the
+    clock's time of the last one, or None.
     """
 
     def __init__(
@@ -145,6 +150,7 @@ class CheckpointWriter:
         digests: NDArray[np.uint8],
         flags: NDArray[np.uint8],
         wanted: NDArray[np.bool_],
+        per_residue: bool,
         sequences: int,
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
@@ -153,19 +159,27 @@ class CheckpointWriter:
         self._digests, self._flags, self._wanted = digests, flags, wanted
         self._clock, self._began = clock, clock()
         self._batches: list[tuple[NDArray[np.int64], NDArray[np.floating]]] = []
+        self._spool = ResidueSpool(folder) if per_residue else None
+        self._sealed: ResidueFile | None = None
         self.ids: list[str] = []
         self.blocks: list[NDArray[np.floating]] = []
         self.written: float | None = None
 
-    def add(self, positions: NDArray[np.int64], rows: NDArray[np.floating]) -> int:
-        """Take a batch, (n,) positions in the shard and (n, D) rows; return how many were wanted.
+    def add(self, batch: BatchRows) -> int:
+        """Take a batch's rows; return how many sequences of it were wanted and are whole.
 
         What has gathered is written when there are enough sequences, bytes or seconds.
         """
-        wanted = self._wanted[positions]
-        self._batches.append((positions[wanted], rows[wanted]))
-        if self._due():
-            self.write()
+        if self._spool:
+            for position, residues in batch.residues:
+                if self._wanted[position]:
+                    self._spool.add(position, residues)
+        wanted = self._wanted[batch.positions]
+        # A batch without a whole sequence is a part of one that spans several.
+        if len(batch.positions):
+            self._batches.append((batch.positions[wanted], batch.rows[wanted]))
+            if self._due():
+                self.write()
         return int(wanted.sum())
 
     def _due(self) -> bool:
@@ -181,9 +195,27 @@ class CheckpointWriter:
             return
         positions, rows = (np.concatenate(part) for part in zip(*self._batches, strict=True))
         digests, count = self._digests[positions], len(self._batches)
-        flags = self._flags[positions]
-        path = write_next_block(self._folder, digests, rows, flags, batches=count)
+        # A block that could not be written is tried again, with the token rows of the first try.
+        if self._spool and not self._sealed:
+            self._sealed = self._spool.seal(positions.tolist())
+        path = write_next_block(
+            self._folder,
+            digests,
+            rows,
+            self._flags[positions],
+            batches=count,
+            residues=self._sealed,
+        )
         self._batches.clear()
+        self._sealed = None
         self.ids += [digest.tobytes().hex() for digest in digests]
         self.blocks.append(map_rows(path))
         self.written = self._clock()
+
+    def close(self) -> None:
+        """Write what has gathered, and remove what is of no whole sequence."""
+        try:
+            self.write()
+        finally:
+            if self._spool:
+                self._spool.discard()

@@ -24,9 +24,9 @@ def parser(description: str | None, *, needs_log: bool = False) -> argparse.Argu
     return result
 
 
-def auto_or_int(text: str) -> str | int:
-    """The type of an option that is a whole number or `auto`."""
-    return text if text == "auto" else int(text)
+def word_or_int(text: str) -> str | int:
+    """The type of an option that is a whole number or a word, such as `auto`."""
+    return text if text.isalpha() else int(text)
 
 
 def run(step: Step, arguments: argparse.Namespace, label: str = "") -> int:

@@ -15,9 +15,12 @@ from jsonschema import Draft202012Validator
 from jsonschema.validators import extend
 
 from seqembed.errors import ConfigError
+from seqembed.models.known import KNOWN
+from seqembed.request import Request
 
 _SCHEMA = Path(__file__).parents[2] / "schemas" / "config.schema.yaml"
 _NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?", re.ASCII)
+_YES_OR_NO = ("true", "false")
 _PLAIN_KEY = re.compile(r"[\w.-]{1,60}", re.ASCII)
 _SHOWN_CHARACTERS = 60
 
@@ -28,13 +31,11 @@ _EMPTY = """\
 datasets:
   mine:
     fasta: my.faa
-    model: my_esm
-models:
-  my_esm: /data/my_esm    # a Hugging Face folder, or a .pt file of fair-esm
+    model: esm2_t33_650M_UR50D
 
 or give the same on the command line:
 
-  --config 'datasets={mine: {fasta: my.faa, model: my_esm}}' 'models={my_esm: /data/my_esm}'
+  --config 'datasets={mine: {fasta: my.faa, model: esm2_t33_650M_UR50D}}'
 """
 
 
@@ -42,8 +43,9 @@ or give the same on the command line:
 class Dataset:
     """One dataset with all that decides its rows, overrides applied.
 
-    fasta: paths or globs, as the user wrote them. model: a name of `models`, and model_source its
-    folder or file. max_length: residues.
+    fasta: paths or globs, as the user wrote them. model: its name, and model_source its folder or
+    file, or a known name. request: what to compute. invalid_residues: what is done with a residue
+    that the model does not know.
     """
 
     name: str
@@ -51,9 +53,8 @@ class Dataset:
     model: str
     model_source: str
     shards: int
-    precision: Literal["auto", "fp32", "fp16"]
-    long_sequences: Literal["error", "truncate"]
-    max_length: Literal["auto"] | int
+    request: Request
+    invalid_residues: Literal["error", "unk", "skip"]
 
 
 def load_schema() -> dict[str, Any]:
@@ -92,17 +93,22 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
 def get_datasets(config: Mapping[str, Any]) -> dict[str, Dataset]:
     """Return the datasets of a completed configuration by name, in its order.
 
-    Raises ConfigError for every dataset whose model does not stand under `models`.
+    Raises ConfigError for every dataset whose model is neither known nor stands under `models`.
     """
     datasets, models = config["datasets"], config["models"]
     problems = [
         _explain_model(name, entry["model"], models)
         for name, entry in datasets.items()
-        if entry["model"] not in models
+        if entry["model"] not in models and entry["model"] not in KNOWN
     ]
     if problems:
         raise ConfigError("\n".join(problems))
     return {name: _dataset(name, entry, config) for name, entry in datasets.items()}
+
+
+def get_model_source(name: str, models: Mapping[str, str]) -> str:
+    """Where a model comes from: what `models` says of it, else its known name."""
+    return models.get(name, name)
 
 
 def describe_empty() -> str:
@@ -111,14 +117,15 @@ def describe_empty() -> str:
 
 
 def _dataset(name: str, entry: Mapping[str, Any], config: Mapping[str, Any]) -> Dataset:
-    fasta = entry["fasta"]
+    fasta, embedding = entry["fasta"], {**config["embedding"], **entry.get("embedding", {})}
     return Dataset(
         name=name,
         fasta=(fasta,) if isinstance(fasta, str) else tuple(fasta),
         model=entry["model"],
-        model_source=config["models"][entry["model"]],
+        model_source=get_model_source(entry["model"], config["models"]),
         shards=entry.get("shards", config["shards"]),
-        **{**config["embedding"], **entry.get("embedding", {})},
+        invalid_residues=embedding.pop("invalid_residues"),
+        request=Request(**embedding),
     )
 
 
@@ -128,10 +135,20 @@ def _normalised(value: Any, schema: Mapping[str, Any]) -> Any:
         return dict(_normalised_items(value, schema))
     if isinstance(value, list):
         return list(value)
-    # Snakemake hands on the inner values of `--config 'execution={token_budget: 9000}'` as text.
-    if isinstance(value, str) and _takes_number(schema) and _NUMBER.fullmatch(value):
-        return float(value) if "." in value else int(value)
-    return value
+    return _retyped(value, schema) if isinstance(value, str) else value
+
+
+def _retyped(text: str, schema: Mapping[str, Any]) -> Any:
+    """The number or the yes or no that Snakemake made a text of.
+
+    It hands on so the inner values of `--config 'execution={token_budget: 9000}'`.
+    """
+    types = {branch.get("type") for branch in schema.get("anyOf", [schema])}
+    if types & {"integer", "number"} and _NUMBER.fullmatch(text):
+        return float(text) if "." in text else int(text)
+    if "boolean" in types and text.lower() in _YES_OR_NO:
+        return text.lower() == "true"
+    return text
 
 
 def _normalised_items(
@@ -145,11 +162,6 @@ def _normalised_items(
         if value is None and node.get("type") == "object":
             value = {}
         yield key, _normalised(value, node)
-
-
-def _takes_number(schema: Mapping[str, Any]) -> bool:
-    branches = schema.get("anyOf", [schema])
-    return any(branch.get("type") in ("integer", "number") for branch in branches)
 
 
 def _filled(group: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -227,13 +239,14 @@ def _explain_model(dataset: str, model: str, models: Mapping[str, str]) -> str:
     is_path = "/" in model
     name = re.sub(r"[^A-Za-z0-9._-]", "_", Path(model).name if is_path else model).lstrip("._-")
     name = name or "my_model"
-    close = difflib.get_close_matches(model, models)
+    close = difflib.get_close_matches(model, [*models, *KNOWN])
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
     rename = f" and write `model: {name}` in the dataset" if name != model else ""
     source = model if is_path else "/path/to/its_folder_or_file.pt"
     return (
-        f"datasets.{dataset}.model is {_found(model)}, which does not stand under `models`.{hint} "
-        f"Give its folder or .pt file under `models:`{rename}:\nmodels:\n  {name}: {source}"
+        f"datasets.{dataset}.model is {_found(model)}, which is no known name and does not stand "
+        f"under `models`.{hint} Known: {', '.join(KNOWN)}. Of another model give the folder or .pt "
+        f"file under `models:`{rename}:\nmodels:\n  {name}: {source}"
     )
 
 
@@ -250,6 +263,8 @@ def _allowed(schema: Mapping[str, Any]) -> str:
         return str(schema["const"])
     if "enum" in schema:
         return f"{', '.join(schema['enum'][:-1])} or {schema['enum'][-1]}"
+    if schema["type"] == "boolean":
+        return "true or false"
     if schema["type"] == "integer":
         return f"a whole number of at least {schema['minimum']}"
     if schema["type"] == "number":

@@ -42,10 +42,15 @@ from seqembed.errors import (
     InterruptedRun,
 )
 from seqembed.files import link
-from seqembed.index import read_lengths_and_digests, read_metadata, read_shard_index
+from seqembed.index import (
+    read_excluded,
+    read_lengths_and_digests,
+    read_metadata,
+    read_shard_index,
+)
 from seqembed.inference import AsyncInferenceRunner
-from seqembed.models.esm2 import encode_residues
 from seqembed.models.prepare import load_prepared
+from seqembed.models.prepared import load_tokenizer, read_prepared
 from seqembed.precision import resolve_precision, torch_dtype
 from seqembed.run import Run, open_run
 from seqembed.store import copy_from_store, store_path
@@ -109,12 +114,13 @@ def gpu_worker(
                 batches, tokens = run.load_batches(index_path, rows, manifest.token_budget, convert)
                 progress = Progress(logger, len(run.shard.rows), len(resumed_ids), tokens)
                 try:
-                    for batch in AsyncInferenceRunner(model, run.device).run(batches):
-                        count = writer.add(batch.positions, batch.rows)
+                    runner = AsyncInferenceRunner(model, run.device, run.outputs)
+                    for batch in runner.run(batches):
+                        count = writer.add(batch)
                         progress.advance(count, batch.tokens, writer.written)
                         leave_if_asked()
                 finally:
-                    writer.write()
+                    writer.close()
                     progress.tell()
             saved = _save_shard(
                 rank, folder, writer.blocks, writer.ids, resumed_ids, resumed_rows, logger
@@ -210,16 +216,21 @@ def _load_and_filter_index(
 def _load_model(
     model_config: dict[str, Any], device: torch.device, logger: logging.Logger
 ) -> tuple[torch.nn.Module, Any]:
-    """The model on `device`, and what turns residues (bytes) into token ids, (n + 2,) int64.
+    """The model on `device`, as far as its rows are needed, and what turns residues (bytes) into
+    token ids, (n + 2,) int64.
 
-    `precision` in `model_config`, else in its `embedding`, is followed; `auto` asks
-    should_use_fp16. Raises ModelError or DeviceError where that cannot be.
+    `precision` in `model_config`, else in its `embedding`, is followed, and `auto` asks
+    should_use_fp16; so is `layer` in its `embedding`, else the last is taken. Raises ModelError
+    or DeviceError where that cannot be.
     """
     asked = model_config.get("precision") or model_config["embedding"]["precision"]
     precision = resolve_precision(asked, device, EnvConfig.from_environ(os.environ))
-    model = load_prepared(Path(model_config["model"])).to(device, torch_dtype(precision))
+    path = Path(model_config["model"])
+    described = read_prepared(path)
+    layer = described.layer(model_config.get("embedding", {}).get("layer", "last"))
+    model = load_prepared(path, layer, torch_dtype(precision)).to(device)
     logger.info("the model is on %s in %s", device, precision)
-    return model, encode_residues
+    return model, load_tokenizer(described).encode
 
 
 def _save_shard(
@@ -305,5 +316,6 @@ def _assigned(rank: int, world_size: int, index_path: Path) -> tuple[Any, Any]:
         return np.arange(len(shard.rows)), shard.digests
     lengths, digests = read_lengths_and_digests(index_path)
     mine = np.arange(rank, len(lengths), world_size)
+    mine = mine[~read_excluded(index_path)[mine]]
     mine = mine[np.argsort(-lengths[mine], kind="stable")]
     return mine, digests[mine]

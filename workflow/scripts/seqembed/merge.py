@@ -12,16 +12,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from seqembed.errors import IndexFormatError, ShardError
 from seqembed.files import link
-from seqembed.flags import TRUNCATED
-from seqembed.index import IndexFingerprint, read_lengths_and_digests, read_metadata
+from seqembed.flags import TRUNCATED, WINDOWED
+from seqembed.index import (
+    IndexFingerprint,
+    read_excluded,
+    read_lengths_and_digests,
+    read_metadata,
+    read_names,
+)
 from seqembed.row_pool import DigestIndex, RowPool, count_distinct
-from seqembed.shards import EmbeddingsFile, Slab, open_embeddings, slab_bounds, write_embeddings
+from seqembed.shards import (
+    EmbeddingsFile,
+    Slab,
+    TokenRows,
+    open_embeddings,
+    pool_token_rows,
+    slab_bounds,
+    write_embeddings,
+)
 from seqembed.store import store_path
 
 # Of a shard alone, and never of the whole.
@@ -35,8 +47,18 @@ class Summary:
     sequences: int
     distinct: int
     dimensions: int
+    windowed: int
     truncated: int
     relinked: bool
+
+
+@dataclass(frozen=True, eq=False)
+class _Index:
+    """(N,) lengths and (N, 16) digests of an index, and `rows`, (n,), that get an embedding."""
+
+    lengths: NDArray[np.int64]
+    digests: NDArray[np.uint8]
+    rows: NDArray[np.int64]
 
 
 def merge(
@@ -88,13 +110,21 @@ def _check_belong_together(shards: Sequence[EmbeddingsFile]) -> str:
     for rank, shard in enumerate(shards):
         expected: dict[str, Any] = {"kind": "shard", "rank": rank, "world_size": len(shards)}
         expected["recipe_fingerprint"] = first.attributes["recipe_fingerprint"]
-        expected["width"] = first.width
-        attributes = shard.attributes | {"width": shard.width}
+        expected |= _form(first)
+        attributes = shard.attributes | _form(shard)
         for name, value in expected.items():
             if (found := attributes.get(name)) != value:
                 message = f"{shard.path}: {name} is {found!r}, not {value!r} as beside {first.path}"
                 raise ShardError(f"{message}; remove the wrong file and run again")
     return str(first.attributes["recipe_fingerprint"])
+
+
+def _form(shard: EmbeddingsFile) -> dict[str, Any]:
+    return {
+        "width": shard.width,
+        "storage": shard.rows.dtype.name,
+        "token rows": shard.residues is not None,
+    }
 
 
 def _read_result(
@@ -127,30 +157,41 @@ def _write(
     output: Path,
     attributes: Mapping[str, str | int],
 ) -> Summary:
-    lengths, digests = read_lengths_and_digests(index_path)
-    places = _find_rows(index_path, shards, lengths, digests)
+    index = _read_index(index_path)
+    places = _find_rows(index_path, shards, index)
     flags = np.concatenate([shard.flags() for shard in shards])[places]
     width = shards[0].width
     write_embeddings(
         output,
-        count=len(digests),
+        count=len(places),
         width=width,
+        storage=shards[0].rows.dtype.name,
         attributes=attributes,
-        slabs=_slabs(index_path, shards, lengths, digests, flags, places),
+        slabs=_slabs(index_path, shards, index, flags, places),
+        residues=_token_rows(shards, places),
     )
-    return _summarise(digests, flags, width, relinked=False)
+    return _summarise(index.digests[index.rows], flags, width, relinked=False)
+
+
+def _read_index(path: Path) -> _Index:
+    return _Index(*read_lengths_and_digests(path), np.flatnonzero(~read_excluded(path)))
+
+
+def _token_rows(shards: Sequence[EmbeddingsFile], places: NDArray[np.int64]) -> TokenRows | None:
+    pool = pool_token_rows(shards)
+    if pool is None:
+        return None
+    return TokenRows(offsets=pool.offsets(places), parts=pool.parts(places))
 
 
 def _find_rows(
-    index_path: Path,
-    shards: Sequence[EmbeddingsFile],
-    lengths: NDArray[np.int64],
-    digests: NDArray[np.uint8],
+    index_path: Path, shards: Sequence[EmbeddingsFile], index: _Index
 ) -> NDArray[np.int64]:
-    """Where each id's row lies in the shards, one after the other, (N,) int64.
+    """Where the row of each id that gets one lies in the shards, one after the other, (n,) int64.
 
     Raises ShardError unless index and shards hold the same sequences.
     """
+    lengths, digests = index.lengths[index.rows], index.digests[index.rows]
     places = DigestIndex(np.concatenate([shard.digests() for shard in shards])).find(digests)
     found = np.concatenate([shard.lengths() for shard in shards])
     right = places >= 0
@@ -159,7 +200,8 @@ def _find_rows(
     if len(wrong):
         raise ShardError(
             f"{index_path}: {len(wrong):,} of its {len(lengths):,} sequences, the first in row "
-            f"{wrong[0]:,}, are in no shard; remove {shards[0].path.parent} and run again"
+            f"{index.rows[wrong[0]]:,}, are in no shard; remove {shards[0].path.parent} and run "
+            "again"
         )
     unused = np.ones(len(found), bool)
     unused[places] = False
@@ -174,42 +216,34 @@ def _find_rows(
 def _slabs(
     index_path: Path,
     shards: Sequence[EmbeddingsFile],
-    lengths: NDArray[np.int64],
-    digests: NDArray[np.uint8],
+    index: _Index,
     flags: NDArray[np.uint8],
     places: NDArray[np.int64],
 ) -> Iterator[Slab]:
-    """The index's rows in order, a slab at a time.
+    """The rows of all ids that get one, in the index's order, a slab at a time.
 
     Raises IndexFormatError at the end where ids or digests are not those that were indexed:
     Parquet itself may read a flipped bit as another letter.
     """
     width, fingerprint = shards[0].width, IndexFingerprint()
-    pool = RowPool([shard.rows for shard in shards], width)
-    names = _names(index_path)
+    pool = RowPool([shard.rows for shard in shards], width, shards[0].rows.dtype.name)
+    names, done = read_names(index_path), 0
     for start, stop in slab_bounds(len(places), width):
-        ids = list(islice(names, stop - start))
-        fingerprint.update(ids, (digest.tobytes() for digest in digests[start:stop]))
+        # Up to the next row that gets an embedding, those without between them too.
+        end = index.rows[stop] if stop < len(places) else len(index.lengths)
+        named = list(islice(names, end - done))
+        keys = (digest.tobytes() for digest in index.digests[done:end])
+        fingerprint.update([name for name, _ in named], keys, [reason for _, reason in named])
+        done, here = end, index.rows[start:stop]
         yield Slab(
-            sequence_ids=ids,
-            lengths=lengths[start:stop],
-            digests=digests[start:stop],
+            sequence_ids=[name for name, reason in named if reason is None],
+            lengths=index.lengths[here],
+            digests=index.digests[here],
             flags=flags[start:stop],
             embeddings=pool.take(places[start:stop]),
         )
     if fingerprint.hexdigest() != read_metadata(index_path, "index")["fingerprint"]:
         raise IndexFormatError(f"{index_path}: damaged; remove it and run again")
-
-
-def _names(index_path: Path) -> Iterator[str]:
-    """The ids of an index, read as they are asked for: they may be long."""
-    try:
-        with pq.ParquetFile(index_path) as index:
-            for batch in index.iter_batches(8192, columns=["sequence_id"]):
-                yield from batch["sequence_id"].to_pylist()
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        message = f"{index_path}: damaged ({error}); remove it and run again"
-        raise IndexFormatError(message) from error
 
 
 def _summarise(
@@ -219,6 +253,7 @@ def _summarise(
         sequences=len(digests),
         distinct=count_distinct(digests),
         dimensions=width,
+        windowed=int((flags & WINDOWED > 0).sum()),
         truncated=int((flags & TRUNCATED > 0).sum()),
         relinked=relinked,
     )

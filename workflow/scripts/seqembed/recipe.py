@@ -4,45 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from seqembed.environment import EnvConfig
 from seqembed.errors import ConfigError, RecipeError
 from seqembed.files import publish_exclusively
-from seqembed.flags import TRUNCATED
-from seqembed.models.prepare import PreparedModel
+from seqembed.long_sequences import LengthPolicy, LongSequences, resolve_policy
+from seqembed.models.prepared import PreparedModel
 from seqembed.precision import resolve_precision
+from seqembed.request import Pooling, Precision, Request, Storage, check_choice
 
 FORMAT_VERSION = "1"
 # Raised only when the same weights and settings give other numbers than before.
 NUMERICS_VERSION = 1
-
-Precision = Literal["fp32", "fp16"]
-LongSequences = Literal["error", "truncate"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What the user asked for; `auto` is still open. Raises ConfigError for what it cannot be."""
-
-    precision: Literal["auto"] | Precision
-    long_sequences: LongSequences
-    max_length: Literal["auto"] | int
-
-    def __post_init__(self) -> None:
-        _check_choice("precision", self.precision, ("auto", "fp32", "fp16"))
-        _check_choice("long_sequences", self.long_sequences, ("error", "truncate"))
-        whole = isinstance(self.max_length, int) and not isinstance(self.max_length, bool)
-        if self.max_length != "auto" and not (whole and int(self.max_length) >= 1):
-            message = f"max_length must be `auto` or a whole number from 1, not {self.max_length!r}"
-            raise ConfigError(message)
+# Keys of later versions, with what was done before they were there: at these values they are left
+# out of what is hashed, so that a fingerprint once given stands.
+LATER_KEYS: dict[str, Any] = {
+    "layer": "last",
+    "pooling": "mean",
+    "per_residue": False,
+    "storage": "float32",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,66 +42,57 @@ class Recipe:
     weights: str
     tokenizer: str
     layer: int
-    pooling: str
+    pooling: Pooling
     precision: Precision
-    storage: str
+    storage: Storage
     long_sequences: LongSequences
     max_length: int
     numerics_version: int
+    per_residue: bool = False
 
     def __post_init__(self) -> None:
-        _check_choice("precision", self.precision, ("fp32", "fp16"))
-        _check_choice("long_sequences", self.long_sequences, ("error", "truncate"))
+        check_choice("pooling", self.pooling, get_args(Pooling))
+        check_choice("storage", self.storage, get_args(Storage))
+        check_choice("precision", self.precision, get_args(Precision))
+        # It checks itself.
+        _ = self.policy
 
     @property
     def fingerprint(self) -> str:
         """64 hex characters, of content alone."""
         return _hash(self.fields())
 
+    @property
+    def policy(self) -> LengthPolicy:
+        """What is done with long sequences."""
+        return LengthPolicy(long_sequences=self.long_sequences, max_length=self.max_length)
+
     def fields(self) -> dict[str, str | int]:
-        return asdict(self)
-
-    def flags(self, lengths: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """What is remarkable about rows of (n,) residues: (n,) uint8, TRUNCATED or 0."""
-        return np.where(lengths > self.max_length, TRUNCATED, 0).astype(np.uint8)
-
-
-def refuse_long(
-    long_sequences: LongSequences,
-    max_length: int,
-    lengths: NDArray[np.int64],
-    describe: Callable[[NDArray[np.int64]], list[str]] | None = None,
-) -> None:
-    """Raise ConfigError, with the count and the key, where `error` meets longer sequences.
-
-    describe: gives the names of rows, of which the message tells the first three.
-    """
-    count = int((lengths > max_length).sum())
-    if count and long_sequences == "error":
-        first = describe(np.flatnonzero(lengths > max_length)[:3]) if describe else []
-        names = f"; the first are {', '.join(first)}" if first else ""
-        raise ConfigError(
-            f"{count:,} of {len(lengths):,} sequences are longer than {max_length:,} residues "
-            f"(the longest has {int(lengths.max()):,}){names}; to embed the first {max_length:,} "
-            "residues of each, and have these rows flagged, set `embedding: {long_sequences: "
-            "truncate}` (after --config: 'embedding={long_sequences: truncate}'); else take them "
-            "out, or raise `embedding: {max_length: ...}`"
-        )
+        """All that decides the numbers, by name."""
+        fields = asdict(self)
+        if not self.per_residue:
+            del fields["per_residue"]
+        return fields
 
 
 def resolve_recipe(
     request: Request, model: PreparedModel, device: torch.device, environment: EnvConfig
 ) -> Recipe:
-    """The recipe that this worker would follow; raises DeviceError where it cannot."""
+    """The recipe that this worker would follow.
+
+    Raises DeviceError where it cannot, ConfigError for a layer that the model lacks.
+    """
+    policy = resolve_policy(request.long_sequences, request.max_length, model)
     return Recipe(
         weights=model.fingerprint,
         tokenizer=model.tokenizer,
-        layer=model.architecture.layers,
-        pooling="mean",
+        layer=model.layer(request.layer),
+        pooling=request.pooling,
+        per_residue=request.per_residue,
         precision=resolve_precision(request.precision, device, environment),
-        storage="float32",
-        long_sequences=request.long_sequences,
-        max_length=model.longest(request.max_length),
+        storage=request.storage,
+        long_sequences=policy.long_sequences,
+        max_length=policy.max_length,
         numerics_version=NUMERICS_VERSION,
     )
 
@@ -149,6 +127,7 @@ def read_recipe(path: Path) -> Recipe:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format_version"] != FORMAT_VERSION or content["kind"] != "recipe":
             raise ValueError(f"format version {content['format_version']} is not known")
+        content = {"per_residue": False} | content
         return Recipe(**{name: content[name] for name in Recipe.__dataclass_fields__})
     except (ConfigError, OSError, ValueError, KeyError, TypeError) as error:
         message = f"{path}: damaged recipe ({error!r}); remove it and run again"
@@ -159,8 +138,8 @@ def _adopt(
     path: Path, own: Recipe, request: Request, device: torch.device, environment: EnvConfig
 ) -> Recipe:
     found = read_recipe(path)
-    for name, value in own.fields().items():
-        other = found.fields()[name]
+    for name, value in asdict(own).items():
+        other = asdict(found)[name]
         if other != value and not (name == "precision" and request.precision == "auto"):
             message = f"{path}: {name} is {other!r}, but this worker would use {value!r}; "
             raise RecipeError(message + "remove the file to start over with the new value")
@@ -171,7 +150,7 @@ def _adopt(
 
 def _request_key(request: Request, model: PreparedModel) -> str:
     """Of the settings asked for, and of what no setting names: the weights and our numerics."""
-    asked = asdict(request) | {
+    asked = {k: v for k, v in asdict(request).items() if v != LATER_KEYS.get(k, ...)} | {
         "weights": model.fingerprint,
         "tokenizer": model.tokenizer,
         "numerics_version": NUMERICS_VERSION,
@@ -182,8 +161,3 @@ def _request_key(request: Request, model: PreparedModel) -> str:
 def _hash(fields: Mapping[str, Any]) -> str:
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=32).hexdigest()
-
-
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {value!r}")

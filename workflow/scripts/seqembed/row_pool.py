@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+PART_BYTES = 16 << 20
 
 
 class DigestIndex:
@@ -31,20 +33,51 @@ def count_distinct(digests: NDArray[np.uint8]) -> int:
 
 
 class RowPool:
-    """Rows of `arrays`, each (n_i, D), numbered through."""
+    """Rows of `arrays`, each (n_i, D) of dtype `storage`, numbered through."""
 
-    def __init__(self, arrays: Sequence[NDArray[np.floating]], width: int) -> None:
-        self._arrays, self._width = arrays, width
+    def __init__(self, arrays: Sequence[NDArray[np.floating]], width: int, storage: str) -> None:
+        self._arrays, self._width, self._storage = arrays, width, storage
         self._starts = np.cumsum([0, *map(len, arrays)])
 
-    def take(self, places: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The rows at these places, (n, D) float32; raises IndexError for one that is not there."""
-        rows = np.empty((len(places), self._width), np.float32)
+    def take(self, places: NDArray[np.int64]) -> NDArray[np.floating]:
+        """The rows at these places, (n, D); raises IndexError for one that is not there."""
+        rows: NDArray[np.floating] = np.empty((len(places), self._width), self._storage)
         owners = np.searchsorted(self._starts, places, side="right") - 1
         for owner in np.unique(owners):
             mine = np.flatnonzero(owners == owner)
             rows[mine] = self._arrays[owner][places[mine] - self._starts[owner]]
         return rows
+
+
+class TokenRowPool:
+    """The token rows of sequences, in several arrays on disk, each (m_i, D).
+
+    offsets: for each array, (n_i + 1,) int64, where its sequences begin; sequences are numbered
+    through.
+    """
+
+    def __init__(
+        self, arrays: Sequence[NDArray[np.floating]], offsets: Sequence[NDArray[np.int64]]
+    ) -> None:
+        self._arrays = arrays
+        self._owners = np.repeat(
+            np.arange(len(arrays), dtype=np.int32), [len(o) - 1 for o in offsets]
+        )
+        self._begins = np.concatenate([np.empty(0, np.int64), *(o[:-1] for o in offsets)])
+        self._counts = np.concatenate([np.empty(0, np.int64), *(np.diff(o) for o in offsets)])
+
+    def offsets(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(n + 1,) int64: where the rows of each begin if these are laid end to end."""
+        return np.append(0, self._counts[places].cumsum())
+
+    def parts(self, places: NDArray[np.int64]) -> Iterator[NDArray[np.floating]]:
+        """The rows of these sequences, one after the other, in parts of at most PART_BYTES."""
+        for place in places.tolist():
+            array, begin = self._arrays[self._owners[place]], self._begins[place]
+            end = begin + self._counts[place]
+            step = max(1, PART_BYTES // array[:1].nbytes) if len(array) else 1
+            for start in range(begin, end, step):
+                yield array[start : min(start + step, end)]
 
 
 def _keys(digests: NDArray[np.uint8]) -> NDArray[np.void]:

@@ -11,12 +11,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from seqembed.batches import (
     AUTO_TOKEN_BUDGET,
-    SPECIALS,
     Encode,
     IndexBasedDataset,
     PackedBatch,
@@ -24,13 +22,16 @@ from seqembed.batches import (
     create_async_dataloader,
     pending_batches,
     plan_batches,
+    plan_passes,
 )
 from seqembed.checkpoints import CheckpointManifest, CheckpointWriter
 from seqembed.environment import EnvConfig
 from seqembed.errors import CheckpointError, DeviceError
 from seqembed.index import ShardIndex, read_shard_index
-from seqembed.models.prepare import PreparedModel, read_prepared
-from seqembed.recipe import Recipe, adopt_recipe, refuse_long
+from seqembed.inference import Outputs
+from seqembed.models.prepared import PreparedModel, read_prepared
+from seqembed.models.tokenization import SPECIALS
+from seqembed.recipe import Recipe, adopt_recipe
 from seqembed.settings import WorkerSettings, read_settings
 
 
@@ -50,20 +51,28 @@ class Run:
         return f"{self.recipe.fingerprint[:12]}-{self.shard.fingerprint[:12]}"
 
     @property
-    def tokens(self) -> NDArray[np.int64]:
-        """Tokens of each row of the shard, (n,) int64."""
-        return np.minimum(self.shard.lengths, self.recipe.max_length) + SPECIALS
+    def outputs(self) -> Outputs:
+        """What is wanted of the model's token rows."""
+        return Outputs(
+            pooling=self.recipe.pooling,
+            pools_specials=self.model.facts.pools_specials,
+            per_residue=self.recipe.per_residue,
+            storage=self.recipe.storage,
+        )
 
     def load_batches(
         self, index_path: Path, rows: Sequence[int], token_budget: int, convert: Encode
     ) -> tuple[DataLoader[PackedBatch], int]:
         """The packed batches of the plan that hold any of `rows`, and their tokens in all."""
-        boundaries = plan_batches(self.tokens, token_budget)
+        policy = self.recipe.policy
+        tokens, windows = policy.read(self.shard.tokens), policy.windows(self.shard.tokens)
+        boundaries = plan_batches(tokens, token_budget)
         batches = pending_batches(boundaries, rows)
-        sums = np.append(0, self.tokens.cumsum())[boundaries]
-        dataset = IndexBasedDataset(index_path, boundaries, batches)
-        collator = VarlenCollator(convert, self.recipe.max_length)
-        loader = create_async_dataloader(dataset, collator, self.device)
+        sums = np.append(0, tokens.cumsum())[boundaries]
+        at_once = max(1, token_budget // (policy.max_length + SPECIALS))
+        passes = plan_passes(boundaries, batches, windows, at_once)
+        dataset = IndexBasedDataset(index_path, boundaries, passes, at_once)
+        loader = create_async_dataloader(dataset, VarlenCollator(convert, policy), self.device)
         return loader, int(np.diff(sums)[batches].sum())
 
     def open_writer(
@@ -75,8 +84,9 @@ class Run:
         return CheckpointWriter(
             folder,
             digests=self.shard.digests,
-            flags=self.recipe.flags(self.shard.lengths),
+            flags=self.recipe.policy.flags(self.shard.tokens),
             wanted=wanted,
+            per_residue=self.recipe.per_residue,
             sequences=sequences,
             seconds=seconds,
         )
@@ -120,7 +130,7 @@ def open_run(
     recipes = output_dir.parent / "recipes"
     recipe = adopt_recipe(recipes, settings.request, model, device, environment)
     shard = read_shard_index(index_path)
-    refuse_long(recipe.long_sequences, recipe.max_length, shard.lengths)
+    recipe.policy.refuse(shard.tokens, "tokens")
     words = (model.name, device, recipe.precision, recipe.fingerprint[:12])
     logger.info("model %s on %s, %s, recipe %s", *words)
     return Run(settings=settings, device=device, model=model, recipe=recipe, shard=shard)

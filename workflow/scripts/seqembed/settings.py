@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from seqembed.errors import ConfigError
-from seqembed.recipe import Request
+from seqembed.request import Request
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,15 @@
 """The HDF5 files of embeddings, of one shard or of all: written by streaming, read checked.
 
-Each holds `embeddings` (N, D) float32, `sequence_ids` (N,) UTF-8, `lengths` (N,) int64, `digests`
-(N, 16) uint8 and `flags` (N,) uint8; what it is stands in the root's attributes.
+Each holds `embeddings` (N, D) float32 or float16, `sequence_ids` (N,) UTF-8, `lengths` (N,) int64,
+`digests` (N, 16) uint8 and `flags` (N,) uint8; with token rows also `residues/embeddings`
+(total, D) and `residues/offsets` (N + 1,) int64: those of sequence i are the rows from
+offsets[i] to offsets[i + 1]. What the file is stands in the root's attributes.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +23,7 @@ from numpy.typing import NDArray
 
 from seqembed.errors import ShardError
 from seqembed.files import published, sync
+from seqembed.row_pool import TokenRowPool
 from seqembed.seal import USER_BLOCK_BYTES, seal, verify_seal
 
 FORMAT_VERSION = "1"
@@ -33,6 +36,8 @@ COLUMNS: dict[str, tuple[tuple[int, ...], Any]] = {
     "digests": ((16,), np.uint8),
     "flags": ((), np.uint8),
 }
+STORAGES = ("float32", "float16")
+RESIDUES, OFFSETS = "residues/embeddings", "residues/offsets"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,13 +48,21 @@ class Slab:
     lengths: NDArray[np.int64]
     digests: NDArray[np.uint8]
     flags: NDArray[np.uint8]
-    embeddings: NDArray[np.float32]
+    embeddings: NDArray[np.floating]
 
     def __post_init__(self) -> None:
         n = len(self.sequence_ids)
         shapes = [self.lengths.shape, self.flags.shape, self.digests.shape, self.embeddings.shape]
         if shapes[:3] != [(n,), (n,), (n, 16)] or shapes[3][:-1] != (n,):
             raise ShardError(f"{n:,} ids stand beside columns of shapes {shapes}")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TokenRows:
+    """The token rows of all sequences: (N + 1,) int64 offsets, and the rows in order, in parts."""
+
+    offsets: NDArray[np.int64]
+    parts: Iterable[NDArray[np.floating]]
 
 
 def slab_bounds(count: int, width: int) -> Iterator[tuple[int, int]]:
@@ -64,10 +77,14 @@ def write_embeddings(
     *,
     count: int,
     width: int,
+    storage: str,
     attributes: Mapping[str, str | int],
     slabs: Iterable[Slab],
+    residues: TokenRows | None = None,
 ) -> None:
     """Write `count` rows of `width` values, slab by slab; the file is sealed and read once more.
+
+    storage: float32 or float16, of every row.
 
     Raises ShardError where the slabs do not add up, or where the disk is full or gives back other
     bytes; what stands at `path` then stays as it was.
@@ -76,13 +93,10 @@ def write_embeddings(
         with _writing(temporary, path) as file:
             with _disk_errors(path):
                 file.attrs.update(_common_attributes() | dict(attributes))
-                _create(file, count, width)
-            written = 0
-            for slab in slabs:
-                with _disk_errors(path):
-                    written = _write_slab(file, path, written, slab)
-            if written != count:
-                raise ShardError(f"{path}: {written:,} of {count:,} rows came; run again")
+                _create(file, count, width, storage)
+            _write_slabs(file, path, slabs)
+            if residues:
+                _write_residues(file, path, residues, width, storage)
         seal(temporary)
         sync(temporary)
         _verify_written(temporary, path)
@@ -131,10 +145,39 @@ def _create_file(path: Path) -> h5py.File:
     return h5py.File(h5py.h5f.create(bytes(path), h5py.h5f.ACC_EXCL, creation, access))
 
 
-def _create(file: h5py.File, count: int, width: int) -> None:
-    file.create_dataset("embeddings", (count, width), np.float32, track_times=False)
+def _create(file: h5py.File, count: int, width: int, storage: str) -> None:
+    file.create_dataset("embeddings", (count, width), storage, track_times=False)
     for name, (shape, dtype) in COLUMNS.items():
         file.create_dataset(name, (count, *shape), dtype, track_times=False)
+
+
+def _write_slabs(file: h5py.File, path: Path, slabs: Iterable[Slab]) -> None:
+    written, count = 0, len(file["embeddings"])
+    for slab in slabs:
+        with _disk_errors(path):
+            written = _write_slab(file, path, written, slab)
+    if written != count:
+        raise ShardError(f"{path}: {written:,} of {count:,} rows came; run again")
+
+
+def _write_residues(
+    file: h5py.File, path: Path, residues: TokenRows, width: int, storage: str
+) -> None:
+    written, total = 0, int(residues.offsets[-1])
+    if not _are_offsets(residues.offsets, len(file["embeddings"]), total):
+        raise ShardError(f"{path}: the token rows are not those of its sequences; run again")
+    with _disk_errors(path):
+        file.create_dataset(OFFSETS, data=residues.offsets, track_times=False)
+        rows = file.create_dataset(RESIDUES, (total, width), storage, track_times=False)
+    for part in residues.parts:
+        stop = written + len(part)
+        if stop > total or part.shape[1] != width:
+            raise ShardError(f"{path}: more than {total:,} token rows of {width:,} came; run again")
+        with _disk_errors(path):
+            rows[written:stop] = part
+        written = stop
+    if written != total:
+        raise ShardError(f"{path}: {written:,} of {total:,} token rows came; run again")
 
 
 def _write_slab(file: h5py.File, path: Path, start: int, slab: Slab) -> int:
@@ -158,7 +201,10 @@ def _verify_written(temporary: Path, path: Path) -> None:
 
 
 class EmbeddingsFile:
-    """A file of embeddings that was checked; `rows` (N, D) float32 stay on disk."""
+    """A file of embeddings that was checked; `rows` (N, D) stay on disk.
+
+    residues: the token rows, (total, D), on disk as well, or None.
+    """
 
     def __init__(self, path: Path, file: h5py.File) -> None:
         self.path, self._file = path, file
@@ -169,6 +215,7 @@ class EmbeddingsFile:
         }
         self.count, self.width = file["embeddings"].shape
         self.rows = _map(path, file["embeddings"])
+        self.residues = _map(path, file[RESIDUES]) if RESIDUES in file else None
 
     def lengths(self) -> NDArray[np.int64]:
         """(N,) residues of each sequence."""
@@ -182,9 +229,21 @@ class EmbeddingsFile:
         """(N,) flags."""
         return self._column("flags")
 
+    def offsets(self) -> NDArray[np.int64]:
+        """(N + 1,) where the token rows of each sequence begin; there only with `residues`."""
+        return self._column(OFFSETS)
+
     def _column(self, name: str) -> NDArray[Any]:
         column: NDArray[Any] = self._file[name][:]
         return column
+
+
+def pool_token_rows(files: Sequence[EmbeddingsFile]) -> TokenRowPool | None:
+    """The token rows of files, sequences numbered through; None where a file has none."""
+    arrays = [file.residues for file in files if file.residues is not None]
+    if len(arrays) < len(files):
+        return None
+    return TokenRowPool(arrays, [file.offsets() for file in files])
 
 
 @contextmanager
@@ -208,18 +267,44 @@ def _check_form(path: Path, file: h5py.File) -> None:
     found, embeddings = file.attrs.get("format_version"), file.get("embeddings")
     if found != FORMAT_VERSION:
         raise ShardError(f"{path}: format version {found!r} is not known to this program")
-    rows = embeddings is not None and embeddings.ndim == 2 and embeddings.dtype == np.float32
-    if not rows or embeddings.chunks is not None:
-        raise ShardError(f"{path}: has no rows of float32, one after the other; make it again")
+    if not _are_rows(embeddings):
+        raise ShardError(f"{path}: has no rows of {' or '.join(STORAGES)}; make it again")
     for name, (shape, dtype) in COLUMNS.items():
         column, wanted = file.get(name), (len(embeddings), *shape)
         if column is None or column.shape != wanted or column.dtype != np.dtype(dtype):
             raise ShardError(f"{path}: has no {name} of shape {wanted}; make it again")
+    if RESIDUES in file or OFFSETS in file or file.attrs.get("per_residue"):
+        _check_residues(path, file)
 
 
-def _map(path: Path, dataset: h5py.Dataset) -> NDArray[np.float32]:
+def _are_rows(dataset: Any) -> bool:
+    """Whether they are rows, one after the other, of a kind that we write."""
+    if not isinstance(dataset, h5py.Dataset):
+        return False
+    return dataset.ndim == 2 and dataset.dtype.name in STORAGES and dataset.chunks is None
+
+
+def _check_residues(path: Path, file: h5py.File) -> None:
+    """Raise ShardError unless the token rows are those of the file's sequences."""
+    rows, offsets = file.get(RESIDUES), file.get(OFFSETS)
+    width, dtype = file["embeddings"].shape[1], file["embeddings"].dtype
+    if not _are_rows(rows) or rows.shape[1] != width or rows.dtype != dtype:
+        raise ShardError(f"{path}: has no token rows beside its rows; make it again")
+    found = offsets[:] if isinstance(offsets, h5py.Dataset) and offsets.ndim else np.empty(0)
+    if not _are_offsets(found, len(file["embeddings"]), len(rows)):
+        raise ShardError(f"{path}: has no offsets of its token rows; make it again")
+
+
+def _are_offsets(offsets: NDArray[Any], count: int, total: int) -> bool:
+    """Whether they cut `total` token rows into those of `count` sequences."""
+    if offsets.shape != (count + 1,) or offsets.dtype != np.int64:
+        return False
+    return bool(offsets[0] == 0 and offsets[-1] == total and (offsets[:-1] <= offsets[1:]).all())
+
+
+def _map(path: Path, dataset: h5py.Dataset) -> NDArray[np.floating]:
     """The rows of a contiguous dataset, left on disk."""
     if not dataset.size:
-        return np.empty(dataset.shape, np.float32)
+        return np.empty(dataset.shape, dataset.dtype)
     offset = dataset.id.get_offset()
-    return np.memmap(path, np.float32, "r", offset, dataset.shape)
+    return np.memmap(path, dataset.dtype, "r", offset, dataset.shape)

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from seqembed.blocks import list_blocks, read_block, write_next_block
 from seqembed.errors import CheckpointError, ShardError
+from seqembed.residue_files import copy_residues
 from seqembed.row_pool import DigestIndex
-from seqembed.shards import EmbeddingsFile, open_embeddings, slab_bounds
+from seqembed.shards import EmbeddingsFile, open_embeddings, pool_token_rows, slab_bounds
 
 
 def store_path(store: Path, recipe_fingerprint: str) -> Path:
@@ -60,8 +61,15 @@ def _held(folder: Path) -> NDArray[np.uint8]:
 def _write_blocks(
     folder: Path, stored: EmbeddingsFile, digests: NDArray[np.uint8], places: NDArray[np.int64]
 ) -> int:
-    flags = stored.flags()
+    flags, tokens = stored.flags(), pool_token_rows([stored])
     for start, stop in slab_bounds(len(places), stored.width):
         here = places[start:stop]
-        write_next_block(folder, digests[start:stop], stored.rows[here], flags[here], batches=1)
+        write_next_block(
+            folder,
+            digests[start:stop],
+            stored.rows[here],
+            flags[here],
+            batches=1,
+            residues=copy_residues(folder, tokens, here) if tokens else None,
+        )
     return len(places)

@@ -1,0 +1,78 @@
+"""Pooling: which rows count, in single precision, and windows put together."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from seqembed.batches import Piece
+from seqembed.pooling import WindowPool, pool, pooled_span
+
+
+@pytest.mark.parametrize(
+    ("pooling", "pools_specials", "first", "last", "span"),
+    [
+        ("mean", False, True, True, (5, 9)),
+        ("max", False, True, True, (5, 9)),
+        ("mean", True, True, True, (4, 10)),
+        ("max", True, True, False, (4, 9)),
+        ("mean", True, False, True, (5, 10)),
+        ("mean", True, False, False, (5, 9)),
+        ("cls", False, True, True, (4, 5)),
+        ("cls", True, True, False, (4, 5)),
+    ],
+)
+def test_the_rows_that_count(pooling, pools_specials, first, last, span):
+    assert pooled_span(Piece(0, 5, 9, first, last), pooling, pools_specials) == span
+
+
+def test_each_span_is_pooled_by_itself():
+    rows = torch.arange(30, dtype=torch.float32).reshape(10, 3) ** 2
+    pooled = pool(rows, [(1, 2), (4, 6)], "mean")
+    assert (pooled.shape, pooled.dtype) == ((2, 3), torch.float32)
+    torch.testing.assert_close(pooled[0], rows[1], rtol=0, atol=0)
+    torch.testing.assert_close(pooled[1], rows[4:6].mean(0))
+    highest = pool(-rows, [(1, 2), (4, 6)], "max")
+    torch.testing.assert_close(highest, torch.stack((-rows[1], -rows[4])), rtol=0, atol=0)
+
+
+def test_half_rows_are_averaged_in_single_precision():
+    # Their sum is over fp16's range, and their mean between two of its numbers.
+    rows = torch.tensor([2048.0, 2050.0] * 1501, dtype=torch.float16)[:, None]
+    assert pool(rows, [(1, 3001)], "mean").tolist() == [[2049.0]]
+
+
+def pieces(*parts: tuple[int, bool, bool]) -> list[Piece]:
+    return [Piece(position, 1, 2, first, last) for position, first, last in parts]
+
+
+def test_windows_of_a_sequence_come_in_several_batches():
+    windows = WindowPool("mean")
+    one = np.float32([[1, 10], [4, 40]])
+    found = windows.add(pieces((0, True, True), (1, True, False)), [(0, 5), (0, 2)], one)
+    assert [part.tolist() for part in found] == [[0], [[1, 10]]]
+    found = windows.add(pieces((1, False, False)), [(0, 1)], np.float32([[1, 1]]))
+    assert found[0].tolist() == [] and found[1].shape == (0, 2)
+    last = np.float32([[7, 7], [2, 3]])
+    found = windows.add(pieces((1, False, True), (2, True, True)), [(0, 3), (0, 1)], last)
+    assert found[0].tolist() == [1, 2]
+    np.testing.assert_allclose(found[1], [[(8 + 1 + 21) / 6, (80 + 1 + 21) / 6], [2, 3]])
+
+
+@pytest.mark.parametrize(("pooling", "row"), [("max", [4, 7]), ("cls", [4, 0])])
+def test_the_largest_and_the_first_of_windows(pooling, row):
+    rows = np.float32([[4, 0], [1, 7], [3, 3]])
+    parts = pieces((0, True, False), (0, False, False), (0, False, True))
+    positions, found = WindowPool(pooling).add(parts, [(0, 1)] * 3, rows)
+    assert (positions.tolist(), found.tolist()) == ([0], [row])
+
+
+def test_the_mean_of_one_window_keeps_its_bits():
+    # As the sum of windows is weighted, one window's row has to come back to the bit.
+    random = np.random.default_rng(3)
+    for count in (1, 3, 7, 1022, 999_983):
+        row = random.standard_normal((1, 64)).astype(np.float32)
+        whole = WindowPool("mean")
+        whole._take(Piece(0, 0, count, True, False), row[0], count)
+        assert np.float32(whole._whole()).tobytes() == row.tobytes()

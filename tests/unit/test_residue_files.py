@@ -1,0 +1,287 @@
+"""Token rows beside a checkpoint block: of whole sequences alone, on disk, checked to the byte."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import seqembed
+from seqembed.blocks import Block, list_residues, read_block, write_block
+from seqembed.errors import CheckpointError
+from seqembed.residue_files import ResidueFile, ResidueSpool, copy_residues
+from seqembed.row_pool import TokenRowPool
+
+WIDTH = 3
+
+
+def rows_of(position: int, count: int, dtype: str = "float32") -> np.ndarray:
+    """The token rows of the tests' sequence: its number, and the number of the token."""
+    rows = np.full((count, WIDTH), position, dtype)
+    rows[:, 1] = np.arange(count)
+    return rows
+
+
+def seal(folder: Path, *counts: int, dtype: str = "float32") -> ResidueFile:
+    """The rows of sequences 0, 1, ... of so many tokens."""
+    spool = ResidueSpool(folder)
+    for position, count in enumerate(counts):
+        spool.add(position, rows_of(position, count, dtype))
+    sealed = spool.seal(range(len(counts)))
+    spool.discard()
+    return sealed
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_sealed_rows_come_back_from_disk(dtype, tmp_path):
+    sealed = seal(tmp_path / "new", 2, 1, 4, dtype=dtype)
+    assert (sealed.counts.tolist(), sealed.dtype) == ([2, 1, 4], dtype)
+    sealed.check(tmp_path / "new")
+    rows = sealed.rows(tmp_path / "new", WIDTH)
+    assert isinstance(rows, np.memmap) and rows.dtype == dtype
+    expected = np.concatenate([rows_of(p, n, dtype) for p, n in enumerate([2, 1, 4])])
+    np.testing.assert_array_equal(rows, expected)
+    (path,) = (tmp_path / "new").iterdir()
+    assert path.name == sealed.name and re.fullmatch(r"residues_[0-9a-f]{32}\.raw", path.name)
+    content = expected.tobytes()
+    assert path.read_bytes() == content
+    assert sealed.checksum == hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def test_a_sequence_may_come_in_parts_and_rows_from_within_a_larger_array(tmp_path):
+    spool = ResidueSpool(tmp_path)
+    wide = np.zeros((9, WIDTH + 2), np.float32)
+    wide[:, 1:-1] = rows_of(5, 9)
+    for part in (wide[:4, 1:-1], wide[4:5, 1:-1], wide[5:, 1:-1]):
+        spool.add(5, part)
+    spool.add(2, rows_of(2, 1))
+    sealed = spool.seal([5, 2])
+    assert sealed.counts.tolist() == [9, 1]
+    expected = np.concatenate([rows_of(5, 9), rows_of(2, 1)])
+    np.testing.assert_array_equal(sealed.rows(tmp_path, WIDTH), expected)
+
+
+def test_of_a_sequence_that_is_cut_off_nothing_is_sealed(tmp_path):
+    spool = ResidueSpool(tmp_path)
+    for position, count in ((7, 3), (8, 2), (9, 4), (9, 4)):
+        spool.add(position, rows_of(position, count))
+    sealed = spool.seal([7, 8])
+    spool.discard()
+    assert sealed.counts.tolist() == [3, 2]
+    sealed.check(tmp_path)
+    assert (tmp_path / sealed.name).stat().st_size == 5 * WIDTH * 4
+    expected = np.concatenate([rows_of(7, 3), rows_of(8, 2)])
+    np.testing.assert_array_equal(sealed.rows(tmp_path, WIDTH), expected)
+    assert [path.name for path in tmp_path.iterdir()] == [sealed.name]
+
+
+def test_where_no_sequence_is_whole_the_file_is_empty(tmp_path):
+    spool = ResidueSpool(tmp_path)
+    spool.add(3, rows_of(3, 2))
+    sealed = spool.seal([])
+    assert (tmp_path / sealed.name).read_bytes() == b""
+    sealed.check(tmp_path)
+    assert sealed.rows(tmp_path, WIDTH).shape == (0, WIDTH)
+
+
+def test_after_sealing_it_begins_anew(tmp_path):
+    spool = ResidueSpool(tmp_path)
+    spool.add(0, rows_of(0, 2))
+    first = spool.seal([0])
+    spool.add(1, rows_of(1, 1, "float16"))
+    second = spool.seal([1])
+    spool.discard()
+    assert first.name != second.name
+    np.testing.assert_array_equal(first.rows(tmp_path, WIDTH), rows_of(0, 2))
+    np.testing.assert_array_equal(second.rows(tmp_path, WIDTH), rows_of(1, 1, "float16"))
+
+
+def test_a_spool_without_rows_touches_nothing_and_what_is_not_sealed_goes(tmp_path):
+    spool = ResidueSpool(tmp_path / "none")
+    spool.discard()
+    assert list(tmp_path.iterdir()) == []
+    spool.add(0, rows_of(0, 2))
+    (path,) = (tmp_path / "none").iterdir()
+    assert path.name.startswith(".residues_") and path.name.endswith(".tmp")
+    spool.discard()
+    spool.discard()
+    assert list((tmp_path / "none").iterdir()) == []
+
+
+def test_a_full_disk_leaves_nothing(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    spool = ResidueSpool(tmp_path)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8, hard))
+    try:
+        spool.add(0, rows_of(0, 2))  # it waits in memory
+        for _ in range(2):
+            with pytest.raises(OSError) as caught:
+                spool.seal([0])
+            assert caught.value.errno == errno.EFBIG
+        spool.discard()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_are_durable_before_they_have_their_name(tmp_path, monkeypatch):
+    done: list[str] = []
+    synced, rename = os.fsync, os.rename
+
+    def fsync(descriptor: int) -> None:
+        done.append(f"sync {os.readlink(f'/proc/self/fd/{descriptor}')}")
+        synced(descriptor)
+
+    def renamed(source: Path, target: Path) -> None:
+        done.append("rename")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "rename", renamed)
+    seal(tmp_path, 2)
+    assert [step.split()[0] for step in done] == ["sync", "rename", "sync"]
+    assert done[0].endswith(".tmp") and done[2] == f"sync {tmp_path}"
+
+
+def write(folder: Path, residues: ResidueFile | None, first: int = 0) -> Path:
+    count = 2 if residues is None else len(residues.counts)
+    block = Block(
+        first=first,
+        last=first,
+        digests=np.full((count, 16), first, np.uint8),
+        rows=np.zeros((count, WIDTH), np.float32),
+        flags=np.zeros(count, np.uint8),
+        residues=residues,
+    )
+    return write_block(folder, block)
+
+
+def test_a_block_knows_its_token_rows(tmp_path):
+    sealed = seal(tmp_path, 2, 5)
+    paths = [write(tmp_path, None, 0), write(tmp_path, sealed, 1)]
+    assert read_block(paths[0]).residues is None
+    found = read_block(paths[1]).residues
+    assert found and (found.name, found.checksum) == (sealed.name, sealed.checksum)
+    assert (found.dtype, found.counts.tolist()) == ("float32", [2, 5])
+    assert found.counts.dtype == np.int64
+    ((digests, listed),) = list_residues(paths)
+    assert digests.tolist() == [[1] * 16] * 2
+    np.testing.assert_array_equal(listed.rows(tmp_path, WIDTH), sealed.rows(tmp_path, WIDTH))
+
+
+def test_every_damaged_byte_is_seen(tmp_path):
+    sealed = seal(tmp_path, 1, 2)
+    block, path = write(tmp_path, sealed), tmp_path / sealed.name
+    content = path.read_bytes()
+    for position in range(len(content)):
+        damaged = bytearray(content)
+        damaged[position] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=f"{block}: .*{sealed.name}, are damaged"):
+            read_block(block)
+    for other in (b"", content[:-1], content + b"\0"):
+        path.write_bytes(other)
+        with pytest.raises(CheckpointError, match="are damaged.*will be embedded again"):
+            read_block(block)
+    path.write_bytes(content)
+    read_block(block)
+
+
+@pytest.mark.parametrize("instead", ["nothing", "folder"])
+def test_missing_rows_are_seen(instead, tmp_path):
+    sealed = seal(tmp_path, 1, 2)
+    block = write(tmp_path, sealed)
+    (tmp_path / sealed.name).unlink()
+    if instead == "folder":
+        (tmp_path / sealed.name).mkdir()
+    with pytest.raises(CheckpointError, match=f"{block}: .*'{sealed.name}', are missing"):
+        read_block(block)
+
+
+@pytest.mark.parametrize("name", ["sub/{}", "../{}", "{parent}/{}", "", ".", "..", "sub/../{}"])
+def test_a_name_that_leads_elsewhere_is_refused(name, tmp_path):
+    folder = tmp_path / "shard_0"
+    sealed = seal(folder, 1)
+    (folder / "sub").mkdir()
+    # The same bytes stand wherever the name leads.
+    for place in (folder / "sub", tmp_path):
+        (place / sealed.name).write_bytes((folder / sealed.name).read_bytes())
+    name = name.format(sealed.name, parent=tmp_path)
+    block = write(folder, replace(sealed, name=name))
+    with pytest.raises(CheckpointError, match="token rows, .*, are missing"):
+        read_block(block)
+
+
+def test_a_block_checks_that_it_counts_the_rows_of_each_sequence(tmp_path):
+    sealed = seal(tmp_path, 1, 2)
+    digests, rows = np.zeros((2, 16), np.uint8), np.zeros((2, WIDTH), np.float32)
+    given = {"first": 0, "last": 0, "digests": digests, "rows": rows, "flags": digests[:, 0]}
+    assert Block(**given, residues=sealed).residues is sealed
+    with pytest.raises(CheckpointError, match=r"2 digests stand beside \(1,\)"):
+        Block(**given, residues=replace(sealed, counts=sealed.counts[:1]))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_rows_of_a_pool_are_copied_in_the_order_asked_for(dtype, tmp_path):
+    counts = [3, 1, 2]
+    rows = np.concatenate([rows_of(p, n, dtype) for p, n in enumerate(counts)])
+    pool = TokenRowPool([rows], [np.append(0, np.cumsum(counts))])
+    copied = copy_residues(tmp_path, pool, np.array([2, 0]))
+    assert (copied.counts.tolist(), copied.dtype) == ([2, 3], dtype)
+    copied.check(tmp_path)
+    expected = np.concatenate([rows_of(2, 2, dtype), rows_of(0, 3, dtype)])
+    np.testing.assert_array_equal(copied.rows(tmp_path, WIDTH), expected)
+    assert [path.name for path in tmp_path.iterdir()] == [copied.name]
+
+
+def test_a_copy_that_fails_leaves_nothing(tmp_path):
+    pool = TokenRowPool([rows_of(0, 3)], [np.array([0, 3])])
+    with pytest.raises(IndexError):
+        copy_residues(tmp_path, pool, np.array([0, 1]))
+    assert list(tmp_path.iterdir()) == []
+
+
+SPOOL = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from seqembed.residue_files import ResidueSpool
+rows = np.zeros((2048, 256), np.float32)
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def fill(parts):
+    spool = ResidueSpool(Path(sys.argv[1]))
+    for number in range(parts):
+        spool.add(number // 4, rows)
+    sealed = spool.seal(range(parts // 4))
+    sealed.check(Path(sys.argv[1]))
+    return len(sealed.rows(Path(sys.argv[1]), 256))
+fill(4)
+before = peak()
+print(fill(100) * 1024, peak() - before)
+"""
+
+
+def test_memory_does_not_grow_with_the_rows(tmp_path):
+    scripts = str(Path(seqembed.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", SPOOL, str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": scripts},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    shutil.rmtree(tmp_path)
+    size, growth = map(int, done.stdout.split())
+    assert size == 200 << 20
+    assert growth < 32 << 20

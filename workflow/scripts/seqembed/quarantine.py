@@ -1,0 +1,35 @@
+"""quarantine.tsv: the ids that get no embedding, each with the reason; the header always."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from seqembed.errors import IndexFormatError
+from seqembed.files import published
+from seqembed.index import IndexFingerprint, read_lengths_and_digests, read_metadata, read_names
+
+HEADER = "sequence_id\treason\n"
+# With `ids: file:header` the name of a file is part of an id, and may hold any of these.
+_ESCAPES = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
+
+
+def write_quarantine(index_path: Path, path: Path) -> int:
+    """Write what the index excludes, in its order; return the number of ids.
+
+    A tab or a line break within an id is written as an escape of two characters. Raises
+    IndexFormatError where the index is damaged: Parquet itself may read a flipped bit as another
+    letter, or as a row that is excluded.
+    """
+    count, fingerprint = 0, IndexFingerprint()
+    _, digests = read_lengths_and_digests(index_path)
+    with published(path) as temporary:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(HEADER)
+            for (name, reason), digest in zip(read_names(index_path), digests, strict=True):
+                fingerprint.update([name], [digest.tobytes()], [reason])
+                if reason is not None:
+                    file.write(f"{name.translate(_ESCAPES)}\t{reason}\n")
+                    count += 1
+        if fingerprint.hexdigest() != read_metadata(index_path, "index")["fingerprint"]:
+            raise IndexFormatError(f"{index_path}: damaged; remove it and run again")
+    return count
