@@ -107,11 +107,11 @@ def test_the_parser_asks_for_a_log_where_one_is_needed(capsys):
     assert "--log" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("text", "value"), [("auto", "auto"), ("12", 12)])
-def test_auto_or_int(text, value):
-    assert command_line.auto_or_int(text) == value
-    with pytest.raises(ValueError, match="many"):
-        command_line.auto_or_int("many")
+@pytest.mark.parametrize(("text", "value"), [("auto", "auto"), ("last", "last"), ("12", 12)])
+def test_word_or_int(text, value):
+    assert command_line.word_or_int(text) == value
+    with pytest.raises(ValueError, match="1,2"):
+        command_line.word_or_int("1,2")
 
 
 PROGRAM = """

@@ -20,9 +20,12 @@ from seqembed.configuration import (
     complete,
     describe_empty,
     get_datasets,
+    get_model_source,
     load_schema,
 )
 from seqembed.errors import ConfigError
+from seqembed.models.known import KNOWN
+from seqembed.request import Request
 
 ROOT = Path(__file__).parents[2]
 DEFAULTS = {
@@ -30,7 +33,16 @@ DEFAULTS = {
     "models": {},
     "shards": 2,
     "device": "auto",
-    "embedding": {"precision": "auto", "long_sequences": "error", "max_length": "auto"},
+    "embedding": {
+        "layer": "last",
+        "pooling": "mean",
+        "per_residue": False,
+        "precision": "auto",
+        "storage": "float32",
+        "long_sequences": "auto",
+        "max_length": "auto",
+        "invalid_residues": "error",
+    },
     "ids": "header",
     "execution": {"token_budget": "auto", "checkpoint": {"sequences": 10000, "seconds": 300}},
 }
@@ -38,11 +50,30 @@ GOOD = "{fasta: a.faa, model: m}"
 TOP = "Known here: datasets, models, shards, device, embedding, ids, execution."
 FASTA = "a path or a glob, such as data/*.faa, or a list of at least one of them"
 FOLDER = "the path of a Hugging Face folder or of a fair-esm .pt file"
+KNOWN_NAMES = (
+    "Known: esm2_t6_8M_UR50D, esm2_t12_35M_UR50D, esm2_t30_150M_UR50D, esm2_t33_650M_UR50D, "
+    "esm2_t36_3B_UR50D, esm2_t48_15B_UR50D, DNABERT-S, DNABERT-2. Of another model give the folder "
+    "or .pt file under"
+)
+EMBEDDING_KEYS = (
+    "layer, pooling, per_residue, precision, storage, long_sequences, max_length, invalid_residues"
+)
 NAME = "letters, digits, `.`, `_` and `-` only, beginning with a letter or a digit"
 
 
 def _complete(text: str) -> dict[str, Any]:
     return complete(yaml.safe_load(text))
+
+
+def _request(**changes: Any) -> Request:
+    """The defaults, but for the changes."""
+    fields = {k: v for k, v in DEFAULTS["embedding"].items() if k != "invalid_residues"}
+    return Request(**fields | changes)
+
+
+def _asked(dataset: Dataset, key: str) -> Any:
+    """What a dataset's key of `embedding` is."""
+    return getattr(dataset if key == "invalid_residues" else dataset.request, key)
 
 
 def _message(text: str) -> str:
@@ -115,21 +146,126 @@ def test_a_dataset_overrides_the_global_values_key_by_key():
             shards: 1
             embedding: {precision: fp32, long_sequences: truncate}
     """)
-    shared = {"model": "m", "model_source": "/data/m", "max_length": 900}
-    plain = {"shards": 4, "precision": "fp16", "long_sequences": "error"}
-    own = {"shards": 1, "precision": "fp32", "long_sequences": "truncate"}
+    shared = {"model": "m", "model_source": "/data/m", "invalid_residues": "error"}
+    plain = _request(precision="fp16", long_sequences="auto", max_length=900)
+    own = _request(precision="fp32", long_sequences="truncate", max_length=900)
     assert get_datasets(config) == {
-        "plain": Dataset(name="plain", fasta=("a.faa",), **plain, **shared),
-        "own": Dataset(name="own", fasta=("b.faa", "c/*.faa"), **own, **shared),
+        "plain": Dataset(name="plain", fasta=("a.faa",), shards=4, request=plain, **shared),
+        "own": Dataset(name="own", fasta=("b.faa", "c/*.faa"), shards=1, request=own, **shared),
     }
+
+
+# Every key of `embedding`, and what it may be beside its default.
+CHOICES: list[tuple[str, Any]] = [
+    ("layer", 0),
+    ("layer", 12),
+    ("pooling", "cls"),
+    ("pooling", "max"),
+    ("per_residue", True),
+    *(("precision", precision) for precision in ("fp32", "fp16", "bf16")),
+    ("storage", "float16"),
+    *(("long_sequences", policy) for policy in ("window", "truncate", "full", "error")),
+    ("max_length", 1),
+    ("invalid_residues", "unk"),
+    ("invalid_residues", "skip"),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), CHOICES)
+def test_every_choice_counts_for_all_datasets_and_for_one_alone(key, value):
+    default = DEFAULTS["embedding"][key]
+
+    def found(shared: dict[str, Any], own: dict[str, Any]) -> list[Any]:
+        entry = {"fasta": "x", "model": "m"}
+        datasets = {"plain": entry, "own": entry | {"embedding": own}}
+        config = complete({"models": {"m": "d"}, "datasets": datasets, "embedding": shared})
+        return [_asked(dataset, key) for dataset in get_datasets(config).values()]
+
+    assert found({}, {}) == [default, default]
+    assert found({key: value}, {}) == [value, value]
+    assert found({}, {key: value}) == [default, value]
+    assert found({key: value}, {key: default}) == [value, default]
+    # As Snakemake hands on what stands within braces after --config.
+    assert found({}, {key: str(value)}) == [default, value]
+
+
+def test_every_key_of_embedding_has_a_choice_that_is_tried():
+    embedding = load_schema()["properties"]["embedding"]["properties"]
+    for key, node in embedding.items():
+        tried = [value for name, value in CHOICES if name == key]
+        assert tried and set(node.get("enum", [])) <= {*tried, node["default"]}
+    assert set(embedding) == set(DEFAULTS["embedding"]) == {name for name, _ in CHOICES}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("'true'", True), ("'True'", True), ("'false'", False), ("'FALSE'", False), ("true", True)],
+)
+def test_yes_and_no_may_be_text_as_snakemake_gives_them(text, value):
+    config = f"{{embedding: {{per_residue: {text}}}, datasets: {{a: {GOOD}}}, models: {{m: d}}}}"
+    assert get_datasets(_complete(config))["a"].request.per_residue is value
+
+
+def test_a_word_for_yes_stays_a_word_where_a_word_is_meant():
+    config = _complete("{datasets: {'true': {fasta: 'true', model: 'true'}}, models: {'true': m}}")
+    (dataset,) = get_datasets(config).values()
+    assert (dataset.name, dataset.fasta, dataset.model) == ("true", ("true",), "true")
 
 
 def test_a_dataset_types_what_the_schema_allows():
     embedding = load_schema()["properties"]["embedding"]["properties"]
-    hints = get_type_hints(Dataset)
-    for key in ("precision", "long_sequences"):
-        assert list(get_args(hints[key])) == embedding[key]["enum"]
-    assert set(embedding) <= set(hints)
+    hints = get_type_hints(Request) | get_type_hints(Dataset)
+    for key in ("pooling", "precision", "storage", "long_sequences", "invalid_residues"):
+        assert _choices(hints[key]) == embedding[key]["enum"]
+    assert set(embedding) == {*get_type_hints(Request), "invalid_residues"}
+
+
+def _choices(hint: Any) -> list[str]:
+    """The words of a Literal, or of several that are one or the other."""
+    return [word for part in get_args(hint) for word in (_choices(part) or [part])]
+
+
+# Models known by name
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_known_name_is_a_model_without_models(name):
+    config = _complete(f"datasets: {{a: {{fasta: x, model: {name}}}}}")
+    dataset = get_datasets(config)["a"]
+    assert (dataset.model, dataset.model_source) == (name, name)
+    assert get_model_source(name, config["models"]) == name
+
+
+def test_a_key_of_models_wins_over_a_known_name():
+    config = _complete("""
+        models: {DNABERT-S: /data/mine}
+        datasets:
+          mine: {fasta: x, model: DNABERT-S}
+          theirs: {fasta: x, model: esm2_t6_8M_UR50D}
+    """)
+    found = {name: dataset.model_source for name, dataset in get_datasets(config).items()}
+    assert found == {"mine": "/data/mine", "theirs": "esm2_t6_8M_UR50D"}
+    assert get_model_source("DNABERT-S", config["models"]) == "/data/mine"
+
+
+@pytest.mark.parametrize(
+    ("model", "close"),
+    [
+        ("esm2_t33_650M", "esm2_t33_650M_UR50D"),
+        ("esm2_t6_8m_UR50D", "esm2_t6_8M_UR50D"),
+        ("DNABERT_S", "DNABERT-S"),
+    ],
+)
+def test_a_name_that_is_nearly_known_is_told(model, close):
+    message = _message(f"datasets: {{a: {{fasta: x, model: {model}}}}}")
+    told = message.partition("Did you mean ")[2].partition("?")[0]
+    assert told.split(" or ")[0] == close
+
+
+def test_a_name_near_no_other_is_told_all_known_ones_and_no_guess():
+    message = _message("datasets: {a: {fasta: x, model: prot_t5}}")
+    assert "Did you mean" not in message
+    assert f"Known: {', '.join(KNOWN)}. " in message
 
 
 @pytest.mark.parametrize(
@@ -137,14 +273,15 @@ def test_a_dataset_types_what_the_schema_allows():
     [
         (
             "my_esm2",
-            "datasets.a.model is 'my_esm2', which does not stand under `models`. Did you mean "
-            "my_esm? Give its folder or .pt file under `models:`:\n"
+            "datasets.a.model is 'my_esm2', which is no known name and does not stand under "
+            f"`models`. Did you mean my_esm? {KNOWN_NAMES} `models:`:\n"
             "models:\n  my_esm2: /path/to/its_folder_or_file.pt",
         ),
         (
             "/data/big model",
-            "datasets.a.model is '/data/big model', which does not stand under `models`. Give its "
-            "folder or .pt file under `models:` and write `model: big_model` in the dataset:\n"
+            "datasets.a.model is '/data/big model', which is no known name and does not stand "
+            f"under `models`. {KNOWN_NAMES} `models:` and write `model: big_model` in the "
+            "dataset:\n"
             "models:\n  big_model: /data/big model",
         ),
     ],
@@ -184,28 +321,45 @@ def test_the_lines_to_write_for_a_model_can_be_followed(model):
         ("reuse: []", f"reuse is no key of the configuration. {TOP}"),
         ("on_quarantine: warn", f"on_quarantine is no key of the configuration. {TOP}"),
         ('"two\\nlines":', f"'two\\nlines' is no key of the configuration. {TOP}"),
+        (
+            "embedding: {poolling: 1}",
+            "embedding.poolling is no key of the configuration. Did you mean pooling? "
+            f"Known here: {EMBEDDING_KEYS}.",
+        ),
+        ("embedding: {pooling: sum}", "embedding.pooling is 'sum', but must be mean, cls or max."),
         *(
             (
-                f"embedding: {{{key}: 1}}",
-                f"embedding.{key} is no key of the configuration. "
-                "Known here: precision, long_sequences, max_length.",
+                f"embedding: {{layer: {value}}}",
+                f"embedding.layer is {found}, but must be last, or a whole number of at least 0.",
             )
-            for key in ("pooling", "layer", "per_residue", "storage", "invalid_residues")
+            for value, found in [("first", "'first'"), ("-1", "-1"), ("2.0", "2.0")]
+        ),
+        *(
+            (
+                f"embedding: {{per_residue: {value}}}",
+                f"embedding.per_residue is {found}, but must be true or false.",
+            )
+            for value, found in [("1", "1"), ("'1'", "'1'"), ("often", "'often'"), ("''", "empty")]
+        ),
+        (
+            "embedding: {storage: fp16}",
+            "embedding.storage is 'fp16', but must be float32 or float16.",
+        ),
+        (
+            "embedding: {invalid_residues: drop}",
+            "embedding.invalid_residues is 'drop', but must be error, unk or skip.",
         ),
         (
             "embedding: fp16",
             "embedding is 'fp16', but must be a group of keys, such as `precision`.",
         ),
-        *(
-            (
-                f"embedding: {{long_sequences: {policy}}}",
-                f"embedding.long_sequences is '{policy}', but must be error or truncate.",
-            )
-            for policy in ("window", "auto", "full")
+        (
+            "embedding: {long_sequences: cut}",
+            "embedding.long_sequences is 'cut', but must be auto, window, truncate, full or error.",
         ),
         (
             "embedding: {precision: true}",
-            "embedding.precision is true, but must be auto, fp32 or fp16.",
+            "embedding.precision is true, but must be auto, fp32, fp16 or bf16.",
         ),
         ("device: gpu", "device is 'gpu', but must be auto, cuda or cpu."),
         ("device: [cpu]", "device is the list ['cpu'], but must be auto, cuda or cpu."),
@@ -267,7 +421,7 @@ def test_the_lines_to_write_for_a_model_can_be_followed(model):
         (
             "datasets: {mine: }",
             "datasets.mine.fasta is missing; write for example `fasta: data/*.faa`.\n"
-            "datasets.mine.model is missing; write for example `model: my_esm`.",
+            "datasets.mine.model is missing; write for example `model: esm2_t33_650M_UR50D`.",
         ),
         (
             "datasets: {fasta: x}",
@@ -288,8 +442,8 @@ def test_the_lines_to_write_for_a_model_can_be_followed(model):
         ),
         (
             "datasets: {mine: {fasta: a, model: 5}}",
-            "datasets.mine.model is 5, but must be the name of a model, as it stands under "
-            "`models`.",
+            "datasets.mine.model is 5, but must be the name of a model, a known one or one that "
+            "stands under `models`.",
         ),
         (
             "datasets: {mine: {fasta: a, model: m, precision: fp16}}",
@@ -398,9 +552,14 @@ _length = st.one_of(st.just("auto"), st.integers(min_value=1))
 _embedding = st.fixed_dictionaries(
     {},
     optional={
-        "precision": st.sampled_from(["auto", "fp32", "fp16"]),
-        "long_sequences": st.sampled_from(["error", "truncate"]),
+        "layer": st.one_of(st.just("last"), st.integers(min_value=0)),
+        "pooling": st.sampled_from(["mean", "cls", "max"]),
+        "per_residue": st.booleans(),
+        "precision": st.sampled_from(["auto", "fp32", "fp16", "bf16"]),
+        "storage": st.sampled_from(["float32", "float16"]),
+        "long_sequences": st.sampled_from(["auto", "window", "truncate", "full", "error"]),
         "max_length": _length,
+        "invalid_residues": st.sampled_from(["error", "unk", "skip"]),
     },
 )
 _texts = st.text(min_size=1)
@@ -412,7 +571,7 @@ def test_what_is_allowed_is_never_refused(data):
     entry = st.fixed_dictionaries(
         {
             "fasta": st.one_of(_texts, st.lists(_texts, min_size=1)),
-            "model": st.sampled_from(sorted(models)),
+            "model": st.sampled_from([*sorted(models), *KNOWN]),
         },
         optional={"shards": st.integers(min_value=1), "embedding": _embedding},
     )
@@ -422,8 +581,8 @@ def test_what_is_allowed_is_never_refused(data):
     for name, dataset in get_datasets(config).items():
         own = datasets[name].get("embedding", {})
         for key, default in DEFAULTS["embedding"].items():
-            assert getattr(dataset, key) == own.get(key, shared.get(key, default))
-        assert dataset.model_source == models[dataset.model]
+            assert _asked(dataset, key) == own.get(key, shared.get(key, default))
+        assert dataset.model_source == models.get(dataset.model, dataset.model)
 
 
 # The schema, and what is written about it
@@ -474,7 +633,14 @@ def test_config_yaml_shows_every_setting_with_its_default():
     assert yaml.safe_load(SETTING.sub(r"\1", text)) == complete({}) == DEFAULTS
 
 
-@pytest.mark.parametrize("path", ["device", "ids", "embedding.precision"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        path
+        for path, node in _properties(load_schema()).items()
+        if "enum" in node and "NAME" not in path
+    ],
+)
 def test_config_yaml_names_every_choice(path):
     choices = " | ".join(_properties(load_schema())[path]["enum"])
     text = (ROOT / "config/config.yaml").read_text()
@@ -498,7 +664,9 @@ def test_the_readme_lists_every_key_with_its_default():
         "shards": "as `shards`",
         "embedding": "as `embedding`",
     }
-    expected = {path: f"`{value}`" for path, value in _flat(DEFAULTS).items()}
+    words = {True: "true", False: "false"}
+    flat = {k: words[v] if isinstance(v, bool) else v for k, v in _flat(DEFAULTS).items()}
+    expected = {path: f"`{value}`" for path, value in flat.items()}
     expected.update({f"datasets.NAME.{key}": cell for key, cell in own.items()})
     assert dict(rows) == expected
 

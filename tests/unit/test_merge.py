@@ -16,6 +16,8 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,10 +25,20 @@ from hypothesis import strategies as st
 from seqembed import merge as merge_module
 from seqembed.errors import IndexFormatError, ShardError
 from seqembed.fasta import digest
-from seqembed.flags import TRUNCATED
-from seqembed.index import read_lengths_and_digests, read_metadata, read_shard_index, write_index
+from seqembed.flags import TRUNCATED, WINDOWED
+from seqembed.index import (
+    INDEX_SCHEMA,
+    read_lengths_and_digests,
+    read_metadata,
+    read_shard_index,
+    write_index,
+)
 from seqembed.merge import Summary, clear_checkpoints, merge
-from seqembed.shards import Slab, open_embeddings, slab_bounds, write_embeddings
+from seqembed.models.tokenization import ESM2_LETTERS
+from seqembed.quarantine import write_quarantine
+from seqembed.residues import ResidueCheck
+from seqembed.seal import seal
+from seqembed.shards import Slab, TokenRows, open_embeddings, slab_bounds, write_embeddings
 from seqembed.split import split_index
 
 RECIPE = "ab" * 32
@@ -41,7 +53,8 @@ SEQUENCES = ["MKV", "WE", "MKV", "ACDEFGH", "WE", "L", "mkv*"]
 def _write_index(folder: Path, sequences: Sequence[str], prefix: str = "s") -> Path:
     fasta, index = folder / "a.fasta", folder / "index.parquet"
     fasta.write_text("".join(f">{prefix}{n}\n{s}\n" for n, s in enumerate(sequences)))
-    write_index([fasta], index)
+    # Sequences with a J are left out.
+    write_index([fasta], index, check=ResidueCheck(ESM2_LETTERS, "protein", "skip"))
     return index
 
 
@@ -74,6 +87,8 @@ def _write_rows(
     *,
     width: int = WIDTH,
     shift: int = 0,
+    storage: str = "float32",
+    tokens: bool = False,
     **attributes: Any,
 ) -> None:
     slabs = (
@@ -82,20 +97,44 @@ def _write_rows(
             lengths=lengths[start:stop],
             digests=digests[start:stop],
             flags=np.where(lengths[start:stop] > LONGEST, TRUNCATED, 0).astype(np.uint8),
-            embeddings=_rows(digests[start:stop], width) + np.float32(shift),
+            embeddings=(_rows(digests[start:stop], width) + np.float32(shift)).astype(storage),
         )
         for start, stop in slab_bounds(len(lengths), width)
     )
     own = {"kind": "shard", "model": "toy", "weights_sha256": "ef" * 32, "layer": 6}
     own |= {"recipe_fingerprint": RECIPE} | attributes
-    write_embeddings(path, count=len(lengths), width=width, attributes=own, slabs=slabs)
+    residues = TokenRows(
+        offsets=np.append(0, lengths.cumsum()),
+        parts=(
+            _token_rows(key, n, width, storage)
+            for key, n in zip(digests, lengths.tolist(), strict=True)
+        ),
+    )
+    write_embeddings(
+        path,
+        count=len(lengths),
+        width=width,
+        storage=storage,
+        attributes=own,
+        slabs=slabs,
+        residues=residues if tokens else None,
+    )
+
+
+def _token_rows(key: np.ndarray, length: int, width: int, storage: str) -> np.ndarray:
+    """The token rows that a sequence's digest and length alone decide."""
+    return (_rows(key[None], width) + np.arange(length)[:, None]).astype(storage)
 
 
 def _prepare(
-    folder: Path, sequences: Sequence[str] = SEQUENCES, world_size: int = 2, prefix: str = "s"
+    folder: Path,
+    sequences: Sequence[str] = SEQUENCES,
+    world_size: int = 2,
+    prefix: str = "s",
+    **changes: Any,
 ) -> tuple[Path, list[Path]]:
     index = _index(folder, sequences, world_size, prefix)
-    return index, [_write_shard(folder, rank) for rank in range(world_size)]
+    return index, [_write_shard(folder, rank, **changes) for rank in range(world_size)]
 
 
 def _merge(folder: Path, index: Path, shards: Sequence[Path]) -> Summary:
@@ -105,15 +144,19 @@ def _merge(folder: Path, index: Path, shards: Sequence[Path]) -> Summary:
 def _read(path: Path) -> dict[str, Any]:
     with h5py.File(path) as file:
         ids = file["sequence_ids"].asstr()[:].tolist()
-        return {"ids": ids, **{n: file[n][:] for n in file if n != "sequence_ids"}}
+        names = [n for n in file if n not in ("sequence_ids", "residues")]
+        return {"ids": ids, **{n: file[n][:] for n in names}}
 
 
 def _check(path: Path, sequences: Sequence[str], prefix: str = "s", shift: float = 0) -> None:
-    """Each id once, in order, with the row of its own sequence."""
-    residues = [s.upper().removesuffix("*").encode() for s in sequences]
+    """Each id that is not left out once, in order, with the row of its own sequence."""
+    kept = {
+        n: s.upper().removesuffix("*").encode() for n, s in enumerate(sequences) if "J" not in s
+    }
+    residues = list(kept.values())
     found = _read(path)
-    digests = np.array([list(digest(r)) for r in residues], np.uint8)
-    assert found["ids"] == [f"{prefix}{n}" for n in range(len(sequences))]
+    digests = np.array([list(digest(r)) for r in residues], np.uint8).reshape(-1, 16)
+    assert found["ids"] == [f"{prefix}{n}" for n in kept]
     assert found["lengths"].tolist() == [len(r) for r in residues]
     np.testing.assert_array_equal(found["digests"], digests)
     np.testing.assert_array_equal(found["embeddings"], _rows(digests) + np.float32(shift))
@@ -141,10 +184,156 @@ def _damage(path: Path) -> bytes:
 def test_every_id_gets_its_row_in_input_order(tmp_path, world_size):
     index, shards = _prepare(tmp_path, world_size=world_size)
     assert _merge(tmp_path, index, shards) == Summary(
-        sequences=7, distinct=4, dimensions=WIDTH, truncated=1, relinked=False
+        sequences=7, distinct=4, dimensions=WIDTH, windowed=0, truncated=1, relinked=False
     )
     _check(tmp_path / "embeddings.h5", SEQUENCES)
     assert os.path.samefile(tmp_path / "embeddings.h5", tmp_path / STORED)
+
+
+def _check_token_rows(path: Path, sequences: Sequence[str], storage: str = "float32") -> None:
+    """Each id has the token rows of its own sequence, found by the offsets."""
+    residues = [s.upper().removesuffix("*").encode() for s in sequences if "J" not in s]
+    with h5py.File(path) as file:
+        offsets, rows = file["residues/offsets"][:], file["residues/embeddings"][:]
+    assert rows.dtype == storage
+    assert offsets.tolist() == [0, *np.cumsum([len(r) for r in residues]).tolist()]
+    for number, sequence in enumerate(residues):
+        key = np.array(list(digest(sequence)), np.uint8)
+        expected = _token_rows(key, len(sequence), WIDTH, storage)
+        np.testing.assert_array_equal(rows[offsets[number] : offsets[number + 1]], expected)
+
+
+@pytest.mark.parametrize("storage", ["float32", "float16"])
+@pytest.mark.parametrize("world_size", [1, 2, 6])
+def test_every_id_gets_its_token_rows_duplicates_too(tmp_path, world_size, storage, monkeypatch):
+    # Small parts: those of one sequence come in several, and shards beyond the fourth are empty.
+    monkeypatch.setattr("seqembed.row_pool.PART_BYTES", 2 * WIDTH * 4)
+    monkeypatch.setattr("seqembed.shards.SLAB_ROWS", 3)
+    how = {"storage": storage, "tokens": True, "per_residue": True}
+    index, shards = _prepare(tmp_path, world_size=world_size, **how)
+    assert _merge(tmp_path, index, shards).sequences == 7
+    _check_token_rows(tmp_path / "embeddings.h5", SEQUENCES, storage)
+    with open_embeddings(tmp_path / "embeddings.h5") as file:
+        assert file.rows.dtype == storage and file.attributes["per_residue"] is True
+        np.testing.assert_array_equal(file.rows, _rows(file.digests()).astype(storage))
+    (tmp_path / "embeddings.h5").unlink()
+    assert _merge(tmp_path, index, shards).relinked
+    _check_token_rows(tmp_path / "embeddings.h5", SEQUENCES, storage)
+
+
+@pytest.mark.parametrize("without", [0, 1])
+def test_a_shard_without_token_rows_beside_one_with_is_told(tmp_path, without):
+    index, shards = _prepare(tmp_path, tokens=True)
+    _write_shard(tmp_path, without)
+    found, wanted = ("True", "False") if without == 0 else ("False", "True")
+    with pytest.raises(ShardError, match=f"^{shards[1]}: token rows is {found}, not {wanted} as"):
+        _merge(tmp_path, index, shards)
+    assert not (tmp_path / "embeddings.h5").exists()
+
+
+def test_token_rows_of_another_sequence_count_are_told(tmp_path):
+    index, shards = _prepare(tmp_path, tokens=True)
+    with h5py.File(shards[1], "r+") as file:
+        file["residues/offsets"][-1] -= 1
+    seal(shards[1])
+    with pytest.raises(ShardError, match=f"^{shards[1]}: has no offsets of its token rows"):
+        _merge(tmp_path, index, shards)
+
+
+# Sequences that the index excludes
+
+LEFT_OUT = {
+    "at the beginning": ["MJ", "JJ", "MKV", "WE", "MKV"],
+    "at the end": ["MKV", "WE", "MKV", "JJ", "MJ"],
+    "in the middle": ["MKV", "JJ", "MJ", "J", "WE", "MKV"],
+    "everywhere": ["J", "MKV", "J", "JJ", "WE", "MJ", "MKV", "J", "ACDEFGH", "L", "J", "J"],
+    "all but one": ["J", "JJ", "MJ", "L", "J"],
+}
+
+
+@pytest.mark.parametrize("sequences", LEFT_OUT.values(), ids=LEFT_OUT.keys())
+@pytest.mark.parametrize("slab_rows", [1, 2, 3, 100])
+def test_what_is_excluded_is_left_out_and_the_rest_stays_in_order(
+    tmp_path, sequences, slab_rows, monkeypatch
+):
+    monkeypatch.setattr("seqembed.shards.SLAB_ROWS", slab_rows)
+    index, shards = _prepare(tmp_path, sequences, tokens=True)
+    kept = [s for s in sequences if "J" not in s]
+    summary = _merge(tmp_path, index, shards)
+    assert (summary.sequences, summary.distinct) == (len(kept), len(set(kept)))
+    _check(tmp_path / "embeddings.h5", sequences)
+    _check_token_rows(tmp_path / "embeddings.h5", sequences)
+    left_out = write_quarantine(index, tmp_path / "quarantine.tsv")
+    assert left_out + summary.sequences == len(sequences)
+    lines = (tmp_path / "quarantine.tsv").read_text().splitlines()
+    names = [line.split("\t")[0] for line in lines[1:]]
+    assert names == [f"s{n}" for n, s in enumerate(sequences) if "J" in s]
+    assert set(names).isdisjoint(_read(tmp_path / "embeddings.h5")["ids"])
+    # The same again is there already.
+    (tmp_path / "embeddings.h5").unlink()
+    again = _merge(tmp_path, index, shards)
+    assert again.relinked and {**vars(again), "relinked": False} == vars(summary)
+    _check(tmp_path / "embeddings.h5", sequences)
+
+
+def test_an_index_that_excludes_other_sequences_is_merged_anew(tmp_path):
+    """The ids and sequences are those of before, and some are let pass that were not."""
+    sequences = ["MKV", "MJ", "WE"]
+    _merge(tmp_path, *_prepare(tmp_path, sequences))
+    fasta, index = tmp_path / "a.fasta", tmp_path / "index.parquet"
+    write_index([fasta], index, check=ResidueCheck(ESM2_LETTERS, "protein", "unk"))
+    split_index(index, [tmp_path / f"index/shard_{rank}.parquet" for rank in range(2)])
+    shards = [_write_shard(tmp_path, rank) for rank in range(2)]
+    summary = _merge(tmp_path, index, shards)
+    assert (summary.sequences, summary.relinked) == (3, False)
+    assert _read(tmp_path / "embeddings.h5")["ids"] == ["s0", "s1", "s2"]
+
+
+def test_a_missing_sequence_is_told_by_its_row_in_the_index(tmp_path):
+    index, shards = _prepare(tmp_path, ["MJ", "WE", "J", "MKV", "L"], world_size=1)
+    _write_shard(tmp_path, 0, keep=slice(2, None))
+    with pytest.raises(ShardError, match=f"^{index}: 2 of its 3 .* first in row 1,.*again"):
+        _merge(tmp_path, index, shards)
+
+
+def test_a_flipped_bit_in_a_reason_is_noticed(tmp_path):
+    index, shards = _prepare(tmp_path, ["MKV", "MJ", "WE"])
+    content = bytearray(index.read_bytes())
+    content[content.index(b"residue 'J'") + 9] ^= 1
+    index.write_bytes(content)
+    with pytest.raises(IndexFormatError, match=f"^{index}: .*run again"):
+        _merge(tmp_path, index, shards)
+    assert not (tmp_path / "embeddings.h5").exists()
+
+
+@pytest.mark.parametrize("change", ["one more", "one less", "another reason"])
+def test_an_index_of_other_exclusions_than_its_fingerprint_is_noticed(tmp_path, change):
+    index, shards = _prepare(tmp_path, ["MKV", "MJ", "WE", "MKV"])
+    table, metadata = pq.read_table(index), read_metadata(index, "index")
+    reasons = table["excluded"].to_pylist()
+    place = 3 if change == "one more" else 1
+    reasons[place] = None if change == "one less" else "other"
+    columns = [*table.columns[:7], pa.array(reasons, pa.string())]
+    schema = INDEX_SCHEMA.with_metadata(metadata)
+    pq.write_table(pa.table(columns, schema=schema), index)
+    for call in (
+        lambda: _merge(tmp_path, index, shards),
+        lambda: write_quarantine(index, tmp_path / "quarantine.tsv"),
+    ):
+        with pytest.raises((IndexFormatError, ShardError)):
+            call()
+    assert not (tmp_path / "embeddings.h5").exists()
+    assert not (tmp_path / "quarantine.tsv").exists()
+
+
+def test_windowed_rows_are_counted(tmp_path):
+    index, shards = _prepare(tmp_path, ["MKV", "WE", "MKV"], world_size=1)
+    with h5py.File(shards[0], "r+") as file:
+        file["flags"][:] = [WINDOWED, TRUNCATED]
+    seal(shards[0])
+    summary = _merge(tmp_path, index, shards)
+    assert (summary.windowed, summary.truncated) == (2, 1)
+    assert _read(tmp_path / "embeddings.h5")["flags"].tolist() == [1, 2, 1]
 
 
 def test_truncated_duplicates_count_each(tmp_path):
@@ -162,19 +351,21 @@ def test_more_shards_than_sequences(tmp_path):
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.lists(st.text("ACDEFGHIKL", min_size=1, max_size=6), min_size=1, max_size=30),
+    st.lists(st.text("ACDEFGHIJL", min_size=1, max_size=6), min_size=1, max_size=30),
     st.lists(st.integers(0, 29), max_size=20),
     st.integers(1, 5),
     st.integers(1, 7),
 )
 def test_any_input_merges(sequences, again, world_size, slab_rows):
-    sequences = sequences + [sequences[place % len(sequences)] for place in again]
+    sequences = sequences + [sequences[place % len(sequences)] for place in again] + ["A"]
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         patch.setattr("seqembed.shards.SLAB_ROWS", slab_rows)
         folder = Path(name)
-        summary = _merge(folder, *_prepare(folder, sequences, world_size))
+        summary = _merge(folder, *_prepare(folder, sequences, world_size, tokens=True))
         _check(folder / "embeddings.h5", sequences)
-    assert (summary.sequences, summary.distinct) == (len(sequences), len(set(sequences)))
+        _check_token_rows(folder / "embeddings.h5", sequences)
+    kept = [sequence for sequence in sequences if "J" not in sequence]
+    assert (summary.sequences, summary.distinct) == (len(kept), len(set(kept)))
 
 
 def test_the_merged_file_says_what_it_is(tmp_path):
@@ -200,6 +391,7 @@ def test_the_merged_file_says_what_it_is(tmp_path):
         ({"world_size": 3}, "world_size is 3, not 2"),
         ({"rank": 0}, "rank is 0, not 1"),
         ({"width": WIDTH + 1}, f"width is {WIDTH + 1}, not {WIDTH}"),
+        ({"storage": "float16"}, "storage is 'float16', not 'float32'"),
         ({"kind": "embeddings"}, "kind is 'embeddings', not 'shard'"),
         ({"recipe_fingerprint": OTHER_RECIPE}, f"recipe_fingerprint is '{OTHER_RECIPE}', not"),
     ],

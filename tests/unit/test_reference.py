@@ -1,71 +1,208 @@
-"""The bundled example through every entry program, against transformers' EsmModel."""
+"""Proteins and DNA through every entry program, against the model authors' own rows."""
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 import torch
-from transformers import EsmModel
+from esm.model.esm2 import ESM2
+from models_in_plain import (
+    assert_close,
+    dnabert_folder,
+    dnabert_state,
+    dnabert_tokenizer,
+    encode,
+    fair_layers,
+    fair_model,
+    plain_dnabert,
+    random_dna,
+    random_proteins,
+    save_fair,
+)
+from torch import Tensor
 
 from seqembed.fasta import read_records
-from seqembed.models.esm2 import encode_residues
+from seqembed.long_sequences import LengthPolicy
+from seqembed.models.tokenization import Tokenizer
 
-ROOT = Path(__file__).parents[2]
-FASTA = ROOT / "resources/example/proteins.fasta"
-MODEL = ROOT / "resources/models/esm2_random"
-MAX_LENGTH = 1022
+SCRIPTS = Path(__file__).parents[2] / "workflow/scripts"
+DNABERT = (2, 48, 4, 96)
+DEFAULTS = {
+    "layer": "last",
+    "pooling": "mean",
+    "precision": "auto",
+    "storage": "float32",
+    "long_sequences": "auto",
+    "max_length": "auto",
+}
+FULL = LengthPolicy(long_sequences="full", max_length=0)
+# (n + 2,) tokens -> (n + 2, D) rows of one layer, by somebody else's code.
+Reference = Callable[[Tensor], Tensor]
 
 
-def call(folder: Path, entry: str, **options: object) -> None:
-    words = [sys.executable, str(ROOT / "workflow/scripts" / f"{entry}.py")]
+def window(max_length: int) -> LengthPolicy:
+    return LengthPolicy(long_sequences="window", max_length=max_length)
+
+
+def call(folder: Path, entry: str, *switches: str, **options: object) -> None:
+    words = [sys.executable, str(SCRIPTS / f"{entry}.py"), *switches]
     for name, value in options.items():
         values = value if isinstance(value, list) else [value]
         words += [f"--{name.replace('_', '-')}", *map(str, values)]
     subprocess.run(words, cwd=folder, check=True)
 
 
-@pytest.fixture(scope="module")
-def embeddings(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("example")
-    what = {"long_sequences": "truncate", "max_length": "auto"}
-    call(folder, "prepare_model", name="toy", source=MODEL, output="toy.json")
-    call(folder, "index", fasta=FASTA, ids="header", output="r/index.parquet")
+def run(
+    folder: Path, source: Path, invalid_residues: str, world_size: int = 1, **changes: object
+) -> Path:
+    """embeddings.h5 of in.fasta, with token rows."""
+    what = DEFAULTS | changes
+    length = {name: what[name] for name in ("layer", "long_sequences", "max_length")}
+    call(folder, "prepare_model", name="toy", source=source, output="toy.json")
     call(
-        folder, "split", index="r/index.parquet", model="toy.json", world_size=2,
-        output_dir="r/index", **what,
+        folder, "index", fasta="in.fasta", ids="header", model="toy.json",
+        invalid_residues=invalid_residues, output="r/index.parquet",
     )  # fmt: skip
-    for rank in range(2):
+    call(
+        folder, "split", index="r/index.parquet", model="toy.json", world_size=world_size,
+        output_dir="r/index", **length,
+    )  # fmt: skip
+    for rank in range(world_size):
         call(
-            folder, "embed_shard", index=f"r/index/shard_{rank}.parquet", model="toy.json",
-            rank=rank, world_size=2, output=f"r/shards/shard_{rank}.h5", precision="auto",
-            device="cpu", token_budget="auto", checkpoint_sequences=7, checkpoint_seconds=300,
+            folder, "embed_shard", "--per-residue", index=f"r/index/shard_{rank}.parquet",
+            model="toy.json", rank=rank, world_size=world_size, output=f"r/shards/shard_{rank}.h5",
+            device="cpu", token_budget=700, checkpoint_sequences=3, checkpoint_seconds=300,
             threads=1, log=f"worker_{rank}.log", **what,
         )  # fmt: skip
-    shards = [f"r/shards/shard_{rank}.h5" for rank in range(2)]
-    call(folder, "merge", index="r/index.parquet", shards=shards, output="r/embeddings.h5")
+    call(
+        folder, "merge", index="r/index.parquet", output="r/embeddings.h5",
+        shards=[f"r/shards/shard_{rank}.h5" for rank in range(world_size)],
+        quarantine="r/quarantine.tsv",
+    )  # fmt: skip
     return folder / "r/embeddings.h5"
 
 
-def test_rows_equal_transformers(embeddings):
-    records = list(read_records(FASTA))
-    theirs = EsmModel.from_pretrained(MODEL, add_pooling_layer=False).eval()
-    with h5py.File(embeddings) as file:
-        ids, rows = list(file["sequence_ids"].asstr()[:]), file["embeddings"][:]
-        flags, lengths = file["flags"][:], file["lengths"][:]
-    assert ids == [record.sequence_id for record in records]
-    assert lengths.tolist() == [len(record.residues) for record in records]
-    assert (flags == 2).tolist() == [len(record.residues) > MAX_LENGTH for record in records]
-    assert (flags == 2).sum() == 10
-    for record, row in zip(records, rows, strict=True):
-        tokens = torch.from_numpy(encode_residues(record.residues[:MAX_LENGTH]))[None]
-        with torch.inference_mode():
-            hidden = theirs(tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state
-        expected = hidden[0, 1:-1].mean(0).numpy()
-        assert np.abs(row - expected).max() <= 1e-4
-        a, b = row.astype(np.float64), expected.astype(np.float64)
-        assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) >= 0.99999
+def stitched(tokens: Tensor, policy: LengthPolicy, rows_of: Reference) -> Tensor:
+    """The rows of a sequence's kept tokens and its two specials, window by window."""
+    parts, windows = [], policy.cut(len(tokens) - 2)
+    for number, window in enumerate(windows):
+        inner = tokens[1 + window.start : 1 + window.stop]
+        rows = rows_of(torch.cat((tokens[:1], inner, tokens[-1:])))
+        begin = window.keep_start - window.start + (number > 0)
+        end = window.keep_stop - window.start + 1 + (number == len(windows) - 1)
+        parts.append(rows[begin:end])
+    return torch.cat(parts)
+
+
+def pooled(rows: Tensor, pooling: str, pools_specials: bool) -> Tensor:
+    counted = rows if pools_specials else rows[1:-1]
+    return {"mean": counted.mean(0), "max": counted.amax(0), "cls": rows[0]}[pooling]
+
+
+def assert_rows(
+    path: Path, sequences: list[bytes], tokenizer: Tokenizer | None, policy: LengthPolicy,
+    rows_of: Reference, pooling: str, pools_specials: bool, half: bool = False,
+) -> None:  # fmt: skip
+    """Every pooled row and every token row is the reference's."""
+    expected = [stitched(tokens, policy, rows_of) for tokens in encode(sequences, tokenizer)]
+    with h5py.File(path) as file:
+        rows = torch.from_numpy(file["embeddings"][:].astype(np.float32))
+        offsets = file["residues/offsets"][:].tolist()
+        token_rows = torch.from_numpy(file["residues/embeddings"][:].astype(np.float32))
+    assert offsets == np.cumsum([0, *(len(own) - 2 for own in expected)]).tolist()
+    ours = [*rows, *(token_rows[a:b] for a, b in zip(offsets[:-1], offsets[1:], strict=True))]
+    theirs = [pooled(own, pooling, pools_specials) for own in expected]
+    theirs += [own[1:-1] for own in expected]
+    if half:
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+    else:
+        assert_close(ours, theirs)
+
+
+def write_fasta(folder: Path, sequences: list[bytes]) -> None:
+    text = "".join(f">s{n}\n{residues.decode()}\n" for n, residues in enumerate(sequences))
+    (folder / "in.fasta").write_text(text)
+
+
+PROTEINS = [*random_proteins([1, 40, 150, 1022, 1023, 1700, 90]), b"MKXBZUO.-WAC" * 9]
+DNA = [*random_dna([1, 30, 700, 5000, 250], seed=4), b"ACGTNNNNRYACGT" * 12]
+
+
+@functools.cache
+def toy() -> ESM2:
+    return fair_model((2, 40, 4))
+
+
+def fair(layer: int) -> Reference:
+    return lambda tokens: fair_layers(toy(), [tokens], [layer])[0][0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "policy"),
+    [
+        ({}, window(1022)),
+        ({"pooling": "max", "max_length": 101, "storage": "float16"}, window(101)),
+        ({"pooling": "cls", "layer": 1, "long_sequences": "full"}, FULL),
+    ],
+)
+def test_proteins(changes, policy, tmp_path):
+    source = save_fair(toy(), tmp_path / "m.pt")
+    write_fasta(tmp_path, PROTEINS)
+    path = run(tmp_path, source, "error", **changes)
+    rows_of = fair(changes.get("layer", 2))
+    pooling, half = changes.get("pooling", "mean"), "storage" in changes
+    assert_rows(path, PROTEINS, None, policy, rows_of, pooling, False, half)
+    with h5py.File(path) as file:
+        long = [len(residues) > policy.max_length > 0 for residues in PROTEINS]
+        flag = {"window": 1, "truncate": 2, "full": 0}[policy.long_sequences]
+        assert file["flags"][:].tolist() == [flag * is_long for is_long in long]
+        assert file["embeddings"].dtype == file["residues/embeddings"].dtype
+        assert file["embeddings"].dtype.name == changes.get("storage", "float32")
+
+
+@pytest.mark.parametrize(
+    ("changes", "policy"),
+    [
+        ({}, FULL),
+        ({"pooling": "max", "layer": 1, "long_sequences": "window", "max_length": 80}, window(80)),
+    ],
+)
+def test_dna(changes: dict[str, Any], policy, tmp_path):
+    source = dnabert_folder(tmp_path / "m", DNABERT, pickled=True)
+    write_fasta(tmp_path, DNA)
+    path = run(tmp_path, source, "unk", **changes)
+    state = dnabert_state(DNABERT[0], DNABERT[1], DNABERT[3])
+    layer = changes.get("layer", 2)
+    rows_of = functools.partial(_dnabert_layer, state, layer)
+    pooling = changes.get("pooling", "mean")
+    assert_rows(path, DNA, dnabert_tokenizer(), policy, rows_of, pooling, True)
+
+
+def _dnabert_layer(state: dict[str, Tensor], layer: int, tokens: Tensor) -> Tensor:
+    return plain_dnabert(state, DNABERT[2], tokens)[layer]
+
+
+def test_ids_stand_in_input_order_beside_their_own_rows(tmp_path):
+    source = save_fair(toy(), tmp_path / "m.pt")
+    sequences = [PROTEINS[n] for n in (2, 1, 6, 2, 0)]
+    write_fasta(tmp_path, [*sequences, b"MJ*K"])
+    path = run(tmp_path, source, "skip", world_size=2)
+    records = list(read_records(tmp_path / "in.fasta"))
+    with h5py.File(path) as file:
+        assert file["sequence_ids"].asstr()[:].tolist() == [r.sequence_id for r in records[:-1]]
+        assert file["lengths"][:].tolist() == [len(residues) for residues in sequences]
+    assert_rows(
+        path, sequences, None, FULL, fair(2),
+        "mean", False,
+    )  # fmt: skip
+    lines = (tmp_path / "r/quarantine.tsv").read_text().splitlines()
+    assert lines[0] == "sequence_id\treason"
+    assert len(lines) == 2 and lines[1].startswith("s5\tresidue 'J' at 2")

@@ -7,6 +7,7 @@ thing is computed. One that takes `wildcards` alone gives what is computed, and 
 import os
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -16,9 +17,11 @@ from snakemake.settings.types import DeploymentMethod
 SCRIPTS = Path(workflow.current_basedir) / ".." / "scripts"
 sys.path.append(str(SCRIPTS))
 
+from seqembed import configuration
 from seqembed.configuration import check_yaml, complete, describe_empty, get_datasets
 from seqembed.errors import SeqembedError
 from seqembed.fasta import find_fasta_files
+from seqembed.models.known import KNOWN
 from seqembed.models.source import list_model_files
 
 # Absent where everything is given on the command line, or in another folder.
@@ -106,13 +109,20 @@ def get_ids(wildcards):
     return SETTINGS["ids"]
 
 
+def get_invalid_residues(wildcards):
+    return get_dataset(wildcards).invalid_residues
+
+
 def get_model_source(wildcards):
-    return SETTINGS["models"][wildcards.model]
+    return configuration.get_model_source(wildcards.model, SETTINGS["models"])
 
 
 def get_model_files(wildcards):
     source = Path(get_model_source(wildcards))
     if not source.exists():
+        # Its files are fetched, and are none that Snakemake has to watch.
+        if str(source) in KNOWN:
+            return []
         place = f"models: {wildcards.model}: {source}"
         raise WorkflowError(
             f"{place} does not exist; give the folder or file of the model"
@@ -133,16 +143,24 @@ def get_world_size(wildcards):
     return get_dataset(wildcards).shards
 
 
-def get_precision(wildcards):
-    return get_dataset(wildcards).precision
+def get_embedding_options(wildcards):
+    """What is computed, as options of embed_shard."""
+    request = asdict(get_dataset(wildcards).request)
+    switch = "--per-residue" if request.pop("per_residue") else "--no-per-residue"
+    pairs = ((f"--{key.replace('_', '-')}", value) for key, value in request.items())
+    return [switch, *(word for pair in pairs for word in pair)]
+
+
+def get_layer(wildcards):
+    return get_dataset(wildcards).request.layer
 
 
 def get_long_sequences(wildcards):
-    return get_dataset(wildcards).long_sequences
+    return get_dataset(wildcards).request.long_sequences
 
 
 def get_max_length(wildcards):
-    return get_dataset(wildcards).max_length
+    return get_dataset(wildcards).request.max_length
 
 
 def get_gpus(wildcards):

@@ -23,9 +23,7 @@ rule embed_shard:
         gpu=get_gpus,
     params:
         world_size=get_world_size,
-        precision=get_precision,
-        long_sequences=get_long_sequences,
-        max_length=get_max_length,
+        embedding=get_embedding_options,
         device=get_device,
         token_budget=get_token_budget,
         checkpoint_sequences=get_checkpoint_sequences,
@@ -40,9 +38,7 @@ rule embed_shard:
             --rank {wildcards.rank} \
             --world-size {params.world_size} \
             --output {output:q} \
-            --precision {params.precision:q} \
-            --long-sequences {params.long_sequences:q} \
-            --max-length {params.max_length:q} \
+            {params.embedding:q} \
             --device {params.device:q} \
             --token-budget {params.token_budget:q} \
             --checkpoint-sequences {params.checkpoint_sequences} \

@@ -1,7 +1,7 @@
 """From the shards to one row for every id.
 
 Input: results/{dataset}/index.parquet and all results/{dataset}/shards/shard_{rank}.h5
-Output: results/{dataset}/embeddings.h5
+Output: results/{dataset}/embeddings.h5 and results/{dataset}/quarantine.tsv
 """
 
 
@@ -11,7 +11,8 @@ rule merge:
         index="results/{dataset}/index.parquet",
         shards=get_shards,
     output:
-        "results/{dataset}/embeddings.h5",
+        embeddings="results/{dataset}/embeddings.h5",
+        quarantine="results/{dataset}/quarantine.tsv",
     log:
         "logs/{dataset}/merge.log",
     benchmark:
@@ -26,6 +27,7 @@ rule merge:
         exec {params.python:q} {params.scripts:q}/merge.py \
             --index {input.index:q} \
             --shards {input.shards:q} \
-            --output {output:q} \
+            --output {output.embeddings:q} \
+            --quarantine {output.quarantine:q} \
             --log {log:q}
         """
