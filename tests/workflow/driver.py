@@ -21,10 +21,11 @@ import h5py
 import numpy as np
 
 ROOT = Path(__file__).parents[2]
-MODEL = "resources/models/esm2_random"
+MODEL = "tests/data/esm2_random"
+DEMOS = ("resources/models/esm2_demo", "resources/models/dnabert_s_demo")
 EXAMPLE = "resources/example"
-PARTS = ("Snakefile", "workflow", "config", "profiles", "envs", MODEL)
-EXAMPLE_FILES = ("config.yaml", "proteins.fasta")
+PARTS = ("Snakefile", "workflow", "config", "profiles", "envs", MODEL, *DEMOS)
+EXAMPLE_FILES = ("config.yaml", "proteins.fasta", "contigs.fasta")
 # All that a run starts inherits this variable, so that /proc tells what is left of it.
 MARK = f"WORKFLOW_TEST_RUN={uuid.uuid4().hex}"
 RUN_SECONDS = 240

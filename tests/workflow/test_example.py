@@ -1,14 +1,16 @@
-"""The bundled example, from a fresh checkout to its embeddings."""
+"""The bundled example, from a fresh checkout to its embeddings: proteins and DNA, offline."""
 
 from __future__ import annotations
 
 import h5py
 import numpy as np
 import pytest
-from driver import EXAMPLE, Place, copy_checkout, read_ids
+from driver import DEMOS, EXAMPLE, Place, copy_checkout, read_ids
 
 ARGUMENTS = ("--directory", EXAMPLE, "--configfile", f"{EXAMPLE}/config.yaml")
-TRUNCATED = 2
+WINDOWED = 1
+# Of each dataset: its ids, its distinct sequences, the values of a row.
+COUNTS = {"proteins": (60, 59, 128), "contigs": (13, 12, 96)}
 
 
 @pytest.fixture(scope="module")
@@ -23,30 +25,40 @@ def outcome(place):
 
 
 @pytest.fixture
-def embeddings(place, outcome):
-    with h5py.File(place.folder / EXAMPLE / "results/example/embeddings.h5", locking=False) as file:
-        yield file
+def results(place, outcome):
+    folder = place.folder / EXAMPLE / "results"
+    files = {name: h5py.File(folder / name / "embeddings.h5", locking=False) for name in COUNTS}
+    yield files
+    for file in files.values():
+        file.close()
 
 
-def test_there_is_a_row_for_each_id_in_input_order(place, embeddings):
-    ids = read_ids(place.folder / EXAMPLE / "proteins.fasta")
-    assert len(ids) == 60
-    assert list(embeddings["sequence_ids"].asstr()[:]) == ids
-    assert embeddings["embeddings"].shape == (60, 64)
-    assert np.isfinite(embeddings["embeddings"][:]).all()
+@pytest.mark.parametrize("name", COUNTS)
+def test_there_is_a_row_for_each_id_in_input_order(name, place, results):
+    count, _, width = COUNTS[name]
+    ids = read_ids(place.folder / EXAMPLE / f"{name}.fasta")
+    assert len(ids) == count
+    assert list(results[name]["sequence_ids"].asstr()[:]) == ids
+    assert results[name]["embeddings"].shape == (count, width)
+    assert np.isfinite(results[name]["embeddings"][:]).all()
+    quarantine = place.folder / EXAMPLE / "results" / name / "quarantine.tsv"
+    assert quarantine.read_text() == "sequence_id\treason\n"
 
 
-def test_equal_sequences_are_embedded_once(outcome, embeddings):
-    digests = embeddings["digests"][:]
-    assert len(np.unique(digests, axis=0)) == outcome.computed == 59
-    assert len(np.unique(embeddings["embeddings"][:], axis=0)) == 59
+def test_equal_sequences_are_embedded_once(outcome, results):
+    assert outcome.computed == sum(distinct for _, distinct, _ in COUNTS.values())
+    for name, (_, distinct, _) in COUNTS.items():
+        assert len(np.unique(results[name]["digests"][:], axis=0)) == distinct
+        assert len(np.unique(results[name]["embeddings"][:], axis=0)) == distinct
 
 
-def test_long_sequences_are_marked(outcome, embeddings):
-    truncated = embeddings["flags"][:] & TRUNCATED > 0
-    assert np.array_equal(truncated, embeddings["lengths"][:] > 1022)
-    assert truncated.sum() == 10
-    assert "60 sequences (59 distinct), 64 values each, 10 truncated" in outcome.text
+def test_long_proteins_are_marked_and_counted(outcome, results):
+    windowed = results["proteins"]["flags"][:] & WINDOWED > 0
+    assert np.array_equal(windowed, results["proteins"]["lengths"][:] > 1022)
+    assert windowed.sum() == 10
+    said = "60 sequences (59 distinct), 128 values each, 10 windowed, 0 truncated"
+    assert said in outcome.text
+    assert not results["contigs"]["flags"][:].any()
 
 
 def test_a_second_run_has_nothing_to_do(place, outcome):
@@ -56,4 +68,5 @@ def test_a_second_run_has_nothing_to_do(place, outcome):
 def test_it_all_stays_in_its_folder(place, outcome):
     made = {path.name for path in place.folder.iterdir()}
     assert not made & {"results", "logs"}
-    assert {path.name for path in (place.folder / "resources/models").iterdir()} == {"esm2_random"}
+    models = {path.name for path in (place.folder / "resources/models").iterdir()}
+    assert models == {demo.rpartition("/")[2] for demo in DEMOS}

@@ -28,11 +28,22 @@ def test_a_fresh_checkout_says_what_to_write(fresh):
     outcome = fresh.plan(ok=False)
     assert "`datasets` is empty, so there is nothing to embed." in outcome.text
     assert "\n    datasets:\n      mine:\n        fasta: my.faa\n" in outcome.text
-    assert "--config 'datasets={mine: {fasta: my.faa, model: my_esm}}'" in outcome.text
+    assert "--config 'datasets={mine: {fasta: my.faa, model: esm2_t33_650M_UR50D}}'" in outcome.text
 
 
 def test_one_dataset_plans_its_own_jobs_and_no_others(planned):
     assert planned.jobs == PLAN | {"total": sum(PLAN.values())}
+
+
+def test_a_known_name_needs_no_path(fresh, planned):
+    outcome = fresh.plan("--config", DATASETS.replace("esm2_random", "esm2_t33_650M_UR50D"))
+    assert outcome.jobs == planned.jobs
+    assert (
+        "--source=esm2_t33_650M_UR50D"
+        in fresh.plan(
+            "--printshellcmds", "--config", DATASETS.replace("esm2_random", "esm2_t33_650M_UR50D")
+        ).text
+    )
 
 
 def test_planning_leaves_nothing_behind(fresh, planned):

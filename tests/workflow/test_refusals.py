@@ -18,7 +18,11 @@ def outcome(open_place, model, tmp_path_factory):
     place.configure(
         datasets={
             "twice": {"fasta": ["a.faa", "b.faa"], "model": "esm2_random"},
-            "long": {"fasta": "long.faa", "model": "esm2_random"},
+            "long": {
+                "fasta": "long.faa",
+                "model": "esm2_random",
+                "embedding": {"long_sequences": "error"},
+            },
         },
         models={"esm2_random": model},
         device="cpu",
@@ -35,7 +39,7 @@ def test_an_id_that_is_used_twice_is_named_with_both_places(outcome):
 
 def test_sequences_that_are_too_long_are_counted_and_the_key_is_named(outcome):
     (line,) = [line for line in outcome.text.splitlines() if line.startswith("split: ")]
-    for part in ("2 of 9 sequences", "1,022 residues", "long147", "long_sequences: truncate"):
+    for part in ("2 of 9 sequences", "1,022 residues", "long147", "long_sequences: window"):
         assert part in line
 
 
