@@ -220,6 +220,7 @@ def say(results: Any, status: dict[str, Any], code: int) -> None:
 
 def completes(parent: int, results: Any, variables: dict[str, str], *arguments: Any) -> None:
     told = {"parent": parent, "variables": variables, "arguments": arguments}
+    told["tunables"] = os.environ["GLIBC_TUNABLES"]
     say(results, COMPLETE | told, 0)
 
 
@@ -275,6 +276,17 @@ def supervise(tmp_path, monkeypatch) -> Iterator[Callable[..., dict[str, Any]]]:
     for number, handler in zip(numbers, before, strict=True):
         signal.signal(number, handler)
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+@pytest.mark.parametrize("own", [None, "glibc.malloc.perturb=0"])
+def test_a_worker_begins_with_an_allocator_that_does_not_grow(own, supervise, monkeypatch):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    if own:
+        monkeypatch.setenv("GLIBC_TUNABLES", own)
+    tunables = supervise(completes)["tunables"].split(":")
+    assert "glibc.malloc.tcache_count=0" in tunables
+    assert own is None or own in tunables
+    assert os.environ.get("GLIBC_TUNABLES") == own
 
 
 def test_a_complete_worker_gives_its_status(supervise, tmp_path):
