@@ -63,7 +63,7 @@ def test_each_dataset_has_its_own_settings(place, outcome):
         path = place.folder / f"results/{name}/embeddings.h5"
         with h5py.File(path, locking=False) as file:
             attributes[name] = file.attrs["max_length"], file.attrs["long_sequences"]
-    assert attributes == {ODD: (1022, "error"), PLAIN: (20, "truncate")}
+    assert attributes == {ODD: (1022, "window"), PLAIN: (20, "truncate")}
 
 
 def test_files_that_share_ids_have_a_row_for_each(place, outcome):
