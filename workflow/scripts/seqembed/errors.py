@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,15 @@ class ResidueError(SeqembedError):
 
 class ModelError(SeqembedError):
     """A model's files are not what they should be."""
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Put the file's name in front of a ModelError that is raised meanwhile."""
+    try:
+        yield
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
 
 
 class FileFormatError(SeqembedError):

@@ -93,6 +93,14 @@ class IndexFingerprint:
     def hexdigest(self) -> str:
         return self._hash.hexdigest()
 
+    def check(self, path: Path) -> None:
+        """Raise IndexFormatError unless the rows taken are those that the index at `path` states.
+
+        Parquet itself may read a flipped bit as another letter, or as a row that is excluded.
+        """
+        if self.hexdigest() != read_metadata(path, "index")["fingerprint"]:
+            raise IndexFormatError(f"{path}: damaged; remove it and run again")
+
 
 def write_index(
     files: Sequence[str | Path],

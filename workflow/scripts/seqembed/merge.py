@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seqembed.errors import IndexFormatError, ShardError
+from seqembed.errors import ShardError
 from seqembed.files import link
 from seqembed.flags import TRUNCATED, WINDOWED
 from seqembed.index import (
@@ -222,8 +222,7 @@ def _slabs(
 ) -> Iterator[Slab]:
     """The rows of all ids that get one, in the index's order, a slab at a time.
 
-    Raises IndexFormatError at the end where ids or digests are not those that were indexed:
-    Parquet itself may read a flipped bit as another letter.
+    Raises IndexFormatError at the end where ids or digests are not those that were indexed.
     """
     width, fingerprint = shards[0].width, IndexFingerprint()
     pool = RowPool([shard.rows for shard in shards], width, shards[0].rows.dtype.name)
@@ -242,8 +241,7 @@ def _slabs(
             flags=flags[start:stop],
             embeddings=pool.take(places[start:stop]),
         )
-    if fingerprint.hexdigest() != read_metadata(index_path, "index")["fingerprint"]:
-        raise IndexFormatError(f"{index_path}: damaged; remove it and run again")
+    fingerprint.check(index_path)
 
 
 def _summarise(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from seqembed.errors import IndexFormatError
 from seqembed.files import published
-from seqembed.index import IndexFingerprint, read_lengths_and_digests, read_metadata, read_names
+from seqembed.index import IndexFingerprint, read_lengths_and_digests, read_names
 
 HEADER = "sequence_id\treason\n"
 # With `ids: file:header` the name of a file is part of an id, and may hold any of these.
@@ -17,8 +16,7 @@ def write_quarantine(index_path: Path, path: Path) -> int:
     """Write what the index excludes, in its order; return the number of ids.
 
     A tab or a line break within an id is written as an escape of two characters. Raises
-    IndexFormatError where the index is damaged: Parquet itself may read a flipped bit as another
-    letter, or as a row that is excluded.
+    IndexFormatError where the index is damaged.
     """
     count, fingerprint = 0, IndexFingerprint()
     _, digests = read_lengths_and_digests(index_path)
@@ -30,6 +28,5 @@ def write_quarantine(index_path: Path, path: Path) -> int:
                 if reason is not None:
                     file.write(f"{name.translate(_ESCAPES)}\t{reason}\n")
                     count += 1
-        if fingerprint.hexdigest() != read_metadata(index_path, "index")["fingerprint"]:
-            raise IndexFormatError(f"{index_path}: damaged; remove it and run again")
+        fingerprint.check(index_path)
     return count

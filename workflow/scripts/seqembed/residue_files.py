@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,7 +21,6 @@ from seqembed.row_pool import TokenRowPool
 
 # The tensor of a block that counts the token rows of each of its sequences.
 COUNTS = "residue_counts"
-READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,8 +134,5 @@ def copy_residues(folder: Path, rows: TokenRowPool, places: NDArray[np.int64]) -
 
 
 def _checksum(path: Path) -> str:
-    digest = hashlib.blake2b(digest_size=16)
     with path.open("rb") as file:
-        while piece := file.read(READ_BYTES):
-            digest.update(piece)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16)).hexdigest()

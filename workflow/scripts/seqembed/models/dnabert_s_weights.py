@@ -73,9 +73,9 @@ def _layer(architecture: DnabertArchitecture, number: int) -> dict[str, Weight]:
     for own, shape in shapes.items():
         part, kind = own.split(".")
         parts = {f"{LAYER}.{number}.{PARTS[part]}.{kind}": shape}
-        scaled = part == "qkv"
-        make = _scale_query(architecture) if scaled else lambda tensor: tensor
-        weights[f"layers.{number}.{own}"] = Weight(parts, make)
+        fused = part == "qkv"
+        weight = Weight(parts, _scale_query(architecture)) if fused else Weight(parts)
+        weights[f"layers.{number}.{own}"] = weight
     return weights
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from seqembed.errors import ModelError
+from seqembed.errors import ModelError, named
 from seqembed.models.architecture import Esm2Architecture
 from seqembed.models.tensors import State, check_state_dict, load_pickled
 
@@ -31,10 +31,8 @@ def _architecture(path: Path, settings: Mapping[str, Any]) -> Esm2Architecture:
         "ffn_width": 4 * width if isinstance(width, int) else None,
         "token_dropout": settings.get("token_dropout", False),
     }
-    try:
+    with named(path):
         return Esm2Architecture(**sizes)
-    except ModelError as error:
-        raise ModelError(f"{path}: {error}") from error
 
 
 def _settings(path: Path, checkpoint: Mapping[str, Any]) -> dict[str, Any]:

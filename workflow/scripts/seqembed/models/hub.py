@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
@@ -14,6 +13,7 @@ from huggingface_hub import errors, hf_hub_download, try_to_load_from_cache
 
 from seqembed.errors import ModelError
 from seqembed.models.known import KnownFile, KnownModel
+from seqembed.models.prepared import sha256_of
 from seqembed.models.source import INDEX
 
 # A bare RuntimeError is what a failed transfer over Xet raises; the first that fits explains.
@@ -100,11 +100,8 @@ def _verified(path: Path, sha256: str | None) -> Path:
     # The cache names a large file by what the hub says of it, and links to that.
     stated = path.readlink().name if path.is_symlink() else ""
     expected = sha256 or (stated if re.fullmatch("[0-9a-f]{64}", stated) else None)
-    if expected:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != expected:
-            raise _WrongFileError(path, f"its SHA-256 is {found}, but should be {expected}")
+    if expected and (found := sha256_of(path)) != expected:
+        raise _WrongFileError(path, f"its SHA-256 is {found}, but should be {expected}")
     return path
 
 

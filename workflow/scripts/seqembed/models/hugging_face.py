@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from seqembed.errors import ModelError
+from seqembed.errors import ModelError, named
 from seqembed.models.architecture import Architecture, DnabertArchitecture, Esm2Architecture
 from seqembed.models.dnabert_s_weights import TOKEN_TYPES
 from seqembed.models.esm2 import ROTARY_BASE
@@ -68,13 +68,11 @@ def find_weights(folder: Path) -> Path:
 def _esm2(path: Path, config: Mapping[str, Any]) -> Esm2Architecture:
     _check_config(path, config, ESM2_CONFIG, "ESM-2")
     _check_vocabulary(path.parent / VOCABULARY)
-    try:
+    with named(path):
         return Esm2Architecture(
             **_sizes(config),
             token_dropout=bool(config.get("token_dropout", False)),
         )
-    except ModelError as error:
-        raise ModelError(f"{path}: {error}") from error
 
 
 def _dnabert(path: Path, config: Mapping[str, Any]) -> DnabertArchitecture:
@@ -85,10 +83,8 @@ def _dnabert(path: Path, config: Mapping[str, Any]) -> DnabertArchitecture:
         )
     _check_config(path, config, DNABERT_CONFIG, "DNABERT-S")
     vocabulary: Any = config.get("vocab_size")
-    try:
+    with named(path):
         architecture = DnabertArchitecture(**_sizes(config), vocabulary=vocabulary)
-    except ModelError as error:
-        raise ModelError(f"{path}: {error}") from error
     BpeTokenizer(path.parent / TOKENIZER).check(architecture.vocabulary)
     return architecture
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from seqembed.errors import ModelError
+from seqembed.errors import ModelError, named
 from seqembed.models import dnabert_s_weights, esm2_weights
 from seqembed.models.architecture import Architecture, Esm2Architecture
 from seqembed.models.dnabert_s import DnabertS
@@ -48,10 +48,8 @@ def read_checkpoint(source: Path) -> Checkpoint:
 
 def check_checkpoint(checkpoint: Checkpoint) -> None:
     """Raises ModelError, with the file's name, unless every layer can be built."""
-    try:
+    with named(checkpoint.path):
         _plan(checkpoint, checkpoint.architecture.layers)
-    except ModelError as error:
-        raise ModelError(f"{checkpoint.path}: {error}") from error
 
 
 def build_model(checkpoint: Checkpoint, layer: int, dtype: torch.dtype = torch.float32) -> Encoder:
@@ -59,12 +57,10 @@ def build_model(checkpoint: Checkpoint, layer: int, dtype: torch.dtype = torch.f
 
     Weights are read and cast one by one, so that memory peaks little above the encoder's own.
     """
-    try:
+    with named(checkpoint.path):
         encoder = _outline(checkpoint.architecture, layer)
         state, weights, buffers = _plan(checkpoint, layer)
         return fill(encoder, state, weights, buffers, dtype)
-    except ModelError as error:
-        raise ModelError(f"{checkpoint.path}: {error}") from error
 
 
 def _outline(architecture: Architecture, layer: int) -> Encoder:
