@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from seqembed.models.encoder import Encoder
 from seqembed.models.tokenization import BpeTokenizer, Esm2Tokenizer, Tokenizer
 
 DNABERT_FILES = Path(__file__).parents[1] / "data" / "dnabert_s"
+# t6, t12, t30, t33: with all their layers and longer sequences only on demand, which takes minutes.
+WHOLE = os.environ.get("SEQEMBED_WHOLE_SHAPES") == "1"
+SHAPES = [(6, 320, 20), (12, 480, 20), (30, 640, 20), (33, 1280, 20)]
 RESIDUES = np.frombuffer(b"LAGVSERTIDPKQNFYMHWC" * 4 + b"XBZUO", dtype=np.uint8)
 
 

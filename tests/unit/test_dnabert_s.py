@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 import torch
 from models_in_plain import (
+    WHOLE,
     assert_close,
     dnabert_folder,
     dnabert_state,
@@ -28,8 +28,7 @@ from seqembed.models.dnabert_s import DnabertS
 from seqembed.models.weights import build_model, check_checkpoint, read_checkpoint
 
 SMALL = (3, 48, 12, 80)  # layers, width, heads, ffn_width
-# All of DNABERT-S's own 12 layers, and longer sequences: minutes.
-WHOLE = os.environ.get("SEQEMBED_WHOLE_SHAPES") == "1"
+# All of DNABERT-S's own 12 layers, and longer sequences, only on demand: minutes.
 DEPTHS = [1, 3, 12] if WHOLE else [1]
 LENGTHS = [1, 2, 37, 256, 700, 3000] if WHOLE else [1, 2, 37, 256, 700]
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 import torch
 from models_in_plain import (
+    SHAPES,
+    WHOLE,
     assert_close,
     embed,
     embed_layers,
@@ -30,9 +31,6 @@ from seqembed.models.weights import build_model, read_checkpoint
 
 SIZES = [(2, 32, 4), (3, 60, 5)]  # layers, width, heads; the second's query scale is inexact
 SEQUENCES = [*random_proteins([1, 2, 37, 128, 255, 600]), b"MXBZUO"]
-# t6, t12, t30, t33: with all their layers and longer sequences only on demand, which takes minutes.
-WHOLE = os.environ.get("SEQEMBED_WHOLE_SHAPES") == "1"
-SHAPES = [(6, 320, 20), (12, 480, 20), (30, 640, 20), (33, 1280, 20)]
 SAMPLE = [(6, 320, 20), (3, 480, 20), (2, 640, 20), (2, 1280, 20)]
 LENGTHS = [1, 2, 50, 300, 1022, 2000] if WHOLE else [1, 2, 50, 300]
 

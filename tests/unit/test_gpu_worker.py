@@ -223,10 +223,12 @@ def test_filter_of_a_whole_index(project):
 
 
 @pytest.mark.parametrize("config", [{"precision": "fp32"}, {"embedding": {"precision": "auto"}}])
-def test_load_model(config, prepared_model, tmp_path):
+def test_load_model(config, prepared_model, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     device = torch.device("cpu")
     given = config | {"model": str(prepared_model)}
     model, convert = gpu_worker._load_model(given, device, LOGGER)
+    assert caplog.messages == ["the model is on cpu in fp32; attention: SDPA, sequence by sequence"]
     assert isinstance(model, Esm2) and not model.training
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     tokens = convert(b"MAK")

@@ -15,6 +15,8 @@ import pytest
 import torch
 from esm.model.esm2 import ESM2
 from models_in_plain import (
+    SHAPES,
+    WHOLE,
     assert_close,
     dnabert_folder,
     dnabert_state,
@@ -166,6 +168,21 @@ def test_proteins(changes, policy, tmp_path):
         assert file["flags"][:].tolist() == [flag * is_long for is_long in long]
         assert file["embeddings"].dtype == file["residues/embeddings"].dtype
         assert file["embeddings"].dtype.name == changes.get("storage", "float32")
+
+
+@pytest.mark.skipif(not WHOLE, reason="takes minutes: set SEQEMBED_WHOLE_SHAPES=1")
+@pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
+@pytest.mark.parametrize("size", SHAPES)
+def test_whole_shapes(size, pooling, tmp_path):
+    theirs, proteins = fair_model(size), random_proteins([1, 2, 50, 300, 1022, 2000])
+    write_fasta(tmp_path, proteins)
+    source = save_fair(theirs, tmp_path / "m.pt")
+    path = run(tmp_path, source, "error", pooling=pooling, long_sequences="full")
+    last = [size[0]]
+    assert_rows(
+        path, proteins, None, FULL, lambda tokens: fair_layers(theirs, [tokens], last)[0][0],
+        pooling, False,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

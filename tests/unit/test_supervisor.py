@@ -207,6 +207,7 @@ def test_the_supervisor_does_not_import_torch():
 
 # Workers that only pretend: what the supervisor makes of their end. They take _work's place.
 
+MEMORY = ("GLIBC_TUNABLES", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
 COMPLETE = {"rank": 0, "status": "complete", "num_sequences": 3}
 FAILED = {"rank": 0, "status": "failed", "error": "generic_error", "error_message": "M: bad"}
 
@@ -220,7 +221,7 @@ def say(results: Any, status: dict[str, Any], code: int) -> None:
 
 def completes(parent: int, results: Any, variables: dict[str, str], *arguments: Any) -> None:
     told = {"parent": parent, "variables": variables, "arguments": arguments}
-    told["tunables"] = os.environ["GLIBC_TUNABLES"]
+    told["memory"] = [os.environ.get(name) for name in MEMORY]
     say(results, COMPLETE | told, 0)
 
 
@@ -278,15 +279,24 @@ def supervise(tmp_path, monkeypatch) -> Iterator[Callable[..., dict[str, Any]]]:
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
-@pytest.mark.parametrize("own", [None, "glibc.malloc.perturb=0"])
-def test_a_worker_begins_with_an_allocator_that_does_not_grow(own, supervise, monkeypatch):
-    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    if own:
-        monkeypatch.setenv("GLIBC_TUNABLES", own)
-    tunables = supervise(completes)["tunables"].split(":")
-    assert "glibc.malloc.tcache_count=0" in tunables
-    assert own is None or own in tunables
-    assert os.environ.get("GLIBC_TUNABLES") == own
+def test_a_worker_begins_with_memory_that_does_not_grow(supervise, monkeypatch):
+    for name in MEMORY:
+        monkeypatch.delenv(name, raising=False)
+    tunables, shapes = supervise(completes)["memory"]
+    assert "glibc.malloc.tcache_count=0" in tunables.split(":")
+    assert int(shapes) < 64
+    assert not os.environ.keys() & set(MEMORY)
+
+
+def test_what_the_user_set_of_memory_stands(supervise, monkeypatch):
+    own = dict(zip(MEMORY, ("glibc.malloc.perturb=0", "100"), strict=True))
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    tunables, shapes = supervise(completes)["memory"]
+    assert "glibc.malloc.tcache_count=0" in tunables.split(":")
+    assert own["GLIBC_TUNABLES"] in tunables.split(":")
+    assert shapes == "100"
+    assert own.items() <= os.environ.items()
 
 
 def test_a_complete_worker_gives_its_status(supervise, tmp_path):

@@ -229,7 +229,8 @@ def _load_model(
     described = read_prepared(path)
     layer = described.layer(model_config.get("embedding", {}).get("layer", "last"))
     model = load_prepared(path, layer, torch_dtype(precision)).to(device)
-    logger.info("the model is on %s in %s", device, precision)
+    told = (device, precision, model.attention.name)
+    logger.info("the model is on %s in %s; attention: %s", *told)
     return model, load_tokenizer(described).encode
 
 

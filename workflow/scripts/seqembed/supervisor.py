@@ -28,10 +28,11 @@ GRACE_SECONDS = 25.0
 # Nobody waits for an orphan, and the next run may start at once.
 ORPHAN_GRACE_SECONDS = 5.0
 
-# Small freed blocks that glibc keeps at hand hold larger ones apart, and a worker grew from batch
-# to batch: over 500 proteins from 310 to 490 MB, and so to 334 only. A process reads it once, as it
-# begins.
-ALLOCATOR = "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0"
+# Small blocks that lie among large ones keep these from joining when they are freed, and a worker
+# grows from batch to batch: glibc keeps freed blocks at hand, and oneDNN the code that it compiled
+# for each of 1,024 shapes, of which every batch has its own. A process reads these as it begins.
+TUNABLES = "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0"
+SHAPES = "8"  # more than one batch's
 
 KEPT = "what is finished is kept, run again to go on"
 ADVICE = {
@@ -125,7 +126,7 @@ def _started(arguments: tuple[Any, ...]) -> Iterator[tuple[SpawnProcess, Any]]:
     # The child keeps this mask: a Ctrl-C reaches it through us alone, as SIGTERM.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        with _allocator_settings():
+        with _environment(_even_memory(os.environ)):
             worker.start()
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
@@ -137,17 +138,26 @@ def _started(arguments: tuple[Any, ...]) -> Iterator[tuple[SpawnProcess, Any]]:
         results.close()
 
 
+def _even_memory(environ: Mapping[str, str]) -> dict[str, str]:
+    """Variables that keep a worker's memory from growing, and what the user set of them."""
+    return {
+        "GLIBC_TUNABLES": ":".join(filter(None, [TUNABLES, environ.get("GLIBC_TUNABLES")])),
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": environ.get("ONEDNN_PRIMITIVE_CACHE_CAPACITY", SHAPES),
+    }
+
+
 @contextmanager
-def _allocator_settings() -> Iterator[None]:
-    """What is started meanwhile has ALLOCATOR, beside settings of the user's own."""
-    before = os.environ.get("GLIBC_TUNABLES")
-    os.environ["GLIBC_TUNABLES"] = f"{ALLOCATOR}:{before}" if before else ALLOCATOR
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """What is started meanwhile has these variables."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
-        del os.environ["GLIBC_TUNABLES"]
-        if before is not None:
-            os.environ["GLIBC_TUNABLES"] = before
+        for name, value in before.items():
+            del os.environ[name]
+            if value is not None:
+                os.environ[name] = value
 
 
 def _work(

@@ -10,13 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from seqembed.models.architecture import DnabertArchitecture
-from seqembed.models.attention import (
-    Attend,
-    Packing,
-    alibi_slopes,
-    alibi_table,
-    choose_attention,
-)
+from seqembed.models.attention import Attend, Packing, alibi_slopes, alibi_table
 from seqembed.models.encoder import Encoder
 
 
@@ -47,6 +41,7 @@ class DnabertLayer(nn.Module):
 class DnabertS(Encoder):
     """DNABERT-S's encoder over a packed batch; layer 0 is after the embedding's LayerNorm."""
 
+    alibi = True
     architecture: DnabertArchitecture
     slopes: Tensor
 
@@ -65,7 +60,7 @@ class DnabertS(Encoder):
         if not self.layers:
             return x
         table = alibi_table(self.slopes, packing.longest, x.dtype)
-        attend = choose_attention(x.device, x.dtype, alibi=True).over(packing, table)
+        attend = self.attention.over(packing, table)
         for layer in self.layers:
             x = layer(x, attend)
         return x

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Self
+from typing import ClassVar, Self
 
 from torch import Tensor, nn
 
 from seqembed.errors import ModelError
 from seqembed.models.architecture import Architecture
+from seqembed.models.attention import Attention, choose_attention
 
 
 class Encoder(nn.Module):
@@ -16,7 +17,10 @@ class Encoder(nn.Module):
 
     `forward(tokens, packing)` takes (T,) int64 tokens, specials included, and returns that layer's
     (T, width) rows in the weights' dtype. Buffers stay float32 whatever the weights' dtype is.
+    alibi: whether attention has ALiBi's biases.
     """
+
+    alibi: ClassVar[bool]
 
     def __init__(self, architecture: Architecture, layer: int) -> None:
         """Raises ModelError for a layer that the architecture has not."""
@@ -24,6 +28,12 @@ class Encoder(nn.Module):
         if not 0 <= layer <= architecture.layers:
             raise ModelError(f"layer {layer} is not one of 0 to {architecture.layers}")
         self.architecture, self.layer = architecture, layer
+
+    @property
+    def attention(self) -> Attention:
+        """The implementation for the device and the dtype that the weights are in."""
+        weight = next(self.parameters())
+        return choose_attention(weight.device, weight.dtype, self.alibi)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # .half() would round them: far positions would turn by wrong angles, or lose their bias.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from seqembed.models.architecture import Esm2Architecture
-from seqembed.models.attention import Attend, Packing, choose_attention
+from seqembed.models.attention import Attend, Packing
 from seqembed.models.encoder import Encoder
 from seqembed.models.tokenization import ESM2_ALPHABET
 
@@ -74,6 +74,7 @@ class Esm2(Encoder):
     As fair-esm's repr_layers have it, only the last layer passes through the final LayerNorm.
     """
 
+    alibi = False
     architecture: Esm2Architecture
     inv_freq: Tensor
 
@@ -92,7 +93,7 @@ class Esm2(Encoder):
         if self.architecture.token_dropout:
             x = x * TOKEN_DROPOUT_SCALE
         cos, sin = rotary_tables(self.inv_freq, packing)
-        attend = choose_attention(x.device, x.dtype, alibi=False).over(packing)
+        attend = self.attention.over(packing)
         for layer in self.layers:
             x = layer(x, attend, cos, sin)
         rows: Tensor = self.final_norm(x)
