@@ -207,7 +207,7 @@ def test_the_supervisor_does_not_import_torch():
 
 # Workers that only pretend: what the supervisor makes of their end. They take _work's place.
 
-MEMORY = ("GLIBC_TUNABLES", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+MEMORY = ("GLIBC_TUNABLES", "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "ARROW_DEFAULT_MEMORY_POOL")
 COMPLETE = {"rank": 0, "status": "complete", "num_sequences": 3}
 FAILED = {"rank": 0, "status": "failed", "error": "generic_error", "error_message": "M: bad"}
 
@@ -282,20 +282,21 @@ def supervise(tmp_path, monkeypatch) -> Iterator[Callable[..., dict[str, Any]]]:
 def test_a_worker_begins_with_memory_that_does_not_grow(supervise, monkeypatch):
     for name in MEMORY:
         monkeypatch.delenv(name, raising=False)
-    tunables, shapes = supervise(completes)["memory"]
+    tunables, shapes, pool = supervise(completes)["memory"]
     assert "glibc.malloc.tcache_count=0" in tunables.split(":")
     assert int(shapes) < 64
+    assert pool == "system"
     assert not os.environ.keys() & set(MEMORY)
 
 
 def test_what_the_user_set_of_memory_stands(supervise, monkeypatch):
-    own = dict(zip(MEMORY, ("glibc.malloc.perturb=0", "100"), strict=True))
+    own = dict(zip(MEMORY, ("glibc.malloc.perturb=0", "100", "mimalloc"), strict=True))
     for name, value in own.items():
         monkeypatch.setenv(name, value)
-    tunables, shapes = supervise(completes)["memory"]
+    tunables, *others = supervise(completes)["memory"]
     assert "glibc.malloc.tcache_count=0" in tunables.split(":")
     assert own["GLIBC_TUNABLES"] in tunables.split(":")
-    assert shapes == "100"
+    assert others == ["100", "mimalloc"]
     assert own.items() <= os.environ.items()
 
 

@@ -6,14 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from seqembed.blocks import list_blocks, list_residues, read_flags
 from seqembed.checkpoints import CheckpointManifest, read_manifest
 from seqembed.errors import CheckpointError, ShardError
 from seqembed.files import link
-from seqembed.index import ShardIndex, read_shard_index
+from seqembed.index import ShardIndex, int64_array, read_columns, read_shard_index
 from seqembed.row_pool import DigestIndex, RowPool, TokenRowPool
 from seqembed.shards import Slab, TokenRows, slab_bounds, write_embeddings
 
@@ -67,12 +66,12 @@ def _slabs(
     width: int,
 ) -> Iterator[Slab]:
     """The shard in input order, a slab at a time."""
-    names = pq.read_table(folder / INDEX, columns=["sequence_id"])["sequence_id"].combine_chunks()
+    names = read_columns(folder / INDEX, ["sequence_id"])["sequence_id"].combine_chunks()
     flags = _flags(folder, shard.digests)
     for start, stop in slab_bounds(len(order), width):
         here = order[start:stop]
         yield Slab(
-            sequence_ids=names.take(here).to_pylist(),
+            sequence_ids=names.take(int64_array(here)).to_pylist(),
             lengths=shard.lengths[here],
             digests=shard.digests[here],
             flags=flags[here],

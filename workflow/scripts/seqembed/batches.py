@@ -24,7 +24,7 @@ Int64s = NDArray[np.int64]
 # Smaller matrix products take other code paths, with other last bits (measured on CPU).
 MIN_BATCH_TOKENS = 128
 # By device; the GPU's is a guess that no card has confirmed yet.
-AUTO_TOKEN_BUDGET = {"cpu": 4096, "cuda": 16384}
+AUTO_TOKEN_BUDGET = {"cpu": 2048, "cuda": 16384}
 
 
 def plan_batches(tokens: Int64s, token_budget: int) -> Int64s:

@@ -159,13 +159,13 @@ def read_shard_index(path: Path) -> ShardIndex:
     with _damage_named(path):
         # Shards had no tokens while each residue was one.
         tokens = "tokens" if "tokens" in pq.read_schema(path).names else "length"
-        table = pq.read_table(path, columns=list({"row", "length", "digest", tokens}))
+        table = read_columns(path, {"row", "length", "digest", tokens})
         rank, world_size = int(metadata["rank"]), int(metadata["world_size"])
         fingerprint = metadata["fingerprint"]
     digests = digest_column(table["digest"])
     if shard_fingerprint(digests) != fingerprint:
         raise IndexFormatError(f"{path}: its fingerprint is wrong; remove it and run again")
-    rows, lengths, counts = (table[name].to_numpy() for name in ("row", "length", tokens))
+    rows, lengths, counts = (int64_column(table[name]) for name in ("row", "length", tokens))
     return ShardIndex(rank, world_size, fingerprint, rows, lengths, digests, counts)
 
 
@@ -173,8 +173,8 @@ def read_lengths_and_digests(path: Path) -> tuple[Int64s, Digests]:
     """(n,) lengths and (n, 16) digests of a whole index, in input order."""
     read_metadata(path, "index")
     with _damage_named(path):
-        table = pq.read_table(path, columns=["length", "digest"])
-    return table["length"].to_numpy(), digest_column(table["digest"])
+        table = read_columns(path, ["length", "digest"])
+    return int64_column(table["length"]), digest_column(table["digest"])
 
 
 def read_excluded(path: Path) -> npt.NDArray[np.bool_]:
@@ -185,7 +185,8 @@ def read_excluded(path: Path) -> npt.NDArray[np.bool_]:
         if "excluded" not in index.schema_arrow.names:
             return np.zeros(index.metadata.num_rows, bool)
         for batch in index.iter_batches(columns=["excluded"]):
-            parts.append(batch["excluded"].is_valid().to_numpy(zero_copy_only=False))
+            valid = batch["excluded"].is_valid().cast(pa.uint8())
+            parts.append(np.from_dlpack(valid).view(bool))
     return np.concatenate(parts)
 
 
@@ -217,8 +218,30 @@ def describe_rows(path: Path, rows: Int64s) -> list[str]:
     """Where rows of a whole index came from: "record 'ID' of FILE"."""
     read_metadata(path, "index")
     with _damage_named(path):
-        table = pq.read_table(path, columns=["sequence_id", "file"]).take(pa.array(rows))
+        table = read_columns(path, ["sequence_id", "file"]).take(pa.array(rows))
     return [f"record {row['sequence_id']!r} of {row['file']}" for row in table.to_pylist()]
+
+
+def read_columns(path: Path, columns: Iterable[str], **options: Any) -> pa.Table:
+    """These columns of a Parquet file, whole; `options` are pq.ParquetFile's.
+
+    Not pq.read_table, nor to_numpy of a column: both import pandas, which nothing here needs and
+    which takes 28 MB.
+    """
+    wanted = list(columns)
+    with pq.ParquetFile(path, **options) as file:
+        # What is not there would be left out in silence, but cannot be selected: a KeyError.
+        return file.read(wanted).select(wanted)
+
+
+def int64_column(column: Any) -> Int64s:
+    """Return an int64 column without nulls as (n,) int64."""
+    return np.asarray(np.from_dlpack(column.combine_chunks()), np.int64)
+
+
+def int64_array(values: Int64s) -> Any:
+    """(n,) int64 as Arrow has it; pa.array would import pandas."""
+    return pa.Array.from_buffers(pa.int64(), len(values), [None, pa.py_buffer(values)])
 
 
 def digest_column(column: Any) -> Digests:

@@ -24,13 +24,16 @@ from seqembed.index import (
     Int64s,
     describe_rows,
     digest_column,
+    int64_column,
+    read_columns,
     read_excluded,
     shard_fingerprint,
 )
 from seqembed.long_sequences import LengthPolicy
 from seqembed.models.tokenization import Esm2Tokenizer, Tokenizer
 
-GROUP_BYTES = 16 << 20
+# A worker holds one group's residues in memory, a few times over while it reads them.
+GROUP_BYTES = 1 << 20
 GROUP_ROWS = 65_536
 # The length, in tokens, at which attention costs as much as the rest of the model.
 QUADRATIC_TOKENS = 3840
@@ -99,14 +102,14 @@ def _read_sequences(index_path: Path, tokenizer: Tokenizer, spool: IO[bytes]) ->
     """The columns of an index, its distinct sequences counted in tokens and written to `spool`."""
     excluded = read_excluded(index_path)
     columns = ["sequence_id", "length", "file", "digest"]
-    table = pq.read_table(index_path, columns=columns, read_dictionary=["file"])
+    table = read_columns(index_path, columns, read_dictionary=["file"])
     digests = digest_column(table["digest"])
     firsts = _first_rows(digests)
     wanted = (firsts == np.arange(len(firsts))) & ~excluded
     offsets, tokens = _spool(table["file"], digests, wanted, tokenizer, spool)
     return _Sequences(
         names=table["sequence_id"],
-        lengths=table["length"].to_numpy(),
+        lengths=int64_column(table["length"]),
         digests=digests,
         excluded=excluded,
         distinct=np.flatnonzero(wanted),

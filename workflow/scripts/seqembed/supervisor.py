@@ -28,11 +28,12 @@ GRACE_SECONDS = 25.0
 # Nobody waits for an orphan, and the next run may start at once.
 ORPHAN_GRACE_SECONDS = 5.0
 
-# Small blocks that lie among large ones keep these from joining when they are freed, and a worker
-# grows from batch to batch: glibc keeps freed blocks at hand, and oneDNN the code that it compiled
-# for each of 1,024 shapes, of which every batch has its own. A process reads these as it begins.
+# What keeps a worker's memory from growing from batch to batch. Small blocks among large ones keep
+# these from joining when they are freed: glibc keeps freed blocks at hand, and oneDNN the code that
+# it compiled for each of 1,024 shapes, of which every batch has its own. Arrow's own allocator
+# keeps what it is given back. A process reads these variables as it begins.
 TUNABLES = "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0"
-SHAPES = "8"  # more than one batch's
+EVEN_MEMORY = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "8", "ARROW_DEFAULT_MEMORY_POOL": "system"}
 
 KEPT = "what is finished is kept, run again to go on"
 ADVICE = {
@@ -139,10 +140,10 @@ def _started(arguments: tuple[Any, ...]) -> Iterator[tuple[SpawnProcess, Any]]:
 
 
 def _even_memory(environ: Mapping[str, str]) -> dict[str, str]:
-    """Variables that keep a worker's memory from growing, and what the user set of them."""
-    return {
-        "GLIBC_TUNABLES": ":".join(filter(None, [TUNABLES, environ.get("GLIBC_TUNABLES")])),
-        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": environ.get("ONEDNN_PRIMITIVE_CACHE_CAPACITY", SHAPES),
+    """EVEN_MEMORY and TUNABLES, and what the user set of them."""
+    tunables = filter(None, [TUNABLES, environ.get("GLIBC_TUNABLES")])
+    return {name: environ.get(name, value) for name, value in EVEN_MEMORY.items()} | {
+        "GLIBC_TUNABLES": ":".join(tunables)
     }
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from seqembed.errors import ModelError, named
 from seqembed.models import dnabert_s_weights, esm2_weights
@@ -65,10 +67,24 @@ def build_model(checkpoint: Checkpoint, layer: int, dtype: torch.dtype = torch.f
 
 def _outline(architecture: Architecture, layer: int) -> Encoder:
     """The encoder without memory for its weights."""
-    with torch.device("meta"):
+    with _NoWeights():
         if isinstance(architecture, Esm2Architecture):
             return Esm2(architecture, layer)
         return DnabertS(architecture, layer)
+
+
+class _NoWeights(TorchFunctionMode):
+    """Gives new weights no memory and no values.
+
+    Not `torch.device("meta")`: what else an encoder computes would be computed there too, for
+    which PyTorch imports torch._dynamo and sympy, a second of a worker's start and 70 MB.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return None
+        memory = {"device": "meta"} if func is torch.empty else {}
+        return func(*args, **(kwargs or {}) | memory)
 
 
 def _plan(checkpoint: Checkpoint, layer: int) -> tuple[State, dict[str, Weight], dict[str, Tensor]]:
