@@ -41,7 +41,7 @@ Tokens = NDArray[np.int64]
 FAMILIES = {"esm2": ("demo_esm2", "DemoEsm2"), "dnabert_s": ("demo_dnabert_s", "DemoDnabertS")}
 
 HELD_OUT = 20  # one distinct sequence in so many
-MASKED = 0.15
+MASKED = 0.15  # of what may be masked; training alone can be told another share
 HIDDEN, RANDOM = 0.8, 0.1  # shares of what is masked in training; the rest stays as it is
 EVALUATED_TOKENS = 1024  # of a held-out sequence: as much as ESM-2 embeds
 RELATED = 12  # residues in a row, shared with a sequence trained on
@@ -148,12 +148,13 @@ def mask(
     cu_seqlens: Tensor,
     rng: np.random.Generator,
     *,
+    masked: float = MASKED,
     hidden: float = HIDDEN,
     random: float = RANDOM,
 ) -> Masked:
     """Choose residues, and replace shares of them by the mask and by random residues."""
     candidates = np.isin(tokens, model.maskable)
-    chosen = np.flatnonzero(candidates & (rng.random(len(tokens)) < MASKED))
+    chosen = np.flatnonzero(candidates & (rng.random(len(tokens)) < masked))
     fate = rng.random(len(chosen))
     inputs = tokens.copy()
     inputs[chosen[fate < hidden]] = model.mask_token
@@ -247,7 +248,7 @@ def train(model: DemoModel, sequences: Iterable[bytes], options: argparse.Namesp
         if step == options.steps:
             break
         rate = options.peak_rate * rate_at(step, options.steps, options.warmup)
-        loss = loss_of(model, mask(model, tokens, cu_seqlens, rng))
+        loss = loss_of(model, mask(model, tokens, cu_seqlens, rng, masked=options.masked))
         update(model, optimiser, loss, rate, options.clip)
         seen += len(tokens)
         recent.append(loss.item())
@@ -339,7 +340,8 @@ def parse() -> argparse.Namespace:
     integers = {"steps": 3600, "warmup": 200, "batch-tokens": 2048, "crop": 256, "threads": 1}
     for name, number in (integers | {"seed": SEED}).items():
         parser.add_argument(f"--{name}", type=int, default=number, help="(%(default)s)")
-    for name, value in {"peak-rate": 1e-3, "weight-decay": 0.01, "clip": 1.0}.items():
+    reals = {"peak-rate": 1e-3, "weight-decay": 0.01, "clip": 1.0, "masked": MASKED}
+    for name, value in reals.items():
         parser.add_argument(f"--{name}", type=float, default=value, help="(%(default)s)")
     return parser.parse_args()
 
