@@ -162,10 +162,10 @@ def read_shard_index(path: Path) -> ShardIndex:
         table = read_columns(path, {"row", "length", "digest", tokens})
         rank, world_size = int(metadata["rank"]), int(metadata["world_size"])
         fingerprint = metadata["fingerprint"]
+        rows, lengths, counts = (int64_column(table[name]) for name in ("row", "length", tokens))
     digests = digest_column(table["digest"])
     if shard_fingerprint(digests) != fingerprint:
         raise IndexFormatError(f"{path}: its fingerprint is wrong; remove it and run again")
-    rows, lengths, counts = (int64_column(table[name]) for name in ("row", "length", tokens))
     return ShardIndex(rank, world_size, fingerprint, rows, lengths, digests, counts)
 
 
@@ -174,7 +174,7 @@ def read_lengths_and_digests(path: Path) -> tuple[Int64s, Digests]:
     read_metadata(path, "index")
     with _damage_named(path):
         table = read_columns(path, ["length", "digest"])
-    return int64_column(table["length"]), digest_column(table["digest"])
+        return int64_column(table["length"]), digest_column(table["digest"])
 
 
 def read_excluded(path: Path) -> npt.NDArray[np.bool_]:
@@ -218,7 +218,7 @@ def describe_rows(path: Path, rows: Int64s) -> list[str]:
     """Where rows of a whole index came from: "record 'ID' of FILE"."""
     read_metadata(path, "index")
     with _damage_named(path):
-        table = read_columns(path, ["sequence_id", "file"]).take(pa.array(rows))
+        table = read_columns(path, ["sequence_id", "file"]).take(int64_array(rows))
     return [f"record {row['sequence_id']!r} of {row['file']}" for row in table.to_pylist()]
 
 
