@@ -134,6 +134,49 @@ def _read_or_set_aside(path: Path, logger: logging.Logger) -> Block | None:
         return None
 
 
+class _WaitingRows:
+    """The rows of `batches` batches that no block holds yet, in two arrays that are kept.
+
+    A small array for each batch would lie between the tensors of the next ones, and keep these from
+    joining when they are freed: memory would grow with every batch.
+    """
+
+    def __init__(self) -> None:
+        self._positions, self._rows = np.empty(0, np.int64), np.empty((0, 0), np.float32)
+        self._count, self.batches = 0, 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        """(n,), in the order in which they came."""
+        return self._positions[: self._count]
+
+    @property
+    def rows(self) -> NDArray[np.floating]:
+        """(n, D), row i belonging to position i."""
+        return self._rows[: self._count]
+
+    def add(self, positions: NDArray[np.int64], rows: NDArray[np.floating]) -> None:
+        """Copy a batch's (m,) positions and (m, D) rows."""
+        end = self._count + len(rows)
+        if end >= len(self._rows):
+            self._grow(2 * end, rows)
+        self._positions[self._count : end], self._rows[self._count : end] = positions, rows
+        self._count, self.batches = end, self.batches + 1
+
+    def _grow(self, capacity: int, like: NDArray[np.floating]) -> None:
+        held = self.positions, self.rows
+        self._positions = np.empty(capacity, np.int64)
+        self._rows = np.empty((capacity, like.shape[1]), like.dtype)
+        if self._count:
+            self._positions[: self._count], self._rows[: self._count] = held
+
+    def clear(self) -> None:
+        self._count, self.batches = 0, 0
+
+
 class CheckpointWriter:
     """Gathers the rows of finished batches and writes them as a block whenever one is due.
 
@@ -158,7 +201,7 @@ class CheckpointWriter:
         self._folder, self._sequences, self._seconds = folder, sequences, seconds
         self._digests, self._flags, self._wanted = digests, flags, wanted
         self._clock, self._began = clock, clock()
-        self._batches: list[tuple[NDArray[np.int64], NDArray[np.floating]]] = []
+        self._waiting = _WaitingRows()
         self._spool = ResidueSpool(folder) if per_residue else None
         self._sealed: ResidueFile | None = None
         self.ids: list[str] = []
@@ -177,36 +220,35 @@ class CheckpointWriter:
         wanted = self._wanted[batch.positions]
         # A batch without a whole sequence is a part of one that spans several.
         if len(batch.positions):
-            self._batches.append((batch.positions[wanted], batch.rows[wanted]))
+            self._waiting.add(batch.positions[wanted], batch.rows[wanted])
             if self._due():
                 self.write()
         return int(wanted.sum())
 
     def _due(self) -> bool:
-        sequences = sum(len(rows) for _, rows in self._batches)
-        size = sum(rows.nbytes for _, rows in self._batches)
+        sequences, size = len(self._waiting), self._waiting.rows.nbytes
         since = self._began if self.written is None else self.written
         late = self._clock() - since >= self._seconds
         return sequences >= self._sequences or size >= MAX_WAITING_BYTES or late
 
     def write(self) -> None:
         """Write what has gathered, if anything has."""
-        if not self._batches:
+        if not self._waiting.batches:
             return
-        positions, rows = (np.concatenate(part) for part in zip(*self._batches, strict=True))
-        digests, count = self._digests[positions], len(self._batches)
+        positions = self._waiting.positions
+        digests = self._digests[positions]
         # A block that could not be written is tried again, with the token rows of the first try.
         if self._spool and not self._sealed:
             self._sealed = self._spool.seal(positions.tolist())
         path = write_next_block(
             self._folder,
             digests,
-            rows,
+            self._waiting.rows,
             self._flags[positions],
-            batches=count,
+            batches=self._waiting.batches,
             residues=self._sealed,
         )
-        self._batches.clear()
+        self._waiting.clear()
         self._sealed = None
         self.ids += [digest.tobytes().hex() for digest in digests]
         self.blocks.append(map_rows(path))
