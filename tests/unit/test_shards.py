@@ -132,6 +132,15 @@ def _token_rows(storage: str = "float32", total: int = 8) -> np.ndarray:
     return np.arange(3 * total, dtype=storage).reshape(total, 3)
 
 
+def _replace(path: Path, name: str, value: Any) -> None:
+    """Put another dataset in one's place, or none, and seal the file again."""
+    with h5py.File(path, "r+") as file:
+        del file[name]
+        if value is not None:
+            file[name] = value
+    seal(path)
+
+
 def _write_with_tokens(
     path: Path,
     *,
@@ -250,11 +259,7 @@ def test_token_rows_that_do_not_add_up_leave_the_earlier_file(tmp_path, wrong):
 def test_a_sealed_file_of_other_token_rows_is_refused(tmp_path, name, value):
     path = tmp_path / "a.h5"
     _write_with_tokens(path, per_residue=True)
-    with h5py.File(path, "r+") as file:
-        del file[name]
-        if value is not None:
-            file[name] = value
-    seal(path)
+    _replace(path, name, value)
     with pytest.raises(ShardError, match=f"{path}: has no .*token rows"), open_embeddings(path):
         pass
 
@@ -440,11 +445,7 @@ def test_another_format_version_is_refused(tmp_path):
 def test_a_sealed_file_of_another_form_is_refused(tmp_path, name, value):
     path = tmp_path / "a.h5"
     _write(path, _columns(3))
-    with h5py.File(path, "r+") as file:
-        del file[name]
-        if value is not None:
-            file[name] = value
-    seal(path)
+    _replace(path, name, value)
     with pytest.raises(ShardError, match=f"{path}: has no"), open_embeddings(path):
         pass
 

@@ -1,4 +1,4 @@
-"""The index of the input, and its split into shards of distinct sequences."""
+"""The index of the input, and what is read of it and of its shards."""
 
 from __future__ import annotations
 

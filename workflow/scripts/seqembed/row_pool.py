@@ -32,6 +32,12 @@ def count_distinct(digests: NDArray[np.uint8]) -> int:
     return len(np.unique(_keys(digests)))
 
 
+def first_rows(digests: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """The first row that has each row's digest, (n,) int64 of (n, 16)."""
+    _, firsts, groups = np.unique(_keys(digests), return_index=True, return_inverse=True)
+    return firsts[groups].astype(np.int64)
+
+
 class RowPool:
     """Rows of `arrays`, each (n_i, D) of dtype `storage`, numbered through."""
 

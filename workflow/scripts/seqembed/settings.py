@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from seqembed.errors import ConfigError
-from seqembed.request import Request
+from seqembed.request import Request, check_choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +27,7 @@ class WorkerSettings:
     log_path: Path
 
     def __post_init__(self) -> None:
-        if self.device not in ("auto", "cuda", "cpu"):
-            raise ConfigError(f"device must be one of auto, cuda, cpu, not {self.device!r}")
+        check_choice("device", self.device, ("auto", "cuda", "cpu"))
         if self.token_budget != "auto" and not _positive(self.token_budget):
             message = f"token_budget must be `auto` or a number from 1, not {self.token_budget!r}"
             raise ConfigError(message)

@@ -31,6 +31,7 @@ from seqembed.index import (
 )
 from seqembed.long_sequences import LengthPolicy
 from seqembed.models.tokenization import Esm2Tokenizer, Tokenizer
+from seqembed.row_pool import first_rows
 
 # A worker holds one group's residues in memory, a few times over while it reads them.
 GROUP_BYTES = 1 << 20
@@ -104,7 +105,7 @@ def _read_sequences(index_path: Path, tokenizer: Tokenizer, spool: IO[bytes]) ->
     columns = ["sequence_id", "length", "file", "digest"]
     table = read_columns(index_path, columns, read_dictionary=["file"])
     digests = digest_column(table["digest"])
-    firsts = _first_rows(digests)
+    firsts = first_rows(digests)
     wanted = (firsts == np.arange(len(firsts))) & ~excluded
     offsets, tokens = _spool(table["file"], digests, wanted, tokenizer, spool)
     return _Sequences(
@@ -146,13 +147,6 @@ def _slice(spool: IO[bytes], offset: int, length: int) -> bytes:
 def _metadata(rank: int, world_size: int, fingerprint: str) -> dict[str, str]:
     own = {"rank": str(rank), "world_size": str(world_size), "fingerprint": fingerprint}
     return {"format_version": FORMAT_VERSION, "kind": "shard"} | own
-
-
-def _first_rows(digests: Digests) -> Int64s:
-    """The first row that has each row's digest, (n,) int64 of (n, 16) uint8."""
-    keys = np.ascontiguousarray(digests).view("V16").reshape(-1)
-    _, firsts, groups = np.unique(keys, return_index=True, return_inverse=True)
-    return firsts[groups].astype(np.int64)
 
 
 def _predict_costs(tokens: Int64s, policy: LengthPolicy) -> npt.NDArray[np.float64]:

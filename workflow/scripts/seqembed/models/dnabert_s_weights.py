@@ -9,7 +9,6 @@ from torch import Tensor
 
 from seqembed.errors import ModelError
 from seqembed.models.architecture import DnabertArchitecture
-from seqembed.models.attention import alibi_slopes
 from seqembed.models.loading import Weight
 from seqembed.models.tensors import State
 
@@ -47,11 +46,6 @@ def dnabert_weights(
     for number in range(layer):
         weights |= _layer(architecture, number)
     return weights
-
-
-def dnabert_buffers(architecture: DnabertArchitecture, state: State) -> dict[str, Tensor]:
-    """The slopes of ALiBi, which no checkpoint holds."""
-    return {"slopes": alibi_slopes(architecture.heads)}
 
 
 def _layer(architecture: DnabertArchitecture, number: int) -> dict[str, Weight]:

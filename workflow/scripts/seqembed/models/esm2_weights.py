@@ -10,7 +10,6 @@ from torch import Tensor
 
 from seqembed.errors import ModelError
 from seqembed.models.architecture import Esm2Architecture
-from seqembed.models.esm2 import default_inv_freq
 from seqembed.models.loading import Weight, read_part
 from seqembed.models.tensors import State
 from seqembed.models.tokenization import ESM2_ALPHABET
@@ -77,14 +76,14 @@ def esm2_weights(architecture: Esm2Architecture, layer: int, state: State) -> di
 
 
 def esm2_buffers(architecture: Esm2Architecture, state: State) -> dict[str, Tensor]:
-    """The checkpoint's rotary frequencies; fair-esm's if it has none.
+    """The checkpoint's rotary frequencies, if it has any.
 
     Raises ModelError where layers have different ones.
     """
     names = [name for name in state if name.endswith(".inv_freq")]
     shape = (architecture.head_dim // 2,)
     if not names:
-        return {"inv_freq": default_inv_freq(architecture.head_dim)}
+        return {}
     # A copy of our own: the file's mapping could not be let go.
     first = read_part(state, names[0], shape).clone()
     for name in names[1:]:

@@ -63,12 +63,13 @@ def fill(
     buffers: Mapping[str, Tensor],
     dtype: torch.dtype,
 ) -> Encoder:
-    """Give an encoder that has no memory yet its weights, in `dtype`, and make it ready for use.
+    """Give an encoder without weights its own, in `dtype`, and make it ready for use.
 
-    Raises ModelError where check_weights does.
+    buffers: those of its buffers that are not as it has them already. Raises ModelError where
+    check_weights does.
     """
     filled = {name: _make(state, weight, dtype) for name, weight in weights.items()}
-    encoder.load_state_dict(filled | dict(buffers), assign=True)
+    encoder.load_state_dict(dict(encoder.named_buffers()) | filled | dict(buffers), assign=True)
     return encoder.requires_grad_(False).eval()
 
 

@@ -88,7 +88,7 @@ class _NoWeights(TorchFunctionMode):
 
 
 def _plan(checkpoint: Checkpoint, layer: int) -> tuple[State, dict[str, Weight], dict[str, Tensor]]:
-    """The tensors by plain name, and what weights and buffers up to `layer` are made of."""
+    """The tensors by plain name, what weights up to `layer` are made of, and its own buffers."""
     architecture = checkpoint.architecture
     if isinstance(architecture, Esm2Architecture):
         state: State = plain_names(checkpoint.state, esm2_weights.PREFIXES)
@@ -97,6 +97,6 @@ def _plan(checkpoint: Checkpoint, layer: int) -> tuple[State, dict[str, Weight],
     else:
         state = plain_names(checkpoint.state, dnabert_s_weights.PREFIXES)
         weights = dnabert_s_weights.dnabert_weights(architecture, layer, state)
-        buffers = dnabert_s_weights.dnabert_buffers(architecture, state)
+        buffers = {}  # ALiBi's slopes are in no checkpoint
     check_weights(state, weights)
     return state, weights, buffers
