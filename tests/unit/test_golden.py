@@ -237,7 +237,7 @@ def test_quarantine(tmp_path):
     assert rows[0] == ["sequence_id", "reason"]
     told = [[DNA_IDS[row], f"residue 'N' at {reason}"] for row, reason in REASONS.items()]
     assert rows[1:] == told
-    assert write_quarantine(TOKENS / "index.parquet", tmp_path / "now.tsv") == 3
+    assert write_quarantine(TOKENS / "index.parquet", tmp_path / "now.tsv", {}) == 3
     assert (tmp_path / "now.tsv").read_text(encoding="utf-8") == then
 
 
