@@ -248,6 +248,12 @@ def test_a_key_of_models_wins_over_a_known_name():
     assert get_model_source("DNABERT-S", config["models"]) == "/data/mine"
 
 
+def test_a_folder_that_is_called_as_a_known_model_stays_a_folder():
+    models = {"DNABERT-S": "DNABERT-S", "mine": "DNABERT-2", "other": "my_folder"}
+    found = {name: get_model_source(name, models) for name in models}
+    assert found == {"DNABERT-S": "./DNABERT-S", "mine": "./DNABERT-2", "other": "my_folder"}
+
+
 @pytest.mark.parametrize(
     ("model", "close"),
     [
