@@ -44,7 +44,11 @@ DEFAULTS = {
         "invalid_residues": "error",
     },
     "ids": "header",
-    "execution": {"token_budget": "auto", "checkpoint": {"sequences": 10000, "seconds": 300}},
+    "execution": {
+        "token_budget": "auto",
+        "checkpoint": {"sequences": 10000, "seconds": 300},
+        "on_quarantine": "warn",
+    },
 }
 GOOD = "{fasta: a.faa, model: m}"
 TOP = "Known here: datasets, models, shards, device, embedding, ids, execution."
@@ -95,7 +99,7 @@ def test_what_is_absent_or_empty_becomes_the_default(text):
 
 def test_given_values_stay_beside_defaults():
     found = _complete("{shards: 3, execution: {checkpoint: {seconds: 0.5, sequences: }}}")
-    execution = {"token_budget": "auto", "checkpoint": {"sequences": 10000, "seconds": 0.5}}
+    execution = DEFAULTS["execution"] | {"checkpoint": {"sequences": 10000, "seconds": 0.5}}
     assert found == {**DEFAULTS, "shards": 3, "execution": execution}
 
 
@@ -325,7 +329,15 @@ def test_the_lines_to_write_for_a_model_can_be_followed(model):
         ),
         ("1: 2", f"1 is no key of the configuration. {TOP}"),
         ("reuse: []", f"reuse is no key of the configuration. {TOP}"),
-        ("on_quarantine: warn", f"on_quarantine is no key of the configuration. {TOP}"),
+        (
+            "on_quarantine: warn",
+            "on_quarantine is no key of the configuration. Did you mean execution.on_quarantine? "
+            f"{TOP}",
+        ),
+        (
+            "execution: {on_quarantine: stop}",
+            "execution.on_quarantine is 'stop', but must be warn or fail.",
+        ),
         ('"two\\nlines":', f"'two\\nlines' is no key of the configuration. {TOP}"),
         (
             "embedding: {poolling: 1}",
