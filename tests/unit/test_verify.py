@@ -330,7 +330,8 @@ def test_a_wrong_line_of_the_quarantine_is_named(lines, place, results):
 def test_sequences_that_could_not_be_embedded_are_told(tmp_path):
     results = Results(tmp_path, quarantined=["s2", "s4"])
     said = verify(results.merged)
-    told = "3 more could not be embedded: s2 (is\ttoo long), s4 (is\ttoo long), s5 (is\ttoo long)"
+    reasons = ", ".join(rf"'{name}' (is\ttoo long)" for name in ("s2", "s4", "s5"))
+    told = f"3 more could not be embedded: {reasons}"
     assert said == f"{results.merged}: 2 sequences, all is well; {told}"
     assert refused(results.merged, fail_on_quarantine=True) == (
         f"{told}; {results.table} names all: take them out of the FASTA files, or set "

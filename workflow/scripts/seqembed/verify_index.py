@@ -39,7 +39,7 @@ class Quarantined:
     def add(self, name: str, reason: str) -> None:
         self.count += 1
         if self.count <= SHOWN_IDS:
-            self.first.append(f"{name} ({reason})")
+            self.first.append(f"{name!r} ({reason.translate(_ESCAPES)})")
 
     def __str__(self) -> str:
         return ", ".join(self.first) + (", ..." if self.count > SHOWN_IDS else "")
