@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import shutil
-import subprocess
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,6 @@ from seqembed.split import split_index
 from seqembed.verify import verify
 from seqembed.verify_rows import AGAIN
 
-SCRIPT = Path(__file__).parents[2] / "workflow/scripts/verify.py"
 GOLDEN = Path(__file__).parents[1] / "golden"
 LOGGER = logging.getLogger("test_verify")
 WIDTH = 4
@@ -51,17 +50,20 @@ RECIPE = Recipe(
     numerics_version=1,
     per_residue=True,
 )
+SHARED = {"kind": "shard", "model": "toy", "weights_sha256": "ef" * 32, **RECIPE.fields()}
+SHARED |= {"recipe_fingerprint": RECIPE.fingerprint}
 
 
 class Results:
     """results/demo: an index, two shards and embeddings.h5, all good."""
 
-    def __init__(self, folder: Path, quarantined: Sequence[str] = ()) -> None:
-        self.folder = folder / "results/demo"
-        self.merged, self.table = (
-            self.folder / name for name in ("embeddings.h5", "quarantine.tsv")
-        )
-        self.index, self.fasta = self.folder / "index.parquet", folder / "a.fasta"
+    def __init__(self, root: Path) -> None:
+        self.root, self.fasta, self.folder = root, root / "a.fasta", root / "results/demo"
+        self.merged = self.folder / "embeddings.h5"
+        self.table, self.index = (self.folder / n for n in ("quarantine.tsv", "index.parquet"))
+
+    def make(self, quarantined: Sequence[str] = ()) -> Results:
+        """Write all files; quarantined: ids of sequences that could not be embedded."""
         self.fasta.write_text("".join(f">s{n}\n{s}\n" for n, s in enumerate(SEQUENCES)))
         check = ResidueCheck(ESM2_LETTERS, "protein", "skip")
         write_index([self.fasta], self.index, check=check)
@@ -71,6 +73,7 @@ class Results:
         shards = [self.shard(rank) for rank in range(2)]
         summary = merge(self.index, shards, self.merged, LOGGER)
         write_quarantine(self.index, self.table, summary.quarantined)
+        return self
 
     def shard(self, rank: int) -> Path:
         return self.folder / f"shards/shard_{rank}.h5"
@@ -79,12 +82,9 @@ class Results:
         return self.folder / f"index/shard_{rank}.parquet"
 
     def _write_shard(self, rank: int, quarantined: Sequence[str]) -> None:
-        part, names = (
-            read_shard_index(self.shard_index(rank)),
-            pq.read_table(self.shard_index(rank))["sequence_id"].to_pylist(),
-        )
-        without = {part.digests[n].tobytes() for n, name in enumerate(names) if name in quarantined}
-        order = [n for n in np.argsort(part.rows) if part.digests[n].tobytes() not in without]
+        part = read_shard_index(self.shard_index(rank))
+        names = pq.read_table(self.shard_index(rank))["sequence_id"].to_pylist()
+        order = [n for n in np.argsort(part.rows) if names[n] not in quarantined]
         lengths, digests = part.lengths[order], part.digests[order]
         rows = digests[:, :WIDTH].astype(np.float32)
         slab = Slab(
@@ -94,30 +94,31 @@ class Results:
             flags=np.zeros(len(order), np.uint8),
             embeddings=rows,
         )
-        own = {"kind": "shard", "model": "toy", "weights_sha256": "ef" * 32, **RECIPE.fields()}
-        own |= {"rank": rank, "world_size": 2, "shard_fingerprint": part.fingerprint}
+        own = {"rank": rank, "world_size": 2, "shard_fingerprint": part.fingerprint}
+        left_out = [part.digests[n].tobytes() for n in np.argsort(part.rows) if n not in order]
         write_embeddings(
             self.shard(rank),
             count=len(order),
             width=WIDTH,
             storage="float32",
-            attributes=own | {"recipe_fingerprint": RECIPE.fingerprint},
+            attributes=SHARED | own,
             slabs=[slab],
             residues=TokenRows(
                 offsets=np.append(0, lengths.cumsum()), parts=[rows.repeat(lengths, axis=0)]
             ),
-            quarantine=dict.fromkeys(without, "is\ttoo long"),
+            quarantine=dict.fromkeys(left_out, "is\ttoo long"),
         )
 
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory) -> Results:
-    return Results(tmp_path_factory.mktemp("good"))
+    return Results(tmp_path_factory.mktemp("good")).make()
 
 
 @pytest.fixture
-def results(tmp_path) -> Results:
-    return Results(tmp_path)
+def results(good, tmp_path) -> Results:
+    shutil.copytree(good.root, tmp_path / "copy")
+    return Results(tmp_path / "copy")
 
 
 def tamper(path: Path, change: Callable[[h5py.File], None]) -> None:
@@ -176,7 +177,7 @@ def test_files_of_the_first_versions_are_good():
 
 def test_nothing_is_written(good):
     def content() -> dict[Path, int]:
-        paths = good.folder.parents[1].rglob("*")
+        paths = good.root.rglob("*")
         return {path: path.stat().st_mtime_ns for path in paths}
 
     before = content()
@@ -328,7 +329,7 @@ def test_a_wrong_line_of_the_quarantine_is_named(lines, place, results):
 
 
 def test_sequences_that_could_not_be_embedded_are_told(tmp_path):
-    results = Results(tmp_path, quarantined=["s2", "s4"])
+    results = Results(tmp_path).make(["s2", "s4"])
     said = verify(results.merged)
     reasons = ", ".join(rf"'{name}' (is\ttoo long)" for name in ("s2", "s4", "s5"))
     told = f"3 more could not be embedded: {reasons}"
@@ -349,7 +350,7 @@ def test_what_the_index_excludes_is_no_failure(good):
 
 
 def test_a_quarantine_of_other_sequences_is_named(tmp_path):
-    results = Results(tmp_path, quarantined=["s4"])
+    results = Results(tmp_path).make(["s4"])
     original = results.merged.read_bytes()
 
     def quarantine_a_row(file: h5py.File) -> None:
@@ -412,7 +413,7 @@ def test_a_shard_finds_its_index_and_has_each_sequence_once(results):
 def test_a_shard_without_a_sequence_of_its_index_is_named(results):
     shutil.copy(results.shard_index(1), results.folder / "kept.parquet")
     (results.folder / "other").mkdir()
-    shorter = Results(results.folder / "other", quarantined=["s4"])
+    shorter = Results(results.folder / "other").make(["s4"])
 
     def forget(file: h5py.File) -> None:
         del file["quarantine"]
@@ -476,19 +477,29 @@ def test_a_shards_index_with_other_residues_is_named(results):
 # The program
 
 
-def run(*words: object) -> Any:
-    command = [sys.executable, str(SCRIPT), *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+@pytest.fixture
+def run(monkeypatch, capsys) -> Iterator[Callable[..., tuple[int, list[str]]]]:
+    """Call the program; returns its exit code and the lines that it said."""
+    import verify as program
+
+    def call(*words: object) -> tuple[int, list[str]]:
+        monkeypatch.setattr(sys, "argv", ["verify.py", *map(str, words)])
+        code = program.main()
+        said = capsys.readouterr()
+        assert said.out == ""
+        return code, said.err.splitlines()
+
+    before = signal.getsignal(signal.SIGTERM)
+    yield call
+    signal.signal(signal.SIGTERM, before)
 
 
-def test_the_program_says_a_line_a_file_and_looks_at_all(results):
+def test_the_program_says_a_line_a_file_and_looks_at_all(run, results):
     bad = results.shard(0)
     tamper(bad, put("flags", 0, 16))
     files = [results.merged, bad, results.folder / "none.h5", results.fasta, results.shard(1)]
-    done = run(*files)
-    assert (done.returncode, done.stdout) == (1, "")
-    lines = done.stderr.splitlines()
-    assert len(lines) == 6
+    code, lines = run(*files)
+    assert (code, len(lines)) == (1, 6)
     assert lines[0] == f"verify: {results.merged}: 5 sequences, all is well"
     assert lines[1].startswith(f"verify: {bad}: flags, row 0 (of 's3'): has bits that mean nothing")
     assert lines[2].startswith(f"verify: {results.folder / 'none.h5'}: cannot be read")
@@ -497,10 +508,18 @@ def test_the_program_says_a_line_a_file_and_looks_at_all(results):
     assert lines[5] == f"verify: 3 of 5 files are wrong: {', '.join(map(str, files[1:4]))}"
 
 
-def test_of_one_file_there_is_one_line(results):
-    done = run(results.merged, "--index", results.index, "--on-quarantine", "fail")
-    assert (done.returncode, done.stderr.count("\n")) == (0, 1)
+def test_of_one_file_there_is_one_line(run, results):
+    code, lines = run(results.merged, "--index", results.index, "--on-quarantine", "fail")
+    assert (code, lines) == (0, [f"verify: {results.merged}: 5 sequences, all is well"])
     results.table.unlink()
-    done = run(results.merged)
-    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert done.stderr.startswith(f"verify: {results.merged}: {results.table}, line after the last")
+    code, lines = run(results.merged)
+    assert (code, len(lines)) == (1, 1)
+    assert lines[0].startswith(f"verify: {results.merged}: {results.table}, line after the last")
+
+
+def test_sequences_left_out_are_an_exit_code_where_asked(run, tmp_path):
+    results = Results(tmp_path).make(["s4"])
+    assert run(results.merged)[0] == 0
+    code, lines = run(results.merged, "--on-quarantine", "fail")
+    assert (code, len(lines)) == (1, 1)
+    assert lines[0].startswith(f"verify: {results.merged}: 1 more could not be embedded: 's4' (is")

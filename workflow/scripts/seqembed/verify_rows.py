@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from seqembed.errors import ConfigError, ShardError
 from seqembed.fasta import digest
+from seqembed.flags import FP32_RETRY, TRUNCATED, WINDOWED
 from seqembed.recipe import Recipe
 from seqembed.row_pool import DigestIndex, first_rows
 from seqembed.shards import SLAB_ROWS, EmbeddingsFile, slab_bounds
 
-# Every bit that flags.py speaks of.
-KNOWN_FLAGS = 1 | 2 | 4 | 8
+# The last bit is for reused rows, as flags.py says.
+KNOWN_FLAGS = WINDOWED | TRUNCATED | FP32_RETRY | 8
 # What a file says of itself beside its recipe.
 OWN = {
     "embeddings": ("model", "weights_sha256", "index_fingerprint"),
