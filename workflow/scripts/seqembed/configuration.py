@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ _NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?", re.ASCII)
 _YES_OR_NO = ("true", "false")
 _PLAIN_KEY = re.compile(r"[\w.-]{1,60}", re.ASCII)
 _SHOWN_CHARACTERS = 60
+# Through aliases, a list of a few lines may be endless when it is written out.
+_LISTS = reprlib.Repr()
+_LISTS.maxlevel, _LISTS.maxlist, _LISTS.maxstring, _LISTS.maxother = 2, 60, 60, 60
 
 _EMPTY = """\
 `datasets` is empty, so there is nothing to embed. Write in config/config.yaml, in place of
@@ -60,20 +64,6 @@ class Dataset:
 def load_schema() -> dict[str, Any]:
     """Read the JSON Schema of the configuration, the one home of its defaults."""
     return cast(dict[str, Any], yaml.safe_load(_SCHEMA.read_text(encoding="utf-8")))
-
-
-def check_yaml(path: Path) -> None:
-    """Raise ConfigError, with the line, for a configuration file that is no YAML."""
-    try:
-        yaml.safe_load(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text; save it as UTF-8.") from error
-    except yaml.MarkedYAMLError as error:
-        place = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(
-            f"{path}{place}: this is no YAML ({error.problem}). Is a line indented differently "
-            "from its neighbours, or the line that it belongs under still a comment?"
-        ) from error
 
 
 def complete(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -266,7 +256,7 @@ def _allowed(schema: Mapping[str, Any]) -> str:
     if schema["type"] == "boolean":
         return "true or false"
     if schema["type"] == "integer":
-        return f"a whole number of at least {schema['minimum']}"
+        return f"a whole number from {schema['minimum']} to {schema['maximum']:,}"
     if schema["type"] == "number":
         return f"a number over {schema['exclusiveMinimum']}"
     return cast(str, schema["title"])
@@ -277,7 +267,7 @@ def _found(value: object) -> str:
     if value is None or value == "":
         return "empty"
     if isinstance(value, list):
-        return _shortened(f"the list {value}") if value else "an empty list"
+        return _shortened(f"the list {_LISTS.repr(value)}") if value else "an empty list"
     if isinstance(value, Mapping):
         return (
             _shortened(f"a group of keys ({', '.join(map(repr, value))})")
