@@ -41,8 +41,8 @@ def test_every_case_is_indexed_or_refused_as_the_oracle_says(tmp_path):
 @pytest.mark.parametrize(
     ("module", "name", "fault"),
     [
-        (fasta, "_refuse_lone_returns", lambda raw, path, line: None),
-        (fasta, "_refuse_no_residues", lambda raw, residues, path, sequence_id, line: None),
+        (fasta, "_find_lone_return", lambda text: -1),
+        (fasta, "_find_fault", lambda raw, residues: None),
         (fasta, "_refuse_cut_bgzip", lambda plain, path: plain.seek(0)),
         (sequence_ids, "digest", lambda data, seen=[0]: seen.append(0) or b"%d" % len(seen)),  # noqa: B006
     ],

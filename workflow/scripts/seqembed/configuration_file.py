@@ -6,7 +6,7 @@ they take the last in silence.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import yaml
 
 from seqembed.errors import ConfigError
 
+MOST_VALUES = 1_000_000
 _NO_KEYS = "holds no keys; write `datasets:` and what belongs below it, or remove the file"
 _MERGE = "tag:yaml.org,2002:merge"
 
@@ -27,16 +28,41 @@ def check_yaml(path: Path) -> None:
         _check(path, yaml.SafeLoader(_read(path)))
     except yaml.MarkedYAMLError as error:
         place = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(
-            f"{path}{place}: this is no YAML ({error.problem}). Is a line indented differently "
-            "from its neighbours, or the line that it belongs under still a comment?"
-        ) from error
+        message = f"{path}{place}: this is no YAML ({error.problem}). {_advice(error)}"
+        raise ConfigError(message) from error
     except yaml.YAMLError as error:
         code = getattr(error, "character", 0)
         message = f"{path}: YAML forbids the character U+{code:04X} in it; remove it."
         raise ConfigError(message) from error
     except RecursionError as error:
         raise ConfigError(f"{path}: its values are nested too deeply; write plain ones.") from error
+
+
+def refuse_endless(config: Any) -> None:
+    """Raise ConfigError for more than MOST_VALUES of them.
+
+    Through aliases, a file of a few lines may hold billions, which nothing here would end to read.
+    """
+    waiting, count = [config], 0
+    while waiting:
+        value, count = waiting.pop(), count + 1
+        if count > MOST_VALUES:
+            message = f"The configuration holds over {MOST_VALUES:,} values; write fewer."
+            raise ConfigError(message)
+        if isinstance(value, Mapping):
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+
+
+def _advice(error: yaml.MarkedYAMLError) -> str:
+    # `fasta: *.faa` without quotes asks for what was named by `&.faa`.
+    if error.context == "while scanning an alias" or "undefined alias" in (error.problem or ""):
+        return "Put a pattern that begins with `*` in quotes."
+    return (
+        "Is a line indented differently from its neighbours, or the line that it belongs under "
+        "still a comment?"
+    )
 
 
 def _read(path: Path) -> str:
@@ -59,7 +85,7 @@ def _check(path: Path, loader: Any) -> None:
     for node in _nodes(path, root, frozenset(), set()):
         _check_value(path, loader, node)
         _check_keys(path, node)
-    loader.construct_document(root)
+    refuse_endless(loader.construct_document(root))
 
 
 def _nodes(path: Path, node: Any, above: frozenset[int], seen: set[int]) -> Iterator[Any]:

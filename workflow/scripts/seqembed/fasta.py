@@ -31,6 +31,14 @@ _UPPER = bytes(range(256)).upper()
 _TEXT = bytes(byte for byte in range(32, 256) if byte != 127)
 # Several before a line feed are a line end that was converted twice.
 _LONE_RETURN = re.compile(rb"\r(?![\r\n]|\Z)")
+_LONE_RETURN_ADVICE = (
+    "a carriage return within a line, as old Macintosh files have it; convert the line ends to LF "
+    "or CRLF"
+)
+_INNER_HEADER_ADVICE = (
+    "`>` within a line of the sequence; a header begins a line of its own: put a line break in "
+    "front of it, or remove it"
+)
 _ODD_IN_NAMES = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 # What other files than FASTA begin with.
@@ -207,45 +215,42 @@ def _raw_records(chunks: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
 
 
 def _parse(raw: bytes, path: str | Path, line: int, offset: int) -> Record:
-    _refuse_lone_returns(raw, path, line)
     header, _, body = raw.partition(b"\n")
+    if _find_lone_return(header) >= 0:
+        raise FastaError(_LONE_RETURN_ADVICE, path=path, line=line)
     sequence_id, description = _parse_header(header[1:], path, line)
     residues = body.translate(_UPPER, _BLANKS)
-    _refuse_no_residues(raw, residues, path, sequence_id, line)
+    if fault := _find_fault(raw, residues):
+        line += raw.count(b"\n", 0, fault[1])
+        raise FastaError(fault[0], path=path, record=sequence_id, line=line)
     return Record(sequence_id, description, residues.removesuffix(b"*"), line, offset)
 
 
-def _refuse_lone_returns(raw: bytes, path: str | Path, line: int) -> None:
-    """Raise FastaError for a carriage return within a line: what follows may be a header."""
-    if b"\r" in raw and (found := _LONE_RETURN.search(raw)):
-        line += raw.count(b"\n", 0, found.start())
-        message = "a carriage return within a line, as old Macintosh files have it; convert the "
-        raise FastaError(message + "line ends to LF or CRLF", path=path, line=line)
+def _find_lone_return(text: bytes) -> int:
+    """Where a carriage return stands within a line; -1 where none does."""
+    # Most files have none, and are searched for a byte much faster.
+    found = _LONE_RETURN.search(text) if b"\r" in text else None
+    return found.start() if found else -1
 
 
-def _refuse_no_residues(
-    raw: bytes, residues: bytes, path: str | Path, sequence_id: str, line: int
-) -> None:
-    """Raise FastaError for what is never a residue, and where there is none.
+def _find_fault(raw: bytes, residues: bytes) -> tuple[str, int] | None:
+    """What of a record is never a residue, or that it has none; and where in `raw` this is.
 
-    raw: the record; residues: the same without header and blanks.
+    residues: the record without header and blanks.
     """
-
-    def refuse(message: str, place: int = 0) -> None:
-        where = line + raw.count(b"\n", 0, place)
-        raise FastaError(message, path=path, record=sequence_id, line=where)
-
     begin = raw.find(b"\n")
+    if (place := _find_lone_return(raw)) >= 0:
+        return _LONE_RETURN_ADVICE, place
     if b">" in residues:
-        message = "`>` within a line of the sequence; a header begins a line of its own: put a "
-        refuse(message + "line break in front of it, or remove it", raw.index(b">", begin))
+        return _INNER_HEADER_ADVICE, raw.index(b">", begin)
     if others := residues.translate(None, _TEXT):
         message = f"byte 0x{others[0]:02x} in the sequence, which is no text; is the file binary, "
-        refuse(message + "or damaged? Copy it again", raw.index(others[:1], begin))
+        return message + "or damaged? Copy it again", raw.index(others[:1], begin)
     if (place := raw.find(b"\n;")) >= 0:
-        refuse("a line that begins with `;`; remove comments from the file", place + 1)
+        return "a line that begins with `;`; remove comments from the file", place + 1
     if residues in (b"", b"*"):
-        refuse("has no residues; remove the record or add its sequence")
+        return "has no residues; remove the record or add its sequence", 0
+    return None
 
 
 def _parse_header(header: bytes, path: str | Path, line: int) -> tuple[str, str]:
