@@ -156,7 +156,7 @@ def shard_fingerprint(digests: Digests) -> str:
 def read_shard_index(path: Path) -> ShardIndex:
     """Read a shard without its residues; raises IndexFormatError unless it is whole."""
     metadata = read_metadata(path, "shard")
-    with _damage_named(path):
+    with damage_named(path):
         # Shards had no tokens while each residue was one.
         tokens = "tokens" if "tokens" in pq.read_schema(path).names else "length"
         table = read_columns(path, {"row", "length", "digest", tokens})
@@ -172,7 +172,7 @@ def read_shard_index(path: Path) -> ShardIndex:
 def read_lengths_and_digests(path: Path) -> tuple[Int64s, Digests]:
     """(n,) lengths and (n, 16) digests of a whole index, in input order."""
     read_metadata(path, "index")
-    with _damage_named(path):
+    with damage_named(path):
         table = read_columns(path, ["length", "digest"])
         return int64_column(table["length"]), digest_column(table["digest"])
 
@@ -181,7 +181,7 @@ def read_excluded(path: Path) -> npt.NDArray[np.bool_]:
     """Which rows of a whole index get no embedding, (n,) bool."""
     read_metadata(path, "index")
     parts = [np.empty(0, bool)]
-    with _damage_named(path), pq.ParquetFile(path) as index:
+    with damage_named(path), pq.ParquetFile(path) as index:
         if "excluded" not in index.schema_arrow.names:
             return np.zeros(index.metadata.num_rows, bool)
         for batch in index.iter_batches(columns=["excluded"]):
@@ -196,28 +196,30 @@ def read_names(path: Path) -> Iterator[tuple[str, str | None]]:
     They are read as they are asked for: they may be long.
     """
     read_metadata(path, "index")
-    with _damage_named(path), pq.ParquetFile(path) as index:
+    with damage_named(path), pq.ParquetFile(path) as index:
         known = "excluded" in index.schema_arrow.names
         columns = ["sequence_id", "excluded"] if known else ["sequence_id"]
         for batch in index.iter_batches(8192, columns=columns):
+            if batch["sequence_id"].null_count or batch["sequence_id"].type != pa.string():
+                raise ValueError("an id is no text")
             names = batch["sequence_id"].to_pylist()
             reasons = batch["excluded"].to_pylist() if known else [None] * len(names)
             yield from zip(names, reasons, strict=True)
 
 
 @contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
+def damage_named(path: Path) -> Iterator[None]:
     """Turn what reading a damaged file raises into IndexFormatError."""
     try:
         yield
-    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
         raise IndexFormatError(f"{path}: damaged ({error}); remove it and run again") from error
 
 
 def describe_rows(path: Path, rows: Int64s) -> list[str]:
     """Where rows of a whole index came from: "record 'ID' of FILE"."""
     read_metadata(path, "index")
-    with _damage_named(path):
+    with damage_named(path):
         table = read_columns(path, ["sequence_id", "file"]).take(int64_array(rows))
     return [f"record {row['sequence_id']!r} of {row['file']}" for row in table.to_pylist()]
 
@@ -256,15 +258,20 @@ def digest_column(column: Any) -> Digests:
 
 
 def read_metadata(path: Path, *kinds: str) -> dict[str, str]:
-    """Return a file's own metadata; raises IndexFormatError for other kinds or versions."""
+    """Return a file's own metadata, `fingerprint` among it.
+
+    Raises IndexFormatError for other kinds or versions.
+    """
     try:
         raw = pq.read_metadata(path).metadata or {}
-    except (OSError, pa.ArrowException) as error:
+        metadata = {k.decode(): v.decode() for k, v in raw.items() if k != b"ARROW:schema"}
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise IndexFormatError(f"{path}: cannot be read ({error}); run again") from error
-    metadata = {k.decode(): v.decode() for k, v in raw.items() if k != b"ARROW:schema"}
     version = metadata.get("format_version")
     if metadata.get("kind") not in kinds or version != FORMAT_VERSION:
         found = f"kind {metadata.get('kind')!r}, format {version!r}"
         wanted = f"{' or '.join(map(repr, kinds))}, format {FORMAT_VERSION!r}"
         raise IndexFormatError(f"{path}: {found}, not {wanted}; remove it and run again")
+    if "fingerprint" not in metadata:
+        raise IndexFormatError(f"{path}: has no fingerprint; remove it and run again")
     return metadata
