@@ -4,7 +4,7 @@ STAMP := .venv/installed
 BIN := $(CURDIR)/.venv/bin
 EXAMPLE := resources/example
 
-.PHONY: install run test lint clean
+.PHONY: install run test fuzz lint clean
 install: $(STAMP)
 
 $(STAMP): pyproject.toml
@@ -19,6 +19,12 @@ run: $(STAMP)
 
 test: $(STAMP)
 	PATH="$(BIN):$$PATH" pytest
+
+# Mutated files against the index, N of them; a failure names the case that repeats it.
+N ?= 100000
+SEED ?= 1
+fuzz: $(STAMP)
+	.venv/bin/python tests/faults/fuzz_index.py --count $(N) --seed $(SEED)
 
 lint: $(STAMP)
 	.venv/bin/ruff format --check .

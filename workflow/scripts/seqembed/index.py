@@ -202,6 +202,8 @@ def read_names(path: Path) -> Iterator[tuple[str, str | None]]:
         known = "excluded" in index.schema_arrow.names
         columns = ["sequence_id", "excluded"] if known else ["sequence_id"]
         for batch in index.iter_batches(8192, columns=columns):
+            if batch["sequence_id"].null_count or batch["sequence_id"].type != pa.string():
+                raise ValueError("an id is no text")
             names = batch["sequence_id"].to_pylist()
             reasons = batch["excluded"].to_pylist() if known else [None] * len(names)
             yield from zip(names, reasons, strict=True)
@@ -212,7 +214,7 @@ def damage_named(path: Path) -> Iterator[None]:
     """Turn what reading a damaged file raises into IndexFormatError."""
     try:
         yield
-    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
         raise IndexFormatError(f"{path}: damaged ({error}); remove it and run again") from error
 
 
@@ -269,7 +271,10 @@ def digest_column(column: Any) -> Digests:
 
 
 def read_metadata(path: Path, *kinds: str) -> dict[str, str]:
-    """Return a file's own metadata; raises IndexFormatError for other kinds or versions."""
+    """Return a file's own metadata, `fingerprint` among it.
+
+    Raises IndexFormatError for other kinds or versions.
+    """
     try:
         raw = pq.read_metadata(path).metadata or {}
         metadata = {k.decode(): v.decode() for k, v in raw.items() if k != b"ARROW:schema"}
