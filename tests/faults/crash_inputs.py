@@ -43,9 +43,7 @@ def edit_fasta(scene: Scene) -> str:
     again = point == AFTER or scene.random.random() < 0.5
     stage = "index" if again else point
     scene.tell(f"{edit.__name__}, then {stage}")
-    expected = None
-    if stage in ("index", "split") and after != before:
-        expected = expect(read_result(scene.undisturbed.result), before, after)
+    expected = expect(read_result(scene.undisturbed.result), before, after)
     return scene.settle(tree, stage, expected=expected, may_be_damaged=True)
 
 

@@ -12,41 +12,42 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import crash_disk
 import crash_inputs
 import crash_kills
 import crash_rest
+import crash_workflow
+from crash_workflow import UndisturbedWorkflow, WorkflowScene, run_undisturbed_workflow
 from interposed import compile_library
 from scene import Scene
 from settle import GOOD, Judged
+from stages import ROOT, SCRIPTS
 from undisturbed import Undisturbed, run_undisturbed
 
-Crash = Callable[[Scene], str]
+Crash = Callable[[Any], str]
 Pair = tuple[Undisturbed, Undisturbed]
 
-NEED_LIBRARY: dict[str, Crash] = {
-    "kill at a call": crash_kills.kill_at_a_call,
-    "torn write": crash_kills.tear_a_write,
-    "power cut": crash_kills.cut_the_power,
-    "ENOSPC at a call": crash_disk.fill_at_a_call,
+STAGE_KINDS: dict[str, Crash] = {
     "EIO at a call": crash_disk.break_at_a_call,
-    "clock": crash_inputs.set_the_clock,
-}
-KINDS: dict[str, Crash] = {
-    "kill at random": crash_kills.kill_at_random,
-    "driver killed": crash_kills.kill_driver,
-    "SIGTERM, SIGINT": crash_kills.ask_to_stop,
-    "full disk": crash_disk.fill_the_disk,
-    "damage at rest": crash_rest.damage_at_rest,
+    "ENOSPC at a call": crash_disk.fill_at_a_call,
     "FASTA edited": crash_inputs.edit_fasta,
+    "SIGTERM, SIGINT": crash_kills.ask_to_stop,
+    "clock": crash_inputs.set_the_clock,
+    "damage at rest": crash_rest.damage_at_rest,
+    "driver killed": crash_kills.kill_driver,
     "folder removed": crash_inputs.remove_folder,
-    **NEED_LIBRARY,
+    "full disk": crash_disk.fill_the_disk,
+    "kill at a call": crash_kills.kill_at_a_call,
+    "kill at random": crash_kills.kill_at_random,
+    "power cut": crash_kills.cut_the_power,
+    "torn write": crash_kills.tear_a_write,
 }
 
 
@@ -54,7 +55,7 @@ KINDS: dict[str, Crash] = {
 class Result:
     """How a case ended, and all that was told of it."""
 
-    number: int
+    case: str
     kind: str
     outcome: str
     told: list[str]
@@ -62,23 +63,47 @@ class Result:
 
     def __str__(self) -> str:
         lines = "\n    ".join(self.told)
-        return f"case {self.number}, {self.kind}: {self.outcome}, {self.seconds:.0f} s\n    {lines}"
+        return f"case {self.case}, {self.kind}: {self.outcome}, {self.seconds:.0f} s\n    {lines}"
 
 
-def kinds() -> dict[str, Crash]:
+@dataclass(frozen=True)
+class World:
+    """The undisturbed runs: without token rows and with them; through the workflow, if asked for.
+
+    `folder` is where the cases are.
+    """
+
+    folder: Path
+    pair: Pair
+    workflow: UndisturbedWorkflow | None = None
+
+    def open(self, seed: int, case: str) -> tuple[str, Crash, Scene | WorkflowScene]:
+        """The kind of a case, taken in turn, and its scene; all else is drawn by its seed."""
+        random, folder = Random(f"{seed}/{case}"), self.folder / f"case_{case}"
+        if not case.startswith("w"):
+            name, crash = _nth(stage_kinds(), int(case))
+            return name, crash, Scene(random, random.choice(self.pair), folder)
+        assert self.workflow
+        name, crash = _nth(crash_workflow.KINDS, int(case[1:]))
+        return name, crash, WorkflowScene(random, self.workflow, folder)
+
+
+def stage_kinds() -> dict[str, Crash]:
     """Those that this machine can do."""
     left_out = set() if crash_disk.can_mount() else {"full disk"}
-    return {name: crash for name, crash in KINDS.items() if name not in left_out}
+    return {name: crash for name, crash in STAGE_KINDS.items() if name not in left_out}
 
 
-def run_case(pair: Pair, seed: int, number: int, folder: Path) -> Result:
-    """One case, its kind taken in turn, all else drawn by its seed."""
-    names = sorted(kinds())
-    name, random = names[number % len(names)], Random(f"{seed}/{number}")
-    scene = Scene(random, random.choice(pair), folder / f"case_{number}")
+def _nth(kinds: Mapping[str, Crash], number: int) -> tuple[str, Crash]:
+    return list(kinds.items())[number % len(kinds)]
+
+
+def run_case(world: World, seed: int, case: str) -> Result:
+    """One case, `w` and a number through the workflow, else at stage level."""
+    name, crash, scene = world.open(seed, case)
     began = time.monotonic()
     try:
-        outcome = kinds()[name](scene)
+        outcome = crash(scene)
     except Judged as judged:
         outcome = judged.kind
         scene.tell(judged.note)
@@ -86,24 +111,25 @@ def run_case(pair: Pair, seed: int, number: int, folder: Path) -> Result:
         outcome = "harness failed"
         scene.tell(traceback.format_exc())
     shutil.rmtree(scene.folder, ignore_errors=True)
-    return Result(number, name, outcome, scene.told, time.monotonic() - began)
+    return Result(case, name, outcome, scene.told, time.monotonic() - began)
 
 
-def prepare(folder: Path) -> Pair:
-    """The undisturbed runs, without token rows and with them."""
-    library = compile_library(folder)
+def prepare(folder: Path, *, workflow: bool) -> World:
+    """The undisturbed runs, of a copy of the programs: these may be edited while cases run."""
+    library, scripts = compile_library(folder), folder / SCRIPTS
+    shutil.copytree(ROOT / SCRIPTS, scripts, ignore=shutil.ignore_patterns("__pycache__"))
     plain, tokens = (
-        run_undisturbed(folder / name, library, name == "tokens") for name in ("plain", "tokens")
+        run_undisturbed(folder / name, scripts, library, name == "tokens")
+        for name in ("plain", "tokens")
     )
-    return plain, tokens
+    whole = run_undisturbed_workflow(folder, library) if workflow else None
+    return World(folder, (plain, tokens), whole)
 
 
-def run_all(
-    pair: Pair, seed: int, numbers: Iterable[int], folder: Path, jobs: int
-) -> Iterator[Result]:
+def run_all(world: World, seed: int, cases: Iterable[str], jobs: int) -> Iterator[Result]:
     """The results of these cases, as they come."""
     with ProcessPoolExecutor(jobs) as pool:
-        futures = [pool.submit(run_case, pair, seed, number, folder) for number in numbers]
+        futures = [pool.submit(run_case, world, seed, case) for case in cases]
         for future in as_completed(futures):
             yield future.result()
 
@@ -138,8 +164,10 @@ def main() -> int:
 
 def report(arguments: argparse.Namespace, folder: Path) -> Iterator[Result]:
     """Run what is asked for; print what ended badly as soon as it is known."""
-    numbers = arguments.only or range(arguments.count)
-    for result in run_all(prepare(folder), arguments.seed, numbers, folder, arguments.jobs):
+    whole = [f"w{number}" for number in range(arguments.workflow)]
+    cases = arguments.only or [*map(str, range(arguments.count)), *whole]
+    world = prepare(folder, workflow=any(case.startswith("w") for case in cases))
+    for result in run_all(world, arguments.seed, cases, arguments.jobs):
         if result.outcome not in GOOD or arguments.only or arguments.verbose:
             print(result, flush=True)
         yield result
@@ -148,9 +176,10 @@ def report(arguments: argparse.Namespace, folder: Path) -> Iterator[Result]:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=500, help="cases at stage level")
+    parser.add_argument("--workflow", type=int, default=40, help="cases through Snakemake")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--only", type=int, nargs="+", help="run these cases alone, and tell all")
+    parser.add_argument("--only", nargs="+", help="run these cases alone, as 7 or w7, and tell all")
     parser.add_argument("--verbose", action="store_true", help="tell of every case")
     parser.add_argument("--folder", help="where the trees are made, and removed")
     return parser.parse_args()

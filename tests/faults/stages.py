@@ -18,7 +18,7 @@ from pathlib import Path
 from driver import find_processes
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = ROOT / "workflow/scripts"
+SCRIPTS = "workflow/scripts"
 MODEL = ROOT / "resources/models/esm2_demo"
 RESULTS = "results/work"
 STAGES = ("prepare", "index", "split", "embed_0", "embed_1", "merge")
@@ -55,10 +55,11 @@ class Ended:
 
 @dataclass(frozen=True)
 class Tree:
-    """A folder in which the stages run; `per_residue` asks for token rows."""
+    """A folder in which the programs of `scripts` run; `per_residue` asks for token rows."""
 
     folder: Path
     per_residue: bool
+    scripts: Path
 
     @property
     def results(self) -> Path:
@@ -84,7 +85,7 @@ class Tree:
         """The stage's program with its arguments, as the workflow calls it."""
         name, _, rank = stage.partition("_")
         script = {"prepare": "prepare_model", "embed": "embed_shard"}.get(name, name)
-        command = [sys.executable, str(SCRIPTS / f"{script}.py"), "--log", f"logs/{stage}.log"]
+        command = [sys.executable, str(self.scripts / f"{script}.py"), "--log", f"logs/{stage}.log"]
         command += self._options(name, rank)
         return command + (["--parent", str(parent)] if parent and name == "embed" else [])
 

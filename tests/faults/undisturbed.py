@@ -30,6 +30,7 @@ class Undisturbed:
 
     folder: Path
     per_residue: bool
+    scripts: Path
     library: Path | None
     calls: Mapping[str, Calls]
     seconds: Mapping[str, float]
@@ -37,7 +38,7 @@ class Undisturbed:
     def open(self, point: str, target: Path) -> Tree:
         """A copy of the tree as it was before a stage, AFTER all, or PARTIAL: amid embed_0."""
         copy_tree(self.folder / point, target)
-        return Tree(target, self.per_residue)
+        return Tree(target, self.per_residue, self.scripts)
 
     @property
     def result(self) -> Path:
@@ -48,10 +49,12 @@ class Undisturbed:
         return list_files(self.result)
 
 
-def run_undisturbed(folder: Path, library: Path | None, per_residue: bool) -> Undisturbed:
+def run_undisturbed(
+    folder: Path, scripts: Path, library: Path | None, per_residue: bool
+) -> Undisturbed:
     """Run all stages, each once, and keep a copy of the tree before each."""
     folder.mkdir(parents=True)
-    tree = Tree(folder / "now", per_residue)
+    tree = Tree(folder / "now", per_residue, scripts)
     tree.folder.mkdir()
     shutil.copytree(MODEL, tree.folder / "model")
     write_input(tree.folder / "input.faa")
@@ -66,8 +69,8 @@ def run_undisturbed(folder: Path, library: Path | None, per_residue: bool) -> Un
         calls[stage], seconds[stage] = count_calls(read_trace(trace)), ended.seconds
     tree.folder.rename(folder / AFTER)
     if library:
-        _cut_off(Tree(folder / PARTIAL, per_residue), folder, library)
-    return Undisturbed(folder, per_residue, library, calls, seconds)
+        _cut_off(Tree(folder / PARTIAL, per_residue, scripts), folder, library)
+    return Undisturbed(folder, per_residue, scripts, library, calls, seconds)
 
 
 def watched(environment: Mapping[str, str]) -> dict[str, str]:
