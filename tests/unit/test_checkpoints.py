@@ -22,7 +22,6 @@ from seqembed.checkpoints import (
     name_other_folders,
     read_finished,
     read_manifest,
-    set_aside,
     write_manifest,
 )
 from seqembed.errors import CheckpointError
@@ -94,17 +93,6 @@ def test_a_damaged_manifest_is_named(content, tmp_path):
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=f"{path}: damaged manifest .*; remove it"):
         read_manifest(tmp_path)
-
-
-def test_what_is_set_aside_hides_nothing_set_aside_before(tmp_path):
-    names = []
-    for content in ("a", "b", "c"):
-        path = tmp_path / "x.safetensors"
-        path.write_text(content)
-        names.append(set_aside(path).name)
-        assert not path.exists()
-    assert names == [f"x.safetensors.damaged{number}" for number in ("", 1, 2)]
-    assert [(tmp_path / name).read_text() for name in names] == ["a", "b", "c"]
 
 
 def test_clear_removes_what_a_worker_left_and_nothing_else(tmp_path):
@@ -220,7 +208,12 @@ def open_writer(folder: Path, clock: Clock | None = None, **changes: Any) -> Che
 
 
 def batch_of(rows: list[int]) -> BatchRows:
-    return BatchRows(np.array(rows, np.int64), values_of(rows), [], tokens=0)
+    return batch_rows(np.array(rows, np.int64), values_of(rows), [])
+
+
+def batch_rows(positions: np.ndarray, rows: np.ndarray, residues: list, **other: Any) -> BatchRows:
+    plain = {"flags": np.zeros(len(positions), np.uint8), "given_up": [], "tokens": 0}
+    return BatchRows(positions, rows, residues=residues, **plain | other)
 
 
 def add(writer: CheckpointWriter, rows: list[int]) -> int:
@@ -328,14 +321,14 @@ def tokens_of(row: int, start: int = 0, stop: int | None = None) -> np.ndarray:
 
 def add_tokens(writer: CheckpointWriter, rows: list[int]) -> int:
     residues = [(row, tokens_of(row)) for row in rows]
-    return writer.add(BatchRows(np.array(rows, np.int64), values_of(rows), residues, tokens=0))
+    return writer.add(batch_rows(np.array(rows, np.int64), values_of(rows), residues))
 
 
 def add_part(writer: CheckpointWriter, row: int, start: int, stop: int, whole: bool) -> int:
     """A part of a sequence that is read in several passes."""
     rows = [row] if whole else []
     given = (np.array(rows, np.int64), values_of(rows), [(row, tokens_of(row, start, stop))])
-    return writer.add(BatchRows(*given, tokens=0))
+    return writer.add(batch_rows(*given))
 
 
 def assert_tokens(folder: Path, *blocks: list[int]) -> None:
@@ -461,7 +454,7 @@ def test_a_block_whose_token_rows_are_damaged_is_embedded_again(damage, tmp_path
 def test_rows_in_half_precision_stay_so(tmp_path):
     writer = open_writer(tmp_path)
     rows = values_of([4, 9]).astype(np.float16)
-    writer.add(BatchRows(np.array([4, 9]), rows, [], tokens=0))
+    writer.add(batch_rows(np.array([4, 9]), rows, []))
     writer.close()
     assert [block.dtype for block in writer.blocks] == [np.float16]
     ids, found = read_finished(tmp_path, LOGGER)

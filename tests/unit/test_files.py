@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from seqembed.files import link, publish_exclusively, published
+from seqembed.files import link, publish_exclusively, published, set_aside
 
 
 def _refuse_links(monkeypatch, number):
@@ -121,3 +121,14 @@ def test_a_link_to_nothing_leaves_the_target_alone(tmp_path):
         link(tmp_path / "none.bin", target)
     assert target.read_bytes() == b"earlier"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_what_is_set_aside_hides_nothing_set_aside_before(tmp_path):
+    names = []
+    for content in ("a", "b", "c"):
+        path = tmp_path / "x.safetensors"
+        path.write_text(content)
+        names.append(set_aside(path).name)
+        assert not path.exists()
+    assert names == [f"x.safetensors.damaged{number}" for number in ("", 1, 2)]
+    assert [(tmp_path / name).read_text() for name in names] == ["a", "b", "c"]

@@ -220,28 +220,11 @@ def terminated_before_the_model() -> None:
     gpu_worker.open_run = open_and_terminate
 
 
-def out_of_memory_in_third_batch() -> None:
-    def fail() -> None:
-        raise RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate "
-            "memory: you tried to allocate 8589934592 bytes. Error code 12 (Cannot allocate memory)"
-        )
-
-    _in_third_batch(fail)
-
-
 def accelerator_error_in_third_batch() -> None:
     import torch
 
     def fail() -> None:
         raise torch.AcceleratorError("CUDA error: an illegal memory access " + "x" * 9000)
-
-    _in_third_batch(fail)
-
-
-def bug_in_third_batch() -> None:
-    def fail() -> None:
-        raise IndexError("list index out of range")
 
     _in_third_batch(fail)
 

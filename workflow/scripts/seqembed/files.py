@@ -59,6 +59,15 @@ def link(source: Path, target: Path) -> None:
         sync(target.parent)
 
 
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file so that nobody reads it again; return its new path."""
+    number = 0
+    while (target := path.with_name(f"{path.name}.damaged{number or ''}")).exists():
+        number += 1
+    os.rename(path, target)
+    return target
+
+
 def sync(path: Path) -> None:
     """Make a file's content, or a folder's entries, durable."""
     descriptor = os.open(path, os.O_RDONLY)

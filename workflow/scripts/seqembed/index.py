@@ -222,6 +222,12 @@ def describe_rows(path: Path, rows: Int64s) -> list[str]:
     return [f"record {row['sequence_id']!r} of {row['file']}" for row in table.to_pylist()]
 
 
+def read_name(path: Path, position: int) -> str:
+    """The id of one row of an index or a shard's index, by its place in the file."""
+    name: str = read_columns(path, ["sequence_id"])["sequence_id"][position].as_py()
+    return name
+
+
 def read_columns(path: Path, columns: Iterable[str], **options: Any) -> pa.Table:
     """These columns of a Parquet file, whole; `options` are pq.ParquetFile's.
 

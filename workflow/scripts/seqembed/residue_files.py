@@ -95,6 +95,14 @@ class ResidueSpool:
         self._dtype, self._row_bytes = rows.dtype.name, rows.shape[1] * rows.itemsize
         self._counts[position] = self._counts.get(position, 0) + len(rows)
 
+    def drop(self, positions: Iterable[int]) -> None:
+        """Forget what came of these sequences, the last ones that did."""
+        for position in positions:
+            if self._counts.pop(position, 0):
+                file = self._open()
+                file.seek(sum(self._counts.values()) * self._row_bytes)
+                file.truncate()
+
     def seal(self, positions: Iterable[int]) -> ResidueFile:
         """Make durable the rows of these sequences, and begin anew.
 

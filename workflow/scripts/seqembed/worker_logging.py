@@ -60,8 +60,11 @@ class Progress:
         if self._clock() - self._told >= PROGRESS_SECONDS:
             self.tell()
 
-    def tell(self) -> None:
-        """Write the line: done of total, tokens a second, time left, the last checkpoint."""
+    def tell(self, spent: float | None = None) -> None:
+        """Write the line: done of total, tokens a second, time left, the last checkpoint.
+
+        spent: of the run that ends, the clock's seconds in checkpoints, which are told, too.
+        """
         self._told = now = self._clock()
         rate = self._tokens / max(now - self._begin, 1e-9)
         ago = "none in this run"
@@ -76,6 +79,9 @@ class Progress:
             _duration(left),
             ago,
         )
+        if spent is not None:
+            seconds = now - self._begin
+            self._logger.info("checkpoints took %.2f of %.2f seconds", spent, seconds)
 
 
 def _duration(seconds: float) -> str:
