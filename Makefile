@@ -4,7 +4,7 @@ STAMP := .venv/installed
 BIN := $(CURDIR)/.venv/bin
 EXAMPLE := resources/example
 
-.PHONY: install run test lint clean
+.PHONY: install run test faults lint clean
 install: $(STAMP)
 
 $(STAMP): pyproject.toml
@@ -19,6 +19,15 @@ run: $(STAMP)
 
 test: $(STAMP)
 	PATH="$(BIN):$$PATH" pytest
+
+# N disturbed stages and W disturbed workflows, J at a time, drawn by SEED: all must end well.
+N ?= 500
+W ?= 40
+J ?= 2
+SEED ?= 1
+faults: $(STAMP)
+	PATH="$(BIN):$$PATH" PYTHONPATH=tests/workflow OMP_NUM_THREADS=1 \
+	    python tests/faults/harness.py --count $(N) --workflow $(W) --jobs $(J) --seed $(SEED)
 
 lint: $(STAMP)
 	.venv/bin/ruff format --check .

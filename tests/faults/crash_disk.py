@@ -79,5 +79,12 @@ def _small_disk(tree: Tree, size: int) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", place], check=True)
 
 
+def unmount_all(folder: Path) -> None:
+    """Unmount what a case that was cut off left mounted."""
+    for line in Path("/proc/mounts").read_text().splitlines():
+        if (place := line.split()[1]).startswith(f"{folder}/"):
+            subprocess.run(["umount", "--lazy", place], check=True)
+
+
 def _remount(place: Path, size: int) -> None:
     subprocess.run(["mount", "-o", f"remount,size={size}", place], check=True)

@@ -154,6 +154,7 @@ def main() -> int:
     try:
         results = list(report(arguments, folder))
     finally:
+        crash_disk.unmount_all(folder)
         shutil.rmtree(folder, ignore_errors=True)
     print(table(results))
     bad = sum(result.outcome not in GOOD for result in results)

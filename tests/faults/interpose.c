@@ -6,7 +6,7 @@
    FAULT_AT       the number of the call, from 1, that is disturbed
    FAULT_ACTION   kill-before | kill-after | torn-kill | torn-fail | fail-once | fail-on
    FAULT_ERRNO    what a failing call answers
-   FAULT_FIRED    a file that is made once the fault was there
+   FAULT_ONCE     a file that is made at the fault: where it is there already, there is none
    FAULT_TRACE    a file that gets "role<TAB>kind<TAB>path<TAB>source" for every counted call
    FAULT_CLOCK    seconds that are added to the time of day
 
@@ -128,9 +128,11 @@ static enum fate judge(const char *kind, const char *path) {
     snprintf(text, sizeof text, ",%s,", kind);
     if (!calls || !strstr(calls, text)) return PASS;
     if (atomic_fetch_add(&counted, 1) + 1 != at) return PASS;
-    if (setting("FAULT_FIRED")) {
-        snprintf(text, sizeof text, "%s %s %s\n", role_name, kind, path);
-        append(setting("FAULT_FIRED"), text);
+    if (setting("FAULT_ONCE")) {
+        int flags = O_WRONLY | O_CREAT | O_EXCL;
+        int fd = syscall(SYS_openat, AT_FDCWD, setting("FAULT_ONCE"), flags, 0644);
+        if (fd < 0) return PASS;
+        syscall(SYS_close, fd);
     }
     if (!strcmp(action, "kill-before")) die();
     if (!strcmp(action, "kill-after")) return KILL_AFTER;

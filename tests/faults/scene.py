@@ -54,6 +54,10 @@ class Scene:
         role, kind, number = self.draw_call(stage, kinds)
         self.tell(f"{action} at {kind} {number} of {role}", *(f"{k}={v}" for k, v in more.items()))
         assert self.undisturbed.library
+        if self.random.random() < 0.5:
+            # Else each worker that takes another's place meets the same fault.
+            self.tell("once")
+            more["once"] = tree.folder / f"once_{len(self.told)}"
         settings = {"role": role, "calls": f",{kind},", "at": number, "action": action}
         return watched(faulty(self.undisturbed.library, tree.folder, **settings, **more))
 

@@ -57,7 +57,14 @@ def test_success(run, capsys):
     ("error", "line"),
     [
         (ConfigError("shards must be positive"), "shards must be positive"),
-        (FileNotFoundError(2, "No such file", "a.faa"), "[Errno 2] No such file: 'a.faa'"),
+        (
+            FileNotFoundError(2, "No such file", "a.faa"),
+            "[Errno 2] No such file: 'a.faa'; mend this and run again",
+        ),
+        (
+            OSError(28, "No space left", "a.h5"),
+            "[Errno 28] No space left: 'a.h5'; make room on its disk and run again",
+        ),
     ],
 )
 def test_what_a_user_can_mend_is_a_line_on_screen_and_in_the_log(error, line, run, capsys):

@@ -175,9 +175,7 @@ def test_a_worker_that_is_killed_is_told_of(entry):
     os.kill(entry.worker(), signal.SIGKILL)
     code, said = entry.finish()
     assert code == 1
-    assert (
-        "the worker ended without a word: it was killed by SIGKILL" in said[-1]
-    )
+    assert "the worker ended without a word: it was killed by SIGKILL" in said[-1]
     assert "what is finished is kept" in said[-1]
     assert len(entry.blocks()) > 0
 
