@@ -12,13 +12,13 @@ from typing import Any
 import h5py
 import numpy as np
 from interposed import count_calls, faulty, read_trace
-from stages import MODEL, RESULTS, STAGES, Tree, copy_tree, write_input
+from stages import MODEL, RESULTS, STAGES, Running, Tree, copy_tree, remove, write_input
 
 # What a run that ended well may leave beside the undisturbed run's files: nothing.
 AFTER, PARTIAL = "after", "partial"
 DATASETS = ("embeddings", "sequence_ids", "lengths", "flags", "digests")
 TOKENS = ("residues/embeddings", "residues/offsets")
-# After so many of its blocks rank 0 is killed in the copy that is named PARTIAL.
+# So many blocks of rank 0 are in the copy that is named PARTIAL.
 PARTIAL_BLOCKS = 5
 
 Calls = Counter[tuple[str, str]]
@@ -68,8 +68,7 @@ def run_undisturbed(
         assert ended.code == 0, ended.said
         calls[stage], seconds[stage] = count_calls(read_trace(trace)), ended.seconds
     tree.folder.rename(folder / AFTER)
-    if library:
-        _cut_off(Tree(folder / PARTIAL, per_residue, scripts), folder, library)
+    _cut_off(Tree(folder / PARTIAL, per_residue, scripts), folder)
     return Undisturbed(folder, per_residue, scripts, library, calls, seconds)
 
 
@@ -79,12 +78,30 @@ def watched(environment: Mapping[str, str]) -> dict[str, str]:
     return {**environment, "FAULT_ROOT": f"{root}/results"} if root else dict(environment)
 
 
-def _cut_off(tree: Tree, folder: Path, library: Path) -> None:
+def _cut_off(tree: Tree, folder: Path) -> None:
+    """Kill rank 0 in the middle, and keep its first blocks: the same in every run."""
     copy_tree(folder / "embed_0", tree.folder)
-    place = faulty(library, tree.folder, role="worker", calls=",link,", action="kill-after")
-    # Links are those of the recipe and of the index, then of the blocks.
-    assert tree.run("embed_0", watched({**place, "FAULT_AT": str(2 + PARTIAL_BLOCKS)})).code
-    assert len(list(tree.results.glob("checkpoints/*/shard_0/batch_*"))) == PARTIAL_BLOCKS
+    with Running(tree, "embed_0", {}) as running:
+        while len(_blocks(tree)) <= PARTIAL_BLOCKS:
+            running.wait(0.01)
+            assert running.process.poll() is None, "it ended before it could be killed"
+    for path in _blocks(tree)[PARTIAL_BLOCKS:]:
+        path.unlink()
+    litter = [*tree.results.rglob(".*.tmp"), *tree.folder.glob("said_*")]
+    for path in [*litter, *_unnamed_residues(tree)]:
+        path.unlink()
+    remove(tree.folder / "tmp")
+
+
+def _blocks(tree: Tree) -> list[Path]:
+    return sorted(tree.results.glob("checkpoints/*/shard_0/batch_*.safetensors"))
+
+
+def _unnamed_residues(tree: Tree) -> list[Path]:
+    """Token rows of no block."""
+    content = b"".join(path.read_bytes() for path in _blocks(tree))
+    found = tree.results.glob("checkpoints/*/shard_0/residues_*.raw")
+    return [path for path in found if path.name.encode() not in content]
 
 
 def list_files(folder: Path) -> set[str]:
