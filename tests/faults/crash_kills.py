@@ -9,6 +9,7 @@ from pathlib import Path
 
 from interposed import Call, read_trace
 from scene import Scene
+from settle import Judged
 from stages import Running, remove
 
 ALL_CALLS = ("create", "write", "sync", "truncate", "rename", "link", "unlink", "mkdir")
@@ -91,26 +92,39 @@ def lose_unsynced(calls: list[Call]) -> list[str]:
     """Undo what no sync had made durable; return what was undone.
 
     A name that its folder's sync did not follow is gone, or back where it was; a file with writes
-    that no sync followed keeps its first half.
+    that no sync followed keeps its first half. Raises Judged for what should have been durable.
     """
-    names: dict[Path, str] = {}
+    names: dict[Path, Call] = {}
     written: set[Path] = set()
     for call in calls:
+        source = Path(call.source)
         if call.kind in ("write", "truncate"):
             written.add(call.path)
-        elif call.kind in ("rename", "link", "create"):
-            names[call.path] = call.source
-            written = {call.path if str(p) == call.source else p for p in written}
         elif call.kind == "sync":
             written.discard(call.path)
             names = {path: old for path, old in names.items() if path.parent != call.path}
-    for path in written:
+        elif call.kind in ("rename", "link", "create"):
+            if source in written:
+                raise Judged("not durable", f"{call.path.name} is there before it was synced")
+            names[call.path] = call
+            if call.kind == "rename":
+                names.pop(source, None)
+    _check_durable(list(names.values()))
+    for path in filter(Path.is_file, written):
+        os.truncate(path, path.stat().st_size // 2)
+    for path, call in names.items():
         if path.is_file():
-            os.truncate(path, path.stat().st_size // 2)
-    for path, source in names.items():
-        if path.is_file():
-            path.rename(source) if source else remove(path)
+            path.rename(call.source) if call.kind == "rename" else remove(path)
     return sorted({path.name for path in {*written, *names}})
+
+
+def _check_durable(unsynced: list[Call]) -> None:
+    """Each process goes on only when the name that it gave a file is there for good."""
+    given = [call for call in unsynced if call.kind != "create" and call.path.suffix != ".tmp"]
+    for role in {call.role for call in given}:
+        own = [call.path.name for call in given if call.role == role]
+        if len(own) > 1:
+            raise Judged("not durable", f"names of the {role} that no sync followed: {own}")
 
 
 def ask_to_stop(scene: Scene) -> str:

@@ -237,8 +237,8 @@ int rename(const char *source, const char *target) {
 }
 
 int linkat(int from, const char *source, int to, const char *target, int flags) {
-    char path[PATH_MAX];
-    CALL("link", absolute(to, target, path), "",
+    char path[PATH_MAX], old[PATH_MAX];
+    CALL("link", absolute(to, target, path), absolute(from, source, old),
          syscall(SYS_linkat, from, source, to, target, flags));
 }
 

@@ -26,7 +26,7 @@ def compile_library(folder: Path) -> Path | None:
 
 @dataclass(frozen=True)
 class Call:
-    """A call that changed `path`; a rename's `source` is where it came from."""
+    """A call that changed `path`; `source` is where a rename or a link came from."""
 
     role: str
     kind: str
