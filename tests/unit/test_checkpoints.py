@@ -22,10 +22,12 @@ from seqembed.checkpoints import (
     name_other_folders,
     read_finished,
     read_manifest,
+    sweep,
     write_manifest,
 )
 from seqembed.errors import CheckpointError
 from seqembed.inference import BatchRows
+from seqembed.residue_files import ResidueSpool
 
 LOGGER = logging.getLogger("seqembed.tests")
 MANIFEST = CheckpointManifest(
@@ -93,6 +95,22 @@ def test_a_damaged_manifest_is_named(content, tmp_path):
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=f"{path}: damaged manifest .*; remove it"):
         read_manifest(tmp_path)
+
+
+def test_a_sweep_removes_what_no_block_names(tmp_path):
+    spool = ResidueSpool(tmp_path)
+    spool.add(0, np.ones((3, 2), np.float32))
+    digests, rows, flags = np.zeros((1, 16), np.uint8), np.ones((1, 2)), np.zeros(1, np.uint8)
+    residues = spool.seal([0])
+    block = write_next_block(
+        tmp_path, digests, rows.astype(np.float32), flags, batches=1, residues=residues
+    )
+    spool.add(1, np.ones((3, 2), np.float32))
+    spool.seal([1])
+    spool.add(2, np.ones((3, 2), np.float32))
+    assert len(list(tmp_path.iterdir())) == 4
+    sweep(tmp_path)
+    assert set(tmp_path.iterdir()) == {block, tmp_path / residues.name}
 
 
 def test_clear_removes_what_a_worker_left_and_nothing_else(tmp_path):

@@ -558,6 +558,18 @@ def test_checkpoints_of_this_recipe_alone_are_cleared(tmp_path):
     assert list((tmp_path / "checkpoints").iterdir()) == [other]
 
 
+def test_what_killed_writers_left_goes_and_nothing_else(tmp_path):
+    index, shards = _prepare(tmp_path)
+    name = f".x.h5.{'0123456789abcdef' * 2}.tmp"
+    left = [tmp_path / where / name for where in ("", "shards", "store", "recipes")]
+    others = [tmp_path / ".notes.tmp", tmp_path / name[1:], tmp_path / "index" / name]
+    for path in [*left, *others]:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    _merge(tmp_path, index, shards)
+    assert [path.exists() for path in [*left, *others]] == [False] * 4 + [True] * 3
+
+
 def test_what_is_no_folder_of_checkpoints_is_left(tmp_path):
     (own,) = _checkpoints(tmp_path, RECIPE)
     (tmp_path / "outside").mkdir()

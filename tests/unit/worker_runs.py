@@ -241,3 +241,28 @@ def disk_full_at_the_third_block() -> None:
         return write(*arguments, **named)
 
     checkpoints.write_next_block = write_or_fail
+
+
+def slow_batches() -> None:
+    """A tenth of a second a batch, so that others find this worker at work."""
+    import time
+
+    from seqembed.models.esm2 import Esm2
+
+    forward = Esm2.forward
+
+    def forward_slowly(self: Any, *arguments: Any) -> Any:
+        time.sleep(0.1)
+        return forward(self, *arguments)
+
+    Esm2.forward = forward_slowly  # type: ignore[method-assign]
+
+
+def slow_batches_without_locks() -> None:
+    import fcntl
+
+    def refuse(*_: Any) -> None:
+        raise OSError(37, "No locks available")
+
+    fcntl.flock = refuse  # type: ignore[assignment]
+    slow_batches()

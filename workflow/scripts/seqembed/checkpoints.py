@@ -24,7 +24,7 @@ from seqembed.blocks import (
 )
 from seqembed.errors import CheckpointError
 from seqembed.failures import FAILURES
-from seqembed.files import published, set_aside
+from seqembed.files import published, remove_temporary, set_aside
 from seqembed.in_flight import IN_FLIGHT
 from seqembed.inference import BatchRows
 from seqembed.residue_files import ResidueFile, ResidueSpool
@@ -105,8 +105,9 @@ def sweep(folder: Path) -> None:
 
     Only who holds the folder may do so, when its blocks were read and the damaged ones set aside.
     """
+    remove_temporary(folder)
     named = {residues.name for _, residues in list_residues(list_blocks(folder))}
-    for path in [*folder.glob(".*.tmp"), *folder.glob("residues_*.raw")]:
+    for path in folder.glob("residues_*.raw"):
         if path.name not in named:
             path.unlink()
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+# Our temporary files, and no other program's.
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp|\.residues_[0-9a-f]{32}\.raw\.tmp")
 # What file systems without hard links, or two file systems, answer to os.link.
 NO_HARD_LINKS = {errno.EPERM, errno.EXDEV, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS}
 
@@ -57,6 +60,16 @@ def link(source: Path, target: Path) -> None:
             sync(temporary)
         os.rename(temporary, target)
         sync(target.parent)
+
+
+def remove_temporary(*folders: Path) -> None:
+    """Remove what writers that were killed left in these folders.
+
+    Only where no writer can be at work; folders that are not there are passed over.
+    """
+    for path in (path for folder in folders for path in folder.glob(".*.tmp")):
+        if TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def set_aside(path: Path) -> Path:

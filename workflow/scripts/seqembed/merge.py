@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqembed.errors import ShardError
-from seqembed.files import link
+from seqembed.files import link, remove_temporary
 from seqembed.flags import TRUNCATED, WINDOWED
 from seqembed.index import (
     IndexFingerprint,
@@ -70,6 +70,8 @@ def merge(
 ) -> Summary:
     """Write `embeddings.h5`, keep it in the store, then clear its recipe's checkpoints.
 
+    What killed writers left of the dataset goes first: it may fill the disk.
+
     A whole result of the same ids, sequences and recipe that the store has is linked instead.
 
     Raises:
@@ -77,10 +79,12 @@ def merge(
         IndexFormatError: the index is damaged.
     """
     fingerprint = read_metadata(index_path, "index")["fingerprint"]
+    results = output.parent
+    remove_temporary(results, results / "store", results / "recipes", shard_paths[0].parent)
     with ExitStack() as stack:
         shards = [stack.enter_context(open_embeddings(path)) for path in shard_paths]
         recipe = _check_belong_together(shards)
-        stored = store_path(output.parent / "store", recipe)
+        stored = store_path(results / "store", recipe)
         quarantined = _join(shard.quarantine() for shard in shards)
         summary = _read_result(stored, fingerprint, recipe, quarantined, logger)
         if summary:
@@ -89,7 +93,7 @@ def merge(
             attributes = _attributes(shards[0], fingerprint)
             summary = _write(index_path, shards, output, attributes, quarantined)
             link(output, stored)
-    clear_checkpoints(output.parent / "checkpoints", recipe)
+    clear_checkpoints(results / "checkpoints", recipe)
     clear_other_shards(shard_paths)
     return summary
 

@@ -180,7 +180,8 @@ class Trials:
             if suspect.alone or suspect.last < first or last < suspect.first
         ]
         alone = {suspect.first for suspect in self._known.suspects if suspect.alone}
-        for begin, end in {(first, middle), (min(middle + 1, last), last)}:
+        halves = [(first, middle), (middle + 1, last)]
+        for begin, end in halves if first < last else [(first, last)]:
             if begin != end or begin not in alone:
                 self._known.suspects.append(Suspect(first=begin, last=end, reason=_cut(reason)))
         words = "%s at rows %s to %s of the shard: they are tried apart"
