@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from scene import Scene
+from settle import LEFT_OUT
 from stages import Tree
 
 FULL_CALLS = ("create", "write", "truncate", "rename", "link", "mkdir")
@@ -45,6 +46,8 @@ def can_mount() -> bool:
 
 def fill_the_disk(scene: Scene) -> str:
     """A small file system for the results that fills somewhere; then it has room again."""
+    if not can_mount():
+        return LEFT_OUT
     stage = scene.draw_stage()
     tree = scene.open(stage)
     before = _size(tree.results)

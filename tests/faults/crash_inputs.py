@@ -130,7 +130,6 @@ def set_the_clock(scene: Scene) -> str:
     scene.tell(f"{offset} s, then {stage}")
     if scene.random.random() < 0.5:
         _shift_times(tree, scene.random)
-    assert scene.undisturbed.library
     environment = faulty(scene.undisturbed.library, tree.folder / "none", clock=offset)
     ended = tree.run(stage, environment)
     return scene.settle(tree, stage, [ended])

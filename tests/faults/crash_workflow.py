@@ -37,11 +37,11 @@ class UndisturbedWorkflow:
 
     place: Place
     fresh: Place
-    library: Path | None
+    library: Path
     seconds: float
 
 
-def run_undisturbed_workflow(folder: Path, library: Path | None) -> UndisturbedWorkflow:
+def run_undisturbed_workflow(folder: Path, library: Path) -> UndisturbedWorkflow:
     """The whole workflow, once."""
     checkout = copy_checkout(folder / "checkout")
     fresh = Place(checkout, folder / "fresh")
@@ -208,7 +208,6 @@ def disturb_a_call(scene: WorkflowScene) -> str:
     settings = {"role": role, "calls": f",{kind},", "at": random.randint(1, CALLS[role][kind])}
     settings |= {"action": random.choice(actions), "errno": random.choice((5, 28))}
     scene.tell(settings)
-    assert scene.undisturbed.library
     with (
         _environment(faulty(scene.undisturbed.library, root, **settings)),
         place.start(cores=1) as driver,

@@ -81,17 +81,11 @@ class World:
         """The kind of a case, taken in turn, and its scene; all else is drawn by its seed."""
         random, folder = Random(f"{seed}/{case}"), self.folder / f"case_{case}"
         if not case.startswith("w"):
-            name, crash = _nth(stage_kinds(), int(case))
+            name, crash = _nth(STAGE_KINDS, int(case))
             return name, crash, Scene(random, random.choice(self.pair), folder)
         assert self.workflow
         name, crash = _nth(crash_workflow.KINDS, int(case[1:]))
         return name, crash, WorkflowScene(random, self.workflow, folder)
-
-
-def stage_kinds() -> dict[str, Crash]:
-    """Those that this machine can do."""
-    left_out = set() if crash_disk.can_mount() else {"full disk"}
-    return {name: crash for name, crash in STAGE_KINDS.items() if name not in left_out}
 
 
 def _nth(kinds: Mapping[str, Crash], number: int) -> tuple[str, Crash]:
@@ -114,16 +108,19 @@ def run_case(world: World, seed: int, case: str) -> Result:
     return Result(case, name, outcome, scene.told, time.monotonic() - began)
 
 
-def prepare(folder: Path, *, workflow: bool) -> World:
-    """The undisturbed runs, of a copy of the programs: these may be edited while cases run."""
+def prepare(folder: Path, *, plain: bool = True, workflow: bool) -> World:
+    """The undisturbed runs, of a copy of the programs: these may be edited while cases run.
+
+    plain: also one without token rows.
+    """
     library, scripts = compile_library(folder), folder / SCRIPTS
     shutil.copytree(ROOT / SCRIPTS, scripts, ignore=shutil.ignore_patterns("__pycache__"))
-    plain, tokens = (
-        run_undisturbed(folder / name, scripts, library, name == "tokens")
-        for name in ("plain", "tokens")
-    )
+    tokens = run_undisturbed(folder / "tokens", scripts, library, per_residue=True)
+    other = tokens
+    if plain:
+        other = run_undisturbed(folder / "plain", scripts, library, per_residue=False)
     whole = run_undisturbed_workflow(folder, library) if workflow else None
-    return World(folder, (plain, tokens), whole)
+    return World(folder, (other, tokens), whole)
 
 
 def run_all(world: World, seed: int, cases: Iterable[str], jobs: int) -> Iterator[Result]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,15 @@ SOURCE = Path(__file__).with_name("interpose.c")
 CALLS = ("create", "write", "sync", "truncate", "rename", "link", "unlink", "mkdir")
 
 
-def compile_library(folder: Path) -> Path | None:
-    """Compile it into `folder`; None where no compiler is there."""
-    compiler = shutil.which(os.environ.get("CC", "cc"))
+def find_compiler() -> str | None:
+    return shutil.which(os.environ.get("CC", "cc"))
+
+
+def compile_library(folder: Path) -> Path:
+    """Compile it into `folder`; SystemExit where no compiler is there."""
+    compiler = find_compiler()
     if compiler is None:
-        return None
+        sys.exit("a C compiler is needed, as `cc` or as CC says")
     path = folder / "interpose.so"
     flags = ["-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
     subprocess.run([compiler, *flags, "-o", path, SOURCE, "-ldl"], check=True)

@@ -53,7 +53,6 @@ class Scene:
         """The environment in which one call of a stage is disturbed."""
         role, kind, number = self.draw_call(stage, kinds)
         self.tell(f"{action} at {kind} {number} of {role}", *(f"{k}={v}" for k, v in more.items()))
-        assert self.undisturbed.library
         if self.random.random() < 0.5:
             # Else each worker that takes another's place meets the same fault.
             self.tell("once")

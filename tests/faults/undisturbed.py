@@ -31,7 +31,7 @@ class Undisturbed:
     folder: Path
     per_residue: bool
     scripts: Path
-    library: Path | None
+    library: Path
     calls: Mapping[str, Calls]
     seconds: Mapping[str, float]
 
@@ -50,7 +50,7 @@ class Undisturbed:
 
 
 def run_undisturbed(
-    folder: Path, scripts: Path, library: Path | None, per_residue: bool
+    folder: Path, scripts: Path, library: Path, *, per_residue: bool
 ) -> Undisturbed:
     """Run all stages, each once, and keep a copy of the tree before each."""
     folder.mkdir(parents=True)
@@ -63,7 +63,7 @@ def run_undisturbed(
     for stage in STAGES:
         copy_tree(tree.folder, folder / stage)
         trace = folder / f"{stage}.trace"
-        environment = faulty(library, tree.folder, trace=trace) if library else {}
+        environment = faulty(library, tree.folder, trace=trace)
         ended = tree.run(stage, watched(environment))
         assert ended.code == 0, ended.said
         calls[stage], seconds[stage] = count_calls(read_trace(trace)), ended.seconds
