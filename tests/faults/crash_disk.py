@@ -33,7 +33,11 @@ def _fail(scene: Scene, kinds: tuple[str, ...], number: int) -> str:
     tree = scene.open(stage)
     action = scene.random.choice(("fail-once", "fail-on", "torn-fail"))
     kinds = ("write",) if action == "torn-fail" else kinds
-    ended = tree.run(stage, scene.fault(tree, stage, kinds, action, errno=number))
+    fault = scene.fault(tree, stage, kinds, action, errno=number)
+    if scene.random.random() < 0.3:
+        scene.tell("logs and temporary files, too")
+        fault["FAULT_ROOT"] = str(tree.folder)
+    ended = tree.run(stage, fault)
     return scene.settle(tree, stage, [ended])
 
 

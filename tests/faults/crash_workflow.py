@@ -114,11 +114,8 @@ class WorkflowScene:
 
 def unlock(place: Place) -> None:
     """Snakemake's own lock outlives its driver."""
-    remove(place.folder / ".snakemake/locks") if _is_torn(place) else place.run("--unlock")
-
-
-def _is_torn(place: Place) -> bool:
-    return not (place.folder / ".snakemake").is_dir()
+    if any(place.folder.glob(".snakemake/locks/*")):
+        place.run("--unlock")
 
 
 def run_to_end(place: Place) -> Outcome:

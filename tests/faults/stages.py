@@ -143,7 +143,8 @@ class Running:
         name, value = self._mark.split("=")
         (tree.folder / "tmp").mkdir(exist_ok=True)
         own = {name: value, "TMPDIR": str(tree.folder / "tmp"), "OMP_NUM_THREADS": "1"}
-        self._said = tree.folder / f"said_{uuid.uuid4().hex[:8]}.txt"
+        # Outside of the tree, whose disk may be full.
+        self._said = tree.folder.with_name(f"{tree.folder.name}.{uuid.uuid4().hex[:8]}.said")
         with self._said.open("wb") as said:
             self.process = subprocess.Popen(
                 command or tree.command(stage),

@@ -87,8 +87,7 @@ def _cut_off(tree: Tree, folder: Path) -> None:
             assert running.process.poll() is None, "it ended before it could be killed"
     for path in _blocks(tree)[PARTIAL_BLOCKS:]:
         path.unlink()
-    litter = [*tree.results.rglob(".*.tmp"), *tree.folder.glob("said_*")]
-    for path in [*litter, *_unnamed_residues(tree)]:
+    for path in [*tree.results.rglob(".*.tmp"), *_unnamed_residues(tree)]:
         path.unlink()
     remove(tree.folder / "tmp")
 

@@ -75,6 +75,15 @@ def test_what_a_user_can_mend_is_a_line_on_screen_and_in_the_log(error, line, ru
     assert len(log.splitlines()) == 2
 
 
+def test_a_log_that_cannot_be_opened_is_a_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["split.py"])
+    (tmp_path / "logs").write_text("a file")
+    arguments = argparse.Namespace(log=tmp_path / "logs/split.log")
+    assert command_line.run(lambda *_: None, arguments) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("split: [Errno ") and said.endswith("mend this and run again\n")
+
+
 def test_a_bug_has_its_traceback_in_both(run, capsys):
     code, log = run(ZeroDivisionError("oops"))
     assert code == 1

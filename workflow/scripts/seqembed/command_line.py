@@ -46,8 +46,10 @@ def run(step: Step, arguments: argparse.Namespace, label: str = "") -> int:
     ours, and its traceback is in both.
     """
     signal.signal(signal.SIGTERM, _leave)
-    logger = _open_logger(f"{Path(sys.argv[0]).stem}{label}", arguments.log)
+    logger = _open_logger(f"{Path(sys.argv[0]).stem}{label}")
     try:
+        if arguments.log:
+            logger.addHandler(open_log_file(arguments.log))
         step(arguments, logger)
     except (InterruptedRun, KeyboardInterrupt) as error:
         logger.warning("%s", str(error) or "stopped by Ctrl-C")
@@ -72,7 +74,7 @@ def _leave(number: int, frame: Any) -> None:
     sys.exit(EXIT_INTERRUPTED)
 
 
-def _open_logger(name: str, path: Path | None) -> logging.Logger:
+def _open_logger(name: str) -> logging.Logger:
     logger = logging.getLogger(f"seqembed.{name}")
     logger.setLevel(logging.INFO)
     logger.propagate = False
@@ -80,6 +82,4 @@ def _open_logger(name: str, path: Path | None) -> logging.Logger:
     screen = logging.StreamHandler()
     screen.setFormatter(logging.Formatter(f"{name}: %(message)s"))
     logger.addHandler(screen)
-    if path:
-        logger.addHandler(open_log_file(path))
     return logger
