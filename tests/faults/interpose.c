@@ -3,6 +3,8 @@
    FAULT_ROOT     only calls on files under this absolute folder are counted
    FAULT_ROLE     only processes whose command line holds this text act
    FAULT_CALLS    the kinds that are counted, as in ",write,sync,"
+   FAULT_FOLDER   only calls on what is directly in a folder of this name are counted
+   FAULT_NAME     only those on names that begin so, but for a dot
    FAULT_AT       the number of the call, from 1, that is disturbed
    FAULT_ACTION   kill-before | kill-after | torn-kill | torn-fail | fail-once | fail-on
    FAULT_ERRNO    what a failing call answers
@@ -105,6 +107,17 @@ static const char *absolute(int folder, const char *path, char *buffer) {
     return buffer;
 }
 
+/* Whether the call is on one of the files that are to be disturbed. */
+static int is_chosen(const char *path) {
+    const char *folder = setting("FAULT_FOLDER"), *name = setting("FAULT_NAME");
+    const char *base = strrchr(path, '/'), *above = base;
+    if (!base) return 0;
+    while (above > path && above[-1] != '/') above--;
+    base += base[1] == '.' ? 2 : 1;
+    if (name && strncmp(base, name, strlen(name))) return 0;
+    return !folder || (!strncmp(above, folder, strlen(folder)) && above[strlen(folder)] == '/');
+}
+
 static int takes_room(const char *kind) { return strcmp(kind, "unlink") && strcmp(kind, "sync"); }
 
 static void note(const char *kind, const char *path, const char *source) {
@@ -126,7 +139,7 @@ static enum fate judge(const char *kind, const char *path) {
         return FAIL;
     }
     snprintf(text, sizeof text, ",%s,", kind);
-    if (!calls || !strstr(calls, text)) return PASS;
+    if (!calls || !strstr(calls, text) || !is_chosen(path)) return PASS;
     if (atomic_fetch_add(&counted, 1) + 1 != at) return PASS;
     if (setting("FAULT_ONCE")) {
         int flags = O_WRONLY | O_CREAT | O_EXCL;

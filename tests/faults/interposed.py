@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 SOURCE = Path(__file__).with_name("interpose.c")
-CALLS = ("create", "write", "sync", "truncate", "rename", "link", "unlink", "mkdir")
+# Folders of files whose names are hashes.
+HASHED = ("store", "recipes", "checkpoints")
 
 
 def find_compiler() -> str | None:
@@ -47,9 +50,28 @@ def read_trace(path: Path) -> list[Call]:
     return [Call(role, kind, Path(place), source) for role, kind, place, source in lines]
 
 
-def count_calls(calls: list[Call]) -> Counter[tuple[str, str]]:
-    """How many of each (role, kind)."""
-    return Counter((call.role, call.kind) for call in calls)
+class Sort(NamedTuple):
+    """Calls that are alike: of one role and kind, on files of one kind.
+
+    The files are those directly in a folder of this name, their own beginning so but for a dot;
+    either may be empty, for any.
+    """
+
+    role: str
+    kind: str
+    folder: str
+    name: str
+
+
+def sort(call: Call) -> Sort:
+    if call.path.parent.name in HASHED:
+        return Sort(call.role, call.kind, call.path.parent.name, "")
+    begin = re.match(r"\.?([a-z]+|#)", call.path.name)
+    return Sort(call.role, call.kind, "", begin[1] if begin else "")
+
+
+def count_calls(calls: list[Call]) -> Counter[Sort]:
+    return Counter(map(sort, calls))
 
 
 def faulty(library: Path, root: Path, **settings: str | int | Path) -> dict[str, str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from interposed import faulty
+from interposed import Sort, faulty
 from settle import Settling
 from stages import Ended, Tree
 from undisturbed import Undisturbed, watched
@@ -40,24 +40,25 @@ class Scene:
         """An instant of a stage, in seconds from its start."""
         return self.random.uniform(0.05, 1.05) * self.undisturbed.seconds[stage]
 
-    def draw_call(self, stage: str, kinds: Sequence[str]) -> tuple[str, str, int]:
-        """(role, kind, number) of a call of a stage; each kind is as likely as any other.
+    def draw_call(self, stage: str, kinds: Sequence[str]) -> tuple[Sort, int]:
+        """A sort of calls of a stage, and the number of one; each sort is as likely as any other.
 
-        A kind's many writes would else hide its few renames.
+        The many writes of large files would else hide the few renames of small ones.
         """
         calls = self.undisturbed.calls[stage]
-        role, kind = self.random.choice(sorted(key for key in calls if key[1] in kinds))
-        return role, kind, self.random.randint(1, calls[role, kind])
+        sort = self.random.choice(sorted(sort for sort in calls if sort.kind in kinds))
+        return sort, self.random.randint(1, calls[sort])
 
     def fault(self, tree: Tree, stage: str, kinds: Sequence[str], action: str, **more: object):
         """The environment in which one call of a stage is disturbed."""
-        role, kind, number = self.draw_call(stage, kinds)
-        self.tell(f"{action} at {kind} {number} of {role}", *(f"{k}={v}" for k, v in more.items()))
+        sort, number = self.draw_call(stage, kinds)
+        self.tell(f"{action} at call {number} of", *sort, *(f"{k}={v}" for k, v in more.items()))
         if self.random.random() < 0.5:
             # Else each worker that takes another's place meets the same fault.
             self.tell("once")
             more["once"] = tree.folder / f"once_{len(self.told)}"
-        settings = {"role": role, "calls": f",{kind},", "at": number, "action": action}
+        settings = {"role": sort.role, "calls": f",{sort.kind},", "folder": sort.folder}
+        settings |= {"name": sort.name, "at": number, "action": action}
         return watched(faulty(self.undisturbed.library, tree.folder, **settings, **more))
 
     def settle(

@@ -18,7 +18,7 @@ SAME, ERROR = "same bytes", "one clear error"
 LEFT_OUT = "left out"
 GOOD = (SAME, ERROR, LEFT_OUT)
 # More tries than any message could ask for.
-TRIES = 8
+TRIES = 5
 PAUSE_SECONDS = 1.0
 BAD_WORDS = ("Traceback (most recent call last)", "Exception ignored", "--- Logging error ---")
 ADVICE = re.compile(r"run (it )?again|remove|put (it|the old file) back|see that|check|set `")
@@ -65,7 +65,7 @@ class Settling:
             back = self._follow(ended)
             pending = [s for s in STAGES if s in pending or STAGES.index(s) >= STAGES.index(back)]
         else:
-            raise Judged("failed", f"still failing after {self.followed}")
+            raise Judged("failed", f"{ended.last_line}; still after {self.followed}")
         self._compare()
         return ERROR if self.followed else SAME
 
@@ -170,10 +170,12 @@ def advised(folder: Path, message: str) -> Path | None:
 
 
 def producer(tree: Tree, path: Path, otherwise: str) -> str:
-    """The stage that makes this path again."""
+    """The stage that Snakemake runs when this path is gone: of a folder that a rule declares it
+    misses no file.
+    """
     name = str(path.relative_to(tree.folder))
     for stage, outputs in OUTPUTS.items():
-        if any(name == output or name.startswith(f"{output}/") for output in outputs):
+        if name in outputs:
             return stage
     return "embed_0" if name == f"{RESULTS}/shards" else otherwise
 

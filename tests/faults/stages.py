@@ -71,10 +71,7 @@ class Tree:
 
     def is_done(self, stage: str) -> bool:
         """Whether all that its rule declares is there."""
-        paths = self.outputs(stage)
-        if stage == "split":
-            paths = [paths[0] / f"shard_{rank}.parquet" for rank in RANKS]
-        return all(path.exists() for path in paths)
+        return all(path.exists() for path in self.outputs(stage))
 
     def remove_outputs(self, stage: str) -> None:
         """As Snakemake does before a job, and after one that failed."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-from interposed import count_calls, faulty, read_trace
+from interposed import Sort, count_calls, faulty, read_trace
 from stages import MODEL, RESULTS, STAGES, Running, Tree, copy_tree, remove, write_input
 
 # What a run that ended well may leave beside the undisturbed run's files: nothing.
@@ -21,7 +21,7 @@ TOKENS = ("residues/embeddings", "residues/offsets")
 # So many blocks of rank 0 are in the copy that is named PARTIAL.
 PARTIAL_BLOCKS = 5
 
-Calls = Counter[tuple[str, str]]
+Calls = Counter[Sort]
 
 
 @dataclass(frozen=True)
