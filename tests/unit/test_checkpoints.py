@@ -8,6 +8,7 @@ import logging
 import resource
 from collections.abc import Set
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -255,6 +256,14 @@ def test_a_block_is_due_after_enough_sequences(tmp_path):
     assert contents(tmp_path) == [[0, 1, 2, 3, 4], [5, 6, 7, 8]]
     ranges = [(b.first, b.last) for b in map(read_block, list_blocks(tmp_path))]
     assert ranges == [(0, 1), (2, 3)]
+
+
+def test_a_block_is_written_before_a_batch_that_would_be_too_much_to_lose(tmp_path):
+    writer = open_writer(tmp_path, sequences=4)
+    plan = [[0, 1], [2, 3], [4], [5, 6], [7, 8], [9, 10, 11, 12, 13]]
+    for batch in writer.make_room(SimpleNamespace(positions=rows) for rows in plan):
+        add(writer, batch.positions)
+    assert contents(tmp_path) == [[0, 1, 2, 3], [4, 5, 6], [7, 8], [9, 10, 11, 12, 13]]
 
 
 @pytest.mark.parametrize("begin", [-5.0, 0.0, 1000.0])

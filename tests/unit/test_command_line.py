@@ -167,7 +167,7 @@ def test_sigterm_leaves_no_temporary_file(count, tmp_path):
     assert list((tmp_path / "out").iterdir()) == []
 
 
-ENTRIES = ["embed_shard", "index", "merge", "prepare_model", "split"]
+ENTRIES = ["embed_shard", "index", "merge", "prepare_model", "split", "verify"]
 
 
 @pytest.mark.parametrize("entry", ENTRIES)

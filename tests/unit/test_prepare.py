@@ -128,6 +128,24 @@ def test_a_safetensors_folder_is_used_where_it_lies_and_not_touched(project):
     assert_same_rows(load(OUTPUT), load_source("models/esm"))
 
 
+def test_a_known_name_is_the_known_model_beside_a_folder_of_that_name_too(project, monkeypatch):
+    name, asked = "esm2_t6_8M_UR50D", []
+    shutil.copytree("models/esm", name)
+    other_weights(Path(name) / "model.safetensors")
+
+    def fetch(model, by_hand, logger):
+        asked.append((model.name, by_hand))
+        return Path("models/esm")
+
+    monkeypatch.setattr("seqembed.models.prepare.fetch", fetch)
+    prepare_model("mine", name, OUTPUT, LOGGER)
+    assert asked == [(name, OUTPUT.parent / "mine/original")]
+    assert read_prepared(OUTPUT).weights == "models/esm/model.safetensors"
+    prepare_model("mine", f"./{name}", OUTPUT, LOGGER)
+    assert len(asked) == 1
+    assert read_prepared(OUTPUT).weights == f"{name}/model.safetensors"
+
+
 def test_the_description_is_the_golden_one(project):
     prepare_model("mine", "models/esm/", OUTPUT, LOGGER)
     data = Path("models/esm/model.safetensors").read_bytes()

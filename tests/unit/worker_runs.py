@@ -266,3 +266,32 @@ def slow_batches_without_locks() -> None:
 
     fcntl.flock = refuse  # type: ignore[assignment]
     slow_batches()
+
+
+def steps_file(log: Path) -> Path:
+    """Where `note_steps` writes for the worker of this log."""
+    return log.with_name("steps.txt")
+
+
+def note_steps() -> None:
+    """Write down the rows of each step when it was computed, and be a little slow."""
+    import time
+
+    from seqembed import gpu_worker
+    from seqembed.inference import AsyncInferenceRunner
+
+    submit, setup, place = AsyncInferenceRunner._submit, gpu_worker.setup_worker_logging, []
+
+    def setup_and_note_place(rank: int, log: Path) -> Any:
+        place.append(steps_file(log))
+        return setup(rank, log)
+
+    def submit_and_note(self: Any, batch: Any, model: Any) -> Any:
+        time.sleep(0.02)
+        pending = submit(self, batch, model)
+        with place[0].open("a") as file:
+            file.write(" ".join(map(str, batch.positions)) + "\n")
+        return pending
+
+    gpu_worker.setup_worker_logging = setup_and_note_place
+    AsyncInferenceRunner._submit = submit_and_note  # type: ignore[method-assign]

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from seqembed.errors import IndexFormatError
 from seqembed.failures import Suspect
+from seqembed.fasta import digest
+from seqembed.index import damage_named, open_parquet
 from seqembed.long_sequences import LengthPolicy, Window
 from seqembed.models.attention import Packing
 from seqembed.models.tokenization import SPECIALS
@@ -190,7 +192,7 @@ class IndexBasedDataset(Dataset[RawBatch]):
         passes: tuple[Int64s, Int64s],
         windows_a_pass: int,
     ) -> None:
-        self._file = pq.ParquetFile(index_path)
+        self._path, self._file = index_path, open_parquet(index_path)
         self._boundaries, (self._batches, self._begins) = boundaries, passes
         self._step = windows_a_pass
         groups = self._file.metadata.num_row_groups
@@ -211,10 +213,16 @@ class IndexBasedDataset(Dataset[RawBatch]):
     def _residues(self, position: int) -> bytes:
         number = int(np.searchsorted(self._starts, position, side="right")) - 1
         if number != self._group[0]:
-            column = self._file.read_row_group(number, columns=["residues"])["residues"]
-            self._group = (number, column)
-        residues: bytes = self._group[1][position - int(self._starts[number])].as_py()
-        return residues
+            with damage_named(self._path):
+                columns = self._file.read_row_group(number, columns=["residues", "digest"])
+            self._group = (number, columns)
+        row = position - int(self._starts[number])
+        residues, key = (self._group[1][name][row].as_py() for name in ("residues", "digest"))
+        # The digest decides under which ids the row will stand.
+        if digest(residues) != key:
+            message = f"{self._path}: damaged (row {position}); remove it and run again"
+            raise IndexFormatError(message)
+        return bytes(residues)
 
 
 class VarlenCollator:

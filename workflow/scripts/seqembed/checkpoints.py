@@ -6,13 +6,14 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from seqembed.batches import PackedBatch
 from seqembed.blocks import (
     Block,
     list_blocks,
@@ -241,6 +242,15 @@ class CheckpointWriter:
         self.blocks: list[NDArray[np.floating]] = []
         self.written: float | None = None
         self.spent = 0.0
+
+    def make_room(self, batches: Iterable[PackedBatch]) -> Iterator[PackedBatch]:
+        """Pass batches on to be computed; before one that would be too much to lose with what has
+        gathered, this is written.
+        """
+        for batch in batches:
+            if len(self._waiting) + len(batch.positions) > self._sequences:
+                self.write()
+            yield batch
 
     def add(self, batch: BatchRows) -> int:
         """Take a batch's rows; return how many sequences of it were wanted and are whole.

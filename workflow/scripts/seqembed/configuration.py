@@ -23,6 +23,8 @@ _NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?", re.ASCII)
 _YES_OR_NO = ("true", "false")
 _PLAIN_KEY = re.compile(r"[\w.-]{1,60}", re.ASCII)
 _SHOWN_CHARACTERS = 60
+# With it Snakemake takes a configuration file for a template of YTE, and its values for Python.
+TEMPLATE_KEY = "__use_yte__"
 
 _EMPTY = """\
 `datasets` is empty, so there is nothing to embed. Write in config/config.yaml, in place of
@@ -63,9 +65,9 @@ def load_schema() -> dict[str, Any]:
 
 
 def check_yaml(path: Path) -> None:
-    """Raise ConfigError, with the line, for a configuration file that is no YAML."""
+    """Raise ConfigError, with the line, for a configuration file that is no YAML, or a program."""
     try:
-        yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text; save it as UTF-8.") from error
     except yaml.MarkedYAMLError as error:
@@ -74,6 +76,9 @@ def check_yaml(path: Path) -> None:
             f"{path}{place}: this is no YAML ({error.problem}). Is a line indented differently "
             "from its neighbours, or the line that it belongs under still a comment?"
         ) from error
+    if isinstance(content, Mapping) and TEMPLATE_KEY in content:
+        message = "would let Snakemake run what the file says; write plain settings in its place"
+        raise ConfigError(f"{path}: {TEMPLATE_KEY} {message}.")
 
 
 def complete(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,7 +113,11 @@ def get_datasets(config: Mapping[str, Any]) -> dict[str, Dataset]:
 
 def get_model_source(name: str, models: Mapping[str, str]) -> str:
     """Where a model comes from: what `models` says of it, else its known name."""
-    return models.get(name, name)
+    if name not in models:
+        return name
+    path = models[name]
+    # Without a separator it would be taken for the known model, and not for this folder.
+    return f"./{path}" if path in KNOWN else path
 
 
 def describe_empty() -> str:

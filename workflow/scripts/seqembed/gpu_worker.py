@@ -122,7 +122,7 @@ def gpu_worker(
                 progress = Progress(logger, len(run.shard.rows), len(resumed_ids), tokens)
                 try:
                     runner = run.open_runner(model, trials, load_fp32)
-                    for batch in runner.run(batches):
+                    for batch in runner.run(writer.make_room(batches)):
                         count = writer.add(batch)
                         progress.advance(count, batch.tokens, writer.written)
                         if trials.trying:

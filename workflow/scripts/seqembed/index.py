@@ -123,7 +123,9 @@ def write_index(
     metadata = {"format_version": FORMAT_VERSION, "kind": "index"}
     with (
         published(Path(output)) as temporary,
-        pq.ParquetWriter(temporary, INDEX_SCHEMA.with_metadata(metadata)) as writer,
+        pq.ParquetWriter(
+            temporary, INDEX_SCHEMA.with_metadata(metadata), write_page_checksum=True
+        ) as writer,
     ):
         while rows := list(islice(records, INDEX_BATCH_ROWS)):
             columns = [list(column) for column in zip(*rows, strict=True)]
@@ -156,7 +158,7 @@ def shard_fingerprint(digests: Digests) -> str:
 def read_shard_index(path: Path) -> ShardIndex:
     """Read a shard without its residues; raises IndexFormatError unless it is whole."""
     metadata = read_metadata(path, "shard")
-    with _damage_named(path):
+    with damage_named(path):
         # Shards had no tokens while each residue was one.
         tokens = "tokens" if "tokens" in pq.read_schema(path).names else "length"
         table = read_columns(path, {"row", "length", "digest", tokens})
@@ -172,7 +174,7 @@ def read_shard_index(path: Path) -> ShardIndex:
 def read_lengths_and_digests(path: Path) -> tuple[Int64s, Digests]:
     """(n,) lengths and (n, 16) digests of a whole index, in input order."""
     read_metadata(path, "index")
-    with _damage_named(path):
+    with damage_named(path):
         table = read_columns(path, ["length", "digest"])
         return int64_column(table["length"]), digest_column(table["digest"])
 
@@ -181,7 +183,7 @@ def read_excluded(path: Path) -> npt.NDArray[np.bool_]:
     """Which rows of a whole index get no embedding, (n,) bool."""
     read_metadata(path, "index")
     parts = [np.empty(0, bool)]
-    with _damage_named(path), pq.ParquetFile(path) as index:
+    with damage_named(path), open_parquet(path) as index:
         if "excluded" not in index.schema_arrow.names:
             return np.zeros(index.metadata.num_rows, bool)
         for batch in index.iter_batches(columns=["excluded"]):
@@ -196,7 +198,7 @@ def read_names(path: Path) -> Iterator[tuple[str, str | None]]:
     They are read as they are asked for: they may be long.
     """
     read_metadata(path, "index")
-    with _damage_named(path), pq.ParquetFile(path) as index:
+    with damage_named(path), open_parquet(path) as index:
         known = "excluded" in index.schema_arrow.names
         columns = ["sequence_id", "excluded"] if known else ["sequence_id"]
         for batch in index.iter_batches(8192, columns=columns):
@@ -206,7 +208,7 @@ def read_names(path: Path) -> Iterator[tuple[str, str | None]]:
 
 
 @contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
+def damage_named(path: Path) -> Iterator[None]:
     """Turn what reading a damaged file raises into IndexFormatError."""
     try:
         yield
@@ -217,7 +219,7 @@ def _damage_named(path: Path) -> Iterator[None]:
 def describe_rows(path: Path, rows: Int64s) -> list[str]:
     """Where rows of a whole index came from: "record 'ID' of FILE"."""
     read_metadata(path, "index")
-    with _damage_named(path):
+    with damage_named(path):
         table = read_columns(path, ["sequence_id", "file"]).take(int64_array(rows))
     return [f"record {row['sequence_id']!r} of {row['file']}" for row in table.to_pylist()]
 
@@ -228,14 +230,19 @@ def read_name(path: Path, position: int) -> str:
     return name
 
 
+def open_parquet(path: Path, **options: Any) -> pq.ParquetFile:
+    """Open a Parquet file of ours; what is read of it is checked against its pages' checksums."""
+    return pq.ParquetFile(path, page_checksum_verification=True, **options)
+
+
 def read_columns(path: Path, columns: Iterable[str], **options: Any) -> pa.Table:
     """These columns of a Parquet file, whole; `options` are pq.ParquetFile's.
 
-    Not pq.read_table, nor to_numpy of a column: both import pandas, which nothing here needs and
-    which takes 28 MB.
+    Raises IndexFormatError. Not pq.read_table, nor to_numpy of a column: both import pandas, which
+    nothing here needs and which takes 28 MB.
     """
     wanted = list(columns)
-    with pq.ParquetFile(path, **options) as file:
+    with damage_named(path), open_parquet(path, **options) as file:
         # What is not there would be left out in silence, but cannot be selected: a KeyError.
         return file.read(wanted).select(wanted)
 
@@ -265,12 +272,14 @@ def read_metadata(path: Path, *kinds: str) -> dict[str, str]:
     """Return a file's own metadata; raises IndexFormatError for other kinds or versions."""
     try:
         raw = pq.read_metadata(path).metadata or {}
-    except (OSError, pa.ArrowException) as error:
+        metadata = {k.decode(): v.decode() for k, v in raw.items() if k != b"ARROW:schema"}
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise IndexFormatError(f"{path}: cannot be read ({error}); run again") from error
-    metadata = {k.decode(): v.decode() for k, v in raw.items() if k != b"ARROW:schema"}
     version = metadata.get("format_version")
     if metadata.get("kind") not in kinds or version != FORMAT_VERSION:
         found = f"kind {metadata.get('kind')!r}, format {version!r}"
         wanted = f"{' or '.join(map(repr, kinds))}, format {FORMAT_VERSION!r}"
         raise IndexFormatError(f"{path}: {found}, not {wanted}; remove it and run again")
+    if "fingerprint" not in metadata:
+        raise IndexFormatError(f"{path}: has no fingerprint; remove it and run again")
     return metadata
