@@ -36,6 +36,19 @@ def test_a_failure_leaves_the_earlier_file_and_no_litter(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_an_error_of_the_disk_names_the_file(tmp_path):
+    path = tmp_path / "result.bin"
+    for named in ((), ("temporary",)):
+        with pytest.raises(OSError, match="result.bin'$") as caught, published(path) as temporary:
+            raise OSError(errno.EIO, "Input/output error", *(str(temporary) for _ in named))
+        assert caught.value.filename == str(path)
+
+
+def test_an_error_of_another_file_is_left_as_it_is(tmp_path):
+    with pytest.raises(FileNotFoundError, match="other"), published(tmp_path / "result.bin"):
+        (tmp_path / "other").read_bytes()
+
+
 def test_two_writers_of_one_name_do_not_meet(tmp_path):
     path = tmp_path / "result.bin"
     with published(path) as first, published(path) as second:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,9 +27,17 @@ def setup_worker_logging(rank: int, log_path: Path) -> logging.Logger:
 def open_log_file(path: Path) -> logging.Handler:
     """A handler that appends to `path`: supervisor and worker write to one file, line by line."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter(LINE))
     return handler
+
+
+class _LogFile(logging.FileHandler):
+    """Loses lines that its disk does not take: a run that can go on is worth more than its log."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
 
 
 class Progress:
