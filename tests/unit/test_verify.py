@@ -449,7 +449,7 @@ def test_a_damaged_block_is_named(tmp_path):
     block.write_bytes(content)
     assert refused(block).startswith("damaged checkpoint block")
     block.unlink()
-    assert refused(block).startswith("cannot be read (")
+    assert "No such file" in refused(block)
 
 
 def replace_first(path: Path, name: str, value: Any) -> None:
