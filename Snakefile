@@ -12,12 +12,14 @@ include: "workflow/rules/index.smk"
 include: "workflow/rules/model.smk"
 include: "workflow/rules/embed.smk"
 include: "workflow/rules/merge.smk"
+include: "workflow/rules/verify.smk"
 
 
 rule all:
     """Every dataset's embeddings.h5."""
     input:
         get_results,
+        get_checks,
 
 
 onsuccess:

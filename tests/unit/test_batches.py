@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from worker_runs import make_project
+from worker_runs import make_project, make_sequences
 
 from seqembed import split
 from seqembed.batches import (
@@ -23,6 +26,8 @@ from seqembed.batches import (
     plan_batches,
     plan_passes,
 )
+from seqembed.errors import IndexFormatError
+from seqembed.index import read_name, read_shard_index
 from seqembed.long_sequences import LengthPolicy
 from seqembed.models.tokenization import ESM2_ALPHABET, Esm2Tokenizer
 
@@ -128,7 +133,7 @@ def test_items_are_the_batches_asked_for(index):
     assert dataset[0].residues == first.residues  # and back again
 
 
-def test_each_row_group_is_read_once_and_residues_only(index, monkeypatch):
+def test_each_row_group_is_read_once_and_no_more_of_it_than_needed(index, monkeypatch):
     read, seen = pq.ParquetFile.read_row_group, []
 
     def counted(self, number, columns):
@@ -139,7 +144,42 @@ def test_each_row_group_is_read_once_and_residues_only(index, monkeypatch):
     dataset = dataset_of(index, np.arange(7), np.arange(6))
     assert seen == []
     assert [dataset[i].residues[0].decode() for i in range(6)] == SEQUENCES
-    assert seen == [(number, ["residues"]) for number in range(3)]
+    assert seen == [(number, ["residues", "digest"]) for number in range(3)]
+
+
+def test_residues_of_another_sequence_are_told(index):
+    """The file is whole, and yet not what was split."""
+    table = pq.read_table(index)
+    other = pa.array([b"W" * n for n in table["length"].to_pylist()], pa.binary())
+    place = table.schema.get_field_index("residues")
+    pq.write_table(table.set_column(place, "residues", other), index)
+    with pytest.raises(IndexFormatError, match=f"^{index}: damaged .row 0.; remove it"):
+        dataset_of(index, np.arange(7), np.arange(6))[0]
+
+
+def test_no_flipped_bit_of_a_shard_changes_what_is_read(tmp_path):
+    project = make_project(tmp_path, tmp_path / "no model", make_sequences(range(1, 40)))
+    path, damaged = project.index(), tmp_path / "damaged.parquet"
+    content, choice, told = path.read_bytes(), random.Random(4), 0
+
+    def read(path: Path) -> Any:
+        shard = read_shard_index(path)
+        dataset = dataset_of(path, np.arange(40), np.arange(39))
+        columns = [shard.rows, shard.lengths, shard.tokens, shard.digests]
+        names = [read_name(path, row) for row in range(39)]
+        return names, [dataset[n].residues for n in range(39)], [c.tolist() for c in columns]
+
+    expected = read(path)
+    for _ in range(300):
+        place, bit = choice.randrange(len(content)), 1 << choice.randrange(8)
+        changed = bytes([content[place] ^ bit])
+        damaged.write_bytes(content[:place] + changed + content[place + 1 :])
+        try:
+            assert read(damaged) == expected
+        except IndexFormatError as error:
+            assert str(error).startswith(str(damaged))
+            told += 1
+    assert told > 200
 
 
 def test_a_shard_without_rows_has_no_batches(tmp_path):

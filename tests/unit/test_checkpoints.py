@@ -8,6 +8,7 @@ import logging
 import resource
 from collections.abc import Set
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,12 @@ from seqembed.checkpoints import (
     name_other_folders,
     read_finished,
     read_manifest,
-    set_aside,
+    sweep,
     write_manifest,
 )
 from seqembed.errors import CheckpointError
 from seqembed.inference import BatchRows
+from seqembed.residue_files import ResidueSpool
 
 LOGGER = logging.getLogger("seqembed.tests")
 MANIFEST = CheckpointManifest(
@@ -96,15 +98,20 @@ def test_a_damaged_manifest_is_named(content, tmp_path):
         read_manifest(tmp_path)
 
 
-def test_what_is_set_aside_hides_nothing_set_aside_before(tmp_path):
-    names = []
-    for content in ("a", "b", "c"):
-        path = tmp_path / "x.safetensors"
-        path.write_text(content)
-        names.append(set_aside(path).name)
-        assert not path.exists()
-    assert names == [f"x.safetensors.damaged{number}" for number in ("", 1, 2)]
-    assert [(tmp_path / name).read_text() for name in names] == ["a", "b", "c"]
+def test_a_sweep_removes_what_no_block_names(tmp_path):
+    spool = ResidueSpool(tmp_path)
+    spool.add(0, np.ones((3, 2), np.float32))
+    digests, rows, flags = np.zeros((1, 16), np.uint8), np.ones((1, 2)), np.zeros(1, np.uint8)
+    residues = spool.seal([0])
+    block = write_next_block(
+        tmp_path, digests, rows.astype(np.float32), flags, batches=1, residues=residues
+    )
+    spool.add(1, np.ones((3, 2), np.float32))
+    spool.seal([1])
+    spool.add(2, np.ones((3, 2), np.float32))
+    assert len(list(tmp_path.iterdir())) == 4
+    sweep(tmp_path)
+    assert set(tmp_path.iterdir()) == {block, tmp_path / residues.name}
 
 
 def test_clear_removes_what_a_worker_left_and_nothing_else(tmp_path):
@@ -220,7 +227,12 @@ def open_writer(folder: Path, clock: Clock | None = None, **changes: Any) -> Che
 
 
 def batch_of(rows: list[int]) -> BatchRows:
-    return BatchRows(np.array(rows, np.int64), values_of(rows), [], tokens=0)
+    return batch_rows(np.array(rows, np.int64), values_of(rows), [])
+
+
+def batch_rows(positions: np.ndarray, rows: np.ndarray, residues: list, **other: Any) -> BatchRows:
+    plain = {"flags": np.zeros(len(positions), np.uint8), "given_up": [], "tokens": 0}
+    return BatchRows(positions, rows, residues=residues, **plain | other)
 
 
 def add(writer: CheckpointWriter, rows: list[int]) -> int:
@@ -244,6 +256,14 @@ def test_a_block_is_due_after_enough_sequences(tmp_path):
     assert contents(tmp_path) == [[0, 1, 2, 3, 4], [5, 6, 7, 8]]
     ranges = [(b.first, b.last) for b in map(read_block, list_blocks(tmp_path))]
     assert ranges == [(0, 1), (2, 3)]
+
+
+def test_a_block_is_written_before_a_batch_that_would_be_too_much_to_lose(tmp_path):
+    writer = open_writer(tmp_path, sequences=4)
+    plan = [[0, 1], [2, 3], [4], [5, 6], [7, 8], [9, 10, 11, 12, 13]]
+    for batch in writer.make_room(SimpleNamespace(positions=rows) for rows in plan):
+        add(writer, batch.positions)
+    assert contents(tmp_path) == [[0, 1, 2, 3], [4, 5, 6], [7, 8], [9, 10, 11, 12, 13]]
 
 
 @pytest.mark.parametrize("begin", [-5.0, 0.0, 1000.0])
@@ -328,14 +348,14 @@ def tokens_of(row: int, start: int = 0, stop: int | None = None) -> np.ndarray:
 
 def add_tokens(writer: CheckpointWriter, rows: list[int]) -> int:
     residues = [(row, tokens_of(row)) for row in rows]
-    return writer.add(BatchRows(np.array(rows, np.int64), values_of(rows), residues, tokens=0))
+    return writer.add(batch_rows(np.array(rows, np.int64), values_of(rows), residues))
 
 
 def add_part(writer: CheckpointWriter, row: int, start: int, stop: int, whole: bool) -> int:
     """A part of a sequence that is read in several passes."""
     rows = [row] if whole else []
     given = (np.array(rows, np.int64), values_of(rows), [(row, tokens_of(row, start, stop))])
-    return writer.add(BatchRows(*given, tokens=0))
+    return writer.add(batch_rows(*given))
 
 
 def assert_tokens(folder: Path, *blocks: list[int]) -> None:
@@ -461,7 +481,7 @@ def test_a_block_whose_token_rows_are_damaged_is_embedded_again(damage, tmp_path
 def test_rows_in_half_precision_stay_so(tmp_path):
     writer = open_writer(tmp_path)
     rows = values_of([4, 9]).astype(np.float16)
-    writer.add(BatchRows(np.array([4, 9]), rows, [], tokens=0))
+    writer.add(batch_rows(np.array([4, 9]), rows, []))
     writer.close()
     assert [block.dtype for block in writer.blocks] == [np.float16]
     ids, found = read_finished(tmp_path, LOGGER)

@@ -57,7 +57,14 @@ def test_success(run, capsys):
     ("error", "line"),
     [
         (ConfigError("shards must be positive"), "shards must be positive"),
-        (FileNotFoundError(2, "No such file", "a.faa"), "[Errno 2] No such file: 'a.faa'"),
+        (
+            FileNotFoundError(2, "No such file", "a.faa"),
+            "[Errno 2] No such file: 'a.faa'; mend this and run again",
+        ),
+        (
+            OSError(28, "No space left", "a.h5"),
+            "[Errno 28] No space left: 'a.h5'; make room on its disk and run again",
+        ),
     ],
 )
 def test_what_a_user_can_mend_is_a_line_on_screen_and_in_the_log(error, line, run, capsys):
@@ -66,6 +73,15 @@ def test_what_a_user_can_mend_is_a_line_on_screen_and_in_the_log(error, line, ru
     assert capsys.readouterr().err.splitlines()[1:] == [f"split: {line}"]
     assert log.splitlines()[1].endswith(f"ERROR {line}")
     assert len(log.splitlines()) == 2
+
+
+def test_a_log_that_cannot_be_opened_is_a_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["split.py"])
+    (tmp_path / "logs").write_text("a file")
+    arguments = argparse.Namespace(log=tmp_path / "logs/split.log")
+    assert command_line.run(lambda *_: None, arguments) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("split: [Errno ") and said.endswith("mend this and run again\n")
 
 
 def test_a_bug_has_its_traceback_in_both(run, capsys):
@@ -151,7 +167,7 @@ def test_sigterm_leaves_no_temporary_file(count, tmp_path):
     assert list((tmp_path / "out").iterdir()) == []
 
 
-ENTRIES = ["embed_shard", "index", "merge", "prepare_model", "split"]
+ENTRIES = ["embed_shard", "index", "merge", "prepare_model", "split", "verify"]
 
 
 @pytest.mark.parametrize("entry", ENTRIES)

@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
@@ -44,7 +44,11 @@ DEFAULTS = {
         "invalid_residues": "error",
     },
     "ids": "header",
-    "execution": {"token_budget": "auto", "checkpoint": {"sequences": 10000, "seconds": 300}},
+    "execution": {
+        "token_budget": "auto",
+        "checkpoint": {"sequences": 10000, "seconds": 300},
+        "on_quarantine": "warn",
+    },
 }
 GOOD = "{fasta: a.faa, model: m}"
 TOP = "Known here: datasets, models, shards, device, embedding, ids, execution."
@@ -95,7 +99,7 @@ def test_what_is_absent_or_empty_becomes_the_default(text):
 
 def test_given_values_stay_beside_defaults():
     found = _complete("{shards: 3, execution: {checkpoint: {seconds: 0.5, sequences: }}}")
-    execution = {"token_budget": "auto", "checkpoint": {"sequences": 10000, "seconds": 0.5}}
+    execution = DEFAULTS["execution"] | {"checkpoint": {"sequences": 10000, "seconds": 0.5}}
     assert found == {**DEFAULTS, "shards": 3, "execution": execution}
 
 
@@ -248,6 +252,12 @@ def test_a_key_of_models_wins_over_a_known_name():
     assert get_model_source("DNABERT-S", config["models"]) == "/data/mine"
 
 
+def test_a_folder_that_is_called_as_a_known_model_stays_a_folder():
+    models = {"DNABERT-S": "DNABERT-S", "mine": "DNABERT-2", "other": "my_folder"}
+    found = {name: get_model_source(name, models) for name in models}
+    assert found == {"DNABERT-S": "./DNABERT-S", "mine": "./DNABERT-2", "other": "my_folder"}
+
+
 @pytest.mark.parametrize(
     ("model", "close"),
     [
@@ -319,7 +329,15 @@ def test_the_lines_to_write_for_a_model_can_be_followed(model):
         ),
         ("1: 2", f"1 is no key of the configuration. {TOP}"),
         ("reuse: []", f"reuse is no key of the configuration. {TOP}"),
-        ("on_quarantine: warn", f"on_quarantine is no key of the configuration. {TOP}"),
+        (
+            "on_quarantine: warn",
+            "on_quarantine is no key of the configuration. Did you mean execution.on_quarantine? "
+            f"{TOP}",
+        ),
+        (
+            "execution: {on_quarantine: stop}",
+            "execution.on_quarantine is 'stop', but must be warn or fail.",
+        ),
         ('"two\\nlines":', f"'two\\nlines' is no key of the configuration. {TOP}"),
         (
             "embedding: {poolling: 1}",
@@ -536,6 +554,7 @@ _junk = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(_junk)
 def test_junk_is_refused_or_completed(config):
     before = repr(config)
@@ -567,6 +586,7 @@ _embedding = st.fixed_dictionaries(
 _texts = st.text(min_size=1)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_what_is_allowed_is_never_refused(data):
     models = data.draw(st.dictionaries(_names, _texts, min_size=1, max_size=3))

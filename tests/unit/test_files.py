@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from seqembed.files import link, publish_exclusively, published
+from seqembed.files import link, publish_exclusively, published, set_aside
 
 
 def _refuse_links(monkeypatch, number):
@@ -34,6 +34,19 @@ def test_a_failure_leaves_the_earlier_file_and_no_litter(tmp_path):
         raise OSError("disk full")
     assert path.read_bytes() == b"earlier"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_of_the_disk_names_the_file(tmp_path):
+    path = tmp_path / "result.bin"
+    for named in ((), ("temporary",)):
+        with pytest.raises(OSError, match="result.bin'$") as caught, published(path) as temporary:
+            raise OSError(errno.EIO, "Input/output error", *(str(temporary) for _ in named))
+        assert caught.value.filename == str(path)
+
+
+def test_an_error_of_another_file_is_left_as_it_is(tmp_path):
+    with pytest.raises(FileNotFoundError, match="other"), published(tmp_path / "result.bin"):
+        (tmp_path / "other").read_bytes()
 
 
 def test_two_writers_of_one_name_do_not_meet(tmp_path):
@@ -121,3 +134,14 @@ def test_a_link_to_nothing_leaves_the_target_alone(tmp_path):
         link(tmp_path / "none.bin", target)
     assert target.read_bytes() == b"earlier"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_what_is_set_aside_hides_nothing_set_aside_before(tmp_path):
+    names = []
+    for content in ("a", "b", "c"):
+        path = tmp_path / "x.safetensors"
+        path.write_text(content)
+        names.append(set_aside(path).name)
+        assert not path.exists()
+    assert names == [f"x.safetensors.damaged{number}" for number in ("", 1, 2)]
+    assert [(tmp_path / name).read_text() for name in names] == ["a", "b", "c"]

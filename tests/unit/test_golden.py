@@ -11,6 +11,7 @@ import pytest
 
 from seqembed.blocks import read_block
 from seqembed.checkpoints import read_manifest
+from seqembed.failures import Doubt, Suspect, read_failures
 from seqembed.index import (
     read_excluded,
     read_lengths_and_digests,
@@ -24,6 +25,7 @@ from seqembed.recipe import read_recipe
 from seqembed.shards import open_embeddings
 
 GOLDEN = Path(__file__).parents[1] / "golden"
+QUARANTINE = GOLDEN / "quarantine"
 IDS = ["first", "second", "third", "näme", "long", "last"]
 LENGTHS = [10, 20, 20, 3, 50, 1]
 DIGESTS = [
@@ -237,7 +239,7 @@ def test_quarantine(tmp_path):
     assert rows[0] == ["sequence_id", "reason"]
     told = [[DNA_IDS[row], f"residue 'N' at {reason}"] for row, reason in REASONS.items()]
     assert rows[1:] == told
-    assert write_quarantine(TOKENS / "index.parquet", tmp_path / "now.tsv") == 3
+    assert write_quarantine(TOKENS / "index.parquet", tmp_path / "now.tsv", {}) == 3
     assert (tmp_path / "now.tsv").read_text(encoding="utf-8") == then
 
 
@@ -302,3 +304,31 @@ def test_embeddings_with_token_rows():
         start, stop = plain["residues/offsets"][4:6]
         long = plain["residues/embeddings"][start:stop]
         np.testing.assert_allclose(long[:, 0], token_values([6]), atol=1e-3)
+
+
+POISON = "dc0bf1dca96a4b49bd8876c851795c08"
+BROKEN = "IndexError: index out of range in self"
+
+
+def test_failures():
+    found = read_failures(QUARANTINE)
+    assert (found.token_limit, found.quarantined) == (1024, {POISON: BROKEN})
+    assert found.doubts == [Doubt(digest=POISON, memory=False)]
+    memory = "OutOfMemoryError: CUDA out of memory"
+    assert found.suspects == [
+        Suspect(first=3, last=9, reason="the worker was killed by SIGSEGV"),
+        Suspect(first=12, last=12, reason=memory, failed=True, tries=1, memory=True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "ids"), [("shard_0.h5", ["s0", "s2", "s4"]), ("embeddings.h5", ["s0", "s2", "s4"])]
+)
+def test_a_table_of_what_could_not_be_embedded(name, ids):
+    with open_embeddings(QUARANTINE / name) as file:
+        assert file.quarantine() == {bytes.fromhex(POISON): BROKEN}
+        assert file.lengths().tolist() == [3, 10, 2]
+    with h5py.File(QUARANTINE / name) as plain:
+        assert list(plain["sequence_ids"].asstr()[:]) == ids
+        assert plain["quarantine/digests"][:].tobytes().hex() == POISON
+        assert list(plain["quarantine/reasons"].asstr()[:]) == [BROKEN]

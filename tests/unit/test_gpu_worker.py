@@ -19,8 +19,7 @@ import numpy as np
 import pytest
 import torch
 import worker_runs
-from safetensors.torch import load_file, save_file
-from worker_runs import BUNDLED_MODEL, SEQUENCES, WIDTH, Outcome, Project, WorkerProcess
+from worker_runs import SEQUENCES, WIDTH, Outcome, Project, WorkerProcess
 
 from seqembed import gpu_worker
 from seqembed.assembly import adopt_index
@@ -38,13 +37,11 @@ from seqembed.fasta import digest
 from seqembed.index import read_shard_index
 from seqembed.merge import merge
 from seqembed.models.esm2 import Esm2
-from seqembed.models.prepare import prepare_model
 from seqembed.recipe import read_recipe
 
 FAULTS_IN_WINDOWS = [
     worker_runs.killed_after_a_block,
     worker_runs.terminated_in_third_batch,
-    worker_runs.bug_in_third_batch,
 ]
 LOGGER = logging.getLogger("seqembed.tests")
 
@@ -502,17 +499,9 @@ def test_rows_of_an_earlier_result_are_taken(run, project, undisturbed):
 # Failures.
 
 FAILURES = {
-    worker_runs.out_of_memory_in_third_batch: (
-        {"error": "cuda_oom", "retry_recommended": True, "reduce_batch_size": True},
-        "RuntimeError: [enforce fail",
-    ),
     worker_runs.accelerator_error_in_third_batch: (
         {"error": "cuda_runtime", "retry_recommended": True, "circuit_breaker": True},
         "AcceleratorError: CUDA error",
-    ),
-    worker_runs.bug_in_third_batch: (
-        {"error": "unexpected_error", "retry_recommended": False},
-        "IndexError: list index",
     ),
     worker_runs.disk_full_at_the_third_block: (
         {"error": "generic_error", "retry_recommended": False},
@@ -535,26 +524,6 @@ def test_a_failure_is_told_by_type_and_keeps_what_is_finished(fault, run, projec
     assert len(list_blocks(project.checkpoints())) == 2
     complete(run(), project, computed=len(SEQUENCES) - done)
     assert project.content() == undisturbed.content()
-
-
-def test_numbers_that_are_not_finite(context, tmp_path):
-    folder = tmp_path / "nan"
-    shutil.copytree(BUNDLED_MODEL, folder)
-    state = load_file(folder / "model.safetensors")
-    state["embeddings.word_embeddings.weight"][24] = torch.nan  # X
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    prepare_model("nan", str(folder), tmp_path / "nan.json", LOGGER)
-    sequences = [*SEQUENCES, "M" * 20 + "X"]
-    project = worker_runs.make_project(tmp_path, tmp_path / "nan.json", sequences)
-    outcome = WorkerProcess(context, project).finish()
-    assert outcome.exit_code == 1
-    assert set(outcome.status) == {"rank", "status", "failed_batch", "error"}
-    assert outcome.status["status"] == "numerical_instability"
-    first, last = outcome.status["failed_batch"]
-    place = sorted(sequences, key=len, reverse=True).index("M" * 20 + "X")
-    assert first <= place <= last
-    assert "precision: fp32" in outcome.status["error"]
-    assert rows_on_disk(project) == first > 0
 
 
 def failed(outcome: Outcome, message: str, error: str = "generic_error") -> None:

@@ -1,9 +1,12 @@
-"""Inference: batches in order, non-finite rows refused, and a row's bits its own."""
+"""Inference: batches in order, a row's bits its own, and what fails narrowed down."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+import logging
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +17,9 @@ from torch import nn
 from worker_runs import make_sequences
 
 from seqembed.batches import PackedBatch, RawBatch, VarlenCollator, plan_batches, plan_passes
-from seqembed.errors import NonFiniteError
+from seqembed.errors import FreshProcessError, NonFiniteError, NotTheSequencesError
+from seqembed.failures import read_failures
+from seqembed.flags import FP32_RETRY
 from seqembed.inference import AsyncInferenceRunner, Outputs
 from seqembed.long_sequences import LengthPolicy
 from seqembed.models.architecture import Architecture, DnabertArchitecture, Esm2Architecture
@@ -22,8 +27,10 @@ from seqembed.models.attention import Packing
 from seqembed.models.dnabert_s import DnabertS
 from seqembed.models.esm2 import Esm2
 from seqembed.models.tokenization import Esm2Tokenizer
+from seqembed.trials import MAX_IN_A_ROW, Trials
 
 CPU = torch.device("cpu")
+LOGGER = logging.getLogger("seqembed.tests")
 # The second is no multiple of any vector's width.
 SMALL = [
     Esm2Architecture(3, 64, 4, 256),
@@ -63,6 +70,27 @@ def encode(residues: bytes) -> np.ndarray:
     return Esm2Tokenizer().encode(residues)
 
 
+@functools.cache
+def folder() -> tempfile.TemporaryDirectory:
+    """Goes with the last reference to it."""
+    return tempfile.TemporaryDirectory()
+
+
+def trials_of(count: int, where: Path | None = None) -> Trials:
+    """Of a shard of so many sequences, about which nothing is known."""
+    digests = np.arange(16 * count, dtype=np.uint16).view(np.uint8)[: 16 * count].reshape(-1, 16)
+    (where or Path(folder().name)).joinpath("failures.json").unlink(missing_ok=True)
+    trials = Trials(where or Path(folder().name), digests, "sequence {}".format, LOGGER)
+    trials.expect(range(count))
+    return trials
+
+
+def runner_of(
+    model: nn.Module, count: int, wanted: Outputs, trials: Trials | None = None
+) -> AsyncInferenceRunner:
+    return AsyncInferenceRunner(model, CPU, wanted, trials or trials_of(count), lambda: model)
+
+
 def pack(
     sequences: Sequence[str], budget: int, policy: LengthPolicy = TRUNCATE
 ) -> Iterable[PackedBatch]:
@@ -92,7 +120,7 @@ def embed(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        runner = AsyncInferenceRunner(model_of(architecture), CPU, wanted or outputs())
+        runner = runner_of(model_of(architecture), len(sequences), wanted or outputs())
         parts = list(runner.run(pack(sequences, budget, policy)))
     finally:
         torch.set_num_threads(before)
@@ -226,7 +254,10 @@ def test_half_storage_is_the_rounded_row():
 
 
 class Echo(nn.Module):
-    """A model whose rows are the tokens; it notes how many batches it has seen."""
+    """A model whose rows are the tokens; it notes how many batches it has seen.
+
+    bad: the value of the second row, by the number of the batch.
+    """
 
     def __init__(self, bad: dict[int, float] | None = None) -> None:
         super().__init__()
@@ -242,7 +273,7 @@ class Echo(nn.Module):
 
 def test_batches_come_in_order_with_their_tokens_and_without_the_dummy():
     sequences = [POOL[n] for n in (130, 40, 50, 60, 3)]
-    parts = list(AsyncInferenceRunner(Echo(), CPU, outputs()).run(pack(sequences, 160)))
+    parts = list(runner_of(Echo(), 5, outputs()).run(pack(sequences, 160)))
     assert [part.positions.tolist() for part in parts] == [[0], [1, 2, 3], [4]]
     assert [part.tokens for part in parts] == [132, 42 + 52 + 62, 5]
     assert [part.rows.shape for part in parts] == [(1, 3), (3, 3), (1, 3)]
@@ -251,29 +282,163 @@ def test_batches_come_in_order_with_their_tokens_and_without_the_dummy():
 
 def test_batches_are_asked_for_when_they_are_needed():
     model = Echo()
-    rows = AsyncInferenceRunner(model, CPU, outputs()).run(pack([POOL[200]] * 4, 1))
+    rows = runner_of(model, 4, outputs()).run(pack([POOL[200]] * 4, 1))
     assert model.calls == 0
     next(rows)
     assert model.calls == 1
 
 
+# Values that are not finite.
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_rows_that_are_not_finite_are_refused_after_those_before(value):
-    rows = AsyncInferenceRunner(Echo({2: value}), CPU, outputs()).run(pack([POOL[50]] * 9, 160))
-    assert next(rows).positions.tolist() == [0, 1, 2]
-    with pytest.raises(NonFiniteError, match="rows 3 to 5 of the shard; .*fp32") as caught:
-        next(rows)
-    assert caught.value.positions == [3, 4, 5]
+def test_what_is_not_finite_is_computed_again_alone_in_fp32(value):
+    precise = Echo()
+    runner = AsyncInferenceRunner(
+        Echo({2: value}), CPU, outputs(per_residue=True), trials_of(9), lambda: precise
+    )
+    sequences = [POOL[n] for n in range(50, 59)]
+    found = list(runner.run(pack(sequences, 160)))
+    assert precise.calls == 1
+    plain = list(runner_of(Echo(), 9, outputs(per_residue=True)).run(pack(sequences, 160)))
+    flags = np.concatenate([part.flags for part in found])
+    assert flags.tolist() == [0, 0, 0, FP32_RETRY, *[0] * 5]
+    for one, other in zip(found, plain, strict=True):
+        assert one.rows.tobytes() == other.rows.tobytes()
+        tokens = zip(one.residues, other.residues, strict=True)
+        assert all(a[0] == b[0] and np.array_equal(a[1], b[1]) for a, b in tokens)
 
 
-def test_what_half_storage_cannot_hold_is_refused():
-    runner = AsyncInferenceRunner(Echo({1: 1e6}), CPU, outputs("max", storage="float16"))
-    with pytest.raises(NonFiniteError, match="storage: float32"):
-        list(runner.run(pack([POOL[50]], 160)))
+def spoilt(token: str, value: float) -> nn.Module:
+    """Echo, but for this residue, whose rows are of one value in every precision."""
+
+    class Spoilt(Echo):
+        def forward(self, tokens: torch.Tensor, packing: Packing) -> torch.Tensor:
+            rows = super().forward(tokens, packing)
+            rows[tokens == int(encode(token.encode())[1])] = value
+            return rows
+
+    return Spoilt()
 
 
-def test_token_rows_that_are_not_finite_are_refused():
-    # The pooled row is the first token's, and finite.
-    runner = AsyncInferenceRunner(Echo({1: torch.inf}), CPU, outputs("cls", per_residue=True))
-    with pytest.raises(NonFiniteError):
-        list(runner.run(pack([POOL[50]], 160)))
+@pytest.mark.parametrize(
+    ("value", "wanted", "reason"),
+    [
+        (torch.nan, outputs(), "not finite, in fp32 too"),
+        (1e6, outputs("max", storage="float16"), "storage: float32"),
+        # The pooled row is the first token's, and finite.
+        (torch.inf, outputs("cls", per_residue=True), "not finite, in fp32 too"),
+    ],
+)
+def test_what_stays_so_is_quarantined_and_its_neighbours_are_not(value, wanted, reason, tmp_path):
+    sequences = [POOL[50], POOL[51] + "U", POOL[52], "U" + POOL[90], POOL[53]]
+    trials = trials_of(5, tmp_path)
+    parts = list(runner_of(spoilt("U", value), 5, wanted, trials).run(pack(sequences, 170)))
+    assert np.concatenate([part.positions for part in parts]).tolist() == [0, 2, 4]
+    assert {name for part in parts for name, _ in part.residues} <= {0, 2, 4}
+    assert trials.given_up == {1, 3} and len(trials.quarantined) == 2
+    assert all(reason in text for text in read_failures(tmp_path).quarantined.values())
+    trials.finish()
+
+
+def test_a_model_that_gives_nothing_finite_ends_the_run(tmp_path):
+    trials = trials_of(30, tmp_path)
+    runner = runner_of(spoilt("<cls>", torch.nan), 30, outputs("max"), trials)
+    sequences = ["U" * 60] * 30
+    runner = runner_of(spoilt("U", torch.nan), 30, outputs(), trials)
+    with pytest.raises(NonFiniteError, match=f"for {MAX_IN_A_ROW} sequences in a row.*weights"):
+        list(runner.run(pack(sequences, 62)))
+    assert read_failures(tmp_path).quarantined == {}
+
+
+# Steps that raise.
+
+
+class Raising(nn.Module):
+    """A model that raises where `fails` says so of a batch; it notes the sizes of its steps."""
+
+    def __init__(self, model: nn.Module, fails: Callable[[torch.Tensor], Exception | None]) -> None:
+        super().__init__()
+        self.model, self.fails, self.sizes = model, fails, []
+
+    def forward(self, tokens: torch.Tensor, packing: Packing) -> torch.Tensor:
+        self.sizes.append(len(tokens))
+        if error := self.fails(tokens):
+            raise error
+        return self.model(tokens, packing)
+
+
+def out_of_memory_over(limit: int) -> Callable[[torch.Tensor], Exception | None]:
+    def fails(tokens: torch.Tensor) -> Exception | None:
+        return torch.OutOfMemoryError("CUDA out of memory") if len(tokens) > limit else None
+
+    return fails
+
+
+@pytest.mark.parametrize("policy", [TRUNCATE, WINDOW])
+@pytest.mark.parametrize("limit", [130, 400, 1500])
+def test_out_of_memory_halves_steps_and_changes_no_bit(limit, policy):
+    lengths = [*range(128 if policy is TRUNCATE else 600, 20, -9)]
+    sequences, wanted = [POOL[n] for n in lengths], outputs(per_residue=True)
+    expected = embed(SMALL[0], sequences, 4096, 1, policy, wanted)
+    model = Raising(model_of(SMALL[0]), out_of_memory_over(limit))
+    runner = runner_of(model, len(sequences), wanted)
+    parts = [part for part in runner.run(pack(sequences, 4096, policy)) if part.tokens]
+    assert np.concatenate([part.positions for part in parts]).tolist() == [*range(len(sequences))]
+    assert np.concatenate([part.rows for part in parts]).tobytes() == expected[0].tobytes()
+    residues = b"".join(rows.tobytes() for part in parts for _, rows in part.residues)
+    assert residues == b"".join(rows.tobytes() for rows in expected[1])
+    # What was learnt holds: each size failed once, and nothing that large is tried again.
+    failed = [size for size in model.sizes if size > limit]
+    assert failed == sorted(set(failed), reverse=True) and len(failed) <= 6
+
+
+def test_a_sequence_that_is_too_long_alone_is_left_for_a_fresh_process(tmp_path):
+    sequences = [POOL[n] for n in (900, 800, 120, 110, 100)]
+    trials = trials_of(5, tmp_path)
+    model = Raising(Echo(), out_of_memory_over(500))
+    parts = list(runner_of(model, 5, outputs(), trials).run(pack(sequences, 2048)))
+    assert np.concatenate([part.positions for part in parts]).tolist() == [2, 3, 4]
+    assert trials.given_up == {0, 1} and not trials.quarantined
+    with pytest.raises(FreshProcessError, match="2 sequences failed, .*OutOfMemoryError"):
+        trials.finish()
+    assert [(s.first, s.failed, s.tries, s.memory) for s in read_failures(tmp_path).suspects] == [
+        (0, True, 0, True),
+        (1, True, 0, True),
+    ]
+
+
+def raise_at(token: str) -> Callable[[torch.Tensor], Exception | None]:
+    number = int(encode(token.encode())[1])
+    return lambda tokens: IndexError("out of range") if (tokens == number).any() else None
+
+
+def test_a_sequence_at_which_the_model_raises_is_narrowed_down(tmp_path):
+    sequences = [POOL[n] for n in range(60, 20, -1)]
+    sequences[17] += "U"
+    trials = trials_of(40, tmp_path)
+    model = Raising(Echo(), raise_at("U"))
+    parts = list(runner_of(model, 40, outputs(), trials).run(pack(sequences, 4096)))
+    positions = np.concatenate([part.positions for part in parts]).tolist()
+    assert positions == [n for n in range(40) if n != 17]
+    assert len(model.sizes) < 2 * 7  # halved each time
+    with pytest.raises(FreshProcessError, match="IndexError: out of range"):
+        trials.finish()
+
+
+def test_a_model_that_always_raises_ends_the_run(tmp_path):
+    trials = trials_of(400, tmp_path)
+    model = Raising(Echo(), lambda tokens: ValueError("a bug"))
+    with pytest.raises(NotTheSequencesError, match="10 sequences in a row failed.*a bug") as caught:
+        list(runner_of(model, 400, outputs(), trials).run(pack([POOL[30]] * 400, 4096)))
+    assert isinstance(caught.value.__cause__, ValueError)
+    assert len(model.sizes) < 40
+    left = read_failures(tmp_path)
+    assert (left.suspects, left.quarantined) == ([], {})
+
+
+def test_a_broken_gpu_ends_the_process_and_what_was_at_work_is_known(tmp_path):
+    model = Raising(Echo(), lambda tokens: torch.AcceleratorError("CUDA error: launch failure"))
+    with pytest.raises(torch.AcceleratorError):
+        list(runner_of(model, 3, outputs(), trials_of(3, tmp_path)).run(pack([POOL[30]] * 3, 64)))
+    assert '"steps": [[0, 1, 2]]' in (tmp_path / "in_flight.json").read_text()

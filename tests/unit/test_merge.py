@@ -44,6 +44,7 @@ from seqembed.split import split_index
 RECIPE = "ab" * 32
 OTHER_RECIPE = "cd" * 32
 STORED = f"store/{RECIPE[:12]}.h5"
+REASON = "killed the worker"
 LONGEST = 4
 WIDTH = 4
 LOGGER = logging.getLogger("test_merge")
@@ -85,12 +86,17 @@ def _write_rows(
     lengths: np.ndarray,
     digests: np.ndarray,
     *,
+    without: Sequence[str] = (),
     width: int = WIDTH,
     shift: int = 0,
     storage: str = "float32",
     tokens: bool = False,
     **attributes: Any,
 ) -> None:
+    left_out = [digest(sequence.encode()) for sequence in without]
+    here = np.array([key.tobytes() not in left_out for key in digests], bool)
+    quarantine = {key.tobytes(): REASON for key in digests[~here]}
+    lengths, digests = lengths[here], digests[here]
     slabs = (
         Slab(
             sequence_ids=[f"row {row}" for row in range(start, stop)],
@@ -118,6 +124,7 @@ def _write_rows(
         attributes=own,
         slabs=slabs,
         residues=residues if tokens else None,
+        quarantine=quarantine,
     )
 
 
@@ -144,7 +151,7 @@ def _merge(folder: Path, index: Path, shards: Sequence[Path]) -> Summary:
 def _read(path: Path) -> dict[str, Any]:
     with h5py.File(path) as file:
         ids = file["sequence_ids"].asstr()[:].tolist()
-        names = [n for n in file if n not in ("sequence_ids", "residues")]
+        names = [n for n in file if n not in ("sequence_ids", "residues", "quarantine")]
         return {"ids": ids, **{n: file[n][:] for n in names}}
 
 
@@ -184,7 +191,13 @@ def _damage(path: Path) -> bytes:
 def test_every_id_gets_its_row_in_input_order(tmp_path, world_size):
     index, shards = _prepare(tmp_path, world_size=world_size)
     assert _merge(tmp_path, index, shards) == Summary(
-        sequences=7, distinct=4, dimensions=WIDTH, windowed=0, truncated=1, relinked=False
+        sequences=7,
+        distinct=4,
+        dimensions=WIDTH,
+        windowed=0,
+        truncated=1,
+        relinked=False,
+        quarantined={},
     )
     _check(tmp_path / "embeddings.h5", SEQUENCES)
     assert os.path.samefile(tmp_path / "embeddings.h5", tmp_path / STORED)
@@ -263,7 +276,7 @@ def test_what_is_excluded_is_left_out_and_the_rest_stays_in_order(
     assert (summary.sequences, summary.distinct) == (len(kept), len(set(kept)))
     _check(tmp_path / "embeddings.h5", sequences)
     _check_token_rows(tmp_path / "embeddings.h5", sequences)
-    left_out = write_quarantine(index, tmp_path / "quarantine.tsv")
+    left_out = write_quarantine(index, tmp_path / "quarantine.tsv", {})
     assert left_out + summary.sequences == len(sequences)
     lines = (tmp_path / "quarantine.tsv").read_text().splitlines()
     names = [line.split("\t")[0] for line in lines[1:]]
@@ -287,6 +300,32 @@ def test_an_index_that_excludes_other_sequences_is_merged_anew(tmp_path):
     summary = _merge(tmp_path, index, shards)
     assert (summary.sequences, summary.relinked) == (3, False)
     assert _read(tmp_path / "embeddings.h5")["ids"] == ["s0", "s1", "s2"]
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+@pytest.mark.parametrize("without", [["MKV"], ["L", "WE"], ["MKV", "WE", "ACDEFGH", "L"]])
+def test_what_could_not_be_embedded_is_left_out_under_all_its_ids(tmp_path, without, tokens):
+    index = _index(tmp_path, SEQUENCES, 2)
+    given = {"without": without, "tokens": tokens}
+    shards = [_write_shard(tmp_path, rank, **given) for rank in range(2)]
+    summary = _merge(tmp_path, index, shards)
+    names = {n: s.upper().rstrip("*") for n, s in enumerate(SEQUENCES)}
+    kept = [f"s{n}" for n, residues in names.items() if residues not in without]
+    expected = dict.fromkeys(map(digest, (s.encode() for s in without)), REASON)
+    assert (summary.sequences, summary.quarantined) == (len(kept), expected)
+    with open_embeddings(tmp_path / "embeddings.h5") as file:
+        assert file.quarantine() == expected
+        np.testing.assert_array_equal(file.rows, _rows(file.digests()))
+    assert _read(tmp_path / "embeddings.h5")["ids"] == kept
+
+
+def test_a_sequence_that_is_embedded_after_all_is_merged_anew(tmp_path):
+    index = _index(tmp_path, SEQUENCES, 1)
+    assert _merge(tmp_path, index, [_write_shard(tmp_path, 0, without=["WE"])]).sequences == 5
+    again = _merge(tmp_path, index, [_write_shard(tmp_path, 0, without=["WE"])])
+    assert again.relinked and again.quarantined == {digest(b"WE"): REASON}
+    assert _merge(tmp_path, index, [_write_shard(tmp_path, 0)]).sequences == 7
+    _check(tmp_path / "embeddings.h5", SEQUENCES)
 
 
 def test_a_missing_sequence_is_told_by_its_row_in_the_index(tmp_path):
@@ -318,7 +357,7 @@ def test_an_index_of_other_exclusions_than_its_fingerprint_is_noticed(tmp_path, 
     pq.write_table(pa.table(columns, schema=schema), index)
     for call in (
         lambda: _merge(tmp_path, index, shards),
-        lambda: write_quarantine(index, tmp_path / "quarantine.tsv"),
+        lambda: write_quarantine(index, tmp_path / "quarantine.tsv", {}),
     ):
         with pytest.raises((IndexFormatError, ShardError)):
             call()
@@ -517,6 +556,18 @@ def test_checkpoints_of_this_recipe_alone_are_cleared(tmp_path):
     _checkpoints(tmp_path, RECIPE)
     assert _merge(tmp_path, index, shards).relinked
     assert list((tmp_path / "checkpoints").iterdir()) == [other]
+
+
+def test_what_killed_writers_left_goes_and_nothing_else(tmp_path):
+    index, shards = _prepare(tmp_path)
+    name = f".x.h5.{'0123456789abcdef' * 2}.tmp"
+    left = [tmp_path / where / name for where in ("", "shards", "store", "recipes")]
+    others = [tmp_path / ".notes.tmp", tmp_path / name[1:], tmp_path / "index" / name]
+    for path in [*left, *others]:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    _merge(tmp_path, index, shards)
+    assert [path.exists() for path in [*left, *others]] == [False] * 4 + [True] * 3
 
 
 def test_what_is_no_folder_of_checkpoints_is_left(tmp_path):

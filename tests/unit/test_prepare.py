@@ -128,10 +128,42 @@ def test_a_safetensors_folder_is_used_where_it_lies_and_not_touched(project):
     assert_same_rows(load(OUTPUT), load_source("models/esm"))
 
 
+def test_a_known_name_is_the_known_model_beside_a_folder_of_that_name_too(project, monkeypatch):
+    name, asked = "esm2_t6_8M_UR50D", []
+    shutil.copytree("models/esm", name)
+    other_weights(Path(name) / "model.safetensors")
+
+    def fetch(model, by_hand, logger):
+        asked.append((model.name, by_hand))
+        return Path("models/esm")
+
+    monkeypatch.setattr("seqembed.models.prepare.fetch", fetch)
+    prepare_model("mine", name, OUTPUT, LOGGER)
+    assert asked == [(name, OUTPUT.parent / "mine/original")]
+    assert read_prepared(OUTPUT).weights == "models/esm/model.safetensors"
+    prepare_model("mine", f"./{name}", OUTPUT, LOGGER)
+    assert len(asked) == 1
+    assert read_prepared(OUTPUT).weights == f"{name}/model.safetensors"
+
+
 def test_the_description_is_the_golden_one(project):
     prepare_model("mine", "models/esm/", OUTPUT, LOGGER)
     data = Path("models/esm/model.safetensors").read_bytes()
-    assert OUTPUT.read_text() == GOLDEN.replace("SHA256", hashlib.sha256(data).hexdigest())
+    written = json.loads(OUTPUT.read_text())
+    assert len(written.pop("checksum")) == 32
+    assert written == json.loads(GOLDEN.replace("SHA256", hashlib.sha256(data).hexdigest()))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [('"layers": 4', '"layers": 2'), ("1e-05", "3e-05"), ('"size": ', '"size": 1')]
+)
+def test_a_description_with_another_number_is_damaged(project, old, new):
+    prepare_model("mine", "models/esm/", OUTPUT, LOGGER)
+    text = OUTPUT.read_text()
+    assert old in text
+    OUTPUT.write_text(text.replace(old, new))
+    with pytest.raises(ModelError, match=r"mine.json: .*damaged.*remove it and run again"):
+        read_prepared(OUTPUT)
 
 
 def test_the_golden_description_is_read_and_so_is_one_that_grew(tmp_path):

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from seqembed.errors import IndexFormatError
+from seqembed.fasta import digest
 from seqembed.index import write_index
 from seqembed.models.tokenization import ESM2_LETTERS
 from seqembed.quarantine import write_quarantine
@@ -26,7 +27,7 @@ def index(folder: Path, sequences: dict[str, str], asked: str = "skip", **option
 
 def test_the_header_is_there_always(tmp_path):
     path = tmp_path / "new/quarantine.tsv"
-    assert write_quarantine(index(tmp_path, {"a": "MKV", "b": "W"}), path) == 0
+    assert write_quarantine(index(tmp_path, {"a": "MKV", "b": "W"}), path, {}) == 0
     assert path.read_text() == "sequence_id\treason\n"
     assert list(path.parent.iterdir()) == [path]
 
@@ -34,7 +35,7 @@ def test_the_header_is_there_always(tmp_path):
 def test_each_id_stands_with_its_reason_in_the_order_of_the_index(tmp_path, monkeypatch):
     sequences = {"z": "MJ", "a": "MKV", "näme": "JJ3", "b": "W", "c": "mj*"}
     path = tmp_path / "quarantine.tsv"
-    assert write_quarantine(index(tmp_path, sequences), path) == 3
+    assert write_quarantine(index(tmp_path, sequences), path, {}) == 3
     lines = path.read_text(encoding="utf-8").split("\n")
     assert lines == [
         "sequence_id\treason",
@@ -47,18 +48,18 @@ def test_each_id_stands_with_its_reason_in_the_order_of_the_index(tmp_path, monk
 
 def test_what_is_read_as_unknown_is_not_in_it(tmp_path):
     path = tmp_path / "quarantine.tsv"
-    assert write_quarantine(index(tmp_path, {"a": "MJ", "b": "W"}, "unk"), path) == 0
+    assert write_quarantine(index(tmp_path, {"a": "MJ", "b": "W"}, "unk"), path, {}) == 0
     assert path.read_text() == "sequence_id\treason\n"
 
 
 def test_an_index_of_before_there_was_a_reason_excludes_nothing(tmp_path):
     golden = Path(__file__).parents[1] / "golden/index.parquet"
-    assert write_quarantine(golden, tmp_path / "quarantine.tsv") == 0
+    assert write_quarantine(golden, tmp_path / "quarantine.tsv", {}) == 0
 
 
 def test_a_file_name_does_not_break_the_table(tmp_path):
     found = index(tmp_path, {"x": "MJ", "y": "W"}, name="a\tb\nc\r.fa", ids="file:header")
-    write_quarantine(found, tmp_path / "quarantine.tsv")
+    write_quarantine(found, tmp_path / "quarantine.tsv", {})
     lines = (tmp_path / "quarantine.tsv").read_bytes().split(b"\n")
     assert lines[1:] == [rb"a\tb\nc\r.fa:x" + b"\t" + J.format(2, 1).encode(), b""]
 
@@ -78,7 +79,7 @@ def test_a_flipped_bit_is_noticed_and_the_earlier_file_stays(tmp_path, at):
         if pq.read_table(found).equals(_table(content, tmp_path)):
             continue
         with pytest.raises(IndexFormatError, match=f"^{found}: damaged"):
-            write_quarantine(found, path)
+            write_quarantine(found, path, {})
         refused += 1
     assert refused
     assert path.read_text() == "earlier"
@@ -87,3 +88,16 @@ def test_a_flipped_bit_is_noticed_and_the_earlier_file_stays(tmp_path, at):
 def _table(content: bytes, folder: Path):
     (folder / "whole.parquet").write_bytes(content)
     return pq.read_table(folder / "whole.parquet")
+
+
+def test_every_id_of_a_sequence_that_was_not_embedded_is_there(tmp_path):
+    path, sequences = tmp_path / "quarantine.tsv", {"a": "MKV", "b": "MJ", "c": "W", "d": "mkv*"}
+    reasons = {digest(b"MKV"): "killed\tthe\nworker"}
+    assert write_quarantine(index(tmp_path, sequences), path, reasons) == 3
+    lines = path.read_text().split("\n")[1:]
+    assert lines == [
+        r"a" + "\t" + r"killed\tthe\nworker",
+        f"b\t{J.format(2, 1)}",
+        r"d" + "\t" + r"killed\tthe\nworker",
+        "",
+    ]

@@ -12,15 +12,18 @@ import numpy as np
 import pytest
 import torch
 import worker_runs
+from torch.utils.data import DataLoader
 from worker_runs import SEQUENCES, Project
 
 from seqembed.batches import AUTO_TOKEN_BUDGET
 from seqembed.checkpoints import CheckpointManifest
 from seqembed.errors import CheckpointError, ConfigError, DeviceError, IndexFormatError, ModelError
+from seqembed.failures import Failures, Suspect, write_failures
 from seqembed.inference import BatchRows
 from seqembed.models.prepared import read_prepared
 from seqembed.models.tokenization import Esm2Tokenizer
 from seqembed.run import Run, choose_device, open_run
+from seqembed.trials import Trials
 
 encode_residues = Esm2Tokenizer().encode
 LOGGER = logging.getLogger("seqembed.tests")
@@ -35,6 +38,12 @@ def threads() -> Iterator[None]:
 
 def open_project(project: Project, **changes: Any) -> Run:
     return open_run(project.index(), project.output, project.config(**changes), LOGGER)
+
+
+def open_trials(run: Run, project: Project) -> Trials:
+    folder = project.folder / "checkpoints"
+    folder.mkdir(exist_ok=True)
+    return run.open_trials(folder, project.index(), LOGGER)
 
 
 def test_a_run_is_settled(project, monkeypatch):
@@ -60,7 +69,9 @@ def test_long_sequences_are_read_by_the_policy(policy, tokens, passes, project):
     asked = {"long_sequences": policy, "max_length": 100}
     run = open_project(project, embedding=worker_runs.EMBEDDING | asked)
     budget = 320 if passes > 1 else tokens
-    batches, total = run.load_batches(project.index(), [0], budget, encode_residues)
+    manifest = replace(run.manifest(None), token_budget=budget)
+    trials = open_trials(run, project)
+    batches, total = run.load_batches(project.index(), [0], manifest, encode_residues, trials)
     found = list(batches)
     assert [batch.positions for batch in found] == [[0]] * passes
     assert total == tokens == sum(batch.packing.bounds[len(batch.pieces)] for batch in found)
@@ -166,24 +177,49 @@ def test_checkpoints_of_another_recipe_or_shard_are_refused(name, project):
 
 def test_batches_with_a_missing_row_come_whole_and_no_other(project):
     run = open_project(project)
+
+    def load(rows: list[int]) -> tuple[DataLoader, int]:
+        trials = open_trials(run, project)
+        return run.load_batches(project.index(), rows, run.manifest(None), encode_residues, trials)
+
     all_rows = list(range(len(SEQUENCES)))
-    batches, tokens = run.load_batches(project.index(), all_rows, 512, encode_residues)
+    batches, tokens = load(all_rows)
     plan = [batch.positions for batch in batches]
     assert sum(plan, []) == all_rows
     assert tokens == sum(run.shard.tokens + 2)
     wanted = [plan[3][-1], plan[1][0]]
-    batches, tokens = run.load_batches(project.index(), wanted, 512, encode_residues)
+    batches, tokens = load(wanted)
     assert [batch.positions for batch in batches] == [plan[1], plan[3]]
     assert tokens == sum(run.shard.tokens[plan[1] + plan[3]] + 2)
-    batches, tokens = run.load_batches(project.index(), [], 512, encode_residues)
+    batches, tokens = load([])
     assert (list(batches), tokens) == ([], 0)
+
+
+def test_suspects_come_first_and_apart_and_what_wants_memory_last(project):
+    run = open_project(project)
+    trials = open_trials(run, project)
+    suspects = [
+        Suspect(first=36, last=38, reason="r"),
+        Suspect(first=11, last=11, reason="r", failed=True, memory=True),
+        Suspect(first=20, last=20, reason="r"),
+    ]
+    write_failures(project.folder / "checkpoints", Failures(suspects=suspects))
+    trials = open_trials(run, project)
+    rows = [row for row in range(len(SEQUENCES)) if row != 37]
+    given = (project.index(), rows, run.manifest(None), encode_residues, trials)
+    plan = [batch.positions for batch in run.load_batches(*given)[0]]
+    assert (plan[0], plan[1], plan[-1]) == ([20], [36, 37, 38], [11])
+    others = [row for row in range(len(SEQUENCES)) if row not in {11, 20, 36, 37, 38}]
+    assert sum(plan[2:-1], []) == others
 
 
 def test_the_writer_takes_the_rows_that_are_missing(project):
     folder = project.folder / "blocks"
     run = open_project(project)
-    writer = run.open_writer(folder, [2, 5], sequences=100, seconds=time.time())
-    count = writer.add(BatchRows(np.arange(4), np.zeros((4, 64), np.float32), [], 9))
+    due = {"checkpoint_seq_threshold": 100, "checkpoint_time_threshold": time.time()}
+    writer = run.open_writer(folder, [2, 5], due)
+    rows, flags = np.zeros((4, 64), np.float32), np.zeros(4, np.uint8)
+    count = writer.add(BatchRows(np.arange(4), rows, flags, [], [], 9))
     assert count == 1
     writer.write()
     assert writer.ids == [run.shard.digests[2].tobytes().hex()]

@@ -135,7 +135,8 @@ def _token_rows(storage: str = "float32", total: int = 8) -> np.ndarray:
 def _replace(path: Path, name: str, value: Any) -> None:
     """Put another dataset in one's place, or none, and seal the file again."""
     with h5py.File(path, "r+") as file:
-        del file[name]
+        if name in file:
+            del file[name]
         if value is not None:
             file[name] = value
     seal(path)
@@ -440,6 +441,9 @@ def test_another_format_version_is_refused(tmp_path):
         ("embeddings", np.zeros(3, np.float32)),
         ("lengths", np.zeros(2, np.int64)),
         ("digests", np.zeros((3, 15), np.uint8)),
+        ("quarantine/digests", np.zeros((3, 16), np.uint8)),
+        ("quarantine/reasons", ["a", "b"]),
+        ("quarantine", np.zeros(3)),
     ],
 )
 def test_a_sealed_file_of_another_form_is_refused(tmp_path, name, value):

@@ -175,9 +175,7 @@ def test_a_worker_that_is_killed_is_told_of(entry):
     os.kill(entry.worker(), signal.SIGKILL)
     code, said = entry.finish()
     assert code == 1
-    assert (
-        "the worker ended without a word, killed by SIGKILL (the kernel does this when" in said[-1]
-    )
+    assert "the worker ended without a word: it was killed by SIGKILL" in said[-1]
     assert "what is finished is kept" in said[-1]
     assert len(entry.blocks()) > 0
 
@@ -219,7 +217,9 @@ def say(results: Any, status: dict[str, Any], code: int) -> None:
     sys.exit(code)
 
 
-def completes(parent: int, results: Any, variables: dict[str, str], *arguments: Any) -> None:
+def completes(
+    parent: int, results: Any, began: Any, variables: dict[str, str], *arguments: Any
+) -> None:
     told = {"parent": parent, "variables": variables, "arguments": arguments}
     told["memory"] = [os.environ.get(name) for name in MEMORY]
     say(results, COMPLETE | told, 0)
@@ -313,12 +313,12 @@ def test_a_complete_worker_gives_its_status(supervise, tmp_path):
     ("work", "message"),
     [
         (fails, "^M: bad; what is finished is kept, run again to go on$"),
-        (runs_out_of_memory, "^M: bad; out of memory: lower `execution: {token_budget: "),
+        (runs_out_of_memory, "^M: bad; it was no batch that ran out of memory"),
         (loses_the_gpu, "^M: bad; the GPU or its driver failed"),
         (meets_a_nan, "^nan; what is finished is kept"),
-        (says_nothing, "ended without a word, exit code 7;"),
+        (says_nothing, "ended without a word: it ended with exit code 7;"),
         # The exit code has the last word.
-        (completes_and_fails, "^the worker completed, and then ended badly, exit code 5;"),
+        (completes_and_fails, "^the worker completed, and then ended with exit code 5;"),
     ],
 )
 def test_any_other_end_is_an_error(work, message, supervise):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +37,17 @@ def test_set_up_twice_it_writes_once_and_to_the_new_file(tmp_path, capsys):
     assert (tmp_path / "a.log").read_text() == ""
     assert (tmp_path / "b.log").read_text().count("hello") == 1
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_loses_lines_and_says_nothing_of_it(capsys):
+    handler = open_log_file(Path("/dev/full"))
+    record = logging.LogRecord("demo", logging.INFO, "demo.py", 1, "hello %s", ("you",), None)
+    handler.handle(record)
+    assert capsys.readouterr() == ("", "")
+    record.args = ("you", "and a bug")
+    handler.handle(record)
+    assert "not all arguments converted" in capsys.readouterr().err
 
 
 def test_ranks_have_their_own_logs(tmp_path):

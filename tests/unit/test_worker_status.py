@@ -11,18 +11,22 @@ from seqembed.errors import (
     CheckpointError,
     ConfigError,
     DeviceError,
+    FreshProcessError,
     IndexFormatError,
     InterruptedRun,
     ModelError,
     NonFiniteError,
+    NotTheSequencesError,
     RecipeError,
     ShardError,
+    WorkerCrashError,
 )
 from seqembed.worker_status import describe_error
 
 OUT_OF_MEMORY = {"error": "cuda_oom", "retry_recommended": True, "reduce_batch_size": True}
 DEVICE = {"error": "cuda_runtime", "retry_recommended": True, "circuit_breaker": True}
 EXPECTED = {"error": "generic_error", "retry_recommended": False}
+FRESH = {"error": "generic_error", "retry_recommended": True}
 UNEXPECTED = {"error": "unexpected_error", "retry_recommended": False}
 
 
@@ -38,6 +42,9 @@ UNEXPECTED = {"error": "unexpected_error", "retry_recommended": False}
         (KeyError("x"), UNEXPECTED),
         (ValueError("x"), UNEXPECTED),
         (OSError(28, "No space left on device"), EXPECTED),
+        (FreshProcessError("x"), FRESH),
+        (WorkerCrashError("x"), EXPECTED),
+        (NotTheSequencesError(9, "x", False), EXPECTED),
         *((kind("x"), EXPECTED) for kind in (ConfigError, DeviceError, ModelError, RecipeError)),
         *((kind("x"), EXPECTED) for kind in (CheckpointError, IndexFormatError, ShardError)),
     ],
@@ -57,13 +64,13 @@ def test_an_interruption_is_no_failure():
 
 
 def test_numbers_that_are_not_finite_name_the_batch():
-    found = describe_error(NonFiniteError(range(30, 37)))
+    found = describe_error(NonFiniteError(30, 10))
     assert found == {
         "status": "numerical_instability",
-        "failed_batch": [30, 36],
-        "error": "NonFiniteError: the model gave values that are not finite for rows 30 to 36 of "
-        "the shard; set `embedding: {precision: fp32}`, and `storage: float32` where that is "
-        "float16",
+        "failed_batch": [30, 30],
+        "error": "NonFiniteError: the model gave values that are not finite for 10 sequences in a "
+        "row, in fp32 too: check its weights, and set `embedding: {storage: float32}` where that "
+        "is float16",
     }
     json.dumps(found)
 

@@ -220,28 +220,11 @@ def terminated_before_the_model() -> None:
     gpu_worker.open_run = open_and_terminate
 
 
-def out_of_memory_in_third_batch() -> None:
-    def fail() -> None:
-        raise RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate "
-            "memory: you tried to allocate 8589934592 bytes. Error code 12 (Cannot allocate memory)"
-        )
-
-    _in_third_batch(fail)
-
-
 def accelerator_error_in_third_batch() -> None:
     import torch
 
     def fail() -> None:
         raise torch.AcceleratorError("CUDA error: an illegal memory access " + "x" * 9000)
-
-    _in_third_batch(fail)
-
-
-def bug_in_third_batch() -> None:
-    def fail() -> None:
-        raise IndexError("list index out of range")
 
     _in_third_batch(fail)
 
@@ -258,3 +241,57 @@ def disk_full_at_the_third_block() -> None:
         return write(*arguments, **named)
 
     checkpoints.write_next_block = write_or_fail
+
+
+def slow_batches() -> None:
+    """A tenth of a second a batch, so that others find this worker at work."""
+    import time
+
+    from seqembed.models.esm2 import Esm2
+
+    forward = Esm2.forward
+
+    def forward_slowly(self: Any, *arguments: Any) -> Any:
+        time.sleep(0.1)
+        return forward(self, *arguments)
+
+    Esm2.forward = forward_slowly  # type: ignore[method-assign]
+
+
+def slow_batches_without_locks() -> None:
+    import fcntl
+
+    def refuse(*_: Any) -> None:
+        raise OSError(37, "No locks available")
+
+    fcntl.flock = refuse  # type: ignore[assignment]
+    slow_batches()
+
+
+def steps_file(log: Path) -> Path:
+    """Where `note_steps` writes for the worker of this log."""
+    return log.with_name("steps.txt")
+
+
+def note_steps() -> None:
+    """Write down the rows of each step when it was computed, and be a little slow."""
+    import time
+
+    from seqembed import gpu_worker
+    from seqembed.inference import AsyncInferenceRunner
+
+    submit, setup, place = AsyncInferenceRunner._submit, gpu_worker.setup_worker_logging, []
+
+    def setup_and_note_place(rank: int, log: Path) -> Any:
+        place.append(steps_file(log))
+        return setup(rank, log)
+
+    def submit_and_note(self: Any, batch: Any, model: Any) -> Any:
+        time.sleep(0.02)
+        pending = submit(self, batch, model)
+        with place[0].open("a") as file:
+            file.write(" ".join(map(str, batch.positions)) + "\n")
+        return pending
+
+    gpu_worker.setup_worker_logging = setup_and_note_place
+    AsyncInferenceRunner._submit = submit_and_note  # type: ignore[method-assign]

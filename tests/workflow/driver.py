@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +88,11 @@ def _number(text: str) -> int:
 
 @dataclass(frozen=True)
 class Place:
-    """A checkout, and the folder that it is run in."""
+    """A checkout, the folder that it is run in, and what it finds in its environment."""
 
     checkout: Path
     folder: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     def configure(self, **config: Any) -> None:
         """Write the folder's config/config.yaml."""
@@ -123,7 +124,7 @@ class Place:
         driver = Driver(
             [*command, *where, *arguments],
             cwd=self.checkout,
-            env=_environment(self.checkout) | dict([mark.split("=")]),
+            env=_environment(self.checkout) | dict(self.environment) | dict([mark.split("=")]),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

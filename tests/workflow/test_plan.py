@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+
 import pytest
 from driver import MODEL, PARTS, Place, copy_checkout, make_proteins, write_fasta
 
@@ -44,6 +47,20 @@ def test_a_known_name_needs_no_path(fresh, planned):
             "--printshellcmds", "--config", DATASETS.replace("esm2_random", "esm2_t33_650M_UR50D")
         ).text
     )
+
+
+def test_a_known_name_is_no_folder_of_the_working_directory(checkout, tmp_path):
+    place = Place(checkout, tmp_path)
+    name = "esm2_t33_650M_UR50D"
+    write_fasta(tmp_path / "my.faa", make_proteins(4))
+    shutil.copytree(checkout / MODEL, tmp_path / name)
+    datasets = DATASETS.replace("esm2_random", name)
+    sources = {}
+    for models in ("models={}", f"models={{{name}: {name}}}"):
+        text = place.plan("--printshellcmds", "--config", datasets, models).text
+        assert (f"input: {name}/config.json" in text) == (models != "models={}")
+        sources[models] = re.findall(r"--source=(\S+)", text)
+    assert list(sources.values()) == [[name], [f"./{name}"]]
 
 
 def test_planning_leaves_nothing_behind(fresh, planned):

@@ -95,6 +95,13 @@ def get_results(wildcards):
     return list_results()
 
 
+def get_checks(wildcards):
+    """What `rule all` wants beside the results."""
+    if SETTINGS["execution"]["on_quarantine"] == "warn":
+        return []
+    return [f"results/{name}/quarantine.checked" for name in DATASETS]
+
+
 def as_inputs(paths):
     """The user's own files: `local` keeps a module's prefix from their paths."""
     for path in map(str, paths):
@@ -131,16 +138,16 @@ def get_model_source(wildcards):
 
 
 def get_model_files(wildcards):
-    source = Path(get_model_source(wildcards))
-    if not source.exists():
+    source = get_model_source(wildcards)
+    if source in KNOWN:
         # Its files are fetched, and are none that Snakemake has to watch.
-        if str(source) in KNOWN:
-            return []
+        return []
+    if not Path(source).exists():
         place = f"models: {wildcards.model}: {source}"
         raise WorkflowError(
             f"{place} does not exist; give the folder or file of the model"
         )
-    return as_inputs(list_model_files(source))
+    return as_inputs(list_model_files(Path(source)))
 
 
 def get_prepared_model(wildcards):

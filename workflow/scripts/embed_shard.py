@@ -73,6 +73,8 @@ def embed_shard(arguments: argparse.Namespace, logger: logging.Logger) -> None:
         *(f"{status['num_sequences']:,}", status["shard_path"], f"{status['computed']:,}"),
         *(status["device"], f"{status['resumed_sequences']:,}"),
     )
+    if status["quarantined"]:
+        logger.warning("%s sequences could not be embedded", f"{status['quarantined']:,}")
 
 
 def _model_config(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -22,7 +22,6 @@ def main() -> int:
 
 
 def merge_shards(arguments: argparse.Namespace, logger: logging.Logger) -> None:
-    left_out = write_quarantine(arguments.index, arguments.quarantine)
     found = merge(arguments.index, arguments.shards, arguments.output, logger)
     logger.info(
         "%s: %s sequences (%s distinct), %s values each, %s windowed, %s truncated%s",
@@ -30,6 +29,7 @@ def merge_shards(arguments: argparse.Namespace, logger: logging.Logger) -> None:
         *(f"{found.dimensions:,}", f"{found.windowed:,}", f"{found.truncated:,}"),
         "; linked from the store" if found.relinked else "",
     )
+    left_out = write_quarantine(arguments.index, arguments.quarantine, found.quarantined)
     if left_out:
         logger.warning("%s: %s sequences have no embedding", arguments.quarantine, f"{left_out:,}")
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from seqembed.blocks import list_blocks, list_residues, read_flags
 from seqembed.checkpoints import CheckpointManifest, read_manifest
 from seqembed.errors import CheckpointError, ShardError
+from seqembed.failures import read_failures
 from seqembed.files import link
 from seqembed.index import ShardIndex, int64_array, read_columns, read_shard_index
 from seqembed.row_pool import DigestIndex, RowPool, TokenRowPool
@@ -34,27 +35,37 @@ def assemble_shard(
 
     Raises:
         CheckpointError: the folder has no manifest or no index.
-        ShardError: a sequence of the shard has no row.
+        ShardError: a sequence of the shard has no row and is not quarantined.
     """
     manifest = read_manifest(folder)
     if manifest is None or not (folder / INDEX).exists():
         raise CheckpointError(f"{folder}: lacks its manifest or index; remove it and run again")
     shard, path = read_shard_index(folder / INDEX), folder / f"shard_{rank}.h5"
     places = DigestIndex(_digests(ids)).find(shard.digests)
-    if missing := int((places < 0).sum()):
+    quarantined = _quarantined(folder, shard.digests[places < 0])
+    if missing := int((places < 0).sum()) - len(quarantined):
         raise ShardError(f"{path}: {missing:,} sequences have no row; run again")
     width, storage = manifest.width, str(manifest.recipe["storage"])
     pool, order = RowPool(arrays, width, storage), np.argsort(shard.rows, kind="stable")
+    order = order[places[order] >= 0]
     write_embeddings(
         path,
-        count=len(shard.rows),
+        count=len(order),
         width=width,
         storage=storage,
         attributes=_attributes(manifest),
         slabs=_slabs(folder, shard, order, places, pool, width),
         residues=_residues(folder, path, shard.digests[order], manifest),
+        quarantine=quarantined,
     )
     return path
+
+
+def _quarantined(folder: Path, digests: NDArray[np.uint8]) -> dict[bytes, str]:
+    """Why these sequences have no row, as far as they are quarantined."""
+    reasons = read_failures(folder).quarantined
+    keys = (digest.tobytes() for digest in digests)
+    return {key: reasons[key.hex()] for key in keys if key.hex() in reasons}
 
 
 def _slabs(
@@ -67,14 +78,14 @@ def _slabs(
 ) -> Iterator[Slab]:
     """The shard in input order, a slab at a time."""
     names = read_columns(folder / INDEX, ["sequence_id"])["sequence_id"].combine_chunks()
-    flags = _flags(folder, shard.digests)
+    flags = _flags(folder, shard.digests[order])
     for start, stop in slab_bounds(len(order), width):
         here = order[start:stop]
         yield Slab(
             sequence_ids=names.take(int64_array(here)).to_pylist(),
             lengths=shard.lengths[here],
             digests=shard.digests[here],
-            flags=flags[here],
+            flags=flags[start:stop],
             embeddings=pool.take(places[here]),
         )
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from seqembed.errors import IndexFormatError
+from seqembed.failures import Suspect
+from seqembed.fasta import digest
+from seqembed.index import damage_named, open_parquet
 from seqembed.long_sequences import LengthPolicy, Window
 from seqembed.models.attention import Packing
 from seqembed.models.tokenization import SPECIALS
@@ -57,6 +61,25 @@ def pending_batches(boundaries: Int64s, rows: Sequence[int]) -> Int64s:
     """The batches of a plan that hold any of `rows`, ascending, (b,) int64."""
     found = np.searchsorted(boundaries, np.asarray(rows, np.int64), side="right") - 1
     return np.unique(found)
+
+
+def cut_at(boundaries: Int64s, suspects: Sequence[Suspect]) -> Int64s:
+    """The plan with each suspect's rows in batches that hold no others."""
+    edges = [edge for suspect in suspects for edge in (suspect.first, suspect.last + 1)]
+    return np.union1d(boundaries, np.array(edges, np.int64))
+
+
+def order(batches: Int64s, boundaries: Int64s, suspects: Sequence[Suspect]) -> Int64s:
+    """The batches of a plan that was cut at suspects: these first, in their order.
+
+    What ran out of memory comes last: where that ends the process, all else is done.
+    """
+    starts = boundaries[batches]
+    place = np.full(len(batches), len(suspects))
+    for number, suspect in enumerate(suspects):
+        here = (suspect.first <= starts) & (starts <= suspect.last)
+        place[here] = number + (len(suspects) + 1 if suspect.memory else 0)
+    return batches[np.argsort(place, kind="stable")]
 
 
 def plan_passes(
@@ -118,6 +141,37 @@ class PackedBatch:
         """The sequences that it holds windows of, each once."""
         return list(dict.fromkeys(piece.position for piece in self.pieces))
 
+    @property
+    def size(self) -> int:
+        """Its tokens, the dummy's left out."""
+        return self.packing.bounds[len(self.pieces)]
+
+    def select(self, numbers: Sequence[int]) -> PackedBatch:
+        """The windows of these numbers, as a batch of their own."""
+        tokens, bounds = self.tokens.numpy(), self.packing.bounds
+        pieces, parts, offset = [], [], 0
+        for number in numbers:
+            piece, shift = self.pieces[number], offset - bounds[number]
+            pieces.append(replace(piece, start=piece.start + shift, stop=piece.stop + shift))
+            parts.append(tokens[bounds[number] : bounds[number + 1]])
+            offset += len(parts[-1])
+        return _pack(pieces, parts)
+
+    def halves(self) -> list[PackedBatch]:
+        """Two batches of half its sequences each, in order; itself where it holds one."""
+        last = set(self.positions[: len(self.positions) // 2])
+        firsts = [n for n, piece in enumerate(self.pieces) if piece.position in last]
+        others = range(len(firsts), len(self.pieces))
+        return [self.select(numbers) for numbers in (firsts, others) if numbers]
+
+    def cut(self, token_limit: int | None) -> list[PackedBatch]:
+        """Batches of at most so many tokens, in order; a larger window is one by itself."""
+        if token_limit is None or self.size <= token_limit:
+            return [self]
+        sizes = np.diff(self.packing.bounds[: len(self.pieces) + 1])
+        bounds = plan_batches(sizes, token_limit).tolist()
+        return [self.select(range(*pair)) for pair in pairwise(bounds)]
+
     def pin_memory(self) -> PackedBatch:
         """The same in page-locked memory; called by DataLoader."""
         packing = Packing(self.packing.bounds, self.packing.cu_seqlens.pin_memory())
@@ -138,7 +192,7 @@ class IndexBasedDataset(Dataset[RawBatch]):
         passes: tuple[Int64s, Int64s],
         windows_a_pass: int,
     ) -> None:
-        self._file = pq.ParquetFile(index_path)
+        self._path, self._file = index_path, open_parquet(index_path)
         self._boundaries, (self._batches, self._begins) = boundaries, passes
         self._step = windows_a_pass
         groups = self._file.metadata.num_row_groups
@@ -159,10 +213,16 @@ class IndexBasedDataset(Dataset[RawBatch]):
     def _residues(self, position: int) -> bytes:
         number = int(np.searchsorted(self._starts, position, side="right")) - 1
         if number != self._group[0]:
-            column = self._file.read_row_group(number, columns=["residues"])["residues"]
-            self._group = (number, column)
-        residues: bytes = self._group[1][position - int(self._starts[number])].as_py()
-        return residues
+            with damage_named(self._path):
+                columns = self._file.read_row_group(number, columns=["residues", "digest"])
+            self._group = (number, columns)
+        row = position - int(self._starts[number])
+        residues, key = (self._group[1][name][row].as_py() for name in ("residues", "digest"))
+        # The digest decides under which ids the row will stand.
+        if digest(residues) != key:
+            message = f"{self._path}: damaged (row {position}); remove it and run again"
+            raise IndexFormatError(message)
+        return bytes(residues)
 
 
 class VarlenCollator:
@@ -184,15 +244,21 @@ class VarlenCollator:
                 pieces.append(_piece(position, offset, windows, number))
                 parts.append(_window_tokens(tokens, windows[number]))
                 offset += len(parts[-1])
-        if offset < MIN_BATCH_TOKENS:
-            parts.append(np.full(MIN_BATCH_TOKENS - offset + SPECIALS, parts[0][0]))
-        packing = Packing.of([len(part) for part in parts])
-        return PackedBatch(pieces, torch.from_numpy(np.concatenate(parts)), packing)
+        return _pack(pieces, parts)
 
     def _tokens(self, position: int, residues: bytes) -> Int64s:
         if self._last[0] != position:
             self._last = (position, self._encode(residues))
         return self._last[1]
+
+
+def _pack(pieces: list[Piece], parts: list[Int64s]) -> PackedBatch:
+    """Lay the tokens of pieces end to end, and a dummy behind them where they are too few."""
+    missing = MIN_BATCH_TOKENS - sum(map(len, parts))
+    dummy = [np.full(missing + SPECIALS, parts[0][0])] if missing > 0 else []
+    parts = [*parts, *dummy]
+    packing = Packing.of([len(part) for part in parts])
+    return PackedBatch(pieces, torch.from_numpy(np.concatenate(parts)), packing)
 
 
 def _piece(position: int, offset: int, windows: list[Window], number: int) -> Piece:

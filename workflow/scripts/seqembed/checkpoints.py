@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seqembed.blocks import Block, list_blocks, map_rows, read_block, write_next_block
+from seqembed.batches import PackedBatch
+from seqembed.blocks import (
+    Block,
+    list_blocks,
+    list_residues,
+    map_rows,
+    read_block,
+    read_flags,
+    write_next_block,
+)
 from seqembed.errors import CheckpointError
-from seqembed.files import published
+from seqembed.failures import FAILURES
+from seqembed.files import published, remove_temporary, set_aside
+from seqembed.in_flight import IN_FLIGHT
 from seqembed.inference import BatchRows
 from seqembed.residue_files import ResidueFile, ResidueSpool
+from seqembed.row_pool import count_distinct
 
 FORMAT_VERSION = "1"
 MANIFEST = "manifest.json"
@@ -73,15 +84,6 @@ def read_manifest(folder: Path) -> CheckpointManifest | None:
         raise CheckpointError(f"{path}: damaged manifest ({error!r}); remove it") from error
 
 
-def set_aside(path: Path) -> Path:
-    """Rename a damaged file so that nobody reads it again; return its new path."""
-    number = 0
-    while (target := path.with_name(f"{path.name}.damaged{number or ''}")).exists():
-        number += 1
-    os.rename(path, target)
-    return target
-
-
 def name_other_folders(checkpoint_dir: Path, rank: int, logger: logging.Logger) -> None:
     """Say which folders of other recipes or splits lie beside a rank's: they are left alone."""
     others = checkpoint_dir.parent.glob(f"*/shard_{rank}")
@@ -94,8 +96,27 @@ def clear(folder: Path) -> None:
     """Remove what a worker left in its checkpoint folder, so that it starts over."""
     residues = [*folder.glob("residues_*.raw"), *folder.glob(".residues_*.tmp")]
     shards = folder.glob("shard_*.h5")
-    for path in [*list_blocks(folder), folder / MANIFEST, *residues, *shards]:
+    others = [folder / name for name in (MANIFEST, FAILURES, IN_FLIGHT)]
+    for path in [*list_blocks(folder), *others, *residues, *shards]:
         path.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed workers left: temporary files, and token rows that no block names.
+
+    Only who holds the folder may do so, when its blocks were read and the damaged ones set aside.
+    """
+    remove_temporary(folder)
+    named = {residues.name for _, residues in list_residues(list_blocks(folder))}
+    for path in folder.glob("residues_*.raw"):
+        if path.name not in named:
+            path.unlink()
+
+
+def count_twice(folder: Path) -> int:
+    """How many rows of a folder's blocks stand there again: two workers computed them."""
+    digests, _ = read_flags(list_blocks(folder))
+    return len(digests) - count_distinct(digests)
 
 
 def read_finished(
@@ -143,6 +164,7 @@ class _WaitingRows:
 
     def __init__(self) -> None:
         self._positions, self._rows = np.empty(0, np.int64), np.empty((0, 0), np.float32)
+        self._flags = np.empty(0, np.uint8)
         self._count, self.batches = 0, 0
 
     def __len__(self) -> int:
@@ -158,20 +180,32 @@ class _WaitingRows:
         """(n, D), row i belonging to position i."""
         return self._rows[: self._count]
 
-    def add(self, positions: NDArray[np.int64], rows: NDArray[np.floating]) -> None:
-        """Copy a batch's (m,) positions and (m, D) rows."""
+    @property
+    def flags(self) -> NDArray[np.uint8]:
+        """(n,), of each."""
+        return self._flags[: self._count]
+
+    def add(
+        self,
+        positions: NDArray[np.int64],
+        rows: NDArray[np.floating],
+        flags: NDArray[np.uint8],
+    ) -> None:
+        """Copy a batch's (m,) positions, (m, D) rows and (m,) flags."""
         end = self._count + len(rows)
         if end >= len(self._rows):
             self._grow(2 * end, rows)
         self._positions[self._count : end], self._rows[self._count : end] = positions, rows
+        self._flags[self._count : end] = flags
         self._count, self.batches = end, self.batches + 1
 
     def _grow(self, capacity: int, like: NDArray[np.floating]) -> None:
-        held = self.positions, self.rows
-        self._positions = np.empty(capacity, np.int64)
+        held = self.positions, self.rows, self.flags
+        self._positions, self._flags = np.empty(capacity, np.int64), np.empty(capacity, np.uint8)
         self._rows = np.empty((capacity, like.shape[1]), like.dtype)
         if self._count:
-            self._positions[: self._count], self._rows[: self._count] = held
+            self._positions[: self._count], self._rows[: self._count] = held[:2]
+            self._flags[: self._count] = held[2]
 
     def clear(self) -> None:
         self._count, self.batches = 0, 0
@@ -183,7 +217,7 @@ class CheckpointWriter:
     digests: (N, 16), flags: (N,) and wanted: (N,) bool of all rows of the shard; rows that are not
     wanted are there already. per_residue: token rows are kept, too. `ids` and `blocks` grow with
     each block: hex digests, and for each block its (n, D) rows, left on disk. `written` is the
-    clock's time of the last one, or None.
+    clock's time of the last one, or None; `spent` are the clock's seconds that all took together.
     """
 
     def __init__(
@@ -207,6 +241,16 @@ class CheckpointWriter:
         self.ids: list[str] = []
         self.blocks: list[NDArray[np.floating]] = []
         self.written: float | None = None
+        self.spent = 0.0
+
+    def make_room(self, batches: Iterable[PackedBatch]) -> Iterator[PackedBatch]:
+        """Pass batches on to be computed; before one that would be too much to lose with what has
+        gathered, this is written.
+        """
+        for batch in batches:
+            if len(self._waiting) + len(batch.positions) > self._sequences:
+                self.write()
+            yield batch
 
     def add(self, batch: BatchRows) -> int:
         """Take a batch's rows; return how many sequences of it were wanted and are whole.
@@ -214,13 +258,14 @@ class CheckpointWriter:
         What has gathered is written when there are enough sequences, bytes or seconds.
         """
         if self._spool:
+            self._spool.drop(batch.given_up)
             for position, residues in batch.residues:
                 if self._wanted[position]:
                     self._spool.add(position, residues)
         wanted = self._wanted[batch.positions]
         # A batch without a whole sequence is a part of one that spans several.
         if len(batch.positions):
-            self._waiting.add(batch.positions[wanted], batch.rows[wanted])
+            self._waiting.add(batch.positions[wanted], batch.rows[wanted], batch.flags[wanted])
             if self._due():
                 self.write()
         return int(wanted.sum())
@@ -235,6 +280,7 @@ class CheckpointWriter:
         """Write what has gathered, if anything has."""
         if not self._waiting.batches:
             return
+        begin = self._clock()
         positions = self._waiting.positions
         digests = self._digests[positions]
         # A block that could not be written is tried again, with the token rows of the first try.
@@ -244,7 +290,7 @@ class CheckpointWriter:
             self._folder,
             digests,
             self._waiting.rows,
-            self._flags[positions],
+            self._flags[positions] | self._waiting.flags,
             batches=self._waiting.batches,
             residues=self._sealed,
         )
@@ -253,6 +299,7 @@ class CheckpointWriter:
         self.ids += [digest.tobytes().hex() for digest in digests]
         self.blocks.append(map_rows(path))
         self.written = self._clock()
+        self.spent += self.written - begin
 
     def close(self) -> None:
         """Write what has gathered, and remove what is of no whole sequence."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import signal
 import sys
@@ -14,6 +15,14 @@ from seqembed.errors import EXIT_FAILED, EXIT_INTERRUPTED, InterruptedRun, Seqem
 from seqembed.worker_logging import open_log_file
 
 Step = Callable[[argparse.Namespace, logging.Logger], None]
+
+DISK_ADVICE = {
+    errno.ENOSPC: "make room on its disk",
+    errno.EDQUOT: "make room within your quota",
+    errno.EIO: "check its disk, which fails,",
+    errno.EROFS: "see that its disk can be written",
+    errno.EACCES: "see that you may write there",
+}
 
 
 def parser(description: str | None, *, needs_log: bool = False) -> argparse.ArgumentParser:
@@ -37,14 +46,20 @@ def run(step: Step, arguments: argparse.Namespace, label: str = "") -> int:
     ours, and its traceback is in both.
     """
     signal.signal(signal.SIGTERM, _leave)
-    logger = _open_logger(f"{Path(sys.argv[0]).stem}{label}", arguments.log)
+    logger = _open_logger(f"{Path(sys.argv[0]).stem}{label}")
     try:
+        if arguments.log:
+            logger.addHandler(open_log_file(arguments.log))
         step(arguments, logger)
     except (InterruptedRun, KeyboardInterrupt) as error:
         logger.warning("%s", str(error) or "stopped by Ctrl-C")
         return EXIT_INTERRUPTED
-    except (SeqembedError, OSError) as error:
+    except SeqembedError as error:
         logger.error("%s", error)
+        return EXIT_FAILED
+    except OSError as error:
+        advice = DISK_ADVICE.get(error.errno or 0, "mend this")
+        logger.error("%s; %s and run again", error, advice)
         return EXIT_FAILED
     except Exception:  # noqa: BLE001 (the boundary of the program)
         logger.exception("this is a bug in seqembed; please report it with these lines")
@@ -59,7 +74,7 @@ def _leave(number: int, frame: Any) -> None:
     sys.exit(EXIT_INTERRUPTED)
 
 
-def _open_logger(name: str, path: Path | None) -> logging.Logger:
+def _open_logger(name: str) -> logging.Logger:
     logger = logging.getLogger(f"seqembed.{name}")
     logger.setLevel(logging.INFO)
     logger.propagate = False
@@ -67,6 +82,4 @@ def _open_logger(name: str, path: Path | None) -> logging.Logger:
     screen = logging.StreamHandler()
     screen.setFormatter(logging.Formatter(f"{name}: %(message)s"))
     logger.addHandler(screen)
-    if path:
-        logger.addHandler(open_log_file(path))
     return logger

@@ -96,7 +96,11 @@ def get_datasets(config: Mapping[str, Any]) -> dict[str, Dataset]:
 
 def get_model_source(name: str, models: Mapping[str, str]) -> str:
     """Where a model comes from: what `models` says of it, else its known name."""
-    return models.get(name, name)
+    if name not in models:
+        return name
+    path = models[name]
+    # Without a separator it would be taken for the known model, and not for this folder.
+    return f"./{path}" if path in KNOWN else path
 
 
 def describe_empty() -> str:

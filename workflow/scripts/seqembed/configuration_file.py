@@ -15,6 +15,8 @@ import yaml
 from seqembed.errors import ConfigError
 
 MOST_VALUES = 1_000_000
+# With this key Snakemake takes a configuration for a template, and runs what it says.
+_TEMPLATE_KEY = "__use_yte__"
 _NO_KEYS = "holds no keys; write `datasets:` and what belongs below it, or remove the file"
 _MERGE = "tag:yaml.org,2002:merge"
 
@@ -85,7 +87,11 @@ def _check(path: Path, loader: Any) -> None:
     for node in _nodes(path, root, frozenset(), set()):
         _check_value(path, loader, node)
         _check_keys(path, node)
-    refuse_endless(loader.construct_document(root))
+    content = loader.construct_document(root)
+    refuse_endless(content)
+    if _TEMPLATE_KEY in content:
+        message = "would let Snakemake run what the file says; write plain settings in its place"
+        raise ConfigError(f"{path}: {_TEMPLATE_KEY} {message}.")
 
 
 def _nodes(path: Path, node: Any, above: frozenset[int], seen: set[int]) -> Iterator[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -85,15 +85,35 @@ class RecipeError(SeqembedError):
 
 
 class NonFiniteError(SeqembedError):
-    """A batch gave a NaN or an infinity; `positions` are its rows in the shard."""
+    """Sequence after sequence gave a NaN or an infinity; `position` is the last one's row."""
 
-    def __init__(self, positions: Sequence[int]) -> None:
-        self.positions = list(positions)
+    def __init__(self, position: int, count: int) -> None:
+        self.position = position
         super().__init__(
-            f"the model gave values that are not finite for rows {self.positions[0]} to "
-            f"{self.positions[-1]} of the shard; set `embedding: {{precision: fp32}}`, and "
-            "`storage: float32` where that is float16"
+            f"the model gave values that are not finite for {count} sequences in a row, in fp32 "
+            "too: check its weights, and set `embedding: {storage: float32}` where that is float16"
         )
+
+
+class FreshProcessError(SeqembedError):
+    """A fresh process has to try what is left of a shard."""
+
+
+class WorkerCrashError(SeqembedError):
+    """The last process of a shard ended, and no sequence is to blame."""
+
+
+class NotTheSequencesError(SeqembedError):
+    """Sequence after sequence failed alone: something else is at fault."""
+
+    def __init__(self, count: int, reason: str, memory: bool) -> None:
+        advice = "the model or the machine is at fault, not the sequences; see the log"
+        if memory:
+            advice = (
+                "free memory, run fewer shards at a time, or set `embedding: {long_sequences: "
+                "window}` or a smaller max_length"
+            )
+        super().__init__(f"{count} sequences in a row failed, each alone ({reason}): {advice}")
 
 
 class InterruptedRun(SeqembedError):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+# Our temporary files, and no other program's.
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp|\.residues_[0-9a-f]{32}\.raw\.tmp")
 # What file systems without hard links, or two file systems, answer to os.link.
 NO_HARD_LINKS = {errno.EPERM, errno.EXDEV, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS}
 
@@ -59,6 +62,25 @@ def link(source: Path, target: Path) -> None:
         sync(target.parent)
 
 
+def remove_temporary(*folders: Path) -> None:
+    """Remove what writers that were killed left in these folders.
+
+    Only where no writer can be at work; folders that are not there are passed over.
+    """
+    for path in (path for folder in folders for path in folder.glob(".*.tmp")):
+        if TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file so that nobody reads it again; return its new path."""
+    number = 0
+    while (target := path.with_name(f"{path.name}.damaged{number or ''}")).exists():
+        number += 1
+    os.rename(path, target)
+    return target
+
+
 def sync(path: Path) -> None:
     """Make a file's content, or a folder's entries, durable."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -75,6 +97,11 @@ def _temporary(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         yield temporary
+    except OSError as error:
+        # What a write or a sync raises names no file, and nobody knows the temporary one.
+        if error.errno and error.filename in (None, str(temporary)):
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,5 +1,6 @@
 """The bits of a row's `flags`: part of the file formats, so that a bit is never given twice."""
 
-# 4 is for rows computed again in fp32, 8 for reused ones.
+# 8 is for reused rows.
 WINDOWED = 1
 TRUNCATED = 2
+FP32_RETRY = 4

@@ -11,8 +11,9 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,11 @@ from seqembed.checkpoints import (
     CheckpointManifest,
     CheckpointWriter,
     clear,
+    count_twice,
     name_other_folders,
     read_finished,
     read_manifest,
-    set_aside,
+    sweep,
     write_manifest,
 )
 from seqembed.environment import EnvConfig
@@ -41,21 +43,25 @@ from seqembed.errors import (
     IndexFormatError,
     InterruptedRun,
 )
-from seqembed.files import link
+from seqembed.files import link, set_aside
 from seqembed.index import (
     read_excluded,
     read_lengths_and_digests,
     read_metadata,
     read_shard_index,
 )
-from seqembed.inference import AsyncInferenceRunner
+from seqembed.locks import hold_folder
 from seqembed.models.prepare import load_prepared
 from seqembed.models.prepared import load_tokenizer, read_prepared
 from seqembed.precision import resolve_precision, torch_dtype
 from seqembed.run import Run, open_run
 from seqembed.store import copy_from_store, store_path
+from seqembed.trials import Trials
 from seqembed.worker_logging import Progress, setup_worker_logging
 from seqembed.worker_status import describe_error
+
+# What a model is loaded with to compute again what was not finite.
+FP32 = {"precision": "fp32"}
 
 
 def gpu_worker(
@@ -90,7 +96,8 @@ def gpu_worker(
         leave_if_asked()
         key = {"checkpoint_key": run.checkpoint_key, "precision": run.recipe.precision}
         config = _extract_checkpoint_config({**model_config, **key}, output_dir)
-        with _open_checkpoint_dir(config, output_dir, rank, logger) as base:
+        opened = _open_checkpoint_dir(config, output_dir, rank, leave_if_asked, logger)
+        with opened as (base, alone):
             folder, restart = base / f"shard_{rank}", config["force_restart"]
             keeps = config["enable_checkpointing"] and not restart
             earlier = _load_checkpoint_manifest(rank, keeps, base, logger)
@@ -99,35 +106,38 @@ def gpu_worker(
             resumed_ids, resumed_rows = _resume_from_existing_checkpoints(
                 rank, base, restart, logger
             )
-            rows = _load_and_filter_index(rank, world_size, index_path, resumed_ids, logger)
+            if alone:
+                sweep(folder)
+            trials = _open_trials(run, folder, index_path, model_config, logger)
+            settled = resumed_ids | trials.quarantined
+            rows = _load_and_filter_index(rank, world_size, index_path, settled, logger)
             write_manifest(folder, manifest := run.manifest(earlier))
             adopt_index(folder, index_path)
-            writer = run.open_writer(
-                folder,
-                rows,
-                sequences=config["checkpoint_seq_threshold"],
-                seconds=config["checkpoint_time_threshold"],
-            )
+            writer = run.open_writer(folder, rows, config)
             if rows:
                 leave_if_asked()
                 model, convert = _load_model({**model_config, **key}, run.device, logger)
-                batches, tokens = run.load_batches(index_path, rows, manifest.token_budget, convert)
+                load_fp32 = partial(_load_model, model_config | FP32, run.device, logger)
+                batches, tokens = run.load_batches(index_path, rows, manifest, convert, trials)
                 progress = Progress(logger, len(run.shard.rows), len(resumed_ids), tokens)
                 try:
-                    runner = AsyncInferenceRunner(model, run.device, run.outputs)
-                    for batch in runner.run(batches):
+                    runner = run.open_runner(model, trials, load_fp32)
+                    for batch in runner.run(writer.make_room(batches)):
                         count = writer.add(batch)
                         progress.advance(count, batch.tokens, writer.written)
+                        if trials.trying:
+                            writer.write()
                         leave_if_asked()
                 finally:
                     writer.close()
-                    progress.tell()
+                    progress.tell(writer.spent)
+                trials.finish()
             saved = _save_shard(
                 rank, folder, writer.blocks, writer.ids, resumed_ids, resumed_rows, logger
             )
             link(saved, output_dir / saved.name)
         status = {"rank": rank, "status": "complete", "shard_path": str(output_dir / saved.name)}
-        results_queue.put(status | _count(run, config, resumed_ids, writer))
+        results_queue.put(status | _count(run, config, resumed_ids, writer, trials))
     except Exception as error:  # noqa: BLE001 (the boundary of the process: all is reported)
         _report_error(rank, error, results_queue, logger)
         sys.exit(EXIT_INTERRUPTED if isinstance(error, InterruptedRun) else EXIT_FAILED)
@@ -248,6 +258,8 @@ def _save_shard(
     all_embeddings: a block (n, D) for each checkpoint; all_ids: its hex digests, one after the
     other. The folder's manifest and index say the rest. Raises ShardError for a missing row.
     """
+    if twice := count_twice(output_dir):
+        logger.warning("%s sequences were computed twice: another worker, too, did", f"{twice:,}")
     resumed = [] if resumed_embeddings is None else [resumed_embeddings]
     path = assemble_shard(output_dir, rank, [*resumed_ids, *all_ids], [*resumed, *all_embeddings])
     logger.info("%s sequences are in %s", f"{len(resumed_ids) + len(all_ids):,}", path)
@@ -271,16 +283,43 @@ def _report_error(
 
 @contextmanager
 def _open_checkpoint_dir(
-    config: dict[str, Any], output_dir: Path, rank: int, logger: logging.Logger
-) -> Iterator[Path]:
-    """The folder of the `shard_{rank}` folders; without checkpointing, one that goes at the end."""
+    config: dict[str, Any],
+    output_dir: Path,
+    rank: int,
+    leave_if_asked: Callable[[], None],
+    logger: logging.Logger,
+) -> Iterator[tuple[Path, bool]]:
+    """The folder of the `shard_{rank}` folders, and whether nobody else can be at work in ours.
+
+    Without checkpointing, one that goes at the end.
+    """
     if config["enable_checkpointing"]:
-        name_other_folders(config["checkpoint_dir"], rank, logger)
-        yield config["checkpoint_dir"]
+        base = config["checkpoint_dir"]
+        name_other_folders(base, rank, logger)
+        with hold_folder(base, leave_if_asked, logger) as alone:
+            yield base, alone
         return
     output_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output_dir, prefix=".embedding-") as folder:
-        yield Path(folder)
+        yield Path(folder), True
+
+
+def _open_trials(
+    run: Run,
+    folder: Path,
+    index_path: Path,
+    model_config: dict[str, Any],
+    logger: logging.Logger,
+) -> Trials:
+    """What is known of failures, the end of the last process among them.
+
+    `crash` in `model_config` tells of that end, and `began` is called once it is written down.
+    """
+    trials = run.open_trials(folder, index_path, logger)
+    trials.take_blame(model_config.get("crash"))
+    if began := model_config.get("began"):
+        began()
+    return trials
 
 
 def _copy_from_store(run: Run, folder: Path, output_dir: Path, logger: logging.Logger) -> None:
@@ -291,17 +330,21 @@ def _copy_from_store(run: Run, folder: Path, output_dir: Path, logger: logging.L
 
 
 def _count(
-    run: Run, config: dict[str, Any], resumed_ids: Set[str], writer: CheckpointWriter
+    run: Run,
+    config: dict[str, Any],
+    resumed_ids: Set[str],
+    writer: CheckpointWriter,
+    trials: Trials,
 ) -> dict[str, Any]:
     """What a complete shard's status tells of its run."""
     return {
         "device": str(run.device),
-        "num_sequences": len(run.shard.rows),
+        "num_sequences": len(resumed_ids) + len(writer.ids),
         "checkpointing_enabled": config["enable_checkpointing"],
         "resumed_sequences": len(resumed_ids),
         "computed": len(writer.ids),
         "reused": 0,
-        "quarantined": 0,
+        "quarantined": len(trials.quarantined),
     }
 
 

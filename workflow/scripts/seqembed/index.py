@@ -123,7 +123,9 @@ def write_index(
     metadata = {"format_version": FORMAT_VERSION, "kind": "index"}
     with (
         published(Path(output)) as temporary,
-        pq.ParquetWriter(temporary, INDEX_SCHEMA.with_metadata(metadata)) as writer,
+        pq.ParquetWriter(
+            temporary, INDEX_SCHEMA.with_metadata(metadata), write_page_checksum=True
+        ) as writer,
     ):
         while rows := list(islice(records, INDEX_BATCH_ROWS)):
             columns = [list(column) for column in zip(*rows, strict=True)]
@@ -181,7 +183,7 @@ def read_excluded(path: Path) -> npt.NDArray[np.bool_]:
     """Which rows of a whole index get no embedding, (n,) bool."""
     read_metadata(path, "index")
     parts = [np.empty(0, bool)]
-    with damage_named(path), pq.ParquetFile(path) as index:
+    with damage_named(path), open_parquet(path) as index:
         if "excluded" not in index.schema_arrow.names:
             return np.zeros(index.metadata.num_rows, bool)
         for batch in index.iter_batches(columns=["excluded"]):
@@ -196,12 +198,13 @@ def read_names(path: Path) -> Iterator[tuple[str, str | None]]:
     They are read as they are asked for: they may be long.
     """
     read_metadata(path, "index")
-    with damage_named(path), pq.ParquetFile(path) as index:
+    with damage_named(path), open_parquet(path) as index:
         known = "excluded" in index.schema_arrow.names
         columns = ["sequence_id", "excluded"] if known else ["sequence_id"]
         for batch in index.iter_batches(8192, columns=columns):
-            if batch["sequence_id"].null_count or batch["sequence_id"].type != pa.string():
-                raise ValueError("an id is no text")
+            texts = {batch[name].type for name in columns} == {pa.string()}
+            if batch["sequence_id"].null_count or not texts:
+                raise ValueError("an id or a reason is no text")
             names = batch["sequence_id"].to_pylist()
             reasons = batch["excluded"].to_pylist() if known else [None] * len(names)
             yield from zip(names, reasons, strict=True)
@@ -224,14 +227,25 @@ def describe_rows(path: Path, rows: Int64s) -> list[str]:
     return [f"record {row['sequence_id']!r} of {row['file']}" for row in table.to_pylist()]
 
 
+def read_name(path: Path, position: int) -> str:
+    """The id of one row of an index or a shard's index, by its place in the file."""
+    name: str = read_columns(path, ["sequence_id"])["sequence_id"][position].as_py()
+    return name
+
+
+def open_parquet(path: Path, **options: Any) -> pq.ParquetFile:
+    """Open a Parquet file of ours; what is read of it is checked against its pages' checksums."""
+    return pq.ParquetFile(path, page_checksum_verification=True, **options)
+
+
 def read_columns(path: Path, columns: Iterable[str], **options: Any) -> pa.Table:
     """These columns of a Parquet file, whole; `options` are pq.ParquetFile's.
 
-    Not pq.read_table, nor to_numpy of a column: both import pandas, which nothing here needs and
-    which takes 28 MB.
+    Raises IndexFormatError. Not pq.read_table, nor to_numpy of a column: both import pandas, which
+    nothing here needs and which takes 28 MB.
     """
     wanted = list(columns)
-    with pq.ParquetFile(path, **options) as file:
+    with damage_named(path), open_parquet(path, **options) as file:
         # What is not there would be left out in silence, but cannot be selected: a KeyError.
         return file.read(wanted).select(wanted)
 

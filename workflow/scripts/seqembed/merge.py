@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqembed.errors import ShardError
-from seqembed.files import link
+from seqembed.files import link, remove_temporary
 from seqembed.flags import TRUNCATED, WINDOWED
 from seqembed.index import (
     IndexFingerprint,
@@ -42,7 +42,10 @@ SHARD_ATTRIBUTES = ("kind", "rank", "world_size", "shard_fingerprint", "created"
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What a merged file holds; `relinked` if it was in the store already."""
+    """What a merged file holds; `relinked` if it was in the store already.
+
+    quarantined: digests of the sequences that could not be embedded, and why.
+    """
 
     sequences: int
     distinct: int
@@ -50,6 +53,7 @@ class Summary:
     windowed: int
     truncated: int
     relinked: bool
+    quarantined: Mapping[bytes, str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +70,8 @@ def merge(
 ) -> Summary:
     """Write `embeddings.h5`, keep it in the store, then clear its recipe's checkpoints.
 
+    What killed writers left of the dataset goes first: it may fill the disk.
+
     A whole result of the same ids, sequences and recipe that the store has is linked instead.
 
     Raises:
@@ -73,17 +79,21 @@ def merge(
         IndexFormatError: the index is damaged.
     """
     fingerprint = read_metadata(index_path, "index")["fingerprint"]
+    results = output.parent
+    remove_temporary(results, results / "store", results / "recipes", shard_paths[0].parent)
     with ExitStack() as stack:
         shards = [stack.enter_context(open_embeddings(path)) for path in shard_paths]
         recipe = _check_belong_together(shards)
-        stored = store_path(output.parent / "store", recipe)
-        summary = _read_result(stored, fingerprint, recipe, logger)
+        stored = store_path(results / "store", recipe)
+        quarantined = _join(shard.quarantine() for shard in shards)
+        summary = _read_result(stored, fingerprint, recipe, quarantined, logger)
         if summary:
             link(stored, output)
         else:
-            summary = _write(index_path, shards, output, _attributes(shards[0], fingerprint))
+            attributes = _attributes(shards[0], fingerprint)
+            summary = _write(index_path, shards, output, attributes, quarantined)
             link(output, stored)
-    clear_checkpoints(output.parent / "checkpoints", recipe)
+    clear_checkpoints(results / "checkpoints", recipe)
     clear_other_shards(shard_paths)
     return summary
 
@@ -119,6 +129,14 @@ def _check_belong_together(shards: Sequence[EmbeddingsFile]) -> str:
     return str(first.attributes["recipe_fingerprint"])
 
 
+def _join(tables: Iterable[Mapping[bytes, str]]) -> dict[bytes, str]:
+    """All of these in one, in the order of their digests: the same however it was split."""
+    joined: dict[bytes, str] = {}
+    for table in tables:
+        joined |= table
+    return dict(sorted(joined.items()))
+
+
 def _form(shard: EmbeddingsFile) -> dict[str, Any]:
     return {
         "width": shard.width,
@@ -128,9 +146,16 @@ def _form(shard: EmbeddingsFile) -> dict[str, Any]:
 
 
 def _read_result(
-    path: Path, index_fingerprint: str, recipe_fingerprint: str, logger: logging.Logger
+    path: Path,
+    index_fingerprint: str,
+    recipe_fingerprint: str,
+    quarantined: Mapping[bytes, str],
+    logger: logging.Logger,
 ) -> Summary | None:
-    """What the store's file holds; None unless it is whole, of just these ids and this recipe."""
+    """What the store's file holds; None unless it is whole, of just these ids and this recipe.
+
+    Where other sequences are quarantined today, it is another result.
+    """
     if not path.exists():
         return None
     try:
@@ -139,7 +164,9 @@ def _read_result(
             names = ("index_fingerprint", "recipe_fingerprint")
             if tuple(stored.attributes.get(name) for name in names) != wanted:
                 return None
-            return _summarise(stored.digests(), stored.flags(), stored.width, relinked=True)
+            if (held := stored.quarantine()).keys() != quarantined.keys():
+                return None
+            return _summarise(stored.digests(), stored.flags(), stored.width, held, relinked=True)
     except ShardError as error:
         logger.warning("the store is not used: %s", error)
         return None
@@ -156,8 +183,9 @@ def _write(
     shards: Sequence[EmbeddingsFile],
     output: Path,
     attributes: Mapping[str, str | int],
+    quarantined: Mapping[bytes, str],
 ) -> Summary:
-    index = _read_index(index_path)
+    index = _read_index(index_path, quarantined)
     places = _find_rows(index_path, shards, index)
     flags = np.concatenate([shard.flags() for shard in shards])[places]
     width = shards[0].width
@@ -169,12 +197,16 @@ def _write(
         attributes=attributes,
         slabs=_slabs(index_path, shards, index, flags, places),
         residues=_token_rows(shards, places),
+        quarantine=quarantined,
     )
-    return _summarise(index.digests[index.rows], flags, width, relinked=False)
+    return _summarise(index.digests[index.rows], flags, width, quarantined, relinked=False)
 
 
-def _read_index(path: Path) -> _Index:
-    return _Index(*read_lengths_and_digests(path), np.flatnonzero(~read_excluded(path)))
+def _read_index(path: Path, quarantined: Mapping[bytes, str]) -> _Index:
+    lengths, digests = read_lengths_and_digests(path)
+    without = np.frombuffer(b"".join(quarantined), np.uint8).reshape(-1, 16)
+    wanted = ~read_excluded(path) & (DigestIndex(without).find(digests) < 0)
+    return _Index(lengths, digests, np.flatnonzero(wanted))
 
 
 def _token_rows(shards: Sequence[EmbeddingsFile], places: NDArray[np.int64]) -> TokenRows | None:
@@ -227,15 +259,17 @@ def _slabs(
     width, fingerprint = shards[0].width, IndexFingerprint()
     pool = RowPool([shard.rows for shard in shards], width, shards[0].rows.dtype.name)
     names, done = read_names(index_path), 0
-    for start, stop in slab_bounds(len(places), width):
+    # Without any row, too, the index is read to its end and checked.
+    for start, stop in list(slab_bounds(len(places), width)) or [(0, 0)]:
         # Up to the next row that gets an embedding, those without between them too.
         end = index.rows[stop] if stop < len(places) else len(index.lengths)
         named = list(islice(names, end - done))
         keys = (digest.tobytes() for digest in index.digests[done:end])
         fingerprint.update([name for name, _ in named], keys, [reason for _, reason in named])
+        sequence_ids = [named[row - done][0] for row in index.rows[start:stop].tolist()]
         done, here = end, index.rows[start:stop]
         yield Slab(
-            sequence_ids=[name for name, reason in named if reason is None],
+            sequence_ids=sequence_ids,
             lengths=index.lengths[here],
             digests=index.digests[here],
             flags=flags[start:stop],
@@ -245,7 +279,12 @@ def _slabs(
 
 
 def _summarise(
-    digests: NDArray[np.uint8], flags: NDArray[np.uint8], width: int, *, relinked: bool
+    digests: NDArray[np.uint8],
+    flags: NDArray[np.uint8],
+    width: int,
+    quarantined: Mapping[bytes, str],
+    *,
+    relinked: bool,
 ) -> Summary:
     return Summary(
         sequences=len(digests),
@@ -254,4 +293,5 @@ def _summarise(
         windowed=int((flags & WINDOWED > 0).sum()),
         truncated=int((flags & TRUNCATED > 0).sum()),
         relinked=relinked,
+        quarantined=quarantined,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from seqembed.files import published
@@ -12,11 +13,12 @@ HEADER = "sequence_id\treason\n"
 _ESCAPES = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 
-def write_quarantine(index_path: Path, path: Path) -> int:
-    """Write what the index excludes, in its order; return the number of ids.
+def write_quarantine(index_path: Path, path: Path, quarantined: Mapping[bytes, str]) -> int:
+    """Write what the index excludes and what could not be embedded; return the number of ids.
 
-    A tab or a line break within an id is written as an escape of two characters. Raises
-    IndexFormatError where the index is damaged.
+    quarantined: digests of the latter, with the reason. Ids stand in the order of the index; a tab
+    or a line break is written as an escape of two characters. Raises IndexFormatError where the
+    index is damaged.
     """
     count, fingerprint = 0, IndexFingerprint()
     _, digests = read_lengths_and_digests(index_path)
@@ -25,8 +27,9 @@ def write_quarantine(index_path: Path, path: Path) -> int:
             file.write(HEADER)
             for (name, reason), digest in zip(read_names(index_path), digests, strict=True):
                 fingerprint.update([name], [digest.tobytes()], [reason])
+                reason = quarantined.get(digest.tobytes(), reason)
                 if reason is not None:
-                    file.write(f"{name.translate(_ESCAPES)}\t{reason}\n")
+                    file.write(f"{name.translate(_ESCAPES)}\t{reason.translate(_ESCAPES)}\n")
                     count += 1
         fingerprint.check(index_path)
     return count

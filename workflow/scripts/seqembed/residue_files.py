@@ -21,6 +21,7 @@ from seqembed.row_pool import TokenRowPool
 
 # The tensor of a block that counts the token rows of each of its sequences.
 COUNTS = "residue_counts"
+DTYPES = ("float32", "float16")
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +61,11 @@ class ResidueFile:
 
 
 def read_reference(metadata: Mapping[str, str], counts: NDArray[np.int64]) -> ResidueFile:
-    """The token rows that a block's metadata tell of."""
+    """The token rows that a block's metadata tell of; CheckpointError for what is none of ours."""
     name, checksum, dtype = (metadata[f"residues_{w}"] for w in ("file", "checksum", "dtype"))
+    # Rows of a type that holds objects would be read as addresses of memory.
+    if dtype not in DTYPES or counts.dtype != np.int64 or (counts < 0).any():
+        raise CheckpointError(f"its token rows are {dtype!r}, counted in {counts.dtype}")
     return ResidueFile(name, checksum, dtype, counts)
 
 
@@ -94,6 +98,14 @@ class ResidueSpool:
         self._open().write(np.ascontiguousarray(rows).data)
         self._dtype, self._row_bytes = rows.dtype.name, rows.shape[1] * rows.itemsize
         self._counts[position] = self._counts.get(position, 0) + len(rows)
+
+    def drop(self, positions: Iterable[int]) -> None:
+        """Forget what came of these sequences, the last ones that did."""
+        for position in positions:
+            if self._counts.pop(position, 0):
+                file = self._open()
+                file.seek(sum(self._counts.values()) * self._row_bytes)
+                file.truncate()
 
     def seal(self, positions: Iterable[int]) -> ResidueFile:
         """Make durable the rows of these sequences, and begin anew.

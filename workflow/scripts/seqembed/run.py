@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 
 from seqembed.batches import (
@@ -20,6 +22,8 @@ from seqembed.batches import (
     PackedBatch,
     VarlenCollator,
     create_async_dataloader,
+    cut_at,
+    order,
     pending_batches,
     plan_batches,
     plan_passes,
@@ -27,12 +31,13 @@ from seqembed.batches import (
 from seqembed.checkpoints import CheckpointManifest, CheckpointWriter
 from seqembed.environment import EnvConfig
 from seqembed.errors import CheckpointError, DeviceError
-from seqembed.index import ShardIndex, read_shard_index
-from seqembed.inference import Outputs
+from seqembed.index import ShardIndex, read_name, read_shard_index
+from seqembed.inference import AsyncInferenceRunner, Outputs
 from seqembed.models.prepared import PreparedModel, read_prepared
 from seqembed.models.tokenization import SPECIALS
 from seqembed.recipe import Recipe, adopt_recipe
 from seqembed.settings import WorkerSettings, read_settings
+from seqembed.trials import Trials
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,13 +66,23 @@ class Run:
         )
 
     def load_batches(
-        self, index_path: Path, rows: Sequence[int], token_budget: int, convert: Encode
+        self,
+        index_path: Path,
+        rows: Sequence[int],
+        manifest: CheckpointManifest,
+        convert: Encode,
+        trials: Trials,
     ) -> tuple[DataLoader[PackedBatch], int]:
-        """The packed batches of the plan that hold any of `rows`, and their tokens in all."""
-        policy = self.recipe.policy
+        """The packed batches of the plan that hold any of `rows`, and their tokens in all.
+
+        Each suspect of the trials is a batch by itself.
+        """
+        policy, token_budget = self.recipe.policy, manifest.token_budget
+        trials.expect(rows)
+        suspects = trials.suspects
         tokens, windows = policy.read(self.shard.tokens), policy.windows(self.shard.tokens)
-        boundaries = plan_batches(tokens, token_budget)
-        batches = pending_batches(boundaries, rows)
+        boundaries = cut_at(plan_batches(tokens, token_budget), suspects)
+        batches = order(pending_batches(boundaries, rows), boundaries, suspects)
         sums = np.append(0, tokens.cumsum())[boundaries]
         at_once = max(1, token_budget // (policy.max_length + SPECIALS))
         passes = plan_passes(boundaries, batches, windows, at_once)
@@ -75,10 +90,23 @@ class Run:
         loader = create_async_dataloader(dataset, VarlenCollator(convert, policy), self.device)
         return loader, int(np.diff(sums)[batches].sum())
 
+    def open_trials(self, folder: Path, index_path: Path, logger: logging.Logger) -> Trials:
+        """What earlier runs over the shard learnt of what fails."""
+        name_of = partial(read_name, index_path)
+        return Trials(folder, self.shard.digests, name_of, logger)
+
+    def open_runner(
+        self, model: nn.Module, trials: Trials, load_fp32: Callable[[], tuple[nn.Module, Any]]
+    ) -> AsyncInferenceRunner:
+        """What takes the batches through the model; load_fp32: gives that in fp32, as loaded."""
+        return AsyncInferenceRunner(
+            model, self.device, self.outputs, trials, lambda: load_fp32()[0]
+        )
+
     def open_writer(
-        self, folder: Path, rows: Sequence[int], *, sequences: int, seconds: float
+        self, folder: Path, rows: Sequence[int], config: Mapping[str, Any]
     ) -> CheckpointWriter:
-        """A writer of the rows that are not there yet."""
+        """A writer of the rows that are not there yet; `config` says when a checkpoint is due."""
         wanted = np.zeros(len(self.shard.rows), bool)
         wanted[rows] = True
         return CheckpointWriter(
@@ -87,8 +115,8 @@ class Run:
             flags=self.recipe.policy.flags(self.shard.tokens),
             wanted=wanted,
             per_residue=self.recipe.per_residue,
-            sequences=sequences,
-            seconds=seconds,
+            sequences=config["checkpoint_seq_threshold"],
+            seconds=config["checkpoint_time_threshold"],
         )
 
     def manifest(self, earlier: CheckpointManifest | None) -> CheckpointManifest:

@@ -3,7 +3,8 @@
 Each holds `embeddings` (N, D) float32 or float16, `sequence_ids` (N,) UTF-8, `lengths` (N,) int64,
 `digests` (N, 16) uint8 and `flags` (N,) uint8; with token rows also `residues/embeddings`
 (total, D) and `residues/offsets` (N + 1,) int64: those of sequence i are the rows from
-offsets[i] to offsets[i + 1]. What the file is stands in the root's attributes.
+offsets[i] to offsets[i + 1]. Where sequences could not be embedded, `quarantine/digests` (Q, 16)
+uint8 and `quarantine/reasons` (Q,) UTF-8. What the file is stands in the root's attributes.
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ COLUMNS: dict[str, tuple[tuple[int, ...], Any]] = {
 }
 STORAGES = ("float32", "float16")
 RESIDUES, OFFSETS = "residues/embeddings", "residues/offsets"
+QUARANTINE: dict[str, tuple[tuple[int, ...], Any]] = {
+    "quarantine/digests": ((16,), np.uint8),
+    "quarantine/reasons": ((), h5py.string_dtype("utf-8")),
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,10 +86,11 @@ def write_embeddings(
     attributes: Mapping[str, str | int],
     slabs: Iterable[Slab],
     residues: TokenRows | None = None,
+    quarantine: Mapping[bytes, str] | None = None,
 ) -> None:
     """Write `count` rows of `width` values, slab by slab; the file is sealed and read once more.
 
-    storage: float32 or float16, of every row.
+    storage: float32 or float16, of every row. quarantine: why a digest's sequence has no row.
 
     Raises ShardError where the slabs do not add up, or where the disk is full or gives back other
     bytes; what stands at `path` then stays as it was.
@@ -97,6 +103,9 @@ def write_embeddings(
             _write_slabs(file, path, slabs)
             if residues:
                 _write_residues(file, path, residues, width, storage)
+            if quarantine:
+                with _disk_errors(path):
+                    _write_quarantine(file, quarantine)
         seal(temporary)
         sync(temporary)
         _verify_written(temporary, path)
@@ -192,6 +201,14 @@ def _write_slab(file: h5py.File, path: Path, start: int, slab: Slab) -> int:
     return stop
 
 
+def _write_quarantine(file: h5py.File, quarantine: Mapping[bytes, str]) -> None:
+    digests = np.frombuffer(b"".join(quarantine), np.uint8).reshape(-1, 16)
+    for (name, (_, dtype)), data in zip(
+        QUARANTINE.items(), (digests, list(quarantine.values())), strict=True
+    ):
+        file.create_dataset(name, data=data, dtype=dtype, track_times=False)
+
+
 def _verify_written(temporary: Path, path: Path) -> None:
     try:
         verify_seal(temporary)
@@ -233,6 +250,14 @@ class EmbeddingsFile:
         """(N + 1,) where the token rows of each sequence begin; there only with `residues`."""
         return self._column(OFFSETS)
 
+    def quarantine(self) -> dict[bytes, str]:
+        """Digests of the sequences that could not be embedded, and why."""
+        if "quarantine" not in self._file:
+            return {}
+        digests, reasons = (self._file[name] for name in QUARANTINE)
+        keys = (digest.tobytes() for digest in digests[:])
+        return dict(zip(keys, reasons.asstr()[:].tolist(), strict=True))
+
     def _column(self, name: str) -> NDArray[Any]:
         column: NDArray[Any] = self._file[name][:]
         return column
@@ -269,12 +294,22 @@ def _check_form(path: Path, file: h5py.File) -> None:
         raise ShardError(f"{path}: format version {found!r} is not known to this program")
     if not _are_rows(embeddings):
         raise ShardError(f"{path}: has no rows of {' or '.join(STORAGES)}; make it again")
-    for name, (shape, dtype) in COLUMNS.items():
-        column, wanted = file.get(name), (len(embeddings), *shape)
-        if column is None or column.shape != wanted or column.dtype != np.dtype(dtype):
-            raise ShardError(f"{path}: has no {name} of shape {wanted}; make it again")
+    _check_columns(path, file, COLUMNS, len(embeddings))
+    if "quarantine" in file:
+        digests = file.get("quarantine/digests")
+        count = len(digests) if isinstance(digests, h5py.Dataset) and digests.ndim else 0
+        _check_columns(path, file, QUARANTINE, count)
     if RESIDUES in file or OFFSETS in file or file.attrs.get("per_residue"):
         _check_residues(path, file)
+
+
+def _check_columns(
+    path: Path, file: h5py.File, columns: Mapping[str, tuple[tuple[int, ...], Any]], count: int
+) -> None:
+    for name, (shape, dtype) in columns.items():
+        column, wanted = file.get(name), (count, *shape)
+        if column is None or column.shape != wanted or column.dtype != np.dtype(dtype):
+            raise ShardError(f"{path}: has no {name} of shape {wanted}; make it again")
 
 
 def _are_rows(dataset: Any) -> bool:

@@ -149,7 +149,10 @@ def _write_shard(
 ) -> None:
     metadata = _metadata(rank, world_size, shard_fingerprint(sequences.digests[rows]))
     schema = SHARD_SCHEMA.with_metadata(metadata)
-    with published(Path(path)) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+    with (
+        published(Path(path)) as temporary,
+        pq.ParquetWriter(temporary, schema, write_page_checksum=True) as writer,
+    ):
         for group in _groups(rows, sequences.lengths):
             writer.write_table(sequences.table(group))
 

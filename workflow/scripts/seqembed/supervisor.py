@@ -19,8 +19,9 @@ from typing import Any
 
 from seqembed.devices import lease_device
 from seqembed.environment import EnvConfig
-from seqembed.errors import InterruptedRun, WorkerError
+from seqembed.oom_kills import count_oom_kills
 from seqembed.parent import die_with_parent
+from seqembed.worker_ends import WorkerEnd
 
 POLL_SECONDS = 0.2
 # Slurm's KillWait is 30 s by default: the worker's checkpoint has to be written before.
@@ -34,12 +35,6 @@ ORPHAN_GRACE_SECONDS = 5.0
 # keeps what it is given back. A process reads these variables as it begins.
 TUNABLES = "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0"
 EVEN_MEMORY = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "8", "ARROW_DEFAULT_MEMORY_POOL": "system"}
-
-KEPT = "what is finished is kept, run again to go on"
-ADVICE = {
-    "cuda_oom": "; out of memory: lower `execution: {token_budget: ...}`",
-    "cuda_runtime": "; the GPU or its driver failed: `nvidia-smi` tells more",
-}
 
 
 class Supervisor:
@@ -61,6 +56,8 @@ class Supervisor:
     ) -> dict[str, Any]:
         """Run the worker of `rank` to its end; return its status, which is "complete".
 
+        Where a worker ends over a sequence, a fresh one goes on, which is told of the end.
+
         Raises InterruptedRun after SIGTERM or SIGINT, WorkerError for any other end, DeviceError
         where there is no device to run on.
         """
@@ -72,10 +69,23 @@ class Supervisor:
             interrupted=lambda: self._stopping,
             logger=self._logger,
         ) as variables:
-            arguments = (variables, rank, world_size, index_path, output_dir, dict(model_config))
-            with _started(arguments) as (worker, results):
-                status = self._wait(worker, results)
-        return _judge(status, worker.exitcode, self._stopping)
+            arguments = (variables, rank, world_size, index_path, output_dir)
+            end = self._run_worker(*arguments, dict(model_config))
+            while end.wants_fresh_worker and not self._stopping:
+                self._logger.warning("%s; a fresh worker goes on", end.describe())
+                end = self._run_worker(*arguments, {**model_config, "crash": end.crash})
+        return end.judge(self._stopping)
+
+    def _run_worker(self, *arguments: Any) -> WorkerEnd:
+        kills = count_oom_kills()
+        with _started(arguments) as (worker, results, began):
+            status = self._wait(worker, results)
+        return WorkerEnd(
+            status=status,
+            exit_code=worker.exitcode,
+            began=began.is_set(),
+            oom_killed=None if kills is None else (count_oom_kills() or 0) > kills,
+        )
 
     def _watch_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -119,11 +129,13 @@ def _take(results: Any) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _started(arguments: tuple[Any, ...]) -> Iterator[tuple[SpawnProcess, Any]]:
-    """The worker's process and its queue; whatever happens, no worker is left behind."""
+def _started(arguments: tuple[Any, ...]) -> Iterator[tuple[SpawnProcess, Any, Any]]:
+    """The worker's process, its queue, and the event that says that it began; whatever happens, no
+    worker is left behind.
+    """
     context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    worker = context.Process(target=_work, args=(os.getpid(), results, *arguments))
+    results, began = context.Queue(), context.Event()
+    worker = context.Process(target=_work, args=(os.getpid(), results, began, *arguments))
     # The child keeps this mask: a Ctrl-C reaches it through us alone, as SIGTERM.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -132,7 +144,7 @@ def _started(arguments: tuple[Any, ...]) -> Iterator[tuple[SpawnProcess, Any]]:
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     try:
-        yield worker, results
+        yield worker, results, began
     finally:
         worker.kill()
         worker.join()
@@ -164,6 +176,7 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 def _work(
     supervisor: int,
     results: Any,
+    began: Any,
     variables: dict[str, str],
     *arguments: Any,
 ) -> None:
@@ -173,34 +186,6 @@ def _work(
     # Here, not above: the supervisor has no use for PyTorch, which takes seconds to import.
     from seqembed.gpu_worker import gpu_worker
 
-    rank, world_size, *rest = arguments
-    gpu_worker(rank, world_size, results, *rest)
-
-
-def _judge(status: dict[str, Any] | None, exit_code: int | None, stopping: bool) -> dict[str, Any]:
-    """The status of a worker that completed; raises what tells of any other end."""
-    word = status["status"] if status else None
-    if status and word == "complete" and exit_code == 0:
-        return status
-    # A failure is told of even so: a checkpoint may not have been written.
-    if word == "interrupted" or (stopping and word in (None, "complete")):
-        raise InterruptedRun("stopped by a signal; what is finished is kept, run again to go on")
-    raise WorkerError(_describe(status, exit_code), status)
-
-
-def _describe(status: Mapping[str, Any] | None, exit_code: int | None) -> str:
-    if status is None:
-        return f"the worker ended without a word, {_exit(exit_code)}; {KEPT}"
-    if status["status"] == "complete":
-        return f"the worker completed, and then ended badly, {_exit(exit_code)}; {KEPT}"
-    message = str(status.get("error_message", status.get("error")))
-    advice = ADVICE.get(str(status.get("error")), "")
-    return f"{message}{advice}; {KEPT}"
-
-
-def _exit(exit_code: int | None) -> str:
-    if exit_code is not None and exit_code < 0:
-        name = signal.Signals(-exit_code).name
-        killer = " (the kernel does this when memory is short)" if name == "SIGKILL" else ""
-        return f"killed by {name}{killer}"
-    return f"exit code {exit_code}"
+    rank, world_size, index_path, output_dir, config = arguments
+    config = {**config, "began": began.set}
+    gpu_worker(rank, world_size, results, index_path, output_dir, config)

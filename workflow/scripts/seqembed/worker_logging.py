@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,9 +27,17 @@ def setup_worker_logging(rank: int, log_path: Path) -> logging.Logger:
 def open_log_file(path: Path) -> logging.Handler:
     """A handler that appends to `path`: supervisor and worker write to one file, line by line."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter(LINE))
     return handler
+
+
+class _LogFile(logging.FileHandler):
+    """Loses lines that its disk does not take: a run that can go on is worth more than its log."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
 
 
 class Progress:
@@ -60,8 +69,11 @@ class Progress:
         if self._clock() - self._told >= PROGRESS_SECONDS:
             self.tell()
 
-    def tell(self) -> None:
-        """Write the line: done of total, tokens a second, time left, the last checkpoint."""
+    def tell(self, spent: float | None = None) -> None:
+        """Write the line: done of total, tokens a second, time left, the last checkpoint.
+
+        spent: of the run that ends, the clock's seconds in checkpoints, which are told, too.
+        """
         self._told = now = self._clock()
         rate = self._tokens / max(now - self._begin, 1e-9)
         ago = "none in this run"
@@ -76,6 +88,9 @@ class Progress:
             _duration(left),
             ago,
         )
+        if spent is not None:
+            seconds = now - self._begin
+            self._logger.info("checkpoints took %.2f of %.2f seconds", spent, seconds)
 
 
 def _duration(seconds: float) -> str:

@@ -6,11 +6,10 @@ from typing import Any
 
 import torch
 
-from seqembed.errors import InterruptedRun, NonFiniteError, SeqembedError
+from seqembed.errors import FreshProcessError, InterruptedRun, NonFiniteError, SeqembedError
+from seqembed.memory import is_out_of_memory
 
 MAX_ERROR_CHARACTERS = 2000
-# PyTorch has no type of its own for a CPU that is out of memory (c10/core/impl/alloc_cpu.cpp).
-CPU_ALLOCATOR = "DefaultCPUAllocator"
 
 
 def describe_error(error: Exception) -> dict[str, Any]:
@@ -21,7 +20,7 @@ def describe_error(error: Exception) -> dict[str, Any]:
     if isinstance(error, NonFiniteError):
         return {
             "status": "numerical_instability",
-            "failed_batch": [error.positions[0], error.positions[-1]],
+            "failed_batch": [error.position, error.position],
             "error": message,
         }
     status: dict[str, Any] = {"status": "failed", "error_message": message}
@@ -29,10 +28,10 @@ def describe_error(error: Exception) -> dict[str, Any]:
 
 
 def _failure(error: Exception) -> dict[str, Any]:
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or CPU_ALLOCATOR in str(error):
+    if is_out_of_memory(error):
         return {"error": "cuda_oom", "retry_recommended": True, "reduce_batch_size": True}
     if isinstance(error, torch.AcceleratorError):
         return {"error": "cuda_runtime", "retry_recommended": True, "circuit_breaker": True}
     expected = isinstance(error, (SeqembedError, OSError))
     error_kind = "generic_error" if expected else "unexpected_error"
-    return {"error": error_kind, "retry_recommended": False}
+    return {"error": error_kind, "retry_recommended": isinstance(error, FreshProcessError)}

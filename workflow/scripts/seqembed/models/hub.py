@@ -110,7 +110,7 @@ def _read_parts(index: Path) -> list[str]:
     try:
         names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
         strange = [name for name in names if not _PLAIN_NAME.fullmatch(name)]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise _WrongFileError(index, "is no index of weights") from error
     if strange:
         raise _WrongFileError(index, f"names {strange[0]!r}, which is no file beside it")

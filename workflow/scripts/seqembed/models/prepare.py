@@ -31,8 +31,8 @@ from seqembed.models.weights import Checkpoint, build_model, check_checkpoint, r
 def prepare_model(name: str, source: str, output: Path, logger: logging.Logger) -> None:
     """Check the model at `source` and describe it in `output`, resources/models/{name}.json.
 
-    A source that is no path but a known name is fetched first, or taken from `{name}/original`
-    beside `output` where somebody put its files.
+    A known name is fetched first, or taken from `{name}/original` beside `output` where somebody
+    put its files; a folder of such a name needs a separator in its path.
 
     Safetensors are used where they lie; other weights are converted to `{name}/model.safetensors`
     beside `output`. A tokenizer.json is used where it lies, too.
@@ -40,9 +40,10 @@ def prepare_model(name: str, source: str, output: Path, logger: logging.Logger) 
     Raises:
         ModelError: the source is no model of a known family that can be loaded.
     """
-    place = Path(source)
-    if not place.exists() and source in KNOWN:
+    if source in KNOWN:
         place = fetch(KNOWN[source], output.parent / name / "original", logger)
+    else:
+        place = Path(source)
     checkpoint = read_checkpoint(place)
     # A bad model fails here, not on a GPU.
     check_checkpoint(checkpoint)

@@ -46,7 +46,7 @@ def read_weight_map(index: Path) -> dict[str, Path]:
     """Which file holds each weight, from `*.index.json`; raises as list_weight_files does."""
     try:
         content = json.loads(index.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{index}: cannot be read: {error}") from error
     places = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(places, dict) or not places:

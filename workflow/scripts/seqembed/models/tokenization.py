@@ -92,10 +92,13 @@ class BpeTokenizer:
         """Raises ModelError unless this fits a model that has embeddings of `vocabulary` tokens."""
         ids = self._file.get_vocab().values()
         if len(ids) != vocabulary or max(ids) >= vocabulary:
-            message = f"has {len(ids)} tokens up to id {max(ids)}, but the model has {vocabulary}"
-            raise ModelError(f"{self._path}: {message}")
+            told = f"has {len(ids)} tokens up to id {max(ids, default=0)}"
+            raise ModelError(f"{self._path}: {told}, but the model has {vocabulary}")
         cls, sep, unknown = map(self._file.token_to_id, ("[CLS]", "[SEP]", "[UNK]"))
-        found = self.encode(b"??").tolist()
+        try:
+            found = self.encode(b"??").tolist()
+        except Exception as error:  # noqa: BLE001 (the library raises plain Exception)
+            raise ModelError(f"{self._path}: cannot be used: {error}") from error
         if None in (cls, sep, unknown) or found != [cls, unknown, unknown, sep]:
             message = "does not put sequences between [CLS] and [SEP], each unknown letter [UNK]"
             raise ModelError(f"{self._path}: {message}")

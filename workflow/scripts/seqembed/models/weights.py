@@ -89,7 +89,10 @@ class _NoWeights(TorchFunctionMode):
 
 def _plan(checkpoint: Checkpoint, layer: int) -> tuple[State, dict[str, Weight], dict[str, Tensor]]:
     """The tensors by plain name, what weights up to `layer` are made of, and its own buffers."""
-    architecture = checkpoint.architecture
+    architecture, held = checkpoint.architecture, len(checkpoint.state)
+    # Whatever a configuration claims, it must not take for ever to look for it.
+    if architecture.layers > held:
+        raise ModelError(f"has {held:,} weights, too few for {architecture.layers:,} layers")
     if isinstance(architecture, Esm2Architecture):
         state: State = plain_names(checkpoint.state, esm2_weights.PREFIXES)
         weights = esm2_weights.esm2_weights(architecture, layer, state)

@@ -1,0 +1,265 @@
+"""Faults through the real workflow: Snakemake, its jobs, their workers, and what lies on disk."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+from crash_rest import WAYS
+from driver import Driver, Outcome, Place, copy_checkout
+from interposed import faulty
+from settle import ERROR, SAME, Judged, advised
+from stages import RESULTS, remove, write_input
+from undisturbed import differences, list_files, read_result
+
+MODEL = "resources/models/esm2_demo"
+TRIES = 6
+# Calls of one process that are surely made, few enough that they come in most.
+CALLS: Mapping[str, Mapping[str, int]] = {
+    "worker": {"write": 90, "sync": 20, "link": 9, "rename": 4, "unlink": 10, "create": 8},
+    "entry": {"write": 50, "sync": 3, "rename": 2, "unlink": 20, "create": 2},
+    "driver": {"write": 20, "create": 10, "unlink": 10, "rename": 3, "mkdir": 3},
+}
+
+
+@dataclass(frozen=True)
+class UndisturbedWorkflow:
+    """`place` after its run; `fresh`: before it, the model prepared already."""
+
+    place: Place
+    fresh: Place
+    library: Path
+    seconds: float
+
+
+def run_undisturbed_workflow(folder: Path, library: Path) -> UndisturbedWorkflow:
+    """The whole workflow, once."""
+    checkout = copy_checkout(folder / "checkout")
+    fresh = Place(checkout, folder / "fresh")
+    fresh.folder.mkdir()
+    write_input(fresh.folder / "work.faa")
+    fresh.configure(
+        datasets={"work": {"fasta": "work.faa", "model": "demo"}},
+        models={"demo": str(checkout / MODEL)},
+        shards=2,
+        device="cpu",
+        embedding={"long_sequences": "window", "max_length": 100, "invalid_residues": "skip"},
+        execution={"token_budget": 800, "checkpoint": {"sequences": 8, "seconds": 300}},
+    )
+    fresh.run("resources/models/demo.json", cores=1)
+    place = fresh.copy_to(folder / "done")
+    began = time.monotonic()
+    place.run(cores=1)
+    return UndisturbedWorkflow(place, fresh, library, time.monotonic() - began)
+
+
+@dataclass
+class WorkflowScene:
+    """One case through the workflow; `told` gathers what was done."""
+
+    random: Random
+    undisturbed: UndisturbedWorkflow
+    folder: Path
+    told: list[str] = field(default_factory=list)
+
+    def tell(self, *words: object) -> None:
+        self.told.append(" ".join(map(str, words)))
+
+    def open(self) -> Place:
+        return self.undisturbed.fresh.copy_to(self.folder)
+
+    def draw_moment(self) -> float:
+        return self.random.uniform(0.1, 1.0) * self.undisturbed.seconds
+
+    def finish(self, place: Place) -> str:
+        """Run again, doing what messages say, until all is done; compare."""
+        followed = 0
+        for _ in range(TRIES):
+            unlock(place)
+            outcome = run_to_end(place)
+            if outcome.code == 0:
+                self._compare(place)
+                return ERROR if followed else SAME
+            self.tell("again:", *errors(outcome.text))
+            followed += self._follow(place, outcome)
+        raise Judged("failed", outcome.text[-1500:])
+
+    def _follow(self, place: Place, outcome: Outcome) -> int:
+        if "Traceback" in outcome.text or "bug in seqembed" in outcome.text:
+            raise Judged("traceback", outcome.text[-3000:])
+        for line in errors(outcome.text):
+            if target := advised(place.folder, line):
+                self.tell("removed", target.relative_to(place.folder))
+                remove(target)
+                return 1
+        return 0
+
+    def _compare(self, place: Place) -> None:
+        done = self.undisturbed.place.folder / RESULTS
+        wrong = differences(read_result(place.folder / RESULTS), read_result(done))
+        if wrong:
+            raise Judged("wrong", ", ".join(wrong))
+        if extra := list_files(place.folder / RESULTS) - list_files(done):
+            raise Judged("litter", ", ".join(sorted(extra)))
+
+
+def unlock(place: Place) -> None:
+    """Snakemake's own lock outlives its driver."""
+    if any(place.folder.glob(".snakemake/locks/*")):
+        place.run("--unlock")
+
+
+def run_to_end(place: Place) -> Outcome:
+    try:
+        with place.start(cores=1) as driver:
+            text = driver.communicate(timeout=240)[0]
+    except subprocess.TimeoutExpired as expired:
+        raise Judged("hang", str(expired)) from expired
+    return Outcome(driver.returncode, text)
+
+
+def errors(text: str) -> list[str]:
+    """What our programs said of their failure, each once."""
+    names = "index|split|embed_shard work [0-9]|merge|prepare_model"
+    lines = re.findall(rf"^(?:{names}): .*$", text, re.MULTILINE)
+    told = r" (are|is) in | left out: |finished before$|have no embedding$|distinct\), "
+    return sorted({line for line in lines if not re.search(told, line)})
+
+
+def kill_someone(scene: WorkflowScene) -> str:
+    """SIGKILL of the driver, a worker, a supervisor, or all, at a random instant."""
+    place, moment = scene.open(), scene.draw_moment()
+    whom = scene.random.choice(("driver", "worker", "supervisor", "all"))
+    scene.tell(f"{whom} killed after {moment:.1f} s")
+    with place.start(cores=1) as driver:
+        _wait(driver, moment)
+        _kill(driver, whom, signal.SIGKILL)
+        if whom in ("worker", "supervisor"):
+            _end(driver, scene)
+        # Orphans of a killed driver may still write while the next run begins.
+        return scene.finish(place)
+
+
+def _wait(driver: Driver, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while driver.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def _kill(driver: Driver, whom: str, number: signal.Signals) -> None:
+    words = {"worker": b"spawn_main", "supervisor": b"embed_shard.py"}
+    victims = [driver.pid] if whom == "driver" else driver.alive()
+    for pid in victims:
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if words.get(whom, b"") in command:
+                os.kill(pid, number)
+        except OSError:
+            continue
+
+
+def _end(driver: Driver, scene: WorkflowScene) -> None:
+    try:
+        text = driver.communicate(timeout=120)[0]
+        driver.wait_for_end(seconds=15)
+    except (subprocess.TimeoutExpired, AssertionError) as error:
+        raise Judged("hang", str(error)) from error
+    scene.tell(f"exit code {driver.returncode}:", *errors(text))
+    if "bug in seqembed" in text:
+        raise Judged("traceback", text[-3000:])
+
+
+def ask_to_stop(scene: WorkflowScene) -> str:
+    """SIGINT or SIGTERM, once or twice, to the group or to the driver."""
+    place, moment = scene.open(), scene.draw_moment()
+    number = scene.random.choice((signal.SIGINT, signal.SIGTERM))
+    whom, times = scene.random.choice(("driver", "all")), scene.random.choice((1, 2))
+    scene.tell(f"{number.name} {times}x to {whom} after {moment:.1f} s")
+    with place.start(cores=1) as driver:
+        _wait(driver, moment)
+        for _ in range(times):
+            _kill(driver, whom, number)
+            time.sleep(0.1)
+        _end(driver, scene)
+    return scene.finish(place)
+
+
+def disturb_a_call(scene: WorkflowScene) -> str:
+    """A call of a worker, an entry or the driver: killed, torn, or answered by an error."""
+    place, random = scene.open(), scene.random
+    role = random.choice(sorted(CALLS))
+    kind = random.choice(sorted(CALLS[role]))
+    actions: Sequence[str] = ("kill-before", "kill-after")
+    if role != "driver":
+        actions = (*actions, "fail-once", "fail-on")
+    root = place.folder / (".snakemake" if role == "driver" else "results")
+    settings = {"role": role, "calls": f",{kind},", "at": random.randint(1, CALLS[role][kind])}
+    settings |= {"action": random.choice(actions), "errno": random.choice((5, 28))}
+    scene.tell(settings)
+    with (
+        _environment(faulty(scene.undisturbed.library, root, **settings)),
+        place.start(cores=1) as driver,
+    ):
+        _end(driver, scene)
+    return scene.finish(place)
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name in variables:
+            del os.environ[name]
+
+
+def damage_after_a_kill(scene: WorkflowScene) -> str:
+    """All is killed, and one file of the results is damaged."""
+    place, moment = scene.open(), scene.draw_moment()
+    with place.start(cores=1) as driver:
+        _wait(driver, moment)
+        _kill(driver, "all", signal.SIGKILL)
+        driver.wait()
+    paths = [path for path in sorted((place.folder / RESULTS).rglob("*")) if _is_ours(path)]
+    if paths:
+        path, way = scene.random.choice(paths), scene.random.choice(WAYS)
+        scene.tell(f"{way.__name__} {path.relative_to(place.folder)} after {moment:.1f} s")
+        way(path, scene.random)
+    return scene.finish(place)
+
+
+def _is_ours(path: Path) -> bool:
+    # Of the end's own files Snakemake only knows that they are there.
+    ends = ("embeddings.h5", "quarantine.tsv")
+    return path.is_file() and path.name not in ends and path.stat().st_size > 0
+
+
+def remove_a_folder(scene: WorkflowScene) -> str:
+    """A folder of the results is removed while the workflow runs."""
+    place, moment = scene.open(), scene.draw_moment()
+    name = scene.random.choice(("checkpoints", "shards", "recipes", "store", "index"))
+    scene.tell(f"{name} removed after {moment:.1f} s")
+    with place.start(cores=1) as driver:
+        _wait(driver, moment)
+        shutil.rmtree(place.folder / RESULTS / name, ignore_errors=True)
+        _end(driver, scene)
+    return scene.finish(place)
+
+
+KINDS: dict[str, Callable[[WorkflowScene], str]] = {
+    "workflow: a call": disturb_a_call,
+    "workflow: damage after a kill": damage_after_a_kill,
+    "workflow: folder removed": remove_a_folder,
+    "workflow: SIGKILL": kill_someone,
+    "workflow: SIGTERM, SIGINT": ask_to_stop,
+}

@@ -1,0 +1,234 @@
+"""A dataset's pipeline without Snakemake: the entry programs, one after the other, in a folder."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from driver import find_processes
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = "workflow/scripts"
+MODEL = ROOT / "resources/models/esm2_demo"
+RESULTS = "results/work"
+STAGES = ("prepare", "index", "split", "embed_0", "embed_1", "merge")
+RANKS = (0, 1)
+OUTPUTS: dict[str, tuple[str, ...]] = {
+    "prepare": ("resources/models/demo.json",),
+    "index": (f"{RESULTS}/index.parquet",),
+    "split": (f"{RESULTS}/index",),
+    "embed_0": (f"{RESULTS}/shards/shard_0.h5",),
+    "embed_1": (f"{RESULTS}/shards/shard_1.h5",),
+    "merge": (f"{RESULTS}/embeddings.h5", f"{RESULTS}/quarantine.tsv"),
+}
+HANG_SECONDS = 120
+# Within these every process of a stage is gone once the stage is.
+LINGER_SECONDS = 15
+WINDOW = ("--long-sequences", "window", "--max-length", "100")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a stage ended: its exit code, what it said, and the processes that outlived it."""
+
+    stage: str
+    code: int
+    said: str
+    seconds: float
+    hung: bool = False
+    left: int = 0
+
+    @property
+    def last_line(self) -> str:
+        return (self.said.strip().splitlines() or [""])[-1]
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A folder in which the programs of `scripts` run; `per_residue` asks for token rows."""
+
+    folder: Path
+    per_residue: bool
+    scripts: Path
+
+    @property
+    def results(self) -> Path:
+        return self.folder / RESULTS
+
+    def outputs(self, stage: str) -> list[Path]:
+        """What the stage's rule declares."""
+        return [self.folder / name for name in OUTPUTS[stage]]
+
+    def is_done(self, stage: str) -> bool:
+        """Whether all that its rule declares is there."""
+        return all(path.exists() for path in self.outputs(stage))
+
+    def remove_outputs(self, stage: str) -> None:
+        """As Snakemake does before a job, and after one that failed."""
+        for path in self.outputs(stage):
+            remove(path)
+
+    def command(self, stage: str, parent: int | str | None = None) -> list[str]:
+        """The stage's program with its arguments, as the workflow calls it."""
+        name, _, rank = stage.partition("_")
+        script = {"prepare": "prepare_model", "embed": "embed_shard"}.get(name, name)
+        command = [sys.executable, str(self.scripts / f"{script}.py"), "--log", f"logs/{stage}.log"]
+        command += self._options(name, rank)
+        return command + (["--parent", str(parent)] if parent and name == "embed" else [])
+
+    def _options(self, name: str, rank: str) -> Sequence[str]:
+        index, model = f"{RESULTS}/index.parquet", ["--model", OUTPUTS["prepare"][0]]
+        if name == "prepare":
+            return ["--name", "demo", "--source", "model", "--output", model[1]]
+        if name == "index":
+            options = ["--fasta", "input.faa", "--ids", "header", "--invalid-residues", "skip"]
+            return [*options, *model, "--output", index]
+        if name == "split":
+            options = ["--index", index, "--world-size", "2", "--layer", "last", *WINDOW]
+            return [*options, *model, "--output-dir", f"{RESULTS}/index"]
+        if name == "merge":
+            shards = [OUTPUTS[f"embed_{number}"][0] for number in RANKS]
+            ends = ["--output", OUTPUTS["merge"][0], "--quarantine", OUTPUTS["merge"][1]]
+            return ["--index", index, "--shards", *shards, *ends]
+        return [*model, *self._embedding_options(rank)]
+
+    def _embedding_options(self, rank: str) -> Sequence[str]:
+        what = f"--{'' if self.per_residue else 'no-'}per-residue --layer last --pooling mean"
+        how = "--device cpu --token-budget 800 --checkpoint-sequences 8 --checkpoint-seconds 300"
+        place = f"--index {RESULTS}/index/shard_{rank}.parquet --rank {rank} --world-size 2"
+        rest = f"--precision auto --storage float32 --threads 1 --output {RESULTS}/shards"
+        return [*what.split(), *how.split(), *place.split(), *f"{rest}/shard_{rank}.h5".split()] + [
+            *WINDOW
+        ]
+
+    def run(
+        self,
+        stage: str,
+        environment: Mapping[str, str] | None = None,
+        meanwhile: Callable[[Running], None] | None = None,
+        command: Sequence[str] | None = None,
+    ) -> Ended:
+        """Run a stage to its end; `meanwhile` disturbs it."""
+        with Running(self, stage, environment or {}, command) as running:
+            if meanwhile:
+                meanwhile(running)
+            return running.finish()
+
+
+class Running:
+    """A stage that runs, in a process group of its own; nothing of it outlives the body."""
+
+    def __init__(
+        self,
+        tree: Tree,
+        stage: str,
+        environment: Mapping[str, str],
+        command: Sequence[str] | None = None,
+    ) -> None:
+        self.stage, self._began = stage, time.monotonic()
+        self._mark = f"FAULTS_RUN={uuid.uuid4().hex}"
+        name, value = self._mark.split("=")
+        (tree.folder / "tmp").mkdir(exist_ok=True)
+        own = {name: value, "TMPDIR": str(tree.folder / "tmp"), "OMP_NUM_THREADS": "1"}
+        # Outside of the tree, whose disk may be full.
+        self._said = tree.folder.with_name(f"{tree.folder.name}.{uuid.uuid4().hex[:8]}.said")
+        with self._said.open("wb") as said:
+            self.process = subprocess.Popen(
+                command or tree.command(stage),
+                cwd=tree.folder,
+                env=_clean_environment() | own | dict(environment),
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_heed_interrupts,
+            )
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self.alive():
+            self.kill(self.alive())
+        self.process.wait()
+
+    def alive(self) -> list[int]:
+        """All its living processes."""
+        return find_processes(self._mark)
+
+    def worker(self) -> int | None:
+        """The worker's pid, if it has begun."""
+        for pid in self.alive():
+            with suppress(OSError):
+                if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    return pid
+        return None
+
+    def kill(self, pids: Sequence[int], number: signal.Signals = signal.SIGKILL) -> None:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def wait(self, seconds: float) -> None:
+        """Wait so long, or to its end."""
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(seconds)
+
+    def finish(self) -> Ended:
+        self.wait(HANG_SECONDS)
+        hung = self.process.poll() is None
+        left = [] if hung else self._linger()
+        took = time.monotonic() - self._began
+        said = self._said.read_text(errors="replace")
+        self._said.unlink()
+        code = self.process.returncode
+        return Ended(self.stage, 1 if code is None else code, said, took, hung, len(left))
+
+    def _linger(self) -> list[int]:
+        deadline = time.monotonic() + LINGER_SECONDS
+        while (left := self.alive()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return left
+
+
+def _heed_interrupts() -> None:
+    # A shell's background job ignores Ctrl-C, and so would all that it starts.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _clean_environment() -> dict[str, str]:
+    names = ("SLURM_STEP_ID", "SEQEMBED_DISABLE_FP16", "PYTHONPATH")
+    return {name: value for name, value in os.environ.items() if name not in names}
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Copy with times, and with hard links within it: damage reaches both names, as on a disk."""
+    subprocess.run(["cp", "-a", source, target], check=True)
+
+
+def write_input(path: Path) -> None:
+    """150 records: short and long, some equal, some with residues that the model does not know."""
+    generator = random.Random(1)
+    lengths = [*(generator.randint(20, 160) for _ in range(130)), 300, 420, 700, 1100]
+    sequences = ["".join(generator.choices("LAGVSERTIDPKQNFYMHWC", k=n)) for n in lengths]
+    sequences += [*generator.sample(sequences, 14), "MJK", "AAJJ"]
+    generator.shuffle(sequences)
+    records = (f">s{n} number {n}\n{text}\n" for n, text in enumerate(sequences))
+    path.write_text("".join(records))

@@ -1,0 +1,110 @@
+"""A folder is one worker's at a time, and whoever waits goes on when the other is gone."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import multiprocessing
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import worker_runs
+from worker_runs import WorkerProcess
+
+from seqembed import locks
+from seqembed.errors import InterruptedRun
+from seqembed.locks import hold_folder
+
+LOGGER = logging.getLogger("seqembed.tests")
+
+
+def stay() -> None:
+    """Nobody asks this process to leave."""
+
+
+def hold_until_killed(folder: Path, ready: Any) -> None:
+    with hold_folder(folder, stay, LOGGER):
+        ready.set()
+        time.sleep(600)
+
+
+def test_a_folder_is_held_until_its_holder_is_killed(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "seqembed.tests")
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    holder = context.Process(target=hold_until_killed, args=(tmp_path / "new", ready))
+    holder.start()
+    assert ready.wait(30)
+    began = time.monotonic()
+    threading.Timer(0.5, holder.kill).start()
+    with hold_folder(tmp_path / "new", stay, LOGGER) as locked:
+        assert locked and time.monotonic() - began >= 0.5
+    holder.join()
+    assert caplog.text.count("another worker, perhaps of a killed run, is at work") == 1
+
+
+def test_who_waits_can_be_asked_to_leave(tmp_path):
+    def leave() -> None:
+        raise InterruptedRun("asked")
+
+    with (
+        hold_folder(tmp_path, stay, LOGGER),
+        pytest.raises(InterruptedRun),
+        hold_folder(tmp_path, leave, LOGGER),
+    ):
+        raise AssertionError("held twice")
+
+
+def test_a_folder_that_was_removed_meanwhile_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "POLL_SECONDS", 0.01)
+    folder, asked = tmp_path / "folder", []
+
+    def remove_once() -> None:
+        asked.append(None)
+        if len(asked) == 1:
+            shutil.rmtree(folder)
+
+    with hold_folder(folder, stay, LOGGER), hold_folder(folder, remove_once, LOGGER) as locked:
+        assert locked and folder.is_dir() and len(asked) == 1
+
+
+def test_where_there_are_no_locks_it_is_said(tmp_path, monkeypatch, caplog):
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with hold_folder(tmp_path, stay, LOGGER) as locked:
+        assert not locked
+    assert f"{tmp_path}: cannot be locked (No locks available)" in caplog.text
+    assert "done twice" in caplog.text
+
+
+def test_a_second_worker_of_a_shard_waits_and_computes_nothing(project, context):
+    first = WorkerProcess(context, project, worker_runs.slow_batches)
+    deadline = time.monotonic() + 60
+    while not list(project.results.glob("checkpoints/*/shard_0/batch_*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    second = WorkerProcess(context, project)
+    assert first.finish().status["computed"] == len(worker_runs.SEQUENCES)
+    assert second.finish().status["computed"] == 0
+    assert "waiting: another worker" in project.log.read_text()
+
+
+def test_without_locks_two_workers_do_no_harm_and_tell_of_double_work(project, context):
+    def run() -> WorkerProcess:
+        return WorkerProcess(context, project, worker_runs.slow_batches_without_locks)
+
+    workers = [run(), run()]
+    counts = [worker.finish().status["computed"] for worker in workers]
+    alone = WorkerProcess(context, project)
+    assert alone.finish().status["resumed_sequences"] == len(worker_runs.SEQUENCES)
+    text = project.log.read_text()
+    assert sum(counts) > len(worker_runs.SEQUENCES)
+    assert f"{sum(counts) - len(worker_runs.SEQUENCES)} sequences were computed twice" in text

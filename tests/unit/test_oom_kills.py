@@ -1,0 +1,123 @@
+"""What the kernel says that it killed for want of memory, and a worker that it does kill."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from worker_runs import SCRIPTS, make_project, make_sequences
+
+from seqembed.oom_kills import GROUPS, OWN_GROUPS, count_oom_kills
+
+V1 = "oom_kill_disable 0\nunder_oom 0\noom_kill {}\n"
+V2 = "low 0\nhigh 0\nmax 12\noom 4\noom_kill {}\noom_group_kill 0\n"
+MEMORY = GROUPS / "memory"
+OPTIONS = [
+    *("--rank", "0", "--world-size", "1", "--layer", "last", "--pooling", "mean"),
+    *("--no-per-residue", "--storage", "float32", "--precision", "fp32", "--device", "cpu"),
+    *("--long-sequences", "error", "--max-length", "auto", "--threads", "1"),
+    *("--checkpoint-sequences", "10000", "--checkpoint-seconds", "300"),
+]
+
+
+@pytest.mark.parametrize(
+    ("own", "place", "text"),
+    [
+        ("0::/user.slice/job_7\n", "user.slice/job_7/memory.events", V2),
+        ("0::/kubepods/x\n", "memory.events", V2),
+        ("9:cpu:/a\n4:memory:/job\n0::/\n", "memory/job/memory.oom_control", V1),
+        ("4:cpuset,memory:/job\n", "memory/job/memory.oom_control", V1),
+    ],
+)
+def test_the_count_is_found_in_both_versions(own, place, text, tmp_path):
+    (tmp_path / "cgroup").write_text(own)
+    path = tmp_path / "groups" / place
+    path.parent.mkdir(parents=True)
+    path.write_text(text.format(3))
+    assert count_oom_kills(tmp_path / "cgroup", tmp_path / "groups") == 3
+
+
+@pytest.mark.parametrize("text", [None, "", "oom 1\n", "oom_kill x\n"])
+def test_where_nothing_is_said_nobody_knows(text, tmp_path):
+    (tmp_path / "cgroup").write_text("0::/a\n")
+    if text is not None:
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a/memory.events").write_text(text)
+    assert count_oom_kills(tmp_path / "cgroup", tmp_path) is None
+    assert count_oom_kills(tmp_path / "none", tmp_path) is None
+
+
+@pytest.fixture
+def group(request) -> Iterator[Path]:
+    """A control group of so many MB, version 1 or 2."""
+    own = dict(reversed(line.split(":", 2)[1:]) for line in OWN_GROUPS.read_text().splitlines())
+    version_1 = next((g for g, names in own.items() if "memory" in names.split(",")), None)
+    parent = MEMORY / version_1.lstrip("/") if version_1 else GROUPS / next(iter(own)).lstrip("/")
+    folder = parent / f"seqembed_test_{os.getpid()}"
+    try:
+        folder.mkdir()
+        limit = "memory.limit_in_bytes" if version_1 else "memory.max"
+        (folder / limit).write_text(str(request.param << 20))
+    except OSError as error:
+        if folder.is_dir():
+            folder.rmdir()
+        pytest.skip(f"needs the right to make a control group: {error}")
+    yield folder
+    folder.rmdir()
+
+
+PROGRAM = """
+import os, sys
+open(sys.argv[1] + "/cgroup.procs", "w").write(str(os.getpid()))
+from seqembed.oom_kills import count_oom_kills
+before = count_oom_kills()
+child = os.fork()
+if not child:
+    held = bytearray(1 << 30)
+    for place in range(0, len(held), 4096):
+        held[place] = 1
+print(os.waitpid(child, 0)[1], count_oom_kills() - before)
+"""
+
+
+@pytest.mark.parametrize("group", [48], indirect=True)
+def test_a_kill_of_the_kernel_counts(group):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(group)],
+        env=os.environ | {"PYTHONPATH": str(SCRIPTS)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == [str(int(signal.SIGKILL)), "1"], done.stderr
+
+
+@pytest.mark.parametrize("group", [320], indirect=True)
+def test_a_worker_that_the_kernel_kills_goes_on_with_smaller_steps(group, prepared_model, tmp_path):
+    project = make_project(tmp_path / "shard", prepared_model, make_sequences([300] * 200))
+
+    def embed(*options: str, **how: Any) -> subprocess.CompletedProcess:
+        command = [sys.executable, SCRIPTS / "embed_shard.py", "--index", project.index()]
+        command += ["--model", prepared_model, "--output", project.output / "shard_0.h5"]
+        command += [*OPTIONS, *options, "--log", project.log]
+        return subprocess.run(command, capture_output=True, text=True, **how)
+
+    def enter() -> None:
+        (group / "cgroup.procs").write_text(str(os.getpid()))
+
+    done = embed("--token-budget", "1000000", preexec_fn=enter)
+    assert done.returncode == 0, done.stderr
+    assert "was killed by the kernel, for want of memory; a fresh worker goes on" in done.stderr
+    log = project.log.read_text()
+    assert "out of memory in a step of 60,400 tokens: steps hold at most 30,200" in log
+    assert "failed alone" not in log and "quarantined" not in log
+    rows = project.content()
+    shutil.rmtree(project.results / "checkpoints")
+    assert embed("--token-budget", "2048").returncode == 0
+    assert project.content() == rows

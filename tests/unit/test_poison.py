@@ -1,0 +1,301 @@
+"""Sequences that the model fails at, under the real supervisor: processes, files and quarantine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import pytest
+import worker_runs
+from worker_runs import EMBEDDING, Project, make_project, make_sequences
+
+from seqembed import supervisor
+from seqembed.environment import EnvConfig
+from seqembed.errors import WorkerError
+from seqembed.failures import read_failures
+from seqembed.fasta import digest
+from seqembed.index import read_shard_index
+from seqembed.merge import merge
+from seqembed.models.tokenization import Esm2Tokenizer
+from seqembed.quarantine import write_quarantine
+from seqembed.shards import open_embeddings
+from seqembed.supervisor import Supervisor
+
+LOGGER = logging.getLogger("seqembed.tests")
+ENVIRONMENT = EnvConfig(disable_fp16=False, visible_devices="", in_slurm_step=False)
+# Nothing else holds a U: it tells the stand-ins below which sequence is the poison.
+POISON = make_sequences([45], seed=9)[0] + "U"
+U = int(Esm2Tokenizer().encode(b"U")[1])
+GOOD = make_sequences([1, 7, 300, *range(30, 90, 2)], seed=5)
+CONFIG = {"token_budget": 512, "checkpoint_seq_threshold": 1000}
+
+
+# Workers whose model does something at a step. They take _work's place, and are started with
+# PyTorch imported already.
+
+
+def _work_with(act: Callable[[Any], None], results: Any, began: Any, *arguments: Any) -> None:
+    from seqembed.gpu_worker import gpu_worker
+    from seqembed.models.esm2 import Esm2
+
+    forward = Esm2.forward
+
+    def forward_and_act(self: Any, tokens: Any, packing: Any) -> Any:
+        act(tokens)
+        return forward(self, tokens, packing)
+
+    Esm2.forward = forward_and_act  # type: ignore[method-assign]
+    _, rank, world_size, index, output, config = arguments
+    gpu_worker(rank, world_size, results, index, output, {**config, "began": began.set})
+
+
+def crashes(parent: int, *arguments: Any) -> None:
+    def act(tokens: Any) -> None:
+        if (tokens == U).any():
+            os.kill(os.getpid(), signal.SIGSEGV)
+
+    _work_with(act, *arguments)
+
+
+def raises(parent: int, *arguments: Any) -> None:
+    def act(tokens: Any) -> None:
+        if (tokens == U).any():
+            raise IndexError("index out of range in self")
+
+    _work_with(act, *arguments)
+
+
+def breaks_the_gpu(parent: int, *arguments: Any) -> None:
+    def act(tokens: Any) -> None:
+        import torch
+
+        if (tokens == U).any():
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    _work_with(act, *arguments)
+
+
+def has_memory_for_200_tokens(parent: int, *arguments: Any) -> None:
+    def act(tokens: Any) -> None:
+        if len(tokens) > 200:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+    _work_with(act, *arguments)
+
+
+def always_crashes(parent: int, *arguments: Any) -> None:
+    _work_with(lambda tokens: os.kill(os.getpid(), signal.SIGABRT), *arguments)
+
+
+def is_killed(parent: int, *arguments: Any) -> None:
+    _work_with(lambda tokens: os.kill(os.getpid(), signal.SIGKILL), *arguments)
+
+
+def crashes_as_it_begins(parent: int, *arguments: Any) -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def crashes_with_the_model(parent: int, *arguments: Any) -> None:
+    from seqembed import gpu_worker
+
+    gpu_worker._load_model = lambda *_: os.kill(os.getpid(), signal.SIGSEGV)  # type: ignore
+    _work_with(lambda tokens: None, *arguments)
+
+
+def works(parent: int, *arguments: Any) -> None:
+    _work_with(lambda tokens: None, *arguments)
+
+
+@pytest.fixture
+def supervise(context, monkeypatch) -> Iterator[Callable[..., list[supervisor.WorkerEnd]]]:
+    """Runs a Supervisor over a project; gives how each of its workers ended."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    monkeypatch.setattr("multiprocessing.get_context", lambda method: context)
+    ends: list[supervisor.WorkerEnd] = []
+    run_worker = Supervisor._run_worker
+
+    def run_and_note(self: Supervisor, *arguments: Any) -> supervisor.WorkerEnd:
+        ends.append(run_worker(self, *arguments))
+        return ends[-1]
+
+    monkeypatch.setattr(Supervisor, "_run_worker", run_and_note)
+
+    def run(project: Project, work: Any, **changes: Any) -> list[supervisor.WorkerEnd]:
+        monkeypatch.setattr(supervisor, "_work", work)
+        ends.clear()
+        config = project.config(**CONFIG | changes)
+        Supervisor(LOGGER, ENVIRONMENT, None).run(0, 1, project.index(), project.output, config)
+        return list(ends)
+
+    run.ends = ends
+    yield run
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def poisoned(tmp_path, prepared_model) -> Project:
+    """A shard with the poison under two ids, in its midst."""
+    sequences = [*GOOD[:9], POISON, *GOOD[9:], POISON.lower()]
+    return make_project(tmp_path / "poisoned", prepared_model, sequences)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(context, prepared_model, tmp_path_factory) -> Project:
+    project = make_project(tmp_path_factory.mktemp("good"), prepared_model, GOOD)
+    assert worker_runs.WorkerProcess(context, project, **CONFIG).finish().exit_code == 0
+    return project
+
+
+def assert_only_the_poison_is_missing(project: Project, undisturbed: Project) -> str:
+    """Compare all other rows, and every file that tells of the poison; return the reason."""
+    with open_embeddings(project.output / "shard_0.h5") as file:
+        assert file.rows.tobytes() == undisturbed.content()[0]
+        ((key, reason),) = file.quarantine().items()
+    assert key == digest(POISON.encode())
+    result = project.results / "embeddings.h5"
+    index = project.results / "index.parquet"
+    found = merge(index, [project.output / "shard_0.h5"], result, LOGGER)
+    assert (found.sequences, found.quarantined) == (len(GOOD), {key: reason})
+    assert write_quarantine(index, project.results / "quarantine.tsv", found.quarantined) == 2
+    lines = (project.results / "quarantine.tsv").read_text().splitlines()[1:]
+    assert lines == [f"s9\t{reason}", f"s{len(GOOD) + 1}\t{reason}"]
+    return reason
+
+
+def tried_alone(project: Project) -> int:
+    return project.log.read_text().count("s9 failed alone") + project.log.read_text().count(
+        "s9 is quarantined"
+    )
+
+
+def test_a_sequence_that_crashes_the_process_is_quarantined(supervise, poisoned, undisturbed):
+    ends = supervise(poisoned, crashes)
+    assert [end.exit_code for end in ends[:-1]] == [-signal.SIGSEGV] * (len(ends) - 1)
+    # Halved from a batch of at most 16, then alone: once among others perhaps, and twice afresh.
+    assert 4 <= len(ends) - 1 <= 4 + 3
+    assert ends[-1].status["quarantined"] == 1
+    reason = assert_only_the_poison_is_missing(poisoned, undisturbed)
+    assert reason == "the worker was killed by SIGSEGV"
+
+
+def test_a_sequence_that_breaks_the_gpu_is_quarantined(supervise, poisoned, undisturbed):
+    ends = supervise(poisoned, breaks_the_gpu)
+    assert all(end.status["circuit_breaker"] for end in ends[:-1])
+    reason = assert_only_the_poison_is_missing(poisoned, undisturbed)
+    assert reason.startswith("AcceleratorError: CUDA error: an illegal memory access")
+
+
+def test_a_sequence_at_which_the_model_raises_is_quarantined(supervise, poisoned, undisturbed):
+    ends = supervise(poisoned, raises)
+    # All others are done in the first process; two fresh ones try the poison.
+    assert [end.exit_code for end in ends] == [1, 1, 0]
+    assert ends[1].status["error"] == "generic_error"
+    assert (ends[2].status["computed"], ends[2].status["quarantined"]) == (0, 1)
+    assert tried_alone(poisoned) == 3
+    reason = assert_only_the_poison_is_missing(poisoned, undisturbed)
+    assert reason == "IndexError: index out of range in self"
+
+
+def test_quarantine_survives_a_restart_and_is_not_tried_again(supervise, poisoned, undisturbed):
+    supervise(poisoned, raises)
+    (poisoned.output / "shard_0.h5").unlink()
+    (end,) = supervise(poisoned, works)
+    assert (end.status["resumed_sequences"], end.status["quarantined"]) == (len(GOOD), 1)
+    assert_only_the_poison_is_missing(poisoned, undisturbed)
+
+
+def test_what_was_merged_is_tried_again_when_its_shard_is_asked_for(supervise, poisoned):
+    supervise(poisoned, raises)
+    index, shards = poisoned.results / "index.parquet", [poisoned.output / "shard_0.h5"]
+    merge(index, shards, poisoned.results / "embeddings.h5", LOGGER)
+    shards[0].unlink()
+    (end,) = supervise(poisoned, works)
+    assert (end.status["computed"], end.status["quarantined"]) == (1, 0)
+    found = merge(index, shards, poisoned.results / "embeddings.h5", LOGGER)
+    assert (found.sequences, found.relinked) == (len(GOOD) + 2, False)
+
+
+def test_out_of_memory_costs_the_longest_sequence_only(supervise, tmp_path, prepared_model):
+    project = make_project(tmp_path / "short of memory", prepared_model, GOOD)
+    ends = supervise(project, has_memory_for_200_tokens)
+    assert [end.exit_code for end in ends] == [1, 1, 0]
+    with open_embeddings(project.output / "shard_0.h5") as file:
+        ((key, reason),) = file.quarantine().items()
+        rows = {
+            k.tobytes(): row.tobytes() for k, row in zip(file.digests(), file.rows, strict=True)
+        }
+    assert key == digest(GOOD[2].encode()) and "DefaultCPUAllocator" in reason
+    other = make_project(tmp_path / "other", prepared_model, GOOD)
+    supervise(other, works)
+    with open_embeddings(other.output / "shard_0.h5") as file:
+        expected = zip(file.digests(), file.rows, strict=True)
+        assert rows == {k.tobytes(): r.tobytes() for k, r in expected if k.tobytes() != key}
+
+
+def test_a_long_sequence_without_memory_leaves_no_token_rows(supervise, tmp_path, prepared_model):
+    # Three windows of 150 fit one at a time, and never the poison's last one.
+    embedding = EMBEDDING | {"long_sequences": "window", "max_length": 150, "per_residue": True}
+    long = make_sequences([400, 390, 380], seed=3)
+    sequences = [long[0], long[1] + "U", long[2], *GOOD[3:]]
+    project = make_project(tmp_path / "windows", prepared_model, sequences)
+    supervise(project, raises, embedding=embedding)
+    kept = [s for s in sequences if "U" not in s]
+    plain = make_project(tmp_path / "plain", prepared_model, kept)
+    supervise(plain, works, embedding=embedding)
+    assert project.content()[0] == plain.content()[0]
+    with h5py.File(project.output / "shard_0.h5") as a, h5py.File(plain.output / "shard_0.h5") as b:
+        assert a["residues/embeddings"][:].tobytes() == b["residues/embeddings"][:].tobytes()
+        assert a["residues/offsets"][:].tolist() == b["residues/offsets"][:].tolist()
+
+
+def test_where_all_crashes_the_run_ends_and_blames_no_sequence(supervise, poisoned):
+    with pytest.raises(WorkerError, match="10 sequences in a row failed, each alone .*SIGABRT"):
+        supervise(poisoned, always_crashes)
+    known = read_failures(poisoned.checkpoints())
+    assert (known.suspects, known.quarantined) == ([], {})
+    (end,) = supervise(poisoned, works)
+    assert end.status["quarantined"] == 0
+
+
+def test_a_kill_by_a_person_is_nobodys_fault(supervise, poisoned):
+    for _ in range(3):
+        with pytest.raises(WorkerError, match="was killed by SIGKILL"):
+            supervise(poisoned, is_killed)
+    assert not (poisoned.checkpoints() / "failures.json").exists()
+    (end,) = supervise(poisoned, works)
+    assert (end.status["quarantined"], end.status["num_sequences"]) == (0, len(GOOD) + 1)
+
+
+@pytest.mark.parametrize(
+    ("work", "workers", "message"),
+    [
+        (crashes_as_it_begins, 1, "ended without a word: it was killed by SIGSEGV"),
+        (crashes_with_the_model, 2, "killed by SIGSEGV, and no sequence was at work"),
+    ],
+)
+def test_a_crash_at_no_sequence_does_not_start_workers_for_ever(
+    work, workers, message, supervise, poisoned
+):
+    with pytest.raises(WorkerError, match=message):
+        supervise(poisoned, work)
+    assert len(supervise.ends) == workers
+
+
+def test_what_is_known_of_failures_is_set_aside_when_damaged(supervise, poisoned, undisturbed):
+    supervise(poisoned, raises)
+    folder, shard = poisoned.checkpoints(), read_shard_index(poisoned.index())
+    for content in ("{", '{"format_version": "2"}'):
+        (folder / "failures.json").write_text(content)
+        (poisoned.output / "shard_0.h5").unlink()
+        ends = supervise(poisoned, raises)
+        assert ends[-1].status["quarantined"] == 1
+        assert ends[-1].status["resumed_sequences"] == len(shard.rows) - 1
+    assert len(list(Path(folder).glob("failures.json.damaged*"))) == 2
+    assert_only_the_poison_is_missing(poisoned, undisturbed)

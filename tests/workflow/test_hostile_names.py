@@ -1,0 +1,148 @@
+"""Names and texts that a stranger chose, and where a run writes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from driver import MODEL, Place, make_proteins, read_rows, write_fasta
+
+# Whatever of this is executed leaves a file whose name begins so.
+PWNED = "PWNED"
+IDS = [
+    f"$(touch${{IFS}}{PWNED}1)",
+    f"`touch${{IFS}}{PWNED}2`",
+    f";touch${{IFS}}{PWNED}3;",
+    f"'\"|&touch${{IFS}}{PWNED}4",
+    "../../../../tmp/x",
+    "/etc/passwd",
+    "--output=x",
+    "-rf",
+    "{wildcards.dataset}{output}{0}",
+    "%s%n%(name)s",
+    "\\n\\x00\\",
+    "\x1b[31mred\x07",
+    "\u202eright-to-left\u2066",
+    "<script>alert(1)</script>",
+    "=cmd|'/C'!A0",
+    "a\x0bb\x0cc\x85d\u2028e",
+]
+DESCRIPTION = f"$(touch {PWNED}5) `touch {PWNED}6`; {{input}} 'x\" ../.. \x1b[2J"
+FOLDER = f"a $(touch {PWNED}7)`touch {PWNED}8`;'\"&|<>*?#!~"
+FILES = [f"-o;touch {PWNED}9.faa", f"line\nbreak $(touch {PWNED}10).faa", "sub/../../up.faa"]
+VISIBLE = f"$(touch {PWNED}11)`touch {PWNED}12`;--x\n"
+
+# Put before every Python of the run: which program opens a path to write, or makes or renames it.
+RECORDER = """
+import os, sys
+LOG = os.open(os.environ["RECORD_WRITES"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+MADE = {"os.mkdir": 0, "os.rename": 1, "os.link": 1, "os.symlink": 1, "os.truncate": 0}
+def record(event, arguments):
+    if event == "open" and arguments[2] & WRITING:
+        path = arguments[0]
+    elif event in MADE:
+        path = arguments[MADE[event]]
+    else:
+        return
+    if isinstance(path, (str, bytes)):
+        program = getattr(sys, "argv", ["-c"])[0].encode()
+        path = os.fsencode(os.path.abspath(os.fsdecode(path)))
+        os.write(LOG, program + b"\\0" + path + b"\\0")
+sys.addaudithook(record)
+"""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("hostile")
+
+
+@pytest.fixture(scope="module")
+def place(root, checkout) -> Place:
+    """A folder of its own for each thing that a program may write to."""
+    folder = root / "work" / FOLDER
+    folder.mkdir(parents=True)
+    (folder / "sub").mkdir()
+    shutil.copytree(checkout, root / "checkout", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("home", "temporary", "hook"):
+        (root / name).mkdir()
+    (root / "hook/sitecustomize.py").write_text(RECORDER)
+    proteins = dict(zip(IDS, make_proteins(len(IDS)).values(), strict=True))
+    write_fasta(folder / FILES[0], proteins, DESCRIPTION)
+    for number, name in enumerate(FILES[1:]):
+        write_fasta(folder / name, {f"p{number}": "MKVLAT"})
+    environment = {
+        "HOME": str(root / "home"),
+        "TMPDIR": str(root / "temporary"),
+        "RECORD_WRITES": str(root / "writes"),
+        "PYTHONPATH": str(root / "hook"),
+        "CUDA_VISIBLE_DEVICES": VISIBLE,
+    }
+    environment |= {f"XDG_{n}_HOME": str(root / "home") for n in ("CACHE", "CONFIG", "DATA")}
+    place = Place(root / "checkout", folder, environment)
+    place.configure(
+        datasets={"mine": {"fasta": FILES, "model": "random"}},
+        models={"random": str(root / "checkout" / MODEL)},
+        shards=1,
+    )
+    return place
+
+
+@pytest.fixture(scope="module")
+def made(place, root):
+    """All that a run leaves behind, in all of these folders."""
+    before = set(root.rglob("*"))
+    place.run()
+    return set(root.rglob("*")) - before - {root / "writes"}
+
+
+def test_ids_are_texts_and_come_back_as_they_are(place, made):
+    ids, _ = read_rows(place.folder / "results/mine/embeddings.h5")
+    assert ids == [*IDS, "p0", "p1"]
+    with (place.folder / "results/mine/quarantine.tsv").open() as table:
+        assert table.readlines() == ["sequence_id\treason\n"]
+
+
+def test_nothing_that_a_name_says_is_executed(made):
+    assert made
+    assert not [path for path in made if path.name.startswith(PWNED)]
+
+
+def test_what_is_left_is_in_the_working_folder_and_in_snakemakes_cache(root, place, made):
+    outside = {path for path in made if not path.is_relative_to(place.folder)}
+    outside -= {path for path in outside if "__pycache__" in path.parts}
+    cache = root / "home/snakemake"
+    assert all(path == cache or cache in path.parents for path in outside)
+    inside = {path for path in made if path.is_relative_to(place.folder)}
+    inside = {path.relative_to(place.folder).parts[0] for path in inside}
+    assert inside == {"results", "logs", "resources", ".snakemake"}
+
+
+def test_our_own_programs_write_in_the_working_folder_alone(root, place, made):
+    words = (root / "writes").read_text().split("\0")[:-1]
+    written = {(program, Path(path)) for program, path in zip(words[::2], words[1::2], strict=True)}
+    ours = {(p, path) for p, path in written if not p.endswith("snakemake/__main__.py")}
+    programs = {Path(program).name for program, _ in ours}
+    entries = {"index.py", "split.py", "prepare_model.py", "embed_shard.py", "merge.py"}
+    assert programs == entries
+    ours = {path for _, path in ours if "__pycache__" not in path.parts}
+    elsewhere = {path for path in ours if not path.is_relative_to(place.folder)}
+    assert elsewhere <= {Path("/dev/null")}
+    folders = {path.relative_to(place.folder).parts[0] for path in ours - elsewhere}
+    assert folders == {"results", "logs", "resources"}
+
+
+def test_a_configuration_that_would_run_as_a_program_is_refused_unread(checkout, tmp_path):
+    """Snakemake takes such a file for a template, and what follows a `?` for Python."""
+    place = Place(checkout, tmp_path)
+    place.configure()
+    (tmp_path / "config/config.yaml").write_text(
+        f'__use_yte__: true\ndatasets: ?open("{tmp_path}/{PWNED}", "w").close()\n'
+    )
+    outcome = place.plan(ok=False)
+    assert "config/config.yaml: __use_yte__ would let Snakemake run what the file says" in (
+        outcome.text
+    )
+    assert not (tmp_path / PWNED).exists()

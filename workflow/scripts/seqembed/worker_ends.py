@@ -1,0 +1,94 @@
+"""How a worker ended, and what comes of it: a status, a fresh worker, or an error."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from seqembed.errors import InterruptedRun, WorkerError
+
+KEPT = "what is finished is kept, run again to go on"
+ADVICE = {
+    "cuda_oom": "; it was no batch that ran out of memory: run fewer shards at a time",
+    "cuda_runtime": "; the GPU or its driver failed: `nvidia-smi` tells more",
+}
+# What a process does to itself. SIGKILL and SIGTERM come from others.
+CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerEnd:
+    """The last status of a worker, None for none, and its exit code, negative for a signal.
+
+    began: whether it came as far as to know of the end of the worker before it. oom_killed: whether
+    the kernel killed it for want of memory, None where nobody can tell.
+    """
+
+    status: Mapping[str, Any] | None
+    exit_code: int | None
+    began: bool
+    oom_killed: bool | None
+
+    @property
+    def wants_fresh_worker(self) -> bool:
+        """Whether a worker in a fresh process can go on, and not only end in the same way."""
+        if self.status is None:
+            return self.crash is not None
+        suspects_left = self.status.get("error") == "generic_error"
+        retry = suspects_left and bool(self.status.get("retry_recommended"))
+        return self.began and (retry or self.crash is not None)
+
+    @property
+    def crash(self) -> dict[str, Any] | None:
+        """What a fresh worker has to know of an end that was a crash: its reason, and whether it
+        was the memory; None for any other end, a person's SIGKILL among them.
+        """
+        if not self.began or self.exit_code is None:
+            return None
+        if self.status is not None:
+            broken = self.status.get("circuit_breaker")
+            return {"reason": _message(self.status), "memory": False} if broken else None
+        killed = self.exit_code == -signal.SIGKILL and bool(self.oom_killed)
+        if killed or -self.exit_code in CRASHES or self.exit_code >= 0:
+            return {"reason": f"the worker {self._exit()}", "memory": killed}
+        return None
+
+    def judge(self, stopping: bool) -> dict[str, Any]:
+        """The status of a worker that completed; raises what tells of any other end.
+
+        stopping: a signal asked for the end. Raises InterruptedRun or WorkerError.
+        """
+        word = self.status["status"] if self.status else None
+        if self.status and word == "complete" and self.exit_code == 0:
+            return dict(self.status)
+        # A failure is told of even so: a checkpoint may not have been written.
+        if word == "interrupted" or (stopping and word in (None, "complete")):
+            raise InterruptedRun(f"stopped by a signal; {KEPT}")
+        raise WorkerError(f"{self.describe()}; {KEPT}", self.status)
+
+    def describe(self) -> str:
+        """What happened, for people."""
+        if self.status is None:
+            return f"the worker ended without a word: it {self._exit()}"
+        if self.status["status"] == "complete":
+            return f"the worker completed, and then {self._exit()}"
+        return f"{_message(self.status)}{ADVICE.get(str(self.status.get('error')), '')}"
+
+    def _exit(self) -> str:
+        if self.exit_code is None or self.exit_code >= 0:
+            return f"ended with exit code {self.exit_code}"
+        name = signal.Signals(-self.exit_code).name
+        if name != "SIGKILL":
+            return f"was killed by {name}"
+        killers = {
+            True: "the kernel, for want of memory",
+            False: "SIGKILL, from outside",
+            None: "SIGKILL (the kernel does this when memory is short)",
+        }
+        return f"was killed by {killers[self.oom_killed]}"
+
+
+def _message(status: Mapping[str, Any]) -> str:
+    return str(status.get("error_message", status.get("error")))

@@ -1,0 +1,45 @@
+"""Verify files of seqembed: embeddings.h5, shards, checkpoint blocks, indices; a line for each."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from seqembed import command_line
+from seqembed.errors import FileFormatError, SeqembedError
+from seqembed.verify import verify
+
+
+def main() -> int:
+    parser = command_line.parser(__doc__)
+    parser.add_argument("files", metavar="FILE", type=Path, nargs="+")
+    told = "the index of the files; left out, the one that the workflow put beside each"
+    parser.add_argument("--index", type=Path, help=told)
+    quarantine = "what to do where workers could not embed all sequences"
+    parser.add_argument(
+        "--on-quarantine", choices=["warn", "fail"], default="warn", help=quarantine
+    )
+    return command_line.run(verify_files, parser.parse_args())
+
+
+def verify_files(arguments: argparse.Namespace, logger: logging.Logger) -> None:
+    """Look at every file, whatever is wrong with the others."""
+    fail, wrong = arguments.on_quarantine == "fail", []
+    for path in arguments.files:
+        try:
+            logger.info("%s", verify(path, arguments.index, fail_on_quarantine=fail))
+        except SeqembedError as error:
+            # The last one is told by whoever catches it.
+            if len(arguments.files) == 1:
+                raise
+            logger.error("%s", error)
+            wrong.append(str(path))
+    if wrong:
+        count = f"{len(wrong):,} of {len(arguments.files):,} files are wrong"
+        raise FileFormatError(f"{count}: {', '.join(wrong)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
