@@ -104,6 +104,8 @@ def lose_unsynced(calls: list[Call]) -> list[str]:
             written.discard(call.path)
             names = {path: old for path, old in names.items() if path.parent != call.path}
         elif call.kind in ("rename", "link", "create"):
+            if call.kind == "create" and not call.path.name.startswith((".", "#")):
+                raise Judged("not durable", f"{call.path.name} is written under its final name")
             if source in written:
                 raise Judged("not durable", f"{call.path.name} is there before it was synced")
             names[call.path] = call
