@@ -7,6 +7,7 @@ import os
 
 import pytest
 
+from seqembed.errors import FileFormatError
 from seqembed.files import link, publish_exclusively, published, set_aside
 
 
@@ -134,6 +135,20 @@ def test_a_link_to_nothing_leaves_the_target_alone(tmp_path):
         link(tmp_path / "none.bin", target)
     assert target.read_bytes() == b"earlier"
     assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("way", ["published", "link"])
+def test_a_folder_in_the_way_is_told(way, tmp_path):
+    path, source = tmp_path / "result.bin", tmp_path / "source"
+    path.mkdir()
+    source.write_bytes(b"x")
+    with pytest.raises(FileFormatError, match=f"^{path}: a folder stands .* remove {path} and"):
+        if way == "link":
+            link(source, path)
+        else:
+            with published(path) as temporary:
+                temporary.write_bytes(b"x")
+    assert sorted(tmp_path.iterdir()) == [path, source]
 
 
 def test_what_is_set_aside_hides_nothing_set_aside_before(tmp_path):

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from seqembed.errors import FileFormatError
+
 # Our temporary files, and no other program's.
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp|\.residues_[0-9a-f]{32}\.raw\.tmp")
 # What file systems without hard links, or two file systems, answer to os.link.
@@ -26,7 +28,7 @@ def published(path: Path) -> Iterator[Path]:
     with _temporary(path) as temporary:
         yield temporary
         sync(temporary)
-        os.rename(temporary, path)
+        _replace(temporary, path)
         sync(path.parent)
 
 
@@ -58,7 +60,7 @@ def link(source: Path, target: Path) -> None:
                 raise
             shutil.copyfile(source, temporary)
             sync(temporary)
-        os.rename(temporary, target)
+        _replace(temporary, target)
         sync(target.parent)
 
 
@@ -104,6 +106,14 @@ def _temporary(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _replace(source: Path, target: Path) -> None:
+    try:
+        os.rename(source, target)
+    except IsADirectoryError as error:
+        message = f"{target}: a folder stands where a file belongs; remove {target} and run again"
+        raise FileFormatError(message) from error
 
 
 def _rename_exclusively(source: Path, target: Path) -> None:
