@@ -53,7 +53,7 @@ def run_undisturbed_workflow(folder: Path, library: Path) -> UndisturbedWorkflow
         shards=2,
         device="cpu",
         embedding={"long_sequences": "window", "max_length": 100, "invalid_residues": "skip"},
-        execution={"token_budget": 800, "checkpoint": {"sequences": 9, "seconds": 300}},
+        execution={"token_budget": 700, "checkpoint": {"sequences": 9, "seconds": 300}},
     )
     fresh.run("resources/models/demo.json", cores=1)
     place = fresh.copy_to(folder / "done")
