@@ -4,7 +4,7 @@ STAMP := .venv/installed
 BIN := $(CURDIR)/.venv/bin
 EXAMPLE := resources/example
 
-.PHONY: install run test faults lint clean
+.PHONY: install run test fuzz faults lint clean
 install: $(STAMP)
 
 $(STAMP): pyproject.toml
@@ -20,11 +20,16 @@ run: $(STAMP)
 test: $(STAMP)
 	PATH="$(BIN):$$PATH" pytest
 
+# Mutated files against the index, N of them; a failure names the case that repeats it.
+SEED ?= 1
+fuzz: N ?= 100000
+fuzz: $(STAMP)
+	.venv/bin/python tests/faults/fuzz_index.py --count $(N) --seed $(SEED)
+
 # N disturbed stages and W disturbed workflows, J at a time, drawn by SEED: all must end well.
-N ?= 500
 W ?= 40
 J ?= 2
-SEED ?= 1
+faults: N ?= 500
 faults: $(STAMP)
 	PATH="$(BIN):$$PATH" PYTHONPATH=tests/workflow OMP_NUM_THREADS=1 \
 	    python tests/faults/harness.py --count $(N) --workflow $(W) --jobs $(J) --seed $(SEED)

@@ -153,7 +153,9 @@ def test_residues_of_another_sequence_are_told(index):
     other = pa.array([b"W" * n for n in table["length"].to_pylist()], pa.binary())
     place = table.schema.get_field_index("residues")
     pq.write_table(table.set_column(place, "residues", other), index)
-    with pytest.raises(IndexFormatError, match=f"^{index}: damaged .row 0.; remove it"):
+    with pytest.raises(
+        IndexFormatError, match=f"^{index}: damaged in row 0; remove {index.parent} "
+    ):
         dataset_of(index, np.arange(7), np.arange(6))[0]
 
 

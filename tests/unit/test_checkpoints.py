@@ -114,6 +114,20 @@ def test_a_sweep_removes_what_no_block_names(tmp_path):
     assert set(tmp_path.iterdir()) == {block, tmp_path / residues.name}
 
 
+def test_what_is_no_file_is_set_aside_like_a_damaged_block(tmp_path, caplog):
+    (tmp_path / "batch_00000.safetensors").mkdir()
+    (tmp_path / "batch_00001.safetensors").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "manifest.json").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="manifest.json: damaged"):
+        read_manifest(tmp_path)
+    writer = open_writer(tmp_path)
+    add(writer, [1, 2])
+    writer.write()
+    ids, _ = read_finished(tmp_path, LOGGER)
+    assert list(ids) == names_of([1, 2])
+    assert caplog.text.count("set aside as") == 2
+
+
 def test_clear_removes_what_a_worker_left_and_nothing_else(tmp_path):
     write_manifest(tmp_path, MANIFEST)
     add_block(tmp_path, [0, 1])

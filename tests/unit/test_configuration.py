@@ -10,19 +10,19 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from seqembed.configuration import (
     Dataset,
-    check_yaml,
     complete,
     describe_empty,
     get_datasets,
     get_model_source,
     load_schema,
 )
+from seqembed.configuration_file import check_yaml
 from seqembed.errors import ConfigError
 from seqembed.models.known import KNOWN
 from seqembed.request import Request
@@ -62,7 +62,7 @@ KNOWN_NAMES = (
 EMBEDDING_KEYS = (
     "layer, pooling, per_residue, precision, storage, long_sequences, max_length, invalid_residues"
 )
-NAME = "letters, digits, `.`, `_` and `-` only, beginning with a letter or a digit"
+NAME = "1 to 200 letters, digits, `.`, `_` and `-` only, beginning with a letter or a digit"
 
 
 def _complete(text: str) -> dict[str, Any]:
@@ -348,7 +348,8 @@ def test_the_lines_to_write_for_a_model_can_be_followed(model):
         *(
             (
                 f"embedding: {{layer: {value}}}",
-                f"embedding.layer is {found}, but must be last, or a whole number of at least 0.",
+                f"embedding.layer is {found}, but must be last, or a whole number from 0 to "
+                "10,000.",
             )
             for value, found in [("first", "'first'"), ("-1", "-1"), ("2.0", "2.0")]
         ),
@@ -385,7 +386,7 @@ def test_the_lines_to_write_for_a_model_can_be_followed(model):
         *(
             (
                 f"shards: {value}",
-                f"shards is {found}, but must be a whole number of at least 1.",
+                f"shards is {found}, but must be a whole number from 1 to 10,000.",
             )
             for value, found in [
                 ("0", "0"),
@@ -405,14 +406,15 @@ def test_the_lines_to_write_for_a_model_can_be_followed(model):
         *(
             (
                 f"embedding: {{max_length: {value}}}",
-                f"embedding.max_length is {found}, but must be auto, or a whole number of at "
-                "least 1.",
+                f"embedding.max_length is {found}, but must be auto, or a whole number from "
+                "1 to 1,000,000,000.",
             )
             for value, found in [("long", "'long'"), ("1022.0", "1022.0"), ("0", "0")]
         ),
         (
             "execution: {token_budget: no}",
-            "execution.token_budget is false, but must be auto, or a whole number of at least 1.",
+            "execution.token_budget is false, but must be auto, or a whole number from 1 to "
+            "1,000,000,000.",
         ),
         *(
             (
@@ -470,9 +472,9 @@ def test_the_lines_to_write_for_a_model_can_be_followed(model):
         ),
         (
             "datasets: {mine: {fasta: a, model: m, shards: 0, embedding: {max_length: x}}}",
-            "datasets.mine.embedding.max_length is 'x', but must be auto, or a whole number of at "
-            "least 1.\n"
-            "datasets.mine.shards is 0, but must be a whole number of at least 1.",
+            "datasets.mine.embedding.max_length is 'x', but must be auto, or a whole number from "
+            "1 to 1,000,000,000.\n"
+            "datasets.mine.shards is 0, but must be a whole number from 1 to 10,000.",
         ),
         *(
             (
@@ -552,6 +554,7 @@ _junk = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(_junk)
 def test_junk_is_refused_or_completed(config):
     before = repr(config)
@@ -566,11 +569,11 @@ def test_junk_is_refused_or_completed(config):
 
 
 _names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,8}", fullmatch=True)
-_length = st.one_of(st.just("auto"), st.integers(min_value=1))
+_length = st.one_of(st.just("auto"), st.integers(1, 1_000_000_000))
 _embedding = st.fixed_dictionaries(
     {},
     optional={
-        "layer": st.one_of(st.just("last"), st.integers(min_value=0)),
+        "layer": st.one_of(st.just("last"), st.integers(0, 10_000)),
         "pooling": st.sampled_from(["mean", "cls", "max"]),
         "per_residue": st.booleans(),
         "precision": st.sampled_from(["auto", "fp32", "fp16", "bf16"]),
@@ -583,6 +586,7 @@ _embedding = st.fixed_dictionaries(
 _texts = st.text(min_size=1)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_what_is_allowed_is_never_refused(data):
     models = data.draw(st.dictionaries(_names, _texts, min_size=1, max_size=3))
@@ -591,7 +595,7 @@ def test_what_is_allowed_is_never_refused(data):
             "fasta": st.one_of(_texts, st.lists(_texts, min_size=1)),
             "model": st.sampled_from([*sorted(models), *KNOWN]),
         },
-        optional={"shards": st.integers(min_value=1), "embedding": _embedding},
+        optional={"shards": st.integers(1, 10_000), "embedding": _embedding},
     )
     datasets = data.draw(st.dictionaries(_names, entry, max_size=3))
     shared = data.draw(_embedding)
@@ -698,12 +702,5 @@ def test_the_advice_for_an_empty_configuration_can_be_followed():
     assert list(get_datasets(complete(told))) == ["mine"]
 
 
-def test_a_file_that_is_no_yaml_is_told_with_its_line(tmp_path):
-    path = tmp_path / "config.yaml"
-    path.write_text("datasets: {}\n#embedding:\n  precision: fp32\n")
-    with pytest.raises(ConfigError, match=r"config\.yaml, line 3: this is no YAML"):
-        check_yaml(path)
-    path.write_bytes(b"datasets: {\xff}")
-    with pytest.raises(ConfigError, match="not UTF-8"):
-        check_yaml(path)
+def test_our_own_file_passes():
     check_yaml(ROOT / "config/config.yaml")

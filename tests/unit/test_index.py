@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -260,3 +261,29 @@ def test_damage_in_an_index_is_named(tmp_path, read):
     pq.write_table(pa.table({"a": [1]}), path)
     with pytest.raises(IndexFormatError, match="kind None"):
         read(path)
+
+
+def test_an_index_without_its_fingerprint_is_refused(tmp_path):
+    path = tmp_path / "i.parquet"
+    write_index([_fasta(tmp_path, ["MKV"])], path)
+    metadata = read_metadata(path, "index")
+    del metadata["fingerprint"]
+    pq.write_table(pq.read_table(path).replace_schema_metadata(metadata), path)
+    for read in (read_excluded, read_lengths_and_digests, lambda path: list(read_names(path))):
+        with pytest.raises(IndexFormatError, match="has no fingerprint; remove it and run again"):
+            read(path)
+
+
+def test_a_flipped_bit_in_an_index_never_gives_another_shard(tmp_path):
+    """What is said may be of the index, or of a file that seems to have changed."""
+    path, shard = tmp_path / "i.parquet", tmp_path / "shard.parquet"
+    fasta = _fasta(tmp_path, ["MKV", "WE", "MJ", "mkv*"])
+    write_index([fasta], path, "header", _check("skip"))
+    split_index(path, [shard])
+    content, expected = path.read_bytes(), pq.read_table(shard)
+    for place in range(0, len(content), 19):
+        flipped = bytes([content[place] ^ 1 << place % 8])
+        path.write_bytes(content[:place] + flipped + content[place + 1 :])
+        with suppress(FastaError, IndexFormatError):
+            split_index(path, [shard])
+        assert pq.read_table(shard).equals(expected)

@@ -27,7 +27,8 @@ from safetensors.torch import load_file
 from seqembed import blocks
 from seqembed.blocks import list_blocks, read_block, write_next_block
 from seqembed.checkpoints import clear, read_finished
-from seqembed.configuration import check_yaml, complete, get_datasets, load_schema
+from seqembed.configuration import complete, get_datasets, load_schema
+from seqembed.configuration_file import check_yaml
 from seqembed.devices import lease_device
 from seqembed.environment import EnvConfig
 from seqembed.errors import CheckpointError, ConfigError, DeviceError, ModelError

@@ -454,6 +454,25 @@ def test_a_sealed_file_of_another_form_is_refused(tmp_path, name, value):
         pass
 
 
+@pytest.mark.parametrize("kind", ["soft", "link", "storage"])
+def test_what_lies_in_another_file_is_refused(kind, tmp_path):
+    path, other = tmp_path / "a.h5", tmp_path / "other.h5"
+    _write(path, _columns(3))
+    _write(other, _columns(3))
+    with h5py.File(path, "r+") as file:
+        del file["lengths"]
+        if kind == "storage":
+            (tmp_path / "raw").write_bytes(bytes(24))
+            file.create_dataset("lengths", (3,), np.int64, external=[(tmp_path / "raw", 0, 24)])
+        else:
+            file["lengths"] = (
+                h5py.SoftLink("/flags") if kind == "soft" else h5py.ExternalLink(other, "lengths")
+            )
+    seal(path)
+    with pytest.raises(ShardError, match=f"{path}: lengths does not lie"), open_embeddings(path):
+        pass
+
+
 def test_a_missing_file_is_told(tmp_path):
     path = tmp_path / "a.h5"
     with pytest.raises(ShardError, match=f"{path}: cannot be read"), open_embeddings(path):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from seqembed import split
 from seqembed.errors import ConfigError, FastaError
 from seqembed.fasta import digest
-from seqembed.index import read_shard_index, write_index
+from seqembed.index import read_metadata, read_shard_index, write_index
 from seqembed.long_sequences import LengthPolicy
 from seqembed.models.tokenization import ESM2_LETTERS, BpeTokenizer, Esm2Tokenizer
 from seqembed.residues import ResidueCheck, find_unknown
@@ -226,9 +226,8 @@ def test_an_index_of_before_is_split(tmp_path):
     """One without the column `excluded`."""
     write_index([_fasta(tmp_path, ["MKV", "WE", "MKV"])], tmp_path / "new.parquet")
     table = pq.read_table(tmp_path / "new.parquet").drop_columns("excluded")
-    with pq.ParquetWriter(tmp_path / "old.parquet", table.schema) as writer:
-        writer.write_table(table)
-        writer.add_key_value_metadata({"fingerprint": "of then"})
+    metadata = read_metadata(tmp_path / "new.parquet", "index")
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "old.parquet")
     assert split_index(tmp_path / "old.parquet", [tmp_path / "shard.parquet"]) == 2
     assert read_shard_index(tmp_path / "shard.parquet").rows.tolist() == [0, 1]
 

@@ -336,7 +336,8 @@ def test_sequences_that_could_not_be_embedded_are_told(tmp_path):
     assert said == f"{results.merged}: 2 sequences, all is well; {told}"
     assert refused(results.merged, fail_on_quarantine=True) == (
         f"{told}; {results.table} names all: take them out of the FASTA files, or set "
-        "`execution: {on_quarantine: warn}`"
+        f"`execution: {{on_quarantine: warn}}`, or remove {results.merged} and "
+        f"{results.merged.with_name('shards')} to have them tried again"
     )
     shard = results.shard(1)
     assert f"{shard}: 1 sequences, all is well; 2 more could not be embedded: " in verify(shard)
@@ -449,7 +450,7 @@ def test_a_damaged_block_is_named(tmp_path):
     block.write_bytes(content)
     assert refused(block).startswith("damaged checkpoint block")
     block.unlink()
-    assert refused(block).startswith("cannot be read (")
+    assert "No such file" in refused(block)
 
 
 def replace_first(path: Path, name: str, value: Any) -> None:

@@ -101,7 +101,8 @@ def test_wrong_settings_are_refused_in_sentences(fresh):
     assert lines[first : first + 4] == [
         "The configuration is not right:",
         "device is 'gpu', but must be auto, cuda or cpu.",
-        "execution.token_budget is 'none', but must be auto, or a whole number of at least 1.",
+        "execution.token_budget is 'none', but must be auto, or a whole number from 1 to "
+        "1,000,000,000.",
         "precision is no key of the configuration. Did you mean embedding.precision? "
         "Known here: datasets, models, shards, device, embedding, ids, execution.",
     ]

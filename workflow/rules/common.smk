@@ -18,18 +18,31 @@ SCRIPTS = Path(workflow.current_basedir) / ".." / "scripts"
 sys.path.append(str(SCRIPTS))
 
 from seqembed import configuration
-from seqembed.configuration import check_yaml, complete, describe_empty, get_datasets
+from seqembed.configuration import complete, describe_empty, get_datasets
+from seqembed.configuration_file import check_yaml
 from seqembed.errors import SeqembedError
 from seqembed.fasta import find_fasta_files
 from seqembed.models.known import KNOWN
 from seqembed.models.source import list_model_files
 
 # Absent where everything is given on the command line, or in another folder.
-if os.path.exists("config/config.yaml"):
-    try:
-        check_yaml(Path("config/config.yaml"))
-    except SeqembedError as error:
-        raise WorkflowError(str(error)) from None
+OWN_CONFIG = (
+    [Path("config/config.yaml")] if os.path.lexists("config/config.yaml") else []
+)
+
+try:
+    # Of --configfile, JSON may be what is no YAML.
+    given = [
+        path
+        for path in workflow.overwrite_configfiles
+        if path.suffix.lower() != ".json"
+    ]
+    for path in OWN_CONFIG + given:
+        check_yaml(path)
+except SeqembedError as error:
+    raise WorkflowError(str(error)) from None
+
+if OWN_CONFIG:
 
     configfile: "config/config.yaml"
 

@@ -35,7 +35,8 @@ def index(arguments: argparse.Namespace, logger: logging.Logger) -> None:
     count = write_index(files, arguments.output, arguments.ids, check)
     if summary := check.summary():
         logger.warning("%s", summary)
-    logger.info("%s sequences of %s files are in %s", f"{count:,}", len(files), arguments.output)
+    amounts = f"{count:,} sequences of {len(files):,} files"
+    logger.info("%s are in %s", amounts, arguments.output)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from seqembed.errors import IndexFormatError
 from seqembed.failures import Suspect
 from seqembed.fasta import digest
-from seqembed.index import damage_named, open_parquet
+from seqembed.index import damage_named, damaged, open_parquet
 from seqembed.long_sequences import LengthPolicy, Window
 from seqembed.models.attention import Packing
 from seqembed.models.tokenization import SPECIALS
@@ -220,8 +219,7 @@ class IndexBasedDataset(Dataset[RawBatch]):
         residues, key = (self._group[1][name][row].as_py() for name in ("residues", "digest"))
         # The digest decides under which ids the row will stand.
         if digest(residues) != key:
-            message = f"{self._path}: damaged (row {position}); remove it and run again"
-            raise IndexFormatError(message)
+            raise damaged(self._path, f"damaged in row {position}")
         return bytes(residues)
 
 

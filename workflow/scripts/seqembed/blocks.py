@@ -25,6 +25,8 @@ BLOCK_NAME = re.compile(r"batch_(\d{5,})\.safetensors")
 # What stands in the checksum's place while the checksum is computed.
 BLANK = "0" * (2 * CHECKSUM_BYTES)
 MARK = b'"checksum":"'
+# What reading a file raises that is not what we wrote. Brackets without end are a RecursionError.
+DAMAGE = (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,8 @@ class Block:
         count = len(self.digests)
         if self.digests.shape != (count, 16) or self.digests.dtype != np.uint8:
             raise CheckpointError(f"digests are {self.digests.shape}, not (n, 16) bytes")
+        if self.rows.dtype not in (np.float32, np.float16):
+            raise CheckpointError(f"rows are {self.rows.dtype}, not float32 or float16")
         if self.rows.ndim != 2 or len(self.rows) != count or self.flags.shape != (count,):
             raise CheckpointError(
                 f"{count} digests stand beside rows of shape {self.rows.shape} "
@@ -99,8 +103,8 @@ def read_block(path: Path) -> Block:
     Raises:
         CheckpointError: the block is damaged, cut short, or of another format version.
     """
-    content = path.read_bytes()
     try:
+        content = path.read_bytes()
         _check(content)
         metadata = _metadata(content)
         if metadata["format_version"] != FORMAT_VERSION:
@@ -112,7 +116,7 @@ def read_block(path: Path) -> Block:
             residues.check(path.parent)
         first, last = int(metadata["first"]), int(metadata["last"])
         return Block(first=first, last=last, residues=residues, **tensors)
-    except (CheckpointError, SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (CheckpointError, *DAMAGE) as error:
         raise CheckpointError(
             f"{path}: damaged checkpoint block ({error}); remove it, "
             "its sequences will be embedded again"
@@ -207,11 +211,11 @@ def _next_number(folder: Path) -> int:
     if not blocks:
         return 0
     first, path = blocks[-1]
-    with path.open("rb") as file:
-        # A damaged header may claim more bytes than there is memory.
-        size = min(int.from_bytes(file.read(8), "little"), path.stat().st_size)
-        try:
+    try:
+        with path.open("rb") as file:
+            # A damaged header may claim more bytes than there is memory.
+            size = min(int.from_bytes(file.read(8), "little"), path.stat().st_size)
             return int(json.loads(file.read(size))["__metadata__"]["last"]) + 1
-        except (ValueError, KeyError, TypeError):
-            # Damaged, and not set aside yet: the name alone is known.
-            return first + 1
+    except DAMAGE:
+        # Damaged, and not set aside yet: the name alone is known.
+        return first + 1

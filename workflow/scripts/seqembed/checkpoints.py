@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from seqembed.batches import PackedBatch
 from seqembed.blocks import (
+    DAMAGE,
     Block,
     list_blocks,
     list_residues,
@@ -71,7 +73,7 @@ def write_manifest(folder: Path, manifest: CheckpointManifest) -> None:
 def read_manifest(folder: Path) -> CheckpointManifest | None:
     """The folder's manifest, None where there is none; raises CheckpointError for a damaged one."""
     path = folder / MANIFEST
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -80,7 +82,7 @@ def read_manifest(folder: Path) -> CheckpointManifest | None:
         return CheckpointManifest(
             **{name: content[name] for name in CheckpointManifest.__dataclass_fields__}
         )
-    except (CheckpointError, OSError, ValueError, KeyError, TypeError) as error:
+    except (CheckpointError, *DAMAGE) as error:
         raise CheckpointError(f"{path}: damaged manifest ({error!r}); remove it") from error
 
 

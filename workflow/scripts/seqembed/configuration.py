@@ -14,6 +14,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.validators import extend
 
+from seqembed.configuration_file import refuse_endless
 from seqembed.errors import ConfigError
 from seqembed.models.known import KNOWN
 from seqembed.request import Request
@@ -23,8 +24,6 @@ _NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?", re.ASCII)
 _YES_OR_NO = ("true", "false")
 _PLAIN_KEY = re.compile(r"[\w.-]{1,60}", re.ASCII)
 _SHOWN_CHARACTERS = 60
-# With it Snakemake takes a configuration file for a template of YTE, and its values for Python.
-TEMPLATE_KEY = "__use_yte__"
 
 _EMPTY = """\
 `datasets` is empty, so there is nothing to embed. Write in config/config.yaml, in place of
@@ -64,29 +63,13 @@ def load_schema() -> dict[str, Any]:
     return cast(dict[str, Any], yaml.safe_load(_SCHEMA.read_text(encoding="utf-8")))
 
 
-def check_yaml(path: Path) -> None:
-    """Raise ConfigError, with the line, for a configuration file that is no YAML, or a program."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text; save it as UTF-8.") from error
-    except yaml.MarkedYAMLError as error:
-        place = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(
-            f"{path}{place}: this is no YAML ({error.problem}). Is a line indented differently "
-            "from its neighbours, or the line that it belongs under still a comment?"
-        ) from error
-    if isinstance(content, Mapping) and TEMPLATE_KEY in content:
-        message = "would let Snakemake run what the file says; write plain settings in its place"
-        raise ConfigError(f"{path}: {TEMPLATE_KEY} {message}.")
-
-
 def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration with every default filled in, as new plain dicts.
 
     A key that is left empty counts as absent. Raises ConfigError with all problems, one a line.
     """
     schema = load_schema()
+    refuse_endless(config)
     given = _normalised({} if config is None else config, schema)
     problems = [line for error in _Validator(schema).iter_errors(given) for line in _explain(error)]
     if problems:
@@ -251,7 +234,7 @@ def _explain_model(dataset: str, model: str, models: Mapping[str, str]) -> str:
     close = difflib.get_close_matches(model, [*models, *KNOWN])
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
     rename = f" and write `model: {name}` in the dataset" if name != model else ""
-    source = model if is_path else "/path/to/its_folder_or_file.pt"
+    source = model if is_path and model.isprintable() else "/path/to/its_folder_or_file.pt"
     return (
         f"datasets.{dataset}.model is {_found(model)}, which is no known name and does not stand "
         f"under `models`.{hint} Known: {', '.join(KNOWN)}. Of another model give the folder or .pt "
@@ -275,7 +258,7 @@ def _allowed(schema: Mapping[str, Any]) -> str:
     if schema["type"] == "boolean":
         return "true or false"
     if schema["type"] == "integer":
-        return f"a whole number of at least {schema['minimum']}"
+        return f"a whole number from {schema['minimum']} to {schema['maximum']:,}"
     if schema["type"] == "number":
         return f"a number over {schema['exclusiveMinimum']}"
     return cast(str, schema["title"])

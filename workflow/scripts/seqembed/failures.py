@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -59,7 +60,7 @@ class Failures:
 def read_failures(folder: Path) -> Failures:
     """A folder's failures, none where no file is; raises CheckpointError for a damaged one."""
     path = folder / FAILURES
-    if not path.exists():
+    if not os.path.lexists(path):
         return Failures()
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -71,7 +72,7 @@ def read_failures(folder: Path) -> Failures:
             quarantined=_digests_with_reasons(content["quarantined"]),
             doubts=[Doubt(**doubt) for doubt in content["doubts"]],
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path}: damaged ({error!r}); remove it") from error
 
 

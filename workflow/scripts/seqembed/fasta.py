@@ -6,10 +6,13 @@ size of the file and the memory is that of the largest record.
 
 from __future__ import annotations
 
+import errno
 import glob
 import gzip
 import hashlib
 import os
+import re
+import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +27,34 @@ CHUNK_BYTES = 1 << 20
 
 _BLANKS = b" \t\r\n\v\f"
 _UPPER = bytes(range(256)).upper()
+# Other bytes are never a residue, whatever a model knows.
+_TEXT = bytes(byte for byte in range(32, 256) if byte != 127)
+# Several before a line feed are a line end that was converted twice.
+_LONE_RETURN = re.compile(rb"\r(?![\r\n]|\Z)")
+_LONE_RETURN_ADVICE = (
+    "a carriage return within a line, as old Macintosh files have it; convert the line ends to LF "
+    "or CRLF"
+)
+_INNER_HEADER_ADVICE = (
+    "`>` within a line of the sequence; a header begins a line of its own: put a line break in "
+    "front of it, or remove it"
+)
+_ODD_IN_NAMES = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+
+# What other files than FASTA begin with.
+_PREAMBLES = {
+    b"\xef\xbb\xbf": "begins with a byte-order mark; save the file as UTF-8 without one",
+    b"\xff\xfe": "is UTF-16; save the file as UTF-8",
+    b"\xfe\xff": "is UTF-16; save the file as UTF-8",
+    b"@": "looks like FASTQ; convert the file to FASTA",
+    b"BZh": "is compressed with bzip2; unpack it, or compress it with gzip",
+    b"\xfd7zXZ": "is compressed with xz; unpack it, or compress it with gzip",
+    b"\x28\xb5\x2f\xfd": "is compressed with zstd; unpack it, or compress it with gzip",
+    b"PK\x03\x04": "is a zip archive; unpack it, or compress it with gzip",
+}
+# bgzip writes its size into each block, and this empty one at the end of the file.
+_BGZIP_BLOCK = re.compile(rb"\x1f\x8b\x08\x04.{6}\x06\0BC\x02\0", re.DOTALL)
+_BGZIP_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +80,13 @@ def digest(residues: bytes) -> bytes:
 def find_fasta_files(patterns: str | list[str]) -> list[Path]:
     """Return the files of each pattern, sorted within a pattern, each file once.
 
-    Raises FastaError for a pattern that matches no file.
+    Folders that a pattern matches are passed over. Raises FastaError for a pattern that matches no
+    file, and for whatever it matches that cannot be read twice.
     """
     found: dict[str, Path] = {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         for path in _matches(pattern):
+            _refuse_irregular(path)
             found.setdefault(os.path.realpath(path), Path(path))
     if not found:
         raise FastaError("no FASTA file was named; name at least one", path="(no pattern)")
@@ -62,12 +95,48 @@ def find_fasta_files(patterns: str | list[str]) -> list[Path]:
 
 def _matches(pattern: str) -> list[str]:
     # A name that exists is taken as it is: brackets are allowed in file names.
-    if os.path.isfile(pattern):
+    if os.path.lexists(pattern) or not (glob.has_magic(pattern) or "\0" in pattern):
         return [pattern]
-    paths = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
-    if not paths:
-        raise FastaError("matches no file; correct the path or the pattern", path=pattern)
-    return paths
+    paths = glob.glob(pattern, recursive=True)
+    files = sorted(path for path in paths if not os.path.isdir(path))
+    if not files:
+        what = "matches folders alone; name the files in them" if paths else "matches no file"
+        message = f"{what}; correct the path or the pattern"
+        raise FastaError(message, path=_shown(pattern))
+    return files
+
+
+def _refuse_irregular(path: str) -> None:
+    """Raise FastaError unless this is a file, which index and split can both read."""
+    if _ODD_IN_NAMES.search(path):
+        message = "the name holds control characters, or is not UTF-8; rename the file or folder"
+        raise FastaError(message, path=_shown(path))
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise FastaError(_explain_unreachable(path, error), path=path) from error
+    if stat.S_ISDIR(mode):
+        message = f"is a folder; name its files, such as {os.path.join(path, '*.fasta')}"
+        raise FastaError(message, path=path)
+    if not stat.S_ISREG(mode):
+        kind = "pipe" if stat.S_ISFIFO(mode) else "device or a socket"
+        message = f"is a {kind}, and sequences are read twice; write them to a file first"
+        raise FastaError(message, path=path)
+
+
+def _explain_unreachable(path: str, error: OSError) -> str:
+    if error.errno == errno.ELOOP:
+        return "is a symbolic link that leads back to itself; link it to a file"
+    if error.errno == errno.ENOENT and os.path.islink(path):
+        return f"is a symbolic link to {os.readlink(path)}, which is not there; bring it back"
+    if error.errno == errno.ENOENT:
+        return "matches no file; correct the path or the pattern"
+    return f"cannot be read ({error.strerror}); check the path and its permissions"
+
+
+def _shown(path: str) -> str:
+    """The path on one line, such as a log can hold."""
+    return _ODD_IN_NAMES.sub(lambda found: ascii(found[0])[1:-1], path)
 
 
 def read_records(path: str | Path, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Record]:
@@ -92,9 +161,21 @@ def _chunks(path: str | Path, chunk_bytes: int) -> Iterator[bytes]:
     with _readable(path), open(path, "rb") as plain:
         compressed = plain.read(2) == b"\x1f\x8b"
         plain.seek(0)
+        if compressed:
+            _refuse_cut_bgzip(plain, path)
         stream = cast(IO[bytes], gzip.GzipFile(fileobj=plain)) if compressed else plain
         while chunk := stream.read(chunk_bytes):
             yield chunk
+
+
+def _refuse_cut_bgzip(plain: IO[bytes], path: str | Path) -> None:
+    """Raise FastaError for a file of bgzip that was cut between two blocks, which gzip accepts."""
+    if _BGZIP_BLOCK.match(plain.read(16)):
+        plain.seek(-min(len(_BGZIP_END), os.fstat(plain.fileno()).st_size), os.SEEK_END)
+        if plain.read() != _BGZIP_END:
+            message = "lacks the end that bgzip writes, so it is truncated; copy it again, or"
+            raise FastaError(f"{message} compress it anew if it is complete", path=path)
+    plain.seek(0)
 
 
 @contextmanager
@@ -135,12 +216,41 @@ def _raw_records(chunks: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
 
 def _parse(raw: bytes, path: str | Path, line: int, offset: int) -> Record:
     header, _, body = raw.partition(b"\n")
+    if _find_lone_return(header) >= 0:
+        raise FastaError(_LONE_RETURN_ADVICE, path=path, line=line)
     sequence_id, description = _parse_header(header[1:], path, line)
-    residues = body.translate(_UPPER, _BLANKS).removesuffix(b"*")
-    if not residues:
-        message = "has no residues; remove the record or add its sequence"
-        raise FastaError(message, path=path, record=sequence_id, line=line)
-    return Record(sequence_id, description, residues, line, offset)
+    residues = body.translate(_UPPER, _BLANKS)
+    if fault := _find_fault(raw, residues):
+        line += raw.count(b"\n", 0, fault[1])
+        raise FastaError(fault[0], path=path, record=sequence_id, line=line)
+    return Record(sequence_id, description, residues.removesuffix(b"*"), line, offset)
+
+
+def _find_lone_return(text: bytes) -> int:
+    """Where a carriage return stands within a line; -1 where none does."""
+    # Most files have none, and are searched for a byte much faster.
+    found = _LONE_RETURN.search(text) if b"\r" in text else None
+    return found.start() if found else -1
+
+
+def _find_fault(raw: bytes, residues: bytes) -> tuple[str, int] | None:
+    """What of a record is never a residue, or that it has none; and where in `raw` this is.
+
+    residues: the record without header and blanks.
+    """
+    begin = raw.find(b"\n")
+    if (place := _find_lone_return(raw)) >= 0:
+        return _LONE_RETURN_ADVICE, place
+    if b">" in residues:
+        return _INNER_HEADER_ADVICE, raw.index(b">", begin)
+    if others := residues.translate(None, _TEXT):
+        message = f"byte 0x{others[0]:02x} in the sequence, which is no text; is the file binary, "
+        return message + "or damaged? Copy it again", raw.index(others[:1], begin)
+    if (place := raw.find(b"\n;")) >= 0:
+        return "a line that begins with `;`; remove comments from the file", place + 1
+    if residues in (b"", b"*"):
+        return "has no residues; remove the record or add its sequence", 0
+    return None
 
 
 def _parse_header(header: bytes, path: str | Path, line: int) -> tuple[str, str]:
@@ -165,8 +275,9 @@ def _parse_header(header: bytes, path: str | Path, line: int) -> tuple[str, str]
 
 def _refuse_preamble(raw: bytes, path: str | Path, line: int) -> None:
     """Raise FastaError for text before the first header."""
-    line += raw[: len(raw) - len(raw.lstrip())].count(b"\n")
     message = "text before the first header; a FASTA file begins with `>`, remove what precedes it"
-    if raw.startswith(b"\xef\xbb\xbf"):
-        message = "begins with a byte-order mark; save the file as UTF-8 without one"
+    for begin, explanation in _PREAMBLES.items():
+        if raw.startswith(begin):
+            message = explanation
+    line += raw[: len(raw) - len(raw.lstrip())].count(b"\n")
     raise FastaError(message, path=path, line=line)

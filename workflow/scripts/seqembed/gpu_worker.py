@@ -40,11 +40,11 @@ from seqembed.errors import (
     EXIT_INTERRUPTED,
     CheckpointError,
     ConfigError,
-    IndexFormatError,
     InterruptedRun,
 )
 from seqembed.files import link, set_aside
 from seqembed.index import (
+    damaged,
     read_excluded,
     read_lengths_and_digests,
     read_metadata,
@@ -353,10 +353,8 @@ def _assigned(rank: int, world_size: int, index_path: Path) -> tuple[Any, Any]:
     if read_metadata(index_path, "shard", "index")["kind"] == "shard":
         shard = read_shard_index(index_path)
         if (shard.rank, shard.world_size) != (rank, world_size):
-            raise IndexFormatError(
-                f"{index_path}: is rank {shard.rank} of {shard.world_size}, not {rank} of "
-                f"{world_size}; remove it and run again"
-            )
+            found = f"is rank {shard.rank} of {shard.world_size}, not {rank} of {world_size}"
+            raise damaged(index_path, found)
         return np.arange(len(shard.rows)), shard.digests
     lengths, digests = read_lengths_and_digests(index_path)
     mine = np.arange(rank, len(lengths), world_size)

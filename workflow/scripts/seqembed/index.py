@@ -99,7 +99,7 @@ class IndexFingerprint:
         Parquet itself may read a flipped bit as another letter, or as a row that is excluded.
         """
         if self.hexdigest() != read_metadata(path, "index")["fingerprint"]:
-            raise IndexFormatError(f"{path}: damaged; remove it and run again")
+            raise damaged(path, "damaged")
 
 
 def write_index(
@@ -167,7 +167,7 @@ def read_shard_index(path: Path) -> ShardIndex:
         rows, lengths, counts = (int64_column(table[name]) for name in ("row", "length", tokens))
     digests = digest_column(table["digest"])
     if shard_fingerprint(digests) != fingerprint:
-        raise IndexFormatError(f"{path}: its fingerprint is wrong; remove it and run again")
+        raise damaged(path, "its fingerprint is wrong")
     return ShardIndex(rank, world_size, fingerprint, rows, lengths, digests, counts)
 
 
@@ -202,9 +202,21 @@ def read_names(path: Path) -> Iterator[tuple[str, str | None]]:
         known = "excluded" in index.schema_arrow.names
         columns = ["sequence_id", "excluded"] if known else ["sequence_id"]
         for batch in index.iter_batches(8192, columns=columns):
+            texts = {batch[name].type for name in columns} == {pa.string()}
+            if batch["sequence_id"].null_count or not texts:
+                raise ValueError("an id or a reason is no text")
             names = batch["sequence_id"].to_pylist()
             reasons = batch["excluded"].to_pylist() if known else [None] * len(names)
             yield from zip(names, reasons, strict=True)
+
+
+def damaged(path: Path, problem: str) -> IndexFormatError:
+    """The error of an index, or of a shard's, that cannot be used as it is.
+
+    Shards' indexes are made anew all together: Snakemake knows of their folder alone.
+    """
+    what = path.parent if path.name.startswith("shard_") else "it"
+    return IndexFormatError(f"{path}: {problem}; remove {what} and run again")
 
 
 @contextmanager
@@ -212,8 +224,8 @@ def damage_named(path: Path) -> Iterator[None]:
     """Turn what reading a damaged file raises into IndexFormatError."""
     try:
         yield
-    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-        raise IndexFormatError(f"{path}: damaged ({error}); remove it and run again") from error
+    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
+        raise damaged(path, f"damaged ({error})") from error
 
 
 def describe_rows(path: Path, rows: Int64s) -> list[str]:
@@ -269,17 +281,20 @@ def digest_column(column: Any) -> Digests:
 
 
 def read_metadata(path: Path, *kinds: str) -> dict[str, str]:
-    """Return a file's own metadata; raises IndexFormatError for other kinds or versions."""
+    """Return a file's own metadata, `fingerprint` among it.
+
+    Raises IndexFormatError for other kinds or versions.
+    """
     try:
         raw = pq.read_metadata(path).metadata or {}
         metadata = {k.decode(): v.decode() for k, v in raw.items() if k != b"ARROW:schema"}
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise IndexFormatError(f"{path}: cannot be read ({error}); run again") from error
+        raise damaged(path, f"cannot be read ({error})") from error
     version = metadata.get("format_version")
     if metadata.get("kind") not in kinds or version != FORMAT_VERSION:
         found = f"kind {metadata.get('kind')!r}, format {version!r}"
         wanted = f"{' or '.join(map(repr, kinds))}, format {FORMAT_VERSION!r}"
-        raise IndexFormatError(f"{path}: {found}, not {wanted}; remove it and run again")
+        raise damaged(path, f"{found}, not {wanted}")
     if "fingerprint" not in metadata:
-        raise IndexFormatError(f"{path}: has no fingerprint; remove it and run again")
+        raise damaged(path, "has no fingerprint")
     return metadata

@@ -21,6 +21,8 @@ from seqembed.models.tokenization import SPECIALS
 
 LongSequences = Literal["window", "truncate", "full", "error"]
 Int64s = NDArray[np.int64]
+# As the configuration's schema has it: no sequence is so long, and sums of it stay exact.
+LONGEST = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,8 @@ class LengthPolicy:
             raise ConfigError(message)
         if self.max_length < (self.long_sequences != "full"):
             raise ConfigError(f"max_length must be at least 1, not {self.max_length!r}")
+        if self.max_length > LONGEST:
+            raise ConfigError(f"max_length must be at most {LONGEST:,}, not {self.max_length!r}")
 
     def is_long(self, tokens: Int64s) -> NDArray[np.bool_]:
         """Which of (n,) sequences are over the limit, (n,) bool."""

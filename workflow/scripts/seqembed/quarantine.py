@@ -25,7 +25,8 @@ def write_quarantine(index_path: Path, path: Path, quarantined: Mapping[bytes, s
     with published(path) as temporary:
         with temporary.open("w", encoding="utf-8") as file:
             file.write(HEADER)
-            for (name, reason), digest in zip(read_names(index_path), digests, strict=True):
+            # Of a damaged index one may be shorter: its fingerprint tells.
+            for (name, reason), digest in zip(read_names(index_path), digests, strict=False):
                 fingerprint.update([name], [digest.tobytes()], [reason])
                 reason = quarantined.get(digest.tobytes(), reason)
                 if reason is not None:

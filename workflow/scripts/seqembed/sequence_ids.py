@@ -38,13 +38,20 @@ class SequenceIds:
         sequence_id = self._make(record)
         row = self._rows.setdefault(digest(sequence_id.encode()), len(self._lines))
         if row != len(self._lines):
-            first = self._files[bisect_right(self._first_rows, row) - 1]
-            message = f"this id was already used in {first}, line {self._lines[row]}; rename one"
-            message += ", or set `ids: file:header` where the files differ"
-            path = self._files[-1]
+            path, message = self._files[-1], self._explain(row)
             raise FastaError(message, path=path, record=sequence_id, line=record.line)
         self._lines.append(record.line)
         return sequence_id
+
+    def _explain(self, row: int) -> str:
+        """Say where the id of this row was first used, and what helps."""
+        first = self._files[bisect_right(self._first_rows, row) - 1]
+        message = f"this id was already used in {first}, line {self._lines[row]}; rename one"
+        if first == self._files[-1]:
+            return message
+        if self._style == "header":
+            return f"{message}, or set `ids: file:header`"
+        return f"{message} of the records, or of the files"
 
     def _make(self, record: Record) -> str:
         if self._style == "header":

@@ -281,7 +281,7 @@ def open_embeddings(path: Path) -> Iterator[EmbeddingsFile]:
         verify_seal(path)
         file = h5py.File(path, "r", locking=False)
     except OSError as error:
-        raise ShardError(f"{path}: cannot be read ({error}); run again") from error
+        raise ShardError(f"{path}: cannot be read ({error}); remove it and run again") from error
     with file:
         _check_form(path, file)
         yield EmbeddingsFile(path, file)
@@ -289,6 +289,7 @@ def open_embeddings(path: Path) -> Iterator[EmbeddingsFile]:
 
 def _check_form(path: Path, file: h5py.File) -> None:
     """Raise ShardError unless the file is of our version, shapes and dtypes."""
+    _refuse_links(path, file)
     found, embeddings = file.attrs.get("format_version"), file.get("embeddings")
     if found != FORMAT_VERSION:
         raise ShardError(f"{path}: format version {found!r} is not known to this program")
@@ -301,6 +302,17 @@ def _check_form(path: Path, file: h5py.File) -> None:
         _check_columns(path, file, QUARANTINE, count)
     if RESIDUES in file or OFFSETS in file or file.attrs.get("per_residue"):
         _check_residues(path, file)
+
+
+def _refuse_links(path: Path, file: h5py.Group) -> None:
+    """Raise ShardError where what is read would come from another place than this file."""
+    for name in file:
+        link = file.get(name, getlink=True)
+        held = file[name] if isinstance(link, h5py.HardLink) else None
+        if held is None or (isinstance(held, h5py.Dataset) and (held.external or held.is_virtual)):
+            raise ShardError(f"{path}: {name} does not lie in the file; remove it and run again")
+        if isinstance(held, h5py.Group):
+            _refuse_links(path, held)
 
 
 def _check_columns(

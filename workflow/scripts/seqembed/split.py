@@ -6,6 +6,7 @@ import heapq
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,12 +22,14 @@ from seqembed.index import (
     FORMAT_VERSION,
     SHARD_SCHEMA,
     Digests,
+    IndexFingerprint,
     Int64s,
+    damage_named,
     describe_rows,
     digest_column,
-    int64_column,
     read_columns,
     read_excluded,
+    read_names,
     shard_fingerprint,
 )
 from seqembed.long_sequences import LengthPolicy
@@ -102,15 +105,18 @@ def split_index(
 def _read_sequences(index_path: Path, tokenizer: Tokenizer, spool: IO[bytes]) -> _Sequences:
     """The columns of an index, its distinct sequences counted in tokens and written to `spool`."""
     excluded = read_excluded(index_path)
-    columns = ["sequence_id", "length", "file", "digest"]
-    table = read_columns(index_path, columns, read_dictionary=["file"])
-    digests = digest_column(table["digest"])
+    with damage_named(index_path):
+        table = read_columns(
+            index_path, ["sequence_id", "file", "digest"], read_dictionary=["file"]
+        )
+        digests, files = digest_column(table["digest"]), _file_counts(table["file"])
+        _check_rows(index_path, digests)
     firsts = first_rows(digests)
     wanted = (firsts == np.arange(len(firsts))) & ~excluded
-    offsets, tokens = _spool(table["file"], digests, wanted, tokenizer, spool)
+    offsets, lengths, tokens = _spool(files, digests, wanted, tokenizer, spool)
     return _Sequences(
         names=table["sequence_id"],
-        lengths=int64_column(table["length"]),
+        lengths=lengths,
         digests=digests,
         excluded=excluded,
         distinct=np.flatnonzero(wanted),
@@ -118,6 +124,16 @@ def _read_sequences(index_path: Path, tokenizer: Tokenizer, spool: IO[bytes]) ->
         offsets=offsets,
         spool=spool,
     )
+
+
+def _check_rows(index_path: Path, digests: Digests) -> None:
+    """Raise IndexFormatError unless ids, digests and what is excluded are as they were indexed."""
+    fingerprint, names = IndexFingerprint(), read_names(index_path)
+    for begin in range(0, len(digests), GROUP_ROWS):
+        keys = [key.tobytes() for key in digests[begin : begin + GROUP_ROWS]]
+        rows = list(islice(names, len(keys)))
+        fingerprint.update([name for name, _ in rows], keys, [reason for _, reason in rows])
+    fingerprint.check(index_path)
 
 
 def _refuse_long(index_path: Path, sequences: _Sequences, policy: LengthPolicy, unit: str) -> None:
@@ -173,27 +189,32 @@ def _assign(rows: Int64s, tokens: Int64s, policy: LengthPolicy, world_size: int)
 
 
 def _spool(
-    files: Any,
+    files: list[tuple[Path, int]],
     digests: Digests,
     wanted: npt.NDArray[np.bool_],
     tokenizer: Tokenizer,
     spool: IO[bytes],
-) -> tuple[Int64s, Int64s]:
-    """Write the residues of wanted rows to `spool`; return each row's offset and tokens, (n,)."""
-    offsets, tokens = np.full(len(digests), -1, np.int64), np.zeros(len(digests), np.int64)
+) -> tuple[Int64s, Int64s, Int64s]:
+    """Write the residues of wanted rows to `spool`.
+
+    Return each row's offset in it, its length, and, of wanted rows, its tokens; (n,) each.
+    """
+    offsets = np.full(len(digests), -1, np.int64)
+    lengths, tokens = np.zeros((2, len(digests)), np.int64)
     row = 0
-    for path, count in _file_counts(files):
+    for path, count in files:
         end = row + count
         for record in read_records(path):
             if row == end or digest(record.residues) != digests[row].tobytes():
                 raise _changed(path, record)
+            lengths[row] = len(record.residues)
             if wanted[row]:
                 offsets[row], tokens[row] = spool.tell(), tokenizer.count(record.residues)
                 spool.write(record.residues)
             row += 1
         if row != end:
             raise _changed(path)
-    return offsets, tokens
+    return offsets, lengths, tokens
 
 
 def _file_counts(files: Any) -> list[tuple[Path, int]]:

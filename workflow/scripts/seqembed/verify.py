@@ -54,7 +54,8 @@ def _verify_embeddings(path: Path, index: Path | None, fail_on_quarantine: bool)
     if fail_on_quarantine:
         raise ShardError(
             f"{path}: {told}; {path.with_name('quarantine.tsv')} names all: take them out of the "
-            "FASTA files, or set `execution: {on_quarantine: warn}`"
+            f"FASTA files, or set `execution: {{on_quarantine: warn}}`, or remove {path} and "
+            f"{path.with_name('shards')} to have them tried again"
         )
     return f"{said}; {told}"
 

@@ -1,0 +1,328 @@
+"""Index and split mutated files, and hold what comes of it against an independent oracle.
+
+Each case is a function of the seed and its number, which a failure names: `--first N --count 1`
+repeats it. A case is good where the index holds exactly what the oracle reads, or where an error
+names a file, a line and a fault that the oracle finds there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "workflow/scripts"))
+
+import numpy as np  # noqa: E402 (the library is found by its path)
+import pyarrow.parquet as pq  # noqa: E402
+from fuzz_mutations import cut, mutate, wrap  # noqa: E402
+from fuzz_oracle import LETTERS, Row, Truth, read_truth  # noqa: E402
+
+from seqembed import fasta, index, residues, split  # noqa: E402
+from seqembed.errors import FastaError, ResidueError, SeqembedError  # noqa: E402
+from seqembed.models.tokenization import BpeTokenizer, Esm2Tokenizer  # noqa: E402
+from seqembed.residues import ResidueCheck  # noqa: E402
+
+SOURCES = [
+    ROOT / "resources/example/proteins.fasta",
+    ROOT / "resources/example/contigs.fasta",
+    ROOT / "tests/golden/input.fasta",
+    ROOT / "tests/golden/tokens/input.fasta",
+]
+TOKENIZERS = {
+    "protein": Esm2Tokenizer(),
+    "DNA": BpeTokenizer(ROOT / "tests/data/dnabert_s/tokenizer.json"),
+}
+NAMES = ["a.fasta", "b.faa.gz", "é [1].fa", "-x.fa", "a:s.fa", "sub/a.fasta"]
+CHUNK_BYTES = [1, 2, 3, 7, 64, 1 << 20]
+CASE_SECONDS = 20
+SPLIT_SHARE = 0.2
+SHOWN_FAILURES = 20
+
+
+class Failure(Exception):
+    """What a case should not have come to."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """Files and settings; `shards` is 0 where the index is not split."""
+
+    contents: dict[Path, bytes]
+    style: str
+    molecule: str
+    asked: str
+    chunk_bytes: int
+    batch_rows: int
+    shards: int
+
+
+def make_case(seed: int, number: int, sources: Sequence[bytes], folder: Path) -> Case:
+    random = Random(f"{seed}/{number}")
+    names = random.sample(NAMES, random.choice([1, 1, 1, 2, 3]))
+    kinds = random.sample(sources, random.choice([1, 1, 1, len(sources)]))
+    contents = {}
+    for name in names:
+        joined = b"".join(
+            cut(random, random.choice(kinds)) for _ in range(random.choice([1, 1, 2]))
+        )
+        contents[folder / name] = wrap(random, mutate(random, joined))
+    return Case(
+        contents=contents,
+        style=random.choice(["header", "file:header"]),
+        molecule=_choose_molecule(random, contents),
+        asked=random.choice(["error", "unk", "skip"]),
+        chunk_bytes=random.choice(CHUNK_BYTES),
+        batch_rows=random.choice([1, 2, 65_536]),
+        shards=random.randint(1, 3) if random.random() < SPLIT_SHARE else 0,
+    )
+
+
+def _choose_molecule(random: Random, contents: dict[Path, bytes]) -> str:
+    # Mostly the one that is there: of the other there is little to see.
+    letters = b"".join(contents.values()).translate(None, b"ACGTNacgtn\n")
+    likely = "protein" if len(letters) > sum(map(len, contents.values())) / 2 else "DNA"
+    return likely if random.random() < 0.9 else random.choice(sorted(LETTERS))
+
+
+def run_case(case: Case, output: Path) -> tuple[str, int]:
+    """Index the case's files; return what came of it, in a word, and how many sequences it has.
+
+    Raises Failure for what is not right.
+    """
+    truth = read_truth(case.contents, case.style, case.molecule)
+    check = ResidueCheck(TOKENIZERS[case.molecule].letters, case.molecule, case.asked)
+    with _settings(case):
+        try:
+            index.write_index(list(case.contents), output, case.style, check)
+        except SeqembedError as error:
+            _check_leftovers(output.parent, [])
+            return _check_error(case, truth, error), 0
+        _check_leftovers(output.parent, [output.name])
+        _check_index(case, truth, output)
+        if case.shards:
+            _check_shards(case, truth, output)
+    return ("split" if case.shards else "indexed"), len(truth.rows)
+
+
+@contextmanager
+def _settings(case: Case) -> Iterator[None]:
+    """Read in chunks, and write in groups, of the case's sizes."""
+    read = partial(fasta.read_records, chunk_bytes=case.chunk_bytes)
+    residues.read_records = split.read_records = read
+    index.INDEX_BATCH_ROWS = case.batch_rows
+    yield
+
+
+@contextmanager
+def time_limit() -> Iterator[None]:
+    """Raise Failure in the body when it has hung for CASE_SECONDS."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise Failure(f"took more than {CASE_SECONDS} s")
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(CASE_SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+
+
+def _check_leftovers(folder: Path, expected: list[str]) -> None:
+    found = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    _same("files that are left", found, expected)
+
+
+def _check_error(case: Case, truth: Truth, error: SeqembedError) -> str:
+    """The kind of an error that the oracle agrees with."""
+    if isinstance(error, FastaError):
+        for fault in truth.faults:
+            same_place = (error.path, error.line) == (fault.path, fault.line)
+            if same_place and str(fault.path) in str(error) and fault.words in str(error):
+                return "refused: " + (fault.words.partition(" in /")[0] or "a preamble")
+        raise Failure(f"FastaError {error}; but the oracle finds {truth.faults}")
+    if truth.faults or not isinstance(error, ResidueError):
+        raise Failure(f"{type(error).__name__} {error}; but the oracle finds {truth.faults}")
+    if not truth.refused_residues(case.asked):
+        raise Failure(f"{error}; but the oracle finds nothing that `{case.asked}` refuses")
+    _check_residue_error(truth.unknown, str(error))
+    return "refused: unknown residues"
+
+
+def _check_residue_error(unknown: list[Row], text: str) -> None:
+    first, total = unknown[0], sum(row.unknown for row in unknown)
+    amounts = [f"{count:,} {noun}{'s' * (count != 1)}" for count, noun in [(total, "residue")]]
+    amounts.append(f"{len(unknown):,} sequence{'s' * (len(unknown) != 1)}")
+    for words in (
+        f"the model does not know {' of '.join(amounts)} (",
+        f"; the first: {first.path}, line {first.line}, record ",
+        f" at {first.first:,}",
+    ):
+        if words not in text:
+            raise Failure(f"an error without {words!r}: {text}")
+
+
+def _check_index(case: Case, truth: Truth, path: Path) -> None:
+    """The index holds the oracle's rows, and says so in its metadata."""
+    if truth.faults or truth.refused_residues(case.asked):
+        raise Failure(f"indexed; but the oracle finds {truth.faults or 'unknown residues'}")
+    with pq.ParquetFile(path) as file:
+        found = [tuple(row.values()) for row in file.read().to_pylist()]
+    reasons = [_reason(row, case.asked) for row in truth.rows]
+    expected = [
+        (n, r.sequence_id, r.description, len(r.residues), str(r.path), r.offset, r.digest, reason)
+        for n, (r, reason) in enumerate(zip(truth.rows, reasons, strict=True))
+    ]
+    _same("the index", [row[:7] for row in found], [row[:7] for row in expected])
+    for row, wanted in zip(found, expected, strict=True):
+        if (row[7] is None) != (wanted[7] is None) or not (row[7] or "").endswith(wanted[7] or ""):
+            raise Failure(f"row {row} is excluded for {row[7]!r}, but should be for {wanted[7]!r}")
+    _same("the fingerprint", _read_fingerprint(path), _fingerprint(found))
+
+
+def _reason(row: Row, asked: str) -> str | None:
+    if asked != "skip" or not row.unknown:
+        return None
+    return f" at {row.first:,} is unknown to the model ({row.unknown:,} such)"
+
+
+def _read_fingerprint(path: Path) -> str:
+    return index.read_metadata(path, "index")["fingerprint"]
+
+
+def _fingerprint(rows: list[tuple[Any, ...]]) -> str:
+    parts = (
+        row[1].encode() + b"\0" + row[6] + (b"\0%b\0" % row[7].encode() if row[7] else b"")
+        for row in rows
+    )
+    return hashlib.blake2b(b"".join(parts), digest_size=32).hexdigest()
+
+
+def _check_shards(case: Case, truth: Truth, path: Path) -> None:
+    """Each distinct sequence is in one shard, and what reads the index reads the oracle's rows."""
+    kept = [not _reason(row, case.asked) for row in truth.rows]
+    _check_reading(truth, kept, path)
+    shards = [path.parent / f"shards/{rank}.parquet" for rank in range(case.shards)]
+    tokenizer = TOKENIZERS[case.molecule]
+    firsts: dict[bytes, int] = {}
+    for number, row in enumerate(truth.rows):
+        if kept[number]:
+            firsts.setdefault(row.residues, number)
+    count = split.split_index(path, shards, tokenizer=tokenizer)
+    _same("the number of distinct sequences", count, len(firsts))
+    expected = [
+        (n, truth.rows[n].sequence_id, len(text), truth.rows[n].digest, text, tokenizer.count(text))
+        for text, n in firsts.items()
+    ]
+    found = [row for rank, shard in enumerate(shards) for row in _read_shard(shard, rank, case)]
+    _same("the shards", sorted(found), sorted(expected))
+
+
+def _check_reading(truth: Truth, kept: list[bool], path: Path) -> None:
+    names = list(index.read_names(path))
+    _same("the names", [name for name, _ in names], [row.sequence_id for row in truth.rows])
+    _same("what names exclude", [reason is None for _, reason in names], kept)
+    _same("what is excluded", (~index.read_excluded(path)).tolist(), kept)
+    lengths, digests = index.read_lengths_and_digests(path)
+    _same("the lengths", lengths.tolist(), [len(row.residues) for row in truth.rows])
+    _same("the digests", [key.tobytes() for key in digests], [row.digest for row in truth.rows])
+    rows = [f"record {row.sequence_id!r} of {row.path}" for row in truth.rows]
+    _same("the described rows", index.describe_rows(path, np.arange(len(rows))), rows)
+
+
+def _read_shard(path: Path, rank: int, case: Case) -> list[tuple[Any, ...]]:
+    shard = index.read_shard_index(path)
+    _same("a shard's place", (shard.rank, shard.world_size), (rank, case.shards))
+    with pq.ParquetFile(path) as file:
+        found = [tuple(row.values()) for row in file.read().to_pylist()]
+    _same("the order", [row[5] for row in found], sorted((row[5] for row in found), reverse=True))
+    return found
+
+
+def _same(what: str, found: object, expected: object) -> None:
+    if found != expected:
+        raise Failure(f"{what}: {found!r}, but should be {expected!r}")
+
+
+def fuzz(
+    sources: Sequence[bytes],
+    seed: int,
+    first: int,
+    count: int,
+    folder: Path,
+    limit: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> tuple[Counter[str], list[str], int]:
+    """(what came of `count` cases, from number `first`; the failures; how many sequences).
+
+    limit: what each case runs in.
+    """
+    kinds: Counter[str] = Counter()
+    failures, sequences = [], 0
+    (folder / "sub").mkdir()
+    for number in range(first, first + count):
+        case = make_case(seed, number, sources, folder)
+        for path, content in case.contents.items():
+            path.write_bytes(content)
+        try:
+            with limit():
+                kind, rows = run_case(case, folder / "out/index.parquet")
+            kinds[kind] += 1
+            sequences += rows
+        except Exception as error:  # noqa: BLE001 (whatever it is, it is what we look for)
+            failures.append(f"seed {seed}, case {number}: {type(error).__name__}: {error}")
+            if len(failures) == SHOWN_FAILURES:
+                break
+        shutil.rmtree(folder / "out", ignore_errors=True)
+    return kinds, failures, sequences
+
+
+def read_sources(paths: Sequence[Path]) -> list[bytes]:
+    return [gzip.decompress(c) if c[:2] == b"\x1f\x8b" else c for c in _contents(paths)]
+
+
+def _contents(paths: Sequence[Path]) -> Iterator[bytes]:
+    return (path.read_bytes() for path in paths)
+
+
+def describe(kinds: Counter[str], failures: list[str], sequences: int) -> str:
+    """The counts, on one line."""
+    total = kinds.total() + len(failures)
+    shown = "; ".join(f"{kind} {count:,}" for kind, count in kinds.most_common())
+    return f"{total:,} cases, {len(failures):,} failures, {sequences:,} sequences indexed: {shown}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("files", nargs="*", type=Path, help="FASTA to mutate beside the bundled")
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--first", type=int, default=0, help="the first case's number")
+    arguments = parser.parse_args()
+    sources = read_sources([*SOURCES, *arguments.files])
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        found = fuzz(
+            sources, arguments.seed, arguments.first, arguments.count, Path(name), time_limit
+        )
+    print(*found[1], sep="\n")
+    print(f"{describe(*found)} ({time.monotonic() - begin:,.0f} s)")
+    return 1 if found[1] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

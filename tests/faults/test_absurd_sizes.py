@@ -1,0 +1,310 @@
+"""Inputs of absurd sizes and kinds: each ends rightly, or with one clear line, and soon.
+
+All are given to the real programs, whose memory is measured: the most that was resident, of which
+Python with its libraries takes some 100 MB.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from seqembed.index import read_excluded, read_names, read_shard_index
+
+TESTS = Path(__file__).parents[1]
+SCRIPTS = TESTS.parent / "workflow/scripts"
+MODEL = TESTS / "golden/model.json"
+MEGABYTE = 1 << 20
+# No machine is so busy that what takes seconds takes this long.
+HANGING_SECONDS = 240
+# linux/prctl.h and linux/capability.h: root may read any file by these two.
+PR_CAPBSET_DROP, CAPABILITIES = 24, (1, 2)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a program ended: what it said, the most memory it had, in bytes, and its seconds."""
+
+    code: int
+    said: str
+    memory: int
+    seconds: float
+
+
+def call(
+    folder: Path, entry: str, *words: str, before: Callable[[], None] | None = None
+) -> Outcome:
+    """Run an entry in a folder; `before` runs in its process first."""
+    command = [sys.executable, str(SCRIPTS / f"{entry}.py"), *words, "--model", str(MODEL)]
+    begin = time.monotonic()
+    with (folder / "said").open("w+b") as said:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            preexec_fn=before,
+        )
+        try:
+            used = _wait(process)
+        finally:
+            process.kill()
+        said.seek(0)
+        text = said.read().decode()
+    seconds = time.monotonic() - begin
+    return Outcome(process.returncode, text, used.ru_maxrss * 1024, seconds)
+
+
+def _wait(process: subprocess.Popen[bytes]) -> resource.struct_rusage:
+    """Wait for the end; what the process used, which no other process is counted in."""
+    deadline = time.monotonic() + HANGING_SECONDS
+    while time.monotonic() < deadline:
+        pid, status, used = os.wait4(process.pid, os.WNOHANG)
+        if pid:
+            process.returncode = os.waitstatus_to_exitcode(status)
+            return used
+        time.sleep(0.01)
+    raise AssertionError("the program hangs")
+
+
+def index(
+    folder: Path,
+    *fasta: str,
+    asked: str = "error",
+    ids: str = "header",
+    before: Callable[[], None] | None = None,
+) -> Outcome:
+    options = ["--ids", ids, "--invalid-residues", asked, "--output", "out/index.parquet"]
+    return call(folder, "index", "--fasta", *fasta, *options, before=before)
+
+
+def split(folder: Path, shards: int = 1) -> Outcome:
+    options = ["--long-sequences", "auto", "--max-length", "auto", "--layer", "last"]
+    where = ["--index", "out/index.parquet", "--output-dir", "shards"]
+    return call(folder, "split", *where, "--world-size", str(shards), *options)
+
+
+def refusal(folder: Path, *fasta: str, before: Callable[[], None] | None = None) -> str:
+    """The line that index ends with, no index being left."""
+    outcome = index(folder, *fasta, before=before)
+    assert outcome.code == 1, outcome.said
+    assert not (folder / "out").exists() or list((folder / "out").iterdir()) == []
+    assert outcome.said.startswith("index: ") and outcome.said.count("\n") == 1, outcome.said
+    return outcome.said.removeprefix("index: ").removesuffix("\n")
+
+
+# Sizes
+
+
+def test_a_sequence_of_five_million_residues(tmp_path):
+    (tmp_path / "a.faa").write_bytes(b">a\n" + b"MKVLWEDRST\n" * 500_000)
+    for outcome in (index(tmp_path, "a.faa"), split(tmp_path)):
+        assert outcome.code == 0, outcome.said
+        assert outcome.memory < 250 * MEGABYTE
+    shard = read_shard_index(tmp_path / "shards/shard_0.parquet")
+    assert shard.lengths.tolist() == shard.tokens.tolist() == [5_000_000]
+
+
+def test_five_million_residues_that_are_none(tmp_path):
+    (tmp_path / "a.faa").write_bytes(b">a\n" + b"J" * 5_000_000)
+    assert "the model does not know 5,000,000 residues of 1 sequence ('J' 5,000,000)" in refusal(
+        tmp_path, "a.faa"
+    )
+
+
+def test_a_header_of_five_million_letters(tmp_path):
+    (tmp_path / "a.faa").write_bytes(b">a " + b"d" * 5_000_000 + b"\nMKV\n")
+    assert index(tmp_path, "a.faa").code == 0
+    assert [len(text) for text in _column(tmp_path, "description")] == [5_000_000]
+    (tmp_path / "b.faa").write_bytes(b">" + b"i" * 5_000_000 + b"\nMKV\n")
+    shutil.rmtree(tmp_path / "out")
+    start = f"b.faa, line 1, record '{'i' * 40}...': the id has 5,000,000 bytes; shorten it"
+    assert refusal(tmp_path, "b.faa").startswith(start)
+
+
+def test_a_million_sequences_of_one_residue(tmp_path):
+    letters = "LAGVSERTIDPKQNFYMHWC"
+    with (tmp_path / "a.faa").open("w") as file:
+        file.writelines(f">s{n}\n{letters[n % 20]}\n" for n in range(1_000_000))
+    outcome = index(tmp_path, "a.faa")
+    assert outcome.code == 0, outcome.said
+    assert "1,000,000 sequences of 1 files" in outcome.said
+    assert outcome.memory < 500 * MEGABYTE
+    outcome = split(tmp_path, shards=3)
+    assert outcome.code == 0, outcome.said
+    assert "20 distinct sequences are in 3 shards" in outcome.said
+    assert outcome.memory < 700 * MEGABYTE
+
+
+def test_ten_thousand_files(tmp_path):
+    (tmp_path / "data").mkdir()
+    for n in range(10_000):
+        (tmp_path / f"data/{n}.faa").write_bytes(b">s%d\nMKV\n" % n)
+    outcome = index(tmp_path, "data/*.faa")
+    assert outcome.code == 0, outcome.said
+    assert "10,000 sequences of 10,000 files" in outcome.said
+    assert outcome.memory < 250 * MEGABYTE
+    assert split(tmp_path).code == 0
+    (tmp_path / "data/9999.faa").write_bytes(b">s0\nMKV\n")
+    shutil.rmtree(tmp_path / "out")
+    start = "data/9999.faa, line 1, record 's0': this id was already used in data/0.faa, line 1"
+    assert refusal(tmp_path, "data/*.faa").startswith(start)
+
+
+def test_an_id_that_ends_the_largest_of_ids(tmp_path):
+    ids = ["é" * 512, "i" * 1024, "\U0001f9ec" * 256]
+    (tmp_path / "a.faa").write_text("".join(f">{name}\nMKV\n" for name in ids))
+    assert index(tmp_path, "a.faa").code == 0
+    assert [name for name, _ in read_names(tmp_path / "out/index.parquet")] == ids
+
+
+HOSTILE_IDS = [
+    "$(touch${IFS}oops)",
+    "`touch${IFS}oops`",
+    "'\"\\",
+    "../../../etc/passwd",
+    "/etc/passwd",
+    "a;b&c|d>e<f",
+    "\x1b[2J\x1b[31m",
+    "\u202eevil\u202c",
+    "a\u2028b\u0085c",
+    "a\vb\fc",
+    "{wildcards.dataset}",
+    "%s%n",
+    "NULL",
+    "-rf",
+    "=cmd()",
+    "\ufeff",
+    "é",
+    "e\u0301",
+]
+
+
+def test_hostile_ids_stay_what_they_are(tmp_path):
+    """All of them are ids; what none may hold is in bad_fasta.py."""
+    text = "".join(f">{name}\tabout {name}\nMJ\n>{n}\nMKV\n" for n, name in enumerate(HOSTILE_IDS))
+    (tmp_path / "a.faa").write_bytes(text.encode())
+    outcome = index(tmp_path, "a.faa", asked="skip")
+    assert outcome.code == 0, outcome.said
+    names = [name for name, reason in read_names(tmp_path / "out/index.parquet") if reason]
+    assert names == HOSTILE_IDS
+    # They are told on one line that a terminal shows as it stands.
+    assert outcome.said.count("\n") == 2 and outcome.said.replace("\n", "").isprintable()
+    assert split(tmp_path).code == 0
+    assert read_excluded(tmp_path / "out/index.parquet").sum() == len(HOSTILE_IDS)
+    assert not list(tmp_path.glob("**/oops"))
+
+
+# Kinds
+
+
+@pytest.fixture
+def beside(tmp_path) -> Path:
+    """A folder with a file that is right, so that a pattern always matches one."""
+    (tmp_path / "a.faa").write_bytes(b">a\nMKV\n")
+    return tmp_path
+
+
+def _make_loop(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+def _link_to_nothing(path: Path) -> None:
+    path.symlink_to("moved/away.faa")
+
+
+NO_FILES: list[tuple[Callable[[Path], object], str]] = [
+    (os.mkfifo, "is a pipe, and sequences are read twice; write them to a file first"),
+    (_make_loop, "is a symbolic link that leads back to itself; link it to a file"),
+    (
+        _link_to_nothing,
+        "is a symbolic link to moved/away.faa, which is not there; bring it back",
+    ),
+    (
+        lambda path: path.symlink_to("/dev/zero"),
+        "is a device or a socket, and sequences are read twice; write them to a file first",
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), NO_FILES)
+@pytest.mark.parametrize("pattern", ["b.faa", "*.faa"])
+def test_what_is_no_file_is_named(beside, make, message, pattern):
+    """By a pattern too: what it stands for would be lost in silence."""
+    make(beside / "b.faa")
+    assert refusal(beside, pattern) == f"b.faa: {message}"
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "/dev/null"])
+def test_devices_are_refused(tmp_path, path):
+    message = "is a device or a socket, and sequences are read twice; write them to a file first"
+    assert refusal(tmp_path, path) == f"{path}: {message}"
+
+
+def test_a_folder(beside):
+    (beside / "b.faa").mkdir()
+    assert refusal(beside, "b.faa") == "b.faa: is a folder; name its files, such as b.faa/*.fasta"
+    assert refusal(beside, "b*") == (
+        "b*: matches folders alone; name the files in them; correct the path or the pattern"
+    )
+    # As data/* or data/** match folders wherever there are some.
+    assert "1 sequences of 1 files" in index(beside, "*.faa").said
+
+
+def test_a_link_to_a_file_counts_once(beside):
+    (beside / "b.faa").symlink_to("a.faa")
+    assert "1 sequences of 1 files" in index(beside, "*.faa").said
+
+
+def test_a_file_that_may_not_be_read(beside):
+    (beside / "a.faa").chmod(0)
+    message = "cannot be read (Permission denied); check the path and its permissions"
+    assert refusal(beside, "a.faa", before=_heed_permissions) == f"a.faa: {message}"
+    (beside / "closed").mkdir()
+    (beside / "closed/a.faa").write_bytes(b">a\nMKV\n")
+    (beside / "closed").chmod(0)
+    found = refusal(beside, "closed/a.faa", before=_heed_permissions)
+    (beside / "closed").chmod(0o700)
+    assert found == f"closed/a.faa: {message}"
+
+
+def _heed_permissions() -> None:
+    """Let even root open no file whose mode forbids it; others have no need of this."""
+    for capability in CAPABILITIES:
+        ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+
+
+@pytest.mark.parametrize("name", [b"\xff.faa", b"b\n.faa", b"b\x1b[31m.faa"])
+def test_a_name_that_no_log_can_hold(beside, name):
+    (beside / os.fsdecode(name)).write_bytes(b">b\nMKV\n")
+    shown = ascii(os.fsdecode(name))[1:-1]
+    message = "the name holds control characters, or is not UTF-8; rename the file or folder"
+    assert refusal(beside, "*.faa") == f"{shown}: {message}"
+
+
+def test_hostile_file_names(tmp_path):
+    names = ["-x.faa", "$(touch oops).faa", "[1].faa", "a b'\"`;&.faa", "é\u202e.faa", "~.faa"]
+    for n, name in enumerate(names):
+        (tmp_path / name).write_bytes(b">s%d\nMKV\n" % n)
+    outcome = index(tmp_path, "*.faa", ids="file:header")
+    assert outcome.code == 0, outcome.said
+    assert sorted(_column(tmp_path, "file")) == sorted(names)
+    assert split(tmp_path).code == 0
+
+
+def _column(folder: Path, name: str) -> list[str]:
+    with pq.ParquetFile(folder / "out/index.parquet") as file:
+        found: list[str] = file.read([name])[name].to_pylist()
+    return found
