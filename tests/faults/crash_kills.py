@@ -13,8 +13,8 @@ from settle import Judged
 from stages import Running, remove
 
 ALL_CALLS = ("create", "write", "sync", "truncate", "rename", "link", "unlink", "mkdir")
-# A note for the next process of what was at work; a power cut may take it.
-IN_PLACE = ("in_flight.json",)
+# What holds no results: a note of what was at work, and what is locked.
+IN_PLACE = ("in_flight.json", "lock")
 STOPS = (signal.SIGTERM, signal.SIGINT)
 # An entry dies with the shell that stands for the driver.
 SHELL = '"$@" --parent $$ & wait'
