@@ -13,6 +13,8 @@ from settle import Judged
 from stages import Running, remove
 
 ALL_CALLS = ("create", "write", "sync", "truncate", "rename", "link", "unlink", "mkdir")
+# What holds no results: a note of what was at work, and what is locked.
+IN_PLACE = ("in_flight.json", "lock")
 STOPS = (signal.SIGTERM, signal.SIGINT)
 # An entry dies with the shell that stands for the driver.
 SHELL = '"$@" --parent $$ & wait'
@@ -104,7 +106,7 @@ def lose_unsynced(calls: list[Call]) -> list[str]:
             written.discard(call.path)
             names = {path: old for path, old in names.items() if path.parent != call.path}
         elif call.kind in ("rename", "link", "create"):
-            if call.kind == "create" and not call.path.name.startswith((".", "#")):
+            if call.kind == "create" and not call.path.name.startswith((".", "#", *IN_PLACE)):
                 raise Judged("not durable", f"{call.path.name} is written under its final name")
             if source in written:
                 raise Judged("not durable", f"{call.path.name} is there before it was synced")

@@ -18,10 +18,12 @@ from crash_rest import WAYS
 from driver import Driver, Outcome, Place, copy_checkout
 from interposed import faulty
 from settle import ERROR, SAME, Judged, advised
-from stages import RESULTS, remove, write_input
-from undisturbed import differences, list_files, read_result
+from stages import OUTPUTS, RESULTS, copy_tree, remove
+from undisturbed import AFTER, Undisturbed, differences, list_files, read_result
 
-MODEL = "resources/models/esm2_demo"
+# Of Snakemake itself, from its start to its end.
+DRIVER_SECONDS = 6.0
+SNAKEMAKES_OWN = {"index/.snakemake_timestamp"}
 TRIES = 6
 # Calls of one process that are surely made, few enough that they come in most.
 CALLS: Mapping[str, Mapping[str, int]] = {
@@ -32,34 +34,38 @@ CALLS: Mapping[str, Mapping[str, int]] = {
 
 
 @dataclass(frozen=True)
-class UndisturbedWorkflow:
-    """`place` after its run; `fresh`: before it, the model prepared already."""
+class WorkflowWorld:
+    """`fresh`: the place before a run, its model prepared; `stages`: what has to come out.
 
-    place: Place
+    seconds: about what a run takes.
+    """
+
     fresh: Place
-    library: Path
+    stages: Undisturbed
     seconds: float
 
 
-def run_undisturbed_workflow(folder: Path, library: Path) -> UndisturbedWorkflow:
-    """The whole workflow, once."""
-    checkout = copy_checkout(folder / "checkout")
-    fresh = Place(checkout, folder / "fresh")
+def prepare_workflow(folder: Path, stages: Undisturbed) -> WorkflowWorld:
+    """A place whose run has to give the bytes of the undisturbed stages."""
+    fresh = Place(copy_checkout(folder / "checkout"), folder / "fresh")
     fresh.folder.mkdir()
-    write_input(fresh.folder / "work.faa")
+    for name in ("model", "input.faa", "resources"):
+        copy_tree(stages.folder / AFTER / name, fresh.folder / name)
+    (fresh.folder / OUTPUTS["prepare"][0]).touch()
     fresh.configure(
-        datasets={"work": {"fasta": "work.faa", "model": "demo"}},
-        models={"demo": str(checkout / MODEL)},
+        datasets={"work": {"fasta": "input.faa", "model": "demo"}},
+        models={"demo": "model"},
         shards=2,
         device="cpu",
-        embedding={"long_sequences": "window", "max_length": 100, "invalid_residues": "skip"},
-        execution={"token_budget": 800, "checkpoint": {"sequences": 9, "seconds": 300}},
+        embedding={
+            "long_sequences": "window",
+            "max_length": 100,
+            "invalid_residues": "skip",
+            "per_residue": stages.per_residue,
+        },
+        execution={"token_budget": 700, "checkpoint": {"sequences": 9, "seconds": 300}},
     )
-    fresh.run("resources/models/demo.json", cores=1)
-    place = fresh.copy_to(folder / "done")
-    began = time.monotonic()
-    place.run(cores=1)
-    return UndisturbedWorkflow(place, fresh, library, time.monotonic() - began)
+    return WorkflowWorld(fresh, stages, DRIVER_SECONDS + sum(stages.seconds.values()))
 
 
 @dataclass
@@ -67,7 +73,7 @@ class WorkflowScene:
     """One case through the workflow; `told` gathers what was done."""
 
     random: Random
-    undisturbed: UndisturbedWorkflow
+    world: WorkflowWorld
     folder: Path
     told: list[str] = field(default_factory=list)
 
@@ -75,10 +81,10 @@ class WorkflowScene:
         self.told.append(" ".join(map(str, words)))
 
     def open(self) -> Place:
-        return self.undisturbed.fresh.copy_to(self.folder)
+        return self.world.fresh.copy_to(self.folder)
 
     def draw_moment(self) -> float:
-        return self.random.uniform(0.1, 1.0) * self.undisturbed.seconds
+        return self.random.uniform(0.1, 1.0) * self.world.seconds
 
     def finish(self, place: Place) -> str:
         """Run again, doing what messages say, until all is done; compare."""
@@ -104,11 +110,11 @@ class WorkflowScene:
         return 0
 
     def _compare(self, place: Place) -> None:
-        done = self.undisturbed.place.folder / RESULTS
-        wrong = differences(read_result(place.folder / RESULTS), read_result(done))
+        found, stages = place.folder / RESULTS, self.world.stages
+        wrong = differences(read_result(found), read_result(stages.result))
         if wrong:
             raise Judged("wrong", ", ".join(wrong))
-        if extra := list_files(place.folder / RESULTS) - list_files(done):
+        if extra := list_files(found) - stages.files() - SNAKEMAKES_OWN:
             raise Judged("litter", ", ".join(sorted(extra)))
 
 
@@ -206,7 +212,7 @@ def disturb_a_call(scene: WorkflowScene) -> str:
     settings |= {"action": random.choice(actions), "errno": random.choice((5, 28))}
     scene.tell(settings)
     with (
-        _environment(faulty(scene.undisturbed.library, root, **settings)),
+        _environment(faulty(scene.world.stages.library, root, **settings)),
         place.start(cores=1) as driver,
     ):
         _end(driver, scene)

@@ -25,7 +25,7 @@ import crash_inputs
 import crash_kills
 import crash_rest
 import crash_workflow
-from crash_workflow import UndisturbedWorkflow, WorkflowScene, run_undisturbed_workflow
+from crash_workflow import WorkflowScene, WorkflowWorld, prepare_workflow
 from interposed import compile_library
 from scene import Scene
 from settle import GOOD, Judged
@@ -76,7 +76,7 @@ class World:
 
     folder: Path
     pair: Pair
-    workflow: UndisturbedWorkflow | None = None
+    workflow: WorkflowWorld | None = None
 
     def open(self, seed: int, case: str) -> tuple[str, Crash, Scene | WorkflowScene]:
         """The kind of a case, taken in turn, and its scene; all else is drawn by its seed."""
@@ -120,7 +120,7 @@ def prepare(folder: Path, *, plain: bool = True, workflow: bool) -> World:
     other = tokens
     if plain:
         other = run_undisturbed(folder / "plain", scripts, library, per_residue=False)
-    whole = run_undisturbed_workflow(folder, library) if workflow else None
+    whole = prepare_workflow(folder, tokens) if workflow else None
     return World(folder, (other, tokens), whole)
 
 

@@ -34,7 +34,6 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
 HANG_SECONDS = 120
 # Within these every process of a stage is gone once the stage is.
 LINGER_SECONDS = 15
-# At 9 sequences a block, rows are left for the end of each shard.
 WINDOW = ("--long-sequences", "window", "--max-length", "100")
 
 
@@ -105,7 +104,8 @@ class Tree:
 
     def _embedding_options(self, rank: str) -> Sequence[str]:
         what = f"--{'' if self.per_residue else 'no-'}per-residue --layer last --pooling mean"
-        how = "--device cpu --token-budget 800 --checkpoint-sequences 9 --checkpoint-seconds 300"
+        # With these, rows are left for a last block at the end of each shard.
+        how = "--device cpu --token-budget 700 --checkpoint-sequences 9 --checkpoint-seconds 300"
         place = f"--index {RESULTS}/index/shard_{rank}.parquet --rank {rank} --world-size 2"
         rest = f"--precision auto --storage float32 --threads 1 --output {RESULTS}/shards"
         return [*what.split(), *how.split(), *place.split(), *f"{rest}/shard_{rank}.h5".split()] + [
