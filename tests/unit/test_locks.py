@@ -74,6 +74,26 @@ def test_a_folder_that_was_removed_meanwhile_is_made_again(tmp_path, monkeypatch
         assert locked and folder.is_dir() and len(asked) == 1
 
 
+@pytest.mark.parametrize("made_again", [False, True])
+def test_a_lock_on_a_folder_that_was_removed_before_it_came_does_not_count(
+    made_again, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(locks, "POLL_SECONDS", 0.01)
+    folder, flock, calls = tmp_path / "folder", fcntl.flock, []
+
+    def remove_first(*arguments: Any) -> None:
+        calls.append(None)
+        if len(calls) == 1:
+            folder.rename(tmp_path / "removed")
+            if made_again:
+                folder.mkdir()
+        flock(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    with hold_folder(folder, stay, LOGGER) as locked:
+        assert locked and folder.is_dir() and len(calls) == 2
+
+
 def test_where_there_are_no_locks_it_is_said(tmp_path, monkeypatch, caplog):
     def refuse(*_: Any) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
