@@ -128,3 +128,13 @@ def test_without_locks_two_workers_do_no_harm_and_tell_of_double_work(project, c
     text = project.log.read_text()
     assert sum(counts) > len(worker_runs.SEQUENCES)
     assert f"{sum(counts) - len(worker_runs.SEQUENCES)} sequences were computed twice" in text
+
+
+def test_without_locks_nothing_of_another_worker_is_swept_away(project, context):
+    assert WorkerProcess(context, project).finish().exit_code == 0
+    (folder,) = project.results.glob("checkpoints/*/shard_0")
+    others = folder / f".batch_00009.safetensors.{'0f' * 16}.tmp"
+    others.touch()
+    for fault, stays in ((worker_runs.without_locks, True), (None, False)):
+        assert WorkerProcess(context, project, fault).finish().exit_code == 0
+        assert others.exists() == stays
