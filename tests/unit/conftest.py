@@ -30,6 +30,32 @@ def project(tmp_path, prepared_model) -> Project:
     return make_project(tmp_path, prepared_model)
 
 
+@pytest.fixture
+def durable(monkeypatch) -> list[int | str]:
+    """What outlives a power cut, in its order: inodes that are synced, and names that are given.
+
+    The calls are made, too.
+    """
+    seen: list[int | str] = []
+    fsync, rename, link = os.fsync, os.rename, os.link
+
+    def look_at_fsync(descriptor: int) -> None:
+        seen.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def look_at(call: Any) -> Any:
+        def name(source: Path, target: Path) -> None:
+            call(source, target)
+            seen.append(Path(target).name)
+
+        return name
+
+    monkeypatch.setattr(os, "fsync", look_at_fsync)
+    monkeypatch.setattr(os, "rename", look_at(rename))
+    monkeypatch.setattr(os, "link", look_at(link))
+    return seen
+
+
 @pytest.fixture(scope="session")
 def context() -> Any:
     """Starts processes that have PyTorch imported already."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from worker_runs import SEQUENCES, Project, make_project
+from worker_runs import SEQUENCES, Project, make_project, make_sequences
 
 from seqembed import shards
 from seqembed.assembly import adopt_index, assemble_shard
@@ -40,6 +41,7 @@ def fill(
     order: np.ndarray,
     cuts: list[int],
     rank: int = 0,
+    width: int = 3,
     **recipe: Any,
 ) -> tuple[list[str], list[np.ndarray]]:
     """Blocks of the shard's places in this order; the values are those of the row in the input.
@@ -55,7 +57,7 @@ def fill(
         token_budget=512,
         model="m",
         weights_sha256="c" * 64,
-        width=3,
+        width=width,
         recipe=RECIPE | recipe,
     )
     write_manifest(folder, manifest)
@@ -63,7 +65,7 @@ def fill(
     ids, arrays = [], []
     for part in np.split(order, cuts):
         storage = manifest.recipe["storage"]
-        rows = (shard.rows[part][:, None] * 10 + np.arange(3)).astype(storage)
+        rows = (shard.rows[part][:, None] * 10 + np.arange(width)).astype(storage)
         flags = np.where(shard.lengths[part] > 200, 2, 0).astype(np.uint8)
         spool = ResidueSpool(folder) if manifest.recipe.get("per_residue") else None
         if spool:
@@ -184,6 +186,23 @@ def test_the_file_says_what_it_is(tmp_path):
         "shard_fingerprint": shard.fingerprint,
         **RECIPE,
     }
+
+
+def test_rows_are_never_all_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "SLAB_ROWS", 50)
+    count, width = 2000, 1000
+    project = make_project(tmp_path, tmp_path / "no model", make_sequences([8] * count))
+    ids, arrays = fill(tmp_path / "folder", project, np.arange(count), [700], width=width)
+    tracemalloc.start()
+    try:
+        path = assemble_shard(tmp_path / "folder", 0, ids, arrays)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    with open_embeddings(path) as file:
+        assert file.rows.nbytes == 4 * count * width
+    # The seal is made of pieces of 1 MB, and a slab is 0.2 MB.
+    assert peak < 2 * count * width
 
 
 def test_rows_of_no_sequence_and_rows_given_twice_do_no_harm(shard_project):

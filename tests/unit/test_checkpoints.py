@@ -27,6 +27,7 @@ from seqembed.checkpoints import (
     write_manifest,
 )
 from seqembed.errors import CheckpointError
+from seqembed.flags import FP32_RETRY
 from seqembed.inference import BatchRows
 from seqembed.residue_files import ResidueSpool
 
@@ -308,6 +309,15 @@ def test_rows_that_are_there_already_are_not_written_again(tmp_path):
     assert [add(writer, rows) for rows in ([0, 1, 2], [3, 4], [5, 6])] == [2, 1, 1]
     writer.write()
     assert contents(tmp_path) == [[0, 2, 3, 6]]
+
+
+def test_a_row_has_the_flags_of_its_sequence_and_those_of_its_computation(tmp_path):
+    writer = open_writer(tmp_path)
+    flags = np.array([FP32_RETRY, 0, FP32_RETRY], np.uint8)
+    writer.add(batch_rows(np.array([3, 6, 7]), values_of([3, 6, 7]), [], flags=flags))
+    writer.close()
+    (path,) = list_blocks(tmp_path)
+    assert read_block(path).flags.tolist() == [2 | FP32_RETRY, 2, FP32_RETRY]
 
 
 def test_ids_and_blocks_say_the_same(tmp_path):

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from seqembed.blocks import write_next_block
+from seqembed.checkpoints import CheckpointManifest, write_manifest
 from seqembed.errors import FileFormatError
+from seqembed.failures import Failures, write_failures
 from seqembed.files import link, publish_exclusively, published, set_aside
+from seqembed.index import write_index
+from seqembed.quarantine import write_quarantine
+from seqembed.shards import write_embeddings
+from seqembed.split import split_index
 
 
 def _refuse_links(monkeypatch, number):
@@ -48,6 +58,85 @@ def test_an_error_of_the_disk_names_the_file(tmp_path):
 def test_an_error_of_another_file_is_left_as_it_is(tmp_path):
     with pytest.raises(FileNotFoundError, match="other"), published(tmp_path / "result.bin"):
         (tmp_path / "other").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("publish", "number"),
+    [(published, None), (publish_exclusively, None), (publish_exclusively, errno.EPERM)],
+)
+def test_content_is_durable_before_its_name_and_the_name_thereafter(
+    publish, number, tmp_path, monkeypatch, durable
+):
+    if number:
+        _refuse_links(monkeypatch, number)
+    path = tmp_path / "result.bin"
+    with publish(path) as temporary:
+        temporary.write_bytes(b"all of it")
+        assert durable == []
+    assert durable == [path.stat().st_ino, path.name, tmp_path.stat().st_ino]
+
+
+def _write_manifest(folder: Path) -> None:
+    names = ("recipe_fingerprint", "shard_fingerprint", "model", "weights_sha256")
+    numbers = {"rank": 0, "world_size": 1, "token_budget": 1, "width": 4}
+    write_manifest(folder, CheckpointManifest(**dict.fromkeys(names, "x"), **numbers, recipe={}))
+
+
+def _write_block(folder: Path) -> None:
+    digests, flags = np.zeros((1, 16), np.uint8), np.zeros(1, np.uint8)
+    write_next_block(folder, digests, np.zeros((1, 4), np.float32), flags, batches=1)
+
+
+def _write_index(folder: Path) -> None:
+    fasta = folder.parent / "input.faa"
+    fasta.write_text(">a\nMKV\n")
+    write_index([fasta], folder / "index.parquet")
+
+
+def _write_shard_index(folder: Path) -> None:
+    _write_index(folder)
+    split_index(folder / "index.parquet", [folder / "shard_0.parquet"])
+
+
+def _write_quarantine(folder: Path) -> None:
+    _write_index(folder)
+    write_quarantine(folder / "index.parquet", folder / "quarantine.tsv", {})
+
+
+def _write_embeddings(folder: Path) -> None:
+    path = folder / "shard_0.h5"
+    write_embeddings(path, count=0, width=4, storage="float32", attributes={}, slabs=[])
+
+
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [
+        (_write_manifest, "manifest.json"),
+        (lambda folder: write_failures(folder, Failures()), "failures.json"),
+        (_write_block, "batch_00000.safetensors"),
+        (_write_index, "index.parquet"),
+        (_write_shard_index, "shard_0.parquet"),
+        (_write_quarantine, "quarantine.tsv"),
+        (_write_embeddings, "shard_0.h5"),
+    ],
+)
+def test_whatever_we_write_is_durable_before_its_name(
+    write: Callable[[Path], None], name, tmp_path, durable
+):
+    write(tmp_path / "new")
+    path = tmp_path / "new" / name
+    assert durable[-3:] == [path.stat().st_ino, name, path.parent.stat().st_ino]
+
+
+@pytest.mark.parametrize("number", [None, errno.EPERM])
+def test_a_links_name_is_durable_and_so_is_a_copys_content(number, tmp_path, monkeypatch, durable):
+    source, target = tmp_path / "source.bin", tmp_path / "target.bin"
+    source.write_bytes(b"content")
+    if number:
+        _refuse_links(monkeypatch, number)
+    link(source, target)
+    assert durable[-2:] == [target.name, tmp_path.stat().st_ino]
+    assert (durable[0] == target.stat().st_ino) == bool(number)
 
 
 def test_two_writers_of_one_name_do_not_meet(tmp_path):

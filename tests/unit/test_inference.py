@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import tempfile
+import tracemalloc
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -286,6 +288,24 @@ def test_batches_are_asked_for_when_they_are_needed():
     assert model.calls == 0
     next(rows)
     assert model.calls == 1
+
+
+def test_no_batch_is_held_longer_than_it_takes():
+    def wide(tokens: torch.Tensor, packing: Packing) -> torch.Tensor:
+        return tokens.float()[:, None].repeat(1, 1000)
+
+    held, batches = [], pack([POOL[130]] * 60, 1)
+    tracemalloc.start()
+    try:
+        for number, part in enumerate(runner_of(wide, 60, outputs()).run(batches)):
+            del part
+            if number in (9, 59):
+                gc.collect()
+                held.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    # The rows of 50 batches are 200 kB.
+    assert held[1] - held[0] < 50_000
 
 
 # Values that are not finite.

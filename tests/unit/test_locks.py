@@ -74,6 +74,26 @@ def test_a_folder_that_was_removed_meanwhile_is_made_again(tmp_path, monkeypatch
         assert locked and folder.is_dir() and len(asked) == 1
 
 
+@pytest.mark.parametrize("made_again", [False, True])
+def test_a_lock_on_a_folder_that_was_removed_before_it_came_does_not_count(
+    made_again, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(locks, "POLL_SECONDS", 0.01)
+    folder, flock, calls = tmp_path / "folder", fcntl.flock, []
+
+    def remove_first(*arguments: Any) -> None:
+        calls.append(None)
+        if len(calls) == 1:
+            folder.rename(tmp_path / "removed")
+            if made_again:
+                folder.mkdir()
+        flock(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    with hold_folder(folder, stay, LOGGER) as locked:
+        assert locked and folder.is_dir() and len(calls) == 2
+
+
 def test_where_there_are_no_locks_it_is_said(tmp_path, monkeypatch, caplog):
     def refuse(*_: Any) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
@@ -108,3 +128,13 @@ def test_without_locks_two_workers_do_no_harm_and_tell_of_double_work(project, c
     text = project.log.read_text()
     assert sum(counts) > len(worker_runs.SEQUENCES)
     assert f"{sum(counts) - len(worker_runs.SEQUENCES)} sequences were computed twice" in text
+
+
+def test_without_locks_nothing_of_another_worker_is_swept_away(project, context):
+    assert WorkerProcess(context, project).finish().exit_code == 0
+    (folder,) = project.results.glob("checkpoints/*/shard_0")
+    others = folder / f".batch_00009.safetensors.{'0f' * 16}.tmp"
+    others.touch()
+    for fault, stays in ((worker_runs.without_locks, True), (None, False)):
+        assert WorkerProcess(context, project, fault).finish().exit_code == 0
+        assert others.exists() == stays

@@ -610,6 +610,15 @@ def test_a_failed_merge_leaves_checkpoints_and_store_alone(tmp_path, monkeypatch
     _check(tmp_path / "embeddings.h5", SEQUENCES)
 
 
+def test_checkpoints_stay_until_the_store_has_the_result(tmp_path):
+    index, shards = _prepare(tmp_path)
+    (own,) = _checkpoints(tmp_path, RECIPE)
+    (tmp_path / "store").touch()  # A file: no folder can be made there.
+    with pytest.raises(FileExistsError):
+        _merge(tmp_path, index, shards)
+    assert (own / "shard_0/batch_00000.safetensors").read_bytes() == b"rows"
+
+
 # What is merged first loads what is loaded once, so that it is not counted.
 MERGE_TWICE = """
 import logging, sys

@@ -54,10 +54,19 @@ def _work_with(act: Callable[[Any], None], results: Any, began: Any, *arguments:
     gpu_worker(rank, world_size, results, index, output, {**config, "began": began.set})
 
 
+def steps_file(log: Path) -> Path:
+    """Where `crashes` notes each step that it lets pass: its process, and what it computes."""
+    return log.with_name("steps.txt")
+
+
 def crashes(parent: int, *arguments: Any) -> None:
+    steps = steps_file(Path(arguments[-1]["log_path"]))
+
     def act(tokens: Any) -> None:
         if (tokens == U).any():
             os.kill(os.getpid(), signal.SIGSEGV)
+        with steps.open("a") as file:
+            file.write(f"{os.getpid()} {bytes(tokens.tolist()).hex()}\n")
 
     _work_with(act, *arguments)
 
@@ -169,6 +178,14 @@ def assert_only_the_poison_is_missing(project: Project, undisturbed: Project) ->
     return reason
 
 
+def assert_computed_once(project: Project) -> None:
+    """All but what the first process had not written: it did not know of a suspect yet."""
+    steps = [line.split() for line in steps_file(project.log).read_text().splitlines()]
+    later = [(pid, step) for pid, step in steps if pid != steps[0][0]]
+    assert len({pid for pid, _ in later}) > 1
+    assert len({step for _, step in later}) == len(later)
+
+
 def tried_alone(project: Project) -> int:
     return project.log.read_text().count("s9 failed alone") + project.log.read_text().count(
         "s9 is quarantined"
@@ -183,6 +200,7 @@ def test_a_sequence_that_crashes_the_process_is_quarantined(supervise, poisoned,
     assert ends[-1].status["quarantined"] == 1
     reason = assert_only_the_poison_is_missing(poisoned, undisturbed)
     assert reason == "the worker was killed by SIGSEGV"
+    assert_computed_once(poisoned)
 
 
 def test_a_sequence_that_breaks_the_gpu_is_quarantined(supervise, poisoned, undisturbed):

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from seqembed.blocks import list_blocks, read_block
 from seqembed.environment import EnvConfig
 from seqembed.errors import DeviceError, InterruptedRun, WorkerError
 from seqembed.supervisor import Supervisor
+from seqembed.worker_ends import WorkerEnd
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are seen in /proc")
 
@@ -325,6 +327,27 @@ def test_any_other_end_is_an_error(work, message, supervise):
     with pytest.raises(WorkerError, match=message) as caught:
         supervise(work)
     assert (caught.value.status is None) == (work is says_nothing)
+
+
+@pytest.mark.parametrize(
+    ("code", "oom_killed", "memory"),
+    [
+        (-signal.SIGSEGV, False, False),
+        (-signal.SIGKILL, True, True),
+        # Nobody calls exit in the midst of a shard but a library that gives up.
+        (7, None, False),
+        (-signal.SIGKILL, False, None),
+        (-signal.SIGKILL, None, None),
+        (-signal.SIGTERM, False, None),
+    ],
+)
+def test_what_a_process_does_to_itself_is_a_crash(code, oom_killed, memory):
+    """memory: None for no crash."""
+    end = WorkerEnd(status=None, exit_code=code, began=True, oom_killed=oom_killed)
+    assert (end.crash and end.crash["memory"]) == memory
+    assert end.wants_fresh_worker == (memory is not None)
+    unknown = replace(end, began=False)
+    assert unknown.crash is None and not unknown.wants_fresh_worker
 
 
 def test_an_interrupted_worker_is_no_error(supervise):

@@ -162,6 +162,18 @@ def test_earlier_quarantines_outlive_a_doubtful_row(tmp_path):
     assert read_failures(tmp_path) == Failures(quarantined={hex_of(50): "r"}, token_limit=900)
 
 
+def test_what_was_learnt_outlives_a_kill_at_the_next_step(tmp_path):
+    trials = open_trials(tmp_path)
+    assert len(trials.narrow(batch_of(1, 2), MemoryError(), memory=True)) == 1
+    assert open_trials(tmp_path).token_limit == 2 * 52 // 2
+    assert trials.narrow(batch_of(3), ValueError("bad"), memory=False) == []
+    assert places(open_trials(tmp_path)) == [(3, 3)]
+    trials.passed(np.array([5]))
+    assert read_failures(tmp_path).doubts == []
+    trials.refuse(4, "it is not finite", in_doubt=False)
+    assert open_trials(tmp_path).given_up == {4}
+
+
 def test_failures_come_back_as_written(tmp_path):
     failures = Failures(
         token_limit=77,

@@ -258,13 +258,17 @@ def slow_batches() -> None:
     Esm2.forward = forward_slowly  # type: ignore[method-assign]
 
 
-def slow_batches_without_locks() -> None:
+def without_locks() -> None:
     import fcntl
 
     def refuse(*_: Any) -> None:
         raise OSError(37, "No locks available")
 
     fcntl.flock = refuse  # type: ignore[assignment]
+
+
+def slow_batches_without_locks() -> None:
+    without_locks()
     slow_batches()
 
 
