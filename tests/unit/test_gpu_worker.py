@@ -11,6 +11,7 @@ import queue
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional, get_origin, get_type_hints
 
@@ -607,9 +608,13 @@ def test_checkpoints_of_an_older_program_are_not_trusted(run, project, undisturb
     assert {p.name for p in folder.parent.iterdir()} == {"batch_1.done", "lock"}
 
 
-def test_a_damaged_manifest_forgets_its_budget_only(run, project, undisturbed):
+@pytest.mark.parametrize("damage", ["emptied", "flipped"])
+def test_a_damaged_manifest_forgets_its_budget_only(damage, run, project, undisturbed):
     shutil.copytree(undisturbed.results / "checkpoints", project.results / "checkpoints")
-    (project.checkpoints() / "manifest.json").write_text("{}")
+    path = project.checkpoints() / "manifest.json"
+    fingerprint = read_manifest(path.parent).shard_fingerprint
+    other = path.read_text().replace(fingerprint, "0f"[fingerprint[0] == "0"] + fingerprint[1:])
+    path.write_text("{}" if damage == "emptied" else other)
     complete(run(), project, computed=0)
     assert "damaged manifest" in project.log.read_text()
     assert project.content() == undisturbed.content()
@@ -617,8 +622,7 @@ def test_a_damaged_manifest_forgets_its_budget_only(run, project, undisturbed):
 
 def test_blocks_of_another_recipe_do_not_count(run, project, undisturbed):
     shutil.copytree(undisturbed.results / "checkpoints", project.results / "checkpoints")
-    path = project.checkpoints() / "manifest.json"
-    fingerprint = read_manifest(path.parent).recipe_fingerprint
-    path.write_text(path.read_text().replace(fingerprint, "0" * 64))
+    folder = project.checkpoints()
+    write_manifest(folder, replace(read_manifest(folder), recipe_fingerprint="0" * 64))
     failed(run(), "holds rows of another recipe or shard")
     assert not project.output.exists()

@@ -232,6 +232,15 @@ def test_an_index_of_before_is_split(tmp_path):
     assert read_shard_index(tmp_path / "shard.parquet").rows.tolist() == [0, 1]
 
 
+def test_what_a_killed_split_left_goes(tmp_path):
+    write_index([_fasta(tmp_path, ["MKV", "WE"])], tmp_path / "index.parquet")
+    left = tmp_path / f"index/.shard_0.parquet.{'0123456789abcdef' * 2}.tmp"
+    left.parent.mkdir()
+    left.touch()
+    split_index(tmp_path / "index.parquet", [tmp_path / "index/shard_0.parquet"])
+    assert [path.name for path in left.parent.iterdir()] == ["shard_0.parquet"]
+
+
 def test_no_shard_is_no_split(tmp_path):
     with pytest.raises(ValueError, match="at least one shard"):
         split_index(tmp_path / "index.parquet", [])

@@ -185,6 +185,14 @@ def test_failures_come_back_as_written(tmp_path):
     assert read_failures(tmp_path) == failures
 
 
+def test_a_flipped_bit_in_it_is_noticed(tmp_path):
+    write_failures(tmp_path, Failures(quarantined={hex_of(3): "r"}))
+    path = tmp_path / "failures.json"
+    path.write_text(path.read_text().replace(hex_of(3), hex_of(4)))
+    with pytest.raises(CheckpointError, match="damaged since it was written"):
+        read_failures(tmp_path)
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -30,7 +30,7 @@ IDS = [
 ]
 DESCRIPTION = f"$(touch {PWNED}5) `touch {PWNED}6`; {{input}} 'x\" ../.. \x1b[2J"
 FOLDER = f"a $(touch {PWNED}7)`touch {PWNED}8`;'\"&|<>*?#!~"
-FILES = [f"-o;touch {PWNED}9.faa", f"line\nbreak $(touch {PWNED}10).faa", "sub/../../up.faa"]
+FILES = [f"-o;touch {PWNED}9.faa", f"'\"$(touch {PWNED}10).faa", "sub/../../up.faa"]
 VISIBLE = f"$(touch {PWNED}11)`touch {PWNED}12`;--x\n"
 
 # Put before every Python of the run: which program opens a path to write, or makes or renames it.

@@ -216,7 +216,9 @@ class IndexBasedDataset(Dataset[RawBatch]):
                 columns = self._file.read_row_group(number, columns=["residues", "digest"])
             self._group = (number, columns)
         row = position - int(self._starts[number])
-        residues, key = (self._group[1][name][row].as_py() for name in ("residues", "digest"))
+        with damage_named(self._path):
+            columns = [self._group[1][name] for name in ("residues", "digest")]
+            residues, key = (column[row].as_py() for column in columns)
         # The digest decides under which ids the row will stand.
         if digest(residues) != key:
             raise damaged(self._path, f"damaged in row {position}")

@@ -30,6 +30,7 @@ from seqembed.failures import FAILURES
 from seqembed.files import published, remove_temporary, set_aside
 from seqembed.in_flight import IN_FLIGHT
 from seqembed.inference import BatchRows
+from seqembed.json_checksum import add_checksum, check_checksum
 from seqembed.residue_files import ResidueFile, ResidueSpool
 from seqembed.row_pool import count_distinct
 
@@ -66,6 +67,7 @@ class CheckpointManifest:
 def write_manifest(folder: Path, manifest: CheckpointManifest) -> None:
     """Write `manifest.json` durably."""
     content = {"format_version": FORMAT_VERSION, "kind": "checkpoint"} | asdict(manifest)
+    content = add_checksum(content)
     with published(folder / MANIFEST) as temporary:
         temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
@@ -79,6 +81,7 @@ def read_manifest(folder: Path) -> CheckpointManifest | None:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format_version"] != FORMAT_VERSION or content["kind"] != "checkpoint":
             raise ValueError(f"format version {content['format_version']} is not known")
+        check_checksum(content)
         return CheckpointManifest(
             **{name: content[name] for name in CheckpointManifest.__dataclass_fields__}
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from seqembed.errors import CheckpointError
 from seqembed.files import published
+from seqembed.json_checksum import add_checksum, check_checksum
 
 FORMAT_VERSION = "1"
 FAILURES = "failures.json"
@@ -66,6 +67,7 @@ def read_failures(folder: Path) -> Failures:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format_version"] != FORMAT_VERSION or content["kind"] != "failures":
             raise ValueError(f"format version {content['format_version']} is not known")
+        check_checksum(content)
         return Failures(
             token_limit=content["token_limit"],
             suspects=[Suspect(**suspect) for suspect in content["suspects"]],
@@ -79,6 +81,7 @@ def read_failures(folder: Path) -> Failures:
 def write_failures(folder: Path, failures: Failures) -> None:
     """Write `failures.json` durably."""
     content = {"format_version": FORMAT_VERSION, "kind": "failures"} | asdict(failures)
+    content = add_checksum(content)
     with published(folder / FAILURES) as temporary:
         temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 

@@ -126,9 +126,8 @@ class Run:
         """
         mine = (self.recipe.fingerprint, self.shard.fingerprint)
         if earlier and (earlier.recipe_fingerprint, earlier.shard_fingerprint) != mine:
-            place = f"checkpoints/{self.checkpoint_key}"
-            message = f"{place}: holds rows of another recipe or shard; remove it and run again"
-            raise CheckpointError(message)
+            message = f"checkpoints/{self.checkpoint_key}: holds rows of another recipe or shard"
+            raise CheckpointError(f"{message}; remove that folder and run again")
         budget = self.settings.token_budget
         if budget == "auto":
             budget = earlier.token_budget if earlier else AUTO_TOKEN_BUDGET[self.device.type]

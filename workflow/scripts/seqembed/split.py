@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from seqembed.errors import FastaError
 from seqembed.fasta import Record, digest, read_records
-from seqembed.files import published
+from seqembed.files import published, remove_temporary
 from seqembed.index import (
     FORMAT_VERSION,
     SHARD_SCHEMA,
@@ -92,6 +92,7 @@ def split_index(
     if not shard_paths:
         raise ValueError("at least one shard is needed")
     shard_paths[0].parent.mkdir(parents=True, exist_ok=True)
+    remove_temporary(shard_paths[0].parent)
     with tempfile.TemporaryFile(dir=shard_paths[0].parent) as spool:
         sequences = _read_sequences(index_path, tokenizer or Esm2Tokenizer(), spool)
         _refuse_long(index_path, sequences, policy, unit)

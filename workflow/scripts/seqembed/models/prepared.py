@@ -15,6 +15,7 @@ from typing import Any
 
 from seqembed.errors import ConfigError, ModelError
 from seqembed.files import published
+from seqembed.json_checksum import add_checksum, check_checksum
 from seqembed.models.architecture import Architecture
 from seqembed.models.families import FAMILIES, Family
 from seqembed.models.tokenization import BpeTokenizer, Esm2Tokenizer, Tokenizer
@@ -96,7 +97,7 @@ def write_prepared(model: PreparedModel, path: Path) -> None:
     """Write `{model}.json` durably; a key without a value is left out."""
     content = {"format_version": FORMAT_VERSION, "kind": KIND, **asdict(model)}
     content = {key: value for key, value in content.items() if value is not None}
-    content["checksum"] = _checksum(content)
+    content = add_checksum(content)
     with published(path) as temporary:
         text = json.dumps(content, sort_keys=True, indent=2, ensure_ascii=False) + "\n"
         temporary.write_text(text, encoding="utf-8")
@@ -143,22 +144,14 @@ def _parse(content: Any) -> PreparedModel:
         raise ModelError("it describes no model")
     if (version := content.get("format_version")) != FORMAT_VERSION:
         raise ModelError(f"format version {version!r} is not known")
-    # One flipped bit makes 4 layers of 6, and other numbers. Older descriptions have no checksum.
-    if content.get("checksum", checksum := _checksum(content)) != checksum:
-        raise ModelError("damaged since it was written")
+    # One flipped bit makes 4 layers of 6, and other numbers.
+    check_checksum(content)
     values = _pick({"tokenizer_file": None} | content, PreparedModel)
     if values["family"] not in FAMILIES:
         raise ModelError(f"{values['family']!r} is no family of models that is known")
     kind = FAMILIES[values["family"]].architecture
     architecture = kind(**_pick(values.pop("architecture"), kind))
     return PreparedModel(architecture=architecture, **values)
-
-
-def _checksum(content: Mapping[str, Any]) -> str:
-    """Of all keys but its own, 32 hex characters."""
-    rest = {key: value for key, value in content.items() if key != "checksum"}
-    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _pick(content: Any, kind: type[Any]) -> dict[str, Any]:
