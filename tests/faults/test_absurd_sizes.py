@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -42,11 +41,23 @@ class Outcome:
     seconds: float
 
 
+# Runs a program and writes down its memory. A child's begins with what its parent held as it was
+# made: the parent is a small one here, and not the process of the tests.
+MEASURE = """
+import resource, subprocess, sys
+code = subprocess.run(sys.argv[2:]).returncode
+with open(sys.argv[1], "w") as file:
+    file.write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
+sys.exit(code)
+"""
+
+
 def call(
     folder: Path, entry: str, *words: str, before: Callable[[], None] | None = None
 ) -> Outcome:
     """Run an entry in a folder; `before` runs in its process first."""
-    command = [sys.executable, str(SCRIPTS / f"{entry}.py"), *words, "--model", str(MODEL)]
+    program = [sys.executable, str(SCRIPTS / f"{entry}.py"), *words, "--model", str(MODEL)]
+    command = [sys.executable, "-c", MEASURE, str(folder / "memory"), *program]
     begin = time.monotonic()
     with (folder / "said").open("w+b") as said:
         process = subprocess.Popen(
@@ -58,25 +69,14 @@ def call(
             preexec_fn=before,
         )
         try:
-            used = _wait(process)
+            process.wait(HANGING_SECONDS)
         finally:
             process.kill()
         said.seek(0)
         text = said.read().decode()
     seconds = time.monotonic() - begin
-    return Outcome(process.returncode, text, used.ru_maxrss * 1024, seconds)
-
-
-def _wait(process: subprocess.Popen[bytes]) -> resource.struct_rusage:
-    """Wait for the end; what the process used, which no other process is counted in."""
-    deadline = time.monotonic() + HANGING_SECONDS
-    while time.monotonic() < deadline:
-        pid, status, used = os.wait4(process.pid, os.WNOHANG)
-        if pid:
-            process.returncode = os.waitstatus_to_exitcode(status)
-            return used
-        time.sleep(0.01)
-    raise AssertionError("the program hangs")
+    memory = (folder / "memory").read_text()
+    return Outcome(process.returncode, text, int(memory) * 1024, seconds)
 
 
 def index(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqembed.errors import ConfigError
@@ -48,6 +48,7 @@ def test_windows(tokens, windows):
     assert policy("window", 8).cut(tokens) == windows
 
 
+@settings(deadline=None)
 @given(st.integers(1, 600), st.integers(1, 60))
 def test_each_token_is_taken_once_from_where_it_is_farthest_from_an_edge(tokens, length):
     windows = policy("window", length).cut(tokens)

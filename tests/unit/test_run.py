@@ -171,7 +171,7 @@ def test_the_automatic_budget_is_the_devices(project):
 @pytest.mark.parametrize("name", ["recipe_fingerprint", "shard_fingerprint"])
 def test_checkpoints_of_another_recipe_or_shard_are_refused(name, project):
     run = open_project(project)
-    with pytest.raises(CheckpointError, match=f"checkpoints/{run.checkpoint_key}: .*remove it"):
+    with pytest.raises(CheckpointError, match=f"checkpoints/{run.checkpoint_key}: .*remove that"):
         run.manifest(replace(run.manifest(None), **{name: "0" * 64}))
 
 

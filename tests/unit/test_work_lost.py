@@ -46,7 +46,7 @@ def stop_at_random(
 ) -> bool:
     """Send the signal to a worker at some instant of its work; return whether it hit."""
     worker = WorkerProcess(context, project, worker_runs.note_steps, **CONFIG)
-    wanted = len(steps(project)) + choice.randrange(1, 8)
+    wanted = len(steps(project)) + choice.randrange(1, 5)
     while worker.process.is_alive() and len(steps(project)) < wanted:
         time.sleep(0.001)
     time.sleep(choice.random() * 0.02)
