@@ -211,14 +211,11 @@ class IndexBasedDataset(Dataset[RawBatch]):
 
     def _residues(self, position: int) -> bytes:
         number = int(np.searchsorted(self._starts, position, side="right")) - 1
-        if number != self._group[0]:
-            with damage_named(self._path):
-                columns = self._file.read_row_group(number, columns=["residues", "digest"])
-            self._group = (number, columns)
-        row = position - int(self._starts[number])
+        row, columns = position - int(self._starts[number]), ["residues", "digest"]
         with damage_named(self._path):
-            columns = [self._group[1][name] for name in ("residues", "digest")]
-            residues, key = (column[row].as_py() for column in columns)
+            if number != self._group[0]:
+                self._group = (number, self._file.read_row_group(number, columns=columns))
+            residues, key = (self._group[1][name][row].as_py() for name in columns)
         # The digest decides under which ids the row will stand.
         if digest(residues) != key:
             raise damaged(self._path, f"damaged in row {position}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import tempfile
@@ -27,10 +26,10 @@ from seqembed.blocks import (
 )
 from seqembed.errors import CheckpointError
 from seqembed.failures import FAILURES
-from seqembed.files import published, remove_temporary, set_aside
+from seqembed.files import remove_temporary, set_aside
 from seqembed.in_flight import IN_FLIGHT
 from seqembed.inference import BatchRows
-from seqembed.json_checksum import add_checksum, check_checksum
+from seqembed.json_files import read_json, write_json
 from seqembed.residue_files import ResidueFile, ResidueSpool
 from seqembed.row_pool import count_distinct
 
@@ -66,10 +65,7 @@ class CheckpointManifest:
 
 def write_manifest(folder: Path, manifest: CheckpointManifest) -> None:
     """Write `manifest.json` durably."""
-    content = {"format_version": FORMAT_VERSION, "kind": "checkpoint"} | asdict(manifest)
-    content = add_checksum(content)
-    with published(folder / MANIFEST) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    write_json(folder / MANIFEST, "checkpoint", FORMAT_VERSION, asdict(manifest))
 
 
 def read_manifest(folder: Path) -> CheckpointManifest | None:
@@ -78,10 +74,7 @@ def read_manifest(folder: Path) -> CheckpointManifest | None:
     if not os.path.lexists(path):
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format_version"] != FORMAT_VERSION or content["kind"] != "checkpoint":
-            raise ValueError(f"format version {content['format_version']} is not known")
-        check_checksum(content)
+        content = read_json(path, "checkpoint", FORMAT_VERSION)
         return CheckpointManifest(
             **{name: content[name] for name in CheckpointManifest.__dataclass_fields__}
         )
@@ -112,8 +105,10 @@ def sweep(folder: Path) -> None:
     Only who holds the folder may do so, when its blocks were read and the damaged ones set aside.
     """
     remove_temporary(folder)
+    if not (spools := list(folder.glob("residues_*.raw"))):
+        return
     named = {residues.name for _, residues in list_residues(list_blocks(folder))}
-    for path in folder.glob("residues_*.raw"):
+    for path in spools:
         if path.name not in named:
             path.unlink()
 

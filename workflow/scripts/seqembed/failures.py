@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from seqembed.errors import CheckpointError
-from seqembed.files import published
-from seqembed.json_checksum import add_checksum, check_checksum
+from seqembed.json_files import read_json, write_json
 
 FORMAT_VERSION = "1"
 FAILURES = "failures.json"
@@ -64,10 +62,7 @@ def read_failures(folder: Path) -> Failures:
     if not os.path.lexists(path):
         return Failures()
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format_version"] != FORMAT_VERSION or content["kind"] != "failures":
-            raise ValueError(f"format version {content['format_version']} is not known")
-        check_checksum(content)
+        content = read_json(path, "failures", FORMAT_VERSION)
         return Failures(
             token_limit=content["token_limit"],
             suspects=[Suspect(**suspect) for suspect in content["suspects"]],
@@ -80,10 +75,7 @@ def read_failures(folder: Path) -> Failures:
 
 def write_failures(folder: Path, failures: Failures) -> None:
     """Write `failures.json` durably."""
-    content = {"format_version": FORMAT_VERSION, "kind": "failures"} | asdict(failures)
-    content = add_checksum(content)
-    with published(folder / FAILURES) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    write_json(folder / FAILURES, "failures", FORMAT_VERSION, asdict(failures))
 
 
 def _digests_with_reasons(content: dict[str, str]) -> dict[str, str]:

@@ -24,6 +24,7 @@ from seqembed.sequence_ids import IdStyle, SequenceIds
 
 FORMAT_VERSION = "1"
 INDEX_BATCH_ROWS = 65_536
+READ_BATCH_ROWS = 8192
 
 Int64s = npt.NDArray[np.int64]
 Digests = npt.NDArray[np.uint8]
@@ -201,13 +202,23 @@ def read_names(path: Path) -> Iterator[tuple[str, str | None]]:
     with damage_named(path), open_parquet(path) as index:
         known = "excluded" in index.schema_arrow.names
         columns = ["sequence_id", "excluded"] if known else ["sequence_id"]
-        for batch in index.iter_batches(8192, columns=columns):
+        for batch in index.iter_batches(READ_BATCH_ROWS, columns=columns):
             texts = {batch[name].type for name in columns} == {pa.string()}
             if batch["sequence_id"].null_count or not texts:
                 raise ValueError("an id or a reason is no text")
             names = batch["sequence_id"].to_pylist()
             reasons = batch["excluded"].to_pylist() if known else [None] * len(names)
             yield from zip(names, reasons, strict=True)
+
+
+def check_rows(path: Path, digests: Digests) -> None:
+    """Raise IndexFormatError unless ids, digests and what is excluded are as they were indexed."""
+    fingerprint, names = IndexFingerprint(), read_names(path)
+    for begin in range(0, len(digests), READ_BATCH_ROWS):
+        keys = [key.tobytes() for key in digests[begin : begin + READ_BATCH_ROWS]]
+        rows = list(islice(names, len(keys)))
+        fingerprint.update([name for name, _ in rows], keys, [reason for _, reason in rows])
+    fingerprint.check(path)
 
 
 def damaged(path: Path, problem: str) -> IndexFormatError:

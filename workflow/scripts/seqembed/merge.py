@@ -24,7 +24,7 @@ from seqembed.index import (
     read_metadata,
     read_names,
 )
-from seqembed.row_pool import DigestIndex, RowPool, count_distinct
+from seqembed.row_pool import DigestIndex, RowPool, count_distinct, digest_rows
 from seqembed.shards import (
     EmbeddingsFile,
     Slab,
@@ -204,8 +204,8 @@ def _write(
 
 def _read_index(path: Path, quarantined: Mapping[bytes, str]) -> _Index:
     lengths, digests = read_lengths_and_digests(path)
-    without = np.frombuffer(b"".join(quarantined), np.uint8).reshape(-1, 16)
-    wanted = ~read_excluded(path) & (DigestIndex(without).find(digests) < 0)
+    without = DigestIndex(digest_rows(quarantined))
+    wanted = ~read_excluded(path) & (without.find(digests) < 0)
     return _Index(lengths, digests, np.flatnonzero(wanted))
 
 

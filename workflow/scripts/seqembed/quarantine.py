@@ -13,6 +13,16 @@ HEADER = "sequence_id\treason\n"
 _ESCAPES = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 
+def escape(text: str) -> str:
+    """The text on one line, in one cell."""
+    return text.translate(_ESCAPES)
+
+
+def table_line(sequence_id: str, reason: str) -> str:
+    """A line of the table, without its end."""
+    return f"{escape(sequence_id)}\t{escape(reason)}"
+
+
 def write_quarantine(index_path: Path, path: Path, quarantined: Mapping[bytes, str]) -> int:
     """Write what the index excludes and what could not be embedded; return the number of ids.
 
@@ -30,7 +40,7 @@ def write_quarantine(index_path: Path, path: Path, quarantined: Mapping[bytes, s
                 fingerprint.update([name], [digest.tobytes()], [reason])
                 reason = quarantined.get(digest.tobytes(), reason)
                 if reason is not None:
-                    file.write(f"{name.translate(_ESCAPES)}\t{reason.translate(_ESCAPES)}\n")
+                    file.write(f"{table_line(name, reason)}\n")
                     count += 1
         fingerprint.check(index_path)
     return count

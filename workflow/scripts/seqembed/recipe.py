@@ -14,6 +14,7 @@ import torch
 from seqembed.environment import EnvConfig
 from seqembed.errors import ConfigError, RecipeError
 from seqembed.files import publish_exclusively
+from seqembed.json_files import read_json
 from seqembed.long_sequences import LengthPolicy, LongSequences, resolve_policy
 from seqembed.models.prepared import PreparedModel
 from seqembed.precision import resolve_precision
@@ -124,10 +125,7 @@ def adopt_recipe(
 def read_recipe(path: Path) -> Recipe:
     """Read a recipe; raises RecipeError unless it is whole and of a known version."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format_version"] != FORMAT_VERSION or content["kind"] != "recipe":
-            raise ValueError(f"format version {content['format_version']} is not known")
-        content = {"per_residue": False} | content
+        content = {"per_residue": False} | read_json(path, "recipe", FORMAT_VERSION)
         return Recipe(**{name: content[name] for name in Recipe.__dataclass_fields__})
     except (ConfigError, OSError, ValueError, KeyError, TypeError) as error:
         message = f"{path}: damaged recipe ({error!r}); remove it and run again"

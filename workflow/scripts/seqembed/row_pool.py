@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,11 @@ def first_rows(digests: NDArray[np.uint8]) -> NDArray[np.int64]:
     """The first row that has each row's digest, (n,) int64 of (n, 16)."""
     _, firsts, groups = np.unique(_keys(digests), return_index=True, return_inverse=True)
     return firsts[groups].astype(np.int64)
+
+
+def digest_rows(keys: Iterable[bytes]) -> NDArray[np.uint8]:
+    """n digests of 16 bytes as (n, 16) uint8."""
+    return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 16)
 
 
 class RowPool:

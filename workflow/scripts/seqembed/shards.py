@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from seqembed.errors import ShardError
 from seqembed.files import published, sync
-from seqembed.row_pool import TokenRowPool
+from seqembed.row_pool import TokenRowPool, digest_rows
 from seqembed.seal import USER_BLOCK_BYTES, seal, verify_seal
 
 FORMAT_VERSION = "1"
@@ -202,7 +202,7 @@ def _write_slab(file: h5py.File, path: Path, start: int, slab: Slab) -> int:
 
 
 def _write_quarantine(file: h5py.File, quarantine: Mapping[bytes, str]) -> None:
-    digests = np.frombuffer(b"".join(quarantine), np.uint8).reshape(-1, 16)
+    digests = digest_rows(quarantine)
     for (name, (_, dtype)), data in zip(
         QUARANTINE.items(), (digests, list(quarantine.values())), strict=True
     ):

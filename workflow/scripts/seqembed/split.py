@@ -6,7 +6,6 @@ import heapq
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,14 +21,13 @@ from seqembed.index import (
     FORMAT_VERSION,
     SHARD_SCHEMA,
     Digests,
-    IndexFingerprint,
     Int64s,
+    check_rows,
     damage_named,
     describe_rows,
     digest_column,
     read_columns,
     read_excluded,
-    read_names,
     shard_fingerprint,
 )
 from seqembed.long_sequences import LengthPolicy
@@ -111,7 +109,7 @@ def _read_sequences(index_path: Path, tokenizer: Tokenizer, spool: IO[bytes]) ->
             index_path, ["sequence_id", "file", "digest"], read_dictionary=["file"]
         )
         digests, files = digest_column(table["digest"]), _file_counts(table["file"])
-        _check_rows(index_path, digests)
+        check_rows(index_path, digests)
     firsts = first_rows(digests)
     wanted = (firsts == np.arange(len(firsts))) & ~excluded
     offsets, lengths, tokens = _spool(files, digests, wanted, tokenizer, spool)
@@ -125,16 +123,6 @@ def _read_sequences(index_path: Path, tokenizer: Tokenizer, spool: IO[bytes]) ->
         offsets=offsets,
         spool=spool,
     )
-
-
-def _check_rows(index_path: Path, digests: Digests) -> None:
-    """Raise IndexFormatError unless ids, digests and what is excluded are as they were indexed."""
-    fingerprint, names = IndexFingerprint(), read_names(index_path)
-    for begin in range(0, len(digests), GROUP_ROWS):
-        keys = [key.tobytes() for key in digests[begin : begin + GROUP_ROWS]]
-        rows = list(islice(names, len(keys)))
-        fingerprint.update([name for name, _ in rows], keys, [reason for _, reason in rows])
-    fingerprint.check(index_path)
 
 
 def _refuse_long(index_path: Path, sequences: _Sequences, policy: LengthPolicy, unit: str) -> None:

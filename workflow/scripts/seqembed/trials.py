@@ -27,7 +27,7 @@ from seqembed.errors import (
 from seqembed.failures import FAILURES, Doubt, Failures, Suspect, read_failures, write_failures
 from seqembed.files import set_aside
 from seqembed.in_flight import InFlightFile, take_in_flight
-from seqembed.row_pool import DigestIndex
+from seqembed.row_pool import DigestIndex, digest_rows
 
 # How often a sequence has to fail alone, each time in a fresh process.
 TRIES = 2
@@ -262,7 +262,7 @@ def _read_or_set_aside(folder: Path, logger: logging.Logger) -> Failures:
 
 def _find(quarantined: Mapping[str, str], digests: NDArray[np.uint8]) -> NDArray[np.int64]:
     """The rows of quarantined sequences."""
-    wanted = np.frombuffer(bytes.fromhex("".join(quarantined)), np.uint8).reshape(-1, 16)
+    wanted = digest_rows(map(bytes.fromhex, quarantined))
     return np.flatnonzero(DigestIndex(wanted).find(digests) >= 0)
 
 

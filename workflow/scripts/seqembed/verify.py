@@ -7,14 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from seqembed.blocks import read_block
 from seqembed.errors import CheckpointError, FileFormatError, IndexFormatError, ShardError
 from seqembed.fasta import digest
-from seqembed.index import read_metadata, read_shard_index
+from seqembed.index import (
+    READ_BATCH_ROWS,
+    check_rows,
+    open_parquet,
+    read_lengths_and_digests,
+    read_metadata,
+    read_shard_index,
+)
 from seqembed.shards import open_embeddings
-from seqembed.verify_index import INDEX_ROWS, check_merged, check_names, check_shard
+from seqembed.verify_index import check_merged, check_shard
 from seqembed.verify_rows import check_alone
 
 RESIDUES = ["sequence_id", "length", "digest", "residues"]
@@ -85,10 +91,12 @@ def _verify_block(path: Path) -> int:
 
 def _verify_index(path: Path) -> int:
     if read_metadata(path, "index", "shard")["kind"] == "index":
-        return check_names(path)
+        _, digests = read_lengths_and_digests(path)
+        check_rows(path, digests)
+        return len(digests)
     count = len(read_shard_index(path).rows)
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(INDEX_ROWS, columns=RESIDUES):
+    with open_parquet(path) as file:
+        for batch in file.iter_batches(READ_BATCH_ROWS, columns=RESIDUES):
             for row in batch.to_pylist():
                 if (digest(row["residues"]), len(row["residues"])) != (
                     row["digest"],

@@ -5,7 +5,6 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -13,20 +12,18 @@ from numpy.typing import NDArray
 
 from seqembed.errors import ShardError
 from seqembed.index import (
-    IndexFingerprint,
+    check_rows,
     read_lengths_and_digests,
     read_metadata,
     read_names,
     read_shard_index,
 )
-from seqembed.quarantine import HEADER
-from seqembed.row_pool import DigestIndex
+from seqembed.quarantine import HEADER, escape, table_line
+from seqembed.row_pool import DigestIndex, digest_rows
 from seqembed.shards import EmbeddingsFile
-from seqembed.verify_rows import AGAIN, digest_rows, read_ids, refuse
+from seqembed.verify_rows import AGAIN, read_ids, refuse
 
-INDEX_ROWS = 8192
 SHOWN_IDS = 3
-_ESCAPES = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 
 @dataclass(kw_only=True)
@@ -39,7 +36,7 @@ class Quarantined:
     def add(self, name: str, reason: str) -> None:
         self.count += 1
         if self.count <= SHOWN_IDS:
-            self.first.append(f"{name!r} ({reason.translate(_ESCAPES)})")
+            self.first.append(f"{name!r} ({escape(reason)})")
 
     def __str__(self) -> str:
         return ", ".join(self.first) + (", ..." if self.count > SHOWN_IDS else "")
@@ -50,11 +47,11 @@ def check_merged(file: EmbeddingsFile, index: Path | None) -> Quarantined:
     reasons = file.quarantine()
     if index is None:
         return _without_index(reasons)
-    check_names(index)
+    lengths, digests = read_lengths_and_digests(index)
+    check_rows(index, digests)
     if file.attributes["index_fingerprint"] != read_metadata(index, "index")["fingerprint"]:
         message = f"is of other ids or sequences than {index}; run again, so that it is merged anew"
         raise ShardError(f"{file.path}: {message}")
-    lengths, digests = read_lengths_and_digests(index)
     quarantined, kept = _follow(file, index, digests, reasons)
     _check_columns(file, index, digests[kept], lengths[kept])
     if strange := int((DigestIndex(digests).find(digest_rows(reasons)) < 0).sum()):
@@ -78,8 +75,7 @@ def _follow(
             _expect(name, ids, f"{file.path}: sequence_ids, row", index)
             kept.append(number)
             continue
-        line = f"{name.translate(_ESCAPES)}\t{reason.translate(_ESCAPES)}"
-        _expect(line, lines, f"{table}, line", index)
+        _expect(table_line(name, reason), lines, f"{table}, line", index)
         if excluded is None:
             quarantined.add(name, reason)
     _expect(None, ids, f"{file.path}: sequence_ids, row", index)
@@ -150,15 +146,3 @@ def _without_index(reasons: dict[bytes, str]) -> Quarantined:
     for key, reason in reasons.items():
         quarantined.add(key.hex(), reason)
     return quarantined
-
-
-def check_names(index: Path) -> int:
-    """The rows of a whole index; raises IndexFormatError unless they are those it states."""
-    fingerprint, names = IndexFingerprint(), read_names(index)
-    _, digests = read_lengths_and_digests(index)
-    for start in range(0, len(digests), INDEX_ROWS):
-        keys = [key.tobytes() for key in digests[start : start + INDEX_ROWS]]
-        named = list(islice(names, len(keys)))
-        fingerprint.update([name for name, _ in named], keys, [reason for _, reason in named])
-    fingerprint.check(index)
-    return len(digests)

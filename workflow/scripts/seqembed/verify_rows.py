@@ -5,7 +5,7 @@ It is read by slabs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields
 from typing import Any
 
@@ -17,7 +17,7 @@ from seqembed.errors import ConfigError, ShardError
 from seqembed.fasta import digest
 from seqembed.flags import FP32_RETRY, TRUNCATED, WINDOWED
 from seqembed.recipe import Recipe
-from seqembed.row_pool import DigestIndex, first_rows
+from seqembed.row_pool import DigestIndex, digest_rows, first_rows
 from seqembed.shards import SLAB_ROWS, EmbeddingsFile, slab_bounds
 
 # The last bit is for reused rows, as flags.py says.
@@ -156,8 +156,3 @@ def _check_digests(file: EmbeddingsFile, *, repeat: bool) -> None:
             raise _fault(file, "digests", int(here[place]), reason)
     without = DigestIndex(digest_rows(file.quarantine())).find(digests) >= 0
     refuse(file, "digests", without, "quarantine/digests has this sequence, too")
-
-
-def digest_rows(keys: Iterable[bytes]) -> NDArray[np.uint8]:
-    """n digests of 16 bytes as (n, 16)."""
-    return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 16)

@@ -15,7 +15,7 @@ from typing import Any
 
 from seqembed.errors import ConfigError, ModelError
 from seqembed.files import published
-from seqembed.json_checksum import add_checksum, check_checksum
+from seqembed.json_files import add_checksum, check_checksum
 from seqembed.models.architecture import Architecture
 from seqembed.models.families import FAMILIES, Family
 from seqembed.models.tokenization import BpeTokenizer, Esm2Tokenizer, Tokenizer
