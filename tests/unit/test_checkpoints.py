@@ -238,6 +238,7 @@ def open_writer(folder: Path, clock: Clock | None = None, **changes: Any) -> Che
         "per_residue": False,
         "sequences": 1000,
         "seconds": 300.0,
+        "check": lambda: None,
         "clock": clock or Clock(),
     }
     return CheckpointWriter(folder, **given | changes)

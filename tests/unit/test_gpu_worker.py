@@ -38,6 +38,8 @@ from seqembed.fasta import digest
 from seqembed.index import read_shard_index
 from seqembed.merge import merge
 from seqembed.models.esm2 import Esm2
+from seqembed.models.prepare import prepare_model
+from seqembed.models.prepared import read_prepared
 from seqembed.recipe import read_recipe
 
 FAULTS_IN_WINDOWS = [
@@ -531,6 +533,40 @@ def failed(outcome: Outcome, message: str, error: str = "generic_error") -> None
     assert (outcome.exit_code, outcome.status["status"]) == (1, "failed")
     assert outcome.status["error"] == error
     assert message in outcome.status["error_message"]
+
+
+@pytest.mark.parametrize("threshold", [1, 10**6])
+def test_weights_that_rotted_give_no_row(threshold, run, project, undisturbed):
+    """A bit of a disk that errs: neither size nor time tells of it."""
+    model = copy_model(project)
+    project = replace(project, model=model)
+    weights = Path(read_prepared(model).weights)
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
+    os.utime(model, (2**32, 2**32))
+    outcome = run(model=str(model), checkpoint_seq_threshold=threshold)
+    assert (outcome.status["status"], outcome.exit_code) == ("failed", 1)
+    assert (
+        f"{weights}: changed since it was prepared; put the old" in outcome.status["error_message"]
+    )
+    assert list_blocks(project.checkpoints()) == []
+    weights.write_bytes(content)
+    complete(run(model=str(model)), project, computed=len(SEQUENCES))
+    assert project.content() == undisturbed.content()
+
+
+def test_weights_that_cannot_be_read_again_are_named(run, project):
+    project = replace(project, model=copy_model(project))
+    outcome = run(worker_runs.weights_gone_when_loaded, model=str(project.model))
+    assert "cannot be read again ([Errno 2]" in outcome.status["error_message"]
+    assert list_blocks(project.checkpoints()) == []
+
+
+def copy_model(project: Project) -> Path:
+    """The project's model, prepared again from a copy of its own."""
+    shutil.copytree(worker_runs.BUNDLED_MODEL, project.folder / "copy")
+    prepare_model("random", str(project.folder / "copy"), project.folder / "copy.json", LOGGER)
+    return project.folder / "copy.json"
 
 
 def test_long_sequences_are_refused_before_the_model_is_loaded(run, project):

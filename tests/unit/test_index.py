@@ -26,6 +26,7 @@ from seqembed.index import (
     read_metadata,
     read_names,
     read_shard_index,
+    whole,
     write_index,
 )
 from seqembed.models.tokenization import ESM2_LETTERS
@@ -272,6 +273,18 @@ def test_an_index_without_its_fingerprint_is_refused(tmp_path):
     for read in (read_excluded, read_lengths_and_digests, lambda path: list(read_names(path))):
         with pytest.raises(IndexFormatError, match="has no fingerprint; remove it and run again"):
             read(path)
+
+
+def test_a_footer_that_says_otherwise_of_one_column_is_told(tmp_path):
+    (path,) = _split(tmp_path, [_fasta(tmp_path, ["MKV", "WE"])], 1)
+    table = pq.read_table(path)
+    schema = table.schema.set(1, pa.field("sequence_id", pa.binary()))
+    assert whole(table, 2) is table
+    with pytest.raises(ValueError, match="column row has 2 rows, not 3"):
+        whole(table, 3)
+    pq.write_table(table.cast(schema), path)
+    with pytest.raises(IndexFormatError, match="column sequence_id is of binary, not string"):
+        read_shard_index(path)
 
 
 def test_a_flipped_bit_in_an_index_never_gives_another_shard(tmp_path):

@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 
 from seqembed.batches import RawBatch, VarlenCollator
-from seqembed.errors import CheckpointError, NotTheSequencesError, WorkerCrashError
+from seqembed.errors import (
+    CheckpointError,
+    ModelError,
+    NotTheSequencesError,
+    WorkerCrashError,
+)
 from seqembed.failures import Doubt, Failures, Suspect, read_failures, write_failures
 from seqembed.long_sequences import LengthPolicy
 from seqembed.models.tokenization import Esm2Tokenizer
@@ -28,7 +33,7 @@ def open_trials(folder: Path, crash: dict[str, Any] | None = None) -> Trials:
     """Of a fresh process, the last one having ended so."""
     trials = Trials(folder, DIGESTS, "sequence {}".format, LOGGER)
     trials.take_blame(crash)
-    trials.expect(range(COUNT))
+    trials.expect(range(COUNT), lambda: None)
     return trials
 
 
@@ -55,6 +60,22 @@ def places(trials: Trials) -> list[tuple[int, int]]:
 
 def hex_of(position: int) -> str:
     return DIGESTS[position].tobytes().hex()
+
+
+def test_nothing_is_written_down_of_a_model_that_is_not_what_it_should_be(tmp_path):
+    trials = open_trials(tmp_path)
+
+    def refuse() -> None:
+        raise ModelError("the weights rotted")
+
+    trials.expect(range(COUNT), refuse)
+    for learn in (
+        lambda: trials.refuse(3, "its values are too large", in_doubt=False),
+        lambda: trials.narrow(batch_of(4), RuntimeError("no"), memory=False),
+    ):
+        with pytest.raises(ModelError, match="rotted"):
+            learn()
+        assert read_failures(tmp_path) == Failures()
 
 
 def test_nothing_is_known_at_first(tmp_path):

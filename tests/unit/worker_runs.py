@@ -16,6 +16,7 @@ import h5py
 
 import seqembed
 from seqembed.index import write_index
+from seqembed.models.prepared import read_prepared
 from seqembed.split import split_index
 
 SCRIPTS = Path(seqembed.__file__).parents[1]
@@ -241,6 +242,19 @@ def disk_full_at_the_third_block() -> None:
         return write(*arguments, **named)
 
     checkpoints.write_next_block = write_or_fail
+
+
+def weights_gone_when_loaded() -> None:
+    from seqembed import gpu_worker
+
+    load = gpu_worker._load_model
+
+    def load_and_remove(model_config: dict[str, Any], *others: Any) -> Any:
+        loaded = load(model_config, *others)
+        Path(read_prepared(Path(model_config["model"])).weights).unlink()
+        return loaded
+
+    gpu_worker._load_model = load_and_remove
 
 
 def slow_batches() -> None:

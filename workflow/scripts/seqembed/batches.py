@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from seqembed.failures import Suspect
 from seqembed.fasta import digest
-from seqembed.index import damage_named, damaged, open_parquet
+from seqembed.index import damage_named, damaged, open_parquet, whole
 from seqembed.long_sequences import LengthPolicy, Window
 from seqembed.models.attention import Packing
 from seqembed.models.tokenization import SPECIALS
@@ -195,8 +195,8 @@ class IndexBasedDataset(Dataset[RawBatch]):
         self._boundaries, (self._batches, self._begins) = boundaries, passes
         self._step = windows_a_pass
         groups = self._file.metadata.num_row_groups
-        sizes = [self._file.metadata.row_group(number).num_rows for number in range(groups)]
-        self._starts = np.cumsum([0, *sizes])
+        self._sizes = [self._file.metadata.row_group(number).num_rows for number in range(groups)]
+        self._starts = np.cumsum([0, *self._sizes])
         self._group: tuple[int, Any] = (-1, None)
 
     def __len__(self) -> int:
@@ -214,7 +214,8 @@ class IndexBasedDataset(Dataset[RawBatch]):
         row, columns = position - int(self._starts[number]), ["residues", "digest"]
         with damage_named(self._path):
             if number != self._group[0]:
-                self._group = (number, self._file.read_row_group(number, columns=columns))
+                group = self._file.read_row_group(number, columns=columns)
+                self._group = (number, whole(group, self._sizes[number]))
             residues, key = (self._group[1][name][row].as_py() for name in columns)
         # The digest decides under which ids the row will stand.
         if digest(residues) != key:

@@ -230,11 +230,12 @@ class CheckpointWriter:
         per_residue: bool,
         sequences: int,
         seconds: float,
+        check: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder, self._sequences, self._seconds = folder, sequences, seconds
         self._digests, self._flags, self._wanted = digests, flags, wanted
-        self._clock, self._began = clock, clock()
+        self._check, self._clock, self._began = check, clock, clock()
         self._waiting = _WaitingRows()
         self._spool = ResidueSpool(folder) if per_residue else None
         self._sealed: ResidueFile | None = None
@@ -280,6 +281,7 @@ class CheckpointWriter:
         """Write what has gathered, if anything has."""
         if not self._waiting.batches:
             return
+        self._check()
         begin = self._clock()
         positions = self._waiting.positions
         digests = self._digests[positions]

@@ -52,6 +52,7 @@ SHARD_SCHEMA = pa.schema(
         ("tokens", pa.int64()),
     ]
 )
+TYPES = {field.name: field.type for schema in (INDEX_SCHEMA, SHARD_SCHEMA) for field in schema}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -162,7 +163,8 @@ def read_shard_index(path: Path) -> ShardIndex:
     with damage_named(path):
         # Shards had no tokens while each residue was one.
         tokens = "tokens" if "tokens" in pq.read_schema(path).names else "length"
-        table = read_columns(path, {"row", "length", "digest", tokens})
+        # Ids are wanted at the end alone, but damage has to be told of before all is computed.
+        table = read_columns(path, {"sequence_id", "row", "length", "digest", tokens})
         rank, world_size = int(metadata["rank"]), int(metadata["world_size"])
         fingerprint = metadata["fingerprint"]
         rows, lengths, counts = (int64_column(table[name]) for name in ("row", "length", tokens))
@@ -267,7 +269,20 @@ def read_columns(path: Path, columns: Iterable[str], **options: Any) -> pa.Table
     wanted = list(columns)
     with damage_named(path), open_parquet(path, **options) as file:
         # What is not there would be left out in silence, but cannot be selected: a KeyError.
-        return file.read(wanted).select(wanted)
+        return whole(file.read(wanted).select(wanted), file.metadata.num_rows)
+
+
+def whole(table: pa.Table, count: int) -> pa.Table:
+    """The table itself; raises ValueError unless its columns have `count` rows, and their types.
+
+    A footer has no checksum, and may say otherwise of one column.
+    """
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if len(column) != count:
+            raise ValueError(f"column {name} has {len(column):,} rows, not {count:,}")
+        if column.type not in (TYPES[name], pa.dictionary(pa.int32(), TYPES[name])):
+            raise ValueError(f"column {name} is of {column.type}, not {TYPES[name]}")
+    return table
 
 
 def int64_column(column: Any) -> Int64s:

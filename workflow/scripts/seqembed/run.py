@@ -35,6 +35,7 @@ from seqembed.index import ShardIndex, read_name, read_shard_index
 from seqembed.inference import AsyncInferenceRunner, Outputs
 from seqembed.models.prepared import PreparedModel, read_prepared
 from seqembed.models.tokenization import SPECIALS
+from seqembed.models.weights_check import WeightsCheck
 from seqembed.recipe import Recipe, adopt_recipe
 from seqembed.settings import WorkerSettings, read_settings
 from seqembed.trials import Trials
@@ -49,6 +50,7 @@ class Run:
     model: PreparedModel
     recipe: Recipe
     shard: ShardIndex
+    weights: WeightsCheck
 
     @property
     def checkpoint_key(self) -> str:
@@ -78,7 +80,7 @@ class Run:
         Each suspect of the trials is a batch by itself.
         """
         policy, token_budget = self.recipe.policy, manifest.token_budget
-        trials.expect(rows)
+        trials.expect(rows, self.weights.require)
         suspects = trials.suspects
         tokens, windows = policy.read(self.shard.tokens), policy.windows(self.shard.tokens)
         boundaries = cut_at(plan_batches(tokens, token_budget), suspects)
@@ -98,7 +100,11 @@ class Run:
     def open_runner(
         self, model: nn.Module, trials: Trials, load_fp32: Callable[[], tuple[nn.Module, Any]]
     ) -> AsyncInferenceRunner:
-        """What takes the batches through the model; load_fp32: gives that in fp32, as loaded."""
+        """What takes the batches through the model, whose weights are read again meanwhile.
+
+        load_fp32: gives it in fp32, as loaded.
+        """
+        self.weights.start()
         return AsyncInferenceRunner(
             model, self.device, self.outputs, trials, lambda: load_fp32()[0]
         )
@@ -117,6 +123,7 @@ class Run:
             per_residue=self.recipe.per_residue,
             sequences=config["checkpoint_seq_threshold"],
             seconds=config["checkpoint_time_threshold"],
+            check=self.weights.require,
         )
 
     def manifest(self, earlier: CheckpointManifest | None) -> CheckpointManifest:
@@ -160,7 +167,14 @@ def open_run(
     recipe.policy.refuse(shard.tokens, "tokens")
     words = (model.name, device, recipe.precision, recipe.fingerprint[:12])
     logger.info("model %s on %s, %s, recipe %s", *words)
-    return Run(settings=settings, device=device, model=model, recipe=recipe, shard=shard)
+    return Run(
+        settings=settings,
+        device=device,
+        model=model,
+        recipe=recipe,
+        shard=shard,
+        weights=WeightsCheck(settings.model, model),
+    )
 
 
 def choose_device(asked: Literal["auto", "cuda", "cpu"], logger: logging.Logger) -> torch.device:

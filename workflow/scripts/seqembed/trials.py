@@ -59,6 +59,7 @@ class Trials:
         self._file = InFlightFile(folder)
         self.given_up = set(_find(self._known.quarantined, digests).tolist())
         self._fresh, self._trying = True, False
+        self._check: Callable[[], None] = lambda: None
 
     @property
     def quarantined(self) -> Set[str]:
@@ -106,9 +107,14 @@ class Trials:
                 self._suspect(first, last, reason)
         self._save()
 
-    def expect(self, rows: Sequence[int]) -> None:
-        """The rows of the shard that this run computes."""
+    def expect(self, rows: Sequence[int], check: Callable[[], None]) -> None:
+        """The rows of the shard that this run computes.
+
+        check: called before anything is written down of them; it raises where the model is not
+        what it should be.
+        """
         self._pending[rows] = True
+        self._check = check
 
     def at_work(self, batches: Sequence[PackedBatch]) -> None:
         """Say, before each step and after it, which batches the model is at."""
@@ -249,6 +255,7 @@ class Trials:
         return found
 
     def _save(self) -> None:
+        self._check()
         write_failures(self._folder, self._known)
 
 

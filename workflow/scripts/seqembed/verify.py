@@ -12,12 +12,12 @@ from seqembed.blocks import read_block
 from seqembed.errors import CheckpointError, FileFormatError, IndexFormatError, ShardError
 from seqembed.fasta import digest
 from seqembed.index import (
-    READ_BATCH_ROWS,
     check_rows,
     open_parquet,
     read_lengths_and_digests,
     read_metadata,
     read_shard_index,
+    whole,
 )
 from seqembed.shards import open_embeddings
 from seqembed.verify_index import check_merged, check_shard
@@ -96,8 +96,10 @@ def _verify_index(path: Path) -> int:
         return len(digests)
     count = len(read_shard_index(path).rows)
     with open_parquet(path) as file:
-        for batch in file.iter_batches(READ_BATCH_ROWS, columns=RESIDUES):
-            for row in batch.to_pylist():
+        for number in range(file.num_row_groups):
+            group = file.read_row_group(number, columns=RESIDUES)
+            whole(group, file.metadata.row_group(number).num_rows)
+            for row in group.to_pylist():
                 if (digest(row["residues"]), len(row["residues"])) != (
                     row["digest"],
                     row["length"],

@@ -19,6 +19,7 @@ from seqembed.models.known import KNOWN
 from seqembed.models.prepared import (
     BUILT_IN,
     PreparedModel,
+    changed,
     read_prepared,
     sha256_of,
     write_prepared,
@@ -85,8 +86,7 @@ def load_prepared(path: Path, layer: int, dtype: torch.dtype = torch.float32) ->
         if not file.is_file():
             raise _missing(file, path)
     if _changed(model, files, path):
-        message = "changed since it was prepared"
-        raise ModelError(f"{weights}: {message}; remove {path} and run again")
+        raise changed(model, path)
     state = read_state(weights)
     checkpoint = Checkpoint(architecture=model.architecture, state=state, path=weights)
     return build_model(checkpoint, layer, dtype)

@@ -129,6 +129,12 @@ def load_tokenizer(model: PreparedModel) -> Tokenizer:
     return BpeTokenizer(path)
 
 
+def changed(model: PreparedModel, path: Path) -> ModelError:
+    """The error of weights that are not those which `path`, a `{model}.json`, describes."""
+    message = "changed since it was prepared; put the old file back, or"
+    return ModelError(f"{model.weights}: {message} remove {path} and run again")
+
+
 def sha256_of(*paths: Path) -> str:
     """The sha256 of the files' bytes one after the other, 64 hex characters."""
     digest = hashlib.sha256()
