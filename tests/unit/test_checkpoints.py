@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seqembed import checkpoints
+from seqembed import checkpoint_writer
 from seqembed.blocks import Block, list_blocks, read_block, write_block, write_next_block
+from seqembed.checkpoint_writer import CheckpointWriter
 from seqembed.checkpoints import (
     CheckpointManifest,
-    CheckpointWriter,
     clear,
     name_other_folders,
     read_finished,
@@ -297,7 +297,7 @@ def test_a_block_is_due_after_enough_time(begin, tmp_path):
 
 
 def test_a_block_is_due_before_memory_is_full(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "MAX_WAITING_BYTES", 3 * 16)
+    monkeypatch.setattr(checkpoint_writer, "MAX_WAITING_BYTES", 3 * 16)
     writer = open_writer(tmp_path)
     add(writer, [0, 1])
     assert contents(tmp_path) == []
@@ -357,7 +357,7 @@ def test_a_block_that_could_not_be_written_is_tried_again(tmp_path, monkeypatch)
         def fail(*arguments: Any, **named: Any) -> Path:
             raise OSError(28, "No space left on device")
 
-        patch.setattr(checkpoints, "write_next_block", fail)
+        patch.setattr(checkpoint_writer, "write_next_block", fail)
         with pytest.raises(OSError, match="No space left"):
             add(writer, [0, 1])
         assert (writer.ids, writer.blocks) == ([], [])
@@ -453,7 +453,7 @@ def test_a_block_with_token_rows_that_could_not_be_written_is_tried_again(tmp_pa
         def fail(*arguments: Any, **named: Any) -> Path:
             raise OSError(28, "No space left on device")
 
-        patch.setattr(checkpoints, "write_next_block", fail)
+        patch.setattr(checkpoint_writer, "write_next_block", fail)
         with pytest.raises(OSError, match="No space left"):
             add_tokens(writer, [0, 1])
         with pytest.raises(OSError, match="No space left"):

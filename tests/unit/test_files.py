@@ -17,7 +17,7 @@ from seqembed.failures import Failures, write_failures
 from seqembed.files import link, publish_exclusively, published, set_aside
 from seqembed.index import write_index
 from seqembed.quarantine import write_quarantine
-from seqembed.shards import write_embeddings
+from seqembed.shard_writer import write_embeddings
 from seqembed.split import split_index
 
 

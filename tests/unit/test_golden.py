@@ -12,14 +12,9 @@ import pytest
 from seqembed.blocks import read_block
 from seqembed.checkpoints import read_manifest
 from seqembed.failures import Doubt, Suspect, read_failures
-from seqembed.index import (
-    read_excluded,
-    read_lengths_and_digests,
-    read_metadata,
-    read_names,
-    read_shard_index,
-)
+from seqembed.index import read_excluded, read_lengths_and_digests, read_names, read_shard_index
 from seqembed.models.prepare import read_prepared
+from seqembed.parquet import read_metadata
 from seqembed.quarantine import write_quarantine
 from seqembed.recipe import read_recipe
 from seqembed.shards import open_embeddings

@@ -23,13 +23,12 @@ from seqembed.index import (
     describe_rows,
     read_excluded,
     read_lengths_and_digests,
-    read_metadata,
     read_names,
     read_shard_index,
-    whole,
     write_index,
 )
 from seqembed.models.tokenization import ESM2_LETTERS
+from seqembed.parquet import read_metadata, whole
 from seqembed.residues import ResidueCheck, find_unknown
 from seqembed.split import split_index
 

@@ -26,19 +26,15 @@ from seqembed import merge as merge_module
 from seqembed.errors import IndexFormatError, ShardError
 from seqembed.fasta import digest
 from seqembed.flags import TRUNCATED, WINDOWED
-from seqembed.index import (
-    INDEX_SCHEMA,
-    read_lengths_and_digests,
-    read_metadata,
-    read_shard_index,
-    write_index,
-)
+from seqembed.index import read_lengths_and_digests, read_shard_index, write_index
 from seqembed.merge import Summary, clear_checkpoints, merge
 from seqembed.models.tokenization import ESM2_LETTERS
+from seqembed.parquet import INDEX_SCHEMA, read_metadata
 from seqembed.quarantine import write_quarantine
 from seqembed.residues import ResidueCheck
 from seqembed.seal import seal
-from seqembed.shards import Slab, TokenRows, open_embeddings, slab_bounds, write_embeddings
+from seqembed.shard_writer import Slab, TokenRows, write_embeddings
+from seqembed.shards import open_embeddings, slab_bounds
 from seqembed.split import split_index
 
 RECIPE = "ab" * 32

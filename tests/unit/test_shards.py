@@ -16,20 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqembed import shards
+from seqembed import shard_writer
 from seqembed.errors import ShardError
 from seqembed.seal import seal, verify_seal
-from seqembed.shards import (
-    PACKAGES,
-    SLAB_BYTES,
-    SLAB_ROWS,
-    Slab,
-    TokenRows,
-    open_embeddings,
-    pool_token_rows,
-    slab_bounds,
-    write_embeddings,
-)
+from seqembed.shard_writer import PACKAGES, Slab, TokenRows, write_embeddings
+from seqembed.shards import SLAB_BYTES, SLAB_ROWS, open_embeddings, pool_token_rows, slab_bounds
 
 
 def _columns(count: int, width: int = 3) -> dict[str, Any]:
@@ -341,7 +332,7 @@ def test_what_the_disk_gives_back_is_compared_before_the_file_gets_its_name(tmp_
         seal(path)
         _flip(path, -1)
 
-    monkeypatch.setattr(shards, "seal", seal_and_damage)
+    monkeypatch.setattr(shard_writer, "seal", seal_and_damage)
     with pytest.raises(ShardError, match=f"^{tmp_path / 'a.h5'}: the disk"):
         _write(tmp_path / "a.h5", _columns(5))
     assert list(tmp_path.iterdir()) == []
@@ -398,13 +389,13 @@ def test_a_full_disk_is_told_and_leaves_the_earlier_file(tmp_path):
 
 @pytest.mark.filterwarnings("error")
 def test_a_disk_full_for_a_moment_gives_no_sealed_file_of_other_rows(tmp_path, monkeypatch):
-    write_slab = shards._write_slab
+    write_slab = shard_writer._write_slab
 
     def full_for_a_moment(*arguments: Any) -> int:
         with _disk_of(20_000):
             return write_slab(*arguments)
 
-    monkeypatch.setattr(shards, "_write_slab", full_for_a_moment)
+    monkeypatch.setattr(shard_writer, "_write_slab", full_for_a_moment)
     with pytest.raises(ShardError, match="cannot be written"):
         _write(tmp_path / "a.h5", _columns(2000))
     assert list(tmp_path.iterdir()) == []

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from seqembed import split
 from seqembed.errors import ConfigError, FastaError
 from seqembed.fasta import digest
-from seqembed.index import read_metadata, read_shard_index, write_index
+from seqembed.index import read_shard_index, write_index
 from seqembed.long_sequences import LengthPolicy
 from seqembed.models.tokenization import ESM2_LETTERS, BpeTokenizer, Esm2Tokenizer
+from seqembed.parquet import read_metadata
 from seqembed.residues import ResidueCheck, find_unknown
 from seqembed.split import split_index
 

@@ -10,7 +10,7 @@ import pytest
 
 from seqembed.blocks import list_blocks, read_block, write_next_block
 from seqembed.index import read_shard_index, write_index
-from seqembed.shards import Slab, TokenRows, write_embeddings
+from seqembed.shard_writer import Slab, TokenRows, write_embeddings
 from seqembed.split import split_index
 from seqembed.store import copy_from_store, store_path
 

@@ -19,15 +19,16 @@ import pytest
 
 from seqembed.blocks import write_next_block
 from seqembed.errors import FileFormatError
-from seqembed.index import read_metadata, read_shard_index, write_index
+from seqembed.index import read_shard_index, write_index
 from seqembed.merge import merge
 from seqembed.models.tokenization import ESM2_LETTERS
+from seqembed.parquet import read_metadata
 from seqembed.quarantine import write_quarantine
 from seqembed.recipe import Recipe
 from seqembed.residue_files import ResidueSpool
 from seqembed.residues import ResidueCheck
 from seqembed.seal import seal
-from seqembed.shards import Slab, TokenRows, write_embeddings
+from seqembed.shard_writer import Slab, TokenRows, write_embeddings
 from seqembed.split import split_index
 from seqembed.verify import verify
 from seqembed.verify_rows import AGAIN

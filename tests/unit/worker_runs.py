@@ -171,16 +171,16 @@ def _work(fault: Callable[[], None] | None, *arguments: Any) -> None:
 
 def killed_after_a_block() -> None:
     """SIGKILL as soon as the first block is on disk."""
-    from seqembed import checkpoints
+    from seqembed import checkpoint_writer
 
-    write = checkpoints.write_next_block
+    write = checkpoint_writer.write_next_block
 
     def write_and_die(*arguments: Any, **named: Any) -> Path:
         write(*arguments, **named)
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError("not reached")
 
-    checkpoints.write_next_block = write_and_die
+    checkpoint_writer.write_next_block = write_and_die
 
 
 def _in_third_batch(action: Callable[[], None]) -> None:
@@ -231,9 +231,9 @@ def accelerator_error_in_third_batch() -> None:
 
 
 def disk_full_at_the_third_block() -> None:
-    from seqembed import checkpoints
+    from seqembed import checkpoint_writer
 
-    write, calls = checkpoints.write_next_block, []
+    write, calls = checkpoint_writer.write_next_block, []
 
     def write_or_fail(*arguments: Any, **named: Any) -> Path:
         calls.append(None)
@@ -241,7 +241,7 @@ def disk_full_at_the_third_block() -> None:
             raise OSError(28, "No space left on device")
         return write(*arguments, **named)
 
-    checkpoints.write_next_block = write_or_fail
+    checkpoint_writer.write_next_block = write_or_fail
 
 
 def weights_gone_when_loaded() -> None:

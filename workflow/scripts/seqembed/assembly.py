@@ -13,9 +13,11 @@ from seqembed.checkpoints import CheckpointManifest, read_manifest
 from seqembed.errors import CheckpointError, ShardError
 from seqembed.failures import read_failures
 from seqembed.files import link
-from seqembed.index import ShardIndex, int64_array, read_columns, read_shard_index
+from seqembed.index import ShardIndex, read_shard_index
+from seqembed.parquet import int64_array, read_columns
 from seqembed.row_pool import DigestIndex, RowPool, TokenRowPool
-from seqembed.shards import Slab, TokenRows, slab_bounds, write_embeddings
+from seqembed.shard_writer import Slab, TokenRows, write_embeddings
+from seqembed.shards import slab_bounds
 
 # The shard's index, as the checkpoint folder knows it.
 INDEX = "index.parquet"

@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from seqembed.failures import Suspect
 from seqembed.fasta import digest
-from seqembed.index import damage_named, damaged, open_parquet, whole
 from seqembed.long_sequences import LengthPolicy, Window
 from seqembed.models.attention import Packing
 from seqembed.models.tokenization import SPECIALS
+from seqembed.parquet import damage_named, damaged, open_parquet, whole
 
 Encode = Callable[[bytes], NDArray[np.int64]]
 Int64s = NDArray[np.int64]

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 
 from seqembed.assembly import adopt_index, assemble_shard
+from seqembed.checkpoint_writer import CheckpointWriter
 from seqembed.checkpoints import (
     MANIFEST,
     CheckpointManifest,
-    CheckpointWriter,
     clear,
     count_twice,
     name_other_folders,
@@ -43,16 +43,11 @@ from seqembed.errors import (
     InterruptedRun,
 )
 from seqembed.files import link, set_aside
-from seqembed.index import (
-    damaged,
-    read_excluded,
-    read_lengths_and_digests,
-    read_metadata,
-    read_shard_index,
-)
+from seqembed.index import read_excluded, read_lengths_and_digests, read_shard_index
 from seqembed.locks import hold_folder
 from seqembed.models.prepare import load_prepared
 from seqembed.models.prepared import load_tokenizer, read_prepared
+from seqembed.parquet import damaged, read_metadata
 from seqembed.precision import resolve_precision, torch_dtype
 from seqembed.run import Run, open_run
 from seqembed.store import copy_from_store, store_path

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count, islice, repeat
 from pathlib import Path
@@ -15,44 +14,28 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from seqembed.errors import IndexFormatError
 from seqembed.fasta import digest
 from seqembed.files import published
 from seqembed.models.tokenization import ESM2_LETTERS
+from seqembed.parquet import (
+    FORMAT_VERSION,
+    INDEX_SCHEMA,
+    Digests,
+    Int64s,
+    damage_named,
+    damaged,
+    digest_column,
+    int64_array,
+    int64_column,
+    open_parquet,
+    read_columns,
+    read_metadata,
+)
 from seqembed.residues import ResidueCheck
 from seqembed.sequence_ids import IdStyle, SequenceIds
 
-FORMAT_VERSION = "1"
 INDEX_BATCH_ROWS = 65_536
 READ_BATCH_ROWS = 8192
-
-Int64s = npt.NDArray[np.int64]
-Digests = npt.NDArray[np.uint8]
-
-INDEX_SCHEMA = pa.schema(
-    [
-        ("row", pa.int64()),
-        ("sequence_id", pa.string()),
-        ("description", pa.string()),
-        ("length", pa.int64()),
-        ("file", pa.string()),
-        ("byte_offset", pa.int64()),
-        ("digest", pa.binary(16)),
-        # Why a sequence gets no embedding; null for all others.
-        ("excluded", pa.string()),
-    ]
-)
-SHARD_SCHEMA = pa.schema(
-    [
-        ("row", pa.int64()),
-        ("sequence_id", pa.string()),
-        ("length", pa.int64()),
-        ("digest", pa.binary(16)),
-        ("residues", pa.binary()),
-        ("tokens", pa.int64()),
-    ]
-)
-TYPES = {field.name: field.type for schema in (INDEX_SCHEMA, SHARD_SCHEMA) for field in schema}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -223,24 +206,6 @@ def check_rows(path: Path, digests: Digests) -> None:
     fingerprint.check(path)
 
 
-def damaged(path: Path, problem: str) -> IndexFormatError:
-    """The error of an index, or of a shard's, that cannot be used as it is.
-
-    Shards' indexes are made anew all together: Snakemake knows of their folder alone.
-    """
-    what = path.parent if path.name.startswith("shard_") else "it"
-    return IndexFormatError(f"{path}: {problem}; remove {what} and run again")
-
-
-@contextmanager
-def damage_named(path: Path) -> Iterator[None]:
-    """Turn what reading a damaged file raises into IndexFormatError."""
-    try:
-        yield
-    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
-        raise damaged(path, f"damaged ({error})") from error
-
-
 def describe_rows(path: Path, rows: Int64s) -> list[str]:
     """Where rows of a whole index came from: "record 'ID' of FILE"."""
     read_metadata(path, "index")
@@ -253,74 +218,3 @@ def read_name(path: Path, position: int) -> str:
     """The id of one row of an index or a shard's index, by its place in the file."""
     name: str = read_columns(path, ["sequence_id"])["sequence_id"][position].as_py()
     return name
-
-
-def open_parquet(path: Path, **options: Any) -> pq.ParquetFile:
-    """Open a Parquet file of ours; what is read of it is checked against its pages' checksums."""
-    return pq.ParquetFile(path, page_checksum_verification=True, **options)
-
-
-def read_columns(path: Path, columns: Iterable[str], **options: Any) -> pa.Table:
-    """These columns of a Parquet file, whole; `options` are pq.ParquetFile's.
-
-    Raises IndexFormatError. Not pq.read_table, nor to_numpy of a column: both import pandas, which
-    nothing here needs and which takes 28 MB.
-    """
-    wanted = list(columns)
-    with damage_named(path), open_parquet(path, **options) as file:
-        # What is not there would be left out in silence, but cannot be selected: a KeyError.
-        return whole(file.read(wanted).select(wanted), file.metadata.num_rows)
-
-
-def whole(table: pa.Table, count: int) -> pa.Table:
-    """The table itself; raises ValueError unless its columns have `count` rows, and their types.
-
-    A footer has no checksum, and may say otherwise of one column.
-    """
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        if len(column) != count:
-            raise ValueError(f"column {name} has {len(column):,} rows, not {count:,}")
-        if column.type not in (TYPES[name], pa.dictionary(pa.int32(), TYPES[name])):
-            raise ValueError(f"column {name} is of {column.type}, not {TYPES[name]}")
-    return table
-
-
-def int64_column(column: Any) -> Int64s:
-    """Return an int64 column without nulls as (n,) int64."""
-    return np.asarray(np.from_dlpack(column.combine_chunks()), np.int64)
-
-
-def int64_array(values: Int64s) -> Any:
-    """(n,) int64 as Arrow has it; pa.array would import pandas."""
-    return pa.Array.from_buffers(pa.int64(), len(values), [None, pa.py_buffer(values)])
-
-
-def digest_column(column: Any) -> Digests:
-    """Return a fixed_size_binary(16) column as (n, 16) uint8."""
-    # The buffer is read as it is: a list of Python objects would take six times the memory.
-    parts = [np.empty(0, np.uint8)]
-    for chunk in filter(len, column.chunks):
-        parts.append(
-            np.frombuffer(chunk.buffers()[1], np.uint8, 16 * len(chunk), 16 * chunk.offset)
-        )
-    return np.concatenate(parts).reshape(-1, 16)
-
-
-def read_metadata(path: Path, *kinds: str) -> dict[str, str]:
-    """Return a file's own metadata, `fingerprint` among it.
-
-    Raises IndexFormatError for other kinds or versions.
-    """
-    try:
-        raw = pq.read_metadata(path).metadata or {}
-        metadata = {k.decode(): v.decode() for k, v in raw.items() if k != b"ARROW:schema"}
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise damaged(path, f"cannot be read ({error})") from error
-    version = metadata.get("format_version")
-    if metadata.get("kind") not in kinds or version != FORMAT_VERSION:
-        found = f"kind {metadata.get('kind')!r}, format {version!r}"
-        wanted = f"{' or '.join(map(repr, kinds))}, format {FORMAT_VERSION!r}"
-        raise damaged(path, f"{found}, not {wanted}")
-    if "fingerprint" not in metadata:
-        raise damaged(path, "has no fingerprint")
-    return metadata

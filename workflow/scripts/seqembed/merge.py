@@ -17,23 +17,11 @@ from numpy.typing import NDArray
 from seqembed.errors import ShardError
 from seqembed.files import link, remove_temporary
 from seqembed.flags import TRUNCATED, WINDOWED
-from seqembed.index import (
-    IndexFingerprint,
-    read_excluded,
-    read_lengths_and_digests,
-    read_metadata,
-    read_names,
-)
+from seqembed.index import IndexFingerprint, read_excluded, read_lengths_and_digests, read_names
+from seqembed.parquet import read_metadata
 from seqembed.row_pool import DigestIndex, RowPool, count_distinct, digest_rows
-from seqembed.shards import (
-    EmbeddingsFile,
-    Slab,
-    TokenRows,
-    open_embeddings,
-    pool_token_rows,
-    slab_bounds,
-    write_embeddings,
-)
+from seqembed.shard_writer import Slab, TokenRows, write_embeddings
+from seqembed.shards import EmbeddingsFile, open_embeddings, pool_token_rows, slab_bounds
 from seqembed.store import store_path
 
 # Of a shard alone, and never of the whole.

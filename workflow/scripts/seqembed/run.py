@@ -28,7 +28,8 @@ from seqembed.batches import (
     plan_batches,
     plan_passes,
 )
-from seqembed.checkpoints import CheckpointManifest, CheckpointWriter
+from seqembed.checkpoint_writer import CheckpointWriter
+from seqembed.checkpoints import CheckpointManifest
 from seqembed.environment import EnvConfig
 from seqembed.errors import CheckpointError, DeviceError
 from seqembed.index import ShardIndex, read_name, read_shard_index

@@ -17,21 +17,18 @@ import pyarrow.parquet as pq
 from seqembed.errors import FastaError
 from seqembed.fasta import Record, digest, read_records
 from seqembed.files import published, remove_temporary
-from seqembed.index import (
+from seqembed.index import check_rows, describe_rows, read_excluded, shard_fingerprint
+from seqembed.long_sequences import LengthPolicy
+from seqembed.models.tokenization import Esm2Tokenizer, Tokenizer
+from seqembed.parquet import (
     FORMAT_VERSION,
     SHARD_SCHEMA,
     Digests,
     Int64s,
-    check_rows,
     damage_named,
-    describe_rows,
     digest_column,
     read_columns,
-    read_excluded,
-    shard_fingerprint,
 )
-from seqembed.long_sequences import LengthPolicy
-from seqembed.models.tokenization import Esm2Tokenizer, Tokenizer
 from seqembed.row_pool import first_rows
 
 # A worker holds one group's residues in memory, a few times over while it reads them.

@@ -11,14 +11,8 @@ import pyarrow as pa
 from seqembed.blocks import read_block
 from seqembed.errors import CheckpointError, FileFormatError, IndexFormatError, ShardError
 from seqembed.fasta import digest
-from seqembed.index import (
-    check_rows,
-    open_parquet,
-    read_lengths_and_digests,
-    read_metadata,
-    read_shard_index,
-    whole,
-)
+from seqembed.index import check_rows, read_lengths_and_digests, read_shard_index
+from seqembed.parquet import open_parquet, read_metadata, whole
 from seqembed.shards import open_embeddings
 from seqembed.verify_index import check_merged, check_shard
 from seqembed.verify_rows import check_alone

@@ -11,13 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqembed.errors import ShardError
-from seqembed.index import (
-    check_rows,
-    read_lengths_and_digests,
-    read_metadata,
-    read_names,
-    read_shard_index,
-)
+from seqembed.index import check_rows, read_lengths_and_digests, read_names, read_shard_index
+from seqembed.parquet import read_metadata
 from seqembed.quarantine import HEADER, escape, table_line
 from seqembed.row_pool import DigestIndex, digest_rows
 from seqembed.shards import EmbeddingsFile
