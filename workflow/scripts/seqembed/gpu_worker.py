@@ -43,11 +43,10 @@ from seqembed.errors import (
     InterruptedRun,
 )
 from seqembed.files import link, set_aside
-from seqembed.index import read_excluded, read_lengths_and_digests, read_shard_index
+from seqembed.index import read_assigned
 from seqembed.locks import hold_folder
 from seqembed.models.prepare import load_prepared
 from seqembed.models.prepared import load_tokenizer, read_prepared
-from seqembed.parquet import damaged, read_metadata
 from seqembed.precision import resolve_precision, torch_dtype
 from seqembed.run import Run, open_run
 from seqembed.store import copy_from_store, store_path
@@ -208,7 +207,7 @@ def _load_and_filter_index(
     Of a shard's index, places in it; of a whole index, every world_size-th row from `rank` on.
     Raises IndexFormatError where the index is damaged or another rank's.
     """
-    rows, digests = _assigned(rank, world_size, index_path)
+    rows, digests = read_assigned(index_path, rank, world_size)
     pending = [
         int(row)
         for row, digest in zip(rows, digests, strict=True)
@@ -341,18 +340,3 @@ def _count(
         "reused": 0,
         "quarantined": len(trials.quarantined),
     }
-
-
-def _assigned(rank: int, world_size: int, index_path: Path) -> tuple[Any, Any]:
-    """(rows, digests) of a rank's part of an index, longest first."""
-    if read_metadata(index_path, "shard", "index")["kind"] == "shard":
-        shard = read_shard_index(index_path)
-        if (shard.rank, shard.world_size) != (rank, world_size):
-            found = f"is rank {shard.rank} of {shard.world_size}, not {rank} of {world_size}"
-            raise damaged(index_path, found)
-        return np.arange(len(shard.rows)), shard.digests
-    lengths, digests = read_lengths_and_digests(index_path)
-    mine = np.arange(rank, len(lengths), world_size)
-    mine = mine[~read_excluded(index_path)[mine]]
-    mine = mine[np.argsort(-lengths[mine], kind="stable")]
-    return mine, digests[mine]

@@ -178,6 +178,25 @@ def read_excluded(path: Path) -> npt.NDArray[np.bool_]:
     return np.concatenate(parts)
 
 
+def read_assigned(path: Path, rank: int, world_size: int) -> tuple[Int64s, Digests]:
+    """The (n,) rows of a rank and their (n, 16) digests, longest first.
+
+    Of a shard's index, all; of a whole index, every world_size-th. Raises IndexFormatError where
+    the shard is another rank's.
+    """
+    if read_metadata(path, "shard", "index")["kind"] == "shard":
+        shard = read_shard_index(path)
+        if (shard.rank, shard.world_size) != (rank, world_size):
+            found = f"is rank {shard.rank} of {shard.world_size}, not {rank} of {world_size}"
+            raise damaged(path, found)
+        return np.arange(len(shard.rows)), shard.digests
+    lengths, digests = read_lengths_and_digests(path)
+    mine = np.arange(rank, len(lengths), world_size)
+    mine = mine[~read_excluded(path)[mine]]
+    mine = mine[np.argsort(-lengths[mine], kind="stable")]
+    return mine, digests[mine]
+
+
 def read_names(path: Path) -> Iterator[tuple[str, str | None]]:
     """Each id of a whole index, and why it gets no embedding, if it does not.
 
