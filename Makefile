@@ -17,9 +17,9 @@ run: $(STAMP)
 	PATH="$(BIN):$$PATH" snakemake --cores 2 --quiet rules \
 	    --directory $(EXAMPLE) --configfile $(EXAMPLE)/config.yaml
 
-# Two files of tests at a time, the longest first: most of a test is one thread, or waits.
+# Three files of tests at a time, the longest first: most of a test is one thread, or waits.
 test: $(STAMP)
-	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder
+	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # Mutated files against the index, N of them; a failure names the case that repeats it.
 SEED ?= 1

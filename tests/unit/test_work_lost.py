@@ -46,7 +46,8 @@ def stop_at_random(
 ) -> bool:
     """Send the signal to a worker at some instant of its work; return whether it hit."""
     worker = WorkerProcess(context, project, worker_runs.note_steps, **CONFIG)
-    wanted = len(steps(project)) + choice.randrange(1, 5)
+    # A block holds the rows of three to five steps: where fewer are let pass, none is ever written.
+    wanted = len(steps(project)) + choice.randrange(1, 10)
     while worker.process.is_alive() and len(steps(project)) < wanted:
         time.sleep(0.001)
     time.sleep(choice.random() * 0.02)
@@ -61,5 +62,5 @@ def test_the_work_lost_by_a_signal(number, most, project, context):
     worker_runs.steps_file(project.log).touch()
     while stop_at_random(context, project, number, choice):
         found.append(lost(project))
-    assert len(found) > 5 and max(found) <= most
+    assert len(found) > 3 and max(found) <= most
     print(f"{len(found)} stops by {number.name}: {sum(found)} sequences lost, at most {max(found)}")
