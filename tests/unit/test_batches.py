@@ -159,6 +159,15 @@ def test_residues_of_another_sequence_are_told(index):
         dataset_of(index, np.arange(7), np.arange(6))[0]
 
 
+def test_residues_of_another_type_are_told(index):
+    table = pq.read_table(index)
+    place = table.schema.get_field_index("residues")
+    schema = table.schema.set(place, pa.field("residues", pa.string()))
+    pq.write_table(table.cast(schema), index)
+    with pytest.raises(IndexFormatError, match="column residues is of string, not binary"):
+        dataset_of(index, np.arange(7), np.arange(6))[0]
+
+
 def test_no_flipped_bit_of_a_shard_changes_what_is_read(tmp_path):
     project = make_project(tmp_path, tmp_path / "no model", make_sequences(range(1, 40)))
     path, damaged = project.index(), tmp_path / "damaged.parquet"
