@@ -78,9 +78,10 @@ class CheckpointWriter:
     """Gathers the rows of finished batches and writes them as a block whenever one is due.
 
     digests: (N, 16), flags: (N,) and wanted: (N,) bool of all rows of the shard; rows that are not
-    wanted are there already. per_residue: token rows are kept, too. `ids` and `blocks` grow with
-    each block: hex digests, and for each block its (n, D) rows, left on disk. `written` is the
-    clock's time of the last one, or None; `spent` are the clock's seconds that all took together.
+    wanted are there already. per_residue: token rows are kept, too. check: called before each
+    block; it raises where the rows are not to be trusted. `ids` and `blocks` grow with each block:
+    hex digests, and for each block its (n, D) rows, left on disk. `written` is the clock's time of
+    the last one, or None; `spent` are the clock's seconds that all took together.
     """
 
     def __init__(
