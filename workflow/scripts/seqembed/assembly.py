@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,11 @@ INDEX = "index.parquet"
 
 
 def adopt_index(folder: Path, index_path: Path) -> None:
-    """Let the checkpoint folder know its shard's index: order, lengths and today's ids."""
+    """Let the checkpoint folder know its shard's index: order, lengths and today's ids.
+
+    Raises IndexFormatError where these are damaged: they are wanted when all is computed.
+    """
+    _read_names(index_path)
     link(index_path, folder / INDEX)
 
 
@@ -70,6 +75,11 @@ def _quarantined(folder: Path, digests: NDArray[np.uint8]) -> dict[bytes, str]:
     return {key: reasons[key.hex()] for key in keys if key.hex() in reasons}
 
 
+def _read_names(index_path: Path) -> Any:
+    """The ids of a shard's index, as an Arrow array."""
+    return read_columns(index_path, ["sequence_id"])["sequence_id"].combine_chunks()
+
+
 def _slabs(
     folder: Path,
     shard: ShardIndex,
@@ -79,7 +89,7 @@ def _slabs(
     width: int,
 ) -> Iterator[Slab]:
     """The shard in input order, a slab at a time."""
-    names = read_columns(folder / INDEX, ["sequence_id"])["sequence_id"].combine_chunks()
+    names = _read_names(folder / INDEX)
     flags = _flags(folder, shard.digests[order])
     for start, stop in slab_bounds(len(order), width):
         here = order[start:stop]

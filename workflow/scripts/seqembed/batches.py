@@ -19,7 +19,7 @@ from seqembed.fasta import digest
 from seqembed.long_sequences import LengthPolicy, Window
 from seqembed.models.attention import Packing
 from seqembed.models.tokenization import SPECIALS
-from seqembed.parquet import damage_named, damaged, open_parquet, whole
+from seqembed.parquet import damage_named, damaged, open_parquet, read_row_group
 
 Encode = Callable[[bytes], NDArray[np.int64]]
 Int64s = NDArray[np.int64]
@@ -195,8 +195,8 @@ class IndexBasedDataset(Dataset[RawBatch]):
         self._boundaries, (self._batches, self._begins) = boundaries, passes
         self._step = windows_a_pass
         groups = self._file.metadata.num_row_groups
-        self._sizes = [self._file.metadata.row_group(number).num_rows for number in range(groups)]
-        self._starts = np.cumsum([0, *self._sizes])
+        sizes = [self._file.metadata.row_group(number).num_rows for number in range(groups)]
+        self._starts = np.cumsum([0, *sizes])
         self._group: tuple[int, Any] = (-1, None)
 
     def __len__(self) -> int:
@@ -214,8 +214,7 @@ class IndexBasedDataset(Dataset[RawBatch]):
         row, columns = position - int(self._starts[number]), ["residues", "digest"]
         with damage_named(self._path):
             if number != self._group[0]:
-                group = self._file.read_row_group(number, columns=columns)
-                self._group = (number, whole(group, self._sizes[number]))
+                self._group = (number, read_row_group(self._file, number, columns))
             residues, key = (self._group[1][name][row].as_py() for name in columns)
         # The digest decides under which ids the row will stand.
         if digest(residues) != key:

@@ -146,8 +146,7 @@ def read_shard_index(path: Path) -> ShardIndex:
     with damage_named(path):
         # Shards had no tokens while each residue was one.
         tokens = "tokens" if "tokens" in pq.read_schema(path).names else "length"
-        # Ids are wanted at the end alone, but damage has to be told of before all is computed.
-        table = read_columns(path, {"sequence_id", "row", "length", "digest", tokens})
+        table = read_columns(path, {"row", "length", "digest", tokens})
         rank, world_size = int(metadata["rank"]), int(metadata["world_size"])
         fingerprint = metadata["fingerprint"]
         rows, lengths, counts = (int64_column(table[name]) for name in ("row", "length", tokens))

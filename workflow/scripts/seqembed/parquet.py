@@ -100,6 +100,12 @@ def read_columns(path: Path, columns: Iterable[str], **options: Any) -> pa.Table
         return whole(file.read(wanted).select(wanted), file.metadata.num_rows)
 
 
+def read_row_group(file: pq.ParquetFile, number: int, columns: list[str]) -> pa.Table:
+    """These columns of a row group; raises ValueError, or what Arrow does, where it is damaged."""
+    group = file.read_row_group(number, columns=columns)
+    return whole(group, file.metadata.row_group(number).num_rows)
+
+
 def whole(table: pa.Table, count: int) -> pa.Table:
     """The table itself; raises ValueError unless its columns have `count` rows, and their types.
 

@@ -12,7 +12,7 @@ from seqembed.blocks import read_block
 from seqembed.errors import CheckpointError, FileFormatError, IndexFormatError, ShardError
 from seqembed.fasta import digest
 from seqembed.index import check_rows, read_lengths_and_digests, read_shard_index
-from seqembed.parquet import open_parquet, read_metadata, whole
+from seqembed.parquet import open_parquet, read_metadata, read_row_group
 from seqembed.shards import open_embeddings
 from seqembed.verify_index import check_merged, check_shard
 from seqembed.verify_rows import check_alone
@@ -91,9 +91,7 @@ def _verify_index(path: Path) -> int:
     count = len(read_shard_index(path).rows)
     with open_parquet(path) as file:
         for number in range(file.num_row_groups):
-            group = file.read_row_group(number, columns=RESIDUES)
-            whole(group, file.metadata.row_group(number).num_rows)
-            for row in group.to_pylist():
+            for row in read_row_group(file, number, RESIDUES).to_pylist():
                 if (digest(row["residues"]), len(row["residues"])) != (
                     row["digest"],
                     row["length"],
