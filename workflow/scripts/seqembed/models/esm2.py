@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from seqembed.models.architecture import Esm2Architecture
 from seqembed.models.attention import Attend, Packing
-from seqembed.models.encoder import Encoder
+from seqembed.models.encoder import Encoder, chunks
 from seqembed.models.tokenization import ESM2_ALPHABET
 
 ROTARY_BASE = 10000.0
@@ -27,20 +27,21 @@ def default_inv_freq(head_dim: int) -> Tensor:
 
 
 def rotary_tables(inv_freq: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
-    """cos and sin, each (T, 1, head_dim) float32; positions restart at 0 in every sequence."""
+    """cos and sin, each (T, 1, 1, head_dim / 2) float32; positions restart in every sequence."""
     starts, lengths, total = packing.cu_seqlens[:-1], packing.cu_seqlens.diff(), packing.bounds[-1]
     offsets = torch.repeat_interleave(starts, lengths, output_size=total)
     positions = torch.arange(total, device=inv_freq.device) - offsets
     angles = torch.outer(positions.to(inv_freq.dtype), inv_freq)
-    angles = torch.cat((angles, angles), dim=-1).unsqueeze(1)
+    angles = angles[:, None, None]
     return angles.cos(), angles.sin()
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate x (T, heads, head_dim) by halves; computed in float32, returned in x's dtype."""
+def rotate_(x: Tensor, cos: Tensor, sin: Tensor) -> None:
+    """Rotate x (T, n, heads, head_dim) by halves, in place; computed in float32."""
     first, second = x.chunk(2, dim=-1)
-    turned = torch.cat((-second, first), dim=-1)
-    return (x * cos + turned * sin).to(x.dtype)
+    turned = (first * cos).sub_(second * sin), (second * cos).add_(first * sin)
+    first.copy_(turned[0])
+    second.copy_(turned[1])
 
 
 class Esm2Layer(nn.Module):
@@ -60,12 +61,12 @@ class Esm2Layer(nn.Module):
     def forward(self, x: Tensor, attend: Attend, cos: Tensor, sin: Tensor) -> Tensor:
         """(T, width) -> (T, width), in x's dtype; cos and sin come from rotary_tables."""
         qkv = self.qkv(self.attention_norm(x)).view(x.shape[0], 3, self.heads, self.head_dim)
-        q, k, v = qkv.unbind(1)
-        attended = attend(rotate(q, cos, sin), rotate(k, cos, sin), v)
-        x = x + self.out(attended.reshape(x.shape))
-        # functional.gelu is the exact, erf form.
-        hidden: Tensor = self.fc2(functional.gelu(self.fc1(self.ffn_norm(x))))
-        return x + hidden
+        rotate_(qkv[:, :2], cos, sin)
+        x = self.out(attend(*qkv.unbind(1)).reshape(x.shape)).add_(x)
+        for rows, normed in zip(chunks(x), chunks(self.ffn_norm(x)), strict=True):
+            # functional.gelu is the exact, erf form.
+            rows.add_(self.fc2(functional.gelu(self.fc1(normed))))
+        return x
 
 
 class Esm2(Encoder):
