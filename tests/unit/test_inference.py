@@ -88,9 +88,24 @@ def trials_of(count: int, where: Path | None = None) -> Trials:
 
 
 def runner_of(
-    model: nn.Module, count: int, wanted: Outputs, trials: Trials | None = None
+    model: nn.Module,
+    count: int,
+    wanted: Outputs,
+    trials: Trials | None = None,
+    *,
+    precise: nn.Module | None = None,
+    budget: int = 4096,
+    threads: int = 1,
 ) -> AsyncInferenceRunner:
-    return AsyncInferenceRunner(model, CPU, wanted, trials or trials_of(count), lambda: model)
+    return AsyncInferenceRunner(
+        model,
+        CPU,
+        wanted,
+        trials or trials_of(count),
+        lambda: precise or model,
+        token_budget=budget,
+        threads=threads,
+    )
 
 
 def pack(
@@ -119,13 +134,9 @@ def embed(
     wanted: Outputs | None = None,
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """(N, D) rows in the order of the sequences, and the (n, D) token rows of each."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        runner = runner_of(model_of(architecture), len(sequences), wanted or outputs())
-        parts = list(runner.run(pack(sequences, budget, policy)))
-    finally:
-        torch.set_num_threads(before)
+    model = model_of(architecture)
+    runner = runner_of(model, len(sequences), wanted or outputs(), budget=budget, threads=threads)
+    parts = list(runner.run(pack(sequences, budget, policy)))
     positions = np.concatenate([part.positions for part in parts])
     assert positions.tolist() == list(range(len(sequences)))
     residues: list[list[np.ndarray]] = [[] for _ in sequences]
@@ -314,9 +325,7 @@ def test_no_batch_is_held_longer_than_it_takes():
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_what_is_not_finite_is_computed_again_alone_in_fp32(value):
     precise = Echo()
-    runner = AsyncInferenceRunner(
-        Echo({2: value}), CPU, outputs(per_residue=True), trials_of(9), lambda: precise
-    )
+    runner = runner_of(Echo({2: value}), 9, outputs(per_residue=True), precise=precise)
     sequences = [POOL[n] for n in range(50, 59)]
     found = list(runner.run(pack(sequences, 160)))
     assert precise.calls == 1

@@ -71,7 +71,7 @@ def test_nothing_is_written_down_of_a_model_that_is_not_what_it_should_be(tmp_pa
     trials.expect(range(COUNT), refuse)
     for learn in (
         lambda: trials.refuse(3, "its values are too large", in_doubt=False),
-        lambda: trials.narrow(batch_of(4), RuntimeError("no"), memory=False),
+        lambda: trials.narrow(batch_of(4), RuntimeError("no"), memory=False, alone=True),
     ):
         with pytest.raises(ModelError, match="rotted"):
             learn()
@@ -185,9 +185,9 @@ def test_earlier_quarantines_outlive_a_doubtful_row(tmp_path):
 
 def test_what_was_learnt_outlives_a_kill_at_the_next_step(tmp_path):
     trials = open_trials(tmp_path)
-    assert len(trials.narrow(batch_of(1, 2), MemoryError(), memory=True)) == 1
+    assert len(trials.narrow(batch_of(1, 2), MemoryError(), memory=True, alone=True)) == 1
     assert open_trials(tmp_path).token_limit == 2 * 52 // 2
-    assert trials.narrow(batch_of(3), ValueError("bad"), memory=False) == []
+    assert trials.narrow(batch_of(3), ValueError("bad"), memory=False, alone=True) == []
     assert places(open_trials(tmp_path)) == [(3, 3)]
     trials.passed(np.array([5]))
     assert read_failures(tmp_path).doubts == []

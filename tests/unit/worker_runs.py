@@ -295,21 +295,20 @@ def note_steps() -> None:
     """Write down the rows of each step when it was computed, and be a little slow."""
     import time
 
-    from seqembed import gpu_worker
-    from seqembed.inference import AsyncInferenceRunner
+    from seqembed import gpu_worker, streams
 
-    submit, setup, place = AsyncInferenceRunner._submit, gpu_worker.setup_worker_logging, []
+    compute, setup, place = streams._compute, gpu_worker.setup_worker_logging, []
 
     def setup_and_note_place(rank: int, log: Path) -> Any:
         place.append(steps_file(log))
         return setup(rank, log)
 
-    def submit_and_note(self: Any, batch: Any, model: Any) -> Any:
+    def compute_and_note(batch: Any, *arguments: Any) -> Any:
         time.sleep(0.02)
-        pending = submit(self, batch, model)
+        rows = compute(batch, *arguments)
         with place[0].open("a") as file:
             file.write(" ".join(map(str, batch.positions)) + "\n")
-        return pending
+        return rows
 
     gpu_worker.setup_worker_logging = setup_and_note_place
-    AsyncInferenceRunner._submit = submit_and_note  # type: ignore[method-assign]
+    streams._compute = compute_and_note

@@ -142,7 +142,13 @@ class CheckpointWriter:
         return sequences >= self._sequences or size >= MAX_WAITING_BYTES or late
 
     def write(self) -> None:
-        """Write what has gathered, if anything has."""
+        """Write what has gathered, if anything has; not between the parts of a sequence, whose
+        token rows are in one block.
+        """
+        if not self._spool or self._spool.sequences == len(self._waiting):
+            self._write()
+
+    def _write(self) -> None:
         if not self._waiting.batches:
             return
         self._check()
@@ -170,7 +176,7 @@ class CheckpointWriter:
     def close(self) -> None:
         """Write what has gathered, and remove what is of no whole sequence."""
         try:
-            self.write()
+            self._write()
         finally:
             if self._spool:
                 self._spool.discard()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Set
@@ -49,6 +48,7 @@ from seqembed.models.prepare import load_prepared
 from seqembed.models.prepared import load_tokenizer, read_prepared
 from seqembed.precision import resolve_precision, torch_dtype
 from seqembed.run import Run, open_run
+from seqembed.sigterm import Sigterm
 from seqembed.store import copy_from_store, store_path
 from seqembed.trials import Trials
 from seqembed.worker_logging import Progress, setup_worker_logging
@@ -72,25 +72,14 @@ def gpu_worker(
     SIGTERM makes it write a checkpoint at the next batch boundary and exit 143; any failure
     keeps what is finished and exits 1.
     """
-    interrupted = False
-
-    def on_sigterm(number: int, frame: Any) -> None:
-        # The signal may come twice in an instant: only a flag is safe.
-        nonlocal interrupted
-        interrupted = True
-
-    def leave_if_asked() -> None:
-        if interrupted:
-            raise InterruptedRun("SIGTERM came; what is finished is kept, run again to go on")
-
-    signal.signal(signal.SIGTERM, on_sigterm)
+    sigterm = Sigterm()
     logger = setup_worker_logging(rank, Path(model_config["log_path"]))
     try:
         run = open_run(index_path, output_dir, model_config, logger)
-        leave_if_asked()
+        sigterm.leave_if_asked()
         key = {"checkpoint_key": run.checkpoint_key, "precision": run.recipe.precision}
         config = _extract_checkpoint_config({**model_config, **key}, output_dir)
-        opened = _open_checkpoint_dir(config, output_dir, rank, leave_if_asked, logger)
+        opened = _open_checkpoint_dir(config, output_dir, rank, sigterm.leave_if_asked, logger)
         with opened as (base, alone):
             folder, restart = base / f"shard_{rank}", config["force_restart"]
             keeps = config["enable_checkpointing"] and not restart
@@ -109,19 +98,21 @@ def gpu_worker(
             adopt_index(folder, index_path)
             writer = run.open_writer(folder, rows, config)
             if rows:
-                leave_if_asked()
+                sigterm.leave_if_asked()
                 model, convert = _load_model({**model_config, **key}, run.device, logger)
                 load_fp32 = partial(_load_model, model_config | FP32, run.device, logger)
                 batches, tokens = run.load_batches(index_path, rows, manifest, convert, trials)
                 progress = Progress(logger, len(run.shard.rows), len(resumed_ids), tokens)
                 try:
-                    runner = run.open_runner(model, trials, load_fp32)
-                    for batch in runner.run(writer.make_room(batches)):
+                    runner = run.open_runner(model, trials, load_fp32, manifest.token_budget)
+                    for batch in runner.run(sigterm.until_asked(writer.make_room(batches))):
                         count = writer.add(batch)
                         progress.advance(count, batch.tokens, writer.written)
-                        if trials.trying:
+                        if trials.trying or sigterm.came:
                             writer.write()
-                        leave_if_asked()
+                        if not runner.busy:
+                            sigterm.leave_if_asked()
+                    sigterm.leave_if_asked()
                 finally:
                     writer.close()
                     progress.tell(writer.spent)

@@ -11,8 +11,6 @@ from pathlib import Path
 from seqembed.batches import PackedBatch
 
 IN_FLIGHT = "in_flight.json"
-# Written over and over in place: what is left of a longer text is blank.
-RECORD_BYTES = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +35,16 @@ class InFlightFile:
     def __init__(self, folder: Path) -> None:
         self._path = folder / IN_FLIGHT
         self._descriptor: int | None = None
+        self._longest = 0
 
     def tell(self, batches: Sequence[PackedBatch], fresh: bool) -> None:
         """Say which batches are at work; none of them, when all are done."""
         text = json.dumps(asdict(_describe(batches, fresh))) if batches else ""
         if self._descriptor is None:
             self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o666)
-        os.pwrite(self._descriptor, text.ljust(RECORD_BYTES).encode(), 0)
+        # Written over and over in place: what is left of a longer text is blank.
+        self._longest = max(self._longest, len(text))
+        os.pwrite(self._descriptor, text.ljust(self._longest).encode(), 0)
 
     def close(self) -> None:
         """Remove the file."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
+from functools import cache, partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,7 +22,10 @@ from seqembed.memory import free_memory, is_out_of_memory
 from seqembed.models.attention import Packing
 from seqembed.pooling import WindowPool, pool, pooled_span
 from seqembed.request import Pooling, Storage
+from seqembed.streams import Rows, open_streams
 from seqembed.trials import Trials
+
+Result = TypeVar("Result")
 
 NOT_FINITE = "its values are not finite, in fp32 too"
 TOO_LARGE = "its values are too large for float16; `embedding: {storage: float32}` holds them"
@@ -59,24 +62,23 @@ class BatchRows:
 
 
 @dataclass(frozen=True, eq=False)
-class _Pending:
-    """A batch whose rows are on their way: (B, D) pooled, and (T, D) token rows or none."""
+class _Step:
+    """A batch on its way. alone: nothing else is; rows: waits for them."""
 
     batch: PackedBatch
     spans: list[tuple[int, int]]
-    pooled: Tensor
-    residues: Tensor | None
-    done: torch.cuda.Event | None
+    alone: bool
+    rows: Callable[[], Rows]
 
 
 class AsyncInferenceRunner:
     """Yields the rows of batches, in order.
 
-    On a GPU the next batch is queued before the last one's rows are waited for: copies run beside
-    the computation, and the GPU does not wait for Python. On a CPU it is a plain loop.
+    The next batches are read and submitted while the first is computed (streams.py).
 
     trials: told of every step, and asked what to do where one fails. load_fp32: gives the model in
-    fp32, asked once, and only where values are not finite.
+    fp32, asked once, and only where values are not finite. token_budget: a larger batch is computed
+    alone, with all that the device has. threads: of the CPU.
     """
 
     def __init__(
@@ -86,48 +88,106 @@ class AsyncInferenceRunner:
         outputs: Outputs,
         trials: Trials,
         load_fp32: Callable[[], nn.Module],
+        *,
+        token_budget: int,
+        threads: int,
     ) -> None:
         self._model, self._device, self._outputs = model, device, outputs
         self._trials, self._load_fp32 = trials, cache(load_fp32)
-        self._pending: deque[_Pending] = deque()
+        self._token_budget, self._streams = token_budget, open_streams(device, threads)
+        self._pending: deque[_Step] = deque()
         self._retried: set[int] = set()
-        cuda = device.type == "cuda"
-        self._copies = torch.cuda.Stream(device) if cuda else None  # type: ignore[no-untyped-call]
-        self._depth = 2 if self._copies else 1
         self._windows = WindowPool(outputs.pooling)
         self._dtype = {"float32": torch.float32, "float16": torch.float16}[outputs.storage]
+
+    @property
+    def busy(self) -> bool:
+        """Whether any batch is on its way."""
+        return bool(self._pending)
 
     def run(self, batches: Iterable[PackedBatch]) -> Iterator[BatchRows]:
         """Compute `batches`, but for the sequences that fail.
 
         Raises NotTheSequencesError or NonFiniteError where one after the other does.
         """
-        for batch in batches:
-            todo = deque([batch])
-            while todo:
-                yield from self._step(todo)
-        while self._pending:
-            yield self._collect()
+        try:
+            for batch in batches:
+                yield from self._run(batch)
+            yield from self._make_room(1)
+        finally:
+            self._pending.clear()
+            self._streams.close()
 
-    def _step(self, todo: deque[PackedBatch]) -> Iterator[BatchRows]:
-        """Submit the first batch of `todo`, or put what it is cut into in its place."""
-        batch = self._wanted(todo.popleft())
-        if batch is None:
+    def _run(self, batch: PackedBatch, *, again: bool = False) -> Iterator[BatchRows]:
+        """Submit a batch, or what it is cut into; again: each part alone."""
+        todo = deque([batch])
+        while todo:
+            # Before the batch is cut: what is learnt meanwhile may cut it smaller.
+            alone = again or self._stands_alone(todo[0])
+            yield from self._make_room(1 if alone else self._streams.depth)
+            wanted = self._wanted(todo.popleft())
+            if wanted is None:
+                continue
+            part, *others = wanted.cut(self._trials.token_limit)
+            todo.extendleft(reversed(others))
+            yield from self._submit_or_narrow(part, alone or self._stands_alone(part))
+
+    def _stands_alone(self, batch: PackedBatch) -> bool:
+        """Whether nothing else may be on its way: it may end the process, or fill the memory."""
+        large = batch.size > self._token_budget or self._trials.token_limit is not None
+        return large or self._trials.suspects_any(batch)
+
+    def _make_room(self, depth: int) -> Iterator[BatchRows]:
+        """Wait until fewer than so many batches are on their way."""
+        while len(self._pending) >= depth:
+            yield from self._collect()
+
+    def _submit_or_narrow(self, batch: PackedBatch, alone: bool) -> Iterator[BatchRows]:
+        by_itself = alone or self._streams.depth == 1
+        self._trials.at_work([step.batch for step in self._pending] + [batch])
+        step = _attempt(lambda: self._submit(batch, self._model, by_itself))
+        if isinstance(step, Exception):
+            yield from self._narrow(batch, step, by_itself)
             return
-        first, *others = batch.cut(self._trials.token_limit)
-        todo.extendleft(reversed(others))
-        error = self._try(first)
-        if error is None:
-            if len(self._pending) == self._depth:
-                yield self._collect()
+        self._pending.append(step)
+        if alone:
+            # What comes next may end the process: these rows are yielded before it.
+            yield from self._make_room(1)
+
+    def _submit(self, batch: PackedBatch, model: nn.Module, alone: bool) -> _Step:
+        how = self._outputs
+        spans = [pooled_span(piece, how.pooling, how.pools_specials) for piece in batch.pieces]
+        compute = partial(self._compute, model, spans)
+        return _Step(batch, spans, alone, self._streams.submit(batch, compute, alone=alone))
+
+    @torch.inference_mode()
+    def _compute(
+        self, model: nn.Module, spans: list[tuple[int, int]], tokens: Tensor, packing: Packing
+    ) -> Rows:
+        rows = model(tokens, packing)
+        pooled = pool(rows, spans, self._outputs.pooling)
+        return pooled, rows.to(self._dtype) if self._outputs.per_residue else None
+
+    def _collect(self) -> Iterator[BatchRows]:
+        """The rows of the oldest batch on its way, or of what it is narrowed down to."""
+        step = self._pending.popleft()
+        arrived = _attempt(lambda: _arrive(step))
+        if isinstance(arrived, Exception):
+            yield from self._narrow(step.batch, arrived, step.alone)
             return
+        self._trials.at_work([others.batch for others in self._pending])
+        yield self._finish(step, *arrived)
+
+    def _narrow(self, batch: PackedBatch, error: Exception, alone: bool) -> Iterator[BatchRows]:
+        """Try what a batch that raised `error` is narrowed down to, each alone."""
         # What is on its way holds memory.
-        while self._pending:
-            yield self._collect()
+        yield from self._make_room(1)
         free_memory(self._device)
-        narrower = self._trials.narrow(first, error, is_out_of_memory(error))
-        todo.extendleft(reversed(narrower))
-        yield _nothing(given_up=[] if narrower else first.positions)
+        narrower = self._trials.narrow(batch, error, is_out_of_memory(error), alone=alone)
+        yield _nothing(given_up=[] if narrower else batch.positions)
+        for step in narrower:
+            yield from self._run(step, again=True)
+            yield from self._make_room(1)
 
     def _wanted(self, batch: PackedBatch) -> PackedBatch | None:
         """The batch without the sequences that are given up."""
@@ -137,65 +197,13 @@ class AsyncInferenceRunner:
             return batch
         return batch.select(numbers) if numbers else None
 
-    def _try(self, batch: PackedBatch) -> Exception | None:
-        """Submit a batch; return what it raised, if it can be gone on from."""
-        self._trials.at_work([pending.batch for pending in self._pending] + [batch])
-        try:
-            self._pending.append(self._submit(batch, self._model))
-        except torch.AcceleratorError:
-            # The GPU is of no more use to this process.
-            raise
-        except Exception as error:  # noqa: BLE001 (whatever one sequence makes a model raise)
-            # Its frames would hold the memory of the step.
-            return error.with_traceback(None)
-        return None
-
-    @torch.inference_mode()
-    def _submit(self, batch: PackedBatch, model: nn.Module) -> _Pending:
-        tokens = self._to_device(batch.tokens)
-        cu_seqlens = self._to_device(batch.packing.cu_seqlens)
-        if self._copies:
-            torch.cuda.current_stream(self._device).wait_stream(self._copies)
-            # The allocator must not give their memory away while the computation reads them.
-            for tensor in (tokens, cu_seqlens):
-                tensor.record_stream(torch.cuda.current_stream(self._device))
-        rows = model(tokens, Packing(batch.packing.bounds, cu_seqlens))
-        how = self._outputs
-        spans = [pooled_span(piece, how.pooling, how.pools_specials) for piece in batch.pieces]
-        pooled = self._to_host(pool(rows, spans, how.pooling))
-        residues = self._to_host(rows.to(self._dtype)) if how.per_residue else None
-        return _Pending(batch, spans, pooled, residues, self._mark())
-
-    def _to_device(self, tensor: Tensor) -> Tensor:
-        if not self._copies:
-            return tensor
-        with torch.cuda.stream(self._copies):
-            return tensor.to(self._device, non_blocking=True)
-
-    def _to_host(self, rows: Tensor) -> Tensor:
-        if not self._copies:
-            return rows
-        host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
-        return host.copy_(rows, non_blocking=True)
-
-    def _mark(self) -> torch.cuda.Event | None:
-        """What tells when all that was queued so far is done."""
-        if not self._copies:
-            return None
-        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        done.record(torch.cuda.current_stream(self._device))
-        return done
-
-    def _collect(self) -> BatchRows:
-        """The rows of the oldest batch on its way."""
-        pending = self._pending.popleft()
-        pooled, residues = _arrive(pending)
-        self._trials.at_work([others.batch for others in self._pending])
-        pieces, given_up = pending.batch.pieces, self._trials.given_up
-        self._mend(pending.batch, pooled, residues)
+    def _finish(self, step: _Step, pooled: NDArray[Any], residues: list[NDArray[Any]]) -> BatchRows:
+        """What is whole after a step."""
+        pieces, given_up = step.batch.pieces, self._trials.given_up
+        self._mend(step.batch, pooled, residues)
         kept = [n for n, piece in enumerate(pieces) if piece.position not in given_up]
         positions, rows = self._windows.add(
-            [pieces[n] for n in kept], [pending.spans[n] for n in kept], pooled[kept]
+            [pieces[n] for n in kept], [step.spans[n] for n in kept], pooled[kept]
         )
         positions, rows = self._store(positions, rows)
         self._trials.passed(positions)
@@ -208,8 +216,8 @@ class AsyncInferenceRunner:
                 for n in kept
                 if residues and pieces[n].position not in given_up
             ],
-            given_up=[position for position in pending.batch.positions if position in given_up],
-            tokens=pending.batch.size,
+            given_up=[position for position in step.batch.positions if position in given_up],
+            tokens=step.batch.size,
         )
 
     def _mend(self, batch: PackedBatch, pooled: Any, residues: list[NDArray[Any]]) -> None:
@@ -222,7 +230,7 @@ class AsyncInferenceRunner:
             position = batch.pieces[number].position
             if position in self._trials.given_up:
                 continue
-            again = _arrive(self._submit(batch.select([number]), self._load_fp32()))
+            again = _arrive(self._submit(batch.select([number]), self._load_fp32(), alone=False))
             pooled[number] = again[0][0]
             residues[number : number + 1] = again[1]
             self._retried.add(position)
@@ -248,15 +256,25 @@ def _nothing(given_up: list[int]) -> BatchRows:
     return BatchRows(*none, residues=[], given_up=given_up, tokens=0)
 
 
-def _arrive(pending: _Pending) -> tuple[NDArray[Any], list[NDArray[Any]]]:
+def _attempt(compute: Callable[[], Result]) -> Result | Exception:
+    """What `compute` returns or, if it can be gone on from, what it raises."""
+    try:
+        return compute()
+    except torch.AcceleratorError:
+        # The GPU is of no more use to this process.
+        raise
+    except Exception as error:  # noqa: BLE001 (whatever one sequence makes a model raise)
+        # Its frames would hold the memory of the step.
+        return error.with_traceback(None)
+
+
+def _arrive(step: _Step) -> tuple[NDArray[Any], list[NDArray[Any]]]:
     """Wait for a batch: (B, D) pooled rows, and each piece's own token rows, or none at all."""
-    if pending.done:
-        pending.done.synchronize()
-    pooled = pending.pooled.numpy()
-    if pending.residues is None:
-        return pooled, []
-    rows = pending.residues.numpy()
-    return pooled, [rows[piece.start : piece.stop] for piece in pending.batch.pieces]
+    pooled, residues = step.rows()
+    if residues is None:
+        return pooled.numpy(), []
+    rows = residues.numpy()
+    return pooled.numpy(), [rows[piece.start : piece.stop] for piece in step.batch.pieces]
 
 
 def _are_finite(pooled: NDArray[Any], residues: list[NDArray[Any]], number: int) -> bool:

@@ -87,6 +87,11 @@ class ResidueSpool:
         self._counts: dict[int, int] = {}
         self._dtype, self._row_bytes = "float32", 0
 
+    @property
+    def sequences(self) -> int:
+        """Of how many sequences it holds rows."""
+        return len(self._counts)
+
     def _open(self) -> BinaryIO:
         if self._file is None:
             self._folder.mkdir(parents=True, exist_ok=True)

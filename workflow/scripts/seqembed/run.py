@@ -99,7 +99,11 @@ class Run:
         return Trials(folder, self.shard.digests, name_of, logger)
 
     def open_runner(
-        self, model: nn.Module, trials: Trials, load_fp32: Callable[[], tuple[nn.Module, Any]]
+        self,
+        model: nn.Module,
+        trials: Trials,
+        load_fp32: Callable[[], tuple[nn.Module, Any]],
+        token_budget: int,
     ) -> AsyncInferenceRunner:
         """What takes the batches through the model, whose weights are read again meanwhile.
 
@@ -107,7 +111,13 @@ class Run:
         """
         self.weights.start()
         return AsyncInferenceRunner(
-            model, self.device, self.outputs, trials, lambda: load_fp32()[0]
+            model,
+            self.device,
+            self.outputs,
+            trials,
+            lambda: load_fp32()[0],
+            token_budget=token_budget,
+            threads=self.settings.threads,
         )
 
     def open_writer(

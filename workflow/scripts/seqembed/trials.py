@@ -85,6 +85,10 @@ class Trials:
         """Whether the model is at a suspect."""
         return self._trying
 
+    def suspects_any(self, batch: PackedBatch) -> bool:
+        """Whether a batch holds a suspect, with which it is alone then."""
+        return bool(self._suspects_in(batch))
+
     def take_blame(self, crash: Mapping[str, Any] | None) -> None:
         """Lay the end of the last process to what it was at.
 
@@ -98,8 +102,8 @@ class Trials:
         if flight is None:
             raise WorkerCrashError(f"{reason}, and no sequence was at work then")
         (first, last, count), *others = flight.steps
-        if memory and flight.pieces > 1:
-            self._lower_limit(flight.tokens)
+        if memory and (others or flight.pieces > 1):
+            self._lower_limit(flight.tokens, alone=not others)
         elif count == 1 and not others:
             self._failed_alone(first, reason, memory, fresh=flight.fresh)
         else:
@@ -120,7 +124,7 @@ class Trials:
         """Say, before each step and after it, which batches the model is at."""
         if batches:
             positions = batches[-1].positions
-            suspects = [s for s in self._known.suspects if s.first <= positions[0] <= s.last]
+            suspects = self._suspects_in(batches[-1])
             self._trying = bool(suspects)
             self._fresh &= len(positions) == 1 and any(s.alone for s in suspects)
         self._file.tell(batches, self._fresh)
@@ -134,15 +138,21 @@ class Trials:
             self._known.doubts.clear()
             self._save()
 
-    def narrow(self, step: PackedBatch, error: Exception, memory: bool) -> list[PackedBatch]:
+    def narrow(
+        self, step: PackedBatch, error: Exception, memory: bool, *, alone: bool
+    ) -> list[PackedBatch]:
         """What to try in place of a step that raised `error`; nothing where it was one sequence.
 
-        Raises NotTheSequencesError where too many sequences failed in a row, each alone.
+        alone: nothing else was at work; else the step is tried once more by itself. Raises
+        NotTheSequencesError where too many sequences failed in a row, each alone.
         """
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        if memory and len(step.pieces) > 1:
-            self._lower_limit(step.size)
+        if memory and (len(step.pieces) > 1 or not alone):
+            self._lower_limit(step.size, alone=alone)
             self._save()
+            return [step]
+        if not alone:
+            self._logger.warning("a step failed beside others and is tried alone: %s", reason)
             return [step]
         if len(step.positions) > 1:
             self._logger.warning("a step of %s sequences failed: %s", len(step.positions), reason)
@@ -172,8 +182,13 @@ class Trials:
                 "tried alone in a fresh process"
             )
 
-    def _lower_limit(self, tokens: int) -> None:
-        self._known.token_limit = limit = tokens // 2
+    def _suspects_in(self, batch: PackedBatch) -> list[Suspect]:
+        first = batch.positions[0]
+        return [s for s in self._known.suspects if s.first <= first <= s.last]
+
+    def _lower_limit(self, tokens: int, *, alone: bool) -> None:
+        """Let steps be half as large or, where others were at work, as large, but each alone."""
+        self._known.token_limit = limit = tokens // 2 if alone else tokens
         words = "out of memory in a step of %s tokens: steps hold at most %s from now on"
         self._logger.warning(words, f"{tokens:,}", f"{limit:,}")
 

@@ -1,0 +1,113 @@
+"""Where batches are computed: on the threads of a CPU, or on a GPU beside its copies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from seqembed.batches import PackedBatch
+from seqembed.models.attention import Packing
+
+# (B, D) float32 pooled rows, and the (T, D) token rows where they are wanted.
+Rows = tuple[Tensor, Tensor | None]
+# From a batch's tokens and its packing, both on the device, to its rows there.
+Compute = Callable[[Tensor, Packing], Rows]
+
+
+class Streams(Protocol):
+    """depth: how many batches are worth submitting before the first one's rows are waited for."""
+
+    depth: int
+
+    def submit(self, batch: PackedBatch, compute: Compute, *, alone: bool) -> Callable[[], Rows]:
+        """Begin to compute a batch; what is returned waits for its rows, in the host's memory.
+
+        Both raise what the computation raises. alone: nothing else is on its way.
+        """
+
+    def close(self) -> None:
+        """Let go of what was not begun, and wait for what was."""
+
+
+class CpuStreams:
+    """A batch on each of `threads` threads, computed by that one alone; a batch that is alone has
+    all of them.
+
+    Threads that share one batch wait for each other at every step of a model. A row's bits are the
+    same on one thread and on several.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        # One more for each thread, so that none waits for the slowest. A single thread's batch is
+        # always alone: what it fails of is its own.
+        self.depth = 1 if threads == 1 else 2 * threads
+        self._shared = ThreadPoolExecutor(threads, "stream")
+        # Each thread that computes on several has its own team of them: one is enough.
+        self._whole = ThreadPoolExecutor(1, "whole")
+
+    def submit(self, batch: PackedBatch, compute: Compute, *, alone: bool) -> Callable[[], Rows]:
+        pool, threads = (self._whole, self._threads) if alone else (self._shared, 1)
+        return pool.submit(_compute, batch, compute, threads).result
+
+    def close(self) -> None:
+        for pool in (self._shared, self._whole):
+            pool.shutdown(cancel_futures=True)
+
+
+def _compute(batch: PackedBatch, compute: Compute, threads: int) -> Rows:
+    # PyTorch keeps this number for each thread.
+    torch.set_num_threads(threads)
+    return compute(batch.tokens, batch.packing)
+
+
+class CudaStream:
+    """A GPU, on which the next batch is queued before the last one's rows are waited for.
+
+    Copies to it run beside the computation, and it does not wait for Python.
+    """
+
+    depth = 2
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def submit(self, batch: PackedBatch, compute: Compute, *, alone: bool) -> Callable[[], Rows]:
+        tokens, cu_seqlens = map(self._to_device, (batch.tokens, batch.packing.cu_seqlens))
+        current = torch.cuda.current_stream(self._device)
+        current.wait_stream(self._copies)
+        # The allocator must not give their memory away while the computation reads them.
+        for tensor in (tokens, cu_seqlens):
+            tensor.record_stream(current)
+        pooled, residues = compute(tokens, Packing(batch.packing.bounds, cu_seqlens))
+        rows = _to_host(pooled), None if residues is None else _to_host(residues)
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        done.record(current)
+
+        def wait() -> Rows:
+            done.synchronize()
+            return rows
+
+        return wait
+
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        with torch.cuda.stream(self._copies):
+            return tensor.to(self._device, non_blocking=True)
+
+    def close(self) -> None:
+        """What is on its way ends by itself, and its memory is kept until then."""
+
+
+def _to_host(rows: Tensor) -> Tensor:
+    host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
+    return host.copy_(rows, non_blocking=True)
+
+
+def open_streams(device: torch.device, threads: int) -> Streams:
+    """Those of this device; threads: of the CPU."""
+    return CudaStream(device) if device.type == "cuda" else CpuStreams(threads)
