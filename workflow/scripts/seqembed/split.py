@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from seqembed.errors import FastaError
-from seqembed.fasta import Record, digest, read_records
+from seqembed.fasta import digest, read_records
 from seqembed.files import published, remove_temporary
 from seqembed.index import check_rows, describe_rows, read_excluded, shard_fingerprint
 from seqembed.long_sequences import LengthPolicy
@@ -29,6 +29,7 @@ from seqembed.parquet import (
     digest_column,
     read_columns,
 )
+from seqembed.records import Record
 from seqembed.row_pool import first_rows
 
 # A worker holds one group's residues in memory, a few times over while it reads them.
