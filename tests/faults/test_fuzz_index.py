@@ -17,7 +17,7 @@ SAMPLE = 800
 def settings(monkeypatch):
     """What the cases set is taken back after the test."""
     monkeypatch.setattr(residues, "read_batches", fasta.read_batches)
-    monkeypatch.setattr(split, "read_records", fasta.read_records)
+    monkeypatch.setattr(split, "read_batches", fasta.read_batches)
     monkeypatch.setattr(index, "INDEX_BATCH_ROWS", index.INDEX_BATCH_ROWS)
 
 
