@@ -122,8 +122,8 @@ def run_case(case: Case, output: Path) -> tuple[str, int]:
 @contextmanager
 def _settings(case: Case) -> Iterator[None]:
     """Read in chunks, and write in groups, of the case's sizes."""
-    read = partial(fasta.read_records, chunk_bytes=case.chunk_bytes)
-    residues.read_records = split.read_records = read
+    read = partial(fasta.read_batches, chunk_bytes=case.chunk_bytes)
+    residues.read_batches = split.read_batches = read
     index.INDEX_BATCH_ROWS = case.batch_rows
     yield
 

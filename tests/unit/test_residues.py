@@ -31,7 +31,11 @@ def read_all(
     for number, content in enumerate(contents):
         path = folder / f"{number}.fa"
         path.write_bytes(content)
-        found += [(r.sequence_id, r.residues, reason) for r, reason in check.read(path)]
+        found += [
+            (r.sequence_id, r.residues, reason)
+            for batch in check.read(path)
+            for r, reason in zip(*batch, strict=True)
+        ]
     check.finish()
     return found
 

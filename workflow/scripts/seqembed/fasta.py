@@ -1,7 +1,9 @@
 """FASTA, plain or gzip, of any molecule, read in one streaming pass.
 
-All work on residues is done by whole-record `bytes` operations, so that the time is linear in the
-size of the file and the memory is that of the largest record.
+Records are read many at a time where nothing is odd about them (`parse_clean`), and else one by
+one, to the same result or to the error that names the place. All work on residues is done by
+`bytes` operations, so that the time is linear in the size of the file and the memory is that of the
+largest record.
 """
 
 from __future__ import annotations
@@ -16,14 +18,13 @@ import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
 from seqembed.errors import FastaError
+from seqembed.records import MAX_ID_BYTES, Record, Records, parse_clean
 
-MAX_ID_BYTES = 1024
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 18
 
 _BLANKS = b" \t\r\n\v\f"
 _UPPER = bytes(range(256)).upper()
@@ -55,21 +56,6 @@ _PREAMBLES = {
 # bgzip writes its size into each block, and this empty one at the end of the file.
 _BGZIP_BLOCK = re.compile(rb"\x1f\x8b\x08\x04.{6}\x06\0BC\x02\0", re.DOTALL)
 _BGZIP_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A record; `line` (from 1) and `byte_offset` (from 0, decompressed) are its header's.
-
-    residues: upper case, without blanks and one `*` at the end; whether they are residues at all
-    is not looked at.
-    """
-
-    sequence_id: str
-    description: str
-    residues: bytes
-    line: int
-    byte_offset: int
 
 
 def digest(residues: bytes) -> bytes:
@@ -140,18 +126,24 @@ def _shown(path: str) -> str:
 
 
 def read_records(path: str | Path, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Record]:
-    """Yield the records of a FASTA file in order.
+    """Yield the records of a FASTA file in order; raises FastaError as read_batches does."""
+    for records in read_batches(path, chunk_bytes=chunk_bytes):
+        yield from records
 
-    Raises FastaError, with the record and the line, for whatever is no FASTA.
+
+def read_batches(path: str | Path, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Records]:
+    """Yield the records of a FASTA file in order, one or more at a time.
+
+    Raises FastaError, with the record and the line, for whatever is no FASTA, when all records
+    before it were yielded.
     """
-    line, seen = 1, False
-    for offset, raw in _raw_records(_chunks(path, chunk_bytes)):
-        if raw[:1] == b">":
+    line, offset, seen = 1, 0, False
+    for block in _blocks(_chunks(path, chunk_bytes)):
+        clean = parse_clean(block, line, offset)
+        for records in [clean] if clean else _parse_closely(block, path, line, offset):
             seen = True
-            yield _parse(raw, path, line, offset)
-        elif raw.strip():
-            _refuse_preamble(raw, path, line)
-        line += raw.count(b"\n")
+            yield records
+        line, offset = line + block.count(b"\n"), offset + len(block)
     if not seen:
         raise FastaError("holds no record; give a FASTA file with at least one", path=path)
 
@@ -193,25 +185,50 @@ def _readable(path: str | Path) -> Iterator[None]:
         raise FastaError(message, path=path) from error
 
 
-def _raw_records(chunks: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Yield (offset, bytes) cut before each `>` that begins a line; the first may lack one."""
+def _blocks(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Cut a file before the last `>` of each chunk that begins a line; none is empty."""
     parts: list[bytes] = []
-    offset, last = 0, b"\n"
+    last = b"\n"
     for chunk in chunks:
-        begin = 0
-        # A search for "\n>" starts one byte early, at the line break that ended the last chunk.
-        cut = 0 if last == b"\n" and chunk[:1] == b">" else chunk.find(b"\n>") + 1 or -1
-        while cut >= 0:
-            parts.append(chunk[begin:cut])
-            raw = b"".join(parts)
-            if raw:
-                yield offset, raw
-            offset, begin, parts = offset + len(raw), cut, []
-            cut = chunk.find(b"\n>", begin) + 1 or -1
-        parts.append(chunk[begin:])
+        cut = chunk.rfind(b"\n>") + 1
+        # The line break may have ended the last chunk.
+        if cut or (last == b"\n" and chunk[:1] == b">"):
+            parts.append(chunk[:cut])
+            if block := b"".join(parts):
+                yield block
+            parts = []
+        parts.append(chunk[cut:])
         last = chunk[-1:]
-    if raw := b"".join(parts):
-        yield offset, raw
+    if block := b"".join(parts):
+        yield block
+
+
+def _parse_closely(block: bytes, path: str | Path, line: int, offset: int) -> Iterator[Records]:
+    """Yield the records of a block that begins at this line and offset; raises FastaError.
+
+    What precedes the first record may only be blank.
+    """
+    found: list[Record] = []
+    try:
+        for raw in _cut_records(block):
+            if raw[:1] == b">":
+                found.append(_parse(raw, path, line, offset))
+            elif raw.strip():
+                _refuse_preamble(raw, path, line)
+            line, offset = line + raw.count(b"\n"), offset + len(raw)
+    finally:
+        # Those before a fault may have one of another kind, which comes first.
+        if found:
+            yield Records.of(found)
+
+
+def _cut_records(block: bytes) -> Iterator[bytes]:
+    """Cut a block before each `>` that begins a line; the first part may lack one."""
+    begin = 0
+    while cut := block.find(b"\n>", begin) + 1:
+        yield block[begin:cut]
+        begin = cut
+    yield block[begin:]
 
 
 def _parse(raw: bytes, path: str | Path, line: int, offset: int) -> Record:

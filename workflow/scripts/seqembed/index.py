@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count, islice, repeat
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +68,15 @@ class IndexFingerprint:
     ) -> None:
         """Take the next rows: ids, digests of 16 bytes, and reasons of those without embedding."""
         reasons = repeat(None, len(sequence_ids)) if excluded is None else excluded
-        for sequence_id, key, reason in zip(sequence_ids, digests, reasons, strict=True):
-            # An id is not empty, neither it nor a reason holds a NUL, and a digest has 16 bytes:
-            # no two lists read the same.
-            self._hash.update(sequence_id.encode() + b"\0" + key)
-            if reason is not None:
-                self._hash.update(b"\0" + reason.encode() + b"\0")
+        # An id is not empty, neither it nor a reason holds a NUL, and a digest has 16 bytes: no two
+        # lists read the same.
+        rows = [
+            sequence_id.encode() + b"\0" + key
+            if reason is None
+            else b"%b\0%b\0%b\0" % (sequence_id.encode(), key, reason.encode())
+            for sequence_id, key, reason in zip(sequence_ids, digests, reasons, strict=True)
+        ]
+        self._hash.update(b"".join(rows))
 
     def hexdigest(self) -> str:
         return self._hash.hexdigest()
@@ -103,7 +106,7 @@ def write_index(
         ValueError: `ids` is unknown.
     """
     check = check or ResidueCheck(ESM2_LETTERS, "protein", "error")
-    records = _index_rows(files, SequenceIds(ids), check)
+    batches = _index_rows(files, SequenceIds(ids), check)
     fingerprint, written = IndexFingerprint(), 0
     metadata = {"format_version": FORMAT_VERSION, "kind": "index"}
     with (
@@ -112,10 +115,9 @@ def write_index(
             temporary, INDEX_SCHEMA.with_metadata(metadata), write_page_checksum=True
         ) as writer,
     ):
-        while rows := list(islice(records, INDEX_BATCH_ROWS)):
-            columns = [list(column) for column in zip(*rows, strict=True)]
+        for columns in _regroup(batches, INDEX_BATCH_ROWS):
             fingerprint.update(columns[1], columns[6], columns[7])
-            written += len(rows)
+            written += len(columns[0])
             writer.write_table(pa.table(columns, schema=INDEX_SCHEMA))
         check.finish()
         writer.add_key_value_metadata({"fingerprint": fingerprint.hexdigest()})
@@ -124,15 +126,37 @@ def write_index(
 
 def _index_rows(
     files: Sequence[str | Path], ids: SequenceIds, check: ResidueCheck
-) -> Iterator[tuple[Any, ...]]:
-    """Yield the index's columns of each record."""
-    row = count()
+) -> Iterator[list[Sequence[Any]]]:
+    """Yield the index's columns of one record or more at a time, in order."""
+    row = 0
     for path in map(Path, files):
         ids.begin(path)
-        for record, reason in check.read(path):
-            name, key = ids.name(record), digest(record.residues)
-            about = record.description, len(record.residues), str(path), record.byte_offset
-            yield next(row), name, *about, key, reason
+        for records, reasons in check.read(path):
+            end = row + len(records)
+            yield [
+                range(row, end),
+                ids.name(records),
+                records.descriptions,
+                [len(residues) for residues in records.residues],
+                [str(path)] * len(records),
+                records.byte_offsets,
+                [digest(residues) for residues in records.residues],
+                reasons,
+            ]
+            row = end
+
+
+def _regroup(batches: Iterable[Sequence[Sequence[Any]]], size: int) -> Iterator[list[list[Any]]]:
+    """Yield columns of `size` rows, the last of fewer, of columns of any numbers of rows."""
+    held: list[list[Any]] = [[] for _ in INDEX_SCHEMA]
+    for columns in batches:
+        for column, more in zip(held, columns, strict=True):
+            column.extend(more)
+        while len(held[0]) >= size:
+            yield [column[:size] for column in held]
+            held = [column[size:] for column in held]
+    if held[0]:
+        yield held
 
 
 def shard_fingerprint(digests: Digests) -> str:

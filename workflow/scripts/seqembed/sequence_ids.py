@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
+from collections.abc import Iterable
+from itertools import repeat, takewhile
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NoReturn, get_args
 
 from seqembed.errors import FastaError
-from seqembed.fasta import MAX_ID_BYTES, Record, digest
+from seqembed.fasta import digest
+from seqembed.records import MAX_ID_BYTES, Records
 
 IdStyle = Literal["header", "file:header"]
+
+# Letters of an id that is kept as it is; for a longer one stands its digest.
+SHORT_ID = 64
 
 
 class SequenceIds:
@@ -23,7 +29,8 @@ class SequenceIds:
         if style not in get_args(IdStyle):
             raise ValueError(f"ids must be 'header' or 'file:header', not {style!r}")
         self._style = style
-        self._rows: dict[bytes, int] = {}
+        # What stands for each id, in the order of the rows.
+        self._seen: dict[str | bytes, None] = {}
         self._lines = array("q")
         self._files: list[Path] = []
         self._first_rows: list[int] = []
@@ -33,15 +40,40 @@ class SequenceIds:
         self._files.append(path)
         self._first_rows.append(len(self._lines))
 
-    def name(self, record: Record) -> str:
-        """A record's id; raises FastaError, naming both places, when it was used before."""
-        sequence_id = self._make(record)
-        row = self._rows.setdefault(digest(sequence_id.encode()), len(self._lines))
-        if row != len(self._lines):
-            path, message = self._files[-1], self._explain(row)
-            raise FastaError(message, path=path, record=sequence_id, line=record.line)
-        self._lines.append(record.line)
-        return sequence_id
+    def name(self, records: Records) -> list[str]:
+        """The records' ids; raises FastaError, naming both places, for one used before."""
+        names, begin = self._make(records), len(self._seen)
+        keys = [n if len(n) <= SHORT_ID else digest(n.encode()) for n in names]
+        self._seen.update(zip(keys, repeat(None)))
+        self._lines.extend(records.lines)
+        if len(self._seen) < begin + len(names):
+            self._refuse_used(keys, begin, names, records)
+        if len(names) < len(records):
+            self._refuse_long(records, len(names))
+        return names
+
+    def _make(self, records: Records) -> list[str]:
+        """The ids of records, up to the first that is too long."""
+        if self._style == "header":
+            return records.sequence_ids
+        prefix = f"{self._files[-1].name}:"
+        names = (prefix + sequence_id for sequence_id in records.sequence_ids)
+        return list(takewhile(lambda name: len(name.encode()) <= MAX_ID_BYTES, names))
+
+    def _refuse_used(
+        self, keys: Iterable[str | bytes], begin: int, names: list[str], records: Records
+    ) -> NoReturn:
+        """Raise FastaError for the first of the ids, rows from `begin` on, that is not new."""
+        rows = {key: row for row, key in enumerate(self._seen)}
+        found = (rows[key] for key in keys)
+        place, row = next((p, row) for p, row in enumerate(found) if row != begin + p)
+        path, line = self._files[-1], records.lines[place]
+        raise FastaError(self._explain(row), path=path, record=names[place], line=line)
+
+    def _refuse_long(self, records: Records, place: int) -> NoReturn:
+        message = f"`file:header` makes an id over {MAX_ID_BYTES:,} bytes; shorten either"
+        record, line = records.sequence_ids[place][:40], records.lines[place]
+        raise FastaError(message, path=self._files[-1], record=record, line=line)
 
     def _explain(self, row: int) -> str:
         """Say where the id of this row was first used, and what helps."""
@@ -52,13 +84,3 @@ class SequenceIds:
         if self._style == "header":
             return f"{message}, or set `ids: file:header`"
         return f"{message} of the records, or of the files"
-
-    def _make(self, record: Record) -> str:
-        if self._style == "header":
-            return record.sequence_id
-        path = self._files[-1]
-        sequence_id = f"{path.name}:{record.sequence_id}"
-        if len(sequence_id.encode()) > MAX_ID_BYTES:
-            message = f"`file:header` makes an id over {MAX_ID_BYTES:,} bytes; shorten either"
-            raise FastaError(message, path=path, record=record.sequence_id[:40], line=record.line)
-        return sequence_id

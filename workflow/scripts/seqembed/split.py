@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import heapq
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from seqembed.errors import FastaError
-from seqembed.fasta import Record, digest, read_records
+from seqembed.fasta import digest, read_batches
 from seqembed.files import published, remove_temporary
 from seqembed.index import check_rows, describe_rows, read_excluded, shard_fingerprint
 from seqembed.long_sequences import LengthPolicy
@@ -29,6 +31,7 @@ from seqembed.parquet import (
     digest_column,
     read_columns,
 )
+from seqembed.records import Record, Records
 from seqembed.row_pool import first_rows
 
 # A worker holds one group's residues in memory, a few times over while it reads them.
@@ -144,7 +147,10 @@ def _write_shard(
 
 
 def _slice(spool: IO[bytes], offset: int, length: int) -> bytes:
-    # One os.pread would end after 2 GiB and say nothing.
+    residues = os.pread(spool.fileno(), length, offset)
+    if len(residues) == length:
+        return residues
+    # The system reads at most 2 GiB at once.
     spool.seek(offset)
     return spool.read(length)
 
@@ -187,20 +193,35 @@ def _spool(
     """
     offsets = np.full(len(digests), -1, np.int64)
     lengths, tokens = np.zeros((2, len(digests)), np.int64)
-    row = 0
+    row = written = 0
     for path, count in files:
         end = row + count
-        for record in read_records(path):
-            if row == end or digest(record.residues) != digests[row].tobytes():
-                raise _changed(path, record)
-            lengths[row] = len(record.residues)
-            if wanted[row]:
-                offsets[row], tokens[row] = spool.tell(), tokenizer.count(record.residues)
-                spool.write(record.residues)
-            row += 1
+        for records in read_batches(path):
+            _refuse_changed(path, records, digests[row:end])
+            here = slice(row, row + len(records))
+            lengths[here] = [len(residues) for residues in records.residues]
+            places = row + np.flatnonzero(wanted[here])
+            kept = [records.residues[place] for place in (places - row).tolist()]
+            ends = written + lengths[places].cumsum()
+            offsets[places] = ends - lengths[places]
+            tokens[places] = [tokenizer.count(residues) for residues in kept]
+            written += spool.write(b"".join(kept))
+            row = here.stop
         if row != end:
             raise _changed(path)
+    # It is read without its buffer.
+    spool.flush()
     return offsets, lengths, tokens
+
+
+def _refuse_changed(path: Path, records: Records, digests: Digests) -> None:
+    """Raise FastaError unless the next digests of a file are those of its next records."""
+    keys = [digest(residues) for residues in records.residues]
+    if b"".join(keys) == digests[: len(keys)].tobytes():
+        return
+    indexed = (key.tobytes() for key in digests)
+    pairs = zip(records, zip_longest(keys, islice(indexed, len(keys))), strict=True)
+    raise _changed(path, next(record for record, (key, old) in pairs if key != old))
 
 
 def _file_counts(files: Any) -> list[tuple[Path, int]]:
