@@ -190,7 +190,7 @@ def _command(path: Path, options: Mapping[str, object]) -> list[str]:
 
 
 def _told(log: Path) -> tuple[int, float]:
-    """The tokens and the seconds that a worker says it computed: from its first batch to its end."""
+    """The tokens that a worker says it computed, and the seconds from first batch to end."""
     found = TOLD.search(log.read_text())
     if not found:
         raise SystemExit(f"{log}: does not say what was computed")

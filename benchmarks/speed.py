@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 import tempfile
@@ -56,18 +57,19 @@ def prepare(scene: Scene, shard_counts: set[int]) -> None:
 def race(scene: Scene, field: Sequence[Contestant], rounds: int) -> list[dict[str, Any]]:
     """Every contestant once a round, each round beginning with another; the figures of all runs.
 
-    `difference`: the largest, in absolute value, between its rows and our worker's.
+    `load`: the machine's load average before it. `difference`: the largest, in absolute value, between its rows and our worker's.
     """
     runs = []
     rows: dict[str, np.ndarray] = {}
     for number in range(rounds):
         turn = number * max(len(field) // rounds, 1) % len(field)
         for contestant in [*field[turn:], *field[:turn]]:
+            load = os.getloadavg()[0]
             with tempfile.TemporaryDirectory(dir=scene.folder) as folder:
                 figures = contestant.run(scene, Path(folder))
             if "rows" in figures:
                 rows[contestant.name] = figures.pop("rows")
-            runs.append({"contestant": contestant.name, "round": number} | figures)
+            runs.append({"contestant": contestant.name, "round": number, "load": load} | figures)
             tell(runs[-1])
     for run in runs:
         if run["contestant"] in rows:
