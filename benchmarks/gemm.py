@@ -55,7 +55,10 @@ def main() -> None:
         if name != "out"
         for rows in ROWS[options.device]
     }
-    print(json.dumps({"flops_per_second": mean(found.values()), "products": found}))
+    figures = {"flops_per_second": mean(found.values()), "products": found}
+    if options.device == "cuda":
+        figures["device_name"] = torch.cuda.get_device_name()
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

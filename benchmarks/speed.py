@@ -57,7 +57,8 @@ def prepare(scene: Scene, shard_counts: set[int]) -> None:
 def race(scene: Scene, field: Sequence[Contestant], rounds: int) -> list[dict[str, Any]]:
     """Every contestant once a round, each round beginning with another; the figures of all runs.
 
-    `load`: the machine's load average before it. `difference`: the largest, in absolute value, between its rows and our worker's.
+    `load`: the machine's load average before it; where that is over the cores, others are at work.
+    `difference`: the largest, in absolute value, between its rows and our worker's.
     """
     runs = []
     rows: dict[str, np.ndarray] = {}

@@ -48,7 +48,8 @@ def _describe(result: Mapping[str, Any]) -> str:
     peak = f"; peak {median(peaks) / 1e9:,.0f} GFLOP/s" if peaks else ""
     what = f"{result['sequences']:,} sequences, {result['tokens']:,} tokens"
     how = f"{result['device']}, {result['precision']}, {result['threads']} threads"
-    return f"{result['shape']}: {what}; {how}{peak}"
+    load = max(run["load"] for run in result["runs"])
+    return f"{result['shape']}: {what}; {how}{peak}; load average up to {load:.1f}"
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
