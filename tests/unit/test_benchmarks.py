@@ -12,8 +12,8 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 FIELDS = {
-    "tiny_protein": ["seqembed, 2 shards", "transformers, sorted", "fair-esm", "gemm"],
-    "tiny_dna": ["padded PyTorch", "gemm"],
+    "tiny_protein": ["transformers, sorted", "fair-esm", "gemm"],
+    "tiny_dna": ["seqembed, 2 shards", "padded PyTorch"],
 }
 
 
@@ -34,7 +34,8 @@ def test_all_compute_the_same_rows_of_as_many_tokens(shape, tmp_path):
     result, printed = race(shape, tmp_path / "race.json")
     runs = {run["contestant"]: run for run in result["runs"]}
     assert list(runs) == ["seqembed", *FIELDS[shape]]
-    assert runs.pop("gemm")["flops_per_second"] > 0
+    peak = runs.pop("gemm", None)
+    assert ("gemm" in FIELDS[shape]) == (peak is not None and peak["flops_per_second"] > 0)
     for name, figures in runs.items():
         assert figures["tokens"] == result["tokens"], name
         assert figures["difference"] < 1e-3, name
