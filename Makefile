@@ -4,7 +4,7 @@ STAMP := .venv/installed
 BIN := $(CURDIR)/.venv/bin
 EXAMPLE := resources/example
 
-.PHONY: install run test fuzz faults lint clean
+.PHONY: install run test fuzz faults bench lint clean
 install: $(STAMP)
 
 $(STAMP): pyproject.toml
@@ -34,6 +34,19 @@ faults: N ?= 500
 faults: $(STAMP)
 	PATH="$(BIN):$$PATH" PYTHONPATH=tests/workflow OMP_NUM_THREADS=1 \
 	    python tests/faults/harness.py --count $(N) --workflow $(W) --jobs $(J) --seed $(SEED)
+
+# Our worker against its peers: a quarter of an hour on two cores. Its files go to BENCH.
+BENCH ?= results/benchmarks
+BENCHED := .venv/installed-bench
+$(BENCHED): $(STAMP)
+	.venv/bin/pip install --quiet '.[bench]'
+	touch $@
+
+bench: $(BENCHED)
+	.venv/bin/python benchmarks/speed.py --shape t6_8M --every 10 --json $(BENCH)/t6_8M.json
+	.venv/bin/python benchmarks/speed.py --shape t12_35M --every 20 --json $(BENCH)/t12_35M.json
+	.venv/bin/python benchmarks/plot.py $(BENCH)/t6_8M.json $(BENCH)/t12_35M.json \
+	    -o $(BENCH)/speed.png
 
 lint: $(STAMP)
 	.venv/bin/ruff format --check .

@@ -90,6 +90,8 @@ class Progress:
         )
         if spent is not None:
             seconds = now - self._begin
+            computed = f"{self._tokens:,}"
+            self._logger.info("%s tokens were computed in %.3f seconds", computed, seconds)
             self._logger.info("checkpoints took %.2f of %.2f seconds", spent, seconds)
 
 

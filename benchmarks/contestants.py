@@ -1,0 +1,207 @@
+"""The contestants of a race, and how each is run once over the same sequences and weights."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import machine
+import numpy as np
+import processes
+import pyarrow.parquet as pq
+from shapes import SHAPES, Shape
+
+HERE = Path(__file__).resolve().parent
+ENTRIES = HERE.parent / "workflow/scripts"
+# glibc gives no memory back to the system: no page faults for what is allocated again.
+KEPT = {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=4294967295"}
+TOLD = re.compile(r"([0-9,]+) tokens were computed in ([0-9.]+) seconds")
+SPECIALS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """What every contestant of a race is given; `folder` holds input.fasta and the models."""
+
+    folder: Path
+    shape_name: str
+    threads: int
+    device: str
+    precision: str
+
+    @property
+    def shape(self) -> Shape:
+        return SHAPES[self.shape_name]
+
+    @property
+    def fasta(self) -> Path:
+        return self.folder / "input.fasta"
+
+    @property
+    def how(self) -> dict[str, object]:
+        """The options that all programs of this folder take."""
+        return {"threads": self.threads, "device": self.device, "precision": self.precision}
+
+    def shards(self, count: int) -> Path:
+        """The folder of the input's split into so many shards."""
+        return self.folder / f"shards_{count}"
+
+    def lengths(self) -> list[int]:
+        """The tokens of each sequence, specials included."""
+        tokens = pq.read_table(self.shards(1) / "shard_0.parquet", columns=["tokens"])["tokens"]
+        return [count + SPECIALS for count in tokens.to_pylist()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ours:
+    """seqembed: the entry of the rule embed_shard, one process for each of `shards` at once."""
+
+    name: str
+    shards: int = 1
+    precision: str | None = None
+
+    def run(self, scene: Scene, folder: Path) -> dict[str, Any]:
+        threads = max(scene.threads // self.shards, 1)
+        commands = [self._command(scene, folder, rank, threads) for rank in range(self.shards)]
+        ended = processes.run_together(commands, folder, processes.environment(threads, {}))
+        told = [_told(folder / f"worker_{rank}.log") for rank in range(self.shards)]
+        tokens = sum(count for count, _ in told)
+        return {
+            "tokens": tokens,
+            # Packed: nothing is padded.
+            "places": tokens,
+            "seconds": max(seconds for _, seconds in told),
+            "peak_mb": sum(each.peak_mb for each in ended),
+            "rows": _read_rows(sorted((folder / "race/shards").glob("*.h5"))),
+        }
+
+    def _command(self, scene: Scene, folder: Path, rank: int, threads: int) -> list[str]:
+        return entry(
+            "embed_shard",
+            index=scene.shards(self.shards) / f"shard_{rank}.parquet",
+            model=scene.folder / "model.json",
+            rank=rank,
+            world_size=self.shards,
+            output=folder / f"race/shards/shard_{rank}.h5",
+            layer="last",
+            pooling="mean",
+            precision=self.precision or scene.precision,
+            storage="float32",
+            long_sequences="auto",
+            max_length="auto",
+            device=scene.device,
+            token_budget="auto",
+            checkpoint_sequences=10_000,
+            checkpoint_seconds=300,
+            threads=threads,
+            log=folder / f"worker_{rank}.log",
+        ) + ["--no-per-residue"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peer:
+    """A program of this folder that times itself; `model`: of the scene's, what it reads."""
+
+    name: str
+    program: str
+    model: str
+    options: Sequence[str] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+    def run(self, scene: Scene, folder: Path) -> dict[str, Any]:
+        rows = folder / "rows.npy"
+        where = {"model": scene.folder / self.model, "fasta": scene.fasta, "rows": rows}
+        command = program(self.program, **scene.how, **where) + [*self.options]
+        ended = processes.run(command, folder, processes.environment(scene.threads, self.variables))
+        return json.loads(ended.stdout) | {"peak_mb": ended.peak_mb, "rows": np.load(rows)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gemm:
+    """No contestant: the machine's peak of matrix products, measured in the same rounds."""
+
+    name: str = "gemm"
+
+    def run(self, scene: Scene, folder: Path) -> dict[str, Any]:
+        command = program("gemm", **scene.how, shape=scene.shape_name)
+        ended = processes.run(command, folder, processes.environment(scene.threads, {}))
+        return json.loads(ended.stdout)
+
+
+Contestant = Ours | Peer | Gemm
+
+
+def contestants(scene: Scene, gpus: int) -> list[Contestant]:
+    """All that can run here; several shards share the cores, or have a GPU each."""
+    ours = [Ours(name="seqembed")]
+    shards = gpus if scene.device == "cuda" else 2
+    if shards > 1 and scene.threads >= shards:
+        ours.append(Ours(name=f"seqembed, {shards} shards", shards=shards))
+    if scene.device == "cpu" and machine.has_bf16():
+        ours.append(Ours(name="seqembed, bf16", precision="bf16"))
+    return [*ours, *(DNA_PEERS if scene.shape.molecule == "DNA" else PROTEIN_PEERS), Gemm()]
+
+
+def _transformers(name: str, order: str, variables: Mapping[str, str] | None = None) -> Peer:
+    return Peer(
+        name=f"transformers, {name}",
+        program="peer_transformers",
+        model="models/hf",
+        options=["--order", order],
+        variables=variables or {},
+    )
+
+
+PROTEIN_PEERS = [
+    _transformers("sorted", "sorted"),
+    _transformers("sorted, kept memory", "sorted", KEPT),
+    _transformers("unsorted", "unsorted"),
+    _transformers("one at a time", "single"),
+    Peer(name="fair-esm", program="peer_fair_esm", model="models/fair.pt"),
+    Peer(
+        name="fair-esm, kept memory",
+        program="peer_fair_esm",
+        model="models/fair.pt",
+        variables=KEPT,
+    ),
+]
+DNA_PEERS = [Peer(name="padded PyTorch", program="peer_dnabert_s", model="models/hf")]
+
+
+def entry(script: str, /, **options: object) -> list[str]:
+    """The command of one of the workflow's entry programs."""
+    return _command(ENTRIES / f"{script}.py", options)
+
+
+def program(script: str, /, **options: object) -> list[str]:
+    """The command of a program of this folder."""
+    return _command(HERE / f"{script}.py", options)
+
+
+def _command(path: Path, options: Mapping[str, object]) -> list[str]:
+    words = [[f"--{name.replace('_', '-')}", str(value)] for name, value in options.items()]
+    return [sys.executable, str(path), *(word for pair in words for word in pair)]
+
+
+def _told(log: Path) -> tuple[int, float]:
+    """The tokens that a worker says it computed, and the seconds from first batch to end."""
+    found = TOLD.search(log.read_text())
+    if not found:
+        raise SystemExit(f"{log}: does not say what was computed")
+    return int(found[1].replace(",", "")), float(found[2])
+
+
+def _read_rows(shards: Sequence[Path]) -> np.ndarray:
+    """The (N, D) rows of the sequences s0, s1, ... in this order."""
+    rows: dict[int, np.ndarray] = {}
+    for path in shards:
+        with h5py.File(path, locking=False) as file:
+            numbers = (int(name[1:]) for name in file["sequence_ids"].asstr()[:])
+            rows.update(zip(numbers, file["embeddings"][:], strict=True))
+    return np.stack([rows[number] for number in range(len(rows))])

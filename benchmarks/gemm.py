@@ -1,0 +1,65 @@
+"""What the machine makes of a model's matrix products alone: the peak that its speed is a share of.
+
+The mean of the products, each for as long: on a shared machine the best of short looks would be
+what nobody has for a whole run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from statistics import mean
+
+import contest
+import torch
+from shapes import SHAPES
+
+# As many as the tokens of a batch.
+ROWS = {"cpu": (2048, 4096), "cuda": (16384,)}
+SECONDS = 0.4  # for each product
+
+
+def measure(rows: int, columns: int, out: int, device: str, dtype: torch.dtype) -> float:
+    """Floating-point operations a second of (rows, columns) times (columns, out)."""
+    a = torch.rand(rows, columns).to(device, dtype)
+    b = torch.rand(out, columns).to(device, dtype).T
+    result = torch.mm(a, b)
+    synchronise(device)
+    count, begin = 0, time.perf_counter()
+    while (seconds := time.perf_counter() - begin) < SECONDS:
+        for _ in range(4):
+            torch.mm(a, b, out=result)
+        synchronise(device)
+        count += 4
+    return 2 * rows * columns * out * count / seconds
+
+
+def synchronise(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shape", choices=SHAPES, required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--device", required=True)
+    parser.add_argument("--precision", choices=contest.DTYPES, required=True)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    dtype = contest.DTYPES[options.precision]
+    found = {
+        f"{name}, {rows} rows": measure(rows, *sizes, options.device, dtype)
+        for name, sizes in SHAPES[options.shape].products.items()
+        if name != "out"
+        for rows in ROWS[options.device]
+    }
+    figures = {"flops_per_second": mean(found.values()), "products": found}
+    if options.device == "cuda":
+        figures["device_name"] = torch.cuda.get_device_name()
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()

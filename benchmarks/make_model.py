@@ -1,0 +1,133 @@
+"""Make the random weights of a race, in the layout that each contestant reads.
+
+hf/: a Hugging Face folder. fair.pt, of an ESM-2 only: the same weights in fair-esm's words.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from shapes import SHAPES, Shape
+from torch import Tensor
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+PROTEIN_FILES = CHECKOUT / "tests/data/esm2_random"
+DNA_FILES = CHECKOUT / "tests/data/dnabert_s"
+SEED = 20260801
+# Longer names first: the others are parts of them.
+FAIR_WORDS = {
+    "attention.self.query": "self_attn.q_proj",
+    "attention.self.key": "self_attn.k_proj",
+    "attention.self.value": "self_attn.v_proj",
+    "attention.output.dense": "self_attn.out_proj",
+    "attention.LayerNorm": "self_attn_layer_norm",
+    "intermediate.dense": "fc1",
+    "output.dense": "fc2",
+    "LayerNorm": "final_layer_norm",
+    "encoder.emb_layer_norm_after": "emb_layer_norm_after",
+    "encoder.layer": "layers",
+    "embeddings.word_embeddings": "embed_tokens",
+}
+
+
+def write_config(folder: Path, files: Path, shape: Shape) -> None:
+    """A real folder's config.json with the shape's numbers, and its vocabulary or tokenizer."""
+    folder.mkdir(parents=True)
+    config = json.loads((files / "config.json").read_text()) | {
+        "num_hidden_layers": shape.layers,
+        "hidden_size": shape.width,
+        "num_attention_heads": shape.heads,
+        "intermediate_size": shape.ffn_width,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    for name in ("vocab.txt", "tokenizer.json"):
+        if (files / name).exists():
+            shutil.copy(files / name, folder)
+
+
+def make_esm2(folder: Path, shape: Shape) -> None:
+    from transformers import EsmConfig, EsmModel
+
+    write_config(folder / "hf", PROTEIN_FILES, shape)
+    config = EsmConfig.from_pretrained(folder / "hf")
+    model = EsmModel(config, add_pooling_layer=False)
+    model.save_pretrained(folder / "hf")
+    save_fair(model.state_dict(), shape, folder / "fair.pt")
+
+
+def save_fair(state: dict[str, Tensor], shape: Shape, path: Path) -> None:
+    """fair-esm also wants a language model's head, which takes no part in the rows."""
+    from esm.model.esm2 import ESM2
+
+    theirs = ESM2(shape.layers, shape.width, shape.heads)
+    wanted = theirs.state_dict()
+    renamed = {fair_name(name): tensor for name, tensor in state.items()}
+    theirs.load_state_dict(wanted | {n: t for n, t in renamed.items() if n in wanted})
+    settings = argparse.Namespace(
+        encoder_layers=shape.layers,
+        encoder_embed_dim=shape.width,
+        encoder_attention_heads=shape.heads,
+        token_dropout=True,
+    )
+    named = {f"encoder.sentence_encoder.{n}": t for n, t in theirs.state_dict().items()}
+    torch.save({"cfg": {"model": settings}, "model": named}, path)
+
+
+def fair_name(name: str) -> str:
+    for ours, theirs in FAIR_WORDS.items():
+        name = name.replace(ours, theirs)
+    return name
+
+
+def make_dnabert(folder: Path, shape: Shape) -> None:
+    write_config(folder / "hf", DNA_FILES, shape)
+    state = {name: random_weight(name, size) for name, size in dnabert_sizes(shape).items()}
+    save_file(state, folder / "hf/model.safetensors")
+
+
+def dnabert_sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
+    """The authors' names for the weights, and their sizes."""
+    width, ffn_width = shape.width, shape.ffn_width
+    sizes: dict[str, tuple[int, ...]] = {
+        "embeddings.word_embeddings.weight": (4096, width),
+        "embeddings.token_type_embeddings.weight": (2, width),
+    }
+    norms = ["embeddings.LayerNorm"]
+    for layer in (f"encoder.layer.{number}" for number in range(shape.layers)):
+        attention, mlp = f"{layer}.attention", f"{layer}.mlp"
+        matrices = {
+            f"{attention}.self.Wqkv": (3 * width, width),
+            f"{attention}.output.dense": (width, width),
+            f"{mlp}.wo": (width, ffn_width),
+        }
+        for name, size in matrices.items():
+            sizes |= {f"{name}.weight": size, f"{name}.bias": size[:1]}
+        sizes[f"{mlp}.gated_layers.weight"] = (2 * ffn_width, width)
+        norms += [f"{attention}.output.LayerNorm", f"{mlp}.layernorm"]
+    return sizes | {f"{name}.{kind}": (width,) for name in norms for kind in ("weight", "bias")}
+
+
+def random_weight(name: str, size: tuple[int, ...]) -> Tensor:
+    noise = torch.randn(size)
+    if len(size) > 1:
+        return noise * 1.5 * size[-1] ** -0.5
+    return noise * 0.2 + ("norm.weight" in name.lower())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shape", choices=SHAPES, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="a new folder")
+    arguments = parser.parse_args()
+    torch.manual_seed(SEED)
+    shape = SHAPES[arguments.shape]
+    (make_dnabert if shape.molecule == "DNA" else make_esm2)(arguments.output, shape)
+
+
+if __name__ == "__main__":
+    main()

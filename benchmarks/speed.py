@@ -1,0 +1,155 @@
+"""Tokens a second of our worker and of its peers, side by side.
+
+All embed the same sequences with the same random weights, on as many threads, each in a fresh
+process, in turn, for some rounds; only the embedding is timed, not the start. A mean row for each
+sequence is compared, too: what is not computed costs nothing. Of few sequences, sorted batches are
+padded more than of many, which `fill` tells: quote a ratio from an input of hundreds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import machine
+import numpy as np
+import processes
+import table
+from contestants import Contestant, Scene, contestants, entry, program
+from inputs import GENERATED, write_input
+from shapes import SHAPES
+
+PRECISION = {"cpu": "fp32", "cuda": "fp16"}
+
+
+def prepare(scene: Scene, shard_counts: set[int]) -> None:
+    """Models and index shards of the input, once for all runs."""
+    folder, variables = scene.folder, processes.environment(scene.threads, {})
+    index, model = folder / "index.parquet", folder / "model.json"
+    length = {"layer": "last", "long_sequences": "auto", "max_length": "auto"}
+    models = folder / "models"
+    commands = [
+        program("make_model", shape=scene.shape_name, output=models),
+        entry("prepare_model", name="raced", source=models / "hf", output=model),
+        entry(
+            "index", fasta=scene.fasta, ids="header", model=model,
+            invalid_residues="unk", output=index,
+        ),
+        *(
+            entry(
+                "split", index=index, model=model, world_size=count,
+                output_dir=scene.shards(count), **length,
+            )
+            for count in shard_counts
+        ),
+    ]  # fmt: skip
+    for command in commands:
+        processes.run(command, folder, variables)
+
+
+def race(scene: Scene, field: Sequence[Contestant], rounds: int) -> list[dict[str, Any]]:
+    """Every contestant once a round, each round beginning with another; the figures of all runs.
+
+    `load`: the machine's load average before it; where that is over the cores, others are at work.
+    `difference`: the largest, in absolute value, between its rows and our worker's.
+    """
+    runs = []
+    rows: dict[str, np.ndarray] = {}
+    for number in range(rounds):
+        turn = number * max(len(field) // rounds, 1) % len(field)
+        for contestant in [*field[turn:], *field[:turn]]:
+            load = os.getloadavg()[0]
+            with tempfile.TemporaryDirectory(dir=scene.folder) as folder:
+                figures = contestant.run(scene, Path(folder))
+            if "rows" in figures:
+                rows[contestant.name] = figures.pop("rows")
+            runs.append({"contestant": contestant.name, "round": number, "load": load} | figures)
+            tell(runs[-1])
+    for run in runs:
+        if run["contestant"] in rows:
+            difference = rows[run["contestant"]] - rows[field[0].name]
+            run["difference"] = float(np.abs(difference).max())
+    return runs
+
+
+def tell(run: dict[str, Any]) -> None:
+    if "tokens" in run:
+        figure = f"{run['tokens'] / run['seconds']:,.0f} tokens/s"
+    else:
+        figure = f"{run['flops_per_second'] / 1e9:,.0f} GFLOP/s"
+    print(f"round {run['round'] + 1}: {run['contestant']}: {figure}", file=sys.stderr)
+
+
+def parse() -> argparse.Namespace:
+    assert __doc__
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", choices=SHAPES, default="t6_8M", help="(%(default)s)")
+    parser.add_argument("--fasta", type=Path, help="sequences; generated where left out")
+    count = "how many sequences are generated (%(default)s)"
+    parser.add_argument("--generate", type=int, default=GENERATED, metavar="N", help=count)
+    every = "take each n-th sequence (%(default)s)"
+    parser.add_argument("--every", type=int, default=1, metavar="N", help=every)
+    parser.add_argument("--rounds", type=int, default=3, help="(%(default)s)")
+    parser.add_argument("--threads", type=int, default=machine.cores(), help="(%(default)s)")
+    parser.add_argument("--device", choices=PRECISION, default="cpu", help="(%(default)s)")
+    parser.add_argument("--gpus", type=int, default=1, help="for as many shards (%(default)s)")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="contestants; all where left out")
+    parser.add_argument("--json", type=Path, help="gets all runs")
+    return parser.parse_args()
+
+
+def choose(field: Sequence[Contestant], only: Sequence[str] | None) -> list[Contestant]:
+    """Those of `only`, and our worker, which all are compared with; SystemExit for other names."""
+    names = [contestant.name for contestant in field]
+    if unknown := set(only or ()) - set(names):
+        raise SystemExit(f"no contestant is called {unknown.pop()!r}; there are: {names}")
+    return [c for c in field if not only or c.name in only or c is field[0]]
+
+
+def main() -> None:
+    arguments = parse()
+    with tempfile.TemporaryDirectory() as name:
+        scene = Scene(
+            folder=Path(name),
+            shape_name=arguments.shape,
+            threads=arguments.threads,
+            device=arguments.device,
+            precision=PRECISION[arguments.device],
+        )
+        field = choose(contestants(scene, arguments.gpus), arguments.only)
+        molecule = scene.shape.molecule
+        count = arguments.generate
+        write_input(scene.fasta, molecule, arguments.fasta, every=arguments.every, count=count)
+        prepare(scene, {getattr(contestant, "shards", 1) for contestant in field})
+        lengths = scene.lengths()
+        runs = race(scene, field, arguments.rounds)
+    result = {
+        "command": shlex.join(["python", *sys.argv]),
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": machine.describe_machine(),
+        "shape": arguments.shape,
+        "threads": arguments.threads,
+        "device": arguments.device,
+        "precision": PRECISION[arguments.device],
+        "sequences": len(lengths),
+        "tokens": sum(lengths),
+        "flops": SHAPES[arguments.shape].flops(lengths),
+        "runs": runs,
+    }
+    result["summary"] = table.summarise(result)
+    print(table.render(result))
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
