@@ -268,32 +268,39 @@ def test_windows_hold_their_tokens_and_keep_each_once():
 
 
 @pytest.mark.parametrize(
-    ("windows", "at_once", "batches", "begins"),
+    ("passes", "at_once", "batches", "begins"),
     [
         ([1, 1, 1], 1, [0, 1], [0, 0]),
-        ([5, 1, 1], 2, [0, 0, 0, 1], [0, 2, 4, 0]),
-        ([4, 3, 3], 2, [0, 0, 1], [0, 2, 0]),
-        ([4, 3, 3], 9, [0, 1], [0, 0]),
+        ([3, 1, 1], 2, [0, 0, 0, 1], [0, 2, 4, 0]),
+        ([1, 2, 1], 9, [0, 1, 1], [0, 0, 9]),
     ],
 )
-def test_one_sequence_in_many_windows_takes_several_passes(windows, at_once, batches, begins):
+def test_one_sequence_in_many_windows_takes_several_passes(passes, at_once, batches, begins):
     # Two batches: the first row alone, the others together.
-    found = plan_passes(np.array([0, 1, 3]), np.array([0, 1]), np.array(windows), at_once)
+    found = plan_passes(np.array([0, 1, 3]), np.array([0, 1]), np.array(passes), at_once)
     assert [part.tolist() for part in found] == [batches, begins]
-    second = plan_passes(np.array([0, 1, 3]), np.array([1]), np.array(windows), at_once)
-    assert [part.tolist() for part in second] == [[1], [0]]
+    first = plan_passes(np.array([0, 1, 3]), np.array([0]), np.array(passes), at_once)
+    assert first[0].tolist() == [0] * passes[0]
 
 
 def test_the_passes_of_a_sequence_hold_its_windows_once(index):
-    windows = policy(4, "window").windows(np.array([9, 8, 7, 6, 5, 4]))
-    boundaries, batches = np.arange(7), np.arange(6)
-    dataset = IndexBasedDataset(index, boundaries, plan_passes(boundaries, batches, windows, 2), 2)
-    collator = VarlenCollator(encode_residues, policy(4, "window"))
-    found = list(create_async_dataloader(dataset, collator, CPU))
+    limits, tokens = policy(4, "window"), np.array([9, 8, 7, 6, 5, 4])
+    passes = limits.passes(tokens, 12)
+    assert passes.tolist() == [2, 2, 2, 1, 1, 1]
+    # The last pass of the third sequence, of one window, takes the last sequence in, too.
+    boundaries = np.array([0, 1, 2, 4, 5, 6])
+    planned = plan_passes(boundaries, np.arange(5), passes, limits.windows_a_pass(12))
+    dataset = IndexBasedDataset(index, boundaries, planned, limits.windows_a_pass(12))
+    found = list(create_async_dataloader(dataset, VarlenCollator(encode_residues, limits), CPU))
+    held = [[piece.position for piece in batch.pieces] for batch in found]
+    assert held == [[0, 0], [0, 0], [1, 1], [1], [2, 2], [2, 3, 3], [4, 4], [5]]
     pieces = [piece for batch in found for piece in batch.pieces]
-    assert max(len(batch.pieces) for batch in found) == 2
-    assert np.bincount([piece.position for piece in pieces]).tolist() == windows.tolist()
     assert sum(piece.stop - piece.start for piece in pieces) == 9 + 8 + 7 + 6 + 5 + 4
+
+
+def test_a_row_of_several_passes_begins_its_batch():
+    lasts, begins = np.array([3, 4, 4, 5, 2]), np.array([1, 0, 1, 1, 0], bool)
+    assert plan_batches(lasts, 10, begins).tolist() == [0, 2, 3, 5]
 
 
 def test_the_loader_gives_packed_batches_in_order(index):

@@ -104,6 +104,7 @@ def runner_of(
         trials or trials_of(count),
         lambda: precise or model,
         token_budget=budget,
+        streams=threads,
         threads=threads,
     )
 
@@ -115,13 +116,13 @@ def pack(
     collate = VarlenCollator(encode, policy)
     residues = [sequence.encode() for sequence in sequences]
     tokens = np.array([len(r) for r in residues])
-    bounds = plan_batches(policy.read(tokens), budget)
-    at_once = max(1, budget // (policy.max_length + 2))
-    batches = np.arange(len(bounds) - 1)
-    passes = plan_passes(bounds, batches, policy.windows(tokens), at_once)
-    for batch, begin in zip(*(part.tolist() for part in passes), strict=True):
-        start, stop = bounds[batch], bounds[batch + 1]
-        end = begin + at_once if stop - start == 1 else None
+    passes, at_once = policy.passes(tokens, budget), policy.windows_a_pass(budget)
+    bounds = plan_batches(policy.last_pass(tokens, budget), budget, passes > 1)
+    batches, begins = plan_passes(bounds, np.arange(len(bounds) - 1), passes, at_once)
+    for number, (batch, begin) in enumerate(zip(batches.tolist(), begins.tolist(), strict=True)):
+        last = number + 1 == len(batches) or batches[number + 1] != batch
+        start = bounds[batch]
+        stop, end = (bounds[batch + 1], None) if last else (start + 1, begin + at_once)
         yield collate(RawBatch(np.arange(start, stop), residues[start:stop], (begin, end)))
 
 

@@ -15,7 +15,6 @@ import worker_runs
 from torch.utils.data import DataLoader
 from worker_runs import SEQUENCES, Project
 
-from seqembed.batches import AUTO_TOKEN_BUDGET
 from seqembed.checkpoints import CheckpointManifest
 from seqembed.errors import CheckpointError, ConfigError, DeviceError, IndexFormatError, ModelError
 from seqembed.failures import Failures, Suspect, write_failures
@@ -23,6 +22,7 @@ from seqembed.inference import BatchRows
 from seqembed.models.prepared import read_prepared
 from seqembed.models.tokenization import Esm2Tokenizer
 from seqembed.run import Run, choose_device, open_run
+from seqembed.token_budget import TOKENS
 from seqembed.trials import Trials
 
 encode_residues = Esm2Tokenizer().encode
@@ -56,7 +56,7 @@ def test_a_run_is_settled(project, monkeypatch):
     assert run.recipe.weights == run.model.fingerprint
     assert len(list((project.results / "recipes").iterdir())) == 1
     assert run.checkpoint_key == f"{run.recipe.fingerprint[:12]}-{run.shard.fingerprint[:12]}"
-    assert run.shard.tokens.tolist() == sorted(map(len, SEQUENCES), reverse=True)
+    assert sorted(run.shard.tokens.tolist()) == sorted(map(len, SEQUENCES))
     assert open_project(project, threads=1).recipe == run.recipe
     assert torch.get_num_threads() == 1
 
@@ -140,7 +140,7 @@ def test_the_supervisors_choice_of_the_cpu_is_followed_in_silence(project, monke
 @pytest.mark.parametrize(
     ("asked", "earlier", "budget"),
     [
-        ("auto", None, AUTO_TOKEN_BUDGET["cpu"]),
+        ("auto", None, TOKENS["cpu"]),
         ("auto", 777, 777),
         (512, None, 512),
         (512, 777, 512),
@@ -163,9 +163,11 @@ def test_the_budget_that_is_asked_for_wins(asked, earlier, budget, project):
     )
 
 
-def test_the_automatic_budget_is_the_devices(project):
+def test_the_automatic_budget_is_the_devices(project, monkeypatch):
     run = replace(open_project(project, token_budget="auto"), device=torch.device("cuda", 0))
-    assert run.manifest(None).token_budget == AUTO_TOKEN_BUDGET["cuda"]
+    for free, budget in ((1 << 36, TOKENS["cuda"]), (0, TOKENS["cpu"])):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 1 << 40))
+        assert run.manifest(None).token_budget == budget
 
 
 @pytest.mark.parametrize("name", ["recipe_fingerprint", "shard_fingerprint"])

@@ -26,19 +26,21 @@ Int64s = NDArray[np.int64]
 
 # Smaller matrix products take other code paths, with other last bits (measured on CPU).
 MIN_BATCH_TOKENS = 128
-# By device; the GPU's is a guess that no card has confirmed yet.
-AUTO_TOKEN_BUDGET = {"cpu": 2048, "cuda": 16384}
 
 
-def plan_batches(tokens: Int64s, token_budget: int) -> Int64s:
+def plan_batches(
+    tokens: Int64s, token_budget: int, begins: NDArray[np.bool_] | None = None
+) -> Int64s:
     """Cut the rows of a shard, in their order, into batches of at most `token_budget` tokens.
 
     A pure function of its arguments, so a restarted worker plans the same batches. A row that
     is over the budget by itself is a batch of its own.
 
     Args:
-        tokens: (N,) tokens of each row, specials included, in processing order.
-        token_budget: tokens a batch may hold, at least 1.
+        tokens: (N,) tokens of each row, specials included, in processing order; of a row that
+            takes several passes, those of its last, which others may join.
+        token_budget: tokens a pass may hold, at least 1.
+        begins: (N,) rows that take several passes, each the first of its batch; left out, none.
 
     Returns:
         (B+1,) boundaries: batch b holds the rows from boundaries[b] to boundaries[b + 1].
@@ -46,8 +48,9 @@ def plan_batches(tokens: Int64s, token_budget: int) -> Int64s:
     if token_budget < 1:
         raise ValueError(f"a token budget of {token_budget} holds nothing; give at least 1")
     boundaries, filled = [0], 0
-    for row, size in enumerate(tokens.tolist()):
-        if filled and filled + size > token_budget:
+    first = np.zeros(len(tokens), bool) if begins is None else begins
+    for row, (size, begin) in enumerate(zip(tokens.tolist(), first.tolist(), strict=True)):
+        if filled and (begin or filled + size > token_budget):
             boundaries.append(row)
             filled = 0
         filled += size
@@ -82,29 +85,28 @@ def order(batches: Int64s, boundaries: Int64s, suspects: Sequence[Suspect]) -> I
 
 
 def plan_passes(
-    boundaries: Int64s, batches: Int64s, windows: Int64s, windows_a_pass: int
+    boundaries: Int64s, batches: Int64s, passes: Int64s, windows_a_pass: int
 ) -> tuple[Int64s, Int64s]:
-    """How often the model runs: once a batch, but for one sequence in many windows more often.
+    """How often the model runs: once a batch, more often where its first sequence has many windows.
 
     Args:
         boundaries: (B+1,) of the plan; batches: (b,) those to compute.
-        windows: (N,) windows of each row. windows_a_pass: of one sequence that go in at once.
+        passes: (N,) of each row. windows_a_pass: of one sequence that go in at once.
 
     Returns:
-        (p,) the batch of each pass, and (p,) the window that it begins with.
+        (p,) the batch of each pass, and (p,) the window of its first row that it begins with.
     """
-    alone = np.diff(boundaries)[batches] == 1
-    passes = np.where(alone, -(-windows[boundaries[batches]] // windows_a_pass), 1)
-    firsts = np.cumsum(passes) - passes
-    begins = (np.arange(passes.sum()) - np.repeat(firsts, passes)) * windows_a_pass
-    return np.repeat(batches, passes), begins
+    counts = passes[boundaries[batches]]
+    firsts = np.cumsum(counts) - counts
+    begins = (np.arange(counts.sum()) - np.repeat(firsts, counts)) * windows_a_pass
+    return np.repeat(batches, counts), begins
 
 
 @dataclass(frozen=True, eq=False)
 class RawBatch:
     """`positions` (B,) int64 in the shard, and the residues at each.
 
-    windows: of a sequence that is alone, the first window to compute and the one after the last.
+    windows: of the first, the first window to compute and the one after the last; all of others.
     """
 
     positions: Int64s
@@ -204,10 +206,11 @@ class IndexBasedDataset(Dataset[RawBatch]):
 
     def __getitem__(self, item: int) -> RawBatch:
         batch, begin = self._batches[item], int(self._begins[item])
-        positions = np.arange(self._boundaries[batch], self._boundaries[batch + 1])
+        last = item + 1 == len(self) or self._batches[item + 1] != batch
+        start = self._boundaries[batch]
+        positions = np.arange(start, self._boundaries[batch + 1] if last else start + 1)
         residues = [self._residues(int(position)) for position in positions]
-        end = begin + self._step if len(positions) == 1 else None
-        return RawBatch(positions, residues, (begin, end))
+        return RawBatch(positions, residues, (begin, None if last else begin + self._step))
 
     def _residues(self, position: int) -> bytes:
         number = int(np.searchsorted(self._starts, position, side="right")) - 1
@@ -234,13 +237,15 @@ class VarlenCollator:
         parts: list[Int64s] = []
         pieces: list[Piece] = []
         offset = 0
+        wanted = slice(*batch.windows)
         for position, residues in zip(batch.positions.tolist(), batch.residues, strict=True):
             tokens = self._tokens(position, residues)
             windows = self._policy.cut(len(tokens) - SPECIALS)
-            for number in range(len(windows))[slice(*batch.windows)]:
+            for number in range(len(windows))[wanted]:
                 pieces.append(_piece(position, offset, windows, number))
                 parts.append(_window_tokens(tokens, windows[number]))
                 offset += len(parts[-1])
+            wanted = slice(None)
         return _pack(pieces, parts)
 
     def _tokens(self, position: int, residues: bytes) -> Int64s:

@@ -20,6 +20,7 @@ from seqembed.batches import PackedBatch
 from seqembed.flags import FP32_RETRY
 from seqembed.memory import free_memory, is_out_of_memory
 from seqembed.models.attention import Packing
+from seqembed.models.encoder import Encoder
 from seqembed.pooling import WindowPool, pool, pooled_span
 from seqembed.request import Pooling, Storage
 from seqembed.streams import Rows, open_streams
@@ -78,23 +79,25 @@ class AsyncInferenceRunner:
 
     trials: told of every step, and asked what to do where one fails. load_fp32: gives the model in
     fp32, asked once, and only where values are not finite. token_budget: a larger batch is computed
-    alone, with all that the device has. threads: of the CPU.
+    alone, with all that the device has. streams, threads: of the CPU.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Encoder,
         device: torch.device,
         outputs: Outputs,
         trials: Trials,
-        load_fp32: Callable[[], nn.Module],
+        load_fp32: Callable[[], Encoder],
         *,
         token_budget: int,
+        streams: int,
         threads: int,
     ) -> None:
         self._model, self._device, self._outputs = model, device, outputs
         self._trials, self._load_fp32 = trials, cache(load_fp32)
-        self._token_budget, self._streams = token_budget, open_streams(device, threads)
+        self._token_budget = token_budget
+        self._streams = open_streams(device, streams, threads, model.even_threads)
         self._pending: deque[_Step] = deque()
         self._retried: set[int] = set()
         self._windows = WindowPool(outputs.pooling)

@@ -80,6 +80,19 @@ class LengthPolicy:
         whole = self.kept(tokens) + SPECIALS
         return np.where(windows > 1, windows * (self.max_length + SPECIALS), whole)
 
+    def windows_a_pass(self, token_budget: int) -> int:
+        """How many whole windows of one sequence a budget takes, at least one."""
+        return max(1, token_budget // (self.max_length + SPECIALS))
+
+    def passes(self, tokens: Int64s, token_budget: int) -> Int64s:
+        """How often the model runs for each sequence, (n,): more than once for many windows."""
+        return -(-self.windows(tokens) // self.windows_a_pass(token_budget))
+
+    def last_pass(self, tokens: Int64s, token_budget: int) -> Int64s:
+        """How many tokens of each sequence are in its last pass, (n,); others may join them."""
+        earlier = (self.passes(tokens, token_budget) - 1) * self.windows_a_pass(token_budget)
+        return self.read(tokens) - earlier * (self.max_length + SPECIALS)
+
     def cut(self, tokens: int) -> list[Window]:
         """The windows of one sequence, in order; what they keep covers each kept token once."""
         length = int(self.kept(np.array([tokens]))[0])

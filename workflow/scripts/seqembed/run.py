@@ -8,15 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import DataLoader
 
 from seqembed.batches import (
-    AUTO_TOKEN_BUDGET,
     Encode,
     IndexBasedDataset,
     PackedBatch,
@@ -34,11 +34,19 @@ from seqembed.environment import EnvConfig
 from seqembed.errors import CheckpointError, DeviceError
 from seqembed.index import ShardIndex, read_name, read_shard_index
 from seqembed.inference import AsyncInferenceRunner, Outputs
+from seqembed.models.encoder import Encoder
 from seqembed.models.prepared import PreparedModel, read_prepared
-from seqembed.models.tokenization import SPECIALS
 from seqembed.models.weights_check import WeightsCheck
+from seqembed.precision import torch_dtype
 from seqembed.recipe import Recipe, adopt_recipe
 from seqembed.settings import WorkerSettings, read_settings
+from seqembed.token_budget import (
+    TOKENS,
+    available_memory,
+    bytes_a_token,
+    cpu_streams,
+    gpu_budget,
+)
 from seqembed.trials import Trials
 
 
@@ -52,6 +60,7 @@ class Run:
     recipe: Recipe
     shard: ShardIndex
     weights: WeightsCheck
+    logger: logging.Logger
 
     @property
     def checkpoint_key(self) -> str:
@@ -83,15 +92,24 @@ class Run:
         policy, token_budget = self.recipe.policy, manifest.token_budget
         trials.expect(rows, self.weights.require)
         suspects = trials.suspects
-        tokens, windows = policy.read(self.shard.tokens), policy.windows(self.shard.tokens)
-        boundaries = cut_at(plan_batches(tokens, token_budget), suspects)
+        passes = policy.passes(self.shard.tokens, token_budget)
+        last = policy.last_pass(self.shard.tokens, token_budget)
+        boundaries = cut_at(plan_batches(last, token_budget, passes > 1), suspects)
         batches = order(pending_batches(boundaries, rows), boundaries, suspects)
-        sums = np.append(0, tokens.cumsum())[boundaries]
-        at_once = max(1, token_budget // (policy.max_length + SPECIALS))
-        passes = plan_passes(boundaries, batches, windows, at_once)
-        dataset = IndexBasedDataset(index_path, boundaries, passes, at_once)
+        at_once = policy.windows_a_pass(token_budget)
+        planned = plan_passes(boundaries, batches, passes, at_once)
+        dataset = IndexBasedDataset(index_path, boundaries, planned, at_once)
         loader = create_async_dataloader(dataset, VarlenCollator(convert, policy), self.device)
-        return loader, int(np.diff(sums)[batches].sum())
+        sums = np.diff(np.append(0, policy.read(self.shard.tokens).cumsum())[boundaries])[batches]
+        self._tell_fill(sums, passes[boundaries[batches]] * token_budget)
+        return loader, int(sums.sum())
+
+    def _tell_fill(self, tokens: NDArray[np.int64], room: NDArray[np.int64]) -> None:
+        """Log how full the passes of (b,) batches are; what is over the budget counts as full."""
+        if len(tokens):
+            fill = 100 * tokens.sum() / np.maximum(tokens, room).sum()
+            words = "%s batches are to compute, filled to %.2f%%"
+            self.logger.info(words, f"{len(tokens):,}", fill)
 
     def open_trials(self, folder: Path, index_path: Path, logger: logging.Logger) -> Trials:
         """What earlier runs over the shard learnt of what fails."""
@@ -110,15 +128,32 @@ class Run:
         load_fp32: gives it in fp32, as loaded.
         """
         self.weights.start()
+        free, token_bytes, threads = self._free_memory(), self._token_bytes, self.settings.threads
+        on_cpu = self.device.type == "cpu"
+        at_once = cpu_streams(token_bytes, token_budget, threads, free) if on_cpu else 1
+        words = "at most %s tokens a batch, %s at once; they need about %.1f of %.1f GB"
+        needed = at_once * token_budget * token_bytes
+        self.logger.info(words, f"{token_budget:,}", at_once, needed / 1e9, free / 1e9)
         return AsyncInferenceRunner(
-            model,
+            cast(Encoder, model),
             self.device,
             self.outputs,
             trials,
-            lambda: load_fp32()[0],
+            lambda: cast(Encoder, load_fp32()[0]),
             token_budget=token_budget,
-            threads=self.settings.threads,
+            streams=at_once,
+            threads=threads,
         )
+
+    @property
+    def _token_bytes(self) -> int:
+        return bytes_a_token(self.model.architecture, torch_dtype(self.recipe.precision).itemsize)
+
+    def _free_memory(self) -> int:
+        """Bytes that are free for batches, where the CPU's model is loaded and a GPU's is not."""
+        if self.device.type == "cuda":
+            return max(0, torch.cuda.mem_get_info(self.device)[0] - self.model.size)
+        return available_memory()
 
     def open_writer(
         self, folder: Path, rows: Sequence[int], config: Mapping[str, Any]
@@ -148,7 +183,7 @@ class Run:
             raise CheckpointError(f"{message}; remove that folder and run again")
         budget = self.settings.token_budget
         if budget == "auto":
-            budget = earlier.token_budget if earlier else AUTO_TOKEN_BUDGET[self.device.type]
+            budget = earlier.token_budget if earlier else self._choose_budget()
         return CheckpointManifest(
             rank=self.shard.rank,
             world_size=self.shard.world_size,
@@ -160,6 +195,11 @@ class Run:
             width=self.model.architecture.width,
             recipe=self.recipe.fields(),
         )
+
+    def _choose_budget(self) -> int:
+        if self.device.type == "cpu":
+            return TOKENS["cpu"]
+        return gpu_budget(self._token_bytes, self._free_memory())
 
 
 def open_run(
@@ -185,6 +225,7 @@ def open_run(
         recipe=recipe,
         shard=shard,
         weights=WeightsCheck(settings.model, model),
+        logger=logger,
     )
 
 

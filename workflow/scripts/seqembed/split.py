@@ -1,4 +1,4 @@
-"""The split of an index into shards of distinct sequences, longest first."""
+"""The split of an index into shards of distinct sequences, in processing order."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from seqembed.parquet import (
     digest_column,
     read_columns,
 )
+from seqembed.processing_order import arrange
 from seqembed.records import Record, Records
 from seqembed.row_pool import first_rows
 
@@ -168,16 +169,18 @@ def _predict_costs(tokens: Int64s, policy: LengthPolicy) -> npt.NDArray[np.float
 
 
 def _assign(rows: Int64s, tokens: Int64s, policy: LengthPolicy, world_size: int) -> list[Int64s]:
-    """Give each row, costliest first, to the least loaded shard; each shard is longest first."""
+    """Give each row, costliest first, to the least loaded shard; each is in processing order."""
     order = np.lexsort((rows, -tokens))
-    costs = _predict_costs(tokens[order], policy)
+    rows, tokens = rows[order], tokens[order]
+    costs = _predict_costs(tokens, policy)
     loads = [(0.0, rank) for rank in range(world_size)]
     ranks = np.empty(len(rows), np.int64)
     for place, cost in enumerate(costs.tolist()):
         load, rank = loads[0]
         ranks[place] = rank
         heapq.heapreplace(loads, (load + cost, rank))
-    return [rows[order][ranks == rank] for rank in range(world_size)]
+    shards = [np.flatnonzero(ranks == rank) for rank in range(world_size)]
+    return [rows[places[arrange(tokens[places], policy)]] for places in shards]
 
 
 def _spool(

@@ -34,25 +34,26 @@ class Streams(Protocol):
 
 
 class CpuStreams:
-    """A batch on each of `threads` threads, computed by that one alone; a batch that is alone has
-    all of them.
+    """So many batches at once, each on its own share of the threads; one that is alone has all.
 
-    Threads that share one batch wait for each other at every step of a model. A row's bits are the
-    same on one thread and on several.
+    Threads that share one batch wait for each other at every step of a model. even_threads: of so
+    many rows and threads, how many give the bits that one gives (Encoder.even_threads).
     """
 
-    def __init__(self, threads: int) -> None:
-        self._threads = threads
-        # One more for each thread, so that none waits for the slowest. A single thread's batch is
-        # always alone: what it fails of is its own.
-        self.depth = 1 if threads == 1 else 2 * threads
-        self._shared = ThreadPoolExecutor(threads, "stream")
+    def __init__(self, streams: int, threads: int, even_threads: Callable[[int, int], int]) -> None:
+        self._threads, self._share = threads, max(1, threads // streams)
+        self._even_threads = even_threads
+        # As many wait, so that no stream does. A single stream's batch is always alone: what it
+        # fails of is its own.
+        self.depth = 1 if streams == 1 else 2 * streams
+        self._shared = ThreadPoolExecutor(streams, "stream")
         # Each thread that computes on several has its own team of them: one is enough.
         self._whole = ThreadPoolExecutor(1, "whole")
 
     def submit(self, batch: PackedBatch, compute: Compute, *, alone: bool) -> Callable[[], Rows]:
-        pool, threads = (self._whole, self._threads) if alone else (self._shared, 1)
-        return pool.submit(_compute, batch, compute, threads).result
+        pool, threads = (self._whole, self._threads) if alone else (self._shared, self._share)
+        even = self._even_threads(batch.packing.bounds[-1], threads)
+        return pool.submit(_compute, batch, compute, even).result
 
     def close(self) -> None:
         for pool in (self._shared, self._whole):
@@ -108,6 +109,10 @@ def _to_host(rows: Tensor) -> Tensor:
     return host.copy_(rows, non_blocking=True)
 
 
-def open_streams(device: torch.device, threads: int) -> Streams:
-    """Those of this device; threads: of the CPU."""
-    return CudaStream(device) if device.type == "cuda" else CpuStreams(threads)
+def open_streams(
+    device: torch.device, streams: int, threads: int, even_threads: Callable[[int, int], int]
+) -> Streams:
+    """Those of this device; all but the first is of the CPU's, see there."""
+    if device.type == "cuda":
+        return CudaStream(device)
+    return CpuStreams(streams, threads, even_threads)

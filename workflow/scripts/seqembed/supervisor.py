@@ -17,9 +17,9 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
+from seqembed.control_groups import count_oom_kills
 from seqembed.devices import lease_device
 from seqembed.environment import EnvConfig
-from seqembed.oom_kills import count_oom_kills
 from seqembed.parent import die_with_parent
 from seqembed.worker_ends import WorkerEnd
 
@@ -32,8 +32,16 @@ ORPHAN_GRACE_SECONDS = 5.0
 # What keeps a worker's memory from growing from batch to batch. Small blocks among large ones keep
 # these from joining when they are freed: glibc keeps freed blocks at hand, and oneDNN the code that
 # it compiled for each of 1,024 shapes, of which every batch has its own. Arrow's own allocator
-# keeps what it is given back. A process reads these variables as it begins.
-TUNABLES = "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0"
+# keeps what it is given back. Large blocks stay with the process: the next batch wants them again,
+# and the system clears each page that it gives. A process reads these variables as it begins.
+TUNABLES = ":".join(
+    (
+        "glibc.malloc.tcache_count=0",
+        "glibc.malloc.mxfast=0",
+        "glibc.malloc.mmap_max=0",
+        "glibc.malloc.trim_threshold=4294967295",
+    )
+)
 EVEN_MEMORY = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "8", "ARROW_DEFAULT_MEMORY_POOL": "system"}
 
 

@@ -14,6 +14,10 @@ from seqembed.models.attention import Attention, choose_attention
 # Rows that go through a CPU's feed-forward part at once: what lies between its two products stays
 # in the cache. Fewer than some tens, a last rest, would take other code paths (measured).
 CPU_FFN_ROWS = 1024
+# PyTorch gives each thread at least so many values, and computes an activation on two vectors, of
+# 64 bytes each at most, at a time; a rest of fewer has other last bits (ATen/Parallel.h,
+# ATen/native/cpu/Loops.h).
+CPU_VALUES_A_THREAD, CPU_VECTORS_BYTES = 32_768, 128
 
 
 class Encoder(nn.Module):
@@ -38,6 +42,17 @@ class Encoder(nn.Module):
         """The implementation for the device and the dtype that the weights are in."""
         weight = next(self.parameters())
         return choose_attention(weight.device, weight.dtype, self.alibi)
+
+    def even_threads(self, rows: int, threads: int) -> int:
+        """At most so many threads, of which each one's part of an activation is whole vectors.
+
+        A row's bits are the same then on one thread and on several. rows: of the batch.
+        """
+        width = self.architecture.ffn_width
+        part = rows // max(1, rows // CPU_FFN_ROWS) * width
+        whole = CPU_VECTORS_BYTES // next(self.parameters()).itemsize
+        even = (n for n in range(threads, 1, -1) if width % (n * whole) == 0)
+        return next((n for n in even if part >= n * CPU_VALUES_A_THREAD), 1)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # .half() would round them: far positions would turn by wrong angles, or lose their bias.

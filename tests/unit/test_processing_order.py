@@ -1,0 +1,60 @@
+"""The order in which a shard is computed, and how full it makes batches."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seqembed.batches import plan_batches
+from seqembed.long_sequences import LengthPolicy
+from seqembed.processing_order import arrange
+from seqembed.token_budget import TOKENS
+
+POLICIES = [
+    LengthPolicy(long_sequences="window", max_length=1022),
+    LengthPolicy(long_sequences="window", max_length=300),
+    LengthPolicy(long_sequences="truncate", max_length=1022),
+    LengthPolicy(long_sequences="full", max_length=0),
+]
+TOKEN_COUNTS = st.lists(st.one_of(st.integers(1, 400), st.integers(1, 30_000)), max_size=80)
+
+
+def descending(tokens: list[int]) -> np.ndarray:
+    return np.array(sorted(tokens, reverse=True), np.int64)
+
+
+def fill(tokens: np.ndarray, policy: LengthPolicy, budget: int) -> float:
+    """Which share of the passes' budget is used, where tokens are in processing order."""
+    passes = policy.passes(tokens, budget)
+    bounds = plan_batches(policy.last_pass(tokens, budget), budget, passes > 1)
+    sums = np.add.reduceat(policy.read(tokens), bounds[:-1])
+    return float(sums.sum() / np.maximum(sums, passes[bounds[:-1]] * budget).sum())
+
+
+@given(TOKEN_COUNTS, st.sampled_from(POLICIES))
+def test_every_sequence_has_one_place(tokens, policy):
+    places = arrange(descending(tokens), policy)
+    assert sorted(places.tolist()) == list(range(len(tokens)))
+
+
+@given(TOKEN_COUNTS.filter(bool), st.sampled_from(POLICIES))
+def test_the_longest_come_first(tokens, policy):
+    read = policy.read(descending(tokens))
+    ordered = read[arrange(descending(tokens), policy)]
+    assert ordered[0] == read[0]
+    # What is larger than any batch, and may run out of memory, comes in its order.
+    large = ordered[ordered > TOKENS["cuda"]]
+    assert large.tolist() == sorted(large.tolist(), reverse=True)
+
+
+@pytest.mark.parametrize(("budget", "full"), [(2048, 0.99), (4096, 0.98), (16384, 0.99)])
+def test_batches_of_lengths_like_those_of_proteins_are_full(budget, full):
+    # Log-normal, the median 300, as UniProt's are.
+    lengths = np.random.default_rng(5).lognormal(np.log(300), 0.75, 20_000)
+    tokens = descending(np.clip(lengths, 20, 36_000).astype(np.int64).tolist())
+    ordered = tokens[arrange(tokens, POLICIES[0])]
+    assert (tokens > 1022).sum() > 500
+    assert fill(ordered, POLICIES[0], budget) > full
+    assert fill(tokens, POLICIES[0], budget) < 0.98
