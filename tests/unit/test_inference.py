@@ -267,7 +267,14 @@ def test_half_storage_is_the_rounded_row():
         np.testing.assert_array_equal(a, b.astype(np.float16))
 
 
-class Echo(nn.Module):
+class Threaded(nn.Module):
+    """As an encoder is, whose bits no number of threads changes."""
+
+    def even_threads(self, rows: int, threads: int) -> int:
+        return threads
+
+
+class Echo(Threaded):
     """A model whose rows are the tokens; it notes how many batches it has seen.
 
     bad: the value of the second row, by the number of the batch.
@@ -303,13 +310,14 @@ def test_batches_are_asked_for_when_they_are_needed():
 
 
 def test_no_batch_is_held_longer_than_it_takes():
-    def wide(tokens: torch.Tensor, packing: Packing) -> torch.Tensor:
-        return tokens.float()[:, None].repeat(1, 1000)
+    class Wide(Threaded):
+        def forward(self, tokens: torch.Tensor, packing: Packing) -> torch.Tensor:
+            return tokens.float()[:, None].repeat(1, 1000)
 
     held, batches = [], pack([POOL[130]] * 60, 1)
     tracemalloc.start()
     try:
-        for number, part in enumerate(runner_of(wide, 60, outputs()).run(batches)):
+        for number, part in enumerate(runner_of(Wide(), 60, outputs()).run(batches)):
             del part
             if number in (9, 59):
                 gc.collect()
@@ -384,7 +392,7 @@ def test_a_model_that_gives_nothing_finite_ends_the_run(tmp_path):
 # Steps that raise.
 
 
-class Raising(nn.Module):
+class Raising(Threaded):
     """A model that raises where `fails` says so of a batch; it notes the sizes of its steps."""
 
     def __init__(self, model: nn.Module, fails: Callable[[torch.Tensor], Exception | None]) -> None:
@@ -403,6 +411,41 @@ def out_of_memory_over(limit: int) -> Callable[[torch.Tensor], Exception | None]
         return torch.OutOfMemoryError("CUDA out of memory") if len(tokens) > limit else None
 
     return fails
+
+
+def test_what_fails_beside_others_is_tried_once_more_alone(tmp_path, caplog):
+    sequences, failed = [POOL[n] for n in range(120, 20, -4)], set()
+
+    def once(tokens: torch.Tensor) -> Exception | None:
+        first = len(failed) < 2 and len(tokens) not in failed
+        failed.add(len(tokens))
+        return RuntimeError("crowded") if first else None
+
+    trials = trials_of(len(sequences), tmp_path)
+    model = Raising(model_of(SMALL[0]), once)
+    runner = runner_of(model, len(sequences), outputs(), trials, budget=300, threads=2)
+    parts = list(runner.run(pack(sequences, 300)))
+    words = "a step failed beside others and is tried alone: RuntimeError: crowded"
+    assert caplog.messages.count(words) == 2
+    expected, _ = embed(SMALL[0], sequences, 300)
+    rows = [part.rows for part in parts if len(part.rows)]
+    assert np.concatenate(rows).tobytes() == expected.tobytes()
+    assert not trials.given_up and not trials.suspects
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_lone_batch_has_every_thread_and_others_have_one(threads, monkeypatch):
+    used = []
+
+    class Counting(Echo):
+        def forward(self, tokens: torch.Tensor, packing: Packing) -> torch.Tensor:
+            used.append((len(tokens) > 300, torch.get_num_threads()))
+            return super().forward(tokens, packing)
+
+    sequences = [POOL[n] for n in (500, 400, *range(120, 20, -4))]
+    runner = runner_of(Counting(), len(sequences), outputs(), budget=300, threads=threads)
+    assert len(list(runner.run(pack(sequences, 300)))) > 4
+    assert set(used) == {(True, threads), (False, 1)}
 
 
 @pytest.mark.parametrize("policy", [TRUNCATE, WINDOW])

@@ -1,0 +1,88 @@
+"""How much is computed at once, by the memory that is free, and on how many threads."""
+
+from __future__ import annotations
+
+import psutil
+import pytest
+import torch
+
+from seqembed.control_groups import memory_limit
+from seqembed.models.architecture import DnabertArchitecture, Esm2Architecture
+from seqembed.models.attention import Packing
+from seqembed.models.dnabert_s import DnabertS
+from seqembed.models.esm2 import Esm2
+from seqembed.token_budget import available_memory, bytes_a_token, cpu_streams, gpu_budget
+
+ESM2 = Esm2Architecture(layers=1, width=320, heads=20, ffn_width=1280)
+DNA = DnabertArchitecture(layers=1, width=384, heads=6, ffn_width=1536, vocabulary=30)
+
+
+def test_a_token_takes_what_a_layer_holds_of_it():
+    assert bytes_a_token(ESM2, 4) == 4 * (8 * 320 + 2 * 1280)
+    assert bytes_a_token(DNA, 2) == 2 * (8 * 384 + 2 * 1536)
+
+
+@pytest.mark.parametrize(
+    ("free", "budget"),
+    [(0, 2048), (2 * 1000 * 4096, 4096), (2 * 1000 * 6143, 4096), (10**12, 16384)],
+)
+def test_a_gpus_batch_is_of_whole_cpu_batches_in_half_of_what_is_free(free, budget):
+    assert gpu_budget(1000, free) == budget
+
+
+@pytest.mark.parametrize(
+    ("free", "streams"), [(0, 1), (2 * 2048 * 1000, 1), (3 * 4096 * 1000, 3), (10**12, 8)]
+)
+def test_a_cpu_computes_as_many_batches_at_once_as_fit_in_half(free, streams):
+    assert cpu_streams(1000, 2048, 8, free) == streams
+
+
+@pytest.mark.parametrize(
+    ("own", "limits", "found"),
+    [
+        ("0::/slurm/job_1/step_0\n", {"slurm/job_1/memory.max": "500"}, 500),
+        ("0::/a/b\n", {"a/memory.max": "700", "a/b/memory.max": "max"}, 700),
+        ("0::/a\n", {"a/memory.max": "max"}, None),
+        ("4:memory:/a\n", {"memory/a/memory.limit_in_bytes": "90"}, 90),
+        ("4:memory:/a\n", {}, None),
+    ],
+)
+def test_the_limit_is_the_least_of_our_group_and_those_around_it(own, limits, found, tmp_path):
+    (tmp_path / "cgroup").write_text(own)
+    for name, text in limits.items():
+        (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "groups" / name).write_text(f"{text}\n")
+    assert memory_limit(tmp_path / "cgroup", tmp_path / "groups") == found
+
+
+def test_available_is_what_the_machine_has(monkeypatch):
+    monkeypatch.setattr("seqembed.token_budget.memory_limit", lambda: None)
+    assert 0 < available_memory() <= psutil.virtual_memory().total
+    monkeypatch.setattr("seqembed.token_budget.memory_limit", lambda: 12_345)
+    assert available_memory() == 12_345
+
+
+@pytest.mark.parametrize(
+    ("rows", "threads", "even"),
+    # 1,280 values a row are 40 times two vectors; 20 threads get 32,768 values each of 512 rows.
+    [(2048, 2, 2), (2048, 3, 2), (2048, 7, 5), (2048, 64, 40), (512, 64, 20), (50, 8, 1)],
+)
+def test_each_thread_gets_whole_vectors_and_enough_of_them(rows, threads, even):
+    assert Esm2(ESM2, 1).even_threads(rows, threads) == even
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("make", [lambda: Esm2(ESM2, 1), lambda: DnabertS(DNA, 1)])
+@pytest.mark.parametrize("threads", [2, 3, 5, 7])
+def test_bits_are_those_of_one_thread(make, threads, dtype):
+    model = make().requires_grad_(False).eval().to(dtype)
+    before = torch.get_num_threads()
+    try:
+        for rows in (131, 515, 917, 1025):
+            tokens, packing = torch.randint(4, 29, (rows,)), Packing.of([rows])
+            torch.set_num_threads(1)
+            alone = model(tokens, packing)
+            torch.set_num_threads(model.even_threads(rows, threads))
+            assert torch.equal(model(tokens, packing), alone), rows
+    finally:
+        torch.set_num_threads(before)
