@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import gc
+import itertools
 import logging
 import tempfile
+import time
 import tracemalloc
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -22,7 +24,7 @@ from seqembed.batches import PackedBatch, RawBatch, VarlenCollator, plan_batches
 from seqembed.errors import FreshProcessError, NonFiniteError, NotTheSequencesError
 from seqembed.failures import read_failures
 from seqembed.flags import FP32_RETRY
-from seqembed.inference import AsyncInferenceRunner, Outputs
+from seqembed.inference import AsyncInferenceRunner, BatchRows, Outputs
 from seqembed.long_sequences import LengthPolicy
 from seqembed.models.architecture import Architecture, DnabertArchitecture, Esm2Architecture
 from seqembed.models.attention import Packing
@@ -137,15 +139,20 @@ def embed(
     """(N, D) rows in the order of the sequences, and the (n, D) token rows of each."""
     model = model_of(architecture)
     runner = runner_of(model, len(sequences), wanted or outputs(), budget=budget, threads=threads)
-    parts = list(runner.run(pack(sequences, budget, policy)))
-    positions = np.concatenate([part.positions for part in parts])
-    assert positions.tolist() == list(range(len(sequences)))
-    residues: list[list[np.ndarray]] = [[] for _ in sequences]
-    for part in parts:
+    return gather(runner.run(pack(sequences, budget, policy)), len(sequences))
+
+
+def gather(parts: Iterable[BatchRows], count: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """(N, D) rows, and the (n, D) token rows of each, of so many that come in their order."""
+    whole = [part for part in parts if len(part.positions) or part.residues]
+    positions = np.concatenate([part.positions for part in whole])
+    assert positions.tolist() == list(range(count))
+    residues: list[list[np.ndarray]] = [[] for _ in range(count)]
+    for part in whole:
         for position, rows in part.residues:
             residues[position].append(rows)
     tokens = [np.concatenate(found) for found in residues if found]
-    return np.concatenate([part.rows for part in parts]), tokens
+    return np.concatenate([part.rows for part in whole]), tokens
 
 
 @functools.cache
@@ -413,23 +420,27 @@ def out_of_memory_over(limit: int) -> Callable[[torch.Tensor], Exception | None]
     return fails
 
 
-def test_what_fails_beside_others_is_tried_once_more_alone(tmp_path, caplog):
-    sequences, failed = [POOL[n] for n in range(120, 20, -4)], set()
+@pytest.mark.parametrize("policy", [TRUNCATE, WINDOW])
+def test_what_fails_beside_others_is_tried_once_more_alone(policy, tmp_path, caplog):
+    # Of the first, its second pass and the last are computed when its first one fails.
+    sequences, numbers = [POOL[n] for n in (1022, *range(120, 20, -4))], itertools.count()
 
-    def once(tokens: torch.Tensor) -> Exception | None:
-        first = len(failed) < 2 and len(tokens) not in failed
-        failed.add(len(tokens))
-        return RuntimeError("crowded") if first else None
+    def twice(tokens: torch.Tensor) -> Exception | None:
+        number = next(numbers)
+        time.sleep(0 if number else 0.1)
+        return RuntimeError("crowded") if number in (0, 1) else None
 
-    trials = trials_of(len(sequences), tmp_path)
-    model = Raising(model_of(SMALL[0]), once)
-    runner = runner_of(model, len(sequences), outputs(), trials, budget=300, threads=2)
-    parts = list(runner.run(pack(sequences, 300)))
+    wanted, trials = outputs(per_residue=True), trials_of(len(sequences), tmp_path)
+    runner = runner_of(
+        Raising(model_of(SMALL[0]), twice), len(sequences), wanted, trials, budget=1100, threads=2
+    )
+    parts = list(runner.run(pack(sequences, 1100, policy)))
     words = "a step failed beside others and is tried alone: RuntimeError: crowded"
     assert caplog.messages.count(words) == 2
-    expected, _ = embed(SMALL[0], sequences, 300)
-    rows = [part.rows for part in parts if len(part.rows)]
-    assert np.concatenate(rows).tobytes() == expected.tobytes()
+    rows, residues = gather(parts, len(sequences))
+    expected = embed(SMALL[0], sequences, 1100, 1, policy, wanted)
+    assert rows.tobytes() == expected[0].tobytes()
+    assert [own.tobytes() for own in residues] == [own.tobytes() for own in expected[1]]
     assert not trials.given_up and not trials.suspects
 
 

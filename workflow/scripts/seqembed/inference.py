@@ -150,6 +150,7 @@ class AsyncInferenceRunner:
         self._trials.at_work([step.batch for step in self._pending] + [batch])
         step = _attempt(lambda: self._submit(batch, self._model, by_itself))
         if isinstance(step, Exception):
+            yield from self._make_room(1)
             yield from self._narrow(batch, step, by_itself)
             return
         self._pending.append(step)
@@ -183,14 +184,16 @@ class AsyncInferenceRunner:
 
     def _narrow(self, batch: PackedBatch, error: Exception, alone: bool) -> Iterator[BatchRows]:
         """Try what a batch that raised `error` is narrowed down to, each alone."""
-        # What is on its way holds memory.
-        yield from self._make_room(1)
+        # What is on its way holds memory; its rows come after these.
+        later, self._pending = self._pending, deque()
+        for step in later:
+            _attempt(step.rows)
         free_memory(self._device)
         narrower = self._trials.narrow(batch, error, is_out_of_memory(error), alone=alone)
         yield _nothing(given_up=[] if narrower else batch.positions)
-        for step in narrower:
-            yield from self._run(step, again=True)
-            yield from self._make_room(1)
+        for part in narrower:
+            yield from self._run(part, again=True)
+        self._pending.extend(later)
 
     def _wanted(self, batch: PackedBatch) -> PackedBatch | None:
         """The batch without the sequences that are given up."""
