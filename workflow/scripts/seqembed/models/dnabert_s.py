@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from seqembed.models.architecture import DnabertArchitecture
 from seqembed.models.attention import Attend, Packing, alibi_slopes, alibi_table
-from seqembed.models.encoder import Encoder, chunks
+from seqembed.models.encoder import Encoder, in_chunks
 
 
 class DnabertLayer(nn.Module):
@@ -32,12 +32,14 @@ class DnabertLayer(nn.Module):
         """(T, width) -> (T, width), in x's dtype."""
         q, k, v = self.qkv(x).view(x.shape[0], 3, self.heads, self.head_dim).unbind(1)
         x = self.attention_norm(self.out(attend(q, k, v).reshape(x.shape)).add_(x))
-        for rows in chunks(x):
-            gate, hidden = self.gated(rows).chunk(2, dim=-1)
-            # functional.gelu is the exact, erf form.
-            rows.add_(self.wo(functional.gelu(gate).mul_(hidden)))
-        normed: Tensor = self.ffn_norm(x)
-        return normed
+        rows: Tensor = self.ffn_norm(in_chunks(self._feed_forward, x).add_(x))
+        return rows
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        gate, hidden = self.gated(x).chunk(2, dim=-1)
+        # functional.gelu is the exact, erf form.
+        rows: Tensor = self.wo(functional.gelu(gate) * hidden)
+        return rows
 
 
 class DnabertS(Encoder):

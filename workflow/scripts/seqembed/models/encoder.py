@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 
 from seqembed.errors import ModelError
@@ -65,6 +66,8 @@ class Encoder(nn.Module):
         return self
 
 
-def chunks(x: Tensor) -> tuple[Tensor, ...]:
-    """Views of the rows of x (T, n) that go through the feed-forward part at once."""
-    return x.tensor_split(max(1, len(x) // CPU_FFN_ROWS)) if x.device.type == "cpu" else (x,)
+def in_chunks(part: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """What `part`, the feed-forward part, makes of the rows of x (T, n), some of them at a time."""
+    if x.device.type != "cpu" or len(x) < 2 * CPU_FFN_ROWS:
+        return part(x)
+    return torch.cat([part(rows) for rows in x.tensor_split(len(x) // CPU_FFN_ROWS)])

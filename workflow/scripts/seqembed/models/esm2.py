@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from seqembed.models.architecture import Esm2Architecture
 from seqembed.models.attention import Attend, Packing
-from seqembed.models.encoder import Encoder, chunks
+from seqembed.models.encoder import Encoder, in_chunks
 from seqembed.models.tokenization import ESM2_ALPHABET
 
 ROTARY_BASE = 10000.0
@@ -38,7 +38,8 @@ def rotary_tables(inv_freq: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
 
 def rotate_(x: Tensor, cos: Tensor, sin: Tensor) -> None:
     """Rotate x (T, n, heads, head_dim) by halves, in place; computed in float32."""
-    first, second = x.chunk(2, dim=-1)
+    half = x.shape[-1] // 2
+    first, second = x[..., :half], x[..., half:]
     turned = (first * cos).sub_(second * sin), (second * cos).add_(first * sin)
     first.copy_(turned[0])
     second.copy_(turned[1])
@@ -63,10 +64,12 @@ class Esm2Layer(nn.Module):
         qkv = self.qkv(self.attention_norm(x)).view(x.shape[0], 3, self.heads, self.head_dim)
         rotate_(qkv[:, :2], cos, sin)
         x = self.out(attend(*qkv.unbind(1)).reshape(x.shape)).add_(x)
-        for rows, normed in zip(chunks(x), chunks(self.ffn_norm(x)), strict=True):
-            # functional.gelu is the exact, erf form.
-            rows.add_(self.fc2(functional.gelu(self.fc1(normed))))
-        return x
+        return in_chunks(self._feed_forward, self.ffn_norm(x)).add_(x)
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        # functional.gelu is the exact, erf form.
+        rows: Tensor = self.fc2(functional.gelu(self.fc1(x)))
+        return rows
 
 
 class Esm2(Encoder):
