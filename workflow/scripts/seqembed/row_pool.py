@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 PART_BYTES = 16 << 20
-# Of rows that are read at once, and how many are read for each that is wanted.
-READ_BYTES, SPARSE = 4 << 20, 2
+# Of rows read at once, few enough to stay in a cache; how many are read for each that is wanted.
+READ_BYTES, SPARSE = 1 << 20, 2
 
 
 class DigestIndex:
