@@ -139,12 +139,8 @@ def start_copy(folder: Path) -> Callable[[], object]:
     return copy
 
 
-RUNNERS = {
-    "write_index": start_index,
-    "pyfastx": start_pyfastx,
-    "merge": start_merge,
-    "plain_copy": start_copy,
-}
+STARTERS = (start_index, start_pyfastx, start_merge, start_copy)
+RUNNERS = dict(zip((*RACES["index"], *RACES["merge"]), STARTERS, strict=True))
 MAKERS = {"index": write_fasta, "merge": write_shards}
 
 
