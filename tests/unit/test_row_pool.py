@@ -55,6 +55,22 @@ def test_a_pool_gives_the_rows_of_its_arrays(counts, width, data):
     assert rows.tolist() == [values[place].tolist() for place in places]
 
 
+@given(st.lists(st.integers(0, 39), max_size=60), st.integers(0, 60), st.integers(1, 400))
+def test_rows_of_mapped_files_come_whatever_their_order(tmp_path_factory, places, first, span):
+    """In order and side by side these are read, else, and of views, looked up in the map."""
+    path = tmp_path_factory.mktemp("rows") / "rows.raw"
+    values = np.arange(60, dtype=np.float32).reshape(20, 3)
+    path.write_bytes(bytes(first) + values.tobytes())
+    mapped = np.memmap(path, np.float32, "r", first, values.shape)
+    pool = RowPool([mapped, np.memmap(path, np.float32, "r", first, (20, 3))[5:]], 3, "float32")
+    rows = np.concatenate([values, values[5:]])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("seqembed.row_pool.READ_BYTES", span)
+        for wanted in (places, sorted(places), range(35)):
+            kept = np.array([place for place in wanted if place < 35], np.int64)
+            np.testing.assert_array_equal(pool.take(kept), rows[kept])
+
+
 def test_half_precision_rows_come_as_float32():
     half = np.array([[0.1, 2]], np.float16)
     rows = RowPool([half, np.ones((1, 2), np.float32)], 2, "float32").take(np.array([1, 0]))

@@ -1,6 +1,7 @@
 import h5py
 import numpy as np
 import pytest
+import xxhash
 
 from seqembed.errors import ShardError
 from seqembed.seal import USER_BLOCK_BYTES, seal, verify_seal
@@ -51,3 +52,25 @@ def test_an_unsealed_file_is_refused(tmp_path):
         file["x"] = 1
     with pytest.raises(ShardError, match="no sealed"):
         verify_seal(path)
+
+
+def test_another_checksum_is_no_damage(sealed):
+    sealed.write_bytes(sealed.read_bytes().replace(b" xxh3-128 ", b" blake2b-128 ", 1))
+    with pytest.raises(ShardError, match=f"{sealed}: no sealed .* with xxh3-128 in it; make it"):
+        verify_seal(sealed)
+
+
+@pytest.mark.parametrize("line", [b"SEQEMBED1", b"SEQEMBED1 \n", b"SEQEMBED1 5 xxh3-128", b"\0"])
+def test_a_line_cut_short_is_refused(line, sealed):
+    content = sealed.read_bytes()
+    sealed.write_bytes(line.ljust(USER_BLOCK_BYTES, b"\0") + content[USER_BLOCK_BYTES:])
+    with pytest.raises(ShardError, match=f"{sealed}: .* make it again|{sealed}: damaged"):
+        verify_seal(sealed)
+
+
+def test_the_checksum_is_what_it_says(sealed):
+    content = sealed.read_bytes()
+    body = content[USER_BLOCK_BYTES:]
+    words = content[:USER_BLOCK_BYTES].rstrip(b"\0").split()
+    told = xxhash.xxh3_128(body).hexdigest()
+    assert words == [b"SEQEMBED1", str(len(body)).encode(), b"xxh3-128", told.encode()]

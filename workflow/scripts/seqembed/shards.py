@@ -23,7 +23,7 @@ from seqembed.row_pool import TokenRowPool
 from seqembed.seal import verify_seal
 
 FORMAT_VERSION = "1"
-SLAB_BYTES = 64 << 20
+SLAB_BYTES = 16 << 20
 SLAB_ROWS = 65_536
 COLUMNS: dict[str, tuple[tuple[int, ...], Any]] = {
     "sequence_ids": ((), h5py.string_dtype("utf-8")),
