@@ -214,6 +214,16 @@ def test_duplicate_id_in_one_file(tmp_path):
     assert (caught.value.record, caught.value.line) == ("a.fasta:a", 5)
 
 
+def test_a_long_id_is_known_again_whole(tmp_path):
+    long = "i" * 100
+    path = _fasta(tmp_path, ["M", "MK"], prefix=long)
+    assert write_index([path], tmp_path / "index.parquet") == 2
+    path.write_text(f">{long}0\nM\n>{long}1\nM\n>{long}0\nK\n")
+    with pytest.raises(FastaError, match="line 1; rename") as caught:
+        write_index([path], tmp_path / "index.parquet")
+    assert (caught.value.record, caught.value.line) == (f"{long}0", 5)
+
+
 def test_ids_limits(tmp_path):
     with pytest.raises(ValueError, match="ids must be"):
         write_index([], tmp_path / "index.parquet", "name")

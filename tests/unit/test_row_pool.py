@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seqembed.errors import ShardError
 from seqembed.row_pool import DigestIndex, RowPool, TokenRowPool, count_distinct
 
 # Few letters, zeros among them, and differences in every part: near misses and duplicates.
@@ -69,6 +72,15 @@ def test_rows_of_mapped_files_come_whatever_their_order(tmp_path_factory, places
         for wanted in (places, sorted(places), range(35)):
             kept = np.array([place for place in wanted if place < 35], np.int64)
             np.testing.assert_array_equal(pool.take(kept), rows[kept])
+
+
+def test_a_file_that_was_cut_short_meanwhile_is_named(tmp_path):
+    path = tmp_path / "rows.raw"
+    path.write_bytes(bytes(240))
+    pool = RowPool([np.memmap(path, np.float32, "r", 0, (20, 3))], 3, "float32")
+    os.truncate(path, 100)
+    with pytest.raises(ShardError, match=f"^{path}: cannot be read to its end"):
+        pool.take(np.arange(20))
 
 
 def test_half_precision_rows_come_as_float32():

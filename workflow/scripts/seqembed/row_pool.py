@@ -9,6 +9,8 @@ from mmap import mmap
 import numpy as np
 from numpy.typing import NDArray
 
+from seqembed.errors import ShardError
+
 PART_BYTES = 16 << 20
 # Of rows read at once, few enough to stay in a cache; how many are read for each that is wanted.
 READ_BYTES, SPARSE = 1 << 20, 2
@@ -69,7 +71,10 @@ class RowPool:
         self._starts = np.cumsum([0, *map(len, arrays)])
 
     def take(self, places: NDArray[np.int64]) -> NDArray[np.floating]:
-        """The rows at these places, (n, D); raises IndexError for one that is not there."""
+        """The rows at these places, (n, D).
+
+        Raises IndexError for one that is not there, ShardError where a file gives fewer than it had.
+        """
         if ((places < 0) | (places >= self._starts[-1])).any():
             raise IndexError(f"a place is not among {self._starts[-1]:,} rows")
         rows: NDArray[np.floating] = np.empty((len(places), self._width), self._storage)
@@ -102,6 +107,9 @@ def _read(array: NDArray[np.floating], wanted: NDArray[np.int64]) -> NDArray[np.
         return array[wanted]
     width, offset = array.shape[1], array.offset + low * array[:1].nbytes
     block = np.fromfile(array.filename, array.dtype, (high - low) * width, offset=offset)
+    # An error of the disk, too, ends a read early and is not raised.
+    if len(block) < (high - low) * width:
+        raise ShardError(f"{array.filename}: cannot be read to its end; check its disk, run again")
     return block.reshape(-1, width)[wanted - low]
 
 

@@ -14,8 +14,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from seqembed.ahead import ahead
 from seqembed.errors import ShardError
-from seqembed.files import published, sync
+from seqembed.files import published, sync, syncing
 from seqembed.row_pool import digest_rows
 from seqembed.seal import USER_BLOCK_BYTES, seal, verify_seal
 from seqembed.shards import COLUMNS, FORMAT_VERSION, OFFSETS, QUARANTINE, RESIDUES, are_offsets
@@ -67,7 +68,7 @@ def write_embeddings(
     bytes; what stands at `path` then stays as it was.
     """
     with published(path) as temporary:
-        with _writing(temporary, path) as file:
+        with _writing(temporary, path) as file, syncing(temporary):
             with _disk_errors(path):
                 file.attrs.update(_common_attributes() | dict(attributes))
                 _create(file, count, width, storage)
@@ -133,7 +134,7 @@ def _create(file: h5py.File, count: int, width: int, storage: str) -> None:
 
 def _write_slabs(file: h5py.File, path: Path, slabs: Iterable[Slab]) -> None:
     written, count = 0, len(file["embeddings"])
-    for slab in slabs:
+    for slab in ahead(slabs):
         with _disk_errors(path):
             written = _write_slab(file, path, written, slab)
     if written != count:
