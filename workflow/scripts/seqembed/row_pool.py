@@ -73,7 +73,7 @@ class RowPool:
     def take(self, places: NDArray[np.int64]) -> NDArray[np.floating]:
         """The rows at these places, (n, D).
 
-        Raises IndexError for one that is not there, ShardError where a file gives fewer than it had.
+        Raises IndexError for one that is not there, ShardError where a file has become shorter.
         """
         if ((places < 0) | (places >= self._starts[-1])).any():
             raise IndexError(f"a place is not among {self._starts[-1]:,} rows")
