@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,9 @@ ENTRIES = HERE.parent / "workflow/scripts"
 # glibc gives no memory back to the system: no page faults for what is allocated again.
 KEPT = {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=4294967295"}
 TOLD = re.compile(r"([0-9,]+) tokens were computed in ([0-9.]+) seconds")
+# What a worker says when its model is loaded and its batches begin, as its log has it.
+BEGUN = re.compile(r"^(\S+ \S+) INFO at most [0-9,]+ tokens a batch", re.MULTILINE)
+LOG_TIME = "%Y-%m-%d %H:%M:%S,%f"
 SPECIALS = 2
 
 
@@ -69,14 +74,17 @@ class Ours:
     def run(self, scene: Scene, folder: Path) -> dict[str, Any]:
         threads = max(scene.threads // self.shards, 1)
         commands = [self._command(scene, folder, rank, threads) for rank in range(self.shards)]
+        begin = time.time()
         ended = processes.run_together(commands, folder, processes.environment(threads, {}))
-        told = [_told(folder / f"worker_{rank}.log") for rank in range(self.shards)]
+        logs = [folder / f"worker_{rank}.log" for rank in range(self.shards)]
+        told = [_told(log) for log in logs]
         tokens = sum(count for count, _ in told)
         return {
             "tokens": tokens,
             # Packed: nothing is padded.
             "places": tokens,
             "seconds": max(seconds for _, seconds in told),
+            "start": max(map(_begun, logs)) - begin,
             "peak_mb": sum(each.peak_mb for each in ended),
             "rows": _read_rows(sorted((folder / "race/shards").glob("*.h5"))),
         }
@@ -134,7 +142,20 @@ class Gemm:
         return json.loads(ended.stdout)
 
 
-Contestant = Ours | Peer | Gemm
+@dataclass(frozen=True, kw_only=True)
+class Import:
+    """No contestant: the start of a process that imports torch, and so the least for all."""
+
+    name: str = "import torch"
+
+    def run(self, scene: Scene, folder: Path) -> dict[str, Any]:
+        command = [sys.executable, "-c", "import time, torch; print(time.time())"]
+        begin = time.time()
+        ended = processes.run(command, folder, processes.environment(scene.threads, {}))
+        return {"start": float(ended.stdout) - begin}
+
+
+Contestant = Ours | Peer | Gemm | Import
 
 
 def contestants(scene: Scene, gpus: int) -> list[Contestant]:
@@ -145,7 +166,7 @@ def contestants(scene: Scene, gpus: int) -> list[Contestant]:
         ours.append(Ours(name=f"seqembed, {shards} shards", shards=shards))
     if scene.device == "cpu" and machine.has_bf16():
         ours.append(Ours(name="seqembed, bf16", precision="bf16"))
-    return [*ours, *(DNA_PEERS if scene.shape.molecule == "DNA" else PROTEIN_PEERS), Gemm()]
+    return [*ours, *(DNA_PEERS if scene.shape.molecule == "DNA" else PROTEIN_PEERS), Gemm(), Import()]
 
 
 def _transformers(name: str, order: str, variables: Mapping[str, str] | None = None) -> Peer:
@@ -195,6 +216,14 @@ def _told(log: Path) -> tuple[int, float]:
     if not found:
         raise SystemExit(f"{log}: does not say what was computed")
     return int(found[1].replace(",", "")), float(found[2])
+
+
+def _begun(log: Path) -> float:
+    """When a worker's batches began, in seconds since the epoch."""
+    found = BEGUN.search(log.read_text())
+    if not found:
+        raise SystemExit(f"{log}: does not say when batches began")
+    return datetime.strptime(found[1], LOG_TIME).timestamp()
 
 
 def _read_rows(shards: Sequence[Path]) -> np.ndarray:

@@ -83,8 +83,10 @@ def race(scene: Scene, field: Sequence[Contestant], rounds: int) -> list[dict[st
 def tell(run: dict[str, Any]) -> None:
     if "tokens" in run:
         figure = f"{run['tokens'] / run['seconds']:,.0f} tokens/s"
-    else:
+    elif "flops_per_second" in run:
         figure = f"{run['flops_per_second'] / 1e9:,.0f} GFLOP/s"
+    else:
+        figure = f"{run['start']:.2f} s"
     print(f"round {run['round'] + 1}: {run['contestant']}: {figure}", file=sys.stderr)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-PEAK = "gemm"
+PEAK, IMPORT = "gemm", "import torch"
 HEAD = ("contestant", "tokens/s: min", "median", "max", "ours is", "of peak", "fill", "MB", "apart")
 
 
@@ -38,9 +38,9 @@ def summarise(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def render(result: Mapping[str, Any]) -> str:
-    """The table and a line above it, as text."""
+    """The table, and lines above and below it, as text."""
     lines = [_describe(result), *_align([HEAD, *map(_cells, result["summary"])])]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_describe_start(result)])
 
 
 def _describe(result: Mapping[str, Any]) -> str:
@@ -50,6 +50,16 @@ def _describe(result: Mapping[str, Any]) -> str:
     how = f"{result['device']}, {result['precision']}, {result['threads']} threads"
     load = max(run["load"] for run in result["runs"])
     return f"{result['shape']}: {what}; {how}{peak}; load average up to {load:.1f}"
+
+
+def _describe_start(result: Mapping[str, Any]) -> list[str]:
+    """How long our worker takes to its first batch, where it was measured what all take."""
+    names = [result["summary"][0]["contestant"], IMPORT]
+    starts = [[r["start"] for r in result["runs"] if r["contestant"] == name] for name in names]
+    if not all(starts):
+        return []
+    ours, least = map(median, starts)
+    return [f"start to first batch: {ours:.2f} s, {ours / least:.2f} x `{IMPORT}` ({least:.2f} s)"]
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:

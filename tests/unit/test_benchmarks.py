@@ -12,7 +12,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 FIELDS = {
-    "tiny_protein": ["transformers, sorted", "fair-esm", "gemm"],
+    "tiny_protein": ["transformers, sorted", "fair-esm", "gemm", "import torch"],
     "tiny_dna": ["seqembed, 2 shards", "padded PyTorch"],
 }
 
@@ -36,6 +36,9 @@ def test_all_compute_the_same_rows_of_as_many_tokens(shape, tmp_path):
     assert list(runs) == ["seqembed", *FIELDS[shape]]
     peak = runs.pop("gemm", None)
     assert ("gemm" in FIELDS[shape]) == (peak is not None and peak["flops_per_second"] > 0)
+    bare = runs.pop("import torch", None)
+    assert bare is None or 0 < bare["start"] < runs["seqembed"]["start"]
+    assert ("start to first batch" in printed) == (bare is not None)
     for name, figures in runs.items():
         assert figures["tokens"] == result["tokens"], name
         assert figures["difference"] < 1e-3, name
