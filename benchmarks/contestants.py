@@ -166,7 +166,12 @@ def contestants(scene: Scene, gpus: int) -> list[Contestant]:
         ours.append(Ours(name=f"seqembed, {shards} shards", shards=shards))
     if scene.device == "cpu" and machine.has_bf16():
         ours.append(Ours(name="seqembed, bf16", precision="bf16"))
-    return [*ours, *(DNA_PEERS if scene.shape.molecule == "DNA" else PROTEIN_PEERS), Gemm(), Import()]
+    return [
+        *ours,
+        *(DNA_PEERS if scene.shape.molecule == "DNA" else PROTEIN_PEERS),
+        Gemm(),
+        Import(),
+    ]
 
 
 def _transformers(name: str, order: str, variables: Mapping[str, str] | None = None) -> Peer:

@@ -11,6 +11,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -442,6 +443,37 @@ def test_what_fails_beside_others_is_tried_once_more_alone(policy, tmp_path, cap
     assert rows.tobytes() == expected[0].tobytes()
     assert [own.tobytes() for own in residues] == [own.tobytes() for own in expected[1]]
     assert not trials.given_up and not trials.suspects
+
+
+def test_the_rows_of_batches_beside_a_failing_one_are_kept_aside(tmp_path):
+    sequences, numbers = make_sequences([120, 110, 100]), itertools.count()
+
+    def first(tokens: torch.Tensor) -> Exception | None:
+        return RuntimeError("crowded") if next(numbers) == 0 else None
+
+    model = Raising(model_of(SMALL[0]), first)
+    runner = runner_of(model, 3, outputs(), trials_of(3, tmp_path), budget=130, threads=2)
+    busy = [runner.busy for _ in runner.run(pack(sequences, 130))]
+    assert all(busy[:-1]) and not busy[-1]
+
+
+def test_who_is_asked_to_stop_is_not_kept_waiting_and_begins_nothing():
+    go, asked = Event(), Event()
+
+    def wait(tokens: torch.Tensor) -> Exception | None:
+        go.wait(20)
+        return None
+
+    sequences = make_sequences(range(120, 80, -4))
+    model = Raising(model_of(SMALL[0]), wait)
+    runner = runner_of(model, len(sequences), outputs(), budget=130, threads=2)
+    parts = runner.run(pack(sequences, 130), asked.is_set)
+    assert not len(next(parts).positions)
+    asked.set()
+    assert not len(next(parts).positions)
+    go.set()
+    assert np.concatenate([part.positions for part in parts]).tolist() == [0, 1]
+    assert len(model.sizes) == 2
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

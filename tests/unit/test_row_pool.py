@@ -74,12 +74,17 @@ def test_rows_of_mapped_files_come_whatever_their_order(tmp_path_factory, places
             np.testing.assert_array_equal(pool.take(kept), rows[kept])
 
 
-def test_a_file_that_was_cut_short_meanwhile_is_named(tmp_path):
-    path = tmp_path / "rows.raw"
+@pytest.mark.parametrize("size", [100, 240])
+def test_a_file_that_was_cut_short_or_replaced_meanwhile_is_named(tmp_path, size):
+    path, other = tmp_path / "rows.raw", tmp_path / "other.raw"
     path.write_bytes(bytes(240))
     pool = RowPool([np.memmap(path, np.float32, "r", 0, (20, 3))], 3, "float32")
-    os.truncate(path, 100)
-    with pytest.raises(ShardError, match=f"^{path}: cannot be read to its end"):
+    other.write_bytes(bytes(size))
+    if size < 240:
+        os.truncate(path, size)
+    else:
+        os.replace(other, path)
+    with pytest.raises(ShardError, match=f"^{path}: cut short or replaced"):
         pool.take(np.arange(20))
 
 

@@ -270,7 +270,7 @@ def supervise(tmp_path, monkeypatch) -> Iterator[Callable[..., dict[str, Any]]]:
 
     def run(work: Any, parent: int | None = None, **changes: Any) -> dict[str, Any]:
         monkeypatch.setattr(supervisor, "_work", work)
-        config = {"device": "cpu", "log_path": str(tmp_path / "ready")} | changes
+        config = {"device": "cpu", "threads": 2, "log_path": str(tmp_path / "ready")} | changes
         environment = EnvConfig(disable_fp16=False, visible_devices="", in_slurm_step=False)
         arguments = (0, 1, tmp_path / "index", tmp_path / "shards", config)
         return Supervisor(LOGGER, environment, parent).run(*arguments)

@@ -59,7 +59,10 @@ def test_available_is_what_the_machine_has(monkeypatch):
     monkeypatch.setattr("seqembed.token_budget.memory_limit", lambda: None)
     assert 0 < available_memory() <= psutil.virtual_memory().total
     monkeypatch.setattr("seqembed.token_budget.memory_limit", lambda: 12_345)
-    assert available_memory() == 12_345
+    assert available_memory() == 0
+    taken = psutil.Process().memory_info().rss
+    monkeypatch.setattr("seqembed.token_budget.memory_limit", lambda: taken + 100_000_000)
+    assert 90_000_000 < available_memory() < 110_000_000
 
 
 @pytest.mark.parametrize(

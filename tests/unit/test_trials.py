@@ -141,6 +141,18 @@ def test_a_kill_for_want_of_memory_halves_the_steps_of_the_shard(tmp_path):
     assert trials.token_limit == 2 * 102 // 2
 
 
+def test_of_batches_that_were_on_their_way_together_the_largest_is_the_limit(tmp_path):
+    open_trials(tmp_path).at_work([batch_of(1, 2, 3), batch_of(4)])
+    assert open_trials(tmp_path, KILLED).token_limit == 3 * 52
+
+
+def test_what_fails_beside_others_raises_no_limit(tmp_path):
+    trials, step, error = open_trials(tmp_path), batch_of(1, 2, 3, 4), MemoryError("no room")
+    for alone, limit in ((False, 4 * 52), (True, 2 * 52), (False, 2 * 52)):
+        assert trials.narrow(step, error, memory=True, alone=alone) == [step]
+        assert trials.token_limit == limit
+
+
 def test_what_is_killed_for_want_of_memory_alone_comes_last(tmp_path):
     trials = crash_at(tmp_path, batch_of(7), crash=KILLED)
     trials = crash_at(tmp_path, batch_of(9, 10))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,7 @@ class PackedBatch:
     tokens: Tensor
     packing: Packing
 
-    @property
+    @cached_property
     def positions(self) -> list[int]:
         """The sequences that it holds windows of, each once."""
         return list(dict.fromkeys(piece.position for piece in self.pieces))

@@ -69,8 +69,8 @@ def gpu_worker(
     """Embed the shard of `rank` into `output_dir/shard_{rank}.h5`; put one status on the queue.
 
     Runs in a process of its own, on the first device that CUDA_VISIBLE_DEVICES leaves to it.
-    SIGTERM makes it write a checkpoint at the next batch boundary and exit 143; any failure
-    keeps what is finished and exits 1.
+    SIGTERM makes it write a checkpoint at once, and another one of the batches that were begun, and
+    exit 143; any failure keeps what is finished and exits 1.
     """
     sigterm = Sigterm()
     logger = setup_worker_logging(rank, Path(model_config["log_path"]))
@@ -104,11 +104,12 @@ def gpu_worker(
                 batches, tokens = run.load_batches(index_path, rows, manifest, convert, trials)
                 progress = Progress(logger, len(run.shard.rows), len(resumed_ids), tokens)
                 try:
-                    runner = run.open_runner(model, trials, load_fp32, manifest.token_budget)
-                    for batch in runner.run(sigterm.until_asked(writer.make_room(batches))):
+                    budget = manifest.token_budget, len(batches)
+                    runner = run.open_runner(model, trials, load_fp32, *budget)
+                    for batch in runner.run(writer.make_room(batches), sigterm.asked):
                         count = writer.add(batch)
                         progress.advance(count, batch.tokens, writer.written)
-                        if trials.trying or sigterm.came:
+                        if trials.trying or sigterm.asked():
                             writer.write()
                         if not runner.busy:
                             sigterm.leave_if_asked()

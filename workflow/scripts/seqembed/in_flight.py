@@ -1,4 +1,4 @@
-"""The steps that a model is at, told to a file that outlives the process."""
+"""The steps that are on their way, told to a file that outlives the process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ IN_FLIGHT = "in_flight.json"
 class InFlight:
     """Steps: the first and the last row of each in the shard, and how many sequences it holds.
 
-    tokens, pieces: of the last step. fresh: nothing but suspects, each alone, went before it.
+    tokens: of the largest step. pieces: of the last one. fresh: nothing but suspects, each alone,
+    went before that.
     """
 
     steps: list[tuple[int, int, int]]
@@ -72,7 +73,7 @@ def _describe(batches: Sequence[PackedBatch], fresh: bool) -> InFlight:
     positions = [batch.positions for batch in batches]
     return InFlight(
         steps=[(min(found), max(found), len(found)) for found in positions],
-        tokens=batches[-1].size,
+        tokens=max(batch.size for batch in batches),
         pieces=len(batches[-1].pieces),
         fresh=fresh,
     )

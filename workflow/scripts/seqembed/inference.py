@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import takewhile
 from typing import Any, TypeVar
 
 import numpy as np
@@ -28,6 +30,8 @@ from seqembed.trials import Trials
 
 Result = TypeVar("Result")
 
+# A batch that takes longer is waited for in steps of so many seconds.
+WAIT_SECONDS = 0.2
 NOT_FINITE = "its values are not finite, in fp32 too"
 TOO_LARGE = "its values are too large for float16; `embedding: {storage: float32}` holds them"
 
@@ -64,12 +68,12 @@ class BatchRows:
 
 @dataclass(frozen=True, eq=False)
 class _Step:
-    """A batch on its way. alone: nothing else is; rows: waits for them."""
+    """A batch on its way. alone: what it fails of is its own."""
 
     batch: PackedBatch
     spans: list[tuple[int, int]]
     alone: bool
-    rows: Callable[[], Rows]
+    rows: Future[Rows]
 
 
 class AsyncInferenceRunner:
@@ -99,22 +103,29 @@ class AsyncInferenceRunner:
         self._token_budget = token_budget
         self._streams = open_streams(device, streams, threads, model.even_threads)
         self._pending: deque[_Step] = deque()
+        self._aside = 0
+        self._stopped: Callable[[], bool] = lambda: False
         self._retried: set[int] = set()
         self._windows = WindowPool(outputs.pooling)
         self._dtype = {"float32": torch.float32, "float16": torch.float16}[outputs.storage]
 
     @property
     def busy(self) -> bool:
-        """Whether any batch is on its way."""
-        return bool(self._pending)
+        """Whether any batch is on its way, or its rows are kept aside."""
+        return bool(self._pending) or self._aside > 0
 
-    def run(self, batches: Iterable[PackedBatch]) -> Iterator[BatchRows]:
+    def run(
+        self, batches: Iterable[PackedBatch], stopped: Callable[[], bool] = lambda: False
+    ) -> Iterator[BatchRows]:
         """Compute `batches`, but for the sequences that fail.
 
-        Raises NotTheSequencesError or NonFiniteError where one after the other does.
+        Where a batch takes long, what is yielded meanwhile is empty. stopped: once it is true, none
+        is begun any more. Raises NotTheSequencesError or NonFiniteError where sequence after
+        sequence fails.
         """
+        self._stopped = stopped
         try:
-            for batch in batches:
+            for batch in takewhile(lambda _: not stopped(), batches):
                 yield from self._run(batch)
             yield from self._make_room(1)
         finally:
@@ -124,7 +135,7 @@ class AsyncInferenceRunner:
     def _run(self, batch: PackedBatch, *, again: bool = False) -> Iterator[BatchRows]:
         """Submit a batch, or what it is cut into; again: each part alone."""
         todo = deque([batch])
-        while todo:
+        while todo and not self._stopped():
             # Before the batch is cut: what is learnt meanwhile may cut it smaller.
             alone = again or self._stands_alone(todo[0])
             yield from self._make_room(1 if alone else self._streams.depth)
@@ -137,16 +148,27 @@ class AsyncInferenceRunner:
 
     def _stands_alone(self, batch: PackedBatch) -> bool:
         """Whether nothing else may be on its way: it may end the process, or fill the memory."""
-        large = batch.size > self._token_budget or self._trials.token_limit is not None
-        return large or self._trials.suspects_any(batch)
+        scarce = self._trials.token_limit is not None and self._streams.beside
+        large = batch.size > self._token_budget
+        return scarce or large or self._trials.suspects_any(batch)
 
     def _make_room(self, depth: int) -> Iterator[BatchRows]:
         """Wait until fewer than so many batches are on their way."""
         while len(self._pending) >= depth:
-            yield from self._collect()
+            if wait([self._pending[0].rows], WAIT_SECONDS).done:
+                yield from self._collect()
+            else:
+                yield _nothing(given_up=[])
+            if self._stopped():
+                self._forget_waiting()
+
+    def _forget_waiting(self) -> None:
+        """Let go of the batches on their way that are not begun: the last ones."""
+        while self._pending and self._pending[-1].rows.cancel():
+            self._pending.pop()
 
     def _submit_or_narrow(self, batch: PackedBatch, alone: bool) -> Iterator[BatchRows]:
-        by_itself = alone or self._streams.depth == 1
+        by_itself = alone or not self._streams.beside
         self._trials.at_work([step.batch for step in self._pending] + [batch])
         step = _attempt(lambda: self._submit(batch, self._model, by_itself))
         if isinstance(step, Exception):
@@ -186,14 +208,16 @@ class AsyncInferenceRunner:
         """Try what a batch that raised `error` is narrowed down to, each alone."""
         # What is on its way holds memory; its rows come after these.
         later, self._pending = self._pending, deque()
+        self._aside += len(later)
         for step in later:
-            _attempt(step.rows)
+            _attempt(step.rows.result)
         free_memory(self._device)
         narrower = self._trials.narrow(batch, error, is_out_of_memory(error), alone=alone)
         yield _nothing(given_up=[] if narrower else batch.positions)
         for part in narrower:
             yield from self._run(part, again=True)
         self._pending.extend(later)
+        self._aside -= len(later)
 
     def _wanted(self, batch: PackedBatch) -> PackedBatch | None:
         """The batch without the sequences that are given up."""
@@ -276,7 +300,7 @@ def _attempt(compute: Callable[[], Result]) -> Result | Exception:
 
 def _arrive(step: _Step) -> tuple[NDArray[Any], list[NDArray[Any]]]:
     """Wait for a batch: (B, D) pooled rows, and each piece's own token rows, or none at all."""
-    pooled, residues = step.rows()
+    pooled, residues = step.rows.result()
     if residues is None:
         return pooled.numpy(), []
     rows = residues.numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from mmap import mmap
@@ -68,12 +69,13 @@ class RowPool:
 
     def __init__(self, arrays: Sequence[NDArray[np.floating]], width: int, storage: str) -> None:
         self._arrays, self._width, self._storage = arrays, width, storage
+        self._inodes = [_inode(array) for array in arrays]
         self._starts = np.cumsum([0, *map(len, arrays)])
 
     def take(self, places: NDArray[np.int64]) -> NDArray[np.floating]:
         """The rows at these places, (n, D).
 
-        Raises IndexError for one that is not there, ShardError where a file has become shorter.
+        Raises IndexError for one that is not there, ShardError where a file is not what it was.
         """
         if ((places < 0) | (places >= self._starts[-1])).any():
             raise IndexError(f"a place is not among {self._starts[-1]:,} rows")
@@ -84,7 +86,7 @@ class RowPool:
             mine = order[owners == owner]
             wanted, array = places[mine] - self._starts[owner], self._arrays[owner]
             for start, stop in _neighbours(wanted, max(1, READ_BYTES // array[:1].nbytes)):
-                rows[mine[start:stop]] = _read(array, wanted[start:stop])
+                rows[mine[start:stop]] = _read(array, wanted[start:stop], self._inodes[owner])
         return rows
 
 
@@ -94,23 +96,34 @@ def _neighbours(wanted: NDArray[np.int64], span: int) -> Iterator[tuple[int, int
     return pairwise([0, *ends.tolist(), len(wanted)])
 
 
-def _read(array: NDArray[np.floating], wanted: NDArray[np.int64]) -> NDArray[np.floating]:
+def _inode(array: NDArray[np.floating]) -> int | None:
+    """Of the file that an array maps; None where it maps none.
+
+    Only a whole map knows its own offset in the file: a view has that of its map.
+    """
+    if not isinstance(array, np.memmap) or not isinstance(array.base, mmap):
+        return None
+    return None if array.filename is None else os.stat(array.filename).st_ino
+
+
+def _read(
+    array: NDArray[np.floating], wanted: NDArray[np.int64], inode: int | None
+) -> NDArray[np.floating]:
     """The rows of ascending numbers, by plain reads where an array's file has them side by side.
 
     Pages of a mapped file cost a fault each, and count as memory for as long as it is mapped.
     """
     low, high = int(wanted[0]), int(wanted[-1]) + 1
-    # Only a whole map knows its own offset in the file: a view has that of its map.
-    if not isinstance(array, np.memmap) or not isinstance(array.base, mmap):
+    if inode is None or high - low > SPARSE * len(wanted):
         return array[wanted]
-    if high - low > SPARSE * len(wanted) or array.filename is None:
-        return array[wanted]
-    width, offset = array.shape[1], array.offset + low * array[:1].nbytes
-    block = np.fromfile(array.filename, array.dtype, (high - low) * width, offset=offset)
-    # An error of the disk, too, ends a read early and is not raised.
-    if len(block) < (high - low) * width:
-        raise ShardError(f"{array.filename}: cannot be read to its end; check its disk, run again")
-    return block.reshape(-1, width)[wanted - low]
+    assert isinstance(array, np.memmap) and array.filename is not None
+    count, offset = (high - low) * array.shape[1], array.offset + low * array[:1].nbytes
+    with open(array.filename, "rb") as file:
+        block = np.fromfile(file, array.dtype, count, offset=offset)
+        # An error of the disk, too, ends a read early and is not raised.
+        if len(block) < count or os.fstat(file.fileno()).st_ino != inode:
+            raise ShardError(f"{array.filename}: cut short or replaced meanwhile; run again")
+    return block.reshape(-1, array.shape[1])[wanted - low]
 
 
 class TokenRowPool:

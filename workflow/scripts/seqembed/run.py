@@ -122,8 +122,9 @@ class Run:
         trials: Trials,
         load_fp32: Callable[[], tuple[nn.Module, Any]],
         token_budget: int,
+        batches: int,
     ) -> AsyncInferenceRunner:
-        """What takes the batches through the model, whose weights are read again meanwhile.
+        """What takes so many batches through the model, whose weights are read again meanwhile.
 
         load_fp32: gives it in fp32, as loaded.
         """
@@ -131,6 +132,8 @@ class Run:
         free, token_bytes, threads = self._free_memory(), self._token_bytes, self.settings.threads
         on_cpu = self.device.type == "cpu"
         at_once = cpu_streams(token_bytes, token_budget, threads, free) if on_cpu else 1
+        # Of few batches each has more of the threads.
+        at_once = min(at_once, batches)
         words = "at most %s tokens a batch, %s at once; they need about %.1f of %.1f GB"
         needed = at_once * token_budget * token_bytes
         self.logger.info(words, f"{token_budget:,}", at_once, needed / 1e9, free / 1e9)
@@ -150,9 +153,9 @@ class Run:
         return bytes_a_token(self.model.architecture, torch_dtype(self.recipe.precision).itemsize)
 
     def _free_memory(self) -> int:
-        """Bytes that are free for batches, where the CPU's model is loaded and a GPU's is not."""
+        """Bytes that are free where batches are computed."""
         if self.device.type == "cuda":
-            return max(0, torch.cuda.mem_get_info(self.device)[0] - self.model.size)
+            return torch.cuda.mem_get_info(self.device)[0]
         return available_memory()
 
     def open_writer(
@@ -199,7 +202,8 @@ class Run:
     def _choose_budget(self) -> int:
         if self.device.type == "cpu":
             return TOKENS["cpu"]
-        return gpu_budget(self._token_bytes, self._free_memory())
+        # The model is not there yet.
+        return gpu_budget(self._token_bytes, max(0, self._free_memory() - self.model.size))
 
 
 def open_run(

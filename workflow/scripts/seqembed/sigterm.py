@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Iterator
-from itertools import takewhile
-from typing import Any, TypeVar
+from typing import Any
 
 from seqembed.errors import InterruptedRun
 
-Item = TypeVar("Item")
-
 
 class Sigterm:
-    """From its making on, the signal ends the process only where `leave_if_asked` is called.
-
-    came: whether it did.
-    """
+    """From its making on, the signal ends the process only where `leave_if_asked` is called."""
 
     def __init__(self) -> None:
-        self.came = False
+        self._came = False
         signal.signal(signal.SIGTERM, self._note)
 
     def _note(self, number: int, frame: Any) -> None:
         # It may come twice in an instant: only a flag is safe.
-        self.came = True
+        self._came = True
+
+    def asked(self) -> bool:
+        """Whether it came."""
+        return self._came
 
     def leave_if_asked(self) -> None:
         """Raise InterruptedRun if it came."""
-        if self.came:
+        if self._came:
             raise InterruptedRun("SIGTERM came; what is finished is kept, run again to go on")
-
-    def until_asked(self, items: Iterable[Item]) -> Iterator[Item]:
-        """The items, but none more once it came."""
-        return takewhile(lambda _: not self.came, items)

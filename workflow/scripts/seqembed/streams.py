@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 import torch
@@ -19,14 +19,18 @@ Compute = Callable[[Tensor, Packing], Rows]
 
 
 class Streams(Protocol):
-    """depth: how many batches are worth submitting before the first one's rows are waited for."""
+    """depth: how many batches are worth submitting before the first one's rows are waited for.
+
+    beside: whether they are computed beside each other, each in memory of its own.
+    """
 
     depth: int
+    beside: bool
 
-    def submit(self, batch: PackedBatch, compute: Compute, *, alone: bool) -> Callable[[], Rows]:
-        """Begin to compute a batch; what is returned waits for its rows, in the host's memory.
+    def submit(self, batch: PackedBatch, compute: Compute, *, alone: bool) -> Future[Rows]:
+        """Have a batch computed, in its turn; its rows will be in the host's memory.
 
-        Both raise what the computation raises. alone: nothing else is on its way.
+        This, or the future, raises what the computation raises. alone: nothing else is on its way.
         """
 
     def close(self) -> None:
@@ -36,24 +40,28 @@ class Streams(Protocol):
 class CpuStreams:
     """So many batches at once, each on its own share of the threads; one that is alone has all.
 
-    Threads that share one batch wait for each other at every step of a model. even_threads: of so
-    many rows and threads, how many give the bits that one gives (Encoder.even_threads).
+    Threads that share one batch wait for each other at every step of a model. As many batches wait
+    as are computed. even_threads: of so many rows and threads, how many give the bits that one
+    gives (Encoder.even_threads).
     """
 
     def __init__(self, streams: int, threads: int, even_threads: Callable[[int, int], int]) -> None:
         self._threads, self._share = threads, max(1, threads // streams)
         self._even_threads = even_threads
-        # As many wait, so that no stream does. A single stream's batch is always alone: what it
-        # fails of is its own.
-        self.depth = 1 if streams == 1 else 2 * streams
-        self._shared = ThreadPoolExecutor(streams, "stream")
+        self.beside = streams > 1
+        # A single stream's batch is always alone: what it fails of is its own.
+        self.depth = 2 * streams if self.beside else 1
+        # A thread asks PyTorch for its number of threads when it first computes, and would get what
+        # another one set for itself by then; asked before, it keeps its own.
+        first = torch.get_num_threads
+        self._shared = ThreadPoolExecutor(streams, "stream", first)
         # Each thread that computes on several has its own team of them: one is enough.
-        self._whole = ThreadPoolExecutor(1, "whole")
+        self._whole = ThreadPoolExecutor(1, "whole", first)
 
-    def submit(self, batch: PackedBatch, compute: Compute, *, alone: bool) -> Callable[[], Rows]:
+    def submit(self, batch: PackedBatch, compute: Compute, *, alone: bool) -> Future[Rows]:
         pool, threads = (self._whole, self._threads) if alone else (self._shared, self._share)
         even = self._even_threads(batch.packing.bounds[-1], threads)
-        return pool.submit(_compute, batch, compute, even).result
+        return pool.submit(_compute, batch, compute, even)
 
     def close(self) -> None:
         for pool in (self._shared, self._whole):
@@ -72,13 +80,14 @@ class CudaStream:
     Copies to it run beside the computation, and it does not wait for Python.
     """
 
-    depth = 2
+    depth, beside = 2, False
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._waiting = ThreadPoolExecutor(1, "gpu")
         self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
-    def submit(self, batch: PackedBatch, compute: Compute, *, alone: bool) -> Callable[[], Rows]:
+    def submit(self, batch: PackedBatch, compute: Compute, *, alone: bool) -> Future[Rows]:
         tokens, cu_seqlens = map(self._to_device, (batch.tokens, batch.packing.cu_seqlens))
         current = torch.cuda.current_stream(self._device)
         current.wait_stream(self._copies)
@@ -94,14 +103,14 @@ class CudaStream:
             done.synchronize()
             return rows
 
-        return wait
+        return self._waiting.submit(wait)
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         with torch.cuda.stream(self._copies):
             return tensor.to(self._device, non_blocking=True)
 
     def close(self) -> None:
-        """What is on its way ends by itself, and its memory is kept until then."""
+        self._waiting.shutdown(cancel_futures=True)
 
 
 def _to_host(rows: Tensor) -> Tensor:
@@ -112,7 +121,7 @@ def _to_host(rows: Tensor) -> Tensor:
 def open_streams(
     device: torch.device, streams: int, threads: int, even_threads: Callable[[int, int], int]
 ) -> Streams:
-    """Those of this device; all but the first is of the CPU's, see there."""
+    """Those of this device. streams, threads, even_threads: as CpuStreams takes them."""
     if device.type == "cuda":
         return CudaStream(device)
     return CpuStreams(streams, threads, even_threads)

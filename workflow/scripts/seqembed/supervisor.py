@@ -42,7 +42,7 @@ TUNABLES = ":".join(
         "glibc.malloc.trim_threshold=4294967295",
     )
 )
-EVEN_MEMORY = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "8", "ARROW_DEFAULT_MEMORY_POOL": "system"}
+ONEDNN_SHAPES = 8  # of the batches that one thread computes at a time
 
 
 class Supervisor:
@@ -147,7 +147,7 @@ def _started(arguments: tuple[Any, ...]) -> Iterator[tuple[SpawnProcess, Any, An
     # The child keeps this mask: a Ctrl-C reaches it through us alone, as SIGTERM.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        with _environment(_even_memory(os.environ)):
+        with _environment(_even_memory(os.environ, arguments[-1]["threads"])):
             worker.start()
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
@@ -159,10 +159,14 @@ def _started(arguments: tuple[Any, ...]) -> Iterator[tuple[SpawnProcess, Any, An
         results.close()
 
 
-def _even_memory(environ: Mapping[str, str]) -> dict[str, str]:
-    """EVEN_MEMORY and TUNABLES, and what the user set of them."""
+def _even_memory(environ: Mapping[str, str], threads: int) -> dict[str, str]:
+    """What keeps memory even, for so many threads; what the user set of it stays."""
+    variables = {
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": str(ONEDNN_SHAPES * threads),
+        "ARROW_DEFAULT_MEMORY_POOL": "system",
+    }
     tunables = filter(None, [TUNABLES, environ.get("GLIBC_TUNABLES")])
-    return {name: environ.get(name, value) for name, value in EVEN_MEMORY.items()} | {
+    return {name: environ.get(name, value) for name, value in variables.items()} | {
         "GLIBC_TUNABLES": ":".join(tunables)
     }
 

@@ -41,4 +41,9 @@ def cpu_streams(token_bytes: int, token_budget: int, threads: int, free: int) ->
 def available_memory() -> int:
     """Bytes that this machine, and the control group that we are in, still have for us."""
     available: int = psutil.virtual_memory().available
-    return min(available, memory_limit() or available)
+    limit = memory_limit()
+    if limit is None:
+        return available
+    # What the group holds beside us is mostly files, which the kernel drops where it must.
+    ours: int = psutil.Process().memory_info().rss
+    return max(0, min(available, limit - ours))

@@ -188,7 +188,8 @@ class Trials:
 
     def _lower_limit(self, tokens: int, *, alone: bool) -> None:
         """Let steps be half as large or, where others were at work, as large, but each alone."""
-        self._known.token_limit = limit = tokens // 2 if alone else tokens
+        limit = min(tokens // 2 if alone else tokens, self.token_limit or tokens)
+        self._known.token_limit = limit
         words = "out of memory in a step of %s tokens: steps hold at most %s from now on"
         self._logger.warning(words, f"{tokens:,}", f"{limit:,}")
 

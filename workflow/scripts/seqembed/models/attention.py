@@ -51,14 +51,20 @@ class Packing:
         starts: dict[int, list[int]] = {}
         for start, stop in pairwise(self.bounds):
             starts.setdefault(stop - start, []).append(start)
-        return tuple((length, self._rows(length, found)) for length, found in starts.items())
+        rows = {length: _rows(length, found) for length, found in starts.items()}
+        apart = {length: found for length, found in rows.items() if isinstance(found, Tensor)}
+        if apart:
+            # One copy to the device for all.
+            sent = torch.cat([*apart.values()]).to(self.cu_seqlens.device)
+            rows |= zip(apart, torch.split(sent, [*map(len, apart.values())]), strict=True)
+        return tuple(rows.items())
 
-    def _rows(self, length: int, starts: list[int]) -> slice | Tensor:
-        if starts[-1] - starts[0] == length * (len(starts) - 1):
-            return slice(starts[0], starts[-1] + length)
-        device = self.cu_seqlens.device
-        first = torch.tensor(starts, device=device).unsqueeze(1)
-        return (first + torch.arange(length, device=device)).flatten()
+
+def _rows(length: int, starts: list[int]) -> slice | Tensor:
+    """The rows of sequences of one length, on the CPU."""
+    if starts[-1] - starts[0] == length * (len(starts) - 1):
+        return slice(starts[0], starts[-1] + length)
+    return (torch.tensor(starts).unsqueeze(1) + torch.arange(length)).flatten()
 
 
 # (q, k, v) -> the attended rows, of a batch that is known already.

@@ -1,0 +1,76 @@
+"""Batches on a CUDA device, one queued behind the other, against the CPU's, in fp32."""
+
+from __future__ import annotations
+
+import copy
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from seqembed.batches import RawBatch, VarlenCollator
+from seqembed.inference import AsyncInferenceRunner, Outputs
+from seqembed.long_sequences import LengthPolicy
+from seqembed.models.architecture import DnabertArchitecture, Esm2Architecture
+from seqembed.models.dnabert_s import DnabertS
+from seqembed.models.esm2 import Esm2
+from seqembed.models.tokenization import Esm2Tokenizer
+from seqembed.trials import Trials
+
+CPU = torch.device("cpu")
+WINDOW = LengthPolicy(long_sequences="window", max_length=400)
+# Of unlike sizes: were a batch's memory given away too early, the next one would write over it.
+LENGTHS = [1000, 300, 40, *range(700, 20, -17), 3, 900]
+SHAPES = {
+    Esm2: Esm2Architecture(3, 320, 20, 1280),
+    DnabertS: DnabertArchitecture(2, 768, 12, 3072, 30),
+}
+
+
+@pytest.fixture(autouse=True)
+def device(card):
+    return torch.device("cuda")
+
+
+@pytest.fixture(params=SHAPES, ids=lambda kind: kind.__name__)
+def model(request):
+    torch.manual_seed(5)
+    shape = SHAPES[request.param]
+    return request.param(shape, shape.layers).eval().requires_grad_(False)
+
+
+def pack_all(pinned):
+    letters, choice = np.frombuffer(b"LAGVSERTIDPKQNFYMHWC", np.uint8), np.random.default_rng(3)
+    collate = VarlenCollator(Esm2Tokenizer().encode, WINDOW)
+    for start in range(0, len(LENGTHS), 4):
+        positions = np.arange(start, min(start + 4, len(LENGTHS)))
+        residues = [choice.choice(letters, LENGTHS[n]).tobytes() for n in positions]
+        batch = collate(RawBatch(positions, residues))
+        yield batch.pin_memory() if pinned else batch
+
+
+def embed(model, device, folder):
+    """(N, D) rows, and the token rows, of all sequences."""
+    digests = np.arange(16 * len(LENGTHS), dtype=np.uint16).view(np.uint8)[: 16 * len(LENGTHS)]
+    trials = Trials(folder, digests.reshape(-1, 16), str, logging.getLogger("seqembed.tests"))
+    trials.expect(range(len(LENGTHS)), lambda: None)
+    wanted = Outputs(pooling="mean", pools_specials=True, per_residue=True, storage="float32")
+    model = copy.deepcopy(model).to(device)
+    runner = AsyncInferenceRunner(
+        model, device, wanted, trials, lambda: model, token_budget=4096, streams=1, threads=1
+    )
+    parts = list(runner.run(pack_all(pinned=device.type == "cuda")))
+    assert np.concatenate([part.positions for part in parts]).tolist() == [*range(len(LENGTHS))]
+    residues = [rows for part in parts for _, rows in part.residues]
+    return np.concatenate([part.rows for part in parts if part.tokens]), np.concatenate(residues)
+
+
+def test_a_gpu_gives_the_rows_of_the_cpu_in_their_order(model, device, tmp_path):
+    for found, expected in zip(*(embed(model, d, tmp_path) for d in (device, CPU)), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_gpu_gives_the_same_bits_again(model, device, tmp_path):
+    first, again = (embed(model, device, tmp_path) for _ in range(2))
+    assert [rows.tobytes() for rows in first] == [rows.tobytes() for rows in again]
