@@ -6,17 +6,15 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
-from threading import Event
 
 import numpy as np
 import pytest
 
-from seqembed import files
 from seqembed.blocks import write_next_block
 from seqembed.checkpoints import CheckpointManifest, write_manifest
 from seqembed.errors import FileFormatError
 from seqembed.failures import Failures, write_failures
-from seqembed.files import link, publish_exclusively, published, set_aside, syncing
+from seqembed.files import link, publish_exclusively, published, set_aside
 from seqembed.index import write_index
 from seqembed.quarantine import write_quarantine
 from seqembed.shard_writer import write_embeddings
@@ -76,25 +74,6 @@ def test_content_is_durable_before_its_name_and_the_name_thereafter(
         temporary.write_bytes(b"all of it")
         assert durable == []
     assert durable == [path.stat().st_ino, path.name, tmp_path.stat().st_ino]
-
-
-def test_a_file_is_synced_while_it_is_written(tmp_path, monkeypatch):
-    synced = Event()
-    monkeypatch.setattr(files, "sync", lambda path: synced.set())
-    with syncing(tmp_path / "result.bin"):
-        assert synced.wait(20)
-
-
-def test_an_error_of_a_sync_meanwhile_is_raised_at_the_end(tmp_path, monkeypatch):
-    tried = Event()
-
-    def refuse(path):
-        tried.set()
-        raise OSError(errno.EIO, "Input/output error")
-
-    monkeypatch.setattr(files, "sync", refuse)
-    with pytest.raises(OSError, match="Input/output"), syncing(tmp_path / "result.bin"):
-        assert tried.wait(20)
 
 
 def _write_manifest(folder: Path) -> None:

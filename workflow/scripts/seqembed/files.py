@@ -8,16 +8,13 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Event
 
 from seqembed.errors import FileFormatError
 
 # Our temporary files, and no other program's.
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp|\.residues_[0-9a-f]{32}\.raw\.tmp")
-SYNC_SECONDS = 0.1
 # What file systems without hard links, or two file systems, answer to os.link.
 NO_HARD_LINKS = {errno.EPERM, errno.EXDEV, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS}
 
@@ -93,28 +90,6 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def syncing(path: Path) -> Iterator[None]:
-    """Make durable in a thread, again and again, what a file holds by then; it is there already.
-
-    Who writes for seconds need not wait as long once more for a disk that idled meanwhile. What it
-    holds at the end is for `sync`. Raises OSError as that does.
-    """
-    written = Event()
-    with ThreadPoolExecutor(1, "sync") as beside:
-        thread = beside.submit(_sync_until, written, path)
-        try:
-            yield
-        finally:
-            written.set()
-        thread.result()
-
-
-def _sync_until(written: Event, path: Path) -> None:
-    while not written.wait(SYNC_SECONDS):
-        sync(path)
 
 
 @contextmanager

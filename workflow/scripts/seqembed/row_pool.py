@@ -22,7 +22,7 @@ class DigestIndex:
 
     def __init__(self, digests: NDArray[np.uint8]) -> None:
         first, second = _halves(digests)
-        self._order = np.lexsort((second, first))
+        self._order = _order(first, second)
         self._first, self._second = first[self._order], second[self._order]
 
     def find(self, digests: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -31,7 +31,10 @@ class DigestIndex:
         if not len(self._order):
             return np.full(len(first), -1, np.int64)
         last = len(self._order) - 1
-        places = np.searchsorted(self._first, first).clip(max=last)
+        places = np.empty(len(first), np.int64)
+        # In ascending order, what is looked at next lies near: a fourth of the time.
+        ascending = np.argsort(first)
+        places[ascending] = np.searchsorted(self._first, first[ascending]).clip(max=last)
         # Numbers are found in a third of the time of digests, and hardly two share a half.
         while (before := self._before(places, first, second) & (places < last)).any():
             places[before] += 1
@@ -48,7 +51,7 @@ class DigestIndex:
 def count_distinct(digests: NDArray[np.uint8]) -> int:
     """How many different ones are among (n, 16) digests."""
     first, second = _halves(digests)
-    order = np.lexsort((second, first))
+    order = _order(first, second)
     changes = (np.diff(first[order]) != 0) | (np.diff(second[order]) != 0)
     return int(changes.sum()) + min(1, len(order))
 
@@ -161,6 +164,16 @@ def _halves(digests: NDArray[np.uint8]) -> tuple[NDArray[np.uint64], NDArray[np.
     """The halves of (n, 16) digests as numbers, each (n,)."""
     halves = np.ascontiguousarray(digests).view(np.uint64)
     return np.ascontiguousarray(halves[:, 0]), np.ascontiguousarray(halves[:, 1])
+
+
+def _order(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Where digests of these halves lie in ascending order, each after those equal before it."""
+    order = np.argsort(first)
+    ascending = first[order]
+    # One number sorts in a fifth of the time of two, and hardly two digests share a half.
+    if (ascending[1:] == ascending[:-1]).any():
+        return np.lexsort((second, first))
+    return order
 
 
 def _keys(digests: NDArray[np.uint8]) -> NDArray[np.void]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from seqembed.ahead import ahead
 from seqembed.errors import ShardError
-from seqembed.files import published, sync, syncing
+from seqembed.files import published, sync
 from seqembed.row_pool import digest_rows
 from seqembed.seal import USER_BLOCK_BYTES, seal, verify_seal
 from seqembed.shards import COLUMNS, FORMAT_VERSION, OFFSETS, QUARANTINE, RESIDUES, are_offsets
@@ -68,7 +69,7 @@ def write_embeddings(
     bytes; what stands at `path` then stays as it was.
     """
     with published(path) as temporary:
-        with _writing(temporary, path) as file, syncing(temporary):
+        with _writing(temporary, path) as file:
             with _disk_errors(path):
                 file.attrs.update(_common_attributes() | dict(attributes))
                 _create(file, count, width, storage)
@@ -79,8 +80,10 @@ def write_embeddings(
                 with _disk_errors(path):
                     _write_quarantine(file, quarantine)
         seal(temporary)
-        sync(temporary)
-        _verify_written(temporary, path)
+        with ThreadPoolExecutor(1, "sync") as beside:
+            synced = beside.submit(sync, temporary)
+            _verify_written(temporary, path)
+            synced.result()
 
 
 def _common_attributes() -> dict[str, str]:
@@ -168,7 +171,9 @@ def _write_slab(file: h5py.File, path: Path, start: int, slab: Slab) -> int:
     if stop > count or slab.embeddings.shape[1] != width:
         found = f"rows up to {stop:,}, of {slab.embeddings.shape[1]:,} values, came"
         raise ShardError(f"{path}: {found}, not {count:,} of {width:,}; run again")
-    for name in (*COLUMNS, "embeddings"):
+    # These first: meanwhile the next slab, taken in a thread, is done with Python's lock, which ids
+    # need.
+    for name in ("embeddings", *COLUMNS):
         file[name][start:stop] = getattr(slab, name)
     return stop
 
