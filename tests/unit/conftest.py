@@ -9,11 +9,17 @@ from typing import Any
 
 import pytest
 import worker_runs
+from hypothesis import settings
 from worker_runs import BUNDLED_MODEL, SCRIPTS, Project, make_project
 
 from seqembed.models.prepare import prepare_model
 
 LOGGER = logging.getLogger("seqembed.tests")
+
+
+# A shared machine may stall for a moment: no example is slow by its own fault.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ BLOCKS = st.builds(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(BLOCKS)
 def test_it_gives_what_the_close_look_gives(block):
     clean = parse_clean(block, 7, 100)

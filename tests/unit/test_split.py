@@ -66,7 +66,7 @@ CASES = st.one_of(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(CASES, st.integers(1, 5), st.sampled_from(["full", "window", "truncate"]))
 def test_shards_hold_each_sequence_once_longest_first(case, world_size, policy):
     sequences, tokenizer, asked = case
