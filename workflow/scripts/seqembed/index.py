@@ -14,7 +14,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from seqembed.ahead import ahead
 from seqembed.fasta import digest
 from seqembed.files import published
 from seqembed.models.tokenization import ESM2_LETTERS
@@ -116,7 +115,7 @@ def write_index(
             temporary, INDEX_SCHEMA.with_metadata(metadata), write_page_checksum=True
         ) as writer,
     ):
-        for columns in ahead(_regroup(batches, INDEX_BATCH_ROWS)):
+        for columns in _regroup(batches, INDEX_BATCH_ROWS):
             fingerprint.update(columns[1], columns[6], columns[7])
             written += len(columns[0])
             writer.write_table(pa.table(columns, schema=INDEX_SCHEMA))
