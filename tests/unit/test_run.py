@@ -19,6 +19,7 @@ from seqembed.checkpoints import CheckpointManifest
 from seqembed.errors import CheckpointError, ConfigError, DeviceError, IndexFormatError, ModelError
 from seqembed.failures import Failures, Suspect, write_failures
 from seqembed.inference import BatchRows
+from seqembed.models.prepare import load_prepared
 from seqembed.models.prepared import read_prepared
 from seqembed.models.tokenization import Esm2Tokenizer
 from seqembed.run import Run, choose_device, open_run
@@ -225,3 +226,13 @@ def test_the_writer_takes_the_rows_that_are_missing(project):
     assert count == 1
     writer.write()
     assert writer.ids == [run.shard.digests[2].tobytes().hex()]
+
+
+@pytest.mark.parametrize(("batches", "at_once"), [(1, 1), (3, 3), (50, 4)])
+def test_no_more_batches_are_computed_at_once_than_there_are(project, caplog, batches, at_once):
+    run = open_project(project, threads=4)
+    model = load_prepared(project.model, 1, torch.float32)
+    with caplog.at_level(logging.INFO, LOGGER.name):
+        run.open_runner(model, open_trials(run, project), lambda: (model, None), 512, batches)
+    run.weights.require()
+    assert f"at most 512 tokens a batch, {at_once} at once;" in caplog.text
