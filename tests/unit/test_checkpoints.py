@@ -427,6 +427,17 @@ def test_a_sequence_in_many_passes_is_written_whole_and_never_in_part(tmp_path):
     assert_tokens(tmp_path, [2, 7], [1])
 
 
+def test_nothing_is_written_between_the_parts_of_a_sequence(tmp_path):
+    writer = open_writer(tmp_path, per_residue=True)
+    add_tokens(writer, [2])
+    add_part(writer, 7, 0, 2, False)
+    writer.write()
+    assert list_blocks(tmp_path) == []
+    add_part(writer, 7, 2, 4, True)
+    writer.write()
+    assert_tokens(tmp_path, [2, 7])
+
+
 def test_a_sequence_that_is_cut_off_is_left_out(tmp_path):
     writer = open_writer(tmp_path, per_residue=True)
     add_tokens(writer, [2, 3])

@@ -11,6 +11,7 @@ import queue
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional, get_origin, get_type_hints
@@ -431,6 +432,17 @@ def test_sigterm_writes_a_checkpoint_at_the_next_batch(fault, run, project, undi
     done = rows_on_disk(project)
     complete(run(), project, computed=len(SEQUENCES) - done)
     assert project.content() == undisturbed.content()
+
+
+def test_sigterm_writes_what_is_finished_before_a_long_batch_ends(context, project):
+    fault, changes = worker_runs.terminated_in_a_third_batch_without_end, {"threads": 2}
+    worker = WorkerProcess(context, project, fault, checkpoint_seq_threshold=10**6, **changes)
+    deadline = time.monotonic() + 60
+    while not list(project.results.glob("checkpoints/*/shard_0/batch_*.safetensors")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    worker.process.kill()
+    assert worker.finish() == Outcome(None, -9)
 
 
 def test_sigterm_before_the_model_is_loaded(run, project):

@@ -23,13 +23,14 @@ from worker_runs import make_sequences
 
 from seqembed.batches import PackedBatch, RawBatch, VarlenCollator, plan_batches, plan_passes
 from seqembed.errors import FreshProcessError, NonFiniteError, NotTheSequencesError
-from seqembed.failures import read_failures
+from seqembed.failures import Failures, Suspect, read_failures, write_failures
 from seqembed.flags import FP32_RETRY
 from seqembed.inference import AsyncInferenceRunner, BatchRows, Outputs
 from seqembed.long_sequences import LengthPolicy
 from seqembed.models.architecture import Architecture, DnabertArchitecture, Esm2Architecture
 from seqembed.models.attention import Packing
 from seqembed.models.dnabert_s import DnabertS
+from seqembed.models.encoder import CPU_FFN_ROWS, in_chunks
 from seqembed.models.esm2 import Esm2
 from seqembed.models.tokenization import Esm2Tokenizer
 from seqembed.trials import MAX_IN_A_ROW, Trials
@@ -190,7 +191,7 @@ def assert_own(
 
 
 @pytest.mark.parametrize("architecture", SMALL, ids=name_of)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     lengths=st.lists(LENGTHS, min_size=1, max_size=12, unique=True),
     budget=st.sampled_from([1, 140, 256, 900, 2048, 8192]),
@@ -205,7 +206,7 @@ def test_a_row_is_a_function_of_its_sequence_to_the_bit(
 
 
 @pytest.mark.parametrize("architecture", TRUE_WIDTHS, ids=name_of)
-@settings(max_examples=2, deadline=None)
+@settings(max_examples=2)
 @given(
     lengths=st.lists(st.integers(1, 300), min_size=2, max_size=5, unique=True),
     budget=st.sampled_from([140, 900, 2048]),
@@ -467,13 +468,59 @@ def test_who_is_asked_to_stop_is_not_kept_waiting_and_begins_nothing():
     sequences = make_sequences(range(120, 80, -4))
     model = Raising(model_of(SMALL[0]), wait)
     runner = runner_of(model, len(sequences), outputs(), budget=130, threads=2)
-    parts = runner.run(pack(sequences, 130), asked.is_set)
+    taken = []
+    batches = (taken.append(None) or batch for batch in pack(sequences, 130))
+    parts = runner.run(batches, asked.is_set)
     assert not len(next(parts).positions)
     asked.set()
     assert not len(next(parts).positions)
     go.set()
     assert np.concatenate([part.positions for part in parts]).tolist() == [0, 1]
-    assert len(model.sizes) == 2
+    # Two were computed, two waited, one was at hand, and the next was not even looked at.
+    assert (len(model.sizes), len(taken)) == (2, 6)
+
+
+def test_who_is_asked_to_stop_goes_on_with_no_part_of_a_batch(tmp_path):
+    asked, sequences = Event(), make_sequences([60, 60, 60, 60])
+    write_failures(tmp_path, Failures(token_limit=130))
+    trials = Trials(tmp_path, np.arange(64, dtype=np.uint8).reshape(4, 16), str, LOGGER)
+    model = Raising(model_of(SMALL[0]), lambda tokens: asked.set())
+    runner = runner_of(model, 4, outputs(), trials)
+    parts = [*runner.run(pack(sequences, 4096), asked.is_set)]
+    assert np.concatenate([part.positions for part in parts]).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("threads", [2, 3, 7])
+@pytest.mark.parametrize("architecture", TRUE_WIDTHS, ids=name_of)
+def test_threads_that_share_a_batch_give_the_bits_of_one(architecture, threads):
+    sequences = make_sequences([1000, 777, 350, 41])
+    one, several = (embed(architecture, sequences, 1, n)[0] for n in (1, threads))
+    assert one.tobytes() == several.tobytes()
+
+
+@pytest.mark.parametrize("rows", [1, 2047, 2048, 2049, 3071, 5000])
+def test_a_feed_forward_part_is_given_no_few_rows_at_the_end(rows):
+    sizes = []
+    x = torch.arange(rows).unsqueeze(1)
+    assert torch.equal(in_chunks(lambda part: sizes.append(len(part)) or part, x), x)
+    assert min(sizes) >= min(rows, CPU_FFN_ROWS) and max(sizes) < 2 * CPU_FFN_ROWS
+
+
+def test_a_suspect_is_alone_with_every_thread(tmp_path):
+    used = []
+
+    def note(tokens: torch.Tensor) -> None:
+        used.append((len(tokens), torch.get_num_threads()))
+
+    lengths = [200, 190, 180, 170, 160]
+    suspect = Suspect(first=2, last=2, reason="it crashed")
+    write_failures(tmp_path, Failures(suspects=[suspect]))
+    trials = Trials(tmp_path, np.arange(80, dtype=np.uint8).reshape(5, 16), str, LOGGER)
+    runner = runner_of(
+        Raising(model_of(SMALL[0]), note), 5, outputs(), trials, budget=210, threads=2
+    )
+    list(runner.run(pack(make_sequences(lengths), 210)))
+    assert sorted(used) == sorted((n + 2, 2 if n == 180 else 1) for n in lengths)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

@@ -13,7 +13,18 @@ from seqembed.fasta import _parse_closely
 from seqembed.records import Record, parse_clean
 
 LINES = st.sampled_from(
-    [b">a", b">b c", b"> d", b">", b">e\tf", b">g  h ", b">\xc3\xa9", b">\xff", b">i" + b"i" * 300]
+    [
+        b">a",
+        b">b c",
+        b">b c\r",
+        b"> d",
+        b">",
+        b">e\tf",
+        b">g  h ",
+        b">\xc3\xa9",
+        b">\xff",
+        b">i" + b"i" * 300,
+    ]
     + [
         b"MKV",
         b"mk*",
@@ -63,6 +74,7 @@ def test_most_files_are_clean():
         b"> a\nM\n",
         b">a\tb\nM\n",
         b">\xff\nM\n",
+        b">a b\r\nM\n",
     ],
 )
 def test_what_is_odd_is_left_to_the_close_look(block):

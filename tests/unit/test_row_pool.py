@@ -16,6 +16,8 @@ from seqembed.row_pool import DigestIndex, RowPool, TokenRowPool, count_distinct
 DIGEST = st.lists(st.sampled_from([0, 1, 255]), min_size=16, max_size=16).map(
     bytes
 ) | st.sampled_from([bytes(16), b"\0" * 15 + b"\1", b"\1" + b"\0" * 15, b"\xff" * 16])
+# Two that share a half are told apart by the other.
+DIGEST |= st.tuples(*[st.sampled_from([b"halffour", b"halffive"])] * 2).map(b"".join)
 DIGESTS = st.lists(DIGEST, max_size=20)
 
 

@@ -338,6 +338,16 @@ def test_what_the_disk_gives_back_is_compared_before_the_file_gets_its_name(tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_disk_that_fails_when_all_is_written_gives_no_file(tmp_path, monkeypatch):
+    def fail(path):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(shard_writer, "sync", fail)
+    with pytest.raises(OSError, match=f"Input/output error: '{tmp_path / 'a.h5'}'"):
+        _write(tmp_path / "a.h5", _columns(5))
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

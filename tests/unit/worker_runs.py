@@ -209,6 +209,16 @@ def terminated_twice_in_third_batch() -> None:
     _in_third_batch(twice)
 
 
+def terminated_in_a_third_batch_without_end() -> None:
+    import time
+
+    def stay() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(600)
+
+    _in_third_batch(stay)
+
+
 def terminated_before_the_model() -> None:
     from seqembed import gpu_worker
 
