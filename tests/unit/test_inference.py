@@ -480,6 +480,52 @@ def test_who_is_asked_to_stop_is_not_kept_waiting_and_begins_nothing():
     assert (len(model.sizes), len(taken)) == (2, 6)
 
 
+@pytest.mark.parametrize("failing", [0, 1])
+def test_who_is_asked_to_stop_while_a_pass_is_tried_again_gets_no_row_without_it(failing):
+    # It fails while those after it, which end its sequence, are computed.
+    sequences, numbers, asked = [POOL[n] for n in (400, 50, 40)], itertools.count(), Event()
+
+    def fails(tokens: torch.Tensor) -> Exception | None:
+        if next(numbers) != failing:
+            return None
+        time.sleep(0.3)
+        asked.set()
+        return RuntimeError("crowded")
+
+    model = Raising(model_of(SMALL[0]), fails)
+    runner = runner_of(model, len(sequences), outputs(), budget=300, threads=2)
+    parts = [*runner.run(pack(sequences, 300, WINDOW), asked.is_set)]
+    expected, _ = embed(SMALL[0], sequences, 300, 1, WINDOW)
+    found = [(n, row) for part in parts for n, row in zip(part.positions, part.rows, strict=True)]
+    assert all(row.tobytes() == expected[n].tobytes() for n, row in found)
+
+
+def test_nothing_is_begun_after_what_was_let_go_of(tmp_path):
+    go, asked, trials = Event(), Event(), trials_of(1, tmp_path)
+    at_work = trials.at_work
+
+    def free_the_streams(batches: Sequence[PackedBatch]) -> None:
+        if asked.is_set():
+            go.set()
+            time.sleep(0.3)
+        at_work(batches)
+
+    def wait(tokens: torch.Tensor) -> None:
+        go.wait(20)
+
+    # Of five passes, two are computed, two wait, and the last one is at hand.
+    trials.at_work = free_the_streams
+    runner = runner_of(
+        Raising(model_of(SMALL[0]), wait), 1, outputs(), trials, budget=130, threads=2
+    )
+    parts = runner.run(pack([POOL[330]], 130, WINDOW), asked.is_set)
+    next(parts)
+    asked.set()
+    next(parts)
+    go.set()
+    assert not any(len(part.positions) for part in parts)
+
+
 def test_who_is_asked_to_stop_goes_on_with_no_part_of_a_batch(tmp_path):
     asked, sequences = Event(), make_sequences([60, 60, 60, 60])
     write_failures(tmp_path, Failures(token_limit=130))

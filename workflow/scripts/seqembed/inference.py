@@ -114,6 +114,13 @@ class AsyncInferenceRunner:
         """Whether any batch is on its way, or its rows are kept aside."""
         return bool(self._pending) or self._aside > 0
 
+    @property
+    def _leaves(self) -> bool:
+        """Whether nothing more is begun. What is kept aside is waited for, and all before it: it
+        may end a sequence, of which a part would be missing.
+        """
+        return self._stopped() and not self._aside
+
     def run(
         self, batches: Iterable[PackedBatch], stopped: Callable[[], bool] = lambda: False
     ) -> Iterator[BatchRows]:
@@ -135,10 +142,13 @@ class AsyncInferenceRunner:
     def _run(self, batch: PackedBatch, *, again: bool = False) -> Iterator[BatchRows]:
         """Submit a batch, or what it is cut into; again: each part alone."""
         todo = deque([batch])
-        while todo and not self._stopped():
+        while todo:
             # Before the batch is cut: what is learnt meanwhile may cut it smaller.
             alone = again or self._stands_alone(todo[0])
             yield from self._make_room(1 if alone else self._streams.depth)
+            # What comes before it may have been let go of by now.
+            if self._leaves:
+                return
             wanted = self._wanted(todo.popleft())
             if wanted is None:
                 continue
@@ -159,7 +169,7 @@ class AsyncInferenceRunner:
                 yield from self._collect()
             else:
                 yield _nothing(given_up=[])
-            if self._stopped():
+            if self._leaves:
                 self._forget_waiting()
 
     def _forget_waiting(self) -> None:
