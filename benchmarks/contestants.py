@@ -217,18 +217,20 @@ def _command(path: Path, options: Mapping[str, object]) -> list[str]:
 
 def _told(log: Path) -> tuple[int, float]:
     """The tokens that a worker says it computed, and the seconds from first batch to end."""
-    found = TOLD.search(log.read_text())
-    if not found:
-        raise SystemExit(f"{log}: does not say what was computed")
+    found = _search(TOLD, log)
     return int(found[1].replace(",", "")), float(found[2])
 
 
 def _begun(log: Path) -> float:
     """When a worker's batches began, in seconds since the epoch."""
-    found = BEGUN.search(log.read_text())
+    return datetime.strptime(_search(BEGUN, log)[1], LOG_TIME).timestamp()
+
+
+def _search(pattern: re.Pattern[str], log: Path) -> re.Match[str]:
+    found = pattern.search(log.read_text())
     if not found:
-        raise SystemExit(f"{log}: does not say when batches began")
-    return datetime.strptime(found[1], LOG_TIME).timestamp()
+        raise SystemExit(f"{log}: has no line like {pattern.pattern!r}")
+    return found
 
 
 def _read_rows(shards: Sequence[Path]) -> np.ndarray:

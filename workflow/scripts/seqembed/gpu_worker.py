@@ -104,8 +104,9 @@ def gpu_worker(
                 batches, tokens = run.load_batches(index_path, rows, manifest, convert, trials)
                 progress = Progress(logger, len(run.shard.rows), len(resumed_ids), tokens)
                 try:
-                    budget = manifest.token_budget, len(batches)
-                    runner = run.open_runner(model, trials, load_fp32, *budget)
+                    runner = run.open_runner(
+                        model, trials, load_fp32, manifest.token_budget, len(batches)
+                    )
                     for batch in runner.run(writer.make_room(batches), sigterm.asked):
                         count = writer.add(batch)
                         progress.advance(count, batch.tokens, writer.written)

@@ -130,10 +130,10 @@ class Run:
         """
         self.weights.start()
         free, token_bytes, threads = self._free_memory(), self._token_bytes, self.settings.threads
-        on_cpu = self.device.type == "cpu"
-        at_once = cpu_streams(token_bytes, token_budget, threads, free) if on_cpu else 1
-        # Of few batches each has more of the threads.
-        at_once = min(at_once, batches)
+        at_once = 1
+        if self.device.type == "cpu":
+            # Of few batches each has more of the threads.
+            at_once = cpu_streams(token_bytes, token_budget, min(threads, batches), free)
         words = "at most %s tokens a batch, %s at once; they need about %.1f of %.1f GB"
         needed = at_once * token_budget * token_bytes
         self.logger.info(words, f"{token_budget:,}", at_once, needed / 1e9, free / 1e9)
