@@ -9,9 +9,10 @@ import time
 import pytest
 import torch
 
-from seqembed.devices import choose_candidates, find_gpus, lease_device, lease_gpu
+from seqembed.devices import lease_device, lease_gpu
 from seqembed.environment import EnvConfig
 from seqembed.errors import InterruptedRun
+from seqembed.gpus import choose_candidates, find_gpus
 from seqembed.precision import resolve_precision, should_use_fp16
 
 LOGGER = logging.getLogger("test_devices_gpu")
@@ -45,7 +46,7 @@ def candidates(card):
         pytest.skip("CUDA works here, and the driver lists no GPU in /proc: nothing to lease")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible and visible.startswith("MIG-"):
-        pytest.skip("a part of a GPU (MIG) is visible: it is trusted, not leased")
+        pytest.skip("a part of a GPU (MIG) is visible: what it is part of is not looked up")
     return choose_candidates(gpus, visible)
 
 

@@ -9,60 +9,21 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from stand_in_gpus import LOGGER, UNKNOWN_UUID, Machine
 
 from seqembed import devices
-from seqembed.devices import Gpu, choose_candidates, find_gpus, lease_device, lease_gpu
-from seqembed.environment import EnvConfig
+from seqembed.devices import lease_gpu
 from seqembed.errors import DeviceError, InterruptedRun
+from seqembed.gpus import Gpu, choose_candidates
 
-# As driver 550 prints it, tabs and blanks included.
-INFORMATION = """\
-Model: \t\t NVIDIA H100 80GB HBM3
-IRQ:   \t\t 214
-GPU UUID: \t {uuid}
-Video BIOS: \t 96.00.5e.00.01
-Bus Type: \t PCIe
-DMA Size: \t 52 bits
-DMA Mask: \t 0xfffffffffffff
-Bus Location: \t {bus_id}
-Device Minor: \t {minor}
-GPU Firmware: \t 550.54.15
-GPU Excluded:\t {excluded}
-"""
-UNKNOWN_UUID = "GPU-????????-????-????-????-????????????"
-LOGGER = logging.getLogger("test_devices")
+MIGS = [f"MIG-{number}c2d3e4f-0000-1111-2222-333344445555" for number in range(3)]
 SPAWN = multiprocessing.get_context("spawn")
-
-
-class Machine:
-    """A driver's folder and device nodes of our own."""
-
-    def __init__(self, root: Path) -> None:
-        self.proc, self.dev = root / "proc", root / "dev"
-        self.dev.mkdir(parents=True)
-
-    def add(self, bus_id, minor, uuid, *, node=True, excluded="No"):
-        folder = self.proc / bus_id
-        folder.mkdir(parents=True)
-        text = INFORMATION.format(uuid=uuid, bus_id=bus_id, minor=minor, excluded=excluded)
-        (folder / "information").write_text(text)
-        if node:
-            (self.dev / f"nvidia{minor}").touch()
-
-    def gpus(self):
-        return find_gpus(self.proc, self.dev)
-
-    def lease(self, asked="auto", rank=0, visible=None, interrupted=lambda: False):
-        environment = EnvConfig(disable_fp16=False, visible_devices=visible, in_slurm_step=False)
-        places = {"proc": self.proc, "dev": self.dev}
-        return lease_device(
-            asked, rank, environment, interrupted=interrupted, logger=LOGGER, **places
-        )
 
 
 @pytest.fixture
@@ -196,13 +157,15 @@ def test_candidates(visible, indices):
         ("GPU-aaaa", "'GPU-aaaa' names 2 GPUs"),
         ("GPU-", "'GPU-' names 3 GPUs"),
         ("aaaa1111", "'aaaa1111' names no GPU"),
-        ("0,MIG-1234", "'MIG-1234' names no GPU"),
+        ("0,MIG-1234", "'MIG-1234' names no GPU .*a MIG device needs its whole name"),
+        (MIGS[0].lower(), f"'{MIGS[0].lower()}' names no GPU .*its whole name"),
+        ("MIG-GPU-aaaa1111/1/0", "'MIG-GPU-aaaa1111/1/0' names no GPU .*its whole name"),
         ("²", "'²' names no GPU"),
         ("all", "'all' names no GPU"),
     ],
 )
 def test_an_entry_that_does_not_name_one_gpu_is_refused(visible, message):
-    with pytest.raises(DeviceError, match=f"CUDA_VISIBLE_DEVICES: {message} .*unset it"):
+    with pytest.raises(DeviceError, match=f"CUDA_VISIBLE_DEVICES: {message}.*unset it"):
         choose_candidates(THREE, visible)
 
 
@@ -212,7 +175,7 @@ def test_an_entry_that_does_not_name_one_gpu_is_refused(visible, message):
 def hold(gpus, held):
     """Lease, say so, and live until killed."""
     with lease_gpu(gpus, interrupted=lambda: False, logger=LOGGER) as gpu:
-        held.put(gpu.index)
+        held.put(gpu.cuda_name)
         time.sleep(300)
 
 
@@ -249,40 +212,11 @@ def waits_at_most(seconds):
     return lambda: time.monotonic() > deadline
 
 
-def many_short_rounds(gpus, folder, rounds):
-    """Mark each leased GPU by a file that must not be there yet; count what went well."""
-    for number in range(rounds):
-        with lease_gpu(gpus, interrupted=waits_at_most(60), logger=LOGGER) as gpu:
-            mark = os.open(folder / f"held_{gpu.index}", os.O_CREAT | os.O_EXCL)
-            time.sleep(0.003)
-            (folder / f"round_{os.getpid()}_{number}_{gpu.index}").touch()
-            (folder / f"held_{gpu.index}").unlink()
-            os.close(mark)
-        time.sleep(0.001)
-
-
-def test_six_processes_never_share_one_of_two_gpus(machine, tmp_path):
-    gpus, folder = machine.gpus(), tmp_path / "marks"
-    folder.mkdir()
-    children = []
-    for rank in range(6):
-        rotated = gpus[rank % 2 :] + gpus[: rank % 2]
-        child = SPAWN.Process(target=many_short_rounds, args=(rotated, folder, 60))
-        children.append(child)
-        child.start()
-    for child in children:
-        child.join(timeout=120)
-    assert [child.exitcode for child in children] == [0] * 6
-    rounds = sorted(folder.iterdir())
-    assert len(rounds) == 6 * 60
-    assert {path.name[-1] for path in rounds} == {"0", "1"}
-
-
 def test_two_leases_are_two_gpus_and_a_third_waits_for_its_end(machine, holder, messages):
     gpus = machine.gpus()
     _, first = holder(gpus)
     second_child, second = holder(gpus)
-    assert {first, second} == {0, 1}
+    assert {first, second} == {gpu.cuda_name for gpu in gpus}
     with (
         pytest.raises(InterruptedRun, match="waiting for a free GPU"),
         lease_gpu(gpus, interrupted=waits_at_most(0.5), logger=LOGGER),
@@ -291,13 +225,42 @@ def test_two_leases_are_two_gpus_and_a_third_waits_for_its_end(machine, holder, 
     threading.Timer(0.5, second_child.kill).start()
     began = time.monotonic()
     with lease_gpu(gpus, interrupted=waits_at_most(30), logger=LOGGER) as gpu:
-        assert gpu.index == second
+        assert gpu.cuda_name == second
     assert 0.4 < time.monotonic() - began < 10
     waiting = [message for message in messages() if message.startswith("waiting")]
     assert len(waiting) == 2
     assert "GPU 0 (GPU-aaaa1111" in waiting[0]
     assert "GPU 1 (GPU-aaaa2222" in waiting[0]
-    assert messages()[-1].startswith(f"leased GPU {second} (GPU-aaaa")
+    assert "the 2 GPUs allowed here" in waiting[0] and "--resources gpu=2" in waiting[0]
+    assert messages()[-1] == f"leased {gpu}"
+
+
+def hold_as_nobody(devices, held):
+    os.setuid(65534)
+    hold(devices, held)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user, too")
+@pytest.mark.parametrize("name", ["0", MIGS[0]])
+def test_the_users_of_a_machine_share_its_gpus(name):
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        machine = Machine(Path(folder))
+        machine.add("0000:3b:00.0", 0, "GPU-aaaa1111")
+        # As the driver makes them.
+        for node in machine.dev.iterdir():
+            node.chmod(0o666)
+        candidates, held = choose_candidates(machine.gpus(), name, machine.dev), SPAWN.Queue()
+        other = SPAWN.Process(target=hold_as_nobody, args=(candidates, held))
+        other.start()
+        try:
+            held.get(timeout=30)
+            with pytest.raises(BlockingIOError):
+                candidates[0].lock()
+        finally:
+            other.kill()
+            other.join()
+        candidates[0].lock().close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -424,13 +387,90 @@ def test_the_candidates_are_those_that_are_visible(machine, bare):
 
 
 @pytest.mark.parametrize("asked", ["auto", "cuda"])
+@pytest.mark.parametrize("job", ["SLURM_JOB_ID", "LSB_JOBID", "PBS_JOBID"])
 @pytest.mark.parametrize("name", ["1", "GPU-aaaa2222", "MIG-1c2d", "9"])
-def test_one_device_from_the_scheduler_is_trusted(machine, messages, asked, name):
-    with machine.lease(asked, visible=name) as variables:
+def test_one_device_from_the_scheduler_is_trusted(machine, messages, asked, job, name):
+    with machine.lease(asked, visible=name, **{job: "17"}) as variables:
         assert variables == {"CUDA_VISIBLE_DEVICES": name, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
         assert all(map(is_free, machine.gpus()))
     expected = f"CUDA_VISIBLE_DEVICES names one device, {name}: used as it is, no lease"
     assert messages() == [expected]
+
+
+@pytest.mark.parametrize("name", ["0", "GPU-aaaa2222", MIGS[0]])
+def test_one_device_that_cannot_be_looked_up_is_trusted(bare, messages, name):
+    """As in WSL, whose driver has no folder in /proc, and in containers that hide it."""
+    with bare.lease("cuda", visible=name) as variables:
+        assert variables["CUDA_VISIBLE_DEVICES"] == name
+    assert messages()[0].endswith("no lease")
+
+
+def test_one_device_of_a_user_is_leased(machine):
+    with machine.lease(visible="1") as variables:
+        assert variables["CUDA_VISIBLE_DEVICES"] == machine.gpus()[1].uuid
+        with (
+            pytest.raises(InterruptedRun),
+            machine.lease(visible="GPU-aaaa2222", interrupted=waits_at_most(0.3)),
+        ):
+            pytest.fail("a GPU was held twice")
+
+
+def test_several_devices_of_a_job_are_leased(machine):
+    with (
+        machine.lease(visible="0,1", SLURM_JOB_ID="17") as first,
+        machine.lease(visible="0,1", SLURM_JOB_ID="17") as second,
+    ):
+        names = [first["CUDA_VISIBLE_DEVICES"], second["CUDA_VISIBLE_DEVICES"]]
+        assert names == [gpu.uuid for gpu in machine.gpus()]
+
+
+# Parts of a GPU
+
+
+def test_each_mig_device_has_one_holder(machine, messages):
+    visible = ",".join(MIGS[:2])
+    with (
+        machine.lease(visible=visible) as first,
+        machine.lease(visible=visible) as second,
+        pytest.raises(InterruptedRun),
+        machine.lease(visible=visible, interrupted=waits_at_most(0.3)),
+    ):
+        pytest.fail("a MIG device was held twice")
+    assert first["CUDA_VISIBLE_DEVICES"] == MIGS[0]
+    assert second["CUDA_VISIBLE_DEVICES"] == MIGS[1]
+    assert f"leased {MIGS[0]}" in messages()
+    with machine.lease(visible=MIGS[1]) as again:
+        assert again["CUDA_VISIBLE_DEVICES"] == MIGS[1]
+
+
+def test_a_mig_device_is_free_when_its_holder_is_killed(machine, holder):
+    (mig,) = choose_candidates([], MIGS[2], machine.dev)
+    child, _ = holder([mig])
+    with pytest.raises(BlockingIOError):
+        mig.lock()
+    child.kill()
+    child.join()
+    mig.lock().close()
+
+
+def test_drivers_before_470_name_mig_devices_otherwise(machine):
+    old = "MIG-GPU-aaaa1111-0000-0000-0000-000000000000/1/0"
+    with machine.lease(visible=f"{old},{MIGS[0]}") as variables:
+        assert variables["CUDA_VISIBLE_DEVICES"] == old
+
+
+def test_a_mig_device_and_a_whole_gpu_may_be_mixed(machine):
+    with machine.lease(rank=1, visible=f"0,{MIGS[0]}") as variables:
+        assert variables["CUDA_VISIBLE_DEVICES"] == MIGS[0]
+
+
+def test_without_the_control_node_a_mig_device_is_an_error(machine):
+    (machine.dev / "nvidiactl").unlink()
+    with (
+        pytest.raises(DeviceError, match=r"nvidiactl cannot be locked \(No such"),
+        machine.lease(visible=",".join(MIGS)),
+    ):
+        pytest.fail("leased without a lock")
 
 
 @pytest.mark.parametrize("visible", [None, "", "0", "0,1"])

@@ -10,7 +10,13 @@ from seqembed.errors import ConfigError
 
 def test_nothing_set():
     environment = EnvConfig.from_environ({})
-    assert environment == EnvConfig(disable_fp16=False, visible_devices=None, in_slurm_step=False)
+    assert environment == EnvConfig(
+        disable_fp16=False,
+        visible_devices=None,
+        slurm_job=None,
+        in_scheduler_job=False,
+        in_slurm_step=False,
+    )
     with pytest.raises(dataclasses.FrozenInstanceError):
         environment.disable_fp16 = True
 
@@ -50,6 +56,13 @@ def test_visible_devices_are_kept_as_they_stand(devices):
 )
 def test_a_slurm_step_has_a_number(step, inside):
     assert EnvConfig.from_environ({"SLURM_STEP_ID": step}).in_slurm_step is inside
+
+
+@pytest.mark.parametrize("name", ["SLURM_JOB_ID", "LSB_JOBID", "PBS_JOBID"])
+def test_a_scheduler_numbers_its_jobs(name):
+    environment = EnvConfig.from_environ({name: "17"})
+    assert environment.in_scheduler_job
+    assert environment.slurm_job == ("17" if name == "SLURM_JOB_ID" else None)
 
 
 def test_neither_this_nor_devices_imports_torch():

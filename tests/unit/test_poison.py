@@ -28,7 +28,7 @@ from seqembed.shards import open_embeddings
 from seqembed.supervisor import Supervisor
 
 LOGGER = logging.getLogger("seqembed.tests")
-ENVIRONMENT = EnvConfig(disable_fp16=False, visible_devices="", in_slurm_step=False)
+ENVIRONMENT = EnvConfig.from_environ({"CUDA_VISIBLE_DEVICES": ""})
 # Nothing else holds a U: it tells the stand-ins below which sequence is the poison.
 POISON = make_sequences([45], seed=9)[0] + "U"
 U = int(Esm2Tokenizer().encode(b"U")[1])

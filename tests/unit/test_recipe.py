@@ -18,7 +18,7 @@ from seqembed.recipe import Recipe, adopt_recipe, read_recipe
 from seqembed.request import Request
 
 CPU = torch.device("cpu")
-ENVIRONMENT = EnvConfig(disable_fp16=False, visible_devices=None, in_slurm_step=False)
+ENVIRONMENT = EnvConfig.from_environ({})
 REQUEST = Request(
     layer="last",
     pooling="mean",

@@ -26,7 +26,7 @@ from seqembed.worker_ends import WorkerEnd
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are seen in /proc")
 
-ENVIRONMENT = EnvConfig(disable_fp16=False, visible_devices=None, in_slurm_step=False)
+ENVIRONMENT = EnvConfig.from_environ({})
 LOGGER = logging.getLogger("seqembed.tests")
 
 
@@ -271,7 +271,7 @@ def supervise(tmp_path, monkeypatch) -> Iterator[Callable[..., dict[str, Any]]]:
     def run(work: Any, parent: int | None = None, **changes: Any) -> dict[str, Any]:
         monkeypatch.setattr(supervisor, "_work", work)
         config = {"device": "cpu", "threads": 2, "log_path": str(tmp_path / "ready")} | changes
-        environment = EnvConfig(disable_fp16=False, visible_devices="", in_slurm_step=False)
+        environment = EnvConfig.from_environ({"CUDA_VISIBLE_DEVICES": ""})
         arguments = (0, 1, tmp_path / "index", tmp_path / "shards", config)
         return Supervisor(LOGGER, environment, parent).run(*arguments)
 
@@ -390,6 +390,6 @@ def test_without_the_device_that_was_asked_for_no_worker_starts(supervise, tmp_p
 
 
 def test_a_slurm_step_watches_no_parent():
-    inside = EnvConfig(disable_fp16=False, visible_devices=None, in_slurm_step=True)
+    inside = EnvConfig.from_environ({"SLURM_STEP_ID": "0"})
     assert Supervisor(LOGGER, inside, 77)._parent is None
     assert Supervisor(LOGGER, ENVIRONMENT, 77)._parent == 77

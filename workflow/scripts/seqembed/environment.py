@@ -9,6 +9,8 @@ from seqembed.errors import ConfigError
 
 TRUE_WORDS = frozenset({"1", "true", "yes", "on"})
 FALSE_WORDS = frozenset({"", "0", "false", "no", "off"})
+# Of a job of Slurm, LSF and PBS.
+JOB_NUMBERS = ("SLURM_JOB_ID", "LSB_JOBID", "PBS_JOBID")
 # Slurm numbers batch, interactive and external steps from here on (slurm.h).
 FIRST_SPECIAL_STEP = 0xFFFFFFF0
 
@@ -19,11 +21,15 @@ class EnvConfig:
 
     disable_fp16: SEQEMBED_DISABLE_FP16, a yes or a no.
     visible_devices: CUDA_VISIBLE_DEVICES as it stands, None where it is not set.
+    slurm_job: SLURM_JOB_ID, None outside of a job.
+    in_scheduler_job: a scheduler started this, and chose the devices.
     in_slurm_step: SLURM_STEP_ID is the number of a step that srun started.
     """
 
     disable_fp16: bool
     visible_devices: str | None
+    slurm_job: str | None
+    in_scheduler_job: bool
     in_slurm_step: bool
 
     @classmethod
@@ -32,6 +38,8 @@ class EnvConfig:
         return cls(
             disable_fp16=_switch(environ, "SEQEMBED_DISABLE_FP16"),
             visible_devices=environ.get("CUDA_VISIBLE_DEVICES"),
+            slurm_job=environ.get("SLURM_JOB_ID"),
+            in_scheduler_job=any(name in environ for name in JOB_NUMBERS),
             in_slurm_step=_is_step_number(environ.get("SLURM_STEP_ID", "")),
         )
 

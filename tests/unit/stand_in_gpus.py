@@ -1,0 +1,67 @@
+"""Stand-in GPUs: a driver's folder and device nodes of our own. Their locks are the real thing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from seqembed.devices import lease_device
+from seqembed.environment import EnvConfig
+from seqembed.gpus import Gpu, find_gpus
+
+LOGGER = logging.getLogger("stand_in_gpus")
+# As driver 550 prints it, tabs and blanks included.
+INFORMATION = """\
+Model: \t\t NVIDIA H100 80GB HBM3
+IRQ:   \t\t 214
+GPU UUID: \t {uuid}
+Video BIOS: \t 96.00.5e.00.01
+Bus Type: \t PCIe
+DMA Size: \t 52 bits
+DMA Mask: \t 0xfffffffffffff
+Bus Location: \t {bus_id}
+Device Minor: \t {minor}
+GPU Firmware: \t 550.54.15
+GPU Excluded:\t {excluded}
+"""
+UNKNOWN_UUID = "GPU-????????-????-????-????-????????????"
+
+
+class Machine:
+    """A driver's folder, device nodes and the control node."""
+
+    def __init__(self, root: Path) -> None:
+        self.proc, self.dev = root / "proc", root / "dev"
+        self.dev.mkdir(parents=True, exist_ok=True)
+        (self.dev / "nvidiactl").touch()
+
+    def add(
+        self, bus_id: str, minor: int, uuid: str, *, node: bool = True, excluded: str = "No"
+    ) -> None:
+        folder = self.proc / bus_id
+        folder.mkdir(parents=True)
+        text = INFORMATION.format(uuid=uuid, bus_id=bus_id, minor=minor, excluded=excluded)
+        (folder / "information").write_text(text)
+        if node:
+            (self.dev / f"nvidia{minor}").touch()
+
+    def gpus(self) -> list[Gpu]:
+        return find_gpus(self.proc, self.dev)
+
+    def lease(
+        self,
+        asked: str = "auto",
+        rank: int = 0,
+        visible: str | None = None,
+        interrupted: Callable[[], bool] = lambda: False,
+        **job: str,
+    ) -> AbstractContextManager[dict[str, str]]:
+        """`visible` is what CUDA_VISIBLE_DEVICES says, `job` other variables."""
+        allowed = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+        environment = EnvConfig.from_environ(allowed | job)
+        places = {"proc": self.proc, "dev": self.dev}
+        return lease_device(
+            asked, rank, environment, interrupted=interrupted, logger=LOGGER, **places
+        )

@@ -1,0 +1,80 @@
+"""More ranks than GPUs, at once and again and again: stand-in nodes, real processes, real locks."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from stand_in_gpus import Machine
+
+RANKS, ROUNDS = 16, 1_000
+SPAWN = multiprocessing.get_context("spawn")
+
+
+class Round(NamedTuple):
+    """One lease: the GPU, and the seconds at which it was wanted, taken and given back."""
+
+    gpu: str
+    wanted: float
+    taken: float
+    given: float
+
+
+def take_turns(root: Path, rank: int, rounds: int, start: float, results) -> None:
+    machine, found = Machine(root), []
+    time.sleep(max(0.0, start - time.monotonic()))
+    deadline = time.monotonic() + 120
+    for _ in range(rounds):
+        wanted = time.monotonic()
+        with machine.lease("cuda", rank, interrupted=lambda: time.monotonic() > deadline) as pin:
+            taken = time.monotonic()
+            time.sleep(0.002)
+            given = time.monotonic()
+        found.append(Round(pin["CUDA_VISIBLE_DEVICES"], wanted, taken, given))
+    results.put(found)
+
+
+def run_ranks(root: Path, rounds: int) -> list[Round]:
+    """All rounds of all ranks, which begin together."""
+    results, start = SPAWN.Queue(), time.monotonic() + 3
+    each = -(-rounds // RANKS)
+    ranks = [
+        SPAWN.Process(target=take_turns, args=(root, rank, each, start, results))
+        for rank in range(RANKS)
+    ]
+    for process in ranks:
+        process.start()
+    found = [results.get(timeout=150) for _ in ranks]
+    for process in ranks:
+        process.join()
+    return [one for rounds_of_rank in found for one in rounds_of_rank]
+
+
+def idle_while_wanted(rounds: list[Round]) -> Iterator[float]:
+    """Of each pause of each GPU, the longest time that one rank waited through it."""
+    for gpu in {one.gpu for one in rounds}:
+        held = sorted((one.taken, one.given) for one in rounds if one.gpu == gpu)
+        for (_, given), (taken, _) in pairwise(held):
+            waits = (min(taken, one.taken) - max(given, one.wanted) for one in rounds)
+            yield max(waits)
+
+
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_no_gpu_is_held_twice_and_none_idles_while_a_rank_waits(count, tmp_path):
+    machine = Machine(tmp_path)
+    for minor in range(count):
+        machine.add(f"0000:{minor:02x}:00.0", minor, f"GPU-{minor}")
+    rounds = run_ranks(tmp_path, ROUNDS)
+    assert len(rounds) >= ROUNDS
+    assert {one.gpu for one in rounds} == {f"GPU-{minor}" for minor in range(count)}
+    for gpu in range(count):
+        held = sorted((one.taken, one.given) for one in rounds if one.gpu == f"GPU-{gpu}")
+        assert all(given <= taken for (_, given), (taken, _) in pairwise(held))
+    longest = max(idle_while_wanted(rounds))
+    print(f"{count} GPUs, {len(rounds)} leases: idle while wanted for {longest:.3f} s at most")
+    assert longest < 1

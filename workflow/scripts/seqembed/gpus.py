@@ -1,0 +1,183 @@
+"""The GPUs of this machine, found without CUDA, and those that CUDA_VISIBLE_DEVICES allows.
+
+Each is a file that can be locked. The kernel frees a lock when its holder dies, so nothing is left
+to clean up, and it holds between all programs that see the same /dev.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+
+from seqembed.errors import DeviceError
+
+DRIVER_GPUS = Path("/proc/driver/nvidia/gpus")
+DEVICE_NODES = Path("/dev")
+# What users and Slurm write into CUDA_VISIBLE_DEVICES to say "no GPU".
+NO_DEVICE = frozenset({"", "-1", "nodevfiles"})
+BUS_ID = re.compile(r"[0-9a-fA-F]+:[0-9a-fA-F]+:[0-9a-fA-F]+\.[0-9a-fA-F]+")
+# Of MIG devices, today's and that of drivers before 470, as nvidia-smi -L prints them.
+UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+MIG_NAME = re.compile(rf"MIG-({UUID}|GPU-{UUID}/[0-9]+/[0-9]+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """A GPU that this process may open.
+
+    index: its place among those in the order of PCI bus ids, as CUDA counts.
+    uuid: "GPU-...", None while the driver does not know it.
+    """
+
+    index: int
+    uuid: str | None
+    minor: int
+    bus_id: str
+    node: Path
+
+    @property
+    def cuda_name(self) -> str:
+        """What names this GPU in CUDA_VISIBLE_DEVICES under CUDA_DEVICE_ORDER=PCI_BUS_ID."""
+        return self.uuid or str(self.index)
+
+    def lock(self) -> FileIO:
+        """Its node, locked until it is closed; raises BlockingIOError where another holds it."""
+        file = open_node(self.node)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            raise
+        return file
+
+    def __str__(self) -> str:
+        return f"GPU {self.index} ({self.uuid or 'UUID not known yet'}, PCI {self.bus_id})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MigDevice:
+    """A part of a GPU, by its name: only NVIDIA's own library knows which part that is.
+
+    So its lock is no node of its own but a byte of the driver's control node, drawn by the name.
+    """
+
+    cuda_name: str
+    node: Path
+
+    def lock(self) -> FileIO:
+        """The control node, its byte locked until it is closed; raises as Gpu.lock."""
+        # The kernel locks a range for writing only where the file is open for writing.
+        file = FileIO(os.open(self.node, os.O_RDWR | os.O_CLOEXEC), "r+")
+        try:
+            fcntl.fcntl(file, fcntl.F_OFD_SETLK, self._range())
+        except OSError:
+            file.close()
+            raise
+        return file
+
+    def _range(self) -> bytes:
+        """The struct flock (fcntl.h) of one byte among 2**62."""
+        digest = hashlib.blake2b(self.cuda_name.encode(), digest_size=8).digest()
+        place = int.from_bytes(digest, "little") >> 2
+        return struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, place, 1, 0)
+
+    def __str__(self) -> str:
+        return self.cuda_name
+
+
+Device = Gpu | MigDevice
+
+
+def find_gpus(proc: Path = DRIVER_GPUS, dev: Path = DEVICE_NODES) -> list[Gpu]:
+    """The GPUs whose device nodes can be opened for reading, in the order of PCI bus ids."""
+    gpus: list[Gpu] = []
+    for folder in driver_entries(proc):
+        gpu = _read_gpu(folder, dev, index=len(gpus))
+        if gpu is not None:
+            gpus.append(gpu)
+    return gpus
+
+
+def driver_entries(proc: Path) -> list[Path]:
+    """The driver's folder of each GPU, in the order of PCI bus ids."""
+    folders = [path for path in proc.glob("*") if BUS_ID.fullmatch(path.name)]
+    return sorted(folders, key=lambda path: [int(part, 16) for part in re.split("[:.]", path.name)])
+
+
+def _read_gpu(folder: Path, dev: Path, *, index: int) -> Gpu | None:
+    """The GPU of one folder of the driver; None where it is excluded or cannot be opened."""
+    try:
+        fields = _information(folder)
+        minor = int(fields["device minor"])
+        node = dev / f"nvidia{minor}"
+        if fields.get("gpu excluded", "no").lower() == "yes":
+            return None
+        with open_node(node):
+            # Until a card is first opened, the driver prints question marks for its UUID.
+            uuid = _information(folder).get("gpu uuid") or "?"
+    except (OSError, KeyError, ValueError):
+        return None
+    known = None if "?" in uuid else uuid
+    return Gpu(index=index, uuid=known, minor=minor, bus_id=folder.name, node=node)
+
+
+def open_node(node: Path) -> FileIO:
+    """Open it for reading."""
+    # Unbuffered: a buffer would first ask the driver whether it is a terminal.
+    return FileIO(node)
+
+
+def _information(folder: Path) -> dict[str, str]:
+    """The driver's "Name: value" lines, names in lower case."""
+    text = (folder / "information").read_text(errors="replace")
+    pairs = (line.partition(":") for line in text.splitlines())
+    return {name.strip().lower(): value.strip() for name, _, value in pairs}
+
+
+def choose_candidates(
+    gpus: Sequence[Gpu], visible_devices: str | None, dev: Path = DEVICE_NODES
+) -> list[Device]:
+    """What CUDA_VISIBLE_DEVICES allows, in its order; all GPUs where it is not set.
+
+    Entries are numbers in the order of PCI bus ids; UUIDs, which may be cut short as long as one
+    GPU fits; or whole names of MIG devices. Raises DeviceError for an entry that is none of these.
+    """
+    if visible_devices is None:
+        return list(gpus)
+    if says_none(visible_devices):
+        return []
+    entries = [entry.strip() for entry in visible_devices.split(",")]
+    return list(dict.fromkeys(_named(gpus, entry, dev) for entry in entries))
+
+
+def says_none(visible_devices: str) -> bool:
+    """Whether this value of CUDA_VISIBLE_DEVICES allows no GPU."""
+    return visible_devices.strip().lower() in NO_DEVICE
+
+
+def _named(gpus: Sequence[Gpu], entry: str, dev: Path) -> Device:
+    if MIG_NAME.fullmatch(entry):
+        return MigDevice(cuda_name=entry, node=dev / "nvidiactl")
+    prefix = entry.lower()
+    if entry.isascii() and entry.isdigit():
+        fitting = [gpu for gpu in gpus if gpu.index == int(entry)]
+    elif prefix.startswith("gpu-"):
+        fitting = [gpu for gpu in gpus if gpu.uuid and gpu.uuid.lower().startswith(prefix)]
+    else:
+        fitting = []
+    if len(fitting) == 1:
+        return fitting[0]
+    problem = f"names {len(fitting)} GPUs" if fitting else "names no GPU"
+    there = "; ".join(map(str, gpus)) or "none"
+    whole = "; a MIG device needs its whole name" if prefix.startswith("mig") else ""
+    raise DeviceError(
+        f"CUDA_VISIBLE_DEVICES: {entry!r} {problem} of this machine ({there}{whole}); "
+        "correct it, or unset it to allow all"
+    )
