@@ -105,7 +105,7 @@ class Place:
         shutil.copytree(self.folder, folder, symlinks=True)
         return Place(self.checkout, folder)
 
-    def run(self, *arguments: str, ok: bool = True, cores: int = 2) -> Outcome:
+    def run(self, *arguments: str, ok: bool = True, cores: int | None = 2) -> Outcome:
         """Run snakemake to its end, which must be a good one unless `ok` says otherwise."""
         with self.start(*arguments, cores=cores) as driver:
             text = driver.communicate(timeout=RUN_SECONDS)[0]
@@ -116,9 +116,13 @@ class Place:
         return self.run("--dry-run", *arguments, ok=ok)
 
     @contextmanager
-    def start(self, *arguments: str, cores: int = 2) -> Iterator[Driver]:
-        """Start snakemake in a process group of its own; nothing of it outlives the body."""
-        command = [sys.executable, "-m", "snakemake", f"--cores={cores}"]
+    def start(self, *arguments: str, cores: int | None = 2) -> Iterator[Driver]:
+        """Start snakemake in a process group of its own; nothing of it outlives the body.
+
+        cores: None where a profile says what runs at once.
+        """
+        command = [sys.executable, "-m", "snakemake"]
+        command += [] if cores is None else [f"--cores={cores}"]
         where = () if self.folder == self.checkout else ("--directory", str(self.folder))
         mark = f"{MARK}-{uuid.uuid4().hex}"
         driver = Driver(
@@ -149,9 +153,11 @@ class Driver(subprocess.Popen):
         """All living processes of this run; a zombie has no environment left, and is none."""
         return find_processes(self.mark)
 
-    def wait_until(self, condition: Callable[[], Any], what: str) -> None:
+    def wait_until(
+        self, condition: Callable[[], Any], what: str, seconds: float = WAIT_SECONDS
+    ) -> None:
         """Wait until the condition holds, which it must before the run ends."""
-        wait_until(lambda: condition() or self.poll() is not None, what)
+        wait_until(lambda: condition() or self.poll() is not None, what, seconds)
         assert condition(), f"the run ended before this: {what}\n{self.stdout.read()}"
 
     def wait_for_end(self, seconds: float) -> None:
@@ -190,7 +196,13 @@ def _heed_interrupts() -> None:
 
 def _environment(checkout: Path) -> dict[str, str]:
     """Without what a user's own profile, or a job that runs the tests, would change."""
-    names = ("SNAKEMAKE_PROFILE", "SLURM_STEP_ID", "SEQEMBED_DISABLE_FP16", "PYTHONPATH")
+    names = (
+        "SNAKEMAKE_PROFILE",
+        "SLURM_STEP_ID",
+        "SLURM_JOB_ID",
+        "SEQEMBED_DISABLE_FP16",
+        "PYTHONPATH",
+    )
     kept = {name: value for name, value in os.environ.items() if name not in names}
     caches = {f"XDG_{name}_HOME": str(checkout / ".home") for name in ("CACHE", "CONFIG", "DATA")}
     return kept | caches

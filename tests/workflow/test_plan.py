@@ -38,6 +38,21 @@ def test_one_dataset_plans_its_own_jobs_and_no_others(planned):
     assert planned.jobs == PLAN | {"total": sum(PLAN.values())}
 
 
+def test_the_slurm_profile_plans_the_same_jobs_and_says_what_each_asks_for(fresh, planned):
+    assert (fresh.checkout / "profiles/slurm/config.yaml").read_text().count("# <<<") == 10
+    profile = ("--dry-run", "--profile", "profiles/slurm")
+    outcome = fresh.run(*profile, "--config", DATASETS, MODELS, cores=None)
+    assert outcome.jobs == planned.jobs
+    jobs = {
+        rule: outcome.text.partition(f"\nrule {rule}:\n")[2].partition("\n[")[0]
+        for rule in ("embed_shard", "merge")
+    }
+    for asked in ("mem_mb=32000", "slurm_partition=gpu", "runtime=720", "gpu=1"):
+        assert asked in jobs["embed_shard"]
+    for asked in ("mem_mb=8000", "slurm_partition=cpu", "slurm_account=me", "runtime=120"):
+        assert asked in jobs["merge"]
+
+
 def test_a_known_name_needs_no_path(fresh, planned):
     outcome = fresh.plan("--config", DATASETS.replace("esm2_random", "esm2_t33_650M_UR50D"))
     assert outcome.jobs == planned.jobs

@@ -189,7 +189,12 @@ def get_gpus(wildcards):
 
 
 def get_threads(wildcards):
-    """What of the machine's cores falls to one shard, so that all shards run side by side."""
+    """What of the machine's cores falls to one shard, so that all shards run side by side.
+
+    On a cluster one, unless --set-threads says more: --cores is of no machine there.
+    """
+    if workflow.remote_exec or workflow.non_local_exec:
+        return 1
     return max(1, (workflow.cores or 1) // get_dataset(wildcards).shards)
 
 
@@ -207,6 +212,11 @@ def get_device(wildcards, resources):
     """On a cluster `auto` means the GPU that the job asked for: the CPU would waste it in silence."""
     device = SETTINGS["device"]
     return "cuda" if device == "auto" and workflow.remote_exec else device
+
+
+def get_own_step(wildcards, resources):
+    """On a cluster a worker has to hear of a time limit; elsewhere it hears what Snakemake does."""
+    return ["--own-step"] if workflow.remote_exec else []
 
 
 def get_token_budget(wildcards, resources):

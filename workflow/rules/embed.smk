@@ -25,6 +25,7 @@ rule embed_shard:
         world_size=get_world_size,
         embedding=get_embedding_options,
         device=get_device,
+        own_step=get_own_step,
         token_budget=get_token_budget,
         checkpoint_sequences=get_checkpoint_sequences,
         checkpoint_seconds=get_checkpoint_seconds,
@@ -45,5 +46,6 @@ rule embed_shard:
             --checkpoint-seconds {params.checkpoint_seconds} \
             --threads {threads} \
             --parent "$PPID" \
+            {params.own_step:q} \
             --log {log:q}
         """

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import platform
 import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
-from seqembed import command_line
+from seqembed import command_line, slurm_step
 from seqembed.environment import EnvConfig
 from seqembed.long_sequences import LongSequences
 from seqembed.request import Pooling, Precision, Request, Storage
@@ -55,12 +56,20 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--checkpoint-sequences", type=int, required=True)
     how.add_argument("--checkpoint-seconds", type=float, required=True)
     how.add_argument("--threads", type=int, required=True)
+    how.add_argument(
+        slurm_step.OPTION, action="store_true", help="in a Slurm job, run as a step of its own"
+    )
     how.add_argument("--parent", type=int, help="end when the process of this pid does")
     how.add_argument("--force-restart", action="store_true", help="leave checkpoints unused")
 
 
 def embed_shard(arguments: argparse.Namespace, logger: logging.Logger) -> None:
-    supervisor = Supervisor(logger, EnvConfig.from_environ(os.environ), arguments.parent)
+    environment = EnvConfig.from_environ(os.environ)
+    if environment.slurm_job:
+        if arguments.own_step:
+            slurm_step.become_own_step(os.environ, logger)
+        logger.info("job %s of Slurm, on %s", environment.slurm_job, platform.node())
+    supervisor = Supervisor(logger, environment, arguments.parent)
     status = supervisor.run(
         arguments.rank,
         arguments.world_size,

@@ -1,0 +1,41 @@
+"""A worker as a step of its own of its Slurm job, where it hears what is sent to the job.
+
+At a time limit, an scancel, a requeue or a preemption Slurm sends SIGTERM to the first process of
+each step, and to no other. Of a Snakemake job this is Snakemake, which only waits for its program.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+
+OPTION = "--own-step"
+# It shares all that the job has with the step that starts it. Slurm before 22.05 shares no GPU:
+# srun gives up there after so many seconds, where it would wait until the job's end.
+SRUN = ("srun", "--overlap", "--nodes=1", "--ntasks=1", "--cpu-bind=quiet,none", "--immediate=300")
+# The other variables say how the step around us was asked for, and srun would ask so again.
+KEPT = frozenset({"SLURM_CONF", "SLURM_CLUSTER_NAME", "SLURM_JOB_ID", "SLURM_JOBID"})
+
+
+def become_own_step(environ: Mapping[str, str], logger: logging.Logger) -> None:
+    """Run this program again, without OPTION, as a step of the job that it is in.
+
+    Returns only where there is no `srun`, and the log says so.
+    """
+    # Should srun fail, only Slurm's own log says why.
+    logger.info("starting as a step of its own of job %s of Slurm", environ.get("SLURM_JOB_ID"))
+    command = [*SRUN, sys.executable, *(word for word in sys.orig_argv[1:] if word != OPTION)]
+    try:
+        os.execvpe(command[0], command, keep_job(environ))
+    except FileNotFoundError:
+        logger.warning("no srun is on PATH: at a time limit, what came since a checkpoint is lost")
+
+
+def keep_job(environ: Mapping[str, str]) -> dict[str, str]:
+    """What says which job this is, and nothing of how its steps were asked for."""
+    asked = ("SLURM_", "SRUN_")
+    return {
+        name: value for name, value in environ.items() if name in KEPT or not name.startswith(asked)
+    }
