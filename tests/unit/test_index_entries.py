@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import random
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -165,6 +166,17 @@ def test_index_needs_its_options(tmp_path, missing):
     outcome = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert outcome.returncode == 2
     assert missing in outcome.stderr
+
+
+def test_more_shards_than_could_be_merged_are_refused_before_a_gpu_is_used(proteins):
+    assert proteins.index(proteins.fasta("a.faa", one="MKV")).returncode == 0
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        pytest.skip("any number of files may be open here")
+    outcome = proteins.split(shards=hard // 3)
+    assert outcome.returncode == 1 and "files have to be open at once" in outcome.stderr
+    assert "or begin with fewer `shards`" in outcome.stderr
+    assert not (proteins.folder / "index").exists()
 
 
 @pytest.mark.parametrize("entry", ["index", "split"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -181,6 +182,31 @@ def _damage(path: Path) -> bytes:
     path.unlink()
     path.write_bytes(content)
     return bytes(content)
+
+
+@pytest.fixture
+def few_open_files():
+    """Room for twenty more than are open, until it is raised."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = len(os.listdir("/proc/self/fd")) + 20
+    resource.setrlimit(resource.RLIMIT_NOFILE, (few, hard))
+    yield few
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+def test_more_shards_than_files_may_be_open_at_first(tokens, tmp_path, few_open_files):
+    sequences = ["M" + "K" * number for number in range(40)]
+    index, shards = _prepare(tmp_path, sequences, world_size=40, tokens=tokens)
+    assert _merge(tmp_path, index, shards).sequences == 40
+    _check(tmp_path / "embeddings.h5", sequences)
+
+
+def test_more_shards_than_may_ever_be_open_are_refused(tmp_path, monkeypatch):
+    index, shards = _prepare(tmp_path)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (69, 69))
+    with pytest.raises(OSError, match="files have to be open at once, and the hard limit is 69"):
+        _merge(tmp_path, index, shards)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])

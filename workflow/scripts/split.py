@@ -11,6 +11,7 @@ from typing import get_args
 from seqembed import command_line
 from seqembed.long_sequences import LongSequences, resolve_policy
 from seqembed.models.prepared import load_tokenizer, read_prepared
+from seqembed.shards import allow_open_shards
 from seqembed.split import split_index
 
 
@@ -30,8 +31,9 @@ def main() -> int:
 
 def split(arguments: argparse.Namespace, logger: logging.Logger) -> None:
     model = read_prepared(arguments.model)
-    # What cannot be computed is said here: no GPU has been asked for yet.
+    # What cannot be computed, or merged, is said here: no GPU has been asked for yet.
     model.layer(arguments.layer)
+    allow_open_shards(arguments.world_size)
     ranks = range(arguments.world_size)
     paths = [arguments.output_dir / f"shard_{rank}.parquet" for rank in ranks]
     count = split_index(

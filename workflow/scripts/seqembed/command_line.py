@@ -21,13 +21,14 @@ DISK_ADVICE = {
     errno.EDQUOT: "make room within your quota",
     errno.EIO: "check its disk, which fails,",
     errno.EROFS: "see that its disk can be written",
+    errno.EMFILE: "have the limit raised (`ulimit -Hn` tells it), or begin with fewer `shards`,",
     errno.EACCES: "see that you may write there",
 }
 
 
 def parser(description: str | None, *, needs_log: bool = False) -> argparse.ArgumentParser:
     """An argument parser with the options of every entry."""
-    result = argparse.ArgumentParser(description=description)
+    result = argparse.ArgumentParser(description=description, allow_abbrev=False)
     explanation = "append what is said to this file, too"
     result.add_argument("--log", type=Path, required=needs_log, help=explanation)
     return result

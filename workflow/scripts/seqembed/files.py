@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import resource
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -45,6 +46,19 @@ def publish_exclusively(path: Path) -> Iterator[Path]:
                 raise
             _rename_exclusively(temporary, path)
         sync(path.parent)
+
+
+def allow_open_files(count: int) -> None:
+    """Raise this process's soft limit to `count` open files; OSError if the hard one is lower."""
+    soft, hard = (
+        count if limit == resource.RLIM_INFINITY else limit
+        for limit in resource.getrlimit(resource.RLIMIT_NOFILE)
+    )
+    if hard < count:
+        problem = f"{count:,} files have to be open at once, and the hard limit is {hard:,}"
+        raise OSError(errno.EMFILE, problem)
+    if soft < count:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
 
 
 def link(source: Path, target: Path) -> None:

@@ -21,7 +21,13 @@ from seqembed.index import IndexFingerprint, read_excluded, read_lengths_and_dig
 from seqembed.parquet import read_metadata
 from seqembed.row_pool import DigestIndex, RowPool, count_distinct, digest_rows
 from seqembed.shard_writer import Slab, TokenRows, write_embeddings
-from seqembed.shards import EmbeddingsFile, open_embeddings, pool_token_rows, slab_bounds
+from seqembed.shards import (
+    EmbeddingsFile,
+    allow_open_shards,
+    open_embeddings,
+    pool_token_rows,
+    slab_bounds,
+)
 from seqembed.store import store_path
 
 # Of a shard alone, and never of the whole.
@@ -69,6 +75,7 @@ def merge(
     fingerprint = read_metadata(index_path, "index")["fingerprint"]
     results = output.parent
     remove_temporary(results, results / "store", results / "recipes", shard_paths[0].parent)
+    allow_open_shards(len(shard_paths))
     with ExitStack() as stack:
         shards = [stack.enter_context(open_embeddings(path)) for path in shard_paths]
         recipe = _check_belong_together(shards)

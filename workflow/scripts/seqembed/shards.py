@@ -19,12 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqembed.errors import ShardError
+from seqembed.files import allow_open_files
 from seqembed.row_pool import TokenRowPool
 from seqembed.seal import verify_seal
 
 FORMAT_VERSION = "1"
 SLAB_BYTES = 16 << 20
 SLAB_ROWS = 65_536
+# A shard is open for HDF5, and again for each of its arrays that is mapped.
+FILES_OF_A_SHARD, FILES_OF_OURS = 3, 64
 COLUMNS: dict[str, tuple[tuple[int, ...], Any]] = {
     "sequence_ids": ((), h5py.string_dtype("utf-8")),
     "lengths": ((), np.int64),
@@ -98,6 +101,11 @@ def pool_token_rows(files: Sequence[EmbeddingsFile]) -> TokenRowPool | None:
     if len(arrays) < len(files):
         return None
     return TokenRowPool(arrays, [file.offsets() for file in files])
+
+
+def allow_open_shards(count: int) -> None:
+    """Have so many shards open at once be allowed; OSError where they never can be."""
+    allow_open_files(FILES_OF_OURS + FILES_OF_A_SHARD * count)
 
 
 @contextmanager
