@@ -4,12 +4,12 @@ STAMP := .venv/installed
 BIN := $(CURDIR)/.venv/bin
 EXAMPLE := resources/example
 
-.PHONY: install run test fuzz faults bench lint clean
+.PHONY: install run test test-slurm fuzz faults bench lint clean
 install: $(STAMP)
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet '.[dev]'
+	.venv/bin/pip install --quiet '.[dev,slurm]'
 	touch $@
 
 # The bundled example with the bundled model, offline.
@@ -20,6 +20,11 @@ run: $(STAMP)
 # Three files of tests at a time, the longest first: most of a test is one thread, or waits.
 test: $(STAMP)
 	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 pytest -n 3 --dist loadfile --no-loadscope-reorder
+
+# Runs on a Slurm of one node, which is installed and started here: needs root and Debian. Twenty
+# minutes, most of which are spent waiting.
+test-slurm: $(STAMP)
+	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 pytest tests/slurm --timeout 900 --durations 0
 
 # Mutated files against the index, N of them; a failure names the case that repeats it.
 SEED ?= 1

@@ -1,0 +1,245 @@
+"""Runs on a real Slurm, through the executor that users have: whatever is done to their jobs, they
+end in the bytes of an undisturbed run, and next to nothing is computed twice.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from contextlib import suppress
+
+import psutil
+import pytest
+from driver import read_rows
+from projects import (
+    RESULT,
+    attempts,
+    configure,
+    edit_profile,
+    finish,
+    is_computing,
+    kept_logs,
+    lost,
+    read_batch_script,
+    submitted,
+)
+
+from seqembed.gpus import find_gpus
+
+pytestmark = pytest.mark.skipif(
+    os.getuid() != 0,
+    reason="NOT RUN: only root can start a Slurm here; run `make test-slurm` as root",
+)
+# Of proteins of 300 residues, in a batch of 2,048 tokens.
+BATCH = 8
+WORK = "rule_embed_shard"
+# Longer than the executor asks by default before it gives up.
+OUTAGE_SECONDS = 60
+# A worker that computes for so long has something to lose.
+SECONDS = 3
+
+
+@pytest.fixture
+def ends_well(place, projects):
+    """Check what every test ends with."""
+
+    def check(driver, name="short"):
+        text = finish(driver)
+        assert read_rows(place.folder / RESULT) == projects[name].rows
+        return text
+
+    return check
+
+
+@pytest.fixture
+def computing(place, cluster):
+    """Wait until rank 0 has computed for a while; return the number of its job."""
+
+    def wait(driver, attempt=1):
+        driver.wait_until(lambda: is_computing(place, attempt), "the worker computes", 120)
+        time.sleep(SECONDS)
+        (job,) = cluster.running(WORK)
+        return job.number
+
+    return wait
+
+
+def was_told(place):
+    """Whether the first worker of rank 0 left because it was told to, its checkpoint written."""
+    return "interrupted: SIGTERM came" in attempts(place)[0]
+
+
+def tell(what, place):
+    print(f"{what}: {len(attempts(place))} runs; computed twice after each: {lost(place)}")
+
+
+def kill_workers(driver):
+    """Kill what this run has of the rule's program, its children too."""
+    for number in driver.alive():
+        with suppress(psutil.Error):
+            process = psutil.Process(number)
+            if "embed_shard.py" in " ".join(process.cmdline()) and process.name() != "srun":
+                process.kill()
+
+
+def worker_environment(job):
+    """Of the step that is this job's worker; nothing while there is none."""
+    for process in psutil.process_iter():
+        try:
+            environment = process.environ()
+            ours = "embed_shard.py" in " ".join(process.cmdline())
+        except psutil.Error:
+            continue
+        step = (environment.get("SLURM_JOB_ID"), environment.get("SLURM_STEP_ID"))
+        if ours and step == (job, "1"):
+            return environment
+    return {}
+
+
+def test_four_ranks_use_four_devices_and_no_job_runs_on_the_login_node(place, cluster, projects):
+    configure(place, shards=4)
+    with submitted(place, "--forceall") as driver:
+        driver.wait_until(lambda: len(cluster.running(WORK)) == 4, "four ranks at once", 150)
+        jobs = cluster.running(WORK)
+        slots = {cluster.details(job.number)["GRES"] for job in jobs}
+        assert slots == {f"gpu:fake:1(IDX:{slot})" for slot in range(4)}
+        driver.wait_until(lambda: all(worker_environment(job.number) for job in jobs), "workers")
+        seen = [worker_environment(job.number) for job in jobs]
+        text = finish(driver)
+    assert {environment["CUDA_VISIBLE_DEVICES"] for environment in seen} == {"0", "1", "2", "3"}
+    assert read_rows(place.folder / RESULT) == projects["short"].rows
+    rules = ("prepare_model", "index", "split", "embed_shard", "merge")
+    assert set(re.findall(r"slurm_logs/rule_([a-z_]+)/", text)) == set(rules)
+    assert re.findall(r"^localrule ([a-z_]+):", text, re.MULTILINE) == ["all"]
+
+
+@pytest.mark.skipif(bool(find_gpus()), reason="CUDA would take their numbers for real GPUs")
+def test_a_worker_that_gets_no_gpu_says_so_and_does_not_use_the_cpu(place):
+    """The devices of this cluster are none that CUDA knows."""
+    configure(place, device="auto")
+    with submitted(place, "--retries=0") as driver:
+        text = finish(driver, ok=False)
+    (log,) = attempts(place)
+    assert "CUDA_VISIBLE_DEVICES names one device, 0: used as it is, no lease" in log
+    assert "were finished before" not in log
+    (error,) = re.findall(r" ERROR (DeviceError: .*CUDA.*)", log)
+    assert error in text
+
+
+def test_scancel(place, cluster, computing, ends_well):
+    """With settings and resources of the user's own, which replace the profile's."""
+    own = ("--set-resources", "embed_shard:gpu=1", "embed_shard:runtime=50")
+    with submitted(place, *own, "--config", "execution={token_budget: 2048}") as driver:
+        cluster.run("scancel", computing(driver))
+        ends_well(driver)
+    assert was_told(place) and len(attempts(place)) == 2
+    tell("scancel", place)
+    assert max(lost(place)) <= BATCH
+
+
+def test_ctrl_c_cancels_the_jobs_and_the_next_run_goes_on(place, cluster, computing, ends_well):
+    with submitted(place) as driver:
+        computing(driver)
+        os.kill(driver.pid, signal.SIGINT)
+        finish(driver, ok=False)
+    cluster.wait_until(lambda: not cluster.jobs(), "the jobs are gone")
+    with submitted(place) as driver:
+        ends_well(driver)
+    assert was_told(place) and len(attempts(place)) == 2
+    tell("Ctrl-C", place)
+    assert max(lost(place)) <= BATCH
+
+
+def test_a_whole_run_in_one_job(place, cluster, computing, projects):
+    """README's batch script, of which a node has four GPUs; cancelled, and submitted again."""
+    script = place.folder / "run.sh"
+    script.write_text(read_batch_script())
+    where = ("--output=run.log", f"--chdir={place.folder}")
+    with kept_logs(place):
+        job = cluster.run("sbatch", "--parsable", *where, str(script)).strip()
+        cluster.wait_until(lambda: is_computing(place), "the worker computes")
+        time.sleep(SECONDS)
+        cluster.run("scancel", job)
+        cluster.wait_until(lambda: not cluster.jobs(), "the job is gone")
+        cluster.run("sbatch", *where, str(script))
+        cluster.wait_until(lambda: not cluster.jobs(), "the run is done", 120)
+    assert read_rows(place.folder / RESULT) == projects["short"].rows
+    assert was_told(place) and len(attempts(place)) == 2
+    tell("one job", place)
+    assert max(lost(place)) <= BATCH
+
+
+@pytest.mark.parametrize("place", ["long"], indirect=True)
+def test_time_limit(place, cluster, ends_well):
+    edit_profile(place, {"runtime: 720": "runtime: 1", "embed_shard: 2": "embed_shard: 1"})
+    with submitted(place) as driver:
+        text = ends_well(driver, "long")
+    tell("time limit", place)
+    assert cluster.finished().count("JobState=TIMEOUT") == len(attempts(place)) - 1 > 0
+    assert "'TIMEOUT'" in text
+    assert was_told(place)
+    assert max(lost(place)) <= BATCH
+
+
+def test_requeue(place, cluster, computing, ends_well):
+    with submitted(place, "--retries=0") as driver:
+        job = computing(driver)
+        cluster.run("scontrol", "requeue", job)
+        assert computing(driver, attempt=2) == job
+        ends_well(driver)
+    assert was_told(place) and len(attempts(place)) == 2
+    tell("requeue", place)
+    assert max(lost(place)) <= BATCH
+
+
+def test_preemption(place, cluster, computing, ends_well):
+    with submitted(place, "--retries=0") as driver:
+        job = computing(driver)
+        cluster.run(
+            "sbatch", "--partition=high", "--gpus=4", "--output=/dev/null", "--wrap=sleep 3"
+        )
+        cluster.wait_until(lambda: not cluster.running(WORK), "the job has made room")
+        assert computing(driver, attempt=2) == job
+        ends_well(driver)
+    assert was_told(place) and len(attempts(place)) == 2
+    tell("preemption", place)
+    assert max(lost(place)) <= BATCH
+
+
+def test_node_drain(place, cluster, computing, ends_well):
+    with submitted(place, "--retries=0") as driver:
+        computing(driver)
+        node = f"nodename={cluster.host}"
+        cluster.run("scontrol", "update", node, "state=drain", "reason=maintenance")
+        waits = lambda: [job.state for job in cluster.jobs()] == ["PENDING"]  # noqa: E731
+        driver.wait_until(waits, "the worker's job is done, and merge waits", 120)
+        cluster.run("scontrol", "update", node, "state=resume")
+        ends_well(driver)
+    assert len(attempts(place)) == 1
+
+
+def test_the_controller_is_away_for_a_minute(place, cluster, computing, ends_well):
+    with submitted(place, "--retries=0") as driver:
+        computing(driver)
+        cluster.stop_controller()
+        time.sleep(OUTAGE_SECONDS)
+        cluster.start_controller()
+        ends_well(driver)
+    assert len(attempts(place)) == 1
+
+
+def test_a_rank_that_fails_is_tried_again_with_more_memory_and_the_same_time(
+    place, cluster, computing, ends_well
+):
+    with submitted(place) as driver:
+        before = cluster.details(job := computing(driver))
+        kill_workers(driver)
+        cluster.wait_until(lambda: not cluster.running(WORK), "the job has failed")
+        again = computing(driver, attempt=2)
+        after = cluster.details(again)
+        ends_well(driver)
+    assert again != job and f"JobId={job} UserId=root(0) GroupId=root(0)" in cluster.finished()
+    assert (before["MinMemoryNode"], after["MinMemoryNode"]) == ("1500M", "3000M")
+    assert before["TimeLimit"] == after["TimeLimit"] == "12:00:00"
