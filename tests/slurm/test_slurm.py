@@ -66,13 +66,11 @@ def computing(place, cluster):
     return wait
 
 
-def was_told(place):
-    """Whether the first worker of rank 0 left because it was told to, its checkpoint written."""
-    return "interrupted: SIGTERM came" in attempts(place)[0]
-
-
-def tell(what, place):
+def check_nothing_lost(what, place):
+    """Every worker of rank 0 but the last left because it was told to, and kept what it had."""
+    assert all("interrupted: SIGTERM came" in log for log in attempts(place)[:-1])
     print(f"{what}: {len(attempts(place))} runs; computed twice after each: {lost(place)}")
+    assert max(lost(place)) <= BATCH
 
 
 def kill_workers(driver):
@@ -134,9 +132,8 @@ def test_scancel(place, cluster, computing, ends_well):
     with submitted(place, *own, "--config", "execution={token_budget: 2048}") as driver:
         cluster.run("scancel", computing(driver))
         ends_well(driver)
-    assert was_told(place) and len(attempts(place)) == 2
-    tell("scancel", place)
-    assert max(lost(place)) <= BATCH
+    assert len(attempts(place)) == 2
+    check_nothing_lost("scancel", place)
 
 
 def test_ctrl_c_cancels_the_jobs_and_the_next_run_goes_on(place, cluster, computing, ends_well):
@@ -147,12 +144,11 @@ def test_ctrl_c_cancels_the_jobs_and_the_next_run_goes_on(place, cluster, comput
     cluster.wait_until(lambda: not cluster.jobs(), "the jobs are gone")
     with submitted(place) as driver:
         ends_well(driver)
-    assert was_told(place) and len(attempts(place)) == 2
-    tell("Ctrl-C", place)
-    assert max(lost(place)) <= BATCH
+    assert len(attempts(place)) == 2
+    check_nothing_lost("Ctrl-C", place)
 
 
-def test_a_whole_run_in_one_job(place, cluster, computing, projects):
+def test_a_whole_run_in_one_job(place, cluster, projects):
     """README's batch script, of which a node has four GPUs; cancelled, and submitted again."""
     script = place.folder / "run.sh"
     script.write_text(read_batch_script())
@@ -166,9 +162,8 @@ def test_a_whole_run_in_one_job(place, cluster, computing, projects):
         cluster.run("sbatch", *where, str(script))
         cluster.wait_until(lambda: not cluster.jobs(), "the run is done", 120)
     assert read_rows(place.folder / RESULT) == projects["short"].rows
-    assert was_told(place) and len(attempts(place)) == 2
-    tell("one job", place)
-    assert max(lost(place)) <= BATCH
+    assert len(attempts(place)) == 2
+    check_nothing_lost("one job", place)
 
 
 @pytest.mark.parametrize("place", ["long"], indirect=True)
@@ -176,11 +171,9 @@ def test_time_limit(place, cluster, ends_well):
     edit_profile(place, {"runtime: 720": "runtime: 1", "embed_shard: 2": "embed_shard: 1"})
     with submitted(place) as driver:
         text = ends_well(driver, "long")
-    tell("time limit", place)
     assert cluster.finished().count("JobState=TIMEOUT") == len(attempts(place)) - 1 > 0
     assert "'TIMEOUT'" in text
-    assert was_told(place)
-    assert max(lost(place)) <= BATCH
+    check_nothing_lost("time limit", place)
 
 
 def test_requeue(place, cluster, computing, ends_well):
@@ -189,9 +182,8 @@ def test_requeue(place, cluster, computing, ends_well):
         cluster.run("scontrol", "requeue", job)
         assert computing(driver, attempt=2) == job
         ends_well(driver)
-    assert was_told(place) and len(attempts(place)) == 2
-    tell("requeue", place)
-    assert max(lost(place)) <= BATCH
+    assert len(attempts(place)) == 2
+    check_nothing_lost("requeue", place)
 
 
 def test_preemption(place, cluster, computing, ends_well):
@@ -203,9 +195,8 @@ def test_preemption(place, cluster, computing, ends_well):
         cluster.wait_until(lambda: not cluster.running(WORK), "the job has made room")
         assert computing(driver, attempt=2) == job
         ends_well(driver)
-    assert was_told(place) and len(attempts(place)) == 2
-    tell("preemption", place)
-    assert max(lost(place)) <= BATCH
+    assert len(attempts(place)) == 2
+    check_nothing_lost("preemption", place)
 
 
 def test_node_drain(place, cluster, computing, ends_well):
