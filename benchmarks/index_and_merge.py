@@ -61,7 +61,6 @@ def write_shards(folder: Path, count: int) -> None:
 
     from seqembed.index import read_lengths_and_digests, write_index
     from seqembed.row_pool import first_rows
-    from seqembed.shard_writer import write_embeddings
 
     write_fasta(folder, count)
     index = folder / "merge.parquet"
@@ -72,15 +71,22 @@ def write_shards(folder: Path, count: int) -> None:
     owners = np.random.default_rng(SEED).integers(SHARDS, size=len(distinct))
     for rank in range(SHARDS):
         mine = distinct[owners == rank]
-        attributes = {"kind": "shard", "rank": rank, "world_size": SHARDS}
-        write_embeddings(
-            folder / f"shards/shard_{rank}.h5",
-            count=len(mine),
-            width=WIDTH,
-            storage="float32",
-            attributes=attributes | {"recipe_fingerprint": "0" * 64},
-            slabs=slabs(rank, lengths[mine], digests[mine]),
-        )
+        write_shard(folder, rank, SHARDS, lengths[mine], digests[mine])
+
+
+def write_shard(folder: Path, rank: int, world_size: int, lengths: Any, digests: Any) -> None:
+    """Random rows for (n,) lengths and (n, 16) digests."""
+    from seqembed.shard_writer import write_embeddings
+
+    attributes = {"kind": "shard", "rank": rank, "world_size": world_size}
+    write_embeddings(
+        folder / f"shards/shard_{rank}.h5",
+        count=len(lengths),
+        width=WIDTH,
+        storage="float32",
+        attributes=attributes | {"recipe_fingerprint": "0" * 64},
+        slabs=slabs(rank, lengths, digests),
+    )
 
 
 def slabs(rank: int, lengths: Any, digests: Any) -> Iterator[Any]:

@@ -37,27 +37,18 @@ def run_split(folder: Path, shards: int) -> Callable[[], object]:
 
 
 def make_shards(folder: Path, shards: int) -> Callable[[], object]:
-    return lambda: [write_shard(folder, rank, shards) for rank in range(shards)]
+    return lambda: [make_shard(folder, rank, shards) for rank in range(shards)]
 
 
-def write_shard(folder: Path, rank: int, shards: int) -> None:
+def make_shard(folder: Path, rank: int, shards: int) -> None:
     """Random rows for the sequences that the split gave to this rank, in input order."""
     import numpy as np
 
     from seqembed.index import read_shard_index
-    from seqembed.shard_writer import write_embeddings
 
     part = read_shard_index(folder / f"index/shard_{rank}.parquet")
     order = np.argsort(part.rows)
-    attributes = {"kind": "shard", "rank": rank, "world_size": shards}
-    write_embeddings(
-        folder / f"shards/shard_{rank}.h5",
-        count=len(order),
-        width=index_and_merge.WIDTH,
-        storage="float32",
-        attributes=attributes | {"recipe_fingerprint": "0" * 64},
-        slabs=index_and_merge.slabs(rank, part.lengths[order], part.digests[order]),
-    )
+    index_and_merge.write_shard(folder, rank, shards, part.lengths[order], part.digests[order])
 
 
 def run_merge(folder: Path, shards: int) -> Callable[[], object]:
@@ -147,9 +138,9 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(dir=arguments["folder"]) as name:
         folder = Path(name)
-        words = ("--make", "index", "--count", str(arguments["records"]), "--in", name)
-        child(folder, index_and_merge.__file__, *words)
-        child(folder, index_and_merge.__file__, "--run", "write_index", "--in", name)
+        count = str(arguments["records"])
+        index_and_merge.child(folder, "--make", "index", "--count", count)
+        index_and_merge.child(folder, "--run", "write_index")
         print(HEADER)
         for shards in arguments["shards"]:
             print(render(measure(folder, shards, arguments["rounds"])), flush=True)

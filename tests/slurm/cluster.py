@@ -127,18 +127,18 @@ class Cluster:
     def start(self) -> None:
         self._write()
         folder = self.folder
-        self._run(
+        self.run(
             "munged",
             *(f"--key-file={folder}/munge.key", f"--socket={folder}/munge.socket"),
             *(f"--pid-file={folder}/munged.pid", f"--log-file={folder}/munged.log"),
             f"--seed-file={folder}/munge.seed",
         )
         self.start_controller()
-        self._run("slurmd", "-f", f"{folder}/slurm.conf")
+        self.run("slurmd", "-f", f"{folder}/slurm.conf")
         self.wait_until(lambda: "idle" in self.run("sinfo", "-h", "-o", "%t"), "the node is idle")
 
     def start_controller(self) -> None:
-        self._run("slurmctld", "-f", f"{self.folder}/slurm.conf")
+        self.run("slurmctld", "-f", f"{self.folder}/slurm.conf")
 
     def stop_controller(self) -> None:
         self._stop("slurmctld")
@@ -156,11 +156,12 @@ class Cluster:
         self.wait_until(lambda: not self.jobs(), "no job is left")
 
     def run(self, *command: str, ok: bool | None = True) -> str:
-        """Run a command of Slurm's, which must succeed unless `ok` is None; what it said."""
+        """Run a program of Slurm's, which must succeed unless `ok` is None; what it said."""
         done = subprocess.run(
             command, env=os.environ | self.environment, capture_output=True, text=True, check=False
         )
-        assert ok is None or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        said = f"{command}: {done.stdout}{done.stderr}"
+        assert ok is None or done.returncode == 0, f"{said}\n{self._logs()}"
         return done.stdout
 
     def jobs(self) -> list[Job]:
@@ -217,10 +218,6 @@ class Cluster:
         (folder / "cgroup.conf").write_text(CGROUP_CONF)
         (folder / "bin/srun").write_text(SRUN.format(folder=folder))
         (folder / "bin/srun").chmod(0o755)
-
-    def _run(self, *command: str) -> None:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{command}: {done.stderr}\n{self._logs()}"
 
     def _stop(self, daemon: str) -> None:
         path = self.folder / f"{daemon}.pid"

@@ -15,7 +15,6 @@ from projects import Project, make_project
 SHORT = 2_000  # proteins, some twenty seconds on two cores
 # On one core. Slurm's shortest time limit is one minute, enforced after a minute and a half.
 LONG_SECONDS = 130
-ALL_DONE_SECONDS = 30
 
 
 @pytest.fixture(scope="session")
@@ -58,5 +57,4 @@ def place(projects, cluster, tmp_path, request) -> Place:
 @pytest.fixture(scope="session", autouse=True)
 def no_process_is_left() -> Iterator[None]:
     yield
-    ended = lambda: not find_processes(MARK)  # noqa: E731
-    wait_until(ended, "every process of the tests has ended", ALL_DONE_SECONDS)
+    wait_until(lambda: not find_processes(MARK), "every process of the tests has ended", 30)

@@ -66,6 +66,22 @@ def computing(place, cluster):
     return wait
 
 
+@pytest.fixture
+def starts_again(place, computing, ends_well):
+    """Check that Slurm starts a job again which `stop`, given its number, has stopped."""
+
+    def check(what, stop):
+        with submitted(place, "--retries=0") as driver:
+            job = computing(driver)
+            stop(job)
+            assert computing(driver, attempt=2) == job
+            ends_well(driver)
+        assert len(attempts(place)) == 2
+        check_nothing_lost(what, place)
+
+    return check
+
+
 def check_nothing_lost(what, place):
     """Every worker of rank 0 but the last left because it was told to, and kept what it had."""
     assert all("interrupted: SIGTERM came" in log for log in attempts(place)[:-1])
@@ -73,27 +89,16 @@ def check_nothing_lost(what, place):
     assert max(lost(place)) <= BATCH
 
 
-def kill_workers(driver):
-    """Kill what this run has of the rule's program, its children too."""
+def workers(driver):
+    """Of each job whose worker is a step of its own: the supervisor's process and environment."""
+    found = {}
     for number in driver.alive():
         with suppress(psutil.Error):
             process = psutil.Process(number)
-            if "embed_shard.py" in " ".join(process.cmdline()) and process.name() != "srun":
-                process.kill()
-
-
-def worker_environment(job):
-    """Of the step that is this job's worker; nothing while there is none."""
-    for process in psutil.process_iter():
-        try:
-            environment = process.environ()
-            ours = "embed_shard.py" in " ".join(process.cmdline())
-        except psutil.Error:
-            continue
-        step = (environment.get("SLURM_JOB_ID"), environment.get("SLURM_STEP_ID"))
-        if ours and step == (job, "1"):
-            return environment
-    return {}
+            environment, words = process.environ(), " ".join(process.cmdline())
+            if environment.get("SLURM_STEP_ID") == "1" and "embed_shard.py" in words:
+                found[environment["SLURM_JOB_ID"]] = process, environment
+    return found
 
 
 def test_four_ranks_use_four_devices_and_no_job_runs_on_the_login_node(place, cluster, projects):
@@ -103,8 +108,8 @@ def test_four_ranks_use_four_devices_and_no_job_runs_on_the_login_node(place, cl
         jobs = cluster.running(WORK)
         slots = {cluster.details(job.number)["GRES"] for job in jobs}
         assert slots == {f"gpu:fake:1(IDX:{slot})" for slot in range(4)}
-        driver.wait_until(lambda: all(worker_environment(job.number) for job in jobs), "workers")
-        seen = [worker_environment(job.number) for job in jobs]
+        driver.wait_until(lambda: len(workers(driver)) == len(jobs), "workers")
+        seen = [environment for _, environment in workers(driver).values()]
         text = finish(driver)
     assert {environment["CUDA_VISIBLE_DEVICES"] for environment in seen} == {"0", "1", "2", "3"}
     assert read_rows(place.folder / RESULT) == projects["short"].rows
@@ -176,27 +181,17 @@ def test_time_limit(place, cluster, ends_well):
     check_nothing_lost("time limit", place)
 
 
-def test_requeue(place, cluster, computing, ends_well):
-    with submitted(place, "--retries=0") as driver:
-        job = computing(driver)
-        cluster.run("scontrol", "requeue", job)
-        assert computing(driver, attempt=2) == job
-        ends_well(driver)
-    assert len(attempts(place)) == 2
-    check_nothing_lost("requeue", place)
+def test_requeue(cluster, starts_again):
+    starts_again("requeue", lambda job: cluster.run("scontrol", "requeue", job))
 
 
-def test_preemption(place, cluster, computing, ends_well):
-    with submitted(place, "--retries=0") as driver:
-        job = computing(driver)
-        cluster.run(
-            "sbatch", "--partition=high", "--gpus=4", "--output=/dev/null", "--wrap=sleep 3"
-        )
+def test_preemption(cluster, starts_again):
+    def preempt(job):
+        wanted = ("--partition=high", "--gpus=4", "--output=/dev/null")
+        cluster.run("sbatch", *wanted, "--wrap=sleep 3")
         cluster.wait_until(lambda: not cluster.running(WORK), "the job has made room")
-        assert computing(driver, attempt=2) == job
-        ends_well(driver)
-    assert len(attempts(place)) == 2
-    check_nothing_lost("preemption", place)
+
+    starts_again("preemption", preempt)
 
 
 def test_node_drain(place, cluster, computing, ends_well):
@@ -226,7 +221,7 @@ def test_a_rank_that_fails_is_tried_again_with_more_memory_and_the_same_time(
 ):
     with submitted(place) as driver:
         before = cluster.details(job := computing(driver))
-        kill_workers(driver)
+        workers(driver)[job][0].kill()
         cluster.wait_until(lambda: not cluster.running(WORK), "the job has failed")
         again = computing(driver, attempt=2)
         after = cluster.details(again)

@@ -16,7 +16,7 @@ from seqembed.worker_logging import open_log_file
 
 Step = Callable[[argparse.Namespace, logging.Logger], None]
 
-DISK_ADVICE = {
+ADVICE = {
     errno.ENOSPC: "make room on its disk",
     errno.EDQUOT: "make room within your quota",
     errno.EIO: "check its disk, which fails,",
@@ -59,7 +59,7 @@ def run(step: Step, arguments: argparse.Namespace, label: str = "") -> int:
         logger.error("%s", error)
         return EXIT_FAILED
     except OSError as error:
-        advice = DISK_ADVICE.get(error.errno or 0, "mend this")
+        advice = ADVICE.get(error.errno or 0, "mend this")
         logger.error("%s; %s and run again", error, advice)
         return EXIT_FAILED
     except Exception:  # noqa: BLE001 (the boundary of the program)

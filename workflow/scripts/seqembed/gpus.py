@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -49,13 +49,9 @@ class Gpu:
 
     def lock(self) -> FileIO:
         """Its node, locked until it is closed; raises BlockingIOError where another holds it."""
-        file = open_node(self.node)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()
-            raise
-        return file
+        return _locked(
+            open_node(self.node), lambda file: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        )
 
     def __str__(self) -> str:
         return f"GPU {self.index} ({self.uuid or 'UUID not known yet'}, PCI {self.bus_id})"
@@ -74,13 +70,8 @@ class MigDevice:
     def lock(self) -> FileIO:
         """The control node, its byte locked until it is closed; raises as Gpu.lock."""
         # The kernel locks a range for writing only where the file is open for writing.
-        file = FileIO(os.open(self.node, os.O_RDWR | os.O_CLOEXEC), "r+")
-        try:
-            fcntl.fcntl(file, fcntl.F_OFD_SETLK, self._range())
-        except OSError:
-            file.close()
-            raise
-        return file
+        node = FileIO(os.open(self.node, os.O_RDWR | os.O_CLOEXEC), "r+")
+        return _locked(node, lambda file: fcntl.fcntl(file, fcntl.F_OFD_SETLK, self._range()))
 
     def _range(self) -> bytes:
         """The struct flock (fcntl.h) of one byte among 2**62."""
@@ -93,6 +84,16 @@ class MigDevice:
 
 
 Device = Gpu | MigDevice
+
+
+def _locked(file: FileIO, lock: Callable[[FileIO], object]) -> FileIO:
+    """The file once `lock` has locked it; closed where that fails."""
+    try:
+        lock(file)
+    except OSError:
+        file.close()
+        raise
+    return file
 
 
 def find_gpus(proc: Path = DRIVER_GPUS, dev: Path = DEVICE_NODES) -> list[Gpu]:
