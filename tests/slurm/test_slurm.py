@@ -84,7 +84,11 @@ def starts_again(place, computing, ends_well):
 
 def check_nothing_lost(what, place):
     """Every worker of rank 0 but the last left because it was told to, and kept what it had."""
-    assert all("interrupted: SIGTERM came" in log for log in attempts(place)[:-1])
+    first, *others = attempts(place)[:-1]
+    assert "interrupted: SIGTERM came" in first, first
+    # A time limit may come in the very seconds in which a job ends whose worker is done.
+    for log in others:
+        assert re.search("interrupted: SIGTERM came|sequences are in", log), log
     print(f"{what}: {len(attempts(place))} runs; computed twice after each: {lost(place)}")
     assert max(lost(place)) <= BATCH
 
@@ -174,7 +178,7 @@ def test_a_whole_run_in_one_job(place, cluster, projects):
 @pytest.mark.parametrize("place", ["long"], indirect=True)
 def test_time_limit(place, cluster, ends_well):
     edit_profile(place, {"runtime: 720": "runtime: 1", "embed_shard: 2": "embed_shard: 1"})
-    with submitted(place) as driver:
+    with submitted(place, "--retries=9") as driver:
         text = ends_well(driver, "long")
     assert cluster.finished().count("JobState=TIMEOUT") == len(attempts(place)) - 1 > 0
     assert "'TIMEOUT'" in text
