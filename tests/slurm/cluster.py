@@ -14,13 +14,13 @@ import signal
 import socket
 import stat
 import subprocess
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from driver import wait_until
 
 SLOTS = 4
 PACKAGES = ("slurmctld", "slurmd", "munge", "slurm-client")
@@ -186,10 +186,11 @@ class Cluster:
     def wait_until(
         self, condition: Callable[[], object], what: str, seconds: float = WAIT_SECONDS
     ) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, f"not in {seconds} s: {what}\n{self._logs()}"
-            time.sleep(0.2)
+        try:
+            wait_until(condition, what, seconds)
+        except AssertionError as error:
+            error.add_note(self._logs())
+            raise
 
     def _write(self) -> None:
         folder, last = self.folder, SLOTS - 1

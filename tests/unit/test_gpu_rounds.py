@@ -55,13 +55,18 @@ def run_ranks(root: Path, rounds: int) -> list[Round]:
     return [one for rounds_of_rank in found for one in rounds_of_rank]
 
 
-def idle_while_wanted(rounds: list[Round]) -> Iterator[float]:
-    """Of each pause of each GPU, the longest time that one rank waited through it."""
+def pauses(rounds: list[Round]) -> Iterator[tuple[float, float]]:
+    """Between one lease of a GPU and its next: when it was given back, and when taken again."""
     for gpu in {one.gpu for one in rounds}:
         held = sorted((one.taken, one.given) for one in rounds if one.gpu == gpu)
         for (_, given), (taken, _) in pairwise(held):
-            waits = (min(taken, one.taken) - max(given, one.wanted) for one in rounds)
-            yield max(waits)
+            yield given, taken
+
+
+def idle_while_wanted(rounds: list[Round]) -> Iterator[float]:
+    """Of each pause, the longest time that one rank waited through it."""
+    for given, taken in pauses(rounds):
+        yield max(min(taken, one.taken) - max(given, one.wanted) for one in rounds)
 
 
 @pytest.mark.parametrize("count", [2, 4, 8])
@@ -72,9 +77,7 @@ def test_no_gpu_is_held_twice_and_none_idles_while_a_rank_waits(count, tmp_path)
     rounds = run_ranks(tmp_path, ROUNDS)
     assert len(rounds) >= ROUNDS
     assert {one.gpu for one in rounds} == {f"GPU-{minor}" for minor in range(count)}
-    for gpu in range(count):
-        held = sorted((one.taken, one.given) for one in rounds if one.gpu == f"GPU-{gpu}")
-        assert all(given <= taken for (_, given), (taken, _) in pairwise(held))
+    assert all(given <= taken for given, taken in pauses(rounds))
     longest = max(idle_while_wanted(rounds))
     print(f"{count} GPUs, {len(rounds)} leases: idle while wanted for {longest:.3f} s at most")
     assert longest < 1

@@ -34,6 +34,12 @@ WORDS = {
     "--threads": "1",
     "--log": "worker.log",
 }
+COMMAND = [
+    sys.executable,
+    str(ENTRY),
+    *(word for pair in WORDS.items() for word in pair),
+    "--no-per-residue",
+]
 
 
 @pytest.fixture
@@ -46,12 +52,10 @@ def srun(tmp_path):
 
 
 def embed_shard(folder: Path, *more: str, path: str = "", **variables: str):
-    words = [word for pair in WORDS.items() for word in pair]
-    command = [sys.executable, str(ENTRY), *words, "--no-per-residue", *more]
     inherited = {name: value for name, value in os.environ.items() if "SLURM" not in name}
     environment = inherited | variables | {"PATH": path}
     return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        [*COMMAND, *more], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
 
 
@@ -61,8 +65,7 @@ def test_in_a_job_the_same_words_are_run_as_a_step(tmp_path, srun):
     *command, job = done.stdout.splitlines()
     start = command.index(sys.executable)
     assert command[:start] == list(SRUN[1:])
-    words = [word for pair in WORDS.items() for word in pair]
-    assert command[start:] == [sys.executable, str(ENTRY), *words, "--no-per-residue"]
+    assert command[start:] == COMMAND
     assert job == "job 17"
     assert "starting as a step of its own of job 17" in (tmp_path / "worker.log").read_text()
 
