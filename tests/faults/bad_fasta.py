@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import lzma
 import struct
+import tarfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from seqembed.compression import zstd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +28,8 @@ class BadFasta:
     ids: str
     asked: str
     molecule: str
+    gaps: str
+    suspicious: str
 
 
 def _bad(
@@ -34,6 +40,8 @@ def _bad(
     ids: str = "header",
     asked: str = "error",
     molecule: str = "protein",
+    gaps: str = "error",
+    suspicious: str = "error",
 ) -> BadFasta:
     """Of one file's content, or of files by name."""
     if isinstance(files, str):
@@ -47,6 +55,8 @@ def _bad(
         ids=ids,
         asked=asked,
         molecule=molecule,
+        gaps=gaps,
+        suspicious=suspicious,
     )
 
 
@@ -57,6 +67,17 @@ def _bgzip_block(content: bytes) -> bytes:
     return head + body + struct.pack("<II", zlib.crc32(content), len(content))
 
 
+def _tar(content: bytes) -> bytes:
+    """A tar archive of one FASTA file."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as file:
+        member = tarfile.TarInfo("proteins.faa")
+        member.size = len(content)
+        file.addfile(member, io.BytesIO(content))
+    return archive.getvalue()
+
+
+XZ = lzma.compress(b">g\n" + b"MKVLAT\n" * 40)
 GZIP = gzip.compress(b">g\n" + b"MKVLAT\n" * 40, mtime=0)
 # Not compressed, so that a flipped bit is one of a residue.
 STORED = gzip.compress(b">g\n" + b"MKVLAT\n" * 40, 0, mtime=0)
@@ -98,21 +119,16 @@ BAD_FASTA = {
     ),
     "a page of HTML, as a failed download leaves it": _bad(
         b"<!DOCTYPE html>\n<p\n>Not found</p>\n",
-        "a.fasta, line 1: text before the first header; a FASTA file begins with `>`, "
-        "remove what precedes it",
+        "a.fasta, line 1: looks like a page of HTML or XML, as a failed download leaves it; "
+        "download it again",
     ),
     "an alignment of Clustal": _bad(
         b"CLUSTAL W\n\na MKV\nb MKL\n",
-        "a.fasta, line 1: text before the first header; a FASTA file begins with `>`, "
-        "remove what precedes it",
+        "a.fasta, line 1: looks like an alignment of another format; convert the file to FASTA",
     ),
     "a file of FASTQ": _bad(
         b"@a\nACGT\n+\nIIII\n",
         "a.fasta, line 1: looks like FASTQ; convert the file to FASTA",
-    ),
-    "a byte-order mark": _bad(
-        b"\xef\xbb\xbf>a\nMKV\n",
-        "a.fasta, line 1: begins with a byte-order mark; save the file as UTF-8 without one",
     ),
     "UTF-16, little-endian": _bad(
         ">a\nMKV\n".encode("utf-16"),
@@ -122,26 +138,98 @@ BAD_FASTA = {
         b"\xfe\xff" + ">a\nMKV\n".encode("utf-16-be"),
         "a.fasta, line 1: is UTF-16; save the file as UTF-8",
     ),
-    "bzip2": _bad(
-        bz2.compress(b">a\nMKV\n"),
-        "a.fasta, line 1: is compressed with bzip2; unpack it, or compress it with gzip",
+    "bzip2, cut in its data": _bad(
+        bz2.compress(b">a\nMKV\n")[:-6],
+        "a.fasta: the bzip2 file is truncated; copy it again",
     ),
-    "xz": _bad(
-        lzma.compress(b">a\nMKV\n"),
-        "a.fasta, line 1: is compressed with xz; unpack it, or compress it with gzip",
+    "bzip2 of two streams, the second damaged": _bad(
+        bz2.compress(b">a\nMKV\n") + b"BZh9" + bytes(range(40)),
+        "a.fasta: the bzip2 file is corrupt (Invalid data stream); copy it again",
     ),
-    "zstd": _bad(
+    "bzip2 with text after it": _bad(
+        bz2.compress(b">a\nMKV\n") + b">b\nMKV\n",
+        "a.fasta: the bzip2 file is corrupt (Invalid data stream); copy it again",
+    ),
+    "bzip2, cut between two pieces of equal size": _bad(
+        bz2.compress(b">a\nMKVL") + bz2.compress(b"MKVLMKV"),
+        "a.fasta: the bzip2 file ends within a line, just where one of its streams ends, so it "
+        "is truncated; copy it again, or end its text with a line break if it is complete",
+    ),
+    "bzip2, cut after its first piece": _bad(
+        bz2.compress((b">a\n" + b"MKVL" * 25_000)[:100_000]),
+        "a.fasta: the bzip2 file ends within a line, just where one of its streams ends, so it "
+        "is truncated; copy it again, or end its text with a line break if it is complete",
+    ),
+    "xz, cut in its data": _bad(
+        lzma.compress(b">a\nMKV\n")[:-9],
+        "a.fasta: the xz file is truncated; copy it again",
+    ),
+    "xz with a flipped bit": _bad(
+        XZ[:-30] + bytes([XZ[-30] ^ 1]) + XZ[-29:],
+        "a.fasta: the xz file is corrupt (Corrupt input data); copy it again",
+    ),
+    "xz, cut between two pieces of equal size": _bad(
+        lzma.compress(b">a\nMKVL") + lzma.compress(b"MKVLMKV"),
+        "a.fasta: the xz file ends within a line, just where one of its streams ends, so it "
+        "is truncated; copy it again, or end its text with a line break if it is complete",
+    ),
+    "zstd, cut in its data": _bad(
         b"\x28\xb5\x2f\xfd\x04\x00",
-        "a.fasta, line 1: is compressed with zstd; unpack it, or compress it with gzip",
+        "a.fasta: the zstd file is truncated; copy it again",
+    ),
+    "zstd, cut between two frames of equal size": _bad(
+        zstd.compress(b">a\nMKVL") + zstd.compress(b"MKVLMKV"),
+        "a.fasta: the zstd file ends within a line, just where one of its streams ends, so it "
+        "is truncated; copy it again, or end its text with a line break if it is complete",
+    ),
+    "gzip of gzip": _bad(
+        gzip.compress(gzip.compress(b">a\nMKV\n")),
+        "a.fasta, line 1: is compressed twice; unpack it once",
+    ),
+    "zstd of bzip2": _bad(
+        zstd.compress(bz2.compress(b">a\nMKV\n")),
+        "a.fasta, line 1: is compressed twice; unpack it once",
+    ),
+    "a tar archive": _bad(
+        _tar(b">a\nMKV\n"),
+        "a.fasta, line 1: is a tar archive; unpack it, and name the FASTA files in it",
+    ),
+    "a tar archive within gzip": _bad(
+        gzip.compress(_tar(b">a\nMKV\n")),
+        "a.fasta, line 1: is a tar archive; unpack it, and name the FASTA files in it",
+    ),
+    "a pointer of git-lfs": _bad(
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 12\n",
+        "a.fasta, line 1: is a pointer of git-lfs, not the file; run `git lfs pull`",
+    ),
+    "a record of GenBank": _bad(
+        b"LOCUS       NC_001416  48502 bp\nORIGIN\n        1 gggcggcgac\n//\n",
+        "a.fasta, line 1: looks like a record of GenBank, EMBL or UniProt; convert the file to "
+        "FASTA",
+    ),
+    "an alignment of Stockholm": _bad(
+        b"# STOCKHOLM 1.0\na MKV\n//\n",
+        "a.fasta, line 1: looks like an alignment of another format; convert the file to FASTA",
+    ),
+    "an alignment of PHYLIP": _bad(
+        b" 2 3\na MKV\nb MKL\n",
+        "a.fasta, line 1: looks like an alignment of another format; convert the file to FASTA",
+    ),
+    "a file of PDB": _bad(
+        b"HEADER    OXYGEN TRANSPORT\nATOM      1  N   MET A   1\n",
+        "a.fasta, line 1: looks like a structure; give its sequences as FASTA",
+    ),
+    "JSON": _bad(
+        b'{"sequences": ["MKV"]}\n',
+        "a.fasta, line 1: looks like JSON; export it as FASTA",
     ),
     "a zip archive": _bad(
         b"PK\x03\x04\x14\x00",
-        "a.fasta, line 1: is a zip archive; unpack it, or compress it with gzip",
+        "a.fasta, line 1: is a zip archive; unpack it, or compress the FASTA file with gzip",
     ),
     "FASTQ within gzip": _bad(
         gzip.compress(b"\n@a\nACGT\n"),
-        "a.fasta, line 2: text before the first header; a FASTA file begins with `>`, "
-        "remove what precedes it",
+        "a.fasta, line 2: looks like FASTQ; convert the file to FASTA",
     ),
     "a gzip header alone": _bad(
         GZIP[:10],
@@ -309,7 +397,8 @@ BAD_FASTA = {
     ),
     "an id that is used twice": _bad(
         b">a\nMKV\n>b\nLLL\n>a two\nMKV\n",
-        "a.fasta, line 5, record 'a': this id was already used in a.fasta, line 1; rename one",
+        "a.fasta, line 5, record 'a': this id was already used in a.fasta, line 1; rename one, "
+        "or set `ids: whole-header` where whole headers differ",
     ),
     "an id that is used twice, by file": _bad(
         b">a\nMKV\n>a\nMKL\n",
@@ -325,18 +414,18 @@ BAD_FASTA = {
     "an id in two files of one name": _bad(
         {"1/a.fasta": b">a\nMKV\n", "2/a.fasta": b">a\nLLL\n"},
         "2/a.fasta, line 1, record 'a.fasta:a': this id was already used in 1/a.fasta, "
-        "line 1; rename one of the records, or of the files",
+        "line 1; rename one of the records, or files",
         ids="file:header",
     ),
     "an id that is used twice, with hostile letters": _bad(
         ">$(id)`'\"\u202e\x1b[2J a\nMKV\n".encode() * 2,
         "a.fasta, line 3, record '$(id)`\\'\"\\u202e\\x1b[2J': this id was already used in "
-        "a.fasta, line 1; rename one",
+        "a.fasta, line 1; rename one, or set `ids: whole-header` where whole headers differ",
     ),
     "an id that is too long with the file before it": _bad(
         b">" + b"i" * 1020 + b"\nMKV\n",
-        "a.fasta, line 1, record 'iiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiii': `file:header` "
-        "makes an id over 1,024 bytes; shorten either",
+        "a.fasta, line 1, record 'iiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiii': `ids: "
+        "file:header` makes an id over 1,024 bytes; shorten the header",
         ids="file:header",
     ),
     "a residue that ESM-2 does not know": _bad(
@@ -356,19 +445,13 @@ BAD_FASTA = {
     ),
     "numbers between residues, as GenBank has them": _bad(
         b">a\n1 mkvlw 5\n6 mkv 8\n",
-        "the model does not know 4 residues of 1 sequence ('1' 1, '5' 1, '6' 1, '8' 1); "
-        "set `embedding: {invalid_residues: unk}` to have them read as its unknown token, "
-        "or `skip` to leave these sequences out (after --config: "
-        "'embedding={invalid_residues: unk}'); the first: a.fasta, line 1, record 'a': '1' "
-        "at 1 (4 such)",
+        "a.fasta, line 2, record 'a': '1 mkvlw 5' cannot be residues of protein, for '1'; correct "
+        "the line, or remove it",
     ),
     "a letter that is not ASCII": _bad(
         ">a\nMKVÄ\n",
-        "the model does not know 2 residues of 1 sequence (byte 0xc3 1, byte 0x84 1); set "
-        "`embedding: {invalid_residues: unk}` to have them read as its unknown token, or "
-        "`skip` to leave these sequences out (after --config: "
-        "'embedding={invalid_residues: unk}'); the first: a.fasta, line 1, record 'a': "
-        "byte 0xc3 at 4 (2 such)",
+        "a.fasta, line 2, record 'a': 'MKVÄ' cannot be residues of protein, for U+00C4 LATIN "
+        "CAPITAL LETTER A WITH DIAERESIS; correct the line, or remove it",
     ),
     "nothing that can be embedded": _bad(
         b">a\nMJ\n>b\nJ\n",

@@ -66,6 +66,8 @@ class Case:
     style: str
     molecule: str
     asked: str
+    gaps: str
+    suspicious: str
     chunk_bytes: int
     batch_rows: int
     shards: int
@@ -86,6 +88,8 @@ def make_case(seed: int, number: int, sources: Sequence[bytes], folder: Path) ->
         style=random.choice(["header", "file:header"]),
         molecule=_choose_molecule(random, contents),
         asked=random.choice(["error", "unk", "skip"]),
+        gaps=random.choice(["error", "error", "remove", "keep"]),
+        suspicious=random.choice(["error", "allow", "allow"]),
         chunk_bytes=random.choice(CHUNK_BYTES),
         batch_rows=random.choice([1, 2, 65_536]),
         shards=random.randint(1, 3) if random.random() < SPLIT_SHARE else 0,
@@ -104,8 +108,16 @@ def run_case(case: Case, output: Path) -> tuple[str, int]:
 
     Raises Failure for what is not right.
     """
-    truth = read_truth(case.contents, case.style, case.molecule)
-    check = ResidueCheck(TOKENIZERS[case.molecule].letters, case.molecule, case.asked)
+    truth = read_truth(
+        case.contents, case.style, case.molecule, case.asked, case.gaps, case.suspicious
+    )
+    check = ResidueCheck(
+        TOKENIZERS[case.molecule].letters,
+        case.molecule,
+        case.asked,
+        gaps=case.gaps,
+        suspicious=case.suspicious,
+    )
     with _settings(case):
         try:
             index.write_index(list(case.contents), output, case.style, check)
@@ -151,6 +163,8 @@ def _check_leftovers(folder: Path, expected: list[str]) -> None:
 def _check_error(case: Case, truth: Truth, error: SeqembedError) -> str:
     """The kind of an error that the oracle agrees with."""
     if isinstance(error, FastaError):
+        if case.suspicious == "error" and "`suspicious: allow`" in str(error):
+            return "refused: suspicious"
         for fault in truth.faults:
             same_place = (error.path, error.line) == (fault.path, fault.line)
             if same_place and str(fault.path) in str(error) and fault.words in str(error):
@@ -158,10 +172,24 @@ def _check_error(case: Case, truth: Truth, error: SeqembedError) -> str:
         raise Failure(f"FastaError {error}; but the oracle finds {truth.faults}")
     if truth.faults or not isinstance(error, ResidueError):
         raise Failure(f"{type(error).__name__} {error}; but the oracle finds {truth.faults}")
+    if case.gaps == "error" and truth.gapped:
+        return _check_gap_error(truth.gapped, str(error))
     if not truth.refused_residues(case.asked):
         raise Failure(f"{error}; but the oracle finds nothing that `{case.asked}` refuses")
     _check_residue_error(truth.unknown, str(error))
     return "refused: unknown residues"
+
+
+def _check_gap_error(gapped: list[Row], text: str) -> str:
+    first, total = gapped[0], sum(row.gaps for row in gapped)
+    gaps, sequences = "gap" + "s" * (total != 1), "sequence" + "s" * (len(gapped) != 1)
+    for words in (
+        f"{total:,} {gaps} in {len(gapped):,} {sequences} (",
+        f"; the first: {first.path}, line {first.line}, record ",
+    ):
+        if words not in text:
+            raise Failure(f"an error without {words!r}: {text}")
+    return "refused: gaps"
 
 
 def _check_residue_error(unknown: list[Row], text: str) -> None:
@@ -179,7 +207,8 @@ def _check_residue_error(unknown: list[Row], text: str) -> None:
 
 def _check_index(case: Case, truth: Truth, path: Path) -> None:
     """The index holds the oracle's rows, and says so in its metadata."""
-    if truth.faults or truth.refused_residues(case.asked):
+    gapped = truth.gapped if case.gaps == "error" else []
+    if truth.faults or gapped or truth.refused_residues(case.asked):
         raise Failure(f"indexed; but the oracle finds {truth.faults or 'unknown residues'}")
     with pq.ParquetFile(path) as file:
         found = [tuple(row.values()) for row in file.read().to_pylist()]
@@ -249,9 +278,7 @@ def _read_shard(path: Path, rank: int, case: Case) -> list[tuple[Any, ...]]:
     shard = index.read_shard_index(path)
     _same("a shard's place", (shard.rank, shard.world_size), (rank, case.shards))
     with pq.ParquetFile(path) as file:
-        found = [tuple(row.values()) for row in file.read().to_pylist()]
-    _same("the order", [row[5] for row in found], sorted((row[5] for row in found), reverse=True))
-    return found
+        return [tuple(row.values()) for row in file.read().to_pylist()]
 
 
 def _same(what: str, found: object, expected: object) -> None:

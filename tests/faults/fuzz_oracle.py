@@ -1,17 +1,21 @@
 """What an index must hold of files, or what must be refused: an oracle that shares no code with it.
 
 The format, as this reads it, line by line. A file is gzip (RFC 1952, any number of members, zeros
-after the last) if it begins with 1f 8b; one of bgzip ends with bgzip's empty block. Lines end with
-LF; carriage returns may stand before it, and nowhere else within a record. A line that begins with
-`>` is a header: UTF-8 without NUL, an id of 1 to 1,024 bytes up to the first blank, a description.
-Lines below it are residues: blanks and one `*` at the very end do not count; no `>`, no control
-character, no line that begins with `;`. Before the first header there are blanks alone, each record
-has a residue, each file a record, each id is used once.
+after the last) if it begins with 1f 8b; one of bgzip ends with bgzip's empty block. A byte-order
+mark may begin the text. Lines end with LF; carriage returns may stand before it, and nowhere else
+within a record. A line that begins with `>` is a header: UTF-8, or Latin-1 if the id is ASCII,
+without NUL, an id of 1 to 1,024 bytes up to the first blank, a description. Lines below it are
+residues: blanks and one `*` or lone `.` at the very end do not count; no `>`, no control
+character. Lines that begin with `;` are comments, all in a row below a header, above one or at the
+end, and nowhere else. Before the first header there are blanks and comments alone, each record has
+a residue, each file a record, each id is used once. Letters are residues of a molecule, unknown to
+the model or not; so may be gaps; nothing else is.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import struct
 import zlib
 from collections import Counter
@@ -20,7 +24,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 LETTERS = {"protein": b"ACDEFGHIKLMNPQRSTVWYBOUXZ.-", "DNA": b"ACGT"}
+# What may be a residue, though the model does not know it.
+POSSIBLE = {
+    "protein": b"ABCDEFGHIJKLMNOPQRSTUVWXYZ*-.",
+    "DNA": b"ACGTURYSWKMBDHVNX*-.",
+}
 BLANKS = b" \t\r\n\v\f"
+ID_ENDS = re.compile("[ \t\x01\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
+INVISIBLE = re.compile("[\u00ad\u034f\u180e\u200b-\u200f\u2060-\u2064\ufeff]")
 BGZIP_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 MAX_ID_BYTES = 1024
 
@@ -36,7 +47,10 @@ class Fault:
 
 @dataclass
 class Row:
-    """A record; `unknown` counts what its model does not know, `first` is such a place, from 1."""
+    """A record; `unknown` counts what its model does not know, `first` is such a place, from 1.
+
+    gaps: how many; impossible: the line, from 1, of the first byte that is no residue.
+    """
 
     sequence_id: str
     description: str
@@ -46,6 +60,8 @@ class Row:
     residues: bytes = b""
     unknown: int = 0
     first: int = 0
+    gaps: int = 0
+    impossible: int | None = None
 
     @property
     def digest(self) -> bytes:
@@ -60,6 +76,10 @@ class Truth:
     faults: list[Fault] = field(default_factory=list)
 
     @property
+    def gapped(self) -> list[Row]:
+        return [row for row in self.rows if row.gaps]
+
+    @property
     def unknown(self) -> list[Row]:
         return [row for row in self.rows if row.unknown]
 
@@ -70,15 +90,30 @@ class Truth:
         return asked == "error" and bool(self.unknown)
 
 
-def read_truth(contents: Mapping[Path, bytes], style: str, molecule: str) -> Truth:
-    """What the index of these files must hold, or be refused for."""
+def read_truth(
+    contents: Mapping[Path, bytes],
+    style: str,
+    molecule: str,
+    asked: str,
+    gaps: str,
+    suspicious: str,
+) -> Truth:
+    """What the index of these files must hold, or be refused for.
+
+    asked: `invalid_residues`.
+    """
     truth, places = Truth(), {}
     for path, content in contents.items():
-        rows = _read_file(path, content, truth.faults)
+        rows = _read_file(path, content, molecule, gaps, truth.faults)
         for row in rows:
             _name(row, style, places, truth.faults)
-            _count_unknown(row, molecule)
-        truth.faults += _other_molecule(path, rows, molecule)
+            _count_unknown(row, molecule, gaps)
+            if row.impossible and asked != "skip":
+                truth.faults.append(
+                    Fault(path, row.impossible, f"cannot be residues of {molecule}")
+                )
+        if suspicious == "error":
+            truth.faults += _other_molecule(path, rows, molecule)
         truth.rows += rows
         if truth.faults:
             break
@@ -132,11 +167,16 @@ def _header_end(data: bytes) -> int | None:
     return end if end <= len(data) else None
 
 
-def _read_file(path: Path, content: bytes, faults: list[Fault]) -> list[Row]:
+def _read_file(
+    path: Path, content: bytes, molecule: str, gaps: str, faults: list[Fault]
+) -> list[Row]:
     plain, damage = unpack(content)
     rows: list[Row] = []
-    found = list(_read_lines(path, plain, rows))
-    found += [Fault(path, r.line, "has no residues") for r in rows if not _finish(r)]
+    found = list(_read_lines(path, plain, molecule, rows))
+    words = ("has no residues", "has gaps alone")
+    for row in rows:
+        if not _finish(row, gaps):
+            found.append(Fault(path, row.line, words[gaps == "remove" and row.gaps > 0]))
     if damage:
         found.append(Fault(path, None, damage))
     elif not rows and not found:
@@ -145,18 +185,33 @@ def _read_file(path: Path, content: bytes, faults: list[Fault]) -> list[Row]:
     return rows
 
 
-def _finish(row: Row) -> bool:
-    """Take the end of the residues off; whether any are left."""
-    if row.residues.endswith(b"*"):
-        row.residues = row.residues[:-1]
-    return bool(row.residues)
+def _finish(row: Row, gaps: str) -> bool:
+    """Take the end of the residues off, and gaps that are not wanted; whether any are left."""
+    text = row.residues
+    row.gaps = text.count(b"-") + text.count(b".")
+    if gaps == "remove":
+        text = text.replace(b"-", b"").replace(b".", b"")
+    if text.endswith(b"*") or (text.endswith(b".") and text[-2:-1] not in (b".", b"-")):
+        row.gaps -= text.endswith(b".")
+        text = text[:-1]
+    row.residues = text
+    return bool(text)
 
 
-def _read_lines(path: Path, plain: bytes, rows: list[Row]) -> Iterator[Fault]:
+def _read_lines(path: Path, plain: bytes, molecule: str, rows: list[Row]) -> Iterator[Fault]:
     """Append the records to `rows`; yield what is wrong in single lines."""
+    mark = b"\xef\xbb\xbf"
     offset, began = 0, False
-    for number, text in enumerate(plain.split(b"\n"), 1):
+    lines = plain.split(b"\n")
+    comments = _find_comments(lines, plain.startswith(mark))
+    for number, text in enumerate(lines, 1):
+        size = len(text) + 1
+        if number == 1 and text.startswith(mark):
+            text, offset, size = text[3:], 3, size - 3
         bare = text.rstrip(b"\r")
+        if number in comments or (not began and text[:1] == b";"):
+            offset += size
+            continue
         if text[:1] == b">":
             row, words = _read_header(path, bare, number, offset)
             rows.append(row)
@@ -165,13 +220,39 @@ def _read_lines(path: Path, plain: bytes, rows: list[Row]) -> Iterator[Fault]:
             words = "" if text.strip(BLANKS) else None
         else:
             words = _read_residues(bare, rows[-1])
+            _note_impossible(bare, rows[-1], molecule, number)
         if began and b"\r" in bare:
             yield Fault(path, number, "a carriage return within a line")
         if words is not None:
             yield Fault(path, number, words)
             if not began:
                 return
-        offset += len(text) + 1
+        offset += size
+
+
+def _find_comments(lines: list[bytes], marked: bool) -> set[int]:
+    """The numbers, from 1, of lines of comment within records."""
+    kinds = [text[:1] for text in lines]
+    if marked:
+        kinds[0] = lines[0][3:4]
+    last = len(lines) - (lines[-1] == b"")
+    found: set[int] = set()
+    begin = 0
+    while begin < last:
+        end = begin
+        while end < last and kinds[end] == b";":
+            end += 1
+        above = begin > 0 and kinds[begin - 1] == b">"
+        if end > begin and (above or end == last or kinds[end] == b">"):
+            found.update(range(begin + 1, end + 1))
+        begin = max(end, begin + 1)
+    return found
+
+
+def _note_impossible(text: bytes, row: Row, molecule: str, number: int) -> None:
+    bare = bytes(byte for byte in text.upper() if byte not in BLANKS)
+    if not row.impossible and bare.translate(None, POSSIBLE[molecule]):
+        row.impossible = number
 
 
 def _read_header(path: Path, text: bytes, number: int, offset: int) -> tuple[Row, str | None]:
@@ -179,16 +260,26 @@ def _read_header(path: Path, text: bytes, number: int, offset: int) -> tuple[Row
     row = Row("", "", path, number, offset)
     if b"\0" in text:
         return row, "NUL"
-    try:
-        words = text[1:].decode().strip(BLANKS.decode())
-    except UnicodeDecodeError:
-        return row, "not UTF-8"
-    end = min((words + end).index(end) for end in " \t")
-    row.sequence_id, row.description = words[:end], words[end:].strip(" \t")
-    if not words or text[1:2] in (b" ", b"\t"):
+    plain = _is_utf8(text)
+    words = text[1:].decode("utf-8" if plain else "latin-1").strip(BLANKS.decode())
+    end = ID_ENDS.search(words)
+    row.sequence_id = words[: end.start()] if end else words
+    row.description = words[end.end() :].strip(" \t") if end else ""
+    if not plain and not row.sequence_id.isascii():
+        return row, "the id is not UTF-8"
+    if not row.sequence_id or text[1:2] in (b" ", b"\t"):
         return row, "no id"
-    long = len(row.sequence_id.encode()) > MAX_ID_BYTES
-    return row, "shorten it to at most 1,024" if long else None
+    if len(row.sequence_id.encode()) > MAX_ID_BYTES:
+        return row, "shorten it to at most 1,024"
+    return row, "which nobody sees" if INVISIBLE.search(row.sequence_id) else None
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _read_residues(text: bytes, row: Row) -> str | None:
@@ -208,16 +299,20 @@ def _name(row: Row, style: str, places: dict[str, tuple[Path, int]], faults: lis
     if style == "file:header":
         row.sequence_id = f"{row.path.name}:{row.sequence_id}"
         if len(row.sequence_id.encode()) > MAX_ID_BYTES:
-            faults.append(Fault(row.path, row.line, "`file:header` makes an id over 1,024"))
+            faults.append(Fault(row.path, row.line, "`ids: file:header` makes an id over 1,024"))
     path, line = places.setdefault(row.sequence_id, (row.path, row.line))
     if (path, line) != (row.path, row.line):
         words = f"this id was already used in {path}, line {line}; rename one"
         faults.append(Fault(row.path, row.line, words))
 
 
-def _count_unknown(row: Row, molecule: str) -> None:
-    unknown = [n for n, byte in enumerate(row.residues, 1) if byte not in LETTERS[molecule]]
-    row.unknown, row.first = len(unknown), unknown[0] if unknown else 0
+def _count_unknown(row: Row, molecule: str, gaps: str) -> None:
+    """Count the characters that the model does not know; refused gaps are told apart."""
+    letters = LETTERS[molecule] + (b"-." if gaps == "error" else b"")
+    unknown = [n for n, byte in enumerate(row.residues, 1) if byte not in letters]
+    others = bytes(row.residues[n - 1] for n in unknown)
+    row.unknown = len(others.decode(errors="surrogateescape"))
+    row.first = unknown[0] if unknown else 0
 
 
 def _other_molecule(path: Path, rows: list[Row], molecule: str) -> list[Fault]:

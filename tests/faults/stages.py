@@ -92,6 +92,7 @@ class Tree:
             return ["--name", "demo", "--source", "model", "--output", model[1]]
         if name == "index":
             options = ["--fasta", "input.faa", "--ids", "header", "--invalid-residues", "skip"]
+            options += ["--gaps", "error", "--suspicious", "error"]
             return [*options, *model, "--output", index]
         if name == "split":
             options = ["--index", index, "--world-size", "2", "--layer", "last", *WINDOW]

@@ -87,6 +87,7 @@ def index(
     before: Callable[[], None] | None = None,
 ) -> Outcome:
     options = ["--ids", ids, "--invalid-residues", asked, "--output", "out/index.parquet"]
+    options += ["--gaps", "error", "--suspicious", "error"]
     return call(folder, "index", "--fasta", *fasta, *options, before=before)
 
 
@@ -186,7 +187,7 @@ HOSTILE_IDS = [
     "NULL",
     "-rf",
     "=cmd()",
-    "\ufeff",
+    "\u2066",
     "é",
     "e\u0301",
 ]

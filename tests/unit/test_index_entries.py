@@ -40,6 +40,7 @@ class Place:
 
     def index(self, *fasta: str, asked: str = "error") -> Any:
         options = ["--ids", "header", "--invalid-residues", asked, "--output", "index.parquet"]
+        options += ["--gaps", "error", "--suspicious", "error"]
         return self.call("index", "--fasta", *fasta, *options)
 
     def split(self, asked: str = "auto", length: object = "auto", shards: int = 1) -> Any:
@@ -157,10 +158,10 @@ def test_a_genome_of_five_million_bases(dna):
     assert 900_000 < shard.tokens[0] < 1_200_000
 
 
-@pytest.mark.parametrize("missing", ["--model", "--invalid-residues"])
+@pytest.mark.parametrize("missing", ["--model", "--invalid-residues", "--gaps", "--suspicious"])
 def test_index_needs_its_options(tmp_path, missing):
     options = {"--fasta": "a", "--ids": "header", "--model": "m", "--invalid-residues": "unk"}
-    options |= {"--output": "index.parquet"}
+    options |= {"--output": "index.parquet", "--gaps": "keep", "--suspicious": "allow"}
     words = [word for item in options.items() if item[0] != missing for word in item]
     command = [sys.executable, str(SCRIPTS / "index.py"), *words]
     outcome = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

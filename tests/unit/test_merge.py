@@ -52,7 +52,11 @@ def _write_index(folder: Path, sequences: Sequence[str], prefix: str = "s") -> P
     fasta, index = folder / "a.fasta", folder / "index.parquet"
     fasta.write_text("".join(f">{prefix}{n}\n{s}\n" for n, s in enumerate(sequences)))
     # Sequences with a J are left out.
-    write_index([fasta], index, check=ResidueCheck(ESM2_LETTERS, "protein", "skip"))
+    write_index(
+        [fasta],
+        index,
+        check=ResidueCheck(ESM2_LETTERS, "protein", "skip", gaps="error", suspicious="error"),
+    )
     return index
 
 
@@ -316,7 +320,11 @@ def test_an_index_that_excludes_other_sequences_is_merged_anew(tmp_path):
     sequences = ["MKV", "MJ", "WE"]
     _merge(tmp_path, *_prepare(tmp_path, sequences))
     fasta, index = tmp_path / "a.fasta", tmp_path / "index.parquet"
-    write_index([fasta], index, check=ResidueCheck(ESM2_LETTERS, "protein", "unk"))
+    write_index(
+        [fasta],
+        index,
+        check=ResidueCheck(ESM2_LETTERS, "protein", "unk", gaps="error", suspicious="error"),
+    )
     split_index(index, [tmp_path / f"index/shard_{rank}.parquet" for rank in range(2)])
     shards = [_write_shard(tmp_path, rank) for rank in range(2)]
     summary = _merge(tmp_path, index, shards)
@@ -325,7 +333,7 @@ def test_an_index_that_excludes_other_sequences_is_merged_anew(tmp_path):
 
 
 @pytest.mark.parametrize("tokens", [False, True])
-@pytest.mark.parametrize("without", [["MKV"], ["L", "WE"], ["MKV", "WE", "ACDEFGH", "L"]])
+@pytest.mark.parametrize("without", [["MKV"], ["L", "WE"], ["MKV", "WE", "ACDEFGH"]])
 def test_what_could_not_be_embedded_is_left_out_under_all_its_ids(tmp_path, without, tokens):
     index = _index(tmp_path, SEQUENCES, 2)
     given = {"without": without, "tokens": tokens}
@@ -339,6 +347,22 @@ def test_what_could_not_be_embedded_is_left_out_under_all_its_ids(tmp_path, with
         assert file.quarantine() == expected
         np.testing.assert_array_equal(file.rows, _rows(file.digests()))
     assert _read(tmp_path / "embeddings.h5")["ids"] == kept
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_where_all_sequences_failed_nothing_is_merged(tmp_path, shards):
+    index = _index(tmp_path, SEQUENCES, shards)
+    without = ["MKV", "WE", "ACDEFGH", "L"]
+    paths = [_write_shard(tmp_path, rank, without=without) for rank in range(shards)]
+    with pytest.raises(ShardError, match="none of 4 sequences could be embedded: .* at fault"):
+        _merge(tmp_path, index, paths)
+    assert not (tmp_path / "embeddings.h5").exists()
+
+
+def test_one_sequence_that_failed_alone_is_merged(tmp_path):
+    index = _index(tmp_path, ["MKV", "mkv*"], 1)
+    summary = _merge(tmp_path, index, [_write_shard(tmp_path, 0, without=["MKV"])])
+    assert (summary.sequences, len(summary.quarantined)) == (0, 1)
 
 
 def test_a_sequence_that_is_embedded_after_all_is_merged_anew(tmp_path):

@@ -20,7 +20,7 @@ J = "residue 'J' at {} is unknown to the model ({} such)"
 def index(folder: Path, sequences: dict[str, str], asked: str = "skip", **options: str) -> Path:
     fasta = folder / options.pop("name", "a.fasta")
     fasta.write_text("".join(f">{n} about\n{s}\n" for n, s in sequences.items()))
-    check = ResidueCheck(ESM2_LETTERS, "protein", asked)
+    check = ResidueCheck(ESM2_LETTERS, "protein", asked, gaps="error", suspicious="error")
     write_index([fasta], folder / "index.parquet", check=check, **options)
     return folder / "index.parquet"
 

@@ -35,7 +35,7 @@ def _fasta(folder: Path, sequences: list[str], name: str = "a.fasta", prefix: st
 
 def _check(tokenizer: Any, asked: str) -> ResidueCheck:
     molecule = "DNA" if tokenizer is DNA else "protein"
-    return ResidueCheck(tokenizer.letters, molecule, asked)
+    return ResidueCheck(tokenizer.letters, molecule, asked, gaps="error", suspicious="error")
 
 
 def _split(folder: Path, files: list[Path], world_size: int, **options: Any) -> list[Path]:

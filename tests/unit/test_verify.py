@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
 import shutil
 import signal
 import sys
@@ -21,6 +23,8 @@ from seqembed.blocks import write_next_block
 from seqembed.errors import FileFormatError
 from seqembed.index import read_shard_index, write_index
 from seqembed.merge import merge
+from seqembed.models.architecture import Esm2Architecture
+from seqembed.models.prepared import PreparedModel, read_prepared, write_prepared
 from seqembed.models.tokenization import ESM2_LETTERS
 from seqembed.parquet import read_metadata
 from seqembed.quarantine import write_quarantine
@@ -31,6 +35,7 @@ from seqembed.seal import seal
 from seqembed.shard_writer import Slab, TokenRows, write_embeddings
 from seqembed.split import split_index
 from seqembed.verify import verify
+from seqembed.verify_inputs import check_fasta
 from seqembed.verify_rows import AGAIN
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -51,6 +56,8 @@ RECIPE = Recipe(
     numerics_version=1,
     per_residue=True,
 )
+# What nobody wrote here.
+ABSENT = "not there, and so not compared: resources/models/toy.json"
 SHARED = {"kind": "shard", "model": "toy", "weights_sha256": "ef" * 32, **RECIPE.fields()}
 SHARED |= {"recipe_fingerprint": RECIPE.fingerprint}
 
@@ -66,7 +73,7 @@ class Results:
     def make(self, quarantined: Sequence[str] = ()) -> Results:
         """Write all files; quarantined: ids of sequences that could not be embedded."""
         self.fasta.write_text("".join(f">s{n}\n{s}\n" for n, s in enumerate(SEQUENCES)))
-        check = ResidueCheck(ESM2_LETTERS, "protein", "skip")
+        check = ResidueCheck(ESM2_LETTERS, "protein", "skip", gaps="error", suspicious="error")
         write_index([self.fasta], self.index, check=check)
         split_index(self.index, [self.shard_index(rank) for rank in range(2)])
         for rank in range(2):
@@ -158,7 +165,7 @@ def refused(path: Path, *arguments: Any, **options: Any) -> str:
 
 
 def test_what_is_good_is_counted(good):
-    assert verify(good.merged) == f"{good.merged}: 5 sequences, all is well"
+    assert verify(good.merged) == f"{good.merged}: 5 sequences, all is well; {ABSENT}"
     for path, count in {
         good.shard(0): 1,
         good.shard(1): 3,
@@ -334,7 +341,7 @@ def test_sequences_that_could_not_be_embedded_are_told(tmp_path):
     said = verify(results.merged)
     reasons = ", ".join(rf"'{name}' (is\ttoo long)" for name in ("s2", "s4", "s5"))
     told = f"3 more could not be embedded: {reasons}"
-    assert said == f"{results.merged}: 2 sequences, all is well; {told}"
+    assert said == f"{results.merged}: 2 sequences, all is well; {ABSENT}; {told}"
     assert refused(results.merged, fail_on_quarantine=True) == (
         f"{told}; {results.table} names all: take them out of the FASTA files, or set "
         f"`execution: {{on_quarantine: warn}}`, or remove {results.merged} and "
@@ -502,7 +509,7 @@ def test_the_program_says_a_line_a_file_and_looks_at_all(run, results):
     files = [results.merged, bad, results.folder / "none.h5", results.fasta, results.shard(1)]
     code, lines = run(*files)
     assert (code, len(lines)) == (1, 6)
-    assert lines[0] == f"verify: {results.merged}: 5 sequences, all is well"
+    assert lines[0] == f"verify: {results.merged}: 5 sequences, all is well; {ABSENT}"
     assert lines[1].startswith(f"verify: {bad}: flags, row 0 (of 's3'): has bits that mean nothing")
     assert lines[2].startswith(f"verify: {results.folder / 'none.h5'}: cannot be read")
     assert lines[3].startswith(f"verify: {results.fasta}: ends in none of .h5, .parquet, .safet")
@@ -512,7 +519,7 @@ def test_the_program_says_a_line_a_file_and_looks_at_all(run, results):
 
 def test_of_one_file_there_is_one_line(run, results):
     code, lines = run(results.merged, "--index", results.index, "--on-quarantine", "fail")
-    assert (code, lines) == (0, [f"verify: {results.merged}: 5 sequences, all is well"])
+    assert (code, lines) == (0, [f"verify: {results.merged}: 5 sequences, all is well; {ABSENT}"])
     results.table.unlink()
     code, lines = run(results.merged)
     assert (code, len(lines)) == (1, 1)
@@ -525,3 +532,79 @@ def test_sequences_left_out_are_an_exit_code_where_asked(run, tmp_path):
     code, lines = run(results.merged, "--on-quarantine", "fail")
     assert (code, len(lines)) == (1, 1)
     assert lines[0].startswith(f"verify: {results.merged}: 1 more could not be embedded: 's4' (is")
+
+
+def write_description(root: Path, weights: bytes = b"weights", name: str = "toy") -> Path:
+    """resources/models/{name}.json of weights of these bytes."""
+    path, place = root / f"resources/models/{name}.json", root / "weights.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(weights)
+    model = PreparedModel(
+        name=name,
+        family="esm2",
+        source="none",
+        weights=str(place),
+        size=len(weights),
+        sha256=hashlib.sha256(weights).hexdigest(),
+        architecture=Esm2Architecture(layers=6, width=16, heads=2, ffn_width=32),
+        tokenizer="esm2",
+        max_length=1022,
+    )
+    write_prepared(model, path)
+    return path
+
+
+def reindex(results: Results) -> None:
+    """The index of the copy's own FASTA file; `good` has that of another folder."""
+    check = ResidueCheck(ESM2_LETTERS, "protein", "skip", gaps="error", suspicious="error")
+    write_index([results.fasta], results.index, check=check)
+
+
+def test_input_that_is_gone_is_told(results):
+    reindex(results)
+    results.fasta.unlink()
+    assert verify(results.merged).endswith(
+        f"all is well; not there, and so not compared: {results.fasta}, resources/models/toy.json"
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "place"),
+    [
+        (">s0\nMKV", ">s0\nMKL", "line 1: record 's0'"),
+        (">s2\n", ">s9\n", "line 5: record 's9'"),
+        (">s6\nJJ\n", "", "record 's6' is missing, which"),
+        (">s6\nJJ\n", ">s6\nJJ\n>s7\nMKV\n", "line 15: record 's7'"),
+    ],
+)
+def test_another_fasta_file_is_told(old, new, place, results):
+    reindex(results)
+    text = results.fasta.read_text()
+    state = results.fasta.stat()
+    assert text.count(old) == 1
+    results.fasta.write_text(text.replace(old, new))
+    # Not by its time: a file that was put back has an old one.
+    os.utime(results.fasta, ns=(state.st_atime_ns, state.st_mtime_ns))
+    said = refused(results.merged)
+    assert f"{results.fasta}" in said and place in said
+    assert f"remove {results.index} and run again" in said
+
+
+def test_input_is_read_as_it_was_indexed(tmp_path):
+    fasta, index = tmp_path / "a.faa", tmp_path / "index.parquet"
+    fasta.write_text(">sp|P1|ONE\nMK-V\n>P2 x\nmk..v\n")
+    check = ResidueCheck(ESM2_LETTERS, "protein", "error", gaps="remove", suspicious="error")
+    write_index([fasta], index, "accession", check)
+    assert check_fasta(index) == []
+
+
+def test_weights_that_are_others_now_are_told(results, monkeypatch):
+    monkeypatch.chdir(results.root)
+    path = write_description(results.root)
+    sha256 = read_prepared(path).sha256
+    tamper(results.merged, lambda file: file.attrs.update(weights_sha256=sha256))
+    assert verify(results.merged) == f"{results.merged}: 5 sequences, all is well"
+    (results.root / "weights.safetensors").write_bytes(b"Weights")
+    assert "weights.safetensors: changed since it was prepared" in refused(results.merged)
+    write_description(results.root, b"others")
+    assert "is of other weights than resources/models/toy.json" in refused(results.merged)

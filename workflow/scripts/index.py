@@ -10,8 +10,10 @@ from typing import get_args
 
 from seqembed import command_line
 from seqembed.fasta import find_fasta_files
+from seqembed.gaps import Gaps
 from seqembed.index import write_index
 from seqembed.models.prepared import load_tokenizer, read_prepared
+from seqembed.other_than_residues import Suspicious
 from seqembed.residues import InvalidResidues, ResidueCheck
 from seqembed.sequence_ids import IdStyle
 
@@ -23,6 +25,8 @@ def main() -> int:
     parser.add_argument("--model", type=Path, required=True, help="what prepare_model wrote")
     invalid = get_args(InvalidResidues)
     parser.add_argument("--invalid-residues", choices=invalid, required=True)
+    parser.add_argument("--gaps", choices=get_args(Gaps), required=True)
+    parser.add_argument("--suspicious", choices=get_args(Suspicious), required=True)
     parser.add_argument("--output", type=Path, required=True, help="index.parquet")
     return command_line.run(index, parser.parse_args())
 
@@ -30,7 +34,13 @@ def main() -> int:
 def index(arguments: argparse.Namespace, logger: logging.Logger) -> None:
     model = read_prepared(arguments.model)
     letters, molecule = load_tokenizer(model).letters, model.facts.molecule
-    check = ResidueCheck(letters, molecule, arguments.invalid_residues)
+    check = ResidueCheck(
+        letters,
+        molecule,
+        arguments.invalid_residues,
+        gaps=arguments.gaps,
+        suspicious=arguments.suspicious,
+    )
     files = find_fasta_files(arguments.fasta)
     count = write_index(files, arguments.output, arguments.ids, check)
     if summary := check.summary():

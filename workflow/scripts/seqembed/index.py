@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from seqembed.fasta import digest
 from seqembed.files import published
+from seqembed.input_files import describe_files
 from seqembed.models.tokenization import ESM2_LETTERS
 from seqembed.parquet import (
     FORMAT_VERSION,
@@ -98,17 +99,21 @@ def write_index(
 ) -> int:
     """Write the index of all records, in input order, as Parquet; return their number.
 
-    check: what becomes of residues, a fresh one; left out, all must be such as ESM-2 knows.
+    check: what becomes of residues, a fresh one; left out, all must be such as ESM-2 knows. Beside
+    the rows stand `gaps`, `ids`, and `files` as describe_files has them.
 
     Raises:
         FastaError: a file is not as it should be, or of another molecule.
         ResidueError: residues are not known, and `check` does not let them pass.
         ValueError: `ids` is unknown.
     """
-    check = check or ResidueCheck(ESM2_LETTERS, "protein", "error")
+    check = check or ResidueCheck(
+        ESM2_LETTERS, "protein", "error", gaps="error", suspicious="error"
+    )
     batches = _index_rows(files, SequenceIds(ids), check)
     fingerprint, written = IndexFingerprint(), 0
-    metadata = {"format_version": FORMAT_VERSION, "kind": "index"}
+    metadata = {"format_version": FORMAT_VERSION, "kind": "index", "gaps": check.gaps, "ids": ids}
+    metadata |= {"files": describe_files(files)}
     with (
         published(Path(output)) as temporary,
         pq.ParquetWriter(
@@ -137,7 +142,7 @@ def _index_rows(
                 range(row, end),
                 ids.name(records),
                 records.descriptions,
-                [len(residues) for residues in records.residues],
+                records.lengths.tolist(),
                 [str(path)] * len(records),
                 records.byte_offsets,
                 [digest(residues) for residues in records.residues],
@@ -218,6 +223,23 @@ def read_assigned(path: Path, rank: int, world_size: int) -> tuple[Int64s, Diges
     mine = mine[~read_excluded(path)[mine]]
     mine = mine[np.argsort(-lengths[mine], kind="stable")]
     return mine, digests[mine]
+
+
+def reads_without_gaps(path: Path) -> bool:
+    """Whether the gaps of the FASTA files were taken out for this index."""
+    return read_metadata(path, "index").get("gaps") == "remove"
+
+
+def read_file_counts(path: Path) -> list[tuple[Path, int]]:
+    """The FASTA files of a whole index, in input order, and how many of its rows each has."""
+    counts: dict[str, int] = {}
+    with damage_named(path):
+        column = read_columns(path, ["file"], read_dictionary=["file"])["file"]
+        for chunk in column.chunks:
+            # The dictionary is in order of appearance, which value_counts keeps.
+            for item in chunk.value_counts().to_pylist():
+                counts[item["values"]] = counts.get(item["values"], 0) + item["counts"]
+    return [(Path(name), count) for name, count in counts.items()]
 
 
 def read_names(path: Path) -> Iterator[tuple[str, str | None]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from seqembed.files import link, remove_temporary
 from seqembed.flags import TRUNCATED, WINDOWED
 from seqembed.index import IndexFingerprint, read_excluded, read_lengths_and_digests, read_names
 from seqembed.parquet import read_metadata
+from seqembed.quarantine import escape
 from seqembed.row_pool import DigestIndex, RowPool, count_distinct, digest_rows
 from seqembed.shard_writer import Slab, TokenRows, write_embeddings
 from seqembed.shards import (
@@ -30,6 +32,7 @@ from seqembed.shards import (
 )
 from seqembed.store import store_path
 
+SHOWN_REASONS = 3
 # Of a shard alone, and never of the whole.
 SHARD_ATTRIBUTES = ("kind", "rank", "world_size", "shard_fingerprint", "created")
 
@@ -69,7 +72,8 @@ def merge(
     A whole result of the same ids, sequences and recipe that the store has is linked instead.
 
     Raises:
-        ShardError: a shard is damaged, of another recipe, or lacks a row that the index wants.
+        ShardError: a shard is damaged, of another recipe, or lacks a row that the index wants; or
+            none of the sequences, of two at least, could be embedded.
         IndexFormatError: the index is damaged.
     """
     fingerprint = read_metadata(index_path, "index")["fingerprint"]
@@ -81,6 +85,7 @@ def merge(
         recipe = _check_belong_together(shards)
         stored = store_path(results / "store", recipe)
         quarantined = _join(shard.quarantine() for shard in shards)
+        _refuse_nothing(shards, quarantined, results)
         summary = _read_result(stored, fingerprint, recipe, quarantined, logger)
         if summary:
             link(stored, output)
@@ -130,6 +135,21 @@ def _join(tables: Iterable[Mapping[bytes, str]]) -> dict[bytes, str]:
     for table in tables:
         joined |= table
     return dict(sorted(joined.items()))
+
+
+def _refuse_nothing(
+    shards: Sequence[EmbeddingsFile], quarantined: Mapping[bytes, str], results: Path
+) -> None:
+    """Raise ShardError where all sequences failed: that is no fault of theirs."""
+    if len(quarantined) < 2 or any(shard.count for shard in shards):
+        return
+    reasons = Counter(quarantined.values()).most_common(SHOWN_REASONS)
+    told = "; ".join(f"{escape(reason)} ({count:,})" for reason, count in reasons)
+    raise ShardError(
+        f"{results}: none of {len(quarantined):,} sequences could be embedded: {told}; the model "
+        "or the machine is at fault, see the logs of the workers; then remove "
+        f"{results / 'shards'} and {results / 'checkpoints'}, and run again"
+    )
 
 
 def _form(shard: EmbeddingsFile) -> dict[str, Any]:

@@ -8,43 +8,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-import numpy as np
-
-from seqembed.errors import FastaError, ResidueError
+from seqembed.characters import name_character
+from seqembed.errors import ResidueError
 from seqembed.fasta import read_batches
+from seqembed.gaps import GapCheck, Gaps
 from seqembed.models.families import Molecule
+from seqembed.other_than_residues import FileCheck, Suspicious
+from seqembed.places import FirstPlaces, amount
 from seqembed.records import Record, Records
 
 InvalidResidues = Literal["error", "unk", "skip"]
 
-SHOWN_PLACES = 10
 SHOWN_LETTERS = 5
-SHOWN_ID, SHOWN_PATH = 60, 200
-# Fewer letters do not tell what a file holds.
-MIN_LETTERS = 100
-NUCLEOTIDES = b"ACGTUN"
-DNA_MIN_SHARE = 0.95
-# A third of a usual protein, and none of them one of IUPAC's codes for nucleotides.
-AMINO_ACIDS_ALONE = b"EFILPQ"
-PROTEIN_MIN_SHARE = 0.1
 
 _HINTS = {
-    ("protein", ord("*")): "a stop may only end a sequence, which can be cut there",
-    ("DNA", ord("U")): "RNA can be written with T for U",
+    ("protein", "'*'"): "a stop may only end a sequence, which can be cut there",
+    ("DNA", "'U'"): "RNA can be written with T for U",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """What a model does not know of a sequence: `count` residues, the first of them the byte
-    `letter` at `position` (from 1)."""
+    """What a model does not know of a sequence: `count` bytes, the first at `position` (from 1).
 
-    letter: int
+    name: of the character that the first of them belongs to.
+    """
+
+    name: str
     position: int
     count: int
 
     def __str__(self) -> str:
-        return f"{_name(self.letter)} at {self.position:,}"
+        return f"{self.name} at {self.position:,}"
 
 
 def find_unknown(residues: bytes, letters: bytes) -> Unknown | None:
@@ -52,45 +47,77 @@ def find_unknown(residues: bytes, letters: bytes) -> Unknown | None:
     others = residues.translate(None, letters)
     if not others:
         return None
-    return Unknown(others[0], residues.index(others[:1]) + 1, len(others))
+    place = residues.index(others[:1])
+    count = len(others.decode(errors="surrogateescape"))
+    return Unknown(name_character(residues, place), place + 1, count)
+
+
+def _count_characters(text: bytes) -> dict[str, int]:
+    """How often each character occurs, by name; a byte that is part of none counts as one."""
+    if text.isascii():
+        return {name_character(bytes([byte]), 0): count for byte, count in Counter(text).items()}
+    letters = Counter(text.decode(errors="surrogateescape"))
+    return {
+        name_character(letter.encode(errors="surrogateescape"), 0): count
+        for letter, count in letters.items()
+    }
 
 
 class ResidueCheck:
     """Reads files for one model, and counts what it does not know in them.
 
-    letters: the residues that the model knows; invalid_residues: what becomes of others. Raises
-    ValueError for what that cannot be. Memory does not grow with what is found.
+    letters: the residues that the model knows; invalid_residues: what becomes of others; gaps: what
+    becomes of `-` and `.`; suspicious: whether what looks like no residues is allowed. Raises
+    ValueError for what these cannot be. Memory does not grow with what is found.
     """
 
-    def __init__(self, letters: bytes, molecule: Molecule, invalid_residues: InvalidResidues):
+    def __init__(
+        self,
+        letters: bytes,
+        molecule: Molecule,
+        invalid_residues: InvalidResidues,
+        *,
+        gaps: Gaps,
+        suspicious: Suspicious,
+    ) -> None:
         if invalid_residues not in get_args(InvalidResidues):
             choices = ", ".join(get_args(InvalidResidues))
             raise ValueError(f"invalid_residues must be one of {choices}, not {invalid_residues!r}")
         self._letters, self._molecule, self._asked = letters, molecule, invalid_residues
-        foreign = NUCLEOTIDES if molecule == "protein" else AMINO_ACIDS_ALONE
-        self._foreign = bytes(byte in foreign for byte in range(256))
+        # Where gaps are refused, the check of gaps speaks of them.
+        self._passing = letters + (b"-." if gaps == "error" else b"")
+        self._gaps, self._suspicious = GapCheck(gaps), suspicious
         self._records = self._sequences = 0
-        self._counts: Counter[int] = Counter()
-        self._places: list[str] = []
+        self._counts: Counter[str] = Counter()
+        self._places = FirstPlaces()
+
+    @property
+    def gaps(self) -> Gaps:
+        return self._gaps.asked
 
     def read(self, path: Path) -> Iterator[tuple[Records, list[str | None]]]:
         """Yield records of a file, and for each the reason to leave it out, if there is one.
 
-        Raises FastaError as read_batches does, and, at the end, where the file holds the other
-        molecule: nothing counts until the iterator is exhausted.
+        Raises FastaError as read_batches does, and, at the end, where the file holds what is no
+        sequence of the molecule: nothing counts until the iterator is exhausted.
         """
-        total = foreign = 0
-        for records in read_batches(path):
+        file = FileCheck(
+            path,
+            self._molecule,
+            impossible=self._asked != "skip",
+            gaps_kept=self.gaps == "keep",
+            suspicious=self._suspicious,
+        )
+        for records in read_batches(path, without_gaps=self.gaps == "remove"):
             text = b"".join(records.residues)
-            total += len(text)
-            # Faster than to delete these letters, which are everywhere.
-            marks = np.frombuffer(text.translate(self._foreign), np.bool_)
-            foreign += int(np.count_nonzero(marks))
+            file.look(records, text)
+            self._gaps.look(path, records)
             yield records, self._exclude_all(path, records, text)
-        _refuse_other_molecule(path, self._molecule, total, foreign)
+        file.finish()
 
     def finish(self) -> None:
         """Raise ResidueError, after the last file, where what was found allows no way on."""
+        self._gaps.finish()
         if self._sequences and self._asked == "error":
             raise ResidueError(self._opening() + self._found() + self._advice() + self._first())
         if self._sequences == self._records > 0 and self._asked == "skip":
@@ -109,74 +136,40 @@ class ResidueCheck:
     def _exclude_all(self, path: Path, records: Records, text: bytes) -> list[str | None]:
         """Count records, of which `text` is all residues; return the reasons to leave them out."""
         self._records += len(records)
-        if not text.translate(None, self._letters):
+        if not text.translate(None, self._passing):
             return [None] * len(records)
         return [self._exclude(path, record) for record in records]
 
     def _exclude(self, path: Path, record: Record) -> str | None:
-        unknown = find_unknown(record.residues, self._letters)
+        unknown = find_unknown(record.residues, self._passing)
         if not unknown:
             return None
         self._sequences += 1
-        self._counts.update(record.residues.translate(None, self._letters))
-        if len(self._places) < SHOWN_PLACES:
-            self._places.append(_place(path, record, unknown))
+        self._counts.update(_count_characters(record.residues.translate(None, self._passing)))
+        self._places.add(path, record, str(unknown), unknown.count)
         if self._asked != "skip":
             return None
         return f"residue {unknown} is unknown to the model ({unknown.count:,} such)"
 
     def _opening(self) -> str:
-        if self._molecule == "DNA" and ord("N") in self._counts:
+        if self._molecule == "DNA" and "'N'" in self._counts:
             return "sequences hold N, as contigs often do: "
         return ""
 
     def _found(self) -> str:
         kinds = self._counts.most_common(SHOWN_LETTERS)
-        shown = ", ".join(f"{_name(letter)} {count:,}" for letter, count in kinds)
+        shown = ", ".join(f"{name} {count:,}" for name, count in kinds)
         more = ", ..." if len(self._counts) > SHOWN_LETTERS else ""
-        residues = _amount(self._counts.total(), "residue")
-        sequences = _amount(self._sequences, "sequence")
+        residues = amount(self._counts.total(), "residue")
+        sequences = amount(self._sequences, "sequence")
         return f"the model does not know {residues} of {sequences} ({shown}{more})"
 
     def _advice(self) -> str:
         unk = "set `embedding: {invalid_residues: unk}` to have them read as its unknown token"
         skip = ", or `skip` to leave these sequences out" if self._asked == "error" else ""
         on_command_line = " (after --config: 'embedding={invalid_residues: unk}')"
-        hints = [
-            _HINTS[key] for letter in self._counts if (key := (self._molecule, letter)) in _HINTS
-        ]
+        hints = [_HINTS[key] for name in self._counts if (key := (self._molecule, name)) in _HINTS]
         return "; ".join([f"; {unk}{skip}{on_command_line}", *hints])
 
     def _first(self) -> str:
-        return f"; the first: {'; '.join(self._places)}"
-
-
-def _place(path: Path, record: Record, unknown: Unknown) -> str:
-    sequence_id, name = record.sequence_id, str(path)
-    shown = sequence_id[:SHOWN_ID] + "..." * (len(sequence_id) > SHOWN_ID)
-    file = "..." * (len(name) > SHOWN_PATH) + name[-SHOWN_PATH:]
-    such = f" ({unknown.count:,} such)" if unknown.count > 1 else ""
-    return f"{file}, line {record.line}, record {shown!r}: {unknown}{such}"
-
-
-def _name(letter: int) -> str:
-    return repr(chr(letter)) if 32 < letter < 127 else f"byte 0x{letter:02x}"
-
-
-def _amount(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'s' * (count != 1)}"
-
-
-def _refuse_other_molecule(path: Path, molecule: Molecule, total: int, foreign: int) -> None:
-    """Raise FastaError for a file of which `foreign` letters of `total` show another molecule."""
-    if total < MIN_LETTERS:
-        return
-    share = f"{100 * foreign / total:.0f}% of its {total:,} letters are in"
-    if molecule == "protein" and foreign >= DNA_MIN_SHARE * total:
-        message = f"looks like DNA or RNA ({share} {NUCLEOTIDES.decode()}); a protein model needs "
-        message += "proteins: translate the sequences first, or choose a model of DNA"
-        raise FastaError(message, path=path)
-    if molecule == "DNA" and foreign >= PROTEIN_MIN_SHARE * total:
-        message = f"looks like proteins ({share} {AMINO_ACIDS_ALONE.decode()}, which only amino "
-        message += "acids are); a model of DNA needs nucleotides: give genes, contigs or genomes, "
-        raise FastaError(message + "or choose a protein model", path=path)
+        return f"; the first: {self._places}"

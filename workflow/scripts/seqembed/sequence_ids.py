@@ -13,10 +13,11 @@ from seqembed.errors import FastaError
 from seqembed.fasta import digest
 from seqembed.records import MAX_ID_BYTES, Records
 
-IdStyle = Literal["header", "file:header"]
+IdStyle = Literal["header", "file:header", "whole-header", "accession"]
 
 # Letters of an id that is kept as it is; for a longer one stands its digest.
 SHORT_ID = 64
+_WHOLE = "`ids: whole-header` where whole headers differ"
 
 
 class SequenceIds:
@@ -27,8 +28,8 @@ class SequenceIds:
 
     def __init__(self, style: IdStyle) -> None:
         if style not in get_args(IdStyle):
-            raise ValueError(f"ids must be 'header' or 'file:header', not {style!r}")
-        self._style = style
+            raise ValueError(f"ids must be one of {', '.join(get_args(IdStyle))}, not {style!r}")
+        self.style = style
         # What stands for each id, in the order of the rows.
         self._seen: dict[str | bytes, None] = {}
         self._lines = array("q")
@@ -54,10 +55,14 @@ class SequenceIds:
 
     def _make(self, records: Records) -> list[str]:
         """The ids of records, up to the first that is too long."""
-        if self._style == "header":
+        if self.style == "header":
             return records.sequence_ids
-        prefix = f"{self._files[-1].name}:"
-        names = (prefix + sequence_id for sequence_id in records.sequence_ids)
+        if self.style == "accession":
+            return list(map(cut_accession, records.sequence_ids))
+        names: Iterable[str] = records.headers
+        if self.style == "file:header":
+            prefix = f"{self._files[-1].name}:"
+            names = (prefix + sequence_id for sequence_id in records.sequence_ids)
         return list(takewhile(lambda name: len(name.encode()) <= MAX_ID_BYTES, names))
 
     def _refuse_used(
@@ -71,7 +76,7 @@ class SequenceIds:
         raise FastaError(self._explain(row), path=path, record=names[place], line=line)
 
     def _refuse_long(self, records: Records, place: int) -> NoReturn:
-        message = f"`file:header` makes an id over {MAX_ID_BYTES:,} bytes; shorten either"
+        message = f"`ids: {self.style}` makes an id over {MAX_ID_BYTES:,} bytes; shorten the header"
         record, line = records.sequence_ids[place][:40], records.lines[place]
         raise FastaError(message, path=self._files[-1], record=record, line=line)
 
@@ -79,8 +84,16 @@ class SequenceIds:
         """Say where the id of this row was first used, and what helps."""
         first = self._files[bisect_right(self._first_rows, row) - 1]
         message = f"this id was already used in {first}, line {self._lines[row]}; rename one"
-        if first == self._files[-1]:
-            return message
-        if self._style == "header":
+        if self.style == "file:header":
+            return message if first == self._files[-1] else f"{message} of the records, or files"
+        if first != self._files[-1]:
             return f"{message}, or set `ids: file:header`"
-        return f"{message} of the records, or of the files"
+        return message if self.style == "whole-header" else f"{message}, or set {_WHOLE}"
+
+
+def cut_accession(sequence_id: str) -> str:
+    """The accession of `db|ACCESSION|NAME` or `gi|NUMBER|db|ACCESSION|`; another id as it is."""
+    database, *parts = sequence_id.split("|")
+    if database == "gi" and len(parts) > 2 and parts[2]:
+        return parts[2]
+    return parts[0] if parts and parts[0] else sequence_id

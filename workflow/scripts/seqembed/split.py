@@ -5,8 +5,9 @@ from __future__ import annotations
 import heapq
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import IO, Any
@@ -19,7 +20,14 @@ import pyarrow.parquet as pq
 from seqembed.errors import FastaError
 from seqembed.fasta import digest, read_batches
 from seqembed.files import published, remove_temporary
-from seqembed.index import check_rows, describe_rows, read_excluded, shard_fingerprint
+from seqembed.index import (
+    check_rows,
+    describe_rows,
+    read_excluded,
+    read_file_counts,
+    reads_without_gaps,
+    shard_fingerprint,
+)
 from seqembed.long_sequences import LengthPolicy
 from seqembed.models.tokenization import Esm2Tokenizer, Tokenizer
 from seqembed.parquet import (
@@ -106,14 +114,13 @@ def _read_sequences(index_path: Path, tokenizer: Tokenizer, spool: IO[bytes]) ->
     """The columns of an index, its distinct sequences counted in tokens and written to `spool`."""
     excluded = read_excluded(index_path)
     with damage_named(index_path):
-        table = read_columns(
-            index_path, ["sequence_id", "file", "digest"], read_dictionary=["file"]
-        )
-        digests, files = digest_column(table["digest"]), _file_counts(table["file"])
+        table = read_columns(index_path, ["sequence_id", "digest"])
+        digests, files = digest_column(table["digest"]), read_file_counts(index_path)
         check_rows(index_path, digests)
     firsts = first_rows(digests)
     wanted = (firsts == np.arange(len(firsts))) & ~excluded
-    offsets, lengths, tokens = _spool(files, digests, wanted, tokenizer, spool)
+    batches = partial(read_batches, without_gaps=reads_without_gaps(index_path))
+    offsets, lengths, tokens = _spool(files, digests, wanted, tokenizer, spool, batches)
     return _Sequences(
         names=table["sequence_id"],
         lengths=lengths,
@@ -189,8 +196,9 @@ def _spool(
     wanted: npt.NDArray[np.bool_],
     tokenizer: Tokenizer,
     spool: IO[bytes],
+    read: Callable[[Path], Iterator[Records]],
 ) -> tuple[Int64s, Int64s, Int64s]:
-    """Write the residues of wanted rows to `spool`.
+    """Write the residues of wanted rows to `spool`; read: yields the records of a file.
 
     Return each row's offset in it, its length, and, of wanted rows, its tokens; (n,) each.
     """
@@ -199,7 +207,7 @@ def _spool(
     row = written = 0
     for path, count in files:
         end = row + count
-        for records in read_batches(path):
+        for records in read(path):
             _refuse_changed(path, records, digests[row:end])
             here = slice(row, row + len(records))
             lengths[here] = [len(residues) for residues in records.residues]
@@ -225,16 +233,6 @@ def _refuse_changed(path: Path, records: Records, digests: Digests) -> None:
     indexed = (key.tobytes() for key in digests)
     pairs = zip(records, zip_longest(keys, islice(indexed, len(keys))), strict=True)
     raise _changed(path, next(record for record, (key, old) in pairs if key != old))
-
-
-def _file_counts(files: Any) -> list[tuple[Path, int]]:
-    """Return (file, rows) in input order: each file's rows are consecutive."""
-    counts: dict[str, int] = {}
-    for chunk in files.chunks:
-        # The dictionary is in order of appearance, which value_counts keeps.
-        for item in chunk.value_counts().to_pylist():
-            counts[item["values"]] = counts.get(item["values"], 0) + item["counts"]
-    return [(Path(name), count) for name, count in counts.items()]
 
 
 def _changed(path: Path, record: Record | None = None) -> FastaError:

@@ -9,12 +9,20 @@ import numpy as np
 import pyarrow as pa
 
 from seqembed.blocks import read_block
-from seqembed.errors import CheckpointError, FileFormatError, IndexFormatError, ShardError
+from seqembed.errors import (
+    CheckpointError,
+    FastaError,
+    FileFormatError,
+    IndexFormatError,
+    ModelError,
+    ShardError,
+)
 from seqembed.fasta import digest
 from seqembed.index import check_rows, read_lengths_and_digests, read_shard_index
 from seqembed.parquet import open_parquet, read_metadata, read_row_group
-from seqembed.shards import open_embeddings
+from seqembed.shards import EmbeddingsFile, open_embeddings
 from seqembed.verify_index import check_merged, check_shard
+from seqembed.verify_inputs import check_fasta, check_weights
 from seqembed.verify_rows import check_alone
 
 RESIDUES = ["sequence_id", "length", "digest", "residues"]
@@ -47,7 +55,10 @@ def _verify_embeddings(path: Path, index: Path | None, fail_on_quarantine: bool)
         merged = check_alone(file) == "embeddings"
         index = index or _find_index(path, None if merged else file.attributes["rank"])
         quarantined = check_merged(file, index) if merged else check_shard(file, index)
+        missing = _check_inputs(file, index) if merged and index else []
         said = f"{path}: {file.count:,} sequences, all is well"
+        if missing:
+            said += f"; not there, and so not compared: {', '.join(missing)}"
     if not quarantined.count:
         return said
     told = f"{quarantined.count:,} more could not be embedded: {quarantined}"
@@ -58,6 +69,14 @@ def _verify_embeddings(path: Path, index: Path | None, fail_on_quarantine: bool)
             f"{path.with_name('shards')} to have them tried again"
         )
     return f"{said}; {told}"
+
+
+def _check_inputs(file: EmbeddingsFile, index: Path) -> list[str]:
+    """Compare what a result was made of with what it remembers; return what is missing."""
+    try:
+        return check_fasta(index) + check_weights(file)
+    except (FastaError, ModelError) as error:
+        raise FileFormatError(f"{file.path}: {error}") from error
 
 
 def _find_index(path: Path, rank: str | int | None) -> Path | None:

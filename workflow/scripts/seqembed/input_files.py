@@ -1,0 +1,43 @@
+"""What an index remembers of its FASTA files, and whether they are still so."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from seqembed.parquet import read_metadata
+
+
+def describe_files(files: Iterable[str | Path]) -> str:
+    """JSON: a list of each file's path, its size in bytes, and the time it was changed, in ns."""
+    rows = []
+    for file in files:
+        state = os.stat(file)
+        rows.append({"path": str(file), "size": state.st_size, "mtime_ns": state.st_mtime_ns})
+    return json.dumps(rows)
+
+
+def find_changes(index: Path, folder: Path = Path()) -> Iterator[str]:
+    """What an index remembers of its files and is otherwise today, a sentence a file.
+
+    folder: what their paths are relative to. An older program's index remembers nothing. Raises
+    IndexFormatError for an index that cannot be read.
+    """
+    for row in json.loads(read_metadata(index, "index").get("files", "[]")):
+        if change := _compare(row, folder / row["path"]):
+            yield f"{row['path']} {change}"
+
+
+def _compare(row: dict[str, Any], path: Path) -> str | None:
+    try:
+        state = path.stat()
+    except OSError as error:
+        return f"cannot be compared with what was indexed ({error.strerror})"
+    if state.st_size != row["size"]:
+        return f"has {state.st_size:,} bytes, but had {row['size']:,} when it was indexed"
+    if state.st_mtime_ns != row["mtime_ns"]:
+        return "was changed, or put back, since it was indexed"
+    return None
