@@ -12,7 +12,8 @@ from seqembed.models.architecture import DnabertArchitecture
 from seqembed.models.loading import Weight
 from seqembed.models.tensors import State
 
-PREFIXES = ("bert.",)
+PREFIXES = ("", "bert.")
+EMBEDDINGS = ("embeddings.word_embeddings.weight",)
 # Token types that checkpoints have; only the first is ever used.
 TOKEN_TYPES = 2
 LAYER = "encoder.layer"

@@ -14,7 +14,8 @@ from seqembed.models.loading import Weight, read_part
 from seqembed.models.tensors import State
 from seqembed.models.tokenization import ESM2_ALPHABET
 
-PREFIXES = ("esm.", "encoder.sentence_encoder.")
+# The last two are what fair-esm itself removes.
+PREFIXES = ("", "esm.", "encoder.sentence_encoder.", "encoder.")
 HF_LAYER = {
     "attention_norm": "attention.LayerNorm",
     "q": "attention.self.query",
@@ -54,6 +55,17 @@ HUGGING_FACE = Naming(
     "embeddings.word_embeddings", "encoder.layer", HF_LAYER, "encoder.emb_layer_norm_after"
 )
 FAIR_ESM = Naming("embed_tokens", "layers", FAIR_LAYER, "emb_layer_norm_after")
+EMBEDDINGS = (f"{HUGGING_FACE.embedding}.weight", f"{FAIR_ESM.embedding}.weight")
+
+
+def naming_of(state: State) -> Naming:
+    """The words of a checkpoint's plain names."""
+    return HUGGING_FACE if EMBEDDINGS[0] in state else FAIR_ESM
+
+
+def rotary_names(state: State) -> list[str]:
+    """The names of stored rotary frequencies, of each layer or of all together."""
+    return [name for name in state if name.endswith(".inv_freq")]
 
 
 def esm2_weights(architecture: Esm2Architecture, layer: int, state: State) -> dict[str, Weight]:
@@ -61,7 +73,7 @@ def esm2_weights(architecture: Esm2Architecture, layer: int, state: State) -> di
 
     Raises ModelError for a checkpoint of more layers than the architecture's.
     """
-    naming = HUGGING_FACE if f"{HUGGING_FACE.embedding}.weight" in state else FAIR_ESM
+    naming = naming_of(state)
     if naming.part(architecture.layers, "fc1", "weight") in state:
         raise ModelError(f"the checkpoint has more than {architecture.layers} layers")
     width = architecture.width
@@ -80,7 +92,7 @@ def esm2_buffers(architecture: Esm2Architecture, state: State) -> dict[str, Tens
 
     Raises ModelError where layers have different ones.
     """
-    names = [name for name in state if name.endswith(".inv_freq")]
+    names = rotary_names(state)
     shape = (architecture.head_dim // 2,)
     if not names:
         return {}

@@ -12,14 +12,6 @@ from seqembed.errors import ModelError
 from seqembed.models.encoder import Encoder
 from seqembed.models.tensors import State, Stored
 
-# transformers 5 saves some LayerNorms under the names of its TensorFlow days.
-LEGACY_NAMES = {
-    "LayerNorm.gamma": "LayerNorm.weight",
-    "LayerNorm.beta": "LayerNorm.bias",
-    "layernorm.gamma": "layernorm.weight",
-    "layernorm.beta": "layernorm.bias",
-}
-
 
 @dataclass(frozen=True)
 class Weight:
@@ -32,23 +24,27 @@ class Weight:
     make: Callable[..., Tensor] = lambda tensor: tensor
 
 
-def plain_names(state: State, prefixes: tuple[str, ...]) -> dict[str, Stored]:
-    """The same tensors, named as if the encoder were the whole model, in today's words."""
-    plain = {}
-    for name, stored in state.items():
-        prefix = next((p for p in prefixes if name.startswith(p)), "")
-        name = name.removeprefix(prefix)
-        for legacy, today in LEGACY_NAMES.items():
-            name = name.replace(legacy, today)
-        plain[name] = stored
-    return plain
-
-
 def check_weights(state: State, weights: Mapping[str, Weight]) -> None:
     """Raises ModelError for a weight that is missing, misshapen or quantised; reads none."""
     for weight in weights.values():
         for name, shape in weight.parts.items():
             _find(state, name, shape)
+
+
+def check_values(state: State, weights: Mapping[str, Weight]) -> None:
+    """Raises ModelError for NaN or infinities in the weights that are used; reads one at a time."""
+    bad = {}
+    for weight in weights.values():
+        for name, shape in weight.parts.items():
+            if count := _count_not_finite(read_part(state, name, shape)):
+                bad[name] = count
+    if bad:
+        first, count = next(iter(bad.items()))
+        others = f"; so do {len(bad) - 1} other weights" if len(bad) > 1 else ""
+        raise ModelError(
+            f"weight {first!r} holds {count:,} values that are NaN or infinite{others}; "
+            "the file is damaged or training diverged: copy it again, or take an earlier checkpoint"
+        )
 
 
 def read_part(state: State, name: str, shape: tuple[int, ...]) -> Tensor:
@@ -90,3 +86,11 @@ def _make(state: State, weight: Weight, dtype: torch.dtype) -> Tensor:
     # A copy of our own, so that the file can be let go. Other strides than the plain ones would
     # choose other kernels, and other last bits.
     return made.to(dtype, copy=True, memory_format=torch.contiguous_format)
+
+
+def _count_not_finite(tensor: Tensor) -> int:
+    # A sum is several times faster than a look at each value. It is finite only if all values are;
+    # where it overflows, the values are counted.
+    if tensor.sum().isfinite():
+        return 0
+    return int(tensor.isfinite().logical_not().sum())
