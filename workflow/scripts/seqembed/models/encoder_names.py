@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from itertools import islice
 
-from seqembed.errors import ModelError
+from seqembed.errors import ModelError, show
 from seqembed.models.tensors import State, Stored
 
 # A wrapped module has one more part in its names, and the same weights: DataParallel,
@@ -21,7 +20,6 @@ LEGACY_NAMES = {
     "layernorm.gamma": "layernorm.weight",
     "layernorm.beta": "layernorm.bias",
 }
-SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -64,12 +62,6 @@ def plain_names(state: State) -> dict[str, Stored]:
             raise ModelError(f"holds one weight twice, as {both}; save the model without one copy")
         plain[today], origins[today] = stored, name
     return plain
-
-
-def show(names: tuple[str, ...] | list[str]) -> str:
-    """The first few names, for a message."""
-    first = ", ".join(map(repr, islice(names, SHOWN)))
-    return f"{first}, ..." if len(names) > SHOWN else first
 
 
 def _plain_name(name: str) -> str:

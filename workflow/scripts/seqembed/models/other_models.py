@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from seqembed.errors import ModelError
-from seqembed.models.encoder_names import show
+from seqembed.errors import ModelError, show
 
 SUPPORTED = "only ESM-2, DNABERT-S and DNABERT-2 are supported"
 # Names that only the model's own files have, after esm/ of fair-esm 2.0.0 (model/esm1.py,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from seqembed.errors import ModelError
-from seqembed.models.encoder_names import EncoderNames, show
+from seqembed.errors import ModelError, show
+from seqembed.models.encoder_names import EncoderNames
 
 # Inside ESM-2's encoder, and never used for a row. The contact head: fair-esm's esm2.py, and
 # transformers' EsmModel. The pooler: EsmModel(add_pooling_layer=True). position_embeddings lie

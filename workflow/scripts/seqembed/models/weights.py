@@ -24,6 +24,15 @@ from seqembed.models.other_models import refuse_changes, refuse_other_models
 from seqembed.models.tensors import State, read_state
 from seqembed.models.unused_weights import DNABERT_UNUSED, ESM2_UNUSED, refuse_unknown
 
+OTHER_SUFFIXES = {
+    ".ckpt": " but a checkpoint of training (Lightning's): save the weights in it alone",
+    ".safetensors": ": give the folder it lies in",
+    ".bin": ": give the folder it lies in",
+    ".gz": ": unpack it",
+    ".zip": ": unpack it",
+    ".tar": ": unpack it",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
@@ -35,7 +44,7 @@ class Checkpoint:
 
 
 def read_checkpoint(source: Path) -> Checkpoint:
-    """Read a Hugging Face folder or a fair-esm `.pt` file, without building the model.
+    """Read a Hugging Face folder or an ESM-2's `.pt` file, without building the model.
 
     Raises:
         ModelError: the source is neither, is of no known family, is damaged, or would execute code.
@@ -46,7 +55,8 @@ def read_checkpoint(source: Path) -> Checkpoint:
     if not source.exists():
         raise ModelError(f"{source}: does not exist; {EXPECTED}")
     if source.suffix != ".pt":
-        raise ModelError(f"{source}: is not a model that can be read; {EXPECTED}")
+        advice = OTHER_SUFFIXES.get(source.suffix, "")
+        raise ModelError(f"{source}: is not a model that can be read{advice}; {EXPECTED}")
     architecture, state = read_fair_esm(source)
     return Checkpoint(architecture=architecture, state=state, path=source)
 
