@@ -62,6 +62,11 @@ def show(names: Sequence[str]) -> str:
     return f"{first}, ..." if len(names) > 3 else first
 
 
+def count_of(count: int, noun: str) -> str:
+    """A number of things, for a message: "1 weight", "3 weights"."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 class FileFormatError(SeqembedError):
     """A file of ours is damaged, incomplete, or of a version this program does not read."""
 

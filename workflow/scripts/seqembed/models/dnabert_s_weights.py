@@ -35,7 +35,10 @@ def dnabert_weights(
     Raises ModelError for a checkpoint of more layers than the architecture's.
     """
     if f"{LAYER}.{architecture.layers}.{PARTS['wo']}.weight" in state:
-        raise ModelError(f"the checkpoint has more than {architecture.layers} layers")
+        raise ModelError(
+            f"the checkpoint has more than {architecture.layers} layers, the number that its "
+            "settings give (num_hidden_layers in config.json); correct them"
+        )
     width = architecture.width
     embedding = {
         "embeddings.word_embeddings.weight": (architecture.vocabulary, width),

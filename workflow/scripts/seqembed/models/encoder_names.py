@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from seqembed.errors import ModelError, show
+from seqembed.errors import ModelError, count_of, show
 from seqembed.models.tensors import State, Stored
 
 # A wrapped module has one more part in its names, and the same weights: DataParallel,
@@ -77,7 +77,7 @@ def _find_prefix(state: State, prefixes: tuple[str, ...], embeddings: tuple[str,
         fair = "".join(f" (or {name!r})" for name in embeddings[1:])
         raise ModelError(
             f"the checkpoint lacks the weight {embeddings[0]!r}{fair}; "
-            f"its {len(state)} weights are {show(list(state))}"
+            f"it holds {count_of(len(state), 'weight')}: {show(list(state))}"
         )
     if len(found) > 1:
         names = show([name for name, _ in found])

@@ -75,7 +75,10 @@ def esm2_weights(architecture: Esm2Architecture, layer: int, state: State) -> di
     """
     naming = naming_of(state)
     if naming.part(architecture.layers, "fc1", "weight") in state:
-        raise ModelError(f"the checkpoint has more than {architecture.layers} layers")
+        raise ModelError(
+            f"the checkpoint has more than {architecture.layers} layers, the number that its "
+            "settings give (num_hidden_layers in config.json); correct them"
+        )
     width = architecture.width
     embedding = {f"{naming.embedding}.weight": (len(ESM2_ALPHABET), width)}
     weights = {"embedding.weight": Weight(embedding)}

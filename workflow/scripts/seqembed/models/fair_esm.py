@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from seqembed.errors import ModelError, named
+from seqembed.errors import ModelError, count_of, named
 from seqembed.models.architecture import Esm2Architecture
 from seqembed.models.encoder_names import find_encoder, plain_names
 from seqembed.models.esm2_weights import EMBEDDINGS, PREFIXES, naming_of, rotary_names
@@ -39,12 +39,16 @@ FOLDER = "give a Hugging Face folder of it (save_pretrained), whose config.json 
 def read_fair_esm(path: Path) -> tuple[Esm2Architecture, State]:
     """The architecture and the tensors of a `.pt` file; ModelError if it is no ESM-2's."""
     loaded = load_pickled(path)
-    described = isinstance(loaded, Mapping) and ("cfg" in loaded or "args" in loaded)
-    settings = _settings(path, loaded) if described else None
-    state = check_state_dict(path, loaded["model"] if "model" in loaded and described else loaded)
+    if isinstance(loaded, Mapping) and ("cfg" in loaded or "args" in loaded):
+        settings = _settings(path, loaded)
+        state = check_state_dict(path, loaded.get("model"))
+        with named(path):
+            _check_is_esm2(state)
+            return _described(settings), state
+    state = check_state_dict(path, loaded)
     with named(path):
         _check_is_esm2(state)
-        return (_plain_architecture(state) if settings is None else _described(settings)), state
+        return _plain_architecture(state), state
 
 
 def _described(settings: Mapping[str, Any]) -> Esm2Architecture:
@@ -73,8 +77,8 @@ def _plain_architecture(state: State) -> Esm2Architecture:
         layers += 1
     width = encoder[f"{naming.embedding}.weight"].shape[-1]
     if (layers, width) not in KNOWN_HEADS:
-        size = f"{layers} layers of width {width}"
-        raise ModelError(f"is a state dict with {size}, not one of the official ESM-2s; {FOLDER}")
+        size = f"{count_of(layers, 'layer')} of width {width}"
+        raise ModelError(f"is a state dict that has {size}, no official ESM-2's size; {FOLDER}")
     heads = KNOWN_HEADS[layers, width]
     return Esm2Architecture(layers=layers, width=width, heads=heads, ffn_width=4 * width)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from seqembed.errors import ModelError
+from seqembed.errors import ModelError, count_of, show
 from seqembed.models.encoder import Encoder
 from seqembed.models.tensors import State, Stored
 
@@ -33,17 +33,11 @@ def check_weights(state: State, weights: Mapping[str, Weight]) -> None:
 
 def check_values(state: State, weights: Mapping[str, Weight]) -> None:
     """Raises ModelError for NaN or infinities in the weights that are used; reads one at a time."""
-    bad = {}
-    for weight in weights.values():
-        for name, shape in weight.parts.items():
-            if count := _count_not_finite(read_part(state, name, shape)):
-                bad[name] = count
+    bad = [name for weight in weights.values() for name in _not_finite(state, weight)]
     if bad:
-        first, count = next(iter(bad.items()))
-        others = f"; so do {len(bad) - 1} other weights" if len(bad) > 1 else ""
         raise ModelError(
-            f"weight {first!r} holds {count:,} values that are NaN or infinite{others}; "
-            "the file is damaged or training diverged: copy it again, or take an earlier checkpoint"
+            f"{count_of(len(bad), 'weight')} with NaN or infinite values ({show(bad)}); the file "
+            "is damaged or training diverged: copy it again, or take an earlier checkpoint"
         )
 
 
@@ -88,9 +82,11 @@ def _make(state: State, weight: Weight, dtype: torch.dtype) -> Tensor:
     return made.to(dtype, copy=True, memory_format=torch.contiguous_format)
 
 
-def _count_not_finite(tensor: Tensor) -> int:
-    # A sum is several times faster than a look at each value. It is finite only if all values are;
-    # where it overflows, the values are counted.
-    if tensor.sum().isfinite():
-        return 0
-    return int(tensor.isfinite().logical_not().sum())
+def _not_finite(state: State, weight: Weight) -> Iterator[str]:
+    """The names of the parts with values that are not finite in fp32, each with their number."""
+    for name, shape in weight.parts.items():
+        tensor = read_part(state, name, shape)
+        # A sum is several times faster than a look at each value. It is finite only if all values
+        # are; where it overflows, the values are counted.
+        if not tensor.sum().isfinite() and (count := int(tensor.isfinite().logical_not().sum())):
+            yield f"{name}: {count:,} of {tensor.numel():,}"

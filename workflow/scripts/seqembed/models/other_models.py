@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from seqembed.errors import ModelError, show
+from seqembed.errors import ModelError, count_of, show
 
 SUPPORTED = "only ESM-2, DNABERT-S and DNABERT-2 are supported"
 # Names that only the model's own files have, after esm/ of fair-esm 2.0.0 (model/esm1.py,
@@ -17,8 +17,8 @@ OTHER_MODELS = {
     "an MSA transformer (ESM-MSA-1)": r"msa_position_embedding|(row|column)_self_attention",
     "ESM-IF": r"gvp_|(^|\.)embed_graph\.",
     "ESM C or ESM3": r"\.layernorm_qkv\.",
-    "ESM-1b or ESM-1v": r"embed_positions\.|emb_layer_norm_before|embeddings\.layer_norm\.",
     "ESM-1": r"(^|\.)embed_out(_bias)?$|self_attn\.bias_[kv]$",
+    "ESM-1b or ESM-1v": r"embed_positions\.weight|emb_layer_norm_before|embeddings\.layer_norm\.",
     "a model of TensorFlow or Flax": r"/",
     "a T5 (ProtT5, ProstT5, Ankh)": r"\.SelfAttention\.[qkvo]\.",
     "a model of NVIDIA's Transformer Engine": r"\._extra_state$|layernorm_mlp",
@@ -36,7 +36,7 @@ QUANTISED = re.compile(
     r"(?:^|[._])(?:qweight|qzeros|scales|g_idx|SCB|absmax|quant_map|quant_state|weight_format"
     r"|(?:weight|input|output)_scale(?:_inv)?|weight_packed|zero_points?|_packed_params)(?:[._]|$)"
 )
-PARAMETRISED = re.compile(r"(?:weight|bias)_(?:orig|mask|g|v)$|(?:^|\.)parametrizations\.")
+PARAMETRISED = re.compile(r"(?:weight|bias)_(?:orig|mask)$|weight_[gv]$|(?:^|\.)parametrizations\.")
 CHANGES = (
     (
         ADAPTER,
@@ -66,4 +66,5 @@ def refuse_changes(names: Iterable[str]) -> None:
     listed = list(names)
     for pattern, what, advice in CHANGES:
         if found := [name for name in listed if pattern.search(name)]:
-            raise ModelError(f"holds {len(found)} weights {what} ({show(found)}); {advice}")
+            count = count_of(len(found), "weight")
+            raise ModelError(f"holds {count} {what} ({show(found)}); {advice}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from seqembed.errors import ModelError, show
+from seqembed.errors import ModelError, count_of, show
 from seqembed.models.encoder_names import EncoderNames
 
 # Inside ESM-2's encoder, and never used for a row. The contact head: fair-esm's esm2.py, and
@@ -49,9 +49,8 @@ def refuse_unknown(names: EncoderNames, used: Collection[str], unused: re.Patter
     beside = [name for name in names.beside if not _is_head(name.removeprefix("encoder."))]
     unknown = [names.prefix + name for name in inside] + beside
     if unknown:
-        count = len(unknown)
         raise ModelError(
-            f"holds {count} weight{'s' * (count > 1)} that the encoder does not use and that may "
+            f"holds {count_of(len(unknown), 'weight')} that the encoder does not use and that may "
             f"change its rows ({show(unknown)}); if not, save the encoder alone, with its own "
             "save_pretrained"
         )
