@@ -158,6 +158,12 @@ def esm1v_in_hugging_faces_words() -> str:
     return saved(state | {"embeddings.position_embeddings.weight": torch.ones(10, 8)})
 
 
+def esmfold_with_objects() -> str:
+    """Settings that are objects, as fair-esm's own file of ESMFold has them."""
+    state = {"trunk.blocks.0.seq_attention.proj.weight": torch.ones(2, 2)}
+    return saved({"cfg": {"model": BadModel(folder, "", "", "")}, "model": state})
+
+
 def esm2_names(layers: int, width: int) -> dict[str, Tensor]:
     """A state dict of Hugging Face's names."""
     from transformers import EsmConfig, EsmModel
@@ -220,6 +226,18 @@ def beside(name: str, content: str = "{}", without: bool = False) -> str:
     if without:
         os.remove(FOLDER / "model.safetensors")
     (FOLDER / name).write_text(content)
+    return str(FOLDER)
+
+
+def split_with_lora() -> str:
+    """Weights in a part beside an index, which does not name one of them."""
+    folder()
+    state = load_file(FOLDER / "model.safetensors")
+    os.remove(FOLDER / "model.safetensors")
+    part = "model-00001-of-00001.safetensors"
+    index = json.dumps({"weight_map": dict.fromkeys(state, part)})
+    (FOLDER / "model.safetensors.index.json").write_text(index)
+    save_file(state | {f"{LAYER}.lora_A": torch.ones(4, 64)}, FOLDER / part)
     return str(FOLDER)
 
 
@@ -355,6 +373,9 @@ BAD_MODELS = {
         "is ESMFold",
         ONLY,
     ),
+    "ESMFold, its settings OmegaConf's": BadModel(
+        esmfold_with_objects, "m.pt", "weights only: it is ESMFold", ONLY
+    ),
     "ESM-1v's state dict in Hugging Face's words": BadModel(
         esm1v_in_hugging_faces_words, "m.pt", "has no rotary frequencies (inv_freq)", PLAIN
     ),
@@ -424,6 +445,9 @@ BAD_MODELS = {
     "PEFT's, not merged": BadModel(
         lambda: folder(peft), WEIGHTS, "weights of an adapter (LoRA or the like)", MERGE
     ),
+    "an adapter in a part, its index silent": BadModel(
+        split_with_lora, "esm/model.safetensors.index.json", "1 weight of an adapter", MERGE
+    ),
     "IA3's": _adapter(f"{LAYER}.ia3_l.default", f"{LAYER}.ia3_l.other"),
     "DoRA's": _adapter(f"{LAYER}.lora_A", f"{LAYER}.lora_magnitude_vector"),
     "the adapters library's": _adapter(
@@ -440,6 +464,24 @@ BAD_MODELS = {
     "a norm of the embeddings": _unknown("embeddings.norm.weight", "embeddings.norm.bias"),
     "a module that is no head": _unknown("gnn.weight"),
     "an input's projection": _unknown("input_proj.weight"),
+    "a module beside the encoder that is no head": BadModel(
+        lambda: folder(lambda state: prefixed("esm.")(state) | {"gnn.weight": torch.ones(2)}),
+        WEIGHTS,
+        "holds 1 weight that the encoder does not use and that may change its rows ('gnn.weight')",
+        ALONE,
+    ),
+    "a projection within the encoder": BadModel(
+        lambda: folder(lambda state: prefixed("esm.")(state | {"proj.weight": torch.ones(2)})),
+        WEIGHTS,
+        "holds 1 weight that the encoder does not use and that may change its rows ('esm.proj.",
+        ALONE,
+    ),
+    "a part of a layer that a DNABERT has not": BadModel(
+        lambda: dnabert(adding("encoder.layer.0.mlp.gate.weight")),
+        WEIGHTS,
+        "holds 1 weight that the encoder does not use and that may change its rows ('encoder.",
+        ALONE,
+    ),
     "bitsandbytes' scales": BadModel(
         lambda: folder(quantised_beside_floats),
         WEIGHTS,
@@ -455,8 +497,8 @@ BAD_MODELS = {
     "a quantised model by its config.json": BadModel(
         lambda: folder(quantization_config={"load_in_8bit": True}),
         "esm/config.json",
-        "quantization_config is {'load_in_8bit': True}",
-        "only ESM-2 (None) is supported",
+        "has a quantization_config: the weights are quantised",
+        "save the model in fp32",
     ),
     "pruned weights": BadModel(
         lambda: folder(pruned), WEIGHTS, "of pruned or parametrised layers", "prune.remove"
@@ -534,6 +576,14 @@ BAD_MODELS = {
         "2 weights with NaN or infinite values ('encoder.layer.1.LayerNorm.bias: 1 of 64', ",
         "copy it again",
     ),
+    "a NaN among the rotary frequencies": BadModel(
+        lambda: folder(
+            lambda state: state | {"rotary_embeddings.inv_freq": torch.full((8,), float("nan"))}
+        ),
+        WEIGHTS,
+        "'rotary_embeddings.inv_freq' holds NaN or infinite values",
+        "copy the file again",
+    ),
     "a NaN in a fair-esm file": BadModel(
         lambda: fair(spoiled("layers.0.fc1.weight", float("nan"))),
         "m.pt",
@@ -554,7 +604,7 @@ BAD_MODELS = {
     ),
     # Files that are no weights.
     "a pickled model": BadModel(
-        whole_model, "m.pt", "weights only: it holds objects of Python (", SAVE
+        whole_model, "m.pt", "weights only: it holds Python objects (", SAVE
     ),
     "a git-lfs pointer": _form(lambda: LFS, "a git-lfs pointer", "git lfs pull"),
     "a git-lfs pointer, in a folder": _form(
@@ -572,10 +622,10 @@ BAD_MODELS = {
     "TorchScript": _form(torchscript, "a TorchScript archive", SAVE),
     "HDF5": _form(lambda: b"\x89HDF\r\n\x1a\n", "an HDF5 file", "with PyTorch", PICKLE),
     "safetensors as .pt": BadModel(
-        safetensors_as_pt, "m.pt", "it is of safetensors", "name it model.safetensors"
+        safetensors_as_pt, "m.pt", "it is a safetensors file", "name it model.safetensors"
     ),
     "a pickle as .safetensors": BadModel(
-        pickle_as_safetensors, WEIGHTS, "it is of PyTorch", "name it pytorch_model.bin"
+        pickle_as_safetensors, WEIGHTS, "it is PyTorch's", "name it pytorch_model.bin"
     ),
     "a cut file": BadModel(
         lambda: written(Path(fair()).read_bytes()[:-999]), "m.pt", "it is damaged", "copy"

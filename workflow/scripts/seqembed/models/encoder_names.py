@@ -1,4 +1,4 @@
-"""Find the encoder's tensors in a checkpoint, under plain names, and what lies beside them."""
+"""Find the encoder's tensors in a checkpoint, by plain name, and list the other names."""
 
 from __future__ import annotations
 
@@ -77,7 +77,8 @@ def _find_prefix(state: State, prefixes: tuple[str, ...], embeddings: tuple[str,
         fair = "".join(f" (or {name!r})" for name in embeddings[1:])
         raise ModelError(
             f"the checkpoint lacks the weight {embeddings[0]!r}{fair}; "
-            f"it holds {count_of(len(state), 'weight')}: {show(list(state))}"
+            f"it holds {count_of(len(state), 'weight')}: {show(list(state))}; save the model with "
+            "its own save_pretrained"
         )
     if len(found) > 1:
         names = show([name for name, _ in found])

@@ -93,7 +93,7 @@ def esm2_weights(architecture: Esm2Architecture, layer: int, state: State) -> di
 def esm2_buffers(architecture: Esm2Architecture, state: State) -> dict[str, Tensor]:
     """The checkpoint's rotary frequencies, if it has any.
 
-    Raises ModelError where layers have different ones.
+    Raises ModelError where layers have different ones, or they are not finite.
     """
     names = rotary_names(state)
     shape = (architecture.head_dim // 2,)
@@ -101,6 +101,8 @@ def esm2_buffers(architecture: Esm2Architecture, state: State) -> dict[str, Tens
         return {}
     # A copy of our own: the file's mapping could not be let go.
     first = read_part(state, names[0], shape).clone()
+    if not first.isfinite().all():
+        raise ModelError(f"{names[0]!r} holds NaN or infinite values; copy the file again")
     for name in names[1:]:
         if not torch.equal(read_part(state, name, shape), first):
             raise ModelError(f"{names[0]!r} and {name!r} differ; all layers must share one")

@@ -38,7 +38,6 @@ ESM2_CONFIG: Required = {
     "is_folding_model": (False, False),
     "is_decoder": (False, False),
     "rope_theta": (ROTARY_BASE, ROTARY_BASE),
-    "quantization_config": (None, None),
 }
 # The same for the authors' configuration_bert.py. position_embedding_type says "absolute" there,
 # though the model has ALiBi, so it is not asked for.
@@ -48,7 +47,6 @@ DNABERT_CONFIG: Required = {
     "type_vocab_size": (TOKEN_TYPES, TOKEN_TYPES),
     "is_decoder": (False, False),
     "add_cross_attention": (False, False),
-    "quantization_config": (None, None),
 }
 # What a setting that is not ESM-2's says of the model.
 TELLING: Mapping[tuple[str, Any], str] = {
@@ -79,6 +77,9 @@ def read_architecture(folder: Path) -> Architecture:
     _refuse_adapters(folder)
     path = folder / CONFIG
     config = _read_json(path)
+    if config.get("quantization_config") is not None:
+        advice = "save the model in fp32, fp16 or bf16"
+        raise ModelError(f"{path}: has a quantization_config: the weights are quantised; {advice}")
     if config.get("model_type") == "bert":
         return _dnabert(path, config)
     return _esm2(path, config)

@@ -36,8 +36,8 @@ def check_values(state: State, weights: Mapping[str, Weight]) -> None:
     bad = [name for weight in weights.values() for name in _not_finite(state, weight)]
     if bad:
         raise ModelError(
-            f"{count_of(len(bad), 'weight')} with NaN or infinite values ({show(bad)}); the file "
-            "is damaged or training diverged: copy it again, or take an earlier checkpoint"
+            f"holds {count_of(len(bad), 'weight')} with NaN or infinite values ({show(bad)}); the "
+            "file is damaged or training diverged: copy it again, or take an earlier checkpoint"
         )
 
 

@@ -23,11 +23,12 @@ OTHER_MODELS = {
     "a T5 (ProtT5, ProstT5, Ankh)": r"\.SelfAttention\.[qkvo]\.",
     "a model of NVIDIA's Transformer Engine": r"\._extra_state$|layernorm_mlp",
 }
-# What tools put on a model's layers, or beside them, and what gives plain weights again. Without
-# it the rows would be the base model's. The words are those of peft (src/peft/tuners), loralib,
-# adapters (src/adapters/methods), bitsandbytes, GPTQ, AWQ, and torch.nn.utils.
+# What tools add to a model's layers, and how the user gets plain weights again. Rows computed
+# without the additions would be the base model's. The words are those of peft
+# (src/peft/tuners), loralib, adapters (src/adapters/methods), bitsandbytes, GPTQ, AWQ, and
+# torch.nn.utils.
 ADAPTER = re.compile(
-    r"(?:^|[._])(?:lora|lokr|loha|hada|ia3|dora|vera|oft|boft|fourierft|adapters?|adaptor"
+    r"(?:^|[._])(?:lora\w*|lokr|loha|hada|ia3|dora|vera|oft|boft|fourierft|adapters?|adaptor"
     r"|prefix|prompts?|soft_prompt|virtual_tokens|invertible_adapters|base_model\.model|base_layer"
     r"|modules_to_save|trainable_tokens)(?:[._]|$)",
     re.IGNORECASE,

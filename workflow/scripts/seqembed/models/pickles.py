@@ -13,6 +13,7 @@ from torch import Tensor
 
 from seqembed.errors import ModelError, show
 from seqembed.models.file_forms import is_safetensors, is_zip, refuse_other_forms
+from seqembed.models.other_models import SUPPORTED
 
 SAVE = (
     "save the weights alone, with the model's own save_pretrained or as "
@@ -22,7 +23,7 @@ SAVE = (
 OPTIMIZER = {"state", "param_groups"}
 TRAINING = {
     "state_dict", "model_state_dict", "optimizer_states", "optimizer_state_dict", "optimizer",
-    "pytorch-lightning_version", "epoch", "global_step", "ds_version", "net", "model",
+    "pytorch-lightning_version", "epoch", "global_step", "ds_version", "net", "model", "module",
 }  # fmt: skip
 CONTACTS = "contact_head."
 
@@ -35,7 +36,9 @@ def load_pickled(path: Path) -> Any:
     """
     refuse_other_forms(path)
     if is_safetensors(path):
-        message = "it is of safetensors; name it model.safetensors, in a folder with config.json"
+        message = (
+            "it is a safetensors file; name it model.safetensors, in a folder with config.json"
+        )
         raise ModelError(f"{path}: cannot be loaded as weights only: {message}")
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
@@ -86,14 +89,16 @@ def _reason(path: Path) -> str:
     """Why torch's reader refused a file: objects of Python, or damage."""
     objects = _objects_in(path)
     if objects:
-        return f"it holds objects of Python ({show(objects)}), which are never run; {SAVE}"
+        if _is_esmfold(path):
+            return f"it is ESMFold; {SUPPORTED}"
+        return f"it holds Python objects ({show(objects)}), which are never built; {SAVE}"
     if is_zip(path):
         return "it is damaged or incomplete; copy or download it again"
     return f"it is damaged, or a pickle of more than weights; copy it again, or {SAVE}"
 
 
 def _objects_in(path: Path) -> list[str]:
-    """The classes and functions that a file of torch.save names; none if they cannot be listed."""
+    """The classes and functions that a file of torch.save names; empty if it is damaged."""
     if not is_zip(path):
         return []
     try:
@@ -101,3 +106,13 @@ def _objects_in(path: Path) -> list[str]:
             return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except Exception:  # noqa: BLE001 (as above: any of many types, for bytes that are damaged)
         return []
+
+
+def _is_esmfold(path: Path) -> bool:
+    """Whether an archive of torch.save names a folding trunk; its settings are OmegaConf objects.
+
+    Raises nothing for a damaged one: _objects_in has read the same member before.
+    """
+    with zipfile.ZipFile(path) as archive:
+        member = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+        return b"trunk.blocks." in archive.read(member)

@@ -52,19 +52,22 @@ def read_state(weights: Path) -> State:
     for name, path in places.items():
         if name not in parts[path]:
             raise ModelError(f"{path}: lacks {name!r}, which {weights.name} says it holds")
-    return {name: parts[path][name] for name, path in places.items()}
+    # What the index does not name is there nevertheless, and must be accounted for.
+    held = {name: stored for part in parts.values() for name, stored in part.items()}
+    return held | {name: parts[path][name] for name, path in places.items()}
 
 
 def read_safetensors(path: Path) -> State:
     """The tensors of one safetensors file."""
     if not is_safetensors(path):
         refuse_other_forms(path)
+        if is_zip(path):
+            raise ModelError(f"{path}: cannot be read: it is PyTorch's; name it {PICKLED}")
     try:
         file: Any = safe_open(path, framework="pt")
         return {name: _in_safetensors(file, name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        advice = f"; it is of PyTorch, name it {PICKLED}" if is_zip(path) else "; copy it again"
-        raise ModelError(f"{path}: cannot be read: {error}{advice}") from error
+        raise ModelError(f"{path}: cannot be read: {error}; copy it again") from error
 
 
 def read_pickled(path: Path) -> State:

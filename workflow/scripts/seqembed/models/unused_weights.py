@@ -1,4 +1,4 @@
-"""Account for every weight of a checkpoint: used, known to be beside the point, or refused."""
+"""Refuse a checkpoint that holds weights which are neither used nor on a list of unused ones."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NO_HEAD = re.compile(r"embed|encoder|input|layers?$|attention|attn", re.IGNORECA
 
 
 def refuse_unknown(names: EncoderNames, used: Collection[str], unused: re.Pattern[str]) -> None:
-    """Raises ModelError for weights that the encoder does not use and that nobody knows.
+    """Raises ModelError for weights that are not used and on no list.
 
     used: plain names. unused: matches the whole of a plain name that may lie in the encoder.
     """
