@@ -77,6 +77,7 @@ ESM2 = {
         "esm.", "esm.embeddings.position_ids", "esm.embeddings.position_embeddings.weight"
     ),
     "a head of the user's own": with_prefix("esm.", "regressor.0.weight", "head.1.bias"),
+    "a head with weight_norm": with_prefix("esm.", "head.parametrizations.weight.original0"),
     "a head beside a bare encoder": with_prefix("", "regression_head.2.bias", "score.weight"),
     "DataParallel": with_prefix("module."),
     "DataParallel of a classifier": with_prefix("module.esm.", "module.classifier.weight"),

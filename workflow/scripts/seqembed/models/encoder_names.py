@@ -72,18 +72,8 @@ def _plain_name(name: str) -> str:
 
 
 def _find_prefix(state: State, prefixes: tuple[str, ...], embeddings: tuple[str, ...]) -> str:
-    found = [(name, e) for name in state for e in embeddings if f".{name}".endswith(f".{e}")]
-    if not found:
-        fair = "".join(f" (or {name!r})" for name in embeddings[1:])
-        raise ModelError(
-            f"the checkpoint lacks the weight {embeddings[0]!r}{fair}; "
-            f"it holds {count_of(len(state), 'weight')}: {show(list(state))}; save the model with "
-            "its own save_pretrained"
-        )
-    if len(found) > 1:
-        names = show([name for name, _ in found])
-        raise ModelError(f"holds {len(found)} encoders ({names}); save the one that is meant alone")
-    name, embedding = found[0]
+    """What stands before the encoder's own names."""
+    name, embedding = _find_embedding(state, embeddings)
     prefix = name.removesuffix(embedding)
     if prefix not in prefixes:
         raise ModelError(
@@ -91,3 +81,19 @@ def _find_prefix(state: State, prefixes: tuple[str, ...], embeddings: tuple[str,
             f"{prefix!r}; save the encoder alone, with its own save_pretrained"
         )
     return prefix
+
+
+def _find_embedding(state: State, embeddings: tuple[str, ...]) -> tuple[str, str]:
+    """The name of the only word embedding, and the one of `embeddings` that it ends with."""
+    found = [(name, e) for name in state for e in embeddings if f".{name}".endswith(f".{e}")]
+    if len(found) > 1:
+        names = show([name for name, _ in found])
+        raise ModelError(f"holds {len(found)} encoders ({names}); save the one that is meant alone")
+    if not found:
+        others = "".join(f" (or {name!r})" for name in embeddings[1:])
+        raise ModelError(
+            f"the checkpoint lacks the weight {embeddings[0]!r}{others}; it holds "
+            f"{count_of(len(state), 'weight')}: {show(list(state))}; save the model with its own "
+            "save_pretrained"
+        )
+    return found[0]

@@ -88,9 +88,9 @@ def _check_is_esm2(state: State) -> None:
 
     ESM-1v differs from it, in Hugging Face's words, by its positions alone.
     """
-    refuse_changes(list(state))
-    refuse_other_models(state)
     names = plain_names(state)
+    refuse_changes(names)
+    refuse_other_models(names)
     learned = any(name.endswith("position_embeddings.weight") for name in names)
     if rotary_names(names) or (_is_hugging_face(names) and not learned):
         return

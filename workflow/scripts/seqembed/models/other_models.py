@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 from seqembed.errors import ModelError, count_of, show
+from seqembed.models.heads import is_head
 
 SUPPORTED = "only ESM-2, DNABERT-S and DNABERT-2 are supported"
 # Names that only the model's own files have, after esm/ of fair-esm 2.0.0 (model/esm1.py,
@@ -63,8 +64,11 @@ def refuse_other_models(names: Iterable[str]) -> None:
 
 
 def refuse_changes(names: Iterable[str]) -> None:
-    """Raises ModelError for weights of adapters, of quantisation, or of parametrised layers."""
-    listed = list(names)
+    """Raises ModelError for weights of adapters, of quantisation, or of parametrised layers.
+
+    names: plain ones. What is done to a head does not matter.
+    """
+    listed = [name for name in names if ADAPTER.search(name) or not is_head(name)]
     for pattern, what, advice in CHANGES:
         if found := [name for name in listed if pattern.search(name)]:
             count = count_of(len(found), "weight")

@@ -46,7 +46,9 @@ def load_pickled(path: Path) -> Any:
             mapped = zipfile.is_zipfile(path)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # damaged bytes make torch's reader fail in any of many types
-        raise ModelError(f"{path}: cannot be loaded as weights only: {_reason(path)}") from error
+        raise ModelError(
+            f"{path}: cannot be loaded as weights only: {_reason(path, error)}"
+        ) from error
 
 
 def check_names(path: Path, state: Any) -> Mapping[str, Tensor]:
@@ -85,16 +87,16 @@ def _refuse_training_state(path: Path, state: Mapping[Any, Any]) -> None:
         raise ModelError(f"{path}: is a checkpoint of training ({show(found)}); {SAVE}")
 
 
-def _reason(path: Path) -> str:
+def _reason(path: Path, error: Exception) -> str:
     """Why torch's reader refused a file: objects of Python, or damage."""
-    objects = _objects_in(path)
+    objects, kind = _objects_in(path), type(error).__name__
     if objects:
         if _is_esmfold(path):
             return f"it is ESMFold; {SUPPORTED}"
         return f"it holds Python objects ({show(objects)}), which are never built; {SAVE}"
     if is_zip(path):
-        return "it is damaged or incomplete; copy or download it again"
-    return f"it is damaged, or a pickle of more than weights; copy it again, or {SAVE}"
+        return f"it is damaged or incomplete ({kind}); copy or download it again"
+    return f"it is damaged, or a pickle of more than weights ({kind}); copy it again, or {SAVE}"
 
 
 def _objects_in(path: Path) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 from seqembed.errors import ModelError, count_of, show
 from seqembed.models.encoder_names import EncoderNames
+from seqembed.models.heads import is_head
 
 # Inside ESM-2's encoder, and never used for a row. The contact head: fair-esm's esm2.py, and
 # transformers' EsmModel. The pooler: EsmModel(add_pooling_layer=True). position_embeddings lie
@@ -26,27 +27,19 @@ DNABERT_UNUSED = re.compile(
     r"|embeddings\.(position_ids|token_type_ids)"
     r"|embeddings\.position_embeddings\.weight"
 )
-# Beside the encoder stand heads, which take its rows and do not change them: lm_head, classifier,
-# qa_outputs and score in transformers, cls in the authors' bert_layers.py,
-# encoder.classification_heads in fairseq, and whatever a user's own model calls its head. A name
-# that is none of a head could be of what comes before the encoder.
-HEAD = re.compile(
-    r"head|classif|regress|scor|predict|logit|output|decoder|pooler|proj|dropout|loss|criterion"
-    r"|^(cls|out|mlp|fc\d*|linear\d*|dense\d*|final\d*)$",
-    re.IGNORECASE,
-)
-NO_HEAD = re.compile(r"embed|encoder|input|layers?$|attention|attn", re.IGNORECASE)
 
 
 def refuse_unknown(names: EncoderNames, used: Collection[str], unused: re.Pattern[str]) -> None:
     """Raises ModelError for weights that are not used and on no list.
 
+    A head may lie beside the encoder, or in a model without a prefix at its top.
+
     used: plain names. unused: matches the whole of a plain name that may lie in the encoder.
     """
     inside = [name for name in names.encoder if name not in used and not unused.fullmatch(name)]
     if not names.prefix:
-        inside = [name for name in inside if not _is_head(name)]
-    beside = [name for name in names.beside if not _is_head(name.removeprefix("encoder."))]
+        inside = [name for name in inside if not is_head(name)]
+    beside = [name for name in names.beside if not is_head(name.removeprefix("encoder."))]
     unknown = [names.prefix + name for name in inside] + beside
     if unknown:
         raise ModelError(
@@ -54,8 +47,3 @@ def refuse_unknown(names: EncoderNames, used: Collection[str], unused: re.Patter
             f"change its rows ({show(unknown)}); if not, save the encoder alone, with its own "
             "save_pretrained"
         )
-
-
-def _is_head(name: str) -> bool:
-    module = name.partition(".")[0]
-    return HEAD.search(module) is not None and NO_HEAD.search(module) is None

@@ -15,7 +15,7 @@ from seqembed.models import dnabert_s_weights, esm2_weights
 from seqembed.models.architecture import Architecture, DnabertArchitecture, Esm2Architecture
 from seqembed.models.dnabert_s import DnabertS
 from seqembed.models.encoder import Encoder
-from seqembed.models.encoder_names import find_encoder
+from seqembed.models.encoder_names import find_encoder, plain_names
 from seqembed.models.esm2 import Esm2
 from seqembed.models.fair_esm import read_fair_esm
 from seqembed.models.hugging_face import EXPECTED, find_weights, read_architecture
@@ -117,7 +117,7 @@ def _plan(checkpoint: Checkpoint, layer: int) -> tuple[State, dict[str, Weight],
     if architecture.layers > held:
         raise ModelError(f"has {held:,} weights, too few for {architecture.layers:,} layers")
     # Whoever has changed layers lacks plain ones: what was done to them comes first.
-    refuse_changes(checkpoint.state)
+    refuse_changes(plain_names(checkpoint.state))
     refuse_other_models(checkpoint.state)
     if isinstance(architecture, Esm2Architecture):
         return _plan_esm2(checkpoint.state, architecture, layer)
