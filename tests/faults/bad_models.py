@@ -456,6 +456,9 @@ BAD_MODELS = {
     ),
     "LoHa's": _adapter(f"{LAYER}.hada_w1_a.default", f"{LAYER}.hada_w1_b.default"),
     "an adapter beside the encoder": _adapter("lora.A", "lora.B"),
+    "a head that PEFT trained beside an adapter": _adapter(
+        "classifier.modules_to_save.default.bias", "classifier.modules_to_save.default.weight"
+    ),
     "a prompt before the encoder": _adapter("prompt.weight", "prompt_encoder.weight"),
     "a layer more than config.json says": BadModel(
         lambda: folder(num_hidden_layers=3), WEIGHTS, "more than 3 layers", "config.json"
