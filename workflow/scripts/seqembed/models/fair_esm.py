@@ -23,8 +23,8 @@ OTHER_ARCHITECTURES = {
     "msa_transformer": "an MSA transformer (ESM-MSA-1)",
     "invariant_gvp": "ESM-IF",
 }
-# The attention heads of the official ESM-2s, by layers and width (Lin et al. 2023, table S1). All
-# of them have token dropout, and are four times as wide inside.
+# The attention heads of the official ESM-2s, by layers and width, as their config.json files have
+# them. All have token dropout, and are four times as wide inside.
 KNOWN_HEADS = {
     (6, 320): 20,
     (12, 480): 20,

@@ -29,7 +29,7 @@ OTHER_MODELS = {
 # (src/peft/tuners), loralib, adapters (src/adapters/methods), bitsandbytes, GPTQ, AWQ, and
 # torch.nn.utils.
 ADAPTER = re.compile(
-    r"(?:^|[._])(?:lora\w*|lokr|loha|hada|ia3|dora|vera|oft|boft|fourierft|adapters?|adaptor"
+    r"(?:^|[._])(?:lora\w*|lokr|loha|hada|ia3|dora|vera|oft|boft|fourierft|refts?|adapters?|adaptor"
     r"|prefix|prompts?|soft_prompt|virtual_tokens|invertible_adapters|base_model\.model|base_layer"
     r"|modules_to_save|trainable_tokens)(?:[._]|$)",
     re.IGNORECASE,

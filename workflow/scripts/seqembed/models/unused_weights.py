@@ -12,7 +12,7 @@ from seqembed.models.heads import is_head
 # Inside ESM-2's encoder, and never used for a row. The contact head: fair-esm's esm2.py, and
 # transformers' EsmModel. The pooler: EsmModel(add_pooling_layer=True). position_embeddings lie
 # unused in the official folders, which have rotary positions (transformers pull request 39063);
-# position_ids were saved until transformers 4.31. No version of EsmModel reads token types.
+# transformers 4.29 still saved position_ids. No version of EsmModel reads token types.
 # fair-esm's own ESM2 has the language model's head inside.
 ESM2_UNUSED = re.compile(
     r"contact_head\.regression\.(weight|bias)"
