@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,17 @@ def named(path: Path) -> Iterator[None]:
         yield
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
+
+
+def show(names: Sequence[str]) -> str:
+    """The first three of some names, quoted, for a message."""
+    first = ", ".join(map(repr, names[:3]))
+    return f"{first}, ..." if len(names) > 3 else first
+
+
+def count_of(count: int, noun: str) -> str:
+    """A number of things, for a message: "1 weight", "3 weights"."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 class FileFormatError(SeqembedError):

@@ -12,7 +12,8 @@ from seqembed.models.architecture import DnabertArchitecture
 from seqembed.models.loading import Weight
 from seqembed.models.tensors import State
 
-PREFIXES = ("bert.",)
+PREFIXES = ("", "bert.")
+EMBEDDINGS = ("embeddings.word_embeddings.weight",)
 # Token types that checkpoints have; only the first is ever used.
 TOKEN_TYPES = 2
 LAYER = "encoder.layer"
@@ -34,7 +35,10 @@ def dnabert_weights(
     Raises ModelError for a checkpoint of more layers than the architecture's.
     """
     if f"{LAYER}.{architecture.layers}.{PARTS['wo']}.weight" in state:
-        raise ModelError(f"the checkpoint has more than {architecture.layers} layers")
+        raise ModelError(
+            f"the checkpoint has more than {architecture.layers} layers, the number that its "
+            "settings give (num_hidden_layers in config.json); correct them"
+        )
     width = architecture.width
     embedding = {
         "embeddings.word_embeddings.weight": (architecture.vocabulary, width),

@@ -14,7 +14,8 @@ from seqembed.models.loading import Weight, read_part
 from seqembed.models.tensors import State
 from seqembed.models.tokenization import ESM2_ALPHABET
 
-PREFIXES = ("esm.", "encoder.sentence_encoder.")
+# The last two are what fair-esm itself removes.
+PREFIXES = ("", "esm.", "encoder.sentence_encoder.", "encoder.")
 HF_LAYER = {
     "attention_norm": "attention.LayerNorm",
     "q": "attention.self.query",
@@ -54,6 +55,17 @@ HUGGING_FACE = Naming(
     "embeddings.word_embeddings", "encoder.layer", HF_LAYER, "encoder.emb_layer_norm_after"
 )
 FAIR_ESM = Naming("embed_tokens", "layers", FAIR_LAYER, "emb_layer_norm_after")
+EMBEDDINGS = (f"{HUGGING_FACE.embedding}.weight", f"{FAIR_ESM.embedding}.weight")
+
+
+def naming_of(state: State) -> Naming:
+    """The words of a checkpoint's plain names."""
+    return HUGGING_FACE if EMBEDDINGS[0] in state else FAIR_ESM
+
+
+def rotary_names(state: State) -> list[str]:
+    """The names of stored rotary frequencies, of each layer or of all together."""
+    return [name for name in state if name.endswith(".inv_freq")]
 
 
 def esm2_weights(architecture: Esm2Architecture, layer: int, state: State) -> dict[str, Weight]:
@@ -61,9 +73,12 @@ def esm2_weights(architecture: Esm2Architecture, layer: int, state: State) -> di
 
     Raises ModelError for a checkpoint of more layers than the architecture's.
     """
-    naming = HUGGING_FACE if f"{HUGGING_FACE.embedding}.weight" in state else FAIR_ESM
+    naming = naming_of(state)
     if naming.part(architecture.layers, "fc1", "weight") in state:
-        raise ModelError(f"the checkpoint has more than {architecture.layers} layers")
+        raise ModelError(
+            f"the checkpoint has more than {architecture.layers} layers, the number that its "
+            "settings give (num_hidden_layers in config.json); correct them"
+        )
     width = architecture.width
     embedding = {f"{naming.embedding}.weight": (len(ESM2_ALPHABET), width)}
     weights = {"embedding.weight": Weight(embedding)}
@@ -78,14 +93,16 @@ def esm2_weights(architecture: Esm2Architecture, layer: int, state: State) -> di
 def esm2_buffers(architecture: Esm2Architecture, state: State) -> dict[str, Tensor]:
     """The checkpoint's rotary frequencies, if it has any.
 
-    Raises ModelError where layers have different ones.
+    Raises ModelError where layers have different ones, or they are not finite.
     """
-    names = [name for name in state if name.endswith(".inv_freq")]
+    names = rotary_names(state)
     shape = (architecture.head_dim // 2,)
     if not names:
         return {}
     # A copy of our own: the file's mapping could not be let go.
     first = read_part(state, names[0], shape).clone()
+    if not first.isfinite().all():
+        raise ModelError(f"{names[0]!r} holds NaN or infinite values; copy the file again")
     for name in names[1:]:
         if not torch.equal(read_part(state, name, shape), first):
             raise ModelError(f"{names[0]!r} and {name!r} differ; all layers must share one")

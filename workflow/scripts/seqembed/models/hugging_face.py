@@ -11,7 +11,15 @@ from seqembed.errors import ModelError, named
 from seqembed.models.architecture import Architecture, DnabertArchitecture, Esm2Architecture
 from seqembed.models.dnabert_s_weights import TOKEN_TYPES
 from seqembed.models.esm2 import ROTARY_BASE
-from seqembed.models.source import CONFIG, PICKLED, SAFETENSORS, TOKENIZER, VOCABULARY, WEIGHTS
+from seqembed.models.source import (
+    ADAPTERS,
+    CONFIG,
+    PICKLED,
+    SAFETENSORS,
+    TOKENIZER,
+    VOCABULARY,
+    WEIGHTS,
+)
 from seqembed.models.tokenization import ESM2_ALPHABET, BpeTokenizer
 
 EXPECTED = (
@@ -40,8 +48,24 @@ DNABERT_CONFIG: Required = {
     "is_decoder": (False, False),
     "add_cross_attention": (False, False),
 }
+# What a setting that is not ESM-2's says of the model.
+TELLING: Mapping[tuple[str, Any], str] = {
+    ("position_embedding_type", "absolute"): "ESM-1b or ESM-1v",
+    ("emb_layer_norm_before", True): "ESM-1b or MSA-1b",
+    ("is_folding_model", True): "ESMFold",
+}
 # Only the BERTs with ALiBi have it.
 ALIBI = "alibi_starting_size"
+# What else a folder may hold in place of weights that can be read, and what to do.
+OTHER_WEIGHTS = {
+    "tf_model.h5": ("TensorFlow's weights", "convert them with from_pretrained(from_tf=True)"),
+    "flax_model.msgpack": ("Flax's weights", "convert them with from_pretrained(from_flax=True)"),
+    "*.distcp": ("a sharded checkpoint of FSDP", "gather it (accelerate merge-weights)"),
+    "*model_states.pt": ("a checkpoint of DeepSpeed", "gather it with zero_to_fp32.py"),
+    "zero_to_fp32.py": ("a checkpoint of DeepSpeed", "gather it with zero_to_fp32.py"),
+    "*.gguf": ("quantised weights (GGUF)", "take the model's weights as safetensors"),
+    "*.onnx": ("a program of ONNX", "take the model's weights as safetensors"),
+}
 
 
 def read_architecture(folder: Path) -> Architecture:
@@ -50,8 +74,12 @@ def read_architecture(folder: Path) -> Architecture:
     Raises:
         ModelError: it is another model, or its tokenizer is not the model's.
     """
+    _refuse_adapters(folder)
     path = folder / CONFIG
     config = _read_json(path)
+    if config.get("quantization_config") is not None:
+        advice = "save the model in fp32, fp16 or bf16"
+        raise ModelError(f"{path}: has a quantization_config: the weights are quantised; {advice}")
     if config.get("model_type") == "bert":
         return _dnabert(path, config)
     return _esm2(path, config)
@@ -62,7 +90,20 @@ def find_weights(folder: Path) -> Path:
     for name in WEIGHTS:
         if (folder / name).exists():
             return folder / name
+    for pattern, (what, advice) in OTHER_WEIGHTS.items():
+        if any(folder.glob(pattern)):
+            raise ModelError(f"{folder}: holds {what}; {advice} and save_pretrained")
     raise ModelError(f"{folder}: has neither {SAFETENSORS} nor {PICKLED}; {EXPECTED}")
+
+
+def _refuse_adapters(folder: Path) -> None:
+    """Refuse a folder of an adapter: the rows would be those of the model without it."""
+    for name in ADAPTERS:
+        if (folder / name).exists():
+            raise ModelError(
+                f"{folder / name}: is of an adapter (LoRA or the like); merge it into the model "
+                "(PEFT's `merge_and_unload()`) and give the folder of the merged model"
+            )
 
 
 def _esm2(path: Path, config: Mapping[str, Any]) -> Esm2Architecture:
@@ -119,7 +160,15 @@ def _check_config(path: Path, config: Mapping[str, Any], required: Required, mod
         # null means "not set" to Hugging Face, which then behaves as for false.
         found = config.get(name, default)
         if found != value and not (value is False and found is None):
-            raise ModelError(f"{path}: {name} is {found!r}; only {model} ({value!r}) is supported")
+            raise ModelError(
+                f"{path}: {name} is {found!r}{_telling(name, found)}; "
+                f"only {model} ({value!r}) is supported"
+            )
+
+
+def _telling(name: str, found: Any) -> str:
+    known = next((m for (n, v), m in TELLING.items() if n == name and v == found), None)
+    return f", so this is {known}" if known else ""
 
 
 def _check_vocabulary(path: Path) -> None:

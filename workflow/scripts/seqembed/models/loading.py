@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from seqembed.errors import ModelError
+from seqembed.errors import ModelError, count_of, show
 from seqembed.models.encoder import Encoder
 from seqembed.models.tensors import State, Stored
-
-# transformers 5 saves some LayerNorms under the names of its TensorFlow days.
-LEGACY_NAMES = {
-    "LayerNorm.gamma": "LayerNorm.weight",
-    "LayerNorm.beta": "LayerNorm.bias",
-    "layernorm.gamma": "layernorm.weight",
-    "layernorm.beta": "layernorm.bias",
-}
 
 
 @dataclass(frozen=True)
@@ -32,23 +24,21 @@ class Weight:
     make: Callable[..., Tensor] = lambda tensor: tensor
 
 
-def plain_names(state: State, prefixes: tuple[str, ...]) -> dict[str, Stored]:
-    """The same tensors, named as if the encoder were the whole model, in today's words."""
-    plain = {}
-    for name, stored in state.items():
-        prefix = next((p for p in prefixes if name.startswith(p)), "")
-        name = name.removeprefix(prefix)
-        for legacy, today in LEGACY_NAMES.items():
-            name = name.replace(legacy, today)
-        plain[name] = stored
-    return plain
-
-
 def check_weights(state: State, weights: Mapping[str, Weight]) -> None:
     """Raises ModelError for a weight that is missing, misshapen or quantised; reads none."""
     for weight in weights.values():
         for name, shape in weight.parts.items():
             _find(state, name, shape)
+
+
+def check_values(state: State, weights: Mapping[str, Weight]) -> None:
+    """Raises ModelError for NaN or infinities in the weights that are used; reads one at a time."""
+    bad = [name for weight in weights.values() for name in _not_finite(state, weight)]
+    if bad:
+        raise ModelError(
+            f"holds {count_of(len(bad), 'weight')} with NaN or infinite values ({show(bad)}); the "
+            "file is damaged or training diverged: copy it again, or take an earlier checkpoint"
+        )
 
 
 def read_part(state: State, name: str, shape: tuple[int, ...]) -> Tensor:
@@ -90,3 +80,13 @@ def _make(state: State, weight: Weight, dtype: torch.dtype) -> Tensor:
     # A copy of our own, so that the file can be let go. Other strides than the plain ones would
     # choose other kernels, and other last bits.
     return made.to(dtype, copy=True, memory_format=torch.contiguous_format)
+
+
+def _not_finite(state: State, weight: Weight) -> Iterator[str]:
+    """The names of the parts with values that are not finite in fp32, each with their number."""
+    for name, shape in weight.parts.items():
+        tensor = read_part(state, name, shape)
+        # A sum is several times faster than a look at each value. It is finite only if all values
+        # are; where it overflows, the values are counted.
+        if not tensor.sum().isfinite() and (count := int(tensor.isfinite().logical_not().sum())):
+            yield f"{name}: {count:,} of {tensor.numel():,}"

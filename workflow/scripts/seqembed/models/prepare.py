@@ -26,7 +26,13 @@ from seqembed.models.prepared import (
 )
 from seqembed.models.source import CONFIG, SAFETENSORS, TOKENIZER, list_weight_files
 from seqembed.models.tensors import read_state
-from seqembed.models.weights import Checkpoint, build_model, check_checkpoint, read_checkpoint
+from seqembed.models.weights import (
+    Checkpoint,
+    build_model,
+    check_checkpoint,
+    check_finite,
+    read_checkpoint,
+)
 
 
 def prepare_model(name: str, source: str, output: Path, logger: logging.Logger) -> None:
@@ -48,6 +54,7 @@ def prepare_model(name: str, source: str, output: Path, logger: logging.Logger) 
     checkpoint = read_checkpoint(place)
     # A bad model fails here, not on a GPU.
     check_checkpoint(checkpoint)
+    check_finite(checkpoint)
     weights = checkpoint.path
     if not weights.name.startswith(SAFETENSORS):
         weights = _convert(checkpoint, output.parent / name / SAFETENSORS)

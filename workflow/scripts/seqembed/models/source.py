@@ -16,6 +16,14 @@ PICKLED = "pytorch_model.bin"
 INDEX = ".index.json"
 # Where a Hugging Face folder may keep its weights; the first that is there counts.
 WEIGHTS = (SAFETENSORS, SAFETENSORS + INDEX, PICKLED, PICKLED + INDEX)
+# What PEFT and the adapters library save beside a model, or in place of it: transformers would put
+# the adapter on the model.
+ADAPTERS = (
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+    "pytorch_adapter.bin",
+)
 
 
 def list_model_files(source: Path) -> list[Path]:
@@ -25,7 +33,7 @@ def list_model_files(source: Path) -> list[Path]:
     """
     if not source.is_dir():
         return [source]
-    files = {source / name: None for name in (CONFIG, VOCABULARY, TOKENIZER, *WEIGHTS)}
+    files = {source / name: None for name in (CONFIG, VOCABULARY, TOKENIZER, *ADAPTERS, *WEIGHTS)}
     for index in [path for path in files if path.name.endswith(INDEX) and path.exists()]:
         files |= dict.fromkeys(_listed(index))
     return [path for path in files if path.exists()]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +13,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from seqembed.errors import ModelError
-from seqembed.models.source import INDEX, SAFETENSORS, read_weight_map
+from seqembed.models.file_forms import is_safetensors, is_zip, refuse_other_forms
+from seqembed.models.pickles import check_names, load_pickled
+from seqembed.models.source import INDEX, PICKLED, SAFETENSORS, read_weight_map
 
 # What weights come in; whole numbers are quantised ones, which mean nothing without their scales.
 FLOATS = {
@@ -52,16 +52,22 @@ def read_state(weights: Path) -> State:
     for name, path in places.items():
         if name not in parts[path]:
             raise ModelError(f"{path}: lacks {name!r}, which {weights.name} says it holds")
-    return {name: parts[path][name] for name, path in places.items()}
+    # What the index does not name is there nevertheless, and must be accounted for.
+    held = {name: stored for part in parts.values() for name, stored in part.items()}
+    return held | {name: parts[path][name] for name, path in places.items()}
 
 
 def read_safetensors(path: Path) -> State:
     """The tensors of one safetensors file."""
+    if not is_safetensors(path):
+        refuse_other_forms(path)
+        if is_zip(path):
+            raise ModelError(f"{path}: cannot be read: it is PyTorch's; name it {PICKLED}")
     try:
         file: Any = safe_open(path, framework="pt")
         return {name: _in_safetensors(file, name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path}: cannot be read: {error}") from error
+        raise ModelError(f"{path}: cannot be read: {error}; copy it again") from error
 
 
 def read_pickled(path: Path) -> State:
@@ -69,24 +75,9 @@ def read_pickled(path: Path) -> State:
     return check_state_dict(path, load_pickled(path))
 
 
-def load_pickled(path: Path) -> Any:
-    """torch.load restricted to tensors, plain containers and argparse.Namespace."""
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            # Files of old versions are no archives, and cannot be mapped.
-            mapped = zipfile.is_zipfile(path)
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:  # damaged bytes make torch's reader fail in any of many types
-        raise ModelError(f"{path}: cannot be loaded as weights only: {error}") from error
-
-
 def check_state_dict(path: Path, state: Any) -> State:
-    """The tensors of what should be a state dict."""
-    if not isinstance(state, Mapping) or not state:
-        raise ModelError(f"{path}: holds no weights")
-    if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise ModelError(f"{path}: holds something other than named tensors")
-    return {name: _in_memory(tensor) for name, tensor in state.items()}
+    """The tensors of what should be a state dict, or a ModelError that says what it is."""
+    return {name: _in_memory(tensor) for name, tensor in check_names(path, state).items()}
 
 
 def _in_memory(tensor: Tensor) -> Stored:

