@@ -229,13 +229,14 @@ BAD_CONFIGURATIONS: dict[str, tuple[dict[Any, Any], str]] = {
     "a key of 10,000 letters": (
         {"k" * 10_000: 1},
         "'kkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkk... is no key of the "
-        "configuration. Known here: datasets, models, shards, device, embedding, ids, "
-        "execution.",
+        "configuration. Known here: datasets, fasta, model, name, models, shards, device, "
+        "embedding, ids, gaps, suspicious, execution.",
     ),
     "a key that is no text": (
         {b"shards": 2},
         "\"b'shards'\" is no key of the configuration. Did you mean shards? Known here: "
-        "datasets, models, shards, device, embedding, ids, execution.",
+        "datasets, fasta, model, name, models, shards, device, embedding, ids, gaps, "
+        "suspicious, execution.",
     ),
     "shards beyond any cluster": (
         {"shards": 10_001},
@@ -332,7 +333,8 @@ BAD_CONFIGURATIONS: dict[str, tuple[dict[Any, Any], str]] = {
         "under `models`. Known: esm2_t6_8M_UR50D, esm2_t12_35M_UR50D, esm2_t30_150M_UR50D, "
         "esm2_t33_650M_UR50D, esm2_t36_3B_UR50D, esm2_t48_15B_UR50D, DNABERT-S, DNABERT-2. "
         "Of another model give the folder or .pt file under `models:` and write `model: "
-        "m_1` in the dataset:\n"
+        "m_1` in the dataset; after --config, model=m_1 "
+        "'models={m_1: /path/to/its_folder_or_file.pt}'; in a file:\n"
         "models:\n"
         "  m_1: /path/to/its_folder_or_file.pt",
     ),

@@ -23,6 +23,8 @@ def main() -> int:
     parser.add_argument("--model", type=Path, required=True, help="what prepare_model wrote")
     invalid = get_args(InvalidResidues)
     parser.add_argument("--invalid-residues", choices=invalid, required=True)
+    parser.add_argument("--gaps", choices=("error", "remove", "keep"), default="error")
+    parser.add_argument("--suspicious", choices=("error", "allow"), default="error")
     parser.add_argument("--output", type=Path, required=True, help="index.parquet")
     return command_line.run(index, parser.parse_args())
 

@@ -27,6 +27,7 @@ from seqembed.models.prepared import (
 from seqembed.models.source import CONFIG, SAFETENSORS, TOKENIZER, list_weight_files
 from seqembed.models.tensors import read_state
 from seqembed.models.weights import Checkpoint, build_model, check_checkpoint, read_checkpoint
+from seqembed.paths import expand
 
 
 def prepare_model(name: str, source: str, output: Path, logger: logging.Logger) -> None:
@@ -44,7 +45,7 @@ def prepare_model(name: str, source: str, output: Path, logger: logging.Logger) 
     if source in KNOWN:
         place = fetch(KNOWN[source], output.parent / name / "original", logger)
     else:
-        place = Path(source)
+        place = Path(expand(source))
     checkpoint = read_checkpoint(place)
     # A bad model fails here, not on a GPU.
     check_checkpoint(checkpoint)
