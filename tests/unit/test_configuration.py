@@ -449,7 +449,8 @@ def test_the_lines_to_write_for_a_model_can_be_followed(model):
         (
             "datasets: x",
             "datasets is 'x', but must be names of datasets, each with its own keys indented "
-            "below it.",
+            "below it (of one dataset, on the command line, write --config fasta=my.faa "
+            "model=esm2_t33_650M_UR50D).",
         ),
         (
             "datasets: {mine: }",
@@ -458,7 +459,9 @@ def test_the_lines_to_write_for_a_model_can_be_followed(model):
         ),
         (
             "datasets: {fasta: x}",
-            "datasets.fasta is 'x', but must be a group of keys, `fasta` and `model` at least.",
+            "datasets: the dataset's name is missing above `fasta`. Write on the command line "
+            "`--config fasta=x model=esm2_t33_650M_UR50D`; in a file, a name such as `mine:`, and "
+            "its keys indented below it.",
         ),
         *(
             (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +18,8 @@ from seqembed.errors import ConfigError
 from seqembed.models.known import KNOWN
 from seqembed.models.names import explain_model, get_model_source, model_name
 from seqembed.request import Request
-from seqembed.short_form import as_datasets, refuse_unquoted
+from seqembed.short_form import as_datasets, refuse_misread
+from seqembed.unknown_keys import explain_unknown
 
 _SCHEMA = Path(__file__).parents[2] / "schemas" / "config.schema.yaml"
 _NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?", re.ASCII)
@@ -75,7 +75,7 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     schema = load_schema()
     refuse_endless(config)
     given = _normalised({} if config is None else config, schema)
-    refuse_unquoted(given)
+    refuse_misread(given)
     problems = [line for error in _Validator(schema).iter_errors(given) for line in _explain(error)]
     if problems:
         # jsonschema visits free names in no fixed order, and names a missing key once per key.
@@ -189,8 +189,10 @@ def _explain(error: Any) -> list[str]:
         return [_explain_name(path, value, error.schema)]
     if error.validator == "additionalProperties":
         known = error.schema["properties"]
+        unknown = {key: inner for key, inner in value.items() if key not in known}
         return [
-            _explain_unknown([*path, key], known, value[key]) for key in value if key not in known
+            f"{_dotted([*path, key])} {explain_unknown(key, known, inner)}"
+            for key, inner in unknown.items()
         ]
     if error.validator == "required":
         known = error.schema["properties"]
@@ -206,30 +208,6 @@ def _explain_name(path: list[Any], name: object, schema: Mapping[str, Any]) -> s
         return f"{_dotted(path)}: {read}; put the name in quotes."
     rule = f"becomes part of file names and must be {schema['title']}"
     return f"{_dotted(path)}: the name {_shortened(repr(name))} {rule}."
-
-
-def _explain_unknown(path: list[Any], known: Mapping[str, Any], value: object) -> str:
-    # `precision` at the top is a known key in the wrong place: look further down as well.
-    inner = {key_path.rpartition(".")[2]: key_path for key_path in _key_paths(known)}
-    close = difflib.get_close_matches(str(path[-1]), inner, n=1)
-    hint = f" Did you mean {_placed(inner[close[0]], value)}?" if close else ""
-    keys = ", ".join(known)
-    return f"{_dotted(path)} is no key of the configuration.{hint} Known here: {keys}."
-
-
-def _placed(key_path: str, value: object) -> str:
-    """A key's path, with what to write where it is below another and its value is plain."""
-    above, _, key = key_path.rpartition(".")
-    text = str(value).lower() if isinstance(value, bool) else str(value)
-    if not above or "." in above or not _PLAIN_KEY.fullmatch(text):
-        return key_path
-    return f"{key_path}, after --config '{above}={{{key}: {text}}}'"
-
-
-def _key_paths(known: Mapping[str, Any]) -> Iterator[str]:
-    for key, node in known.items():
-        yield key
-        yield from (f"{key}.{path}" for path in _key_paths(node.get("properties", {})))
 
 
 def _explain_missing(path: list[Any], node: Mapping[str, Any]) -> str:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 
 from seqembed.errors import ConfigError
 
+_SETTING = re.compile(r"(fasta|model|datasets)=")
 _GPUS = ("gpus", "nvidia_gpu", "nvidia_gpus", "ngpu", "ngpus", "num_gpus", "cuda")
 
 
 def refuse_lost_words(arguments: Sequence[str], config: Sequence[str]) -> None:
-    """Raise ConfigError where a value of --config is lost, since a later one takes its place.
+    """Raise ConfigError where Snakemake does not read a setting, or lets a later one replace it.
 
     arguments: the whole command line. config: what followed the last --config.
     """
-    if sum(word in ("--config", "-C") for word in arguments) > 1:
+    settings = [word for word in arguments if _SETTING.match(word)]
+    if settings and not config:
+        message = f"{settings[0]} is taken for a file to make"
+        raise ConfigError(f"{message}; write --config {shlex.join(settings)}.")
+    if sum(word in ("--config", "-C") or word.startswith("--config=") for word in arguments) > 1:
         message = "--config is given twice, and Snakemake reads the last alone; write all of it"
         raise ConfigError(f"{message} after one --config.")
     given: dict[str, str] = {}

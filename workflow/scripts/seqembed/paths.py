@@ -49,8 +49,10 @@ def _explain_several(text: str) -> str | None:
         parts = [part.strip() for part in text.split(separator) if part.strip()]
         comma = separator is not None and len(parts) > 1
         if comma or (len(parts) > 1 and all(_is_there(part) for part in parts)):
-            listed = ", ".join(parts)
-            return f"is no file; if these are several, write them as a list, `fasta: [{listed}]`"
+            return (
+                "is no file; if these are several, write them as a list, "
+                f"`fasta: [{', '.join(parts)}]`, or after --config as fasta={','.join(parts)}"
+            )
     return None
 
 

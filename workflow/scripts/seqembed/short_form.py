@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from seqembed.errors import ConfigError
+from seqembed.paths import explain_no_path
 
 KEYS = ("fasta", "model", "name")
 _FASTA_SUFFIX = re.compile(
@@ -54,11 +55,20 @@ def derive_name(fasta: list[str]) -> str | None:
     return _as_name(_FASTA_SUFFIX.sub("", stem)) or None
 
 
-def refuse_unquoted(given: Any) -> None:
+def refuse_misread(given: Any) -> None:
     """Raise ConfigError for `{mine:{fasta:a}}`: without blanks it is one key, and no value.
 
-    So a shell hands on braces that are not in quotes, and YAML reads a colon without a blank.
+    So a shell hands on braces that are not in quotes, and YAML reads a colon without a blank. Also
+    for `fasta=-`, standard input, and for a dataset without its name.
     """
+    if not isinstance(given, Mapping):
+        return
+    if given.get("fasta") == [""]:
+        # YAML reads a lone `-` as a list.
+        raise ConfigError(f"fasta: `-` {explain_no_path('-')}.")
+    datasets = given.get("datasets")
+    if isinstance(datasets, Mapping) and isinstance(datasets.get("fasta"), str):
+        raise ConfigError(_explain_no_name(datasets))
     for path in _glued_keys(given):
         if path[0] == "datasets":
             raise ConfigError(_explain_glued_datasets(given["datasets"], path[-1]))
@@ -141,6 +151,14 @@ def _explain_glued_datasets(datasets: Mapping[str, Any], key: str) -> str:
         f"datasets: {key!r} has no blank after its colon, or no quotes around it, so that it is no "
         f"key with a value. Write on the command line `{_command(found | plain)}`; in a file, a "
         "blank after each colon."
+    )
+
+
+def _explain_no_name(datasets: Mapping[str, Any]) -> str:
+    return (
+        "datasets: the dataset's name is missing above `fasta`. Write on the command line "
+        f"`{_command(datasets)}`; in a file, a name such as `mine:`, and its keys indented below "
+        "it."
     )
 
 

@@ -22,7 +22,7 @@ _UNREAD = {
     "ESM-1b": r"esm-?1b",
     "ESM-1v": r"esm-?1v",
     "ESM-1": r"esm-?1[_.-]",
-    "MSA Transformer": r"esm-?msa",
+    "MSA Transformer": r"esm[_-]?msa",
     "ESMFold": r"esmfold",
     "ESM-3": r"esm-?3",
     "ESM C": r"esm-?c(?![a-z])|esmplusplus",
@@ -74,7 +74,7 @@ def explain_model(place: str, model: str, models: Mapping[str, str]) -> str:
             f"{beginning} `models`. It looks like {family}, which cannot be read yet; {_READ} can. "
             f"{known}"
         )
-    close = difflib.get_close_matches(model, [*models, *KNOWN])
+    close = _close_names(model, [*models, *KNOWN])
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
     return f"{beginning} `models`.{hint} {known} {_advise(model)}"
 
@@ -86,7 +86,8 @@ def explain_missing_source(name: str, source: str) -> str:
         return f"{place} does not exist, and looks like {family}, which cannot be read yet"
     message = f"{place} does not exist; give the folder or file of the model"
     if _REPOSITORY.fullmatch(source):
-        return f"{message}, or, if it is a repository of the hub, `{_download(source)}` and {name}"
+        folder = source.rpartition("/")[2]
+        return f"{message}: of a repository of the hub, `{_download(source)}` and then {folder}"
     return message
 
 
@@ -103,6 +104,12 @@ def _advise(model: str) -> str:
     if _PLAIN_PATH.fullmatch(source):
         option = f"; after --config, model={name} 'models={{{name}: {source}}}'; in a file"
     return f"{action}{rename}{option}:\nmodels:\n  {name}: {source}"
+
+
+def _close_names(model: str, names: list[str]) -> list[str]:
+    """The names like this one; else those that it is a part of, such as 650M, if they are few."""
+    holding = [name for name in names if model.lower() in name.lower()]
+    return difflib.get_close_matches(model, names) or (holding if len(holding) <= 2 else [])
 
 
 def _download(repository: str) -> str:

@@ -1,0 +1,58 @@
+"""Results of other files are not replaced; whoever runs the same again goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from seqembed.earlier_result import refuse_to_replace
+from seqembed.errors import ConfigError
+from seqembed.index import write_index
+
+INDEX = Path("results/my/index.parquet")
+
+
+@pytest.fixture(autouse=True)
+def made(tmp_path, monkeypatch) -> None:
+    """An index of my.faa and b.faa."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("my.faa", "b.faa", "other/my.faa"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(f">{name}\nMKV\n")
+    INDEX.parent.mkdir(parents=True)
+    write_index(["my.faa", "b.faa"], INDEX)
+
+
+@pytest.mark.parametrize(
+    "files", [["my.faa", "b.faa"], ["./my.faa"], ["b.faa", "my.faa", "c.faa"], ["link.faa"]]
+)
+def test_the_same_files_pass_also_where_some_came_or_went(files):
+    Path("link.faa").symlink_to("my.faa")
+    refuse_to_replace("my", files, INDEX)
+    refuse_to_replace("my", [Path(file).absolute() for file in files], INDEX)
+
+
+def test_a_moved_checkout_passes(tmp_path, monkeypatch):
+    moved = tmp_path.with_name(f"{tmp_path.name}_moved")
+    tmp_path.rename(moved)
+    monkeypatch.chdir(moved)
+    refuse_to_replace("my", ["my.faa"], INDEX)
+
+
+def test_another_file_of_the_same_name_is_refused():
+    with pytest.raises(ConfigError) as caught:
+        refuse_to_replace("my", ["other/my.faa"], INDEX)
+    assert str(caught.value) == (
+        "results/my holds the results of my.faa and 1 more, which would be lost. Give these files "
+        "another name, by name=... after --config; or, if that file only moved, remove "
+        "results/my/index.parquet and run again."
+    )
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PAR1 and no more"])
+def test_no_index_or_a_damaged_one_stands_in_nobodys_way(content):
+    INDEX.unlink()
+    if content is not None:
+        INDEX.write_bytes(content)
+    refuse_to_replace("my", ["other/my.faa"], INDEX)
