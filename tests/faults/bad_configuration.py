@@ -346,26 +346,26 @@ BAD_CONFIGURATIONS: dict[str, tuple[dict[Any, Any], str]] = {
     ),
     "braces that bash expanded": (
         {"datasets": {"mine:fasta:a.faa": "", "mine:model:esm2_t6_8M_UR50D": ""}},
-        "datasets: 'mine:fasta:a.faa' has no blank after its colon, or no quotes around it, so "
-        "that it is no key with a value. Write on the command line `--config fasta=a.faa "
+        "datasets: 'mine:fasta:a.faa' lacks a blank after its colon, or quotes around it, and "
+        "is read as one key. Write on the command line `--config fasta=a.faa "
         "model=esm2_t6_8M_UR50D name=mine`; in a file, a blank after each colon.",
     ),
     "braces in quotes without blanks": (
         {"datasets": {"mine": {"fasta:a.faa": "", "model:esm2_t6_8M_UR50D": ""}}},
-        "datasets: 'fasta:a.faa' has no blank after its colon, or no quotes around it, so "
-        "that it is no key with a value. Write on the command line `--config fasta=a.faa "
+        "datasets: 'fasta:a.faa' lacks a blank after its colon, or quotes around it, and "
+        "is read as one key. Write on the command line `--config fasta=a.faa "
         "model=esm2_t6_8M_UR50D name=mine`; in a file, a blank after each colon.",
     ),
     "a key without a blank in a file": (
         {"datasets": {"mine": {"fasta": "a.faa", "model:m": None}}},
-        "datasets: 'model:m' has no blank after its colon, or no quotes around it, so that it is "
-        "no key with a value. Write on the command line `--config fasta=a.faa model=m name=mine`; "
+        "datasets: 'model:m' lacks a blank after its colon, or quotes around it, and is read as "
+        "one key. Write on the command line `--config fasta=a.faa model=m name=mine`; "
         "in a file, a blank after each colon.",
     ),
     "a setting without a blank": (
         {"embedding": {"pooling:max": ""}},
-        "embedding: 'pooling:max' has no blank after its colon, so that it is no key with a "
-        "value. Write `pooling: max`; after --config, in quotes: 'embedding={pooling: max}'.",
+        "embedding: 'pooling:max' lacks a blank after its colon, and is read as one key. "
+        "Write `pooling: max`; after --config, in quotes: 'embedding={pooling: max}'.",
     ),
     "a dataset without a name": (
         {"datasets": {"fasta": "a b.faa", "model": "m"}},
@@ -396,14 +396,14 @@ BAD_CONFIGURATIONS: dict[str, tuple[dict[Any, Any], str]] = {
     ),
     "several files without a name": (
         {"fasta": "data/a.faa,b.faa", "model": "m"},
-        "`fasta` is several files, or a file whose name gives none to the results, so the dataset "
-        "needs a name: its results go to results/NAME. Write for example `--config "
+        "`fasta` gives the dataset no name: it is several files, a pattern, or a file without "
+        "plain letters in its name. The results go to results/NAME; write for example `--config "
         "fasta=data/a.faa,b.faa model=m name=data`.",
     ),
     "a pattern without a name": (
         {"fasta": "*.faa", "model": "m"},
-        "`fasta` is several files, or a file whose name gives none to the results, so the dataset "
-        "needs a name: its results go to results/NAME. Write for example `--config "
+        "`fasta` gives the dataset no name: it is several files, a pattern, or a file without "
+        "plain letters in its name. The results go to results/NAME; write for example `--config "
         "fasta='*.faa' model=m name=mine`.",
     ),
     "standard input, as YAML reads it": (

@@ -29,20 +29,21 @@ def made(tmp_path, monkeypatch) -> None:
 )
 def test_the_same_files_pass_also_where_some_came_or_went(files):
     Path("link.faa").symlink_to("my.faa")
-    refuse_to_replace("my", files, INDEX)
-    refuse_to_replace("my", [Path(file).absolute() for file in files], INDEX)
+    refuse_to_replace(files, files, INDEX)
+    absolute = [str(Path(file).absolute()) for file in files]
+    refuse_to_replace(absolute, absolute, INDEX)
 
 
 def test_a_moved_checkout_passes(tmp_path, monkeypatch):
     moved = tmp_path.with_name(f"{tmp_path.name}_moved")
     tmp_path.rename(moved)
     monkeypatch.chdir(moved)
-    refuse_to_replace("my", ["my.faa"], INDEX)
+    refuse_to_replace(["my.faa"], ["my.faa"], INDEX)
 
 
 def test_another_file_of_the_same_name_is_refused():
     with pytest.raises(ConfigError) as caught:
-        refuse_to_replace("my", ["other/my.faa"], INDEX)
+        refuse_to_replace(["other/my.faa"], ["other/my.faa"], INDEX)
     assert str(caught.value) == (
         "results/my holds the results of my.faa and 1 more, which would be lost. Give these files "
         "another name, by name=... after --config; or, if that file only moved, remove "
@@ -50,9 +51,17 @@ def test_another_file_of_the_same_name_is_refused():
     )
 
 
+def test_a_pattern_whose_files_were_all_replaced_passes():
+    for name in ("my.faa", "b.faa"):
+        Path(name).unlink()
+    refuse_to_replace(["*.faa"], ["new.faa"], INDEX)
+    with pytest.raises(ConfigError):
+        refuse_to_replace(["other/*.faa"], ["other/my.faa"], INDEX)
+
+
 @pytest.mark.parametrize("content", [None, b"", b"PAR1 and no more"])
-def test_no_index_or_a_damaged_one_stands_in_nobodys_way(content):
+def test_a_missing_or_damaged_index_is_passed_over(content):
     INDEX.unlink()
     if content is not None:
         INDEX.write_bytes(content)
-    refuse_to_replace("my", ["other/my.faa"], INDEX)
+    refuse_to_replace(["other/my.faa"], ["other/my.faa"], INDEX)

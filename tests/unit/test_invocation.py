@@ -1,4 +1,4 @@
-"""Mistakes on the command line that Snakemake itself takes without a word."""
+"""Mistakes on the command line that Snakemake accepts silently."""
 
 from __future__ import annotations
 
@@ -66,5 +66,5 @@ def test_another_name_for_the_gpus_is_refused(name):
     refuse_other_gpu_limits({name: 2, "gpu": 2}, "auto")
 
 
-def test_other_resources_are_nobodys_mistake():
+def test_other_resources_pass():
     refuse_other_gpu_limits({"_cores": 4, "mem_mb": 100, "gpu": 2}, "auto")

@@ -85,8 +85,8 @@ def test_of_an_unknown_repository_the_advice_can_be_followed():
 
 def test_a_path_that_is_not_there_may_have_been_a_repository():
     assert explain_missing_source("x", "lhallee/my_esm2") == (
-        "models: x: lhallee/my_esm2 does not exist; give the folder or file of the model: of a "
-        "repository of the hub, `hf download lhallee/my_esm2 --local-dir my_esm2` and then my_esm2"
+        "models: x: lhallee/my_esm2 does not exist; give the folder or file of the model; if this "
+        "is a repository, run `hf download lhallee/my_esm2 --local-dir my_esm2` and give my_esm2"
     )
 
 

@@ -135,8 +135,9 @@ def test_wrong_settings_are_refused_in_sentences(fresh):
         ),
         (
             [DATASETS, "models={esm2_random: no/model}"],
-            "    models: esm2_random: no/model does not exist; "
-            "give the folder or file of the model",
+            "    models: esm2_random: no/model does not exist; give the folder or file of the "
+            "model; if this is a repository, run `hf download no/model --local-dir model` and "
+            "give model",
         ),
         (
             ["datasets={mine: {fasta: '{sample}.faa', model: esm2_random}}", MODELS],

@@ -73,8 +73,8 @@ def _expanded_by_bash(text: str) -> list[str]:
     [
         (
             "--config datasets={mine:{fasta:my.faa,model:esm2_random}}",
-            "datasets: 'mine:fasta:my.faa' has no blank after its colon, or no quotes around it, "
-            "so that it is no key with a value. Write on the command line `--config fasta=my.faa "
+            "datasets: 'mine:fasta:my.faa' lacks a blank after its colon, or quotes around it, "
+            "and is read as one key. Write on the command line `--config fasta=my.faa "
             "model=esm2_random name=mine`; in a file, a blank after each colon.",
         ),
         (

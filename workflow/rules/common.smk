@@ -81,7 +81,7 @@ def check_short_form():
         # Whoever needs the files says so, with the dataset's name.
         return
     index = Path(f"results/{dataset.name}/index.parquet")
-    refuse_to_replace(dataset.name, files, index)
+    refuse_to_replace(dataset.fasta, files, index)
 
 
 if IS_MAIN:

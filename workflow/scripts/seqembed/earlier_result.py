@@ -1,24 +1,27 @@
-"""Whether a name's results are those of other files, which a run would take the place of."""
+"""Whether a run would replace the results of other files that have the same name."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from seqembed.errors import ConfigError
+from seqembed.paths import expand
 
 
-def refuse_to_replace(name: str, files: Iterable[str | Path], index: Path) -> None:
-    """Raise ConfigError where the index of this name was made of none of these files.
+def refuse_to_replace(patterns: Iterable[str], files: Iterable[str | Path], index: Path) -> None:
+    """Raise ConfigError where an index was made of other files than these, which match `patterns`.
 
-    A file that came to the others, or went, is no reason: whoever runs the same command again, with
-    more data or in a checkout that was moved, goes on. An index that cannot be read is none.
+    Whoever runs the same command again goes on, with other data or in a folder that was moved: one
+    file in common is enough, or one that the patterns would match. An index that cannot be read is
+    made anew anyway.
     """
     if not index.exists():
         return
     before = _read_files(index)
-    if not before or _resolved(before) & _resolved(files):
+    if not before or _resolved(before) & _resolved(files) or _any_matches(before, patterns):
         return
     more = f" and {len(before) - 1} more" if len(before) > 1 else ""
     raise ConfigError(
@@ -30,6 +33,11 @@ def refuse_to_replace(name: str, files: Iterable[str | Path], index: Path) -> No
 
 def _resolved(paths: Iterable[str | Path]) -> set[str]:
     return {os.path.realpath(path) for path in paths}
+
+
+def _any_matches(paths: Iterable[str], patterns: Iterable[str]) -> bool:
+    absolute = [os.path.abspath(expand(pattern)) for pattern in patterns]
+    return any(fnmatchcase(os.path.abspath(path), text) for path in paths for text in absolute)
 
 
 def _read_files(index: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Mistakes on Snakemake's own command line that it takes without a word."""
+"""Mistakes on Snakemake's own command line that Snakemake accepts silently."""
 
 from __future__ import annotations
 

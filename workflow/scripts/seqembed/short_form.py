@@ -56,10 +56,10 @@ def derive_name(fasta: list[str]) -> str | None:
 
 
 def refuse_misread(given: Any) -> None:
-    """Raise ConfigError for `{mine:{fasta:a}}`: without blanks it is one key, and no value.
+    """Raise ConfigError for `{mine:{fasta:a}}`, which YAML reads as one key without a value.
 
-    So a shell hands on braces that are not in quotes, and YAML reads a colon without a blank. Also
-    for `fasta=-`, standard input, and for a dataset without its name.
+    Braces without quotes reach us so, too: bash expands them. Also raised for `fasta=-`, standard
+    input, and for a dataset without its name.
     """
     if not isinstance(given, Mapping):
         return
@@ -75,8 +75,8 @@ def refuse_misread(given: Any) -> None:
         key, _, value = path[-1].partition(":")
         group = f"{'={'.join(path[:-1])}={{{key}: {value}}}"
         raise ConfigError(
-            f"{path[0]}: {path[-1]!r} has no blank after its colon, so that it is no key with a "
-            f"value. Write `{key}: {value}`; after --config, in quotes: '{group}'."
+            f"{path[0]}: {path[-1]!r} lacks a blank after its colon, and is read as one key. Write "
+            f"`{key}: {value}`; after --config, in quotes: '{group}'."
         )
 
 
@@ -112,8 +112,9 @@ def _explain_nameless(given: Mapping[str, Any]) -> str:
     folder = os.path.basename(os.path.dirname(_split(given["fasta"])[0]))
     suggested = dict(given) | {"name": _as_name(folder) or "mine"}
     return (
-        "`fasta` is several files, or a file whose name gives none to the results, so the dataset "
-        f"needs a name: its results go to results/NAME. Write for example `{_command(suggested)}`."
+        "`fasta` gives the dataset no name: it is several files, a pattern, or a file without "
+        "plain letters in its name. The results go to results/NAME; write for example "
+        f"`{_command(suggested)}`."
     )
 
 
@@ -148,9 +149,9 @@ def _explain_glued_datasets(datasets: Mapping[str, Any], key: str) -> str:
     name, found = _read_glued(datasets)
     plain = {"name": name} if name and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) else {}
     return (
-        f"datasets: {key!r} has no blank after its colon, or no quotes around it, so that it is no "
-        f"key with a value. Write on the command line `{_command(found | plain)}`; in a file, a "
-        "blank after each colon."
+        f"datasets: {key!r} lacks a blank after its colon, or quotes around it, and is read as "
+        f"one key. Write on the command line `{_command(found | plain)}`; in a file, a blank after "
+        "each colon."
     )
 
 

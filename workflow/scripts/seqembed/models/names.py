@@ -87,7 +87,7 @@ def explain_missing_source(name: str, source: str) -> str:
     message = f"{place} does not exist; give the folder or file of the model"
     if _REPOSITORY.fullmatch(source):
         folder = source.rpartition("/")[2]
-        return f"{message}: of a repository of the hub, `{_download(source)}` and then {folder}"
+        return f"{message}; if this is a repository, run `{_download(source)}` and give {folder}"
     return message
 
 
