@@ -391,8 +391,14 @@ BAD_CONFIGURATIONS: dict[str, tuple[dict[Any, Any], str]] = {
     "the short form in one pair of quotes": (
         {"fasta": "a.faa model=m"},
         "`fasta` is given without `model`; write for example `--config fasta=a.faa "
-        "model=esm2_t33_650M_UR50D`, all of it after one --config. Quotes go around each value, "
-        "not around all of them: 'a.faa model=m' is one.",
+        "model=esm2_t33_650M_UR50D`, all of it after one --config. Here 'a.faa model=m' is one "
+        "word: put a blank between, and no quotes around both.",
+    ),
+    "the short form with commas between": (
+        {"fasta": "a.faa,model=m,name=x"},
+        "`fasta` is given without `model`; write for example `--config fasta=a.faa "
+        "model=esm2_t33_650M_UR50D`, all of it after one --config. Here 'a.faa,model=m,name=x' is "
+        "one word: put a blank between, and no quotes around both.",
     ),
     "several files without a name": (
         {"fasta": "data/a.faa,b.faa", "model": "m"},

@@ -208,7 +208,11 @@ def test_every_key_of_embedding_has_a_choice_that_is_tried():
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("'true'", True), ("'True'", True), ("'false'", False), ("'FALSE'", False), ("true", True)],
+    [
+        *[(f"'{word}'", True) for word in ("true", "True", "yes", "Yes", "on")],
+        *[(f"'{word}'", False) for word in ("false", "FALSE", "no", "off")],
+        *[("true", True), ("yes", True)],
+    ],
 )
 def test_yes_and_no_may_be_text_as_snakemake_gives_them(text, value):
     config = f"{{embedding: {{per_residue: {text}}}, datasets: {{a: {GOOD}}}, models: {{m: d}}}}"

@@ -75,12 +75,14 @@ def check_short_form():
     (dataset,) = DATASETS.values()
     if left_out := config.get("datasets"):
         logger.info(describe_left_out(left_out, dataset.name))
+    index = Path(f"results/{dataset.name}/index.parquet")
+    if not index.exists():
+        return
     try:
         files = find_fasta_files(list(dataset.fasta))
     except FastaError:
-        # Whoever needs the files says so, with the dataset's name.
+        # The rule that reads the files says so, with the dataset's name.
         return
-    index = Path(f"results/{dataset.name}/index.parquet")
     refuse_to_replace(dataset.fasta, files, index)
 
 

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from seqembed.errors import ConfigError
-from seqembed.paths import expand
+from seqembed.paths import as_moved, expand
 
 
 def refuse_to_replace(patterns: Iterable[str], files: Iterable[str | Path], index: Path) -> None:
@@ -18,8 +18,6 @@ def refuse_to_replace(patterns: Iterable[str], files: Iterable[str | Path], inde
     file in common is enough, or one that the patterns would match. An index that cannot be read is
     made anew anyway.
     """
-    if not index.exists():
-        return
     before = _read_files(index)
     if not before or _resolved(before) & _resolved(files) or _any_matches(before, patterns):
         return
@@ -36,8 +34,16 @@ def _resolved(paths: Iterable[str | Path]) -> set[str]:
 
 
 def _any_matches(paths: Iterable[str], patterns: Iterable[str]) -> bool:
-    absolute = [os.path.abspath(expand(pattern)) for pattern in patterns]
-    return any(fnmatchcase(os.path.abspath(path), text) for path in paths for text in absolute)
+    """Whether a pattern would match one of the paths, also as another home folder had them."""
+    return any(_matches(path, pattern) for path in paths for pattern in patterns)
+
+
+def _matches(path: str, pattern: str) -> bool:
+    absolute = os.path.abspath(path)
+    if fnmatchcase(absolute, os.path.abspath(expand(pattern))):
+        return True
+    moved = as_moved(pattern)
+    return moved != pattern and not os.path.lexists(path) and fnmatchcase(absolute, moved)
 
 
 def _read_files(index: Path) -> list[str]:

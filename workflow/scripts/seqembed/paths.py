@@ -7,6 +7,7 @@ import os
 import re
 
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)
+_BEGIN = re.compile(r"^(~[^/]*|\$\w+|\$\{\w+\})(?=/)", re.ASCII)
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _STANDARD_INPUT = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 
@@ -19,6 +20,11 @@ def expand(text: str) -> str:
     if os.path.lexists(text):
         return text
     return os.path.expanduser(os.path.expandvars(text))
+
+
+def as_moved(text: str) -> str:
+    """A pattern of the path under any home folder, or any value of the variable it begins with."""
+    return _BEGIN.sub("*", text)
 
 
 def explain_no_path(text: str) -> str | None:

@@ -19,6 +19,7 @@ _FASTA_SUFFIX = re.compile(
     r"\.(fasta|fas|fa|faa|fna|ffn|frn|fsa|mfa|mpfa|pep|afa|a2m|a3m|seq|txt)$", re.IGNORECASE
 )
 _COMPRESSED_SUFFIX = re.compile(r"\.(gz|bgz|bz2|xz|zst)$", re.IGNORECASE)
+_NEXT_KEY = re.compile(r"[\s,;]+(?:model|name)=")
 _MOST_LETTERS = 200
 _EXAMPLE = {"fasta": "my.faa", "model": "esm2_t33_650M_UR50D"}
 
@@ -103,8 +104,10 @@ def _explain_missing(key: str, given: Mapping[str, Any]) -> str:
     message = f"{given_keys} {verb} given without `{key}`; write for example"
     advice = f"{message} `{_command(given)}`, all of it after one --config."
     fasta = given.get("fasta")
-    if isinstance(fasta, str) and f" {key}=" in fasta:
-        return f"{advice} Quotes go around each value, not around all of them: {fasta!r} is one."
+    if isinstance(fasta, str) and _NEXT_KEY.search(fasta):
+        return (
+            f"{advice} Here {fasta!r} is one word: put a blank between, and no quotes around both."
+        )
     return advice
 
 
@@ -124,7 +127,7 @@ def _command(given: Mapping[str, Any]) -> str:
     if isinstance(words["fasta"], list):
         words["fasta"] = ",".join(words["fasta"])
     elif isinstance(words["fasta"], str):
-        words["fasta"] = words["fasta"].partition(" model=")[0]
+        words["fasta"] = _NEXT_KEY.split(words["fasta"])[0]
     return "--config " + " ".join(f"{key}={_quoted(words[key])}" for key in KEYS if key in words)
 
 
