@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 
 from seqembed.errors import ConfigError
@@ -9,7 +11,7 @@ from seqembed.invocation import refuse_lost_words, refuse_other_gpu_limits
 
 
 def _refusal(command: str) -> str:
-    words = command.split()
+    words = shlex.split(command)
     given = words[len(words) - words[::-1].index("--config") :] if "--config" in words else []
     with pytest.raises(ConfigError) as caught:
         refuse_lost_words(words, given)
@@ -38,6 +40,16 @@ def _refusal(command: str) -> str:
         (
             "snakemake --config shards=2 shards=4",
             "shards is given twice, as '2' and '4', and the first would be lost; write it once.",
+        ),
+        (
+            "snakemake --config 'embedding={pooling: max, pooling: cls}'",
+            "embedding={pooling: max, pooling: cls}, line 1: the key 'pooling' already stands in "
+            "line 1; keep one.",
+        ),
+        (
+            "snakemake --config 'datasets={mine: {fasta: a.faa, model: m}'",
+            "After --config, datasets={mine: {fasta: a.faa, model: m} is not complete; is a brace, "
+            "a comma or a quote missing?",
         ),
         (
             "snakemake --cores 4 fasta=a.faa model=m",

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 
+from seqembed.configuration_file import check_option
 from seqembed.errors import ConfigError
 
 _SETTING = re.compile(r"(fasta|model|datasets)=")
@@ -28,6 +29,7 @@ def refuse_lost_words(arguments: Sequence[str], config: Sequence[str]) -> None:
     for key, _, value in (word.partition("=") for word in config):
         if key in given and not value.startswith("{"):
             raise ConfigError(_explain_twice(key, given[key], value))
+        check_option(key, value)
         given[key] = value
 
 
