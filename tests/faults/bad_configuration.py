@@ -8,6 +8,10 @@ from __future__ import annotations
 from datetime import date
 from typing import Any
 
+KEYS = (
+    "Known here: datasets, fasta, model, name, models, shards, device, embedding, ids, gaps, "
+    "suspicious, execution."
+)
 GOOD = {"fasta": "a.faa", "model": "esm2_t6_8M_UR50D"}
 
 
@@ -229,13 +233,14 @@ BAD_CONFIGURATIONS: dict[str, tuple[dict[Any, Any], str]] = {
     "a key of 10,000 letters": (
         {"k" * 10_000: 1},
         "'kkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkk... is no key of the "
-        "configuration. Known here: datasets, models, shards, device, embedding, ids, "
-        "execution.",
+        "configuration. Known here: datasets, fasta, model, name, models, shards, device, "
+        "embedding, ids, gaps, suspicious, execution.",
     ),
     "a key that is no text": (
         {b"shards": 2},
         "\"b'shards'\" is no key of the configuration. Did you mean shards? Known here: "
-        "datasets, models, shards, device, embedding, ids, execution.",
+        "datasets, fasta, model, name, models, shards, device, embedding, ids, gaps, "
+        "suspicious, execution.",
     ),
     "shards beyond any cluster": (
         {"shards": 10_001},
@@ -311,7 +316,8 @@ BAD_CONFIGURATIONS: dict[str, tuple[dict[Any, Any], str]] = {
     "datasets in a list": (
         {"datasets": [{"mine": GOOD}]},
         "datasets is the list [{'mine': {'fasta': 'a.faa', 'model': 'esm2_t6_8..., but "
-        "must be names of datasets, each with its own keys indented below it.",
+        "must be names of datasets, each with its own keys indented below it (of one dataset, "
+        "on the command line, write --config fasta=my.faa model=esm2_t33_650M_UR50D).",
     ),
     "a set of datasets": (
         {
@@ -320,7 +326,8 @@ BAD_CONFIGURATIONS: dict[str, tuple[dict[Any, Any], str]] = {
             }
         },
         "datasets is {'mine'}, but must be names of datasets, each with its own keys "
-        "indented below it.",
+        "indented below it (of one dataset, on the command line, write --config fasta=my.faa "
+        "model=esm2_t33_650M_UR50D).",
     ),
     "yes and no in one": (
         {"embedding": {"per_residue": ["true"]}},
@@ -332,8 +339,119 @@ BAD_CONFIGURATIONS: dict[str, tuple[dict[Any, Any], str]] = {
         "under `models`. Known: esm2_t6_8M_UR50D, esm2_t12_35M_UR50D, esm2_t30_150M_UR50D, "
         "esm2_t33_650M_UR50D, esm2_t36_3B_UR50D, esm2_t48_15B_UR50D, DNABERT-S, DNABERT-2. "
         "Of another model give the folder or .pt file under `models:` and write `model: "
-        "m_1` in the dataset:\n"
+        "m_1` in the dataset; after --config, model=m_1 "
+        "'models={m_1: /path/to/its_folder_or_file.pt}'; in a file:\n"
         "models:\n"
         "  m_1: /path/to/its_folder_or_file.pt",
+    ),
+    "braces that bash expanded": (
+        {"datasets": {"mine:fasta:a.faa": "", "mine:model:esm2_t6_8M_UR50D": ""}},
+        "datasets: 'mine:fasta:a.faa' lacks a blank after its colon, or quotes around it, and "
+        "is read as one key. Write on the command line `--config fasta=a.faa "
+        "model=esm2_t6_8M_UR50D name=mine`; in a file, a blank after each colon.",
+    ),
+    "braces in quotes without blanks": (
+        {"datasets": {"mine": {"fasta:a.faa": "", "model:esm2_t6_8M_UR50D": ""}}},
+        "datasets: 'fasta:a.faa' lacks a blank after its colon, or quotes around it, and "
+        "is read as one key. Write on the command line `--config fasta=a.faa "
+        "model=esm2_t6_8M_UR50D name=mine`; in a file, a blank after each colon.",
+    ),
+    "a key without a blank in a file": (
+        {"datasets": {"mine": {"fasta": "a.faa", "model:m": None}}},
+        "datasets: 'model:m' lacks a blank after its colon, or quotes around it, and is read as "
+        "one key. Write on the command line `--config fasta=a.faa model=m name=mine`; "
+        "in a file, a blank after each colon.",
+    ),
+    "a setting without a blank": (
+        {"embedding": {"pooling:max": ""}},
+        "embedding: 'pooling:max' lacks a blank after its colon, and is read as one key. "
+        "Write `pooling: max`; after --config, in quotes: 'embedding={pooling: max}'.",
+    ),
+    "a dataset without a name": (
+        {"datasets": {"fasta": "a b.faa", "model": "m"}},
+        "datasets: the dataset's name is missing above `fasta`. Write on the command line "
+        "`--config fasta='a b.faa' model=m`; in a file, a name such as `mine:`, and its keys "
+        "indented below it.",
+    ),
+    "the short form without a model": (
+        {"fasta": "a.faa"},
+        "`fasta` is given without `model`; write for example `--config fasta=a.faa "
+        "model=esm2_t33_650M_UR50D`, all of it after one --config.",
+    ),
+    "the short form without sequences": (
+        {"model": "m", "name": "mine"},
+        "`model` and `name` are given without `fasta`; write for example `--config fasta=my.faa "
+        "model=m name=mine`, all of it after one --config.",
+    ),
+    "a name alone": (
+        {"name": "mine"},
+        "`name` is given without `fasta`; write for example `--config fasta=my.faa "
+        "model=esm2_t33_650M_UR50D name=mine`, all of it after one --config.",
+    ),
+    "the short form in one pair of quotes": (
+        {"fasta": "a.faa model=m"},
+        "`fasta` is given without `model`; write for example `--config fasta=a.faa "
+        "model=esm2_t33_650M_UR50D`, all of it after one --config. Here 'a.faa model=m' is one "
+        "word: put a blank between, and no quotes around both.",
+    ),
+    "the short form with commas between": (
+        {"fasta": "a.faa,model=m,name=x"},
+        "`fasta` is given without `model`; write for example `--config fasta=a.faa "
+        "model=esm2_t33_650M_UR50D`, all of it after one --config. Here 'a.faa,model=m,name=x' is "
+        "one word: put a blank between, and no quotes around both.",
+    ),
+    "several files without a name": (
+        {"fasta": "data/a.faa,b.faa", "model": "m"},
+        "`fasta` gives the dataset no name: it is several files, a pattern, or a file without "
+        "plain letters in its name. The results go to results/NAME; write for example `--config "
+        "fasta=data/a.faa,b.faa model=m name=data`.",
+    ),
+    "a pattern without a name": (
+        {"fasta": "*.faa", "model": "m"},
+        "`fasta` gives the dataset no name: it is several files, a pattern, or a file without "
+        "plain letters in its name. The results go to results/NAME; write for example `--config "
+        "fasta='*.faa' model=m name=mine`.",
+    ),
+    "standard input, as YAML reads it": (
+        {"fasta": [""], "model": "m"},
+        "fasta: `-` is standard input, and sequences are read twice; write them to a file and "
+        "name that.",
+    ),
+    "a number for a name": (
+        {"fasta": "a.faa", "model": "m", "name": 7},
+        "name is 7, but must be 1 to 200 letters, digits, `.`, `_` and `-` only, beginning with a "
+        "letter or a digit, and not a number alone.",
+    ),
+    "a name with a blank": (
+        {"fasta": "a.faa", "model": "m", "name": "my run"},
+        "name is 'my run', but must be 1 to 200 letters, digits, `.`, `_` and `-` only, beginning "
+        "with a letter or a digit, and not a number alone.",
+    ),
+    "Snakemake's own resources among the keys": (
+        {"gpus": 2},
+        "gpus is no key of the configuration. The number of GPUs is Snakemake's own: write "
+        f"--resources gpu=2. {KEYS}",
+    ),
+    "Snakemake's cores among the keys": (
+        {"cores": 2},
+        f"cores is no key of the configuration. This is Snakemake's own: write --cores 4. {KEYS}",
+    ),
+    "another word for the sequences": (
+        {"input": "a.faa"},
+        f"input is no key of the configuration. The sequences are given as `fasta`. {KEYS}",
+    ),
+    "another word for the results": (
+        {"OUTDIR": "out"},
+        "OUTDIR is no key of the configuration. Results go to results/NAME of the folder that "
+        f"--directory names; give `name`. {KEYS}",
+    ),
+    "a key in capitals": (
+        {"FASTA": "a.faa"},
+        f"FASTA is no key of the configuration. Did you mean fasta? {KEYS}",
+    ),
+    "a path for models": (
+        {"models": "/data/m"},
+        "models is '/data/m', but must be names of models, each with its folder or file after a "
+        "colon, such as {my_esm: /data/my_esm}.",
     ),
 }

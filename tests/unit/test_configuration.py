@@ -19,12 +19,12 @@ from seqembed.configuration import (
     complete,
     describe_empty,
     get_datasets,
-    get_model_source,
     load_schema,
 )
 from seqembed.configuration_file import check_yaml
 from seqembed.errors import ConfigError
 from seqembed.models.known import KNOWN
+from seqembed.models.names import get_model_source
 from seqembed.request import Request
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +44,8 @@ DEFAULTS = {
         "invalid_residues": "error",
     },
     "ids": "header",
+    "gaps": "error",
+    "suspicious": "error",
     "execution": {
         "token_budget": "auto",
         "checkpoint": {"sequences": 10000, "seconds": 300},
@@ -51,13 +53,16 @@ DEFAULTS = {
     },
 }
 GOOD = "{fasta: a.faa, model: m}"
-TOP = "Known here: datasets, models, shards, device, embedding, ids, execution."
+SHORT = ("fasta", "model", "name")
+TOP = (
+    "Known here: datasets, fasta, model, name, models, shards, device, embedding, ids, gaps, "
+    "suspicious, execution."
+)
 FASTA = "a path or a glob, such as data/*.faa, or a list of at least one of them"
 FOLDER = "the path of a Hugging Face folder or of a fair-esm .pt file"
 KNOWN_NAMES = (
     "Known: esm2_t6_8M_UR50D, esm2_t12_35M_UR50D, esm2_t30_150M_UR50D, esm2_t33_650M_UR50D, "
-    "esm2_t36_3B_UR50D, esm2_t48_15B_UR50D, DNABERT-S, DNABERT-2. Of another model give the folder "
-    "or .pt file under"
+    "esm2_t36_3B_UR50D, esm2_t48_15B_UR50D, DNABERT-S, DNABERT-2."
 )
 EMBEDDING_KEYS = (
     "layer, pooling, per_residue, precision, storage, long_sequences, max_length, invalid_residues"
@@ -203,7 +208,11 @@ def test_every_key_of_embedding_has_a_choice_that_is_tried():
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("'true'", True), ("'True'", True), ("'false'", False), ("'FALSE'", False), ("true", True)],
+    [
+        *[(f"'{word}'", True) for word in ("true", "True", "yes", "Yes", "on")],
+        *[(f"'{word}'", False) for word in ("false", "FALSE", "no", "off")],
+        *[("true", True), ("yes", True)],
+    ],
 )
 def test_yes_and_no_may_be_text_as_snakemake_gives_them(text, value):
     config = f"{{embedding: {{per_residue: {text}}}, datasets: {{a: {GOOD}}}, models: {{m: d}}}}"
@@ -273,7 +282,7 @@ def test_a_name_that_is_nearly_known_is_told(model, close):
 
 
 def test_a_name_near_no_other_is_told_all_known_ones_and_no_guess():
-    message = _message("datasets: {a: {fasta: x, model: prot_t5}}")
+    message = _message("datasets: {a: {fasta: x, model: unirep}}")
     assert "Did you mean" not in message
     assert f"Known: {', '.join(KNOWN)}. " in message
 
@@ -284,14 +293,16 @@ def test_a_name_near_no_other_is_told_all_known_ones_and_no_guess():
         (
             "my_esm2",
             "datasets.a.model is 'my_esm2', which is no known name and does not stand under "
-            f"`models`. Did you mean my_esm? {KNOWN_NAMES} `models:`:\n"
+            f"`models`. Did you mean my_esm? {KNOWN_NAMES} Of another model give the folder or .pt "
+            "file under `models:`; after --config, model=my_esm2 "
+            "'models={my_esm2: /path/to/its_folder_or_file.pt}'; in a file:\n"
             "models:\n  my_esm2: /path/to/its_folder_or_file.pt",
         ),
         (
             "/data/big model",
             "datasets.a.model is '/data/big model', which is no known name and does not stand "
-            f"under `models`. {KNOWN_NAMES} `models:` and write `model: big_model` in the "
-            "dataset:\n"
+            f"under `models`. {KNOWN_NAMES} Of another model give the folder or .pt file under "
+            "`models:` and write `model: big_model` in the dataset:\n"
             "models:\n  big_model: /data/big model",
         ),
     ],
@@ -325,14 +336,15 @@ def test_the_lines_to_write_for_a_model_can_be_followed(model):
         ),
         (
             "precision: fp16",
-            f"precision is no key of the configuration. Did you mean embedding.precision? {TOP}",
+            "precision is no key of the configuration. Did you mean embedding.precision, after "
+            f"--config 'embedding={{precision: fp16}}'? {TOP}",
         ),
         ("1: 2", f"1 is no key of the configuration. {TOP}"),
         ("reuse: []", f"reuse is no key of the configuration. {TOP}"),
         (
             "on_quarantine: warn",
-            "on_quarantine is no key of the configuration. Did you mean execution.on_quarantine? "
-            f"{TOP}",
+            "on_quarantine is no key of the configuration. Did you mean execution.on_quarantine, "
+            f"after --config 'execution={{on_quarantine: warn}}'? {TOP}",
         ),
         (
             "execution: {on_quarantine: stop}",
@@ -382,7 +394,12 @@ def test_the_lines_to_write_for_a_model_can_be_followed(model):
         ),
         ("device: gpu", "device is 'gpu', but must be auto, cuda or cpu."),
         ("device: [cpu]", "device is the list ['cpu'], but must be auto, cuda or cpu."),
-        ("ids: file", "ids is 'file', but must be header or file:header."),
+        (
+            "ids: file",
+            "ids is 'file', but must be header, file:header, whole-header or accession.",
+        ),
+        ("gaps: drop", "gaps is 'drop', but must be error, remove or keep."),
+        ("suspicious: warn", "suspicious is 'warn', but must be error or allow."),
         *(
             (
                 f"shards: {value}",
@@ -436,7 +453,8 @@ def test_the_lines_to_write_for_a_model_can_be_followed(model):
         (
             "datasets: x",
             "datasets is 'x', but must be names of datasets, each with its own keys indented "
-            "below it.",
+            "below it (of one dataset, on the command line, write --config fasta=my.faa "
+            "model=esm2_t33_650M_UR50D).",
         ),
         (
             "datasets: {mine: }",
@@ -445,7 +463,9 @@ def test_the_lines_to_write_for_a_model_can_be_followed(model):
         ),
         (
             "datasets: {fasta: x}",
-            "datasets.fasta is 'x', but must be a group of keys, `fasta` and `model` at least.",
+            "datasets: the dataset's name is missing above `fasta`. Write on the command line "
+            "`--config fasta=x model=esm2_t33_650M_UR50D`; in a file, a name such as `mine:`, and "
+            "its keys indented below it.",
         ),
         *(
             (
@@ -468,7 +488,8 @@ def test_the_lines_to_write_for_a_model_can_be_followed(model):
         (
             "datasets: {mine: {fasta: a, model: m, precision: fp16}}",
             "datasets.mine.precision is no key of the configuration. Did you mean "
-            "embedding.precision? Known here: fasta, model, shards, embedding.",
+            "embedding.precision, after --config 'embedding={precision: fp16}'? Known here: fasta, "
+            "model, shards, embedding.",
         ),
         (
             "datasets: {mine: {fasta: a, model: m, shards: 0, embedding: {max_length: x}}}",
@@ -530,7 +551,7 @@ _keys = st.sampled_from(
         *DEFAULTS["embedding"],
         *DEFAULTS["execution"],
         *DEFAULTS["execution"]["checkpoint"],
-        *("fasta", "model", "mine", "a b"),
+        *(*SHORT, "mine", "a b"),
     ]
 )
 _scalars = st.one_of(
@@ -636,7 +657,7 @@ def test_the_schema_is_a_schema():
 
 @pytest.mark.parametrize(("path", "node"), _properties(load_schema()).items())
 def test_every_property_has_title_description_and_default(path, node):
-    required = path in ("datasets.NAME.fasta", "datasets.NAME.model")
+    required = path in ("datasets.NAME.fasta", "datasets.NAME.model", *SHORT)
     assert node["title"] and node["description"]
     assert ("examples" if required else "default") in node
 
@@ -688,18 +709,19 @@ def test_the_readme_lists_every_key_with_its_default():
     }
     words = {True: "true", False: "false"}
     flat = {k: words[v] if isinstance(v, bool) else v for k, v in _flat(DEFAULTS).items()}
-    expected = {path: f"`{value}`" for path, value in flat.items()}
+    expected = {path: f"`{value}`" for path, value in flat.items()} | dict.fromkeys(SHORT, "none")
     expected.update({f"datasets.NAME.{key}": cell for key, cell in own.items()})
     assert dict(rows) == expected
 
 
 def test_the_advice_for_an_empty_configuration_can_be_followed():
     text = describe_empty()
-    written = text[text.index("\ndatasets:") : text.index("\nor give")]
-    options = re.findall(r"'(\w+)=(\{.*?\})'", text)
-    told = {key: yaml.safe_load(value) for key, value in options}
-    assert yaml.safe_load(written) == told
-    assert list(get_datasets(complete(told))) == ["mine"]
+    options = re.search(r"--config (.*)", text)[1].split()
+    short = dict(option.split("=") for option in options)
+    written = yaml.safe_load(text[text.index("\ndatasets:") :])
+    assert written == {"datasets": {"mine": short}}
+    assert list(get_datasets(complete(short))) == ["my"]
+    assert list(get_datasets(complete(written))) == ["mine"]
 
 
 def test_our_own_file_passes():

@@ -31,7 +31,7 @@ def test_a_fresh_checkout_says_what_to_write(fresh):
     outcome = fresh.plan(ok=False)
     assert "`datasets` is empty, so there is nothing to embed." in outcome.text
     assert "\n    datasets:\n      mine:\n        fasta: my.faa\n" in outcome.text
-    assert "--config 'datasets={mine: {fasta: my.faa, model: esm2_t33_650M_UR50D}}'" in outcome.text
+    assert "--config fasta=my.faa model=esm2_t33_650M_UR50D\n" in outcome.text
 
 
 def test_one_dataset_plans_its_own_jobs_and_no_others(planned):
@@ -118,8 +118,9 @@ def test_wrong_settings_are_refused_in_sentences(fresh):
         "device is 'gpu', but must be auto, cuda or cpu.",
         "execution.token_budget is 'none', but must be auto, or a whole number from 1 to "
         "1,000,000,000.",
-        "precision is no key of the configuration. Did you mean embedding.precision? "
-        "Known here: datasets, models, shards, device, embedding, ids, execution.",
+        "precision is no key of the configuration. Did you mean embedding.precision, after "
+        "--config 'embedding={precision: fp16}'? Known here: datasets, fasta, model, name, models, "
+        "shards, device, embedding, ids, gaps, suspicious, execution.",
     ]
     assert "Traceback" not in outcome.text
     assert "jsonschema" not in outcome.text
@@ -134,8 +135,9 @@ def test_wrong_settings_are_refused_in_sentences(fresh):
         ),
         (
             [DATASETS, "models={esm2_random: no/model}"],
-            "    models: esm2_random: no/model does not exist; "
-            "give the folder or file of the model",
+            "    models: esm2_random: no/model does not exist; give the folder or file of the "
+            "model; if this is a repository, run `hf download no/model --local-dir model` and "
+            "give model",
         ),
         (
             ["datasets={mine: {fasta: '{sample}.faa', model: esm2_random}}", MODELS],

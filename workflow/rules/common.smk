@@ -4,6 +4,7 @@ A params function that takes `resources` gives a value that triggers no re-run: 
 thing is computed. One that takes `wildcards` alone gives what is computed, and triggers.
 """
 
+import atexit
 import os
 import sys
 import time
@@ -12,18 +13,27 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.io import contains_wildcard
+from snakemake.logging import logger
 from snakemake.settings.types import DeploymentMethod
 
 SCRIPTS = Path(workflow.current_basedir) / ".." / "scripts"
 sys.path.append(str(SCRIPTS))
 
-from seqembed import configuration
+from seqembed import closing, short_form
 from seqembed.configuration import complete, describe_empty, get_datasets
 from seqembed.configuration_file import check_yaml
-from seqembed.errors import SeqembedError
+from seqembed.earlier_result import refuse_to_replace
+from seqembed.errors import FastaError, SeqembedError
 from seqembed.fasta import find_fasta_files
+from seqembed.invocation import (
+    describe_left_out,
+    refuse_lost_words,
+    refuse_other_gpu_limits,
+)
+from seqembed.models import names
 from seqembed.models.known import KNOWN
 from seqembed.models.source import list_model_files
+from seqembed.paths import expand
 
 # Absent where everything is given on the command line, or in another folder.
 OWN_CONFIG = (
@@ -48,12 +58,42 @@ if OWN_CONFIG:
 
 
 STARTED = time.time()
+# What is checked once, and not in every job; in a module the command line is of the importer's own
+# rules, too.
+IS_MAIN = workflow.is_main_process and workflow.modifier.is_main_snakefile()
 
 try:
+    if IS_MAIN:
+        refuse_lost_words(sys.argv, workflow.config_settings.config_args)
     SETTINGS = complete(config)
     DATASETS = get_datasets(SETTINGS)
 except SeqembedError as error:
     raise WorkflowError(f"The configuration is not right:\n{error}") from None
+
+
+def check_short_form():
+    """Say what it leaves out; refuse to replace the results of other files."""
+    (dataset,) = DATASETS.values()
+    if left_out := config.get("datasets"):
+        logger.info(describe_left_out(left_out, dataset.name))
+    index = Path(f"results/{dataset.name}/index.parquet")
+    if not index.exists():
+        return
+    try:
+        files = find_fasta_files(list(dataset.fasta))
+    except FastaError:
+        # The rule that reads the files says so, with the dataset's name.
+        return
+    refuse_to_replace(dataset.fasta, files, index)
+
+
+if IS_MAIN:
+    try:
+        refuse_other_gpu_limits(workflow.global_resources, SETTINGS["device"])
+        if short_form.is_short(config):
+            check_short_form()
+    except SeqembedError as error:
+        raise WorkflowError(str(error)) from None
 
 
 wildcard_constraints:
@@ -76,17 +116,24 @@ def list_results():
 
 
 def list_failures():
-    """The last line of each log that a failed job of this run wrote, as the log has it."""
-    logs = [
-        path for path in Path("logs").glob("*/*.log") if path.stat().st_mtime >= STARTED
-    ]
-    last = [path.read_text(errors="replace").splitlines()[-1:] for path in sorted(logs)]
-    return [
-        line
-        for lines in last
-        for line in lines
-        if " ERROR " in line or " WARNING " in line
-    ]
+    """The error of each log that a failed job of this run wrote; of any log, if none is known."""
+    failed = getattr(workflow.scheduler, "failed", ())
+    jobs = [job for group in failed for job in getattr(group, "jobs", [group])]
+    logs = {Path(log) for job in jobs for log in job.log} or Path("logs").glob(
+        "*/*.log"
+    )
+    return closing.list_errors(sorted(logs), STARTED)
+
+
+def report_changes():
+    """Say, as the last of a run, what results were made of and is otherwise now."""
+    for line in closing.list_changes(DATASETS):
+        print(line, file=sys.stderr)
+
+
+if IS_MAIN:
+    # Where there is nothing to do, Snakemake calls neither onsuccess nor onerror.
+    atexit.register(report_changes)
 
 
 def get_results(wildcards):
@@ -120,13 +167,29 @@ def get_fasta_files(wildcards):
 
 
 def get_fasta_patterns(wildcards):
-    """As the user wrote them, but none that looks like an option."""
+    """As the user wrote them, but none that looks like an option.
+
+    `~` and variables are filled in by index.py: another HOME is no reason to run it again.
+    """
     patterns = get_dataset(wildcards).fasta
     return [f"./{text}" if text.startswith("-") else text for text in patterns]
 
 
+def get_fasta_sizes(wildcards):
+    """So that a file in whose place an older one was put is indexed anew."""
+    return [os.path.getsize(path) for path in get_fasta_files(wildcards)]
+
+
 def get_ids(wildcards):
     return SETTINGS["ids"]
+
+
+def get_gaps(wildcards):
+    return SETTINGS["gaps"]
+
+
+def get_suspicious(wildcards):
+    return SETTINGS["suspicious"]
 
 
 def get_invalid_residues(wildcards):
@@ -134,7 +197,7 @@ def get_invalid_residues(wildcards):
 
 
 def get_model_source(wildcards):
-    return configuration.get_model_source(wildcards.model, SETTINGS["models"])
+    return names.get_model_source(wildcards.model, SETTINGS["models"])
 
 
 def get_model_files(wildcards):
@@ -142,12 +205,10 @@ def get_model_files(wildcards):
     if source in KNOWN:
         # Its files are fetched, and are none that Snakemake has to watch.
         return []
-    if not Path(source).exists():
-        place = f"models: {wildcards.model}: {source}"
-        raise WorkflowError(
-            f"{place} does not exist; give the folder or file of the model"
-        )
-    return as_inputs(list_model_files(Path(source)))
+    path = Path(expand(source))
+    if not path.exists():
+        raise WorkflowError(names.explain_missing_source(wildcards.model, source))
+    return as_inputs(list_model_files(path))
 
 
 def get_prepared_model(wildcards):

@@ -22,6 +22,9 @@ rule index:
         fasta=get_fasta_patterns,
         ids=get_ids,
         invalid_residues=get_invalid_residues,
+        gaps=get_gaps,
+        suspicious=get_suspicious,
+        sizes=get_fasta_sizes,
         python=get_python,
         scripts=get_scripts,
     shell:
@@ -31,6 +34,8 @@ rule index:
             --ids {params.ids:q} \
             --model {input.model:q} \
             --invalid-residues {params.invalid_residues:q} \
+            --gaps {params.gaps:q} \
+            --suspicious {params.suspicious:q} \
             --output {output:q} \
             --log {log:q}
         """

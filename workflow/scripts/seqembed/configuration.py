@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,26 +16,30 @@ from jsonschema.validators import extend
 from seqembed.configuration_file import refuse_endless
 from seqembed.errors import ConfigError
 from seqembed.models.known import KNOWN
+from seqembed.models.names import explain_model, get_model_source, model_name
 from seqembed.request import Request
+from seqembed.short_form import as_datasets, refuse_misread
+from seqembed.unknown_keys import explain_unknown
 
 _SCHEMA = Path(__file__).parents[2] / "schemas" / "config.schema.yaml"
 _NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?", re.ASCII)
-_YES_OR_NO = ("true", "false")
+# What YAML, too, takes for them.
+_YES_OR_NO = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _PLAIN_KEY = re.compile(r"[\w.-]{1,60}", re.ASCII)
 _SHOWN_CHARACTERS = 60
 
 _EMPTY = """\
-`datasets` is empty, so there is nothing to embed. Write in config/config.yaml, in place of
-`datasets: {}`, with your own names and paths:
+`datasets` is empty, so there is nothing to embed. Give the sequences and the model on the command
+line, with your own names and paths:
+
+  --config fasta=my.faa model=esm2_t33_650M_UR50D
+
+or write in config/config.yaml, in place of `datasets: {}`:
 
 datasets:
   mine:
     fasta: my.faa
     model: esm2_t33_650M_UR50D
-
-or give the same on the command line:
-
-  --config 'datasets={mine: {fasta: my.faa, model: esm2_t33_650M_UR50D}}'
 """
 
 
@@ -66,16 +69,18 @@ def load_schema() -> dict[str, Any]:
 def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration with every default filled in, as new plain dicts.
 
-    A key that is left empty counts as absent. Raises ConfigError with all problems, one a line.
+    A key that is left empty counts as absent, and the short form becomes the one dataset. Raises
+    ConfigError with all problems, one a line.
     """
     schema = load_schema()
     refuse_endless(config)
     given = _normalised({} if config is None else config, schema)
+    refuse_misread(given)
     problems = [line for error in _Validator(schema).iter_errors(given) for line in _explain(error)]
     if problems:
         # jsonschema visits free names in no fixed order, and names a missing key once per key.
         raise ConfigError("\n".join(sorted(set(problems))))
-    return _filled(given, schema)
+    return _filled(as_datasets(given), schema)
 
 
 def get_datasets(config: Mapping[str, Any]) -> dict[str, Dataset]:
@@ -85,22 +90,13 @@ def get_datasets(config: Mapping[str, Any]) -> dict[str, Dataset]:
     """
     datasets, models = config["datasets"], config["models"]
     problems = [
-        _explain_model(name, entry["model"], models)
+        explain_model(f"datasets.{name}.model", entry["model"], models)
         for name, entry in datasets.items()
-        if entry["model"] not in models and entry["model"] not in KNOWN
+        if (model := model_name(entry["model"], models)) not in models and model not in KNOWN
     ]
     if problems:
         raise ConfigError("\n".join(problems))
     return {name: _dataset(name, entry, config) for name, entry in datasets.items()}
-
-
-def get_model_source(name: str, models: Mapping[str, str]) -> str:
-    """Where a model comes from: what `models` says of it, else its known name."""
-    if name not in models:
-        return name
-    path = models[name]
-    # Without a separator it would be taken for the known model, and not for this folder.
-    return f"./{path}" if path in KNOWN else path
 
 
 def describe_empty() -> str:
@@ -110,11 +106,12 @@ def describe_empty() -> str:
 
 def _dataset(name: str, entry: Mapping[str, Any], config: Mapping[str, Any]) -> Dataset:
     fasta, embedding = entry["fasta"], {**config["embedding"], **entry.get("embedding", {})}
+    model = model_name(entry["model"], config["models"])
     return Dataset(
         name=name,
         fasta=(fasta,) if isinstance(fasta, str) else tuple(fasta),
-        model=entry["model"],
-        model_source=get_model_source(entry["model"], config["models"]),
+        model=model,
+        model_source=get_model_source(model, config["models"]),
         shards=entry.get("shards", config["shards"]),
         invalid_residues=embedding.pop("invalid_residues"),
         request=Request(**embedding),
@@ -139,7 +136,7 @@ def _retyped(text: str, schema: Mapping[str, Any]) -> Any:
     if types & {"integer", "number"} and _NUMBER.fullmatch(text):
         return float(text) if "." in text else int(text)
     if "boolean" in types and text.lower() in _YES_OR_NO:
-        return text.lower() == "true"
+        return _YES_OR_NO[text.lower()]
     return text
 
 
@@ -160,6 +157,8 @@ def _filled(group: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, An
     """Fill the defaults of `properties` in; the entries below free names are left as they are."""
     result = {}
     for key, node in schema["properties"].items():
+        if key not in group and "default" not in node:
+            continue
         value = group[key] if key in group else node["default"]
         result[key] = _filled(value, node) if "properties" in node else value
     return result
@@ -190,7 +189,11 @@ def _explain(error: Any) -> list[str]:
         return [_explain_name(path, value, error.schema)]
     if error.validator == "additionalProperties":
         known = error.schema["properties"]
-        return [_explain_unknown([*path, key], known) for key in value if key not in known]
+        unknown = {key: inner for key, inner in value.items() if key not in known}
+        return [
+            f"{_dotted([*path, key])} {explain_unknown(key, known, inner)}"
+            for key, inner in unknown.items()
+        ]
     if error.validator == "required":
         known = error.schema["properties"]
         missing = [key for key in error.validator_value if key not in value]
@@ -207,39 +210,9 @@ def _explain_name(path: list[Any], name: object, schema: Mapping[str, Any]) -> s
     return f"{_dotted(path)}: the name {_shortened(repr(name))} {rule}."
 
 
-def _explain_unknown(path: list[Any], known: Mapping[str, Any]) -> str:
-    # `precision` at the top is a known key in the wrong place: look further down as well.
-    inner = {key_path.rpartition(".")[2]: key_path for key_path in _key_paths(known)}
-    close = difflib.get_close_matches(str(path[-1]), inner, n=1)
-    hint = f" Did you mean {inner[close[0]]}?" if close else ""
-    keys = ", ".join(known)
-    return f"{_dotted(path)} is no key of the configuration.{hint} Known here: {keys}."
-
-
-def _key_paths(known: Mapping[str, Any]) -> Iterator[str]:
-    for key, node in known.items():
-        yield key
-        yield from (f"{key}.{path}" for path in _key_paths(node.get("properties", {})))
-
-
 def _explain_missing(path: list[Any], node: Mapping[str, Any]) -> str:
     example = f"{path[-1]}: {node['examples'][0]}"
     return f"{_dotted(path)} is missing; write for example `{example}`."
-
-
-def _explain_model(dataset: str, model: str, models: Mapping[str, str]) -> str:
-    is_path = "/" in model
-    name = re.sub(r"[^A-Za-z0-9._-]", "_", Path(model).name if is_path else model).lstrip("._-")
-    name = name or "my_model"
-    close = difflib.get_close_matches(model, [*models, *KNOWN])
-    hint = f" Did you mean {' or '.join(close)}?" if close else ""
-    rename = f" and write `model: {name}` in the dataset" if name != model else ""
-    source = model if is_path and model.isprintable() else "/path/to/its_folder_or_file.pt"
-    return (
-        f"datasets.{dataset}.model is {_found(model)}, which is no known name and does not stand "
-        f"under `models`.{hint} Known: {', '.join(KNOWN)}. Of another model give the folder or .pt "
-        f"file under `models:`{rename}:\nmodels:\n  {name}: {source}"
-    )
 
 
 def _dotted(path: Iterable[object]) -> str:

@@ -40,6 +40,23 @@ def check_yaml(path: Path) -> None:
         raise ConfigError(f"{path}: its values are nested too deeply; write plain ones.") from error
 
 
+def check_option(key: str, value: str) -> None:
+    """Raise ConfigError for braces after --config that cannot be read, or hold a key twice.
+
+    Of the first Snakemake makes a text, and of two equal keys it takes the last.
+    """
+    if not value.startswith("{"):
+        return
+    loader: Any = yaml.BaseLoader(value)
+    try:
+        root = loader.get_single_node()
+    except (yaml.YAMLError, RecursionError) as error:
+        message = f"{key}={value} is not complete; is a brace, a comma or a quote missing?"
+        raise ConfigError(f"After --config, {message}") from error
+    for node in _nodes(Path(f"{key}={value}"), root, frozenset(), set()):
+        _check_keys(Path(f"{key}={value}"), node)
+
+
 def refuse_endless(config: Any) -> None:
     """Raise ConfigError for more than MOST_VALUES of them.
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from seqembed.compression import read_chunks
 from seqembed.errors import FastaError
 from seqembed.other_formats import refuse_preamble
+from seqembed.paths import expand, explain_no_path
 from seqembed.record_faults import RecordFault, check_record
 from seqembed.records import BLANKS, Record, Records, parse
 
@@ -39,12 +40,15 @@ def digest(residues: bytes) -> bytes:
 def find_fasta_files(patterns: str | list[str]) -> list[Path]:
     """Return the files of each pattern, sorted within a pattern, each file once.
 
-    Folders that a pattern matches are passed over. Raises FastaError for a pattern that matches no
-    file, and for whatever it matches that cannot be read twice.
+    `~` and variables are filled in. Folders that a pattern matches are passed over. Raises
+    FastaError for a pattern that matches no file, and for whatever it matches that cannot be read
+    twice.
     """
     found: dict[str, Path] = {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        for path in _matches(pattern):
+        if reason := explain_no_path(pattern):
+            raise FastaError(reason, path=_shown(pattern))
+        for path in _matches(expand(pattern)):
             _refuse_irregular(path)
             found.setdefault(os.path.realpath(path), Path(path))
     if not found:

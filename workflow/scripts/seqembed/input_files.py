@@ -35,9 +35,9 @@ def _compare(row: dict[str, Any], path: Path) -> str | None:
     try:
         state = path.stat()
     except OSError as error:
-        return f"cannot be compared with what was indexed ({error.strerror})"
+        return f"is not there any more ({error.strerror}), so it was not compared"
     if state.st_size != row["size"]:
         return f"has {state.st_size:,} bytes, but had {row['size']:,} when it was indexed"
     if state.st_mtime_ns != row["mtime_ns"]:
-        return "was changed, or put back, since it was indexed"
+        return "has another time than when it was indexed: its contents may be others, too"
     return None

@@ -80,8 +80,7 @@ def esm2_weights(architecture: Esm2Architecture, layer: int, state: State) -> di
             "settings give (num_hidden_layers in config.json); correct them"
         )
     width = architecture.width
-    embedding = {f"{naming.embedding}.weight": (len(ESM2_ALPHABET), width)}
-    weights = {"embedding.weight": Weight(embedding)}
+    weights = {"embedding.weight": _embedding(f"{naming.embedding}.weight", width, state)}
     for number in range(layer):
         weights |= _layer(architecture, naming, number)
     if layer == architecture.layers:
@@ -107,6 +106,13 @@ def esm2_buffers(architecture: Esm2Architecture, state: State) -> dict[str, Tens
         if not torch.equal(read_part(state, name, shape), first):
             raise ModelError(f"{names[0]!r} and {name!r} differ; all layers must share one")
     return {"inv_freq": first}
+
+
+def _embedding(name: str, width: int, state: State) -> Weight:
+    """The rows of ESM-2's tokens; those that pad an embedding stand behind them."""
+    count = len(ESM2_ALPHABET)
+    rows = max(count, *state[name].shape[:1]) if name in state else count
+    return Weight({name: (rows, width)}, lambda words: words[:count])
 
 
 def _layer(architecture: Esm2Architecture, naming: Naming, number: int) -> dict[str, Weight]:

@@ -32,7 +32,6 @@ Required = Mapping[str, tuple[Any, Any]]
 ESM2_CONFIG: Required = {
     "model_type": ("esm", None),
     "position_embedding_type": ("rotary", "absolute"),
-    "vocab_size": (len(ESM2_ALPHABET), None),
     "emb_layer_norm_before": (False, None),
     "hidden_act": ("gelu", "gelu"),
     "is_folding_model": (False, False),
@@ -108,7 +107,7 @@ def _refuse_adapters(folder: Path) -> None:
 
 def _esm2(path: Path, config: Mapping[str, Any]) -> Esm2Architecture:
     _check_config(path, config, ESM2_CONFIG, "ESM-2")
-    _check_vocabulary(path.parent / VOCABULARY)
+    _check_vocabulary(path, config.get("vocab_size"))
     with named(path):
         return Esm2Architecture(
             **_sizes(config),
@@ -146,7 +145,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ModelError(f"{path}: does not exist; {EXPECTED}") from error
+        others = sorted(path.parent.glob("*.pt"))
+        hint = f"; for fair-esm's, give {others[0]}" if others else ""
+        raise ModelError(f"{path}: does not exist; {EXPECTED}{hint}") from error
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: cannot be read: {error}") from error
     if not isinstance(config, dict):
@@ -171,7 +172,17 @@ def _telling(name: str, found: Any) -> str:
     return f", so this is {known}" if known else ""
 
 
-def _check_vocabulary(path: Path) -> None:
-    """Refuse a tokenizer whose token ids are not ESM-2's; its rows would be silently wrong."""
-    if path.exists() and tuple(path.read_text("utf-8", errors="replace").split()) != ESM2_ALPHABET:
+def _check_vocabulary(config: Path, size: Any) -> None:
+    """Refuse a tokenizer whose token ids are not ESM-2's; its rows would be silently wrong.
+
+    size: config.json's. More tokens than ESM-2's may stand behind them, as training scripts pad an
+    embedding; then vocab.txt has to say that ESM-2's come first.
+    """
+    path, count = config.parent / VOCABULARY, len(ESM2_ALPHABET)
+    tokens = path.read_text("utf-8", errors="replace").split() if path.exists() else None
+    if tokens is not None and tuple(tokens[:count]) != ESM2_ALPHABET:
         raise ModelError(f"{path}: is not the ESM-2 alphabet")
+    larger = type(size) is int and size > count and tokens is not None
+    if size != count and not larger:
+        message = f"vocab_size is {size!r}; only ESM-2 ({count}) is supported"
+        raise ModelError(f"{config}: {message}, or more with its {VOCABULARY} beside it")

@@ -33,6 +33,7 @@ from seqembed.models.weights import (
     check_finite,
     read_checkpoint,
 )
+from seqembed.paths import expand
 
 
 def prepare_model(name: str, source: str, output: Path, logger: logging.Logger) -> None:
@@ -50,7 +51,7 @@ def prepare_model(name: str, source: str, output: Path, logger: logging.Logger) 
     if source in KNOWN:
         place = fetch(KNOWN[source], output.parent / name / "original", logger)
     else:
-        place = Path(source)
+        place = Path(expand(source))
     checkpoint = read_checkpoint(place)
     # A bad model fails here, not on a GPU.
     check_checkpoint(checkpoint)

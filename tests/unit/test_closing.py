@@ -1,0 +1,63 @@
+"""The closing lines of a failed run: the error of each log, on one line."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from seqembed.closing import list_errors, read_error
+from seqembed.worker_logging import open_log_file
+
+CUDA = "CUDA error: an illegal memory access\nCUDA kernel errors might be\nFor debugging\n\nCompile"
+
+
+@pytest.fixture
+def log(tmp_path) -> Path:
+    return tmp_path / "logs/mine/worker_0.log"
+
+
+@pytest.fixture
+def logger(log):
+    handler = open_log_file(log)
+    logger = logging.Logger("closing")
+    logger.addHandler(handler)
+    yield logger
+    handler.close()
+
+
+def test_of_an_error_of_several_lines_the_first_is_told(log, logger):
+    logger.info("it begins")
+    logger.error(CUDA)
+    assert read_error(log).partition(" ERROR ")[2] == "CUDA error: an illegal memory access"
+
+
+def test_of_a_traceback_its_last_line_is_told_too(log, logger):
+    try:
+        raise RuntimeError("why")
+    except RuntimeError:
+        logger.exception("this is a bug")
+    assert read_error(log).partition(" ERROR ")[2] == "this is a bug (RuntimeError: why)"
+
+
+def test_a_warning_that_ends_a_log_is_told_and_one_before_is_not(log, logger):
+    logger.warning("stopped by Ctrl-C")
+    assert read_error(log).endswith(" WARNING stopped by Ctrl-C")
+    logger.info("all is well")
+    assert read_error(log) is None
+
+
+@pytest.mark.parametrize("text", ["", "no record\n"])
+def test_a_log_without_records_tells_nothing(log, logger, text):
+    log.write_text(text)
+    assert read_error(log) is None
+
+
+def test_logs_of_earlier_runs_and_logs_that_are_not_there_are_passed_over(log, logger):
+    logger.error("first\nsecond")
+    os.utime(log, (100, 100))
+    missing = log.with_name("missing.log")
+    assert [line.partition(" ERROR ")[2] for line in list_errors([missing, log], 99)] == ["first"]
+    assert list_errors([missing, log], 101) == []

@@ -1,0 +1,94 @@
+"""Other spellings of known models, and what is said of models that are not known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from seqembed.configuration import complete, get_datasets
+from seqembed.errors import ConfigError
+from seqembed.models.known import KNOWN
+from seqembed.models.names import explain_missing_source, get_model_source, known_name
+
+
+@pytest.mark.parametrize("model", KNOWN.values(), ids=KNOWN)
+def test_a_repository_means_its_known_name(model):
+    for text in (model.repository, f"https://huggingface.co/{model.repository}/", model.name):
+        config = complete({"fasta": "a.faa", "model": text})
+        dataset = get_datasets(config)["a"]
+        assert (dataset.model, dataset.model_source) == (model.name, model.name)
+
+
+def test_an_unknown_repository_is_no_known_name():
+    assert known_name("facebook/esm2") is None
+    assert known_name("someone/esm2_t6_8M_UR50D") is None
+
+
+def test_a_repository_under_models_is_the_known_model_unless_the_folder_is_there(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    models = {"x": "zhihan1996/DNABERT-2-117M"}
+    assert get_model_source("x", models) == "DNABERT-2"
+    Path("zhihan1996/DNABERT-2-117M").mkdir(parents=True)
+    assert get_model_source("x", models) == "zhihan1996/DNABERT-2-117M"
+
+
+def _message(model: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        get_datasets(complete({"fasta": "a.faa", "model": model}))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "family"),
+    [
+        ("facebook/esm1b_t33_650M_UR50S", "ESM-1b"),
+        ("facebook/esm1v_t33_650M_UR90S_1", "ESM-1v"),
+        ("esm1_t6_43M_UR50S", "ESM-1"),
+        ("esm_msa1b_t12_100M_UR50S", "MSA Transformer"),
+        ("Rostlab/prot_t5_xl_uniref50", "ProtT5"),
+        ("Rostlab/ProstT5", "ProstT5"),
+        ("Rostlab/prot_bert", "ProtBERT"),
+        ("zhihan1996/DNA_bert_6", "the first DNABERT"),
+        ("EvolutionaryScale/esmc-300m-2024-12", "ESM C"),
+        ("EvolutionaryScale/esm3-sm-open-v1", "ESM-3"),
+        ("InstaDeepAI/nucleotide-transformer-v2-50m-multi-species", "Nucleotide Transformer"),
+    ],
+)
+def test_families_that_are_not_read_are_named(model, family):
+    message = _message(model)
+    assert f" It looks like {family}, which cannot be read yet; " in message
+    assert "hf download" not in message
+    place = explain_missing_source("x", model)
+    assert place.endswith(f"does not exist, and looks like {family}, which cannot be read yet")
+
+
+@pytest.mark.parametrize("model", [*KNOWN, "lhallee/my_esm2", "multimolecule/dnaberts"])
+def test_families_that_are_read_are_not_among_them(model):
+    assert "cannot be read" not in explain_missing_source("x", model)
+
+
+def test_of_an_unknown_repository_the_advice_can_be_followed():
+    message = _message("lhallee/my.esm2")
+    advice = (
+        "If it is ESM-2, DNABERT-S or DNABERT-2, run `hf download lhallee/my.esm2 --local-dir "
+        "my.esm2`, give that folder under `models:` and write `model: my.esm2` in the dataset; "
+        "after --config, model=my.esm2 'models={my.esm2: my.esm2}'; in a file:\n"
+        "models:\n  my.esm2: my.esm2"
+    )
+    assert message.endswith(advice)
+    config = {"fasta": "a.faa", "model": "my.esm2", "models": {"my.esm2": "my.esm2"}}
+    assert get_datasets(complete(config))["a"].model_source == "my.esm2"
+
+
+def test_a_path_that_is_not_there_may_have_been_a_repository():
+    assert explain_missing_source("x", "lhallee/my_esm2") == (
+        "models: x: lhallee/my_esm2 does not exist; give the folder or file of the model; if this "
+        "is a repository, run `hf download lhallee/my_esm2 --local-dir my_esm2` and give my_esm2"
+    )
+
+
+def test_a_part_of_a_known_name_is_told_the_whole():
+    assert "Did you mean esm2_t33_650M_UR50D? " in _message("650M")

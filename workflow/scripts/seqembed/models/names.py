@@ -1,0 +1,127 @@
+"""The names of models: other spellings of a known one, and what to write for one that is not."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+
+from seqembed.models.known import KNOWN
+from seqembed.paths import expand
+
+_HUB = ("https://huggingface.co/", "http://huggingface.co/", "https://hf.co/", "huggingface.co/")
+_BY_REPOSITORY = {model.repository: model.name for model in KNOWN.values()}
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
+_PLAIN_PATH = re.compile(r"[\w./~$+@%-]+")
+_SHOWN_CHARACTERS = 60
+_READ = "ESM-2, DNABERT-S or DNABERT-2"
+
+# Families that biologists ask for and that no encoder here reads, by a part of their names.
+_UNREAD = {
+    "ESM-1b": r"esm-?1b",
+    "ESM-1v": r"esm-?1v",
+    "ESM-1": r"esm-?1[_.-]",
+    "MSA Transformer": r"esm[_-]?msa",
+    "ESMFold": r"esmfold",
+    "ESM-3": r"esm-?3",
+    "ESM C": r"esm-?c(?![a-z])|esmplusplus",
+    "ProtT5": r"prot-?_?t5",
+    "ProstT5": r"prost-?_?t5",
+    "ProtBERT": r"prot-?_?bert",
+    "Ankh": r"ankh",
+    "SaProt": r"saprot",
+    "ProGen": r"progen",
+    "Nucleotide Transformer": r"nucleotide-?_?transformer",
+    "the first DNABERT": r"dna_?-?bert_?-?[3456](?![0-9])",
+    "HyenaDNA": r"hyena-?_?dna",
+    "Caduceus": r"caduceus",
+    "Evo": r"evo-?[12]",
+}
+
+
+def known_name(text: str) -> str | None:
+    """The known model that this is the name, the hub's repository or its page of; else None."""
+    for begin in _HUB:
+        text = text.removeprefix(begin)
+    text = text.rstrip("/")
+    return text if text in KNOWN else _BY_REPOSITORY.get(text)
+
+
+def model_name(text: str, models: Mapping[str, str]) -> str:
+    """The name that a dataset's `model` goes by: a key of `models`, else a known name, if it is."""
+    return text if text in models else known_name(text) or text
+
+
+def get_model_source(name: str, models: Mapping[str, str]) -> str:
+    """Where a model comes from: what `models` says of it, else its known name."""
+    if name not in models:
+        return name
+    path = models[name]
+    if path in KNOWN:
+        # Without a separator it would be taken for the known model, and not for this folder.
+        return f"./{path}"
+    known = known_name(path)
+    return known if known and not os.path.lexists(expand(path)) else path
+
+
+def explain_model(place: str, model: str, models: Mapping[str, str]) -> str:
+    """Say what to write where `model`, which stands at `place`, is neither known nor given."""
+    beginning = f"{place} is {_shown(model)}, which is no known name and does not stand under"
+    known = f"Known: {', '.join(KNOWN)}."
+    if family := _unread_family(model):
+        return (
+            f"{beginning} `models`. It looks like {family}, which cannot be read yet; {_READ} can. "
+            f"{known}"
+        )
+    close = _close_names(model, [*models, *KNOWN])
+    hint = f" Did you mean {' or '.join(close)}?" if close else ""
+    return f"{beginning} `models`.{hint} {known} {_advise(model)}"
+
+
+def explain_missing_source(name: str, source: str) -> str:
+    """Say what to write where the path that `models` gives is not there."""
+    place = f"models: {name}: {source}"
+    if family := _unread_family(source):
+        return f"{place} does not exist, and looks like {family}, which cannot be read yet"
+    message = f"{place} does not exist; give the folder or file of the model"
+    if _REPOSITORY.fullmatch(source):
+        folder = source.rpartition("/")[2]
+        return f"{message}; if this is a repository, run `{_download(source)}` and give {folder}"
+    return message
+
+
+def _advise(model: str) -> str:
+    """The lines to write, after --config and in a file, of a folder that may need a download."""
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", model.rpartition("/")[2]).lstrip("._-") or "my_model"
+    source = model if "/" in model and model.isprintable() else "/path/to/its_folder_or_file.pt"
+    action = "Of another model give the folder or .pt file under `models:`"
+    if _REPOSITORY.fullmatch(model):
+        source = name
+        action = f"If it is {_READ}, run `{_download(model)}`, give that folder under `models:`"
+    rename = f" and write `model: {name}` in the dataset" if name != model else ""
+    option = ""
+    if _PLAIN_PATH.fullmatch(source):
+        option = f"; after --config, model={name} 'models={{{name}: {source}}}'; in a file"
+    return f"{action}{rename}{option}:\nmodels:\n  {name}: {source}"
+
+
+def _close_names(model: str, names: list[str]) -> list[str]:
+    """The names like this one; else those that it is a part of, such as 650M, if they are few."""
+    holding = [name for name in names if model.lower() in name.lower()]
+    return difflib.get_close_matches(model, names) or (holding if len(holding) <= 2 else [])
+
+
+def _download(repository: str) -> str:
+    return f"hf download {repository} --local-dir {repository.rpartition('/')[2]}"
+
+
+def _unread_family(text: str) -> str | None:
+    name = text.rpartition("/")[2].lower()
+    found = (family for family, pattern in _UNREAD.items() if re.search(pattern, name))
+    return next(found, None)
+
+
+def _shown(model: str) -> str:
+    text = repr(model)
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."
