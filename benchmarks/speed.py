@@ -41,7 +41,7 @@ def prepare(scene: Scene, shard_counts: set[int]) -> None:
         entry("prepare_model", name="raced", source=models / "hf", output=model),
         entry(
             "index", fasta=scene.fasta, ids="header", model=model,
-            invalid_residues="unk", output=index,
+            invalid_residues="unk", gaps="keep", suspicious="allow", output=index,
         ),
         *(
             entry(

@@ -112,9 +112,9 @@ BAD_FASTA = {
         "a.fasta, line 1: text before the first header; a FASTA file begins with `>`, "
         "remove what precedes it",
     ),
-    "a comment before the first header": _bad(
-        b"; made by hand\n>a\nMKV\n",
-        "a.fasta, line 1: text before the first header; a FASTA file begins with `>`, "
+    "comments and text before the first header": _bad(
+        b"; made by hand\nMKV\n>a\nMKV\n",
+        "a.fasta, line 2: text before the first header; a FASTA file begins with `>`, "
         "remove what precedes it",
     ),
     "a page of HTML, as a failed download leaves it": _bad(
@@ -385,15 +385,15 @@ BAD_FASTA = {
     ),
     "a header in Latin-1": _bad(
         b">a\nMKV\n>prot\xe9ine b\nMKV\n",
-        "a.fasta, line 3: the header is not UTF-8 (byte 6); convert the file to UTF-8",
+        "a.fasta, line 3: the id is not UTF-8 (byte 6); convert the file to UTF-8",
     ),
     "half of a surrogate pair": _bad(
         b">a\xed\xa0\x80\nMKV\n",
-        "a.fasta, line 1: the header is not UTF-8 (byte 3); convert the file to UTF-8",
+        "a.fasta, line 1: the id is not UTF-8 (byte 3); convert the file to UTF-8",
     ),
     "an overlong encoding": _bad(
         b">\xc0\xaf\nMKV\n",
-        "a.fasta, line 1: the header is not UTF-8 (byte 2); convert the file to UTF-8",
+        "a.fasta, line 1: the id is not UTF-8 (byte 2); convert the file to UTF-8",
     ),
     "an id that is used twice": _bad(
         b">a\nMKV\n>b\nLLL\n>a two\nMKV\n",
@@ -490,7 +490,8 @@ BAD_FASTA = {
     "DNA for a model of proteins": _bad(
         b">a\n" + b"ACGTN" * 20 + b"\n",
         "a.fasta: looks like DNA or RNA (100% of its 100 letters are in ACGTUN); a protein "
-        "model needs proteins: translate the sequences first, or choose a model of DNA",
+        "model needs proteins: translate the sequences first, or choose a model of DNA; of "
+        "proteins that are so, set `suspicious: allow` (after --config: suspicious=allow)",
         asked="unk",
     ),
     "the second of two files": _bad(

@@ -257,7 +257,7 @@ def contacts() -> str:
     return saved({"model": {f"contact_head.regression.{kind}": t for kind, t in kinds.items()}})
 
 
-def spoiled(name: str, value: float, count: int = 1) -> Change:
+def spoiled(name: str, value: float, count: int | None = 1) -> Change:
     def spoil(state: dict[str, Tensor]) -> None:
         state[name].view(-1)[:count] = value
 
@@ -577,6 +577,12 @@ BAD_MODELS = {
         ),
         WEIGHTS,
         "2 weights with NaN or infinite values ('encoder.layer.1.LayerNorm.bias: 1 of 64', ",
+        "copy it again",
+    ),
+    "a file whose end was never written": BadModel(
+        lambda: folder(spoiled("encoder.layer.2.intermediate.dense.weight", 0.0, None)),
+        WEIGHTS,
+        "1 weight of zeros alone ('encoder.layer.2.intermediate.dense.weight')",
         "copy it again",
     ),
     "a NaN among the rotary frequencies": BadModel(

@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 from fuzz_index import SOURCES, describe, fuzz, read_sources
 
-from seqembed import fasta, index, records, residues, sequence_ids, split
+from seqembed import (
+    compression,
+    fasta,
+    index,
+    other_than_residues,
+    record_faults,
+    records,
+    residues,
+    sequence_ids,
+    split,
+)
 
 SAMPLE = 800
 
@@ -41,10 +51,13 @@ def test_every_case_is_indexed_or_refused_as_the_oracle_says(tmp_path):
 @pytest.mark.parametrize(
     ("module", "name", "fault"),
     [
-        (fasta, "_find_lone_return", lambda text: -1),
-        (fasta, "_find_fault", lambda raw, residues: None),
-        (fasta, "_refuse_cut_bgzip", lambda plain, path: plain.seek(0)),
-        (records, "_PLAIN", bytes(range(256)).upper()),
+        (record_faults, "_find_fault", lambda raw, residues: None),
+        (record_faults, "_check_header", lambda header: None),
+        (compression, "_refuse_cut_bgzip", lambda plain, path: plain.seek(0)),
+        (records, "_find_odd_lines", lambda *arguments: []),
+        (records, "_has_stop", lambda plain, first, last: last < 0),
+        (other_than_residues, "find_impossible", lambda *arguments: None),
+        (fasta, "_blank_comments", lambda block: block),
         (sequence_ids.SequenceIds, "_refuse_used", lambda *arguments: None),
     ],
 )

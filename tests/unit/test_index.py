@@ -43,7 +43,7 @@ def _fasta(folder: Path, sequences: list[str], name: str = "a.fasta", prefix: st
 
 
 def _check(asked: str) -> ResidueCheck:
-    return ResidueCheck(ESM2_LETTERS, "protein", asked, gaps="error", suspicious="error")
+    return ResidueCheck(ESM2_LETTERS, "protein", asked, gaps="error", suspicious="allow")
 
 
 def _split(folder: Path, files: list[Path], world_size: int) -> list[Path]:

@@ -71,7 +71,8 @@ def run(
     call(folder, "prepare_model", name="toy", source=source, output="toy.json")
     call(
         folder, "index", fasta="in.fasta", ids="header", model="toy.json",
-        invalid_residues=invalid_residues, output="r/index.parquet",
+        invalid_residues=invalid_residues, gaps="keep", suspicious="allow",
+        output="r/index.parquet",
     )  # fmt: skip
     call(
         folder, "split", index="r/index.parquet", model="toy.json", world_size=world_size,

@@ -86,7 +86,7 @@ def test_unknown_is_the_first_and_all_are_counted(residues):
 @pytest.mark.parametrize(
     ("molecule", "content", "residues"),
     [
-        ("protein", b">a\nmkvBZUOX\n>b\nM*\n>c\nM.\n", [b"MKVBZUOX", b"M", b"M"]),
+        ("protein", b">a\nmkvBZUOXmkvllg\n>b\nM*\n>c\nM.\n", [b"MKVBZUOXMKVLLG", b"M", b"M"]),
         ("DNA", b">a\nacgt\nACGT\n>b\nA\n", [b"ACGTACGT", b"A"]),
     ],
 )

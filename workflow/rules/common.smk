@@ -125,15 +125,16 @@ def list_failures():
     return closing.list_errors(sorted(logs), STARTED)
 
 
-def report_changes():
+def report_changes(folder):
     """Say, as the last of a run, what results were made of and is otherwise now."""
-    for line in closing.list_changes(DATASETS):
+    for line in closing.list_changes(DATASETS, folder):
         print(line, file=sys.stderr)
 
 
 if IS_MAIN:
-    # Where there is nothing to do, Snakemake calls neither onsuccess nor onerror.
-    atexit.register(report_changes)
+    # Where there is nothing to do, Snakemake calls neither onsuccess nor onerror. It leaves the
+    # working folder before this is called.
+    atexit.register(report_changes, Path.cwd())
 
 
 def get_results(wildcards):

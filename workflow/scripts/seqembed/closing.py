@@ -35,19 +35,22 @@ def read_error(log: Path) -> str | None:
     return f"{record[0]} ({record[-1].strip()})" if _TRACEBACK in record else record[0]
 
 
-def list_changes(datasets: Iterable[str]) -> list[str]:
-    """What indices remember of their FASTA files and is otherwise now, a line a file."""
+def list_changes(datasets: Iterable[str], folder: Path) -> list[str]:
+    """What indices remember of their FASTA files and is otherwise now, a line a file.
+
+    folder: the working folder, with `results`.
+    """
     indices = {name: Path(f"results/{name}/index.parquet") for name in datasets}
-    there = {name: path for name, path in indices.items() if path.exists()}
-    return [line for name, path in there.items() for line in _list_changes(name, path)]
+    there = {name: path for name, path in indices.items() if (folder / path).exists()}
+    return [line for name, path in there.items() for line in _list_changes(name, path, folder)]
 
 
-def _list_changes(dataset: str, index: Path) -> list[str]:
+def _list_changes(dataset: str, index: Path, folder: Path) -> list[str]:
     # Not at the top: it imports pyarrow, and every job of a run imports this module.
     from seqembed.input_files import find_changes
 
     try:
-        changes = list(find_changes(index))
+        changes = list(find_changes(folder / index, folder))
     except IndexFormatError as error:
         return [str(error)]
     advice = f"`snakemake verify` compares them; to embed it anew, remove {index} and run again"

@@ -20,7 +20,7 @@ def describe_files(files: Iterable[str | Path]) -> str:
     return json.dumps(rows)
 
 
-def find_changes(index: Path, folder: Path = Path()) -> Iterator[str]:
+def find_changes(index: Path, folder: Path) -> Iterator[str]:
     """What an index remembers of its files and is otherwise today, a sentence a file.
 
     folder: what their paths are relative to. An older program's index remembers nothing. Raises

@@ -15,7 +15,7 @@ from seqembed.suspicious_lines import Finding
 _MOST_STEPS = 0.05
 _LEAST_EQUAL = 4
 # Above a sequence, no short line of residues has one of these; many words have.
-_RARE = re.compile(rb"[OUJBZ]", re.IGNORECASE)
+_RARE = re.compile(rb"[OUBZ]", re.IGNORECASE)
 _SHORT = 30
 # Topology and structure stand in long runs of a letter, residues do not.
 _RUNS = re.compile(rb"(?s)(.)\1*")
@@ -56,10 +56,10 @@ class LineWidths:
         steps = np.flatnonzero(differences > 0)
         self.pairs += len(widths)
         self.equal += int((differences == 0).sum())
-        for number in numbers[steps].tolist():
-            self._look(records, number)
+        for number, below in numbers[steps].tolist():
+            self._look(records, number, below)
         if not self.first_annotation:
-            for number in _find_twins(records, numbers[differences == 0]):
+            for number in _find_twins(records, numbers[differences == 0, 0]):
                 self._look_below(records, number + 1)
 
     def _look_below(self, records: Records, number: int) -> None:
@@ -68,16 +68,20 @@ class LineWidths:
         if self.words and len(line) >= _ANNOTATION_MIN and len(_RUNS.findall(line)) * 5 < len(line):
             self.first_annotation = records.lines[0] + number, Finding(0, line, _ANNOTATION)
 
-    def _look(self, records: Records, number: int) -> None:
-        """Count a line, a number in the block, that seems shorter than the one after it."""
-        line, below = _line(records, number), _line(records, number + 1)
+    def _look(self, records: Records, number: int, next_number: int) -> None:
+        """Count a line, a number in the block, that seems shorter than the next one."""
+        line, below = _line(records, number), _line(records, next_number)
         # Blanks at their ends, or a carriage return, are no part of their width.
         if len(line) >= len(below):
             return
         self.steps += 1
         place = records.lines[0] + number
         self.first_step = self.first_step or (place, Finding(0, line, _MISSING_HEADER))
-        if self.words and not self.first_word and _is_word(line, below):
+        if (
+            self.words
+            and not self.first_word
+            and (_is_word(line, below) or _repeats_id(records, number, line))
+        ):
             self.first_word = place, Finding(0, line, _WORD)
 
     def find(self) -> tuple[int, Finding] | None:
@@ -89,12 +93,24 @@ class LineWidths:
 
 
 def _inner_widths(records: Records) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The widths of neighbouring lines of residues, (n, 2), and the number of the first, (n,)."""
+    """The widths of neighbouring lines of residues, (n, 2), and the numbers of both, (n, 2).
+
+    Blank lines between them do not count.
+    """
     widths = records.line_ends - records.line_begins
+    filled = np.flatnonzero(widths > 0)
     letters = np.frombuffer(records.block, np.uint8)
-    header = letters[np.minimum(records.line_begins, len(letters) - 1)] == ord(">")
-    inner = np.flatnonzero(~(header[:-1] | header[1:]) & (widths[:-1] > 0) & (widths[1:] > 0))
-    return np.stack([widths[inner], widths[inner + 1]], 1), inner
+    header = letters[records.line_begins[filled]] == ord(">")
+    inner = np.flatnonzero(~(header[:-1] | header[1:]))
+    numbers = np.stack([filled[inner], filled[inner + 1]], 1)
+    return widths[numbers], numbers
+
+
+def _repeats_id(records: Records, number: int, line: bytes) -> bool:
+    """Whether a line is the id that stands in the header above it."""
+    owner = int(np.searchsorted(records.begins, records.line_begins[number], "right")) - 1
+    above = records.block[records.ends[owner] : records.line_begins[number]]
+    return not above.strip() and records.sequence_ids[owner].encode() == line
 
 
 def _line(records: Records, number: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -12,14 +13,9 @@ from seqembed.errors import FastaError
 from seqembed.line_widths import LineWidths
 from seqembed.models.families import Molecule
 from seqembed.records import Records
+from seqembed.suspicious_files import Composition, Identities, Lengths, Place
 from seqembed.suspicious_lines import POSSIBLE, Finding, find_impossible, find_suspicious, show
-from seqembed.suspicious_records import (
-    DNA_MIN_SHARE,
-    NUCLEOTIDES,
-    Composition,
-    Identities,
-    find_suspicious_records,
-)
+from seqembed.suspicious_records import DNA_MIN_SHARE, NUCLEOTIDES, find_suspicious_records
 
 Suspicious = Literal["error", "allow"]
 
@@ -57,8 +53,9 @@ class FileCheck:
         self._is_foreign = bytes(byte in foreign for byte in range(256))
         self._letters = self._foreign = 0
         self._composition, self._widths = Composition(), LineWidths(molecule == "protein")
-        self._identities = Identities()
-        self._first: FastaError | None = None
+        self._identities, self._lengths = Identities(), Lengths()
+        # The first that was found, with its line and its record's id.
+        self._first: tuple[Finding, int, str] | None = None
         self._count = 0
 
     def look(self, records: Records, text: bytes) -> None:
@@ -67,19 +64,26 @@ class FileCheck:
         # Faster than to delete these letters, which are everywhere.
         marks = np.frombuffer(text.translate(self._is_foreign), np.bool_)
         self._foreign += int(np.count_nonzero(marks))
-        found: dict[int, tuple[Finding, str]] = {}
-        if self._suspicious:
-            self._composition.add(records, text)
-            self._widths.add(records)
-            for number, finding in find_suspicious_records(records, text, self._molecule):
-                found.setdefault(number, (finding, _ALLOW))
-            for number, finding in self._identities.find(records):
-                found.setdefault(number, (finding, _ALLOW))
+        found = self._find_suspicious(records, text) if self._suspicious else {}
         for number in self._list_odd(records, text):
-            if number not in found and (odd := self._look_closely(records.raw(number))):
-                found[number] = odd
-        for number in sorted(found):
-            self._note(records, number, *found[number])
+            finding, earlier = self._look_closely(records.raw(number)), found.get(number)
+            if finding and (not earlier or (finding.certain and finding.line <= earlier.line)):
+                found[number] = finding
+        if found and not self._first:
+            record, finding = records[min(found)], found[min(found)]
+            self._first = finding, record.line + finding.line, record.sequence_id
+        self._count += len(found)
+
+    def _find_suspicious(self, records: Records, text: bytes) -> dict[int, Finding]:
+        """What is suspicious about whole records, by number; of the file, it is only counted."""
+        self._composition.add(records, text)
+        self._widths.add(records)
+        self._lengths.add(records)
+        found: dict[int, Finding] = {}
+        parts = find_suspicious_records(records, text, self._molecule)
+        for number, finding in chain(parts, self._identities.find(records)):
+            found.setdefault(number, finding)
+        return found
 
     def _list_odd(self, records: Records, text: bytes) -> Iterable[int]:
         """The records to look at; of DNA, upper-case letters may be wrong, too."""
@@ -87,38 +91,34 @@ class FileCheck:
             return records.odd
         return range(len(records))
 
-    def _look_closely(self, raw: bytes) -> tuple[Finding, str] | None:
-        if self._impossible and (finding := find_impossible(raw, self._molecule)):
-            return finding, ""
-        finding = None
-        if self._suspicious:
-            finding = find_suspicious(raw, self._molecule, gaps_kept=self._gaps_kept)
-        return (finding, _ALLOW) if finding else None
-
-    def _note(self, records: Records, number: int, finding: Finding, advice: str) -> None:
-        self._count += 1
-        if self._first is None:
-            record = records[number]
-            line, name = record.line + finding.line, record.sequence_id
-            self._first = self._error(finding, advice, line, name)
-
-    def _error(self, found: Finding, advice: str, line: int, record: str | None) -> FastaError:
-        message = f"{show(found.text)} {found.what}"
-        message += f"; {advice}" * bool(advice)
-        return FastaError(message, path=self._path, record=record, line=line)
+    def _look_closely(self, raw: bytes) -> Finding | None:
+        """What a record's lines hold that is no residue, or seems none."""
+        finding = find_impossible(raw, self._molecule) if self._impossible else None
+        if finding or not self._suspicious:
+            return finding
+        return find_suspicious(raw, self._molecule, gaps_kept=self._gaps_kept)
 
     def finish(self) -> None:
         """Raise FastaError where the file holds what is no sequence of the molecule."""
         if self._suspicious:
             _refuse_other_molecule(self._path, self._molecule, self._letters, self._foreign)
         if self._first:
-            raise self._first
-        if not self._suspicious:
-            return
+            raise self._error(*self._first)
+        if self._suspicious and (place := self._find_in_file()):
+            line, finding = place
+            raise self._error(finding, line, None)
+
+    def _find_in_file(self) -> Place | None:
         composition = self._composition.find() if self._molecule == "protein" else None
-        if found := composition or self._widths.find():
-            line, finding = found
-            raise self._error(finding, _ALLOW, line, None)
+        return composition or self._widths.find() or self._lengths.find()
+
+    def _error(self, finding: Finding, line: int, record: str | None) -> FastaError:
+        message = f"{show(finding.text)} {finding.what}"
+        if self._count > 1:
+            message += f" ({self._count:,} records are so, or odd in another way)"
+        if not finding.certain:
+            message += f"; {_ALLOW}"
+        return FastaError(message, path=self._path, record=record, line=line)
 
 
 def _refuse_other_molecule(path: Path, molecule: Molecule, total: int, foreign: int) -> None:

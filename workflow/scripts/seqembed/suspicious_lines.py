@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from seqembed.characters import name_character
 from seqembed.models.families import Molecule
+from seqembed.notations import find_notation
 
 GREP_SEPARATOR = b"--"
 SHOWN_BYTES = 60
@@ -21,10 +22,6 @@ _IMPOSSIBLE = {
     for molecule, letters in POSSIBLE.items()
 }
 _CHAINS = b":/|"
-AMINO_ACIDS = frozenset(
-    b"ALA ARG ASN ASP CYS GLN GLU GLY HIS ILE LEU LYS MET PHE PRO SER THR TRP TYR VAL "
-    b"SEC PYL ASX GLX XAA UNK MSE".split()
-)
 # Blocks of another size than ten are taken for blocks where a line has several.
 _BLOCK, _FEW_GROUPS = 10, 3
 _NUCLEOTIDES = b"ACGTUNacgtun \t"
@@ -34,21 +31,20 @@ _FILE_NAME = re.compile(
     rb"[A-Za-z]+\.(fa|fas|faa|fna|ffn|fasta|pep|seq|txt|gz|pdb|cif|gb|gbk|aln|tsv|csv|a3m|sto)",
     re.IGNORECASE,
 )
-# Residues on both sides of where a protease cuts, as search engines of mass spectra write them.
-_FLANKED = re.compile(rb"[A-Z-]\.[A-Za-z]+\.[A-Z-]")
-# SaProt's pairs of a residue and a letter of structure.
-_PAIRS = re.compile(rb"(?:[A-Z][a-z]){8}")
-_PHOSPHORYLATED = re.compile(rb"(?<![a-z])p[STY](?![a-z])")
-# What programs write where a table has no value.
-_MISSING = frozenset(b"nan NaN none None null Null NULL NONE nil undefined".split())
+# A word behind a sequence, such as `Killed`.
+_LONGEST_WORD = 20
 
 
 class Finding(NamedTuple):
-    """What a line of a record looks like; `line` counts from the record's header, 0."""
+    """What a line of a record looks like; `line` counts from the record's header, 0.
+
+    certain: it cannot be residues, and no setting allows it.
+    """
 
     line: int
     text: bytes
     what: str
+    certain: bool = False
 
 
 def show(text: bytes) -> str:
@@ -69,7 +65,7 @@ def find_impossible(raw: bytes, molecule: Molecule) -> Finding | None:
     if found[0] in _CHAINS:
         advice = "give each chain of a complex a record of its own"
     what = f"cannot be residues of {molecule}, for {name_character(raw, found.start())}; {advice}"
-    return Finding(line, text, what)
+    return Finding(line, text, what, certain=True)
 
 
 def find_suspicious(raw: bytes, molecule: Molecule, *, gaps_kept: bool) -> Finding | None:
@@ -78,11 +74,12 @@ def find_suspicious(raw: bytes, molecule: Molecule, *, gaps_kept: bool) -> Findi
     gaps_kept: `-` and `.` are embedded.
     """
     body = raw[raw.find(b"\n") + 1 :]
-    if molecule == "protein" and (what := _find_in_protein(body)):
+    if what := find_notation(body, molecule):
         line = next(line for line in body.split(b"\n") if line.strip())
         return Finding(1 + body.split(b"\n").index(line), line.strip(), what)
-    if body.strip() in _MISSING:
-        return Finding(1, body.strip(), "is what programs write for a missing value")
+    if molecule == "protein" and _ends_with_word(body):
+        *before, line = body.rstrip().split(b"\n")
+        return Finding(1 + len(before), line.strip(), "looks like a word, not residues")
     # Most records have neither, and need not be cut into lines.
     if not (_INNER_BLANK.search(body) or _DASH_OR_DOT.search(body)):
         return None
@@ -91,42 +88,39 @@ def find_suspicious(raw: bytes, molecule: Molecule, *, gaps_kept: bool) -> Findi
     return min(findings, default=None, key=lambda finding: finding.line)
 
 
-def _find_in_protein(body: bytes) -> str | None:
-    """What a sequence, with blanks and line breaks, looks like as a whole."""
-    if is_three_letter_codes(body):
-        return "looks like three-letter codes; write one letter a residue"
-    if _FLANKED.fullmatch(body.strip()):
-        return "looks like a peptide with the residues beside it; write the peptide alone"
-    if _PAIRS.search(body):
-        return "has small letters between large ones, as SaProt's pairs; write residues alone"
-    if _PHOSPHORYLATED.search(body):
-        return "has pS, pT or pY, as for phosphorylated residues; write S, T or Y"
-    return None
-
-
-def is_three_letter_codes(text: bytes) -> bool:
-    """Whether these are names of amino acids, as in `MetLys` or `MET LYS`."""
-    letters = re.sub(rb"[\s-]", b"", text)
-    if len(letters) % 3 or not letters.isalpha():
+def _ends_with_word(body: bytes) -> bool:
+    """Whether the last line is a word in small letters below residues in capitals."""
+    before, _, last = body.strip().rpartition(b"\n")
+    if not last.strip().isalpha() or not 2 < len(last.strip()) <= _LONGEST_WORD:
         return False
-    codes = [letters[place : place + 3] for place in range(0, len(letters), 3)]
-    marked = all(code.istitle() for code in codes) or re.search(rb"[A-Za-z][ -][A-Za-z]", text)
-    return len(codes) >= (2 if marked else 4) and all(c.upper() in AMINO_ACIDS for c in codes)
+    return last.istitle() and not before or before.isupper() and (last.istitle() or last.islower())
 
 
 def _find_words(lines: list[bytes], molecule: Molecule) -> list[Finding]:
     """The first line with blanks that are not between blocks of one size."""
-    blocks = {_block_size(line) for line in lines if len(line.split()) > 1}
+    sizes = {_block_size(line) for line in lines if len(line.split()) > 1}
     solid = max((len(line) for line in lines if len(line.split()) == 1), default=0)
+    filled = sum(map(bool, lines))
     for number, line in enumerate(lines, 1):
         groups, size = line.split(), _block_size(line)
-        if len(groups) < 2 or (molecule == "DNA" and not line.translate(None, _NUCLEOTIDES)):
+        if len(groups) < 2:
             continue
-        few = len(groups) < _FEW_GROUPS and size != _BLOCK and len(blocks) == len(lines) == 1
+        if _overlap(groups):
+            return [Finding(number, line, "looks like overlapping words; write the sequence once")]
+        if molecule == "DNA" and not line.translate(None, _NUCLEOTIDES):
+            continue
+        two = len(groups) < _FEW_GROUPS and size != _BLOCK and (filled == 1 or size > _BLOCK)
         # A line of residues in blocks has no neighbour that is longer than a block and has none.
-        if not size or len(blocks) > 1 or few or solid > size:
+        if not size or len(sizes) > 1 or two or solid > size:
             return [Finding(number, line, "looks like words, not residues")]
     return []
+
+
+def _overlap(groups: list[bytes]) -> bool:
+    """Whether each of several words begins with all but the first letter of the one before."""
+    pairs = list(zip(groups[:-1], groups[1:], strict=True))
+    long = len(groups) >= _FEW_GROUPS and len(groups[0]) > 2 and len(set(groups)) > 1
+    return long and all(one[1:] == two[:-1] for one, two in pairs)
 
 
 def _block_size(line: bytes) -> int:

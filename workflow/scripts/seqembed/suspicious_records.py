@@ -1,40 +1,35 @@
-"""Records, and whole files, that look like something else than sequences of one molecule."""
+"""Records that look like something else than sequences of one molecule, whatever their letters."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from seqembed.models.families import Molecule
+from seqembed.notations import AMINO_ACIDS, is_three_letter_codes
 from seqembed.records import Records
-from seqembed.suspicious_lines import AMINO_ACIDS, Finding, is_three_letter_codes
+from seqembed.suspicious_lines import Finding
 
 NUCLEOTIDES = b"ACGTUN"
 DNA_MIN_SHARE = 0.95
-# Fewer letters do not tell what a record or a file holds.
+# Fewer letters do not tell what a record holds.
 MIN_RECORD_LETTERS = 60
-MIN_FILE_LETTERS = 200
 # Secondary structure by DSSP and its like, and by three states: runs of helix and of strand.
 _STRUCTURE = b"HECTSGBIPL"
 _STRUCTURE_MIN = 15
 _RUNS = re.compile(rb"H{3,}|E{3,}")
 _PREFIX = 6
-# Of Foldseek's 20 letters of structure these three are half; of amino acids, a sixth. Collagen and
-# elastin have no D to speak of.
-_FOLDSEEK = {b"D": 0.07, b"V": 0.12, b"P": 0.08}
-_FOLDSEEK_MIN_SHARE = 0.4
-_SAMPLE_LETTERS = 1 << 20
 # Behind the `>` stand two letters and this.
 _PIR, _PIR_PLACE = re.compile(r"(P1|F1|D[LC]|R[LC]|N[13]|XX);"), 3
-# Few names are so long, and have no letter but these.
-_AMINO_ACIDS, _HEADER_RESIDUES = b"ACDEFGHIKLMNPQRSTVWY", 30
-# What R and pandas write for a missing value; peptides of these letters exist.
-_MISSING, _MISSING_LETTERS = frozenset((b"NA", b"NAN")), 3
-_LONG = 20
+# No name ends so: it would have other letters, too.
+_AMINO_ACIDS = b"ACDEFGHIKLMNPQRSTVWY"
+_HEADER_RESIDUES = re.compile(r"[ACDEFGHIKLMNPQRSTVWY]{30,}\Z")
+_HEADER_END = 200
+_USUAL, _WORD_LETTERS = bytes(byte for byte in range(256) if byte not in b"OU"), 20
+_COMPLEMENT, _STRAND_MIN = bytes.maketrans(b"ACGTU", b"TGCAA"), 10
 
 
 def find_suspicious_records(
@@ -51,20 +46,44 @@ def find_suspicious_records(
         if _ends_with_residues(records, number):
             what = "looks like a sequence within a header: is a line break missing before it?"
             yield number, Finding(0, records.headers[number].encode(), what)
-    if molecule == "protein":
+    if molecule == "DNA":
+        yield from _find_double_strands(records)
+    else:
+        yield from _find_words(records)
         for number in _candidates(records, text):
             if name := _name_protein(records.residues[number]):
                 yield number, Finding(1, records.residues[number], name)
 
 
+def _find_double_strands(records: Records) -> Iterator[tuple[int, Finding]]:
+    """The records whose second line is the other strand of the first."""
+    headers = np.searchsorted(records.line_begins, records.begins)
+    for number in np.flatnonzero(np.append(headers[1:], len(records.line_begins)) - headers > 2):
+        one, two = (
+            records.block[records.line_begins[line] : records.line_ends[line]].strip().upper()
+            for line in (headers[number] + 1, headers[number] + 2)
+        )
+        if len(one) >= _STRAND_MIN and one.translate(_COMPLEMENT) in (two, two[::-1]):
+            what = "is the other strand of the line above it; write one strand"
+            yield int(number), Finding(2, two, what)
+
+
 def _ends_with_residues(records: Records, number: int) -> bool:
-    """Whether the last word of a header is a sequence, and not one that its record holds."""
-    header = records.headers[number][-(1 << 16) :]
-    if len(header) < _HEADER_RESIDUES:
+    """Whether a header ends with a sequence, and not with one that its record holds."""
+    found = _HEADER_RESIDUES.search(records.headers[number][-_HEADER_END:])
+    if not found or len(set(found[0])) < 4:
         return False
-    word = header.split()[-1].encode()
-    residues = len(word) >= _HEADER_RESIDUES and not word.translate(None, _AMINO_ACIDS)
-    return residues and len(set(word)) >= 4 and word not in records.residues[number]
+    return found[0].encode() not in records.residues[number]
+
+
+def _find_words(records: Records) -> Iterator[tuple[int, Finding]]:
+    """The short sequences that have several of the letters which proteins hardly have."""
+    for number in np.flatnonzero(
+        (records.lengths > 3) & (records.lengths <= _WORD_LETTERS)
+    ).tolist():
+        residues = records.residues[number]
+        if len(residues.translate(None, _USUAL)) >= max(2, len(residues) / 5):
+            yield number, Finding(1, residues, "looks like a word, not residues")
 
 
 def _candidates(records: Records, text: bytes) -> list[int]:
@@ -114,64 +133,3 @@ def _is_dna(residues: bytes) -> bool:
     kinds = sum(counts[byte] > len(residues) / 20 for byte in NUCLEOTIDES)
     share = sum(counts[byte] for byte in NUCLEOTIDES) / len(residues)
     return share >= DNA_MIN_SHARE and kinds >= 3
-
-
-@dataclass
-class Identities:
-    """Alignments in which a dot says: as in the first sequence.
-
-    width: columns of the first sequence, if it has no gap.
-    """
-
-    width: int | None = None
-    begun: bool = False
-
-    def find(self, records: Records) -> Iterator[tuple[int, Finding]]:
-        """The records that are dots for the most part, where the first one of the file has none."""
-        if not self.begun:
-            self.begun, first = True, _columns(records, 0)
-            self.width = None if b"." in first or b"-" in first else len(first)
-        for number in records.odd if self.width else []:
-            columns = _columns(records, number)
-            if len(columns) == self.width and 2 * columns.count(b".") > len(columns) > 1:
-                what = "has dots that seem to say `as in the first sequence`; write all residues"
-                yield number, Finding(1, columns, what)
-
-
-def _columns(records: Records, number: int) -> bytes:
-    """A record's residues and gaps."""
-    return b"".join(records.raw(number).partition(b"\n")[2].split())
-
-
-@dataclass
-class Composition:
-    """What the first letters of a file, and its shortest records, tell of the whole of it."""
-
-    letters: int = 0
-    records: int = 0
-    sample: bytearray = field(default_factory=bytearray)
-    missing: tuple[int, bytes] | None = None
-
-    def add(self, records: Records, text: bytes) -> None:
-        """Count the records of one block; text: the residues of all."""
-        self.records += len(records)
-        self.letters += len(text)
-        if len(self.sample) < _SAMPLE_LETTERS:
-            self.sample += text[:_SAMPLE_LETTERS]
-        short = len(records) and records.lengths.min() <= _MISSING_LETTERS
-        if short and not self.missing and not _MISSING.isdisjoint(records.residues):
-            pairs = zip(records.lines, records.residues, strict=True)
-            self.missing = next(pair for pair in pairs if pair[1] in _MISSING)
-
-    def find(self) -> tuple[int, Finding] | None:
-        """What a protein file looks like, with the line (from 1) that shows it."""
-        if self.missing and self.letters > _LONG * self.records:
-            what = "is what programs write for a missing value"
-            return self.missing[0], Finding(1, self.missing[1], what)
-        shares = {k: self.sample.count(k) / max(1, len(self.sample)) for k in _FOLDSEEK}
-        high = all(shares[letter] >= least for letter, least in _FOLDSEEK.items())
-        enough = len(self.sample) >= MIN_FILE_LETTERS
-        if enough and high and sum(shares.values()) >= _FOLDSEEK_MIN_SHARE:
-            what = "looks like Foldseek's letters of structure (3Di), not residues"
-            return 1, Finding(1, bytes(self.sample[:100]), what)
-        return None

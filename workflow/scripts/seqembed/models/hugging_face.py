@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from seqembed.errors import ModelError, named
+from seqembed.errors import ModelError, named, show
 from seqembed.models.architecture import Architecture, DnabertArchitecture, Esm2Architecture
 from seqembed.models.dnabert_s_weights import TOKEN_TYPES
 from seqembed.models.esm2 import ROTARY_BASE
@@ -37,6 +37,11 @@ ESM2_CONFIG: Required = {
     "is_folding_model": (False, False),
     "is_decoder": (False, False),
     "rope_theta": (ROTARY_BASE, ROTARY_BASE),
+}
+# Tokens that a configuration may name. Others mean that it was trained with another alphabet.
+ESM2_TOKENS = {
+    "pad_token_id": ESM2_ALPHABET.index("<pad>"),
+    "mask_token_id": ESM2_ALPHABET.index("<mask>"),
 }
 # The same for the authors' configuration_bert.py. position_embedding_type says "absolute" there,
 # though the model has ALiBi, so it is not asked for.
@@ -107,6 +112,7 @@ def _refuse_adapters(folder: Path) -> None:
 
 def _esm2(path: Path, config: Mapping[str, Any]) -> Esm2Architecture:
     _check_config(path, config, ESM2_CONFIG, "ESM-2")
+    _check_tokens(path, config)
     _check_vocabulary(path, config.get("vocab_size"))
     with named(path):
         return Esm2Architecture(
@@ -170,6 +176,32 @@ def _check_config(path: Path, config: Mapping[str, Any], required: Required, mod
 def _telling(name: str, found: Any) -> str:
     known = next((m for (n, v), m in TELLING.items() if n == name and v == found), None)
     return f", so this is {known}" if known else ""
+
+
+def _check_tokens(path: Path, config: Mapping[str, Any]) -> None:
+    """Refuse a configuration, or a tokenizer.json, that gives tokens other ids than ESM-2's."""
+    for name, token in ESM2_TOKENS.items():
+        if config.get(name, token) not in (None, token):
+            message = f"{name} is {config[name]!r}, but {token} in the ESM-2 alphabet"
+            raise ModelError(f"{path}: {message}: the model has another tokenizer")
+    if config.get("vocab_list") and tuple(config["vocab_list"]) != ESM2_ALPHABET:
+        raise ModelError(f"{path}: vocab_list is not the ESM-2 alphabet")
+    tokenizer = path.parent / TOKENIZER
+    vocabulary = _read_vocabulary(tokenizer) if tokenizer.exists() else {}
+    wrong = [t for n, t in enumerate(ESM2_ALPHABET) if vocabulary.get(t, n) != n]
+    if wrong:
+        raise ModelError(f"{tokenizer}: gives {show(wrong)} other ids than the ESM-2 alphabet")
+
+
+def _read_vocabulary(path: Path) -> dict[str, Any]:
+    """The ids of the tokens in a tokenizer.json."""
+    content = _read_json(path)
+    model = content.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    added = content.get("added_tokens")
+    tokens = [t for t in added if isinstance(t, dict)] if isinstance(added, list) else []
+    pairs = {token.get("content"): token.get("id") for token in tokens}
+    return (vocabulary if isinstance(vocabulary, dict) else {}) | pairs
 
 
 def _check_vocabulary(config: Path, size: Any) -> None:

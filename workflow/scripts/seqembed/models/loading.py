@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -32,12 +32,28 @@ def check_weights(state: State, weights: Mapping[str, Weight]) -> None:
 
 
 def check_values(state: State, weights: Mapping[str, Weight]) -> None:
-    """Raises ModelError for NaN or infinities in the weights that are used; reads one at a time."""
-    bad = [name for weight in weights.values() for name in _not_finite(state, weight)]
+    """Raises ModelError for NaN or infinities in the weights that are used, and for lost ones.
+
+    A layer's matrix of nothing but zeros was lost: it is of a file that was not written to its end.
+    One weight is read at a time.
+    """
+    bad, lost = [], []
+    for own, weight in weights.items():
+        for name, shape in weight.parts.items():
+            tensor = read_part(state, name, shape)
+            if count := _count_not_finite(tensor):
+                bad.append(f"{name}: {count:,} of {tensor.numel():,}")
+            elif own.startswith("layers.") and len(shape) > 1 and not tensor.any():
+                lost.append(name)
     if bad:
         raise ModelError(
             f"holds {count_of(len(bad), 'weight')} with NaN or infinite values ({show(bad)}); the "
             "file is damaged or training diverged: copy it again, or take an earlier checkpoint"
+        )
+    if lost:
+        raise ModelError(
+            f"holds {count_of(len(lost), 'weight')} of zeros alone ({show(lost)}); the file was "
+            "not written to its end: copy it again"
         )
 
 
@@ -82,11 +98,8 @@ def _make(state: State, weight: Weight, dtype: torch.dtype) -> Tensor:
     return made.to(dtype, copy=True, memory_format=torch.contiguous_format)
 
 
-def _not_finite(state: State, weight: Weight) -> Iterator[str]:
-    """The names of the parts with values that are not finite in fp32, each with their number."""
-    for name, shape in weight.parts.items():
-        tensor = read_part(state, name, shape)
-        # A sum is several times faster than a look at each value. It is finite only if all values
-        # are; where it overflows, the values are counted.
-        if not tensor.sum().isfinite() and (count := int(tensor.isfinite().logical_not().sum())):
-            yield f"{name}: {count:,} of {tensor.numel():,}"
+def _count_not_finite(tensor: Tensor) -> int:
+    """How many values of a float32 tensor are not finite."""
+    # A sum is several times faster than a look at each value. It is finite only if all values are;
+    # where it overflows, the values are counted.
+    return 0 if tensor.sum().isfinite() else int(tensor.isfinite().logical_not().sum())

@@ -1,0 +1,60 @@
+"""Ways to write a sequence that are not one letter a residue."""
+
+from __future__ import annotations
+
+import re
+
+from seqembed.models.families import Molecule
+
+AMINO_ACIDS = frozenset(
+    b"ALA ARG ASN ASP CYS GLN GLU GLY HIS ILE LEU LYS MET PHE PRO SER THR TRP TYR VAL "
+    b"SEC PYL ASX GLX XAA UNK MSE".split()
+)
+# What programs write where there is no sequence, and people, in letters of any case.
+_MISSING = frozenset(b"nan NaN none None NONE null Null NULL nil".split())
+_WORDS = frozenset(
+    b"error obsolete protein removed seq sequence tbd todo unavailable undefined unknown".split()
+)
+_DISPLAYED = re.compile(rb"\A[A-Za-z\s]+\.{3}[A-Za-z\s]*\Z")
+# Of proteins, what is searched in the text of a sequence, and what it is then.
+_PROTEIN = {
+    # Residues on both sides of where a protease cuts, as search engines of mass spectra have them.
+    re.compile(rb"\A\s*[A-Z-]\.[A-Za-z]+\.[A-Z-]\s*\Z"): (
+        "looks like a peptide with the residues beside it; write the peptide alone"
+    ),
+    re.compile(
+        rb"\A\s*(?:(?:Ac|Boc|Fmoc|Bz|For|Suc|pGlu)-[A-Za-z-]+|[A-Za-z-]+-(?:OH|OMe|OEt|AMC|NHMe))\s*\Z"
+    ): ("looks like a peptide with its chemical ends; write the residues alone"),
+    re.compile(rb"\A\s*(?:[A-Za-z]-){3,}[A-Za-z]\s*\Z"): (
+        "has a dash between all residues; write the residues alone"
+    ),
+    re.compile(rb"(?:[A-Z][a-z]){8}"): (
+        "has small letters between large ones, as SaProt's pairs; write residues alone"
+    ),
+    re.compile(rb"(?<![a-z])p[STY](?![a-z])"): (
+        "has pS, pT or pY, as for phosphorylated residues; write S, T or Y"
+    ),
+}
+
+
+def find_notation(body: bytes, molecule: Molecule) -> str | None:
+    """What the text of a sequence, line breaks included, looks like; None for residues."""
+    if body.strip() in _MISSING or body.strip().lower() in _WORDS:
+        return "is what is written where there is no sequence"
+    if _DISPLAYED.search(body):
+        return "looks cut, as a table shows a long text; write all of it"
+    if molecule == "DNA":
+        return None
+    if is_three_letter_codes(body):
+        return "looks like three-letter codes; write one letter a residue"
+    return next((what for kind, what in _PROTEIN.items() if kind.search(body)), None)
+
+
+def is_three_letter_codes(text: bytes) -> bool:
+    """Whether these are names of amino acids, as in `MetLys` or `MET LYS`."""
+    letters = re.sub(rb"[\s-]", b"", text)
+    if len(letters) % 3 or not letters.isalpha():
+        return False
+    codes = [letters[place : place + 3] for place in range(0, len(letters), 3)]
+    marked = all(code.istitle() for code in codes) or re.search(rb"[A-Za-z][ -][A-Za-z]", text)
+    return len(codes) >= (2 if marked else 4) and all(c.upper() in AMINO_ACIDS for c in codes)

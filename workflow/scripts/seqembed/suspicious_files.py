@@ -1,0 +1,120 @@
+"""Files whose records look like something else than sequences when they are taken together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from seqembed.records import Records
+from seqembed.suspicious_lines import Finding
+
+# A finding, with the line of the file, from 1, that shows it.
+Place = tuple[int, Finding]
+
+# Of Foldseek's 20 letters of structure these three are half; of amino acids, a sixth. Collagen and
+# elastin have no D to speak of.
+_FOLDSEEK = {b"D": 0.07, b"V": 0.12, b"P": 0.08}
+_FOLDSEEK_MIN_SHARE = 0.4
+_SAMPLE_LETTERS, _MIN_LETTERS = 1 << 20, 200
+# What R and pandas write for a missing value; peptides of these letters exist.
+_MISSING, _MISSING_LETTERS = frozenset((b"NA", b"NAN")), 3
+_LONG = 20
+# How many sequences, of the most letters that spreadsheets and databases keep of a text, are too
+# many to be a matter of chance, where others are shorter.
+_CUT = {255: 3, 256: 3, 4000: 2, 32_767: 1, 65_535: 1}
+_SHOWN_LETTERS = 100
+
+
+@dataclass
+class Identities:
+    """Alignments in which a dot says: as in the first sequence.
+
+    width: columns of the first sequence, if it has no gap.
+    """
+
+    width: int | None = None
+    begun: bool = False
+
+    def find(self, records: Records) -> Iterator[tuple[int, Finding]]:
+        """The records, by number, that are dots for the most part, where the first has none."""
+        if not self.begun:
+            self.begun, first = True, _columns(records, 0)
+            self.width = None if b"." in first or b"-" in first else len(first)
+        for number in records.odd if self.width else []:
+            columns = _columns(records, number)
+            if len(columns) == self.width and 2 * columns.count(b".") > len(columns) > 1:
+                what = "has dots that seem to say `as in the first sequence`; write all residues"
+                yield number, Finding(1, columns, what)
+
+
+def _columns(records: Records, number: int) -> bytes:
+    """A record's residues and gaps."""
+    return b"".join(records.raw(number).partition(b"\n")[2].split())
+
+
+@dataclass
+class Lengths:
+    """The greatest length of a file's sequences, and how many have it."""
+
+    records: int = 0
+    longest: int = 0
+    count: int = 0
+    first: tuple[int, bytes] = (0, b"")
+
+    def add(self, records: Records) -> None:
+        """Count the records of one block."""
+        self.records += len(records)
+        longest = int(records.lengths.max(initial=0))
+        if longest > self.longest:
+            place = int(records.lengths.argmax())
+            self.longest, self.count = longest, 0
+            self.first = records.lines[place], records.residues[place][:_SHOWN_LETTERS]
+        if longest == self.longest:
+            self.count += int((records.lengths == longest).sum())
+
+    def find(self) -> Place | None:
+        """Whether sequences seem to be cut."""
+        if not _CUT.get(self.longest, self.records) <= self.count < self.records:
+            return None
+        line, residues = self.first
+        amount = f"has {self.longest:,} letters, the most that some programs keep of a text"
+        return line, Finding(
+            1, residues, f"{amount}, as {self.count:,} sequences do: were they cut?"
+        )
+
+
+@dataclass
+class Composition:
+    """What the first letters of a file, and its shortest records, tell of the whole of it."""
+
+    letters: int = 0
+    records: int = 0
+    sample: bytearray = field(default_factory=bytearray)
+    missing: tuple[int, bytes] | None = None
+
+    def add(self, records: Records, text: bytes) -> None:
+        """Count the records of one block; text: the residues of all."""
+        self.records += len(records)
+        self.letters += len(text)
+        if len(self.sample) < _SAMPLE_LETTERS:
+            self.sample += text[:_SAMPLE_LETTERS]
+        short = records.lengths.min(initial=_LONG) <= _MISSING_LETTERS
+        if short and not self.missing and not _MISSING.isdisjoint(records.residues):
+            pairs = zip(records.lines, records.residues, strict=True)
+            self.missing = next(pair for pair in pairs if pair[1] in _MISSING)
+
+    def find(self) -> Place | None:
+        """What a protein file looks like."""
+        if self.missing and self.letters > _LONG * self.records:
+            what = "is what is written where there is no sequence"
+            return self.missing[0], Finding(1, self.missing[1], what)
+        shares = {k: self.sample.count(k) / max(1, len(self.sample)) for k in _FOLDSEEK}
+        high = all(shares[letter] >= least for letter, least in _FOLDSEEK.items())
+        if (
+            len(self.sample) >= _MIN_LETTERS
+            and high
+            and sum(shares.values()) >= _FOLDSEEK_MIN_SHARE
+        ):
+            what = "looks like Foldseek's letters of structure (3Di), not residues"
+            return 1, Finding(1, bytes(self.sample[:_SHOWN_LETTERS]), what)
+        return None
