@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -587,7 +587,7 @@ def test_another_fasta_file_is_told(old, new, place, results):
     os.utime(results.fasta, ns=(state.st_atime_ns, state.st_mtime_ns))
     said = refused(results.merged)
     assert f"{results.fasta}" in said and place in said
-    assert f"remove {results.index} and run again" in said
+    assert f"run again with --forcerun {results.index}" in said
 
 
 def test_input_is_read_as_it_was_indexed(tmp_path):
@@ -605,6 +605,22 @@ def test_weights_that_are_others_now_are_told(results, monkeypatch):
     tamper(results.merged, lambda file: file.attrs.update(weights_sha256=sha256))
     assert verify(results.merged) == f"{results.merged}: 5 sequences, all is well"
     (results.root / "weights.safetensors").write_bytes(b"Weights")
-    assert "weights.safetensors: changed since it was prepared" in refused(results.merged)
+    assert "weights.safetensors: is not what resources/models/toy.json" in refused(results.merged)
     write_description(results.root, b"others")
     assert "is of other weights than resources/models/toy.json" in refused(results.merged)
+
+
+def test_what_weights_were_converted_from_is_compared_too(results, monkeypatch):
+    monkeypatch.chdir(results.root)
+    path = write_description(results.root)
+    original = results.root / "esm2.pt"
+    original.write_bytes(b"original")
+    sha256 = hashlib.sha256(b"original").hexdigest()
+    model = replace(read_prepared(path), original=str(original), original_sha256=sha256)
+    write_prepared(model, path)
+    tamper(results.merged, lambda file: file.attrs.update(weights_sha256=model.sha256))
+    assert verify(results.merged) == f"{results.merged}: 5 sequences, all is well"
+    original.write_bytes(b"another")
+    assert "esm2.pt: is not what resources/models/toy.json describes" in refused(results.merged)
+    original.unlink()
+    assert verify(results.merged).endswith(f"not there, and so not compared: {original}")

@@ -53,5 +53,5 @@ def _list_changes(dataset: str, index: Path, folder: Path) -> list[str]:
         changes = list(find_changes(folder / index, folder))
     except IndexFormatError as error:
         return [str(error)]
-    advice = f"`snakemake verify` compares them; to embed it anew, remove {index} and run again"
+    advice = f"`snakemake verify` compares them; to embed it anew, add --forcerun {index}"
     return [f"Dataset {dataset}: {change}; {advice}" for change in changes]

@@ -10,7 +10,7 @@ from typing import cast
 from seqembed.errors import IndexFormatError, ModelError
 from seqembed.fasta import digest, read_batches
 from seqembed.index import read_file_counts, read_lengths_and_digests, read_names
-from seqembed.models.prepared import changed, read_prepared, sha256_of
+from seqembed.models.prepared import read_prepared, sha256_of
 from seqembed.models.source import list_weight_files
 from seqembed.parquet import read_metadata
 from seqembed.sequence_ids import IdStyle, SequenceIds
@@ -66,8 +66,8 @@ def _compare(
             place = f"{path}, line {line}" if line else str(path)
             what = f"record {name or row[0]!r}" if line else f"record {row[0]!r} is missing, which"
             raise IndexFormatError(
-                f"{place}: {what} is not as it was when {index} was made; remove {index} and run "
-                "again, so that this dataset is made anew, or put the old file back"
+                f"{place}: {what} is not as it was when {index} was made; put the old file back, "
+                f"or run again with --forcerun {index}, so that the dataset is made anew"
             )
 
 
@@ -86,7 +86,21 @@ def check_weights(file: EmbeddingsFile) -> list[str]:
     if model.sha256 != file.attributes["weights_sha256"]:
         message = f"is of other weights than {path} describes; run again, so that it is made anew"
         raise ModelError(f"{file.path}: {message}")
-    missing = [part for part in list_weight_files(Path(model.weights)) if not part.exists()]
-    if not missing and sha256_of(*list_weight_files(Path(model.weights))) != model.sha256:
-        raise changed(model, path)
-    return list(map(str, missing))
+    parts = {Path(model.weights): model.sha256}
+    if model.original and model.original_sha256:
+        parts[Path(model.original)] = model.original_sha256
+    return [
+        missing for part, sha256 in parts.items() for missing in _check_part(part, sha256, path)
+    ]
+
+
+def _check_part(weights: Path, sha256: str, path: Path) -> list[str]:
+    """Raise ModelError where weights have another SHA-256; return the files that are missing."""
+    if not weights.exists():
+        return [str(weights)]
+    files = list_weight_files(weights)
+    missing = [str(file) for file in files if not file.exists()]
+    if not missing and sha256_of(*files) != sha256:
+        message = f"is not what {path} describes; put the old file back, or run again with"
+        raise ModelError(f"{weights}: {message} --forcerun {path}, so that it is prepared anew")
+    return missing

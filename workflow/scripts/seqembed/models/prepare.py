@@ -56,8 +56,9 @@ def prepare_model(name: str, source: str, output: Path, logger: logging.Logger) 
     # A bad model fails here, not on a GPU.
     check_checkpoint(checkpoint)
     check_finite(checkpoint)
-    weights = checkpoint.path
+    weights, original = checkpoint.path, None
     if not weights.name.startswith(SAFETENSORS):
+        original = weights
         weights = _convert(checkpoint, output.parent / name / SAFETENSORS)
     files = list_weight_files(weights)
     protein = isinstance(checkpoint.architecture, Esm2Architecture)
@@ -74,6 +75,8 @@ def prepare_model(name: str, source: str, output: Path, logger: logging.Logger) 
         tokenizer=sha256_of(tokenizer) if tokenizer else BUILT_IN,
         max_length=family.max_length,
         tokenizer_file=str(tokenizer) if tokenizer else None,
+        original=str(original) if original else None,
+        original_sha256=sha256_of(*list_weight_files(original)) if original else None,
     )
     write_prepared(model, output)
 

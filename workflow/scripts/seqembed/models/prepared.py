@@ -35,7 +35,8 @@ class PreparedModel:
     hex characters; of several files, both are of the index and then the parts in name order, one
     after the other (as `cat` has them);
     tokenizer: its name, or the sha256 of tokenizer_file; max_length: tokens, specials left out,
-    that the model was trained on at once.
+    that the model was trained on at once; original: what the weights were converted from, if they
+    were, and its checksum.
     """
 
     name: str
@@ -48,6 +49,8 @@ class PreparedModel:
     tokenizer: str
     max_length: int
     tokenizer_file: str | None = None
+    original: str | None = None
+    original_sha256: str | None = None
 
     def __post_init__(self) -> None:
         for field in ("name", "family", "source", "weights", "sha256", "tokenizer"):
@@ -152,7 +155,8 @@ def _parse(content: Any) -> PreparedModel:
         raise ModelError(f"format version {version!r} is not known")
     # One flipped bit makes 4 layers of 6, and other numbers.
     check_checksum(content)
-    values = _pick({"tokenizer_file": None} | content, PreparedModel)
+    optional = dict.fromkeys(("tokenizer_file", "original", "original_sha256"))
+    values = _pick(optional | content, PreparedModel)
     if values["family"] not in FAMILIES:
         raise ModelError(f"{values['family']!r} is no family of models that is known")
     kind = FAMILIES[values["family"]].architecture
