@@ -177,6 +177,20 @@ ODD_FASTA: dict[str, dict[str, Odd]] = {
             molecule="DNA",
             **MAYBE,
         ),
+        "a download that broke off": _odd(
+            f">a length:{len(A)}\n{A}\n>b length:{len(B)}\n{B}\n>c length:{len(C)}\n{C[:30]}\n",
+            "was the file cut",
+            5,
+            **MAYBE,
+        ),
+        "ligands of Boltz": _odd(
+            f">A|protein\n{A}\n>B|ccd\nSAH\n", "says that this is ccd", 3, **MAYBE
+        ),
+        "RNA of Chai": _odd(f">protein|A\n{A}\n>rna|B\nGCAGCA\n", "this is rna", 3, **MAYBE),
+        "Dayhoff's classes": _odd(
+            ">a\nebbbbbbcedcbeeedfcccefcee\n", "classes of amino", 2, **MAYBE
+        ),
+        "hydrophobic or polar": _odd(">a\nHPHPPHHPHPPHPHHPPHPH\n", "classes of amino", 2, **MAYBE),
         "a contig's words": _odd(f">a\n{D}\nend of contig\n", "residues of DNA", 3, molecule="DNA"),
         "proteins of a contig": _odd(
             f">a\n{wrap(D * 9)}>b\n{A}\n", "residues of DNA", 16, molecule="DNA", asked="unk"

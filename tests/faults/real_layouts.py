@@ -198,6 +198,13 @@ LAYOUTS = {
     "stops on lines of their own": Layout(
         f">a\n{A}\n*\n>b\n{B}\n.\n".encode(), [("a", A), ("b", B)]
     ),
+    "reads of SRA, trimmed behind their headers": _layout(
+        [(f"SRR1.{n} {n} length=60", GENOME[n : n + 60 - n % 4]) for n in range(1, 40)],
+        molecule="DNA",
+    ),
+    "Boltz's input of proteins": Layout(
+        f">A|protein|empty\n{A}\n".encode(), [("A|protein|empty", A)]
+    ),
     "an epitope at the end of a header": Layout(
         f">e1 antigen {A[5:40]}\n{wrap(A)}".encode(), [("e1", A)]
     ),

@@ -78,6 +78,16 @@ def test_a_large_record_takes_linear_time(tmp_path):
     assert time.perf_counter() - begin < 10
 
 
+def test_comments_take_linear_time(tmp_path):
+    lines = b";" * 10_000 + b"\n" + b"; a\n" * 50_000
+    begin = time.perf_counter()
+    (record,) = read_records(_write(tmp_path, b">a\n" + lines + b"MKV\n" + lines))
+    assert record.residues == b"MKV"
+    with pytest.raises(FastaError, match="begins with `;`"):
+        list(read_records(_write(tmp_path, b">a\nMKV\n" + lines + b"MKV\n")))
+    assert time.perf_counter() - begin < 5
+
+
 def test_find_fasta_files(tmp_path):
     b, a, odd = (_write(tmp_path, b">a\nM", n) for n in ("b.fasta", "a.fasta", "[1].fasta"))
     assert find_fasta_files(str(tmp_path / "?.fasta")) == [a, b]

@@ -25,10 +25,8 @@ from seqembed.records import BLANKS, Record, Records, parse
 CHUNK_BYTES = 1 << 18
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
-# Comments, as the first FASTA programs had them, below a header or above the next one. Elsewhere a
-# line of this kind may as well begin a record of an older format.
-_COMMENTS = re.compile(rb"(?m)(?<=\n)(?:;.*\n?)+(?=>|\Z)|(?P<header>^>.*\n)(?P<below>(?:;.*\n)+)")
-_COMMENT_LINES = re.compile(rb"(?m)^(?P<header>)(?:;.*)$")
+# Lines in a row that begin with `;`. None is looked at twice, however many there are.
+_COMMENTS = re.compile(rb"(?m)^;.*+(?:\n;.*+)*+")
 _ODD_IN_NAMES = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
@@ -157,24 +155,34 @@ def _find_first_header(block: bytes, path: str | Path, line: int) -> int:
     begin = top
     if not block.startswith(b">", top):
         begin = (block.find(b"\n>", top) + 1) or len(block)
-    text = _COMMENT_LINES.sub(_blank, block[top:begin])
+    text = _COMMENTS.sub(_blank, block[top:begin])
     if rest := text.lstrip(BLANKS):
         refuse_preamble(rest, path, line + text.count(b"\n", 0, len(text) - len(rest)))
     return begin
 
 
 def _blank_comments(block: bytes) -> bytes:
-    """Put blanks in place of comments, so that all else stays where it is."""
+    """Put blanks in place of comments, so that all else stays where it is.
+
+    The first FASTA programs had them below a header or above the next one. Between residues such a
+    line may as well begin a record of an older format, and stays.
+    """
     # Most blocks have none, and are searched for a byte much faster.
     if b";" not in block or b"\n;" not in block:
         return block
-    return _COMMENTS.sub(_blank, block)
+    return _COMMENTS.sub(lambda run: _blank(run) if _is_comment(run) else run[0], block)
 
 
-def _blank(found: re.Match[bytes]) -> bytes:
-    """What was found with blanks in place of all but its header and line breaks."""
-    header = found["header"] or b""
-    return header + re.sub(rb"[^\n]", b" ", found[0][len(header) :])
+def _is_comment(run: re.Match[bytes]) -> bool:
+    """Whether lines of a block stand below a header, above one, or at the end."""
+    block, begin = run.string, run.start()
+    above = block.rfind(b"\n", 0, max(0, begin - 1)) + 1
+    below = block[run.end() : run.end() + 2]
+    return block[above : above + 1] == b">" or below in (b"\n>", b"\n", b"")
+
+
+def _blank(run: re.Match[bytes]) -> bytes:
+    return re.sub(rb"[^\n]", b" ", run[0])
 
 
 def _refuse_faults(records: Records, path: str | Path, without_gaps: bool) -> Iterator[Records]:

@@ -13,7 +13,7 @@ from seqembed.errors import FastaError
 from seqembed.line_widths import LineWidths
 from seqembed.models.families import Molecule
 from seqembed.records import Records
-from seqembed.suspicious_files import Composition, Identities, Lengths, Place
+from seqembed.suspicious_files import Composition, Identities, Lengths, Place, StatedLengths
 from seqembed.suspicious_lines import POSSIBLE, Finding, find_impossible, find_suspicious, show
 from seqembed.suspicious_records import DNA_MIN_SHARE, NUCLEOTIDES, find_suspicious_records
 
@@ -54,6 +54,7 @@ class FileCheck:
         self._letters = self._foreign = 0
         self._composition, self._widths = Composition(), LineWidths(molecule == "protein")
         self._identities, self._lengths = Identities(), Lengths()
+        self._stated = StatedLengths()
         # The first that was found, with its line and its record's id.
         self._first: tuple[Finding, int, str] | None = None
         self._count = 0
@@ -79,6 +80,7 @@ class FileCheck:
         self._composition.add(records, text)
         self._widths.add(records)
         self._lengths.add(records)
+        self._stated.add(records)
         found: dict[int, Finding] = {}
         parts = find_suspicious_records(records, text, self._molecule)
         for number, finding in chain(parts, self._identities.find(records)):
@@ -110,7 +112,8 @@ class FileCheck:
 
     def _find_in_file(self) -> Place | None:
         composition = self._composition.find() if self._molecule == "protein" else None
-        return composition or self._widths.find() or self._lengths.find()
+        finders = self._widths, self._lengths, self._stated
+        return composition or next(filter(None, (finder.find() for finder in finders)), None)
 
     def _error(self, finding: Finding, line: int, record: str | None) -> FastaError:
         message = f"{show(finding.text)} {finding.what}"

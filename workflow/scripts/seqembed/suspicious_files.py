@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -23,6 +24,7 @@ _LONG = 20
 # many to be a matter of chance, where others are shorter.
 _CUT = {255: 3, 256: 3, 4000: 2, 32_767: 1, 65_535: 1}
 _SHOWN_LETTERS = 100
+_LENGTH = re.compile(r"(?<![a-z])len(?:gth)?[ =:_]+([0-9]{1,12})(?![0-9.])", re.IGNORECASE)
 
 
 @dataclass
@@ -81,6 +83,43 @@ class Lengths:
         return line, Finding(
             1, residues, f"{amount}, as {self.count:,} sequences do: were they cut?"
         )
+
+
+@dataclass
+class StatedLengths:
+    """Whether the last record of a file is shorter than its header says, and no other is.
+
+    Reads that were trimmed are so in many places; a file that was cut is so at its end.
+    """
+
+    agreeing: int = 0
+    others: int = 0
+    last: tuple[int, Finding] | None = None
+
+    def add(self, records: Records) -> None:
+        """Compare the records of one block with what their headers say."""
+        self.last = None
+        # Programs that write lengths write them everywhere.
+        if not _LENGTH.search(records.headers[-1]):
+            return
+        for number, header in enumerate(records.headers):
+            self.last = None
+            if not (found := _LENGTH.search(header)):
+                continue
+            stated, length = int(found[1]), int(records.lengths[number])
+            # A stop at the end may be counted.
+            if stated in (length, length + 1):
+                self.agreeing += 1
+                continue
+            self.others += 1
+            if length < stated:
+                what = (
+                    f"has {length:,} letters, where its header says {stated:,}: was the file cut?"
+                )
+                self.last = records.lines[number], Finding(0, header.encode(), what)
+
+    def find(self) -> Place | None:
+        return self.last if self.others == 1 and self.agreeing > 1 else None
 
 
 @dataclass

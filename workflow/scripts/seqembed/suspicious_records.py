@@ -28,6 +28,14 @@ _PIR, _PIR_PLACE = re.compile(r"(P1|F1|D[LC]|R[LC]|N[13]|XX);"), 3
 _AMINO_ACIDS = b"ACDEFGHIKLMNPQRSTVWY"
 _HEADER_RESIDUES = re.compile(r"[ACDEFGHIKLMNPQRSTVWY]{30,}\Z")
 _HEADER_END = 200
+_ENTITIES = frozenset(("ccd", "smiles", "ligand", "glycan", "dna", "rna", "protein"))
+# By their first two letters. They stand first, or behind a short name of the chain.
+_IS_ENTITY, _CHAIN_BYTES = np.zeros((256, 256), np.bool_), 6
+for _kind in _ENTITIES:
+    for _two in (_kind[:2], _kind[:2].upper(), _kind[:2].title()):
+        _IS_ENTITY[ord(_two[0]), ord(_two[1])] = True
+# Classes of amino acids in place of them: of Dayhoff, and hydrophobic or polar.
+_REDUCED, _REDUCED_MIN = (b"ABCDEF", b"HP"), 15
 _USUAL, _WORD_LETTERS = bytes(byte for byte in range(256) if byte not in b"OU"), 20
 _COMPLEMENT, _STRAND_MIN = bytes.maketrans(b"ACGTU", b"TGCAA"), 10
 
@@ -42,6 +50,7 @@ def find_suspicious_records(
         if _PIR.match(records.headers[number]):
             what = "is PIR, whose second line is a title, not residues; convert the file to FASTA"
             yield number, Finding(0, records.headers[number].encode(), what)
+    yield from _find_other_entities(records, molecule)
     for number in np.flatnonzero(_IS_AMINO_ACID[letters[records.ends - 1]]).tolist():
         if _ends_with_residues(records, number):
             what = "looks like a sequence within a header: is a line break missing before it?"
@@ -53,6 +62,22 @@ def find_suspicious_records(
         for number in _candidates(records, text):
             if name := _name_protein(records.residues[number]):
                 yield number, Finding(1, records.residues[number], name)
+
+
+def _find_other_entities(records: Records, molecule: Molecule) -> Iterator[tuple[int, Finding]]:
+    """The records that are something else by their header, as in the input of Boltz and Chai."""
+    letters = np.frombuffer(records.block + bytes(_CHAIN_BYTES + 2), np.uint8)
+    begins = records.begins + 1
+    fields = [_IS_ENTITY[letters[begins], letters[begins + 1]]]
+    for place in begins + np.arange(1, _CHAIN_BYTES)[:, None]:
+        fields.append(
+            (letters[place] == ord("|")) & _IS_ENTITY[letters[place + 1], letters[place + 2]]
+        )
+    for number in np.flatnonzero(np.any(fields, axis=0)).tolist():
+        kinds = _ENTITIES.intersection(records.sequence_ids[number].lower().split("|")[:2])
+        if kinds - {"protein" if molecule == "protein" else "dna"}:
+            what = f"says that this is {', '.join(kinds)}, no {molecule}; remove the record"
+            yield number, Finding(0, records.headers[number].encode(), what)
 
 
 def _find_double_strands(records: Records) -> Iterator[tuple[int, Finding]]:
@@ -98,7 +123,8 @@ def _candidates(records: Records, text: bytes) -> list[int]:
     structure = _IS_STRUCTURE[first].all(1) & (lengths >= _STRUCTURE_MIN)
     dna = _IS_NUCLEOTIDE[first].all(1) & (lengths >= MIN_RECORD_LETTERS)
     codes = _IS_CODE[first[:, 0], first[:, 1]] & _IS_CODE[first[:, 3], first[:, 4]]
-    return np.flatnonzero(structure | dna | codes).tolist()
+    reduced = _IS_REDUCED[first].all(1) & (lengths >= _REDUCED_MIN)
+    return np.flatnonzero(structure | dna | codes | reduced).tolist()
 
 
 # By the first two letters of a code.
@@ -107,6 +133,7 @@ for _code in AMINO_ACIDS:
     _IS_CODE[_code[0], _code[1]] = True
 _IS_AMINO_ACID = np.array([byte in _AMINO_ACIDS for byte in range(256)])
 _IS_STRUCTURE = np.array([byte in _STRUCTURE for byte in range(256)])
+_IS_REDUCED = np.array([byte in b"ABCDEFHP" for byte in range(256)])
 _IS_NUCLEOTIDE = np.array([byte in NUCLEOTIDES for byte in range(256)])
 
 
@@ -116,9 +143,17 @@ def _name_protein(residues: bytes) -> str | None:
         return "looks like three-letter codes; write one letter a residue"
     if not residues.translate(None, _STRUCTURE) and _has_runs(residues):
         return "looks like secondary structure, not residues; remove the record"
+    if len(residues) >= _REDUCED_MIN and _is_reduced(residues):
+        return "looks like classes of amino acids, not residues"
     if len(residues) >= MIN_RECORD_LETTERS and _is_dna(residues):
         return "looks like DNA or RNA; translate it first, or remove the record"
     return None
+
+
+def _is_reduced(residues: bytes) -> bool:
+    """Whether there are only letters of a reduced alphabet; proteins have next to no B."""
+    dayhoff, polarity = (not residues.translate(None, letters) for letters in _REDUCED)
+    return (dayhoff and b"B" in residues) or (polarity and len(set(residues)) > 1)
 
 
 def _has_runs(residues: bytes) -> bool:
