@@ -112,10 +112,10 @@ def parse(block: bytes, line: int, offset: int, *, without_gaps: bool = False) -
     cased, lengths = _cut_residues(plain, passed, begins, ends)
     residues, odd_residues = _upper(cased, lengths)
     headers = _decode_headers(block, begins + 1, ends)
-    names, odd_names = _cut_headers(headers)
+    ids, descriptions, odd_names = _cut_headers(headers)
     return Records(
-        sequence_ids=[sequence_id for sequence_id, _ in names],
-        descriptions=[description for _, description in names],
+        sequence_ids=ids,
+        descriptions=descriptions,
         residues=residues,
         lines=(numbers + line).tolist(),
         byte_offsets=(begins + offset).tolist(),
@@ -200,23 +200,25 @@ def decode_header(header: bytes) -> str:
         return header.decode("latin-1")
 
 
-def _cut_headers(headers: list[str]) -> tuple[list[tuple[str, str]], list[int]]:
-    """Each header's id and description, and the headers that have to be looked at."""
+def _cut_headers(headers: list[str]) -> tuple[list[str], list[str], list[int]]:
+    """Ids and descriptions of headers, and the headers that have to be looked at."""
     joined = "\n".join(headers)
-    plain = joined.isascii() and not any(odd in joined for odd in _ODD_IN_HEADERS)
-    if plain:
-        parts = [header.partition(" ") for header in headers]
-        names = [(sequence_id, description.lstrip(" ")) for sequence_id, _, description in parts]
-    else:
+    if not joined.isascii() or any(odd in joined for odd in _ODD_IN_HEADERS):
         names = list(map(cut_header, headers))
+        ids, descriptions = [name for name, _ in names], [text for _, text in names]
+        return ids, descriptions, _find_odd_headers(headers, ids)
+    parts = [header.partition(" ") for header in headers]
+    ids = [sequence_id for sequence_id, _, _ in parts]
+    descriptions = [description.lstrip(" ") for _, _, description in parts]
     # A letter has at most four bytes.
-    if (
-        plain
-        and all(name for name, _ in names)
-        and 4 * max(len(n) for n, _ in names) <= MAX_ID_BYTES
-    ):
-        return names, []
-    return names, [n for n, header in enumerate(headers) if not _is_plain(header, names[n][0])]
+    if all(ids) and 4 * max(map(len, ids)) <= MAX_ID_BYTES:
+        return ids, descriptions, []
+    return ids, descriptions, _find_odd_headers(headers, ids)
+
+
+def _find_odd_headers(headers: list[str], ids: list[str]) -> list[int]:
+    pairs = enumerate(zip(headers, ids, strict=True))
+    return [number for number, (header, name) in pairs if not _is_plain(header, name)]
 
 
 def _is_plain(header: str, sequence_id: str) -> bool:
