@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from seqembed.fasta import digest
+from seqembed.fasta import digest_all
 from seqembed.files import published
 from seqembed.input_files import describe_files
 from seqembed.models.tokenization import ESM2_LETTERS
@@ -145,7 +145,7 @@ def _index_rows(
                 records.lengths.tolist(),
                 [str(path)] * len(records),
                 records.byte_offsets,
-                [digest(residues) for residues in records.residues],
+                digest_all(records.residues),
                 reasons,
             ]
             row = end

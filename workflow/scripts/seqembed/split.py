@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from seqembed.errors import FastaError
-from seqembed.fasta import digest, read_batches
+from seqembed.fasta import digest_all, read_batches
 from seqembed.files import published, remove_temporary
 from seqembed.index import (
     check_rows,
@@ -227,7 +227,7 @@ def _spool(
 
 def _refuse_changed(path: Path, records: Records, digests: Digests) -> None:
     """Raise FastaError unless the next digests of a file are those of its next records."""
-    keys = [digest(residues) for residues in records.residues]
+    keys = digest_all(records.residues)
     if b"".join(keys) == digests[: len(keys)].tobytes():
         return
     indexed = (key.tobytes() for key in digests)

@@ -67,13 +67,10 @@ def find_suspicious_records(
 def _find_other_entities(records: Records, molecule: Molecule) -> Iterator[tuple[int, Finding]]:
     """The records that are something else by their header, as in the input of Boltz and Chai."""
     letters = np.frombuffer(records.block + bytes(_CHAIN_BYTES + 2), np.uint8)
-    begins = records.begins + 1
-    fields = [_IS_ENTITY[letters[begins], letters[begins + 1]]]
-    for place in begins + np.arange(1, _CHAIN_BYTES)[:, None]:
-        fields.append(
-            (letters[place] == ord("|")) & _IS_ENTITY[letters[place + 1], letters[place + 2]]
-        )
-    for number in np.flatnonzero(np.any(fields, axis=0)).tolist():
+    heads = letters[records.begins[:, None] + np.arange(1, _CHAIN_BYTES + 3)]
+    entities, bars = _IS_ENTITY[heads[:, :-1], heads[:, 1:]], heads == ord("|")
+    behind = (bars[:, :-2] & entities[:, 1:]).any(axis=1)
+    for number in np.flatnonzero(entities[:, 0] | behind).tolist():
         kinds = _ENTITIES.intersection(records.sequence_ids[number].lower().split("|")[:2])
         if kinds - {"protein" if molecule == "protein" else "dna"}:
             what = f"says that this is {', '.join(kinds)}, no {molecule}; remove the record"
@@ -120,21 +117,23 @@ def _candidates(records: Records, text: bytes) -> list[int]:
     begins = np.cumsum(lengths) - lengths
     letters = np.frombuffer(text + bytes(_PREFIX), np.uint8)
     first = letters[begins[:, None] + np.arange(_PREFIX)]
-    structure = _IS_STRUCTURE[first].all(1) & (lengths >= _STRUCTURE_MIN)
-    dna = _IS_NUCLEOTIDE[first].all(1) & (lengths >= MIN_RECORD_LETTERS)
+    kinds = np.bitwise_and.reduce(_KINDS[first], axis=1)
+    structure = (kinds & 1 > 0) & (lengths >= _STRUCTURE_MIN)
+    dna = (kinds & 2 > 0) & (lengths >= MIN_RECORD_LETTERS)
+    reduced = (kinds & 4 > 0) & (lengths >= _REDUCED_MIN)
     codes = _IS_CODE[first[:, 0], first[:, 1]] & _IS_CODE[first[:, 3], first[:, 4]]
-    reduced = _IS_REDUCED[first].all(1) & (lengths >= _REDUCED_MIN)
-    return np.flatnonzero(structure | dna | codes | reduced).tolist()
+    return np.flatnonzero(structure | dna | reduced | codes).tolist()
 
 
+# Of each letter: whether it may be of a structure (1), of DNA (2), and of a reduced alphabet (4).
+_KINDS = np.zeros(256, np.uint8)
+for _bit, _letters in ((1, _STRUCTURE), (2, NUCLEOTIDES), (4, b"".join(_REDUCED))):
+    _KINDS[list(_letters)] |= _bit
 # By the first two letters of a code.
 _IS_CODE = np.zeros((256, 256), np.bool_)
 for _code in AMINO_ACIDS:
     _IS_CODE[_code[0], _code[1]] = True
 _IS_AMINO_ACID = np.array([byte in _AMINO_ACIDS for byte in range(256)])
-_IS_STRUCTURE = np.array([byte in _STRUCTURE for byte in range(256)])
-_IS_REDUCED = np.array([byte in b"ABCDEFHP" for byte in range(256)])
-_IS_NUCLEOTIDE = np.array([byte in NUCLEOTIDES for byte in range(256)])
 
 
 def _name_protein(residues: bytes) -> str | None:

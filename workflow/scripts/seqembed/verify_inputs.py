@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from seqembed.errors import IndexFormatError, ModelError
-from seqembed.fasta import digest, read_batches
+from seqembed.fasta import digest_all, read_batches
 from seqembed.index import read_file_counts, read_lengths_and_digests, read_names
 from seqembed.models.prepared import read_prepared, sha256_of
 from seqembed.models.source import list_weight_files
@@ -53,7 +53,7 @@ def _read_file(path: Path, ids: SequenceIds | None, *, without_gaps: bool) -> It
         ids.begin(path)
     for records in read_batches(path, without_gaps=without_gaps):
         names = ids.name(records) if ids else [None] * len(records)
-        yield from zip(names, map(digest, records.residues), records.lines, strict=True)
+        yield from zip(names, digest_all(records.residues), records.lines, strict=True)
 
 
 def _compare(
