@@ -55,6 +55,17 @@ def folder(change: Change = lambda state: None, **config: Any) -> str:
     return str(FOLDER)
 
 
+def folder_of_two(change: Change) -> str:
+    """A folder with its weights, and changed ones as a pickle beside them."""
+    source = folder()
+    state = load_file(FOLDER / "model.safetensors")
+    change(state)
+    torch.save(
+        {f"esm.{name}": tensor for name, tensor in state.items()}, FOLDER / "pytorch_model.bin"
+    )
+    return source
+
+
 def dnabert(change: Change) -> str:
     """A DNABERT's folder of one narrow layer."""
     width, ffn, name = 8, 16, "encoder.layer.0"
@@ -557,6 +568,13 @@ BAD_MODELS = {
     ),
     "an adapter of the adapters library": BadModel(
         lambda: beside("pytorch_adapter.bin"), "esm/pytorch_adapter.bin", "of an adapter", MERGE
+    ),
+    "fine-tuned weights beside the downloaded ones": BadModel(
+        lambda: folder_of_two(spoiled("encoder.layer.1.output.dense.weight", 0.5, 1)),
+        str(FOLDER),
+        "model.safetensors and pytorch_model.bin have other values for "
+        "'encoder.layer.1.output.dense.weight'",
+        "remove the one that is not meant",
     ),
     # Numbers that are none.
     "a NaN": BadModel(

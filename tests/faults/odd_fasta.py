@@ -187,6 +187,9 @@ ODD_FASTA: dict[str, dict[str, Odd]] = {
             f">A|protein\n{A}\n>B|ccd\nSAH\n", "says that this is ccd", 3, **MAYBE
         ),
         "RNA of Chai": _odd(f">protein|A\n{A}\n>rna|B\nGCAGCA\n", "this is rna", 3, **MAYBE),
+        "RNA whose U would be unknown": _odd(
+            ">a\nGACUUACGGAUCAACUUA\n", "is RNA", 2, molecule="DNA", asked="unk", **MAYBE
+        ),
         "Dayhoff's classes": _odd(
             ">a\nebbbbbbcedcbeeedfcccefcee\n", "classes of amino", 2, **MAYBE
         ),

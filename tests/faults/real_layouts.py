@@ -16,6 +16,9 @@ C = "MNIFEMLRIDEGLRLKIYKDTEGYYTIGIGHLLTKSPSLNAAKSELDKAIGRNTNGVITKDEAEKLFNQDVDAAV
 D = "GGGCGGCGACCTCGCGGGTTTTCGCTATTTATGAAAATTTTCCGGTTTAAGGCGTTTCCGTTCTTCTTCGTCATAACTTAATG"
 
 
+WINDOWS = "\r\n"
+
+
 @dataclass(frozen=True)
 class Layout:
     """A file, how it is read, and the ids and residues that come of it."""
@@ -167,7 +170,7 @@ LAYOUTS = {
     ),
     "a record of 10 MB on one line": _layout([("big", GENOME * 5000)], 10**8, molecule="DNA"),
     "Windows line ends and blank lines": Layout(
-        f">a x\r\n{wrap(A, end=chr(13) + chr(10))}\r\n\r\n>b\r\n{B}\r\n".encode(),
+        f">a x\r\n{wrap(A, end=WINDOWS)}\r\n\r\n>b\r\n{B}\r\n".encode(),
         [("a", A), ("b", B)],
     ),
     "a byte-order mark, as Windows writes": Layout(
@@ -194,6 +197,11 @@ LAYOUTS = {
     ),
     "selenoproteins and pyrrolysine": _layout(
         [("gpx1", A[:46] + "U" + A[46:]), ("mtmB", B + "O" + A)]
+    ),
+    "the end of selenoprotein P": _layout([("SELENOP_tail", "GLSQUCUSUQUTCIPR"), ("b", B)]),
+    "line ends of both systems, and blank lines": Layout(
+        f">a\r\n\r\n{wrap(A, 40, WINDOWS)}\r\n>b\n\n{wrap(B, 50)}\n>c\r\n{wrap(C)}".encode(),
+        [("a", A), ("b", B), ("c", C)],
     ),
     "stops on lines of their own": Layout(
         f">a\n{A}\n*\n>b\n{B}\n.\n".encode(), [("a", A), ("b", B)]

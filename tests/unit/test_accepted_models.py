@@ -265,3 +265,14 @@ def test_an_older_description_does_not_let_an_adapter_through(tmp_path):
     save_file(state, source / "model.safetensors")
     with pytest.raises(ModelError, match="of an adapter"):
         build_model(read_checkpoint(source), 0)
+
+
+def test_two_forms_of_the_same_weights(tmp_path):
+    """As the hub has them; in the other, shorter numbers and a head may stand."""
+    folder = tmp_path / "esm"
+    shutil.copytree(Path(__file__).parents[1] / "data/esm2_random", folder)
+    state = load_file(folder / "model.safetensors")
+    half = {f"esm.{name}": tensor.to(torch.bfloat16) for name, tensor in state.items()}
+    torch.save(half | {"classifier.weight": torch.ones(2, 2)}, folder / "pytorch_model.bin")
+    prepare_model("mine", str(folder), tmp_path / "mine.json", LOGGER)
+    assert read_prepared(tmp_path / "mine.json").weights == str(folder / "model.safetensors")

@@ -72,7 +72,7 @@ class LineWidths:
         """Count a line, a number in the block, that seems shorter than the next one."""
         line, below = _line(records, number), _line(records, next_number)
         # Blanks at their ends, or a carriage return, are no part of their width.
-        if len(line) >= len(below):
+        if not line or len(line) >= len(below):
             return
         self.steps += 1
         place = records.lines[0] + number
@@ -98,8 +98,9 @@ def _inner_widths(records: Records) -> tuple[NDArray[np.int64], NDArray[np.int64
     Blank lines between them do not count.
     """
     widths = records.line_ends - records.line_begins
-    filled = np.flatnonzero(widths > 0)
-    letters = np.frombuffer(records.block, np.uint8)
+    letters = np.frombuffer(records.block + b"\n", np.uint8)
+    # On Windows a blank line has a carriage return.
+    filled = np.flatnonzero((widths > 1) | (letters[records.line_begins] > ord(" ")))
     header = letters[records.line_begins[filled]] == ord(">")
     inner = np.flatnonzero(~(header[:-1] | header[1:]))
     numbers = np.stack([filled[inner], filled[inner + 1]], 1)

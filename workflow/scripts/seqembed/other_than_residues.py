@@ -82,7 +82,8 @@ class FileCheck:
         self._lengths.add(records)
         self._stated.add(records)
         found: dict[int, Finding] = {}
-        parts = find_suspicious_records(records, text, self._molecule)
+        # Where sequences with unknown residues are left out, RNA is, too.
+        parts = find_suspicious_records(records, text, self._molecule, rna_refused=self._impossible)
         for number, finding in chain(parts, self._identities.find(records)):
             found.setdefault(number, finding)
         return found

@@ -41,9 +41,12 @@ _COMPLEMENT, _STRAND_MIN = bytes.maketrans(b"ACGTU", b"TGCAA"), 10
 
 
 def find_suspicious_records(
-    records: Records, text: bytes, molecule: Molecule
+    records: Records, text: bytes, molecule: Molecule, *, rna_refused: bool
 ) -> Iterator[tuple[int, Finding]]:
-    """Records that look like something else, by number; text: the residues of all."""
+    """Records that look like something else, by number; text: the residues of all.
+
+    rna_refused: RNA is no DNA, and would be read.
+    """
     letters = np.frombuffer(records.block, np.uint8)
     # What most files have nowhere is looked for in one step, and is tested only where it is.
     for number in np.flatnonzero(letters[records.begins + _PIR_PLACE] == ord(";")).tolist():
@@ -57,6 +60,7 @@ def find_suspicious_records(
             yield number, Finding(0, records.headers[number].encode(), what)
     if molecule == "DNA":
         yield from _find_double_strands(records)
+        yield from _find_rna(records, text) if rna_refused else ()
     else:
         yield from _find_words(records)
         for number in _candidates(records, text):
@@ -90,6 +94,13 @@ def _find_double_strands(records: Records) -> Iterator[tuple[int, Finding]]:
             yield int(number), Finding(2, two, what)
 
 
+def _find_rna(records: Records, text: bytes) -> Iterator[tuple[int, Finding]]:
+    """The records with U in place of T, of which a model of DNA knows three letters alone."""
+    for number, residues in enumerate(records.residues if b"U" in text else []):
+        if b"T" not in residues and residues.count(b"U") >= max(2, len(residues) / 20):
+            yield number, Finding(1, residues, "is RNA; write T for U for a model of DNA")
+
+
 def _ends_with_residues(records: Records, number: int) -> bool:
     """Whether a header ends with a sequence, and not with one that its record holds."""
     found = _HEADER_RESIDUES.search(records.headers[number][-_HEADER_END:])
@@ -99,12 +110,13 @@ def _ends_with_residues(records: Records, number: int) -> bool:
 
 
 def _find_words(records: Records) -> Iterator[tuple[int, Finding]]:
-    """The short sequences that have several of the letters which proteins hardly have."""
+    """The short sequences that have O, and more letters which proteins hardly have."""
     for number in np.flatnonzero(
         (records.lengths > 3) & (records.lengths <= _WORD_LETTERS)
     ).tolist():
         residues = records.residues[number]
-        if len(residues.translate(None, _USUAL)) >= max(2, len(residues) / 5):
+        rare = residues.translate(None, _USUAL)
+        if b"O" in rare and len(rare) >= max(2, len(residues) / 5):
             yield number, Finding(1, residues, "looks like a word, not residues")
 
 

@@ -26,6 +26,7 @@ from seqembed.models.prepared import (
 )
 from seqembed.models.source import CONFIG, SAFETENSORS, TOKENIZER, list_weight_files
 from seqembed.models.tensors import read_state
+from seqembed.models.weight_copies import refuse_other_copies
 from seqembed.models.weights import (
     Checkpoint,
     build_model,
@@ -56,6 +57,8 @@ def prepare_model(name: str, source: str, output: Path, logger: logging.Logger) 
     # A bad model fails here, not on a GPU.
     check_checkpoint(checkpoint)
     check_finite(checkpoint)
+    if place.is_dir():
+        refuse_other_copies(place, checkpoint.state, checkpoint.path)
     weights, original = checkpoint.path, None
     if not weights.name.startswith(SAFETENSORS):
         original = weights
