@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from seqembed.records import Records
 from seqembed.suspicious_lines import Finding
@@ -50,22 +49,29 @@ class LineWidths:
     first_word: tuple[int, Finding] | None = None
 
     def add(self, records: Records) -> None:
-        """Count the lines of one block."""
-        widths, numbers = _inner_widths(records)
-        differences = widths[:, 1] - widths[:, 0]
-        steps = np.flatnonzero(differences > 0)
-        self.pairs += len(widths)
-        self.equal += int((differences == 0).sum())
-        for number, below in numbers[steps].tolist():
-            self._look(records, number, below)
-        if not self.first_annotation:
-            for number in _find_twins(records, numbers[differences == 0, 0]):
-                self._look_below(records, number + 1)
+        """Count the lines of one block; blank ones between others do not count."""
+        widths = records.line_ends - records.line_begins
+        letters = np.frombuffer(records.block + b"\n", np.uint8)[records.line_begins]
+        # On Windows a blank line has a carriage return.
+        filled = np.flatnonzero((widths > 1) | (letters > ord(" ")))
+        header, grows = letters[filled] == ord(">"), np.diff(widths[filled])
+        inner = ~(header[:-1] | header[1:])
+        same = inner & (grows == 0)
+        self.pairs += int(np.count_nonzero(inner))
+        self.equal += int(np.count_nonzero(same))
+        for place in np.flatnonzero(inner & (grows > 0)).tolist():
+            self._look(records, int(filled[place]), int(filled[place + 1]))
+        # Two lines between two headers, or at the end of the block.
+        alone = np.append(False, header[:-2]) & np.append(header[2:], True)
+        for place in np.flatnonzero(same & alone).tolist():
+            self._look_below(records, int(filled[place + 1]))
 
     def _look_below(self, records: Records, number: int) -> None:
         """Note a line, a number in the block, that annotates the one above it."""
         line = _line(records, number)
-        if self.words and len(line) >= _ANNOTATION_MIN and len(_RUNS.findall(line)) * 5 < len(line):
+        if self.first_annotation or not self.words:
+            return
+        if len(line) >= _ANNOTATION_MIN and len(_RUNS.findall(line)) * 5 < len(line):
             self.first_annotation = records.lines[0] + number, Finding(0, line, _ANNOTATION)
 
     def _look(self, records: Records, number: int, next_number: int) -> None:
@@ -92,21 +98,6 @@ class LineWidths:
         return self.first_annotation or self.first_word
 
 
-def _inner_widths(records: Records) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The widths of neighbouring lines of residues, (n, 2), and the numbers of both, (n, 2).
-
-    Blank lines between them do not count.
-    """
-    widths = records.line_ends - records.line_begins
-    letters = np.frombuffer(records.block + b"\n", np.uint8)
-    # On Windows a blank line has a carriage return.
-    filled = np.flatnonzero((widths > 1) | (letters[records.line_begins] > ord(" ")))
-    header = letters[records.line_begins[filled]] == ord(">")
-    inner = np.flatnonzero(~(header[:-1] | header[1:]))
-    numbers = np.stack([filled[inner], filled[inner + 1]], 1)
-    return widths[numbers], numbers
-
-
 def _repeats_id(records: Records, number: int, line: bytes) -> bool:
     """Whether a line is the id that stands in the header above it."""
     owner = int(np.searchsorted(records.begins, records.line_begins[number], "right")) - 1
@@ -116,17 +107,6 @@ def _repeats_id(records: Records, number: int, line: bytes) -> bool:
 
 def _line(records: Records, number: int) -> bytes:
     return b"".join(records.block[records.line_begins[number] : records.line_ends[number]].split())
-
-
-def _find_twins(records: Records, equal: NDArray[np.int64]) -> list[int]:
-    """Of lines that are as wide as the one below, those of records that have just these two."""
-    headers = np.searchsorted(records.line_begins, records.begins)
-    ends = np.append(headers[1:], len(records.line_begins))
-    is_equal = np.zeros(len(records.line_begins), np.bool_)
-    is_equal[equal] = True
-    first = headers[ends - headers == 3] + 1
-    twins: list[int] = first[is_equal[first]].tolist()
-    return twins
 
 
 def _is_word(line: bytes, below: bytes) -> bool:

@@ -21,7 +21,7 @@ MIN_RECORD_LETTERS = 60
 _STRUCTURE = b"HECTSGBIPL"
 _STRUCTURE_MIN = 15
 _RUNS = re.compile(rb"H{3,}|E{3,}")
-_PREFIX = 8
+_PREFIX = 12
 # Behind the `>` stand two letters and this.
 _PIR, _PIR_PLACE = re.compile(r"(P1|F1|D[LC]|R[LC]|N[13]|XX);"), 3
 # No name ends so: it would have other letters, too.
