@@ -190,6 +190,9 @@ ODD_FASTA: dict[str, dict[str, Odd]] = {
         "RNA whose U would be unknown": _odd(
             ">a\nGACUUACGGAUCAACUUA\n", "is RNA", 2, molecule="DNA", asked="unk", **MAYBE
         ),
+        "gaps of tbl2asn": _odd(
+            f">a\n{D}\n>?200\n{D}\n", "a gap of NCBI's tbl2asn", 3, molecule="DNA", **MAYBE
+        ),
         "Dayhoff's classes": _odd(
             ">a\nebbbbbbcedcbeeedfcccefcee\n", "classes of amino", 2, **MAYBE
         ),

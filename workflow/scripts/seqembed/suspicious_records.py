@@ -28,6 +28,7 @@ _PIR, _PIR_PLACE = re.compile(r"(P1|F1|D[LC]|R[LC]|N[13]|XX);"), 3
 _AMINO_ACIDS = b"ACDEFGHIKLMNPQRSTVWY"
 _HEADER_RESIDUES = re.compile(r"[ACDEFGHIKLMNPQRSTVWY]{30,}\Z")
 _HEADER_END = 200
+_GAP_LINE = re.compile(r"\?(unk)?[0-9]+")
 _ENTITIES = frozenset(("ccd", "smiles", "ligand", "glycan", "dna", "rna", "protein"))
 # By their first two letters. They stand first, or behind a short name of the chain.
 _IS_ENTITY, _CHAIN_BYTES = np.zeros((256, 256), np.bool_), 6
@@ -52,6 +53,12 @@ def find_suspicious_records(
     for number in np.flatnonzero(letters[records.begins + _PIR_PLACE] == ord(";")).tolist():
         if _PIR.match(records.headers[number]):
             what = "is PIR, whose second line is a title, not residues; convert the file to FASTA"
+            yield number, Finding(0, records.headers[number].encode(), what)
+    for number in np.flatnonzero(letters[records.begins + 1] == ord("?")).tolist():
+        if _GAP_LINE.fullmatch(records.headers[number]):
+            what = (
+                "is a gap of NCBI's tbl2asn within the record above; write its N, or leave it out"
+            )
             yield number, Finding(0, records.headers[number].encode(), what)
     yield from _find_other_entities(records, molecule)
     for number in np.flatnonzero(_IS_AMINO_ACID[letters[records.ends - 1]]).tolist():
