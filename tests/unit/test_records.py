@@ -20,6 +20,7 @@ LINES = st.sampled_from(
         b">\xff",
         b">i" + b"i" * 300,
         b">j\x01k l",
+        b">\x0cm",
     ]
     + [b"MKV", b"mk*", b"*", b".", b"M.", b"M-.", b"--", b"", b" ", b"M K", b"M>K", b";", b"M\0"]
     + [b"\x7f", b"\xc3", b"M\r", b"M\rK", b"\r"]

@@ -186,9 +186,12 @@ def _decode_headers(block: bytes, begins: Places, ends: Places) -> list[str]:
         texts = b"\n".join(headers).decode().split("\n")
     except UnicodeDecodeError:
         texts = [decode_header(header) for header in headers]
-    # Few files have any.
-    if np.any(np.frombuffer(block, np.uint8)[ends - 1] <= _BLANK):
-        return [text.rstrip(" \t\r\v\f") for text in texts]
+    letters = np.frombuffer(block, np.uint8)
+    # Few files have any. A blank before the id stays: such a header has none.
+    edges = letters[np.append(ends - 1, np.minimum(begins, len(block) - 1))]
+    if np.any(edges <= _BLANK):
+        texts = [text.rstrip(" \t\r\v\f") for text in texts]
+        return [text.lstrip(" \t\v\f") if text[:1] in ("\v", "\f") else text for text in texts]
     return texts
 
 
