@@ -28,6 +28,9 @@ _PIR, _PIR_PLACE = re.compile(r"(P1|F1|D[LC]|R[LC]|N[13]|XX);"), 3
 _AMINO_ACIDS = b"ACDEFGHIKLMNPQRSTVWY"
 _HEADER_RESIDUES = re.compile(r"[ACDEFGHIKLMNPQRSTVWY]{30,}\Z")
 _HEADER_END = 200
+_IS_PIR = "is PIR, whose second line is a title, not residues; convert the file to FASTA"
+_IS_GAP_LINE = "is a gap of NCBI's tbl2asn within the record above; write its N, or leave it out"
+_HAS_RESIDUES = "looks like a sequence within a header: is a line break missing before it?"
 _GAP_LINE = re.compile(r"\?(unk)?[0-9]+")
 _ENTITIES = frozenset(("ccd", "smiles", "ligand", "glycan", "dna", "rna", "protein"))
 # By their first two letters. They stand first, or behind a short name of the chain.
@@ -48,31 +51,35 @@ def find_suspicious_records(
 
     rna_refused: RNA is no DNA, and would be read.
     """
-    letters = np.frombuffer(records.block, np.uint8)
-    # What most files have nowhere is looked for in one step, and is tested only where it is.
-    for number in np.flatnonzero(letters[records.begins + _PIR_PLACE] == ord(";")).tolist():
-        if _PIR.match(records.headers[number]):
-            what = "is PIR, whose second line is a title, not residues; convert the file to FASTA"
-            yield number, Finding(0, records.headers[number].encode(), what)
-    for number in np.flatnonzero(letters[records.begins + 1] == ord("?")).tolist():
-        if _GAP_LINE.fullmatch(records.headers[number]):
-            what = (
-                "is a gap of NCBI's tbl2asn within the record above; write its N, or leave it out"
-            )
-            yield number, Finding(0, records.headers[number].encode(), what)
+    yield from _find_odd_headers(records)
     yield from _find_other_entities(records, molecule)
-    for number in np.flatnonzero(_IS_AMINO_ACID[letters[records.ends - 1]]).tolist():
-        if _ends_with_residues(records, number):
-            what = "looks like a sequence within a header: is a line break missing before it?"
-            yield number, Finding(0, records.headers[number].encode(), what)
     if molecule == "DNA":
         yield from _find_double_strands(records)
         yield from _find_rna(records, text) if rna_refused else ()
-    else:
-        yield from _find_words(records)
-        for number in _candidates(records, text):
-            if name := _name_protein(records.residues[number]):
-                yield number, Finding(1, records.residues[number], name)
+        return
+    yield from _find_words(records)
+    for number in _candidates(records, text):
+        if name := _name_protein(records.residues[number]):
+            yield number, Finding(1, records.residues[number], name)
+
+
+def _find_odd_headers(records: Records) -> Iterator[tuple[int, Finding]]:
+    """The records whose header is of another format, or has residues in it.
+
+    What most files have nowhere is looked for in one step, and is tested only where it is.
+    """
+    letters = np.frombuffer(records.block, np.uint8)
+    kinds = (
+        (letters[records.begins + _PIR_PLACE] == ord(";"), _PIR.match, _IS_PIR),
+        (letters[records.begins + 1] == ord("?"), _GAP_LINE.fullmatch, _IS_GAP_LINE),
+    )
+    for places, matches, what in kinds:
+        for number in np.flatnonzero(places).tolist():
+            if matches(records.headers[number]):
+                yield number, Finding(0, records.headers[number].encode(), what)
+    for number in np.flatnonzero(_IS_AMINO_ACID[letters[records.ends - 1]]).tolist():
+        if _ends_with_residues(records, number):
+            yield number, Finding(0, records.headers[number].encode(), _HAS_RESIDUES)
 
 
 def _find_other_entities(records: Records, molecule: Molecule) -> Iterator[tuple[int, Finding]]:
