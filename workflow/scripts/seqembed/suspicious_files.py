@@ -147,13 +147,13 @@ class Composition:
         if self.missing and self.letters > _LONG * self.records:
             what = "is what is written where there is no sequence"
             return self.missing[0], Finding(1, self.missing[1], what)
-        shares = {k: self.sample.count(k) / max(1, len(self.sample)) for k in _FOLDSEEK}
-        high = all(shares[letter] >= least for letter, least in _FOLDSEEK.items())
-        if (
-            len(self.sample) >= _MIN_LETTERS
-            and high
-            and sum(shares.values()) >= _FOLDSEEK_MIN_SHARE
-        ):
-            what = "looks like Foldseek's letters of structure (3Di), not residues"
-            return 1, Finding(1, bytes(self.sample[:_SHOWN_LETTERS]), what)
-        return None
+        if not self._is_foldseek():
+            return None
+        what = "looks like Foldseek's letters of structure (3Di), not residues"
+        return 1, Finding(1, bytes(self.sample[:_SHOWN_LETTERS]), what)
+
+    def _is_foldseek(self) -> bool:
+        size = len(self.sample)
+        counts = {letter: self.sample.count(letter) for letter in _FOLDSEEK}
+        high = all(counts[letter] >= least * size for letter, least in _FOLDSEEK.items())
+        return size >= _MIN_LETTERS and high and sum(counts.values()) >= _FOLDSEEK_MIN_SHARE * size
