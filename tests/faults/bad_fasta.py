@@ -219,6 +219,10 @@ BAD_FASTA = {
         b"HEADER    OXYGEN TRANSPORT\nATOM      1  N   MET A   1\n",
         "a.fasta, line 1: looks like a structure; give its sequences as FASTA",
     ),
+    "a document of a word processor": _bad(
+        b"{\\rtf1\\ansi >a\\\nMKV}\n",
+        "a.fasta, line 1: is a document of a word processor (RTF); save it as plain text",
+    ),
     "JSON": _bad(
         b'{"sequences": ["MKV"]}\n',
         "a.fasta, line 1: looks like JSON; export it as FASTA",

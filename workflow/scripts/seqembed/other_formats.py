@@ -19,6 +19,7 @@ _BEGINNINGS = {
     rb"\x89HDF|PAR1|SQLite format": "is a binary file of another program; export it as FASTA",
     rb"@": "looks like FASTQ; convert the file to FASTA",
     rb"\s*<": "looks like a page of HTML or XML, as a failed download leaves it; download it again",
+    rb"\{\\rtf": "is a document of a word processor (RTF); save it as plain text",
     rb"\s*[{\[]": "looks like JSON; export it as FASTA",
     rb"LOCUS |ID   ": "looks like a record of GenBank, EMBL or UniProt; convert the file to FASTA",
     rb"CLUSTAL|MUSCLE|# STOCKHOLM|#NEXUS|PileUp|!!.A_MULTIPLE|\s*[0-9]+ +[0-9]+\s*\n": (
