@@ -41,7 +41,7 @@ def find_notation(body: bytes, molecule: Molecule) -> str | None:
     """What the text of a sequence, line breaks included, looks like; None for residues."""
     if body.strip() in _MISSING or body.strip().lower() in _WORDS:
         return "is what is written where there is no sequence"
-    if _DISPLAYED.search(body):
+    if b"..." in body and _DISPLAYED.search(body):
         return "looks cut, as a table shows a long text; write all of it"
     if molecule == "DNA":
         return None
@@ -53,7 +53,8 @@ def find_notation(body: bytes, molecule: Molecule) -> str | None:
 def is_three_letter_codes(text: bytes) -> bool:
     """Whether these are names of amino acids, as in `MetLys` or `MET LYS`."""
     letters = re.sub(rb"[\s-]", b"", text)
-    if len(letters) % 3 or not letters.isalpha():
+    # Most sequences begin with none, and need not be cut.
+    if letters[:3].upper() not in AMINO_ACIDS or len(letters) % 3 or not letters.isalpha():
         return False
     codes = [letters[place : place + 3] for place in range(0, len(letters), 3)]
     marked = all(code.istitle() for code in codes) or re.search(rb"[A-Za-z][ -][A-Za-z]", text)
