@@ -15,6 +15,7 @@ _MISSING = frozenset(b"nan NaN none None NONE null Null NULL nil".split())
 _WORDS = frozenset(
     b"error obsolete protein removed seq sequence tbd todo unavailable undefined unknown".split()
 )
+_LONGEST_WORD = 40
 _DISPLAYED = re.compile(rb"\A[A-Za-z\s]+\.{3}[A-Za-z\s]*\Z")
 # Of proteins, what is searched in the text of a sequence, and what it is then.
 _PROTEIN = {
@@ -39,7 +40,8 @@ _PROTEIN = {
 
 def find_notation(body: bytes, molecule: Molecule) -> str | None:
     """What the text of a sequence, line breaks included, looks like; None for residues."""
-    if body.strip() in _MISSING or body.strip().lower() in _WORDS:
+    short = len(body) < _LONGEST_WORD and body.strip()
+    if short and (short in _MISSING or short.lower() in _WORDS):
         return "is what is written where there is no sequence"
     if b"..." in body and _DISPLAYED.search(body):
         return "looks cut, as a table shows a long text; write all of it"

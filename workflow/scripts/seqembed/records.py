@@ -237,8 +237,10 @@ def _upper(cased: list[bytes], lengths: Places) -> tuple[list[bytes], list[int]]
     joined, empty = b"".join(cased), np.flatnonzero(lengths < 1).tolist()
     if not joined.translate(None, _LETTERS):
         return cased, empty
-    places = np.flatnonzero(np.frombuffer(joined.translate(_IS_OTHER), np.bool_))
-    others = np.unique(np.searchsorted(np.cumsum(lengths), places, "right")).tolist()
+    filled = np.flatnonzero(lengths)
+    begins = (np.cumsum(lengths) - lengths)[filled]
+    marks = np.frombuffer(joined.translate(_IS_OTHER), np.bool_)
+    others = filled[np.logical_or.reduceat(marks, begins)].tolist()
     return [residues.upper() for residues in cased], [*empty, *others]
 
 

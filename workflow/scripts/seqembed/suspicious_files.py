@@ -40,18 +40,22 @@ class Identities:
     def find(self, records: Records) -> Iterator[tuple[int, Finding]]:
         """The records, by number, that are dots for the most part, where the first has none."""
         if not self.begun:
-            self.begun, first = True, _columns(records, 0)
-            self.width = None if b"." in first or b"-" in first else len(first)
+            self.begun = True
+            self.width = None if _has_gap(records, 0) else int(records.lengths[0])
         for number in records.odd if self.width else []:
-            columns = _columns(records, number)
+            if not _has_gap(records, number):
+                continue
+            columns = b"".join(records.raw(number).partition(b"\n")[2].split())
             if len(columns) == self.width and 2 * columns.count(b".") > len(columns) > 1:
                 what = "has dots that seem to say `as in the first sequence`; write all residues"
                 yield number, Finding(1, columns, what)
 
 
-def _columns(records: Records, number: int) -> bytes:
-    """A record's residues and gaps."""
-    return b"".join(records.raw(number).partition(b"\n")[2].split())
+def _has_gap(records: Records, number: int) -> bool:
+    """Whether there are gaps in a record's text, also where they are passed over."""
+    raw = records.raw(number)
+    begin = max(0, raw.find(b"\n"))
+    return any(raw.find(gap, begin) >= 0 for gap in (b".", b"-"))
 
 
 @dataclass
