@@ -51,10 +51,10 @@ def read_chunks(path: str | Path, chunk_bytes: int) -> Iterator[bytes]:
     Raises FastaError for a file that cannot be read, is cut or is damaged, when all bytes before
     that place were yielded.
     """
-    with open_file(path) as plain:
+    with _open(path) as plain:
         begin = plain.read(_KIND_BYTES)
         plain.seek(0)
-        kind = next((kind for magic, kind in _KINDS.items() if magic.match(begin)), None)
+        kind = compression_of(begin)
         if kind is None:
             yield from _read_whole(plain, chunk_bytes)
             return
@@ -67,8 +67,13 @@ def read_chunks(path: str | Path, chunk_bytes: int) -> Iterator[bytes]:
                 yield from _unpack(plain, path, kind, chunk_bytes)
 
 
+def compression_of(begin: bytes) -> str | None:
+    """The kind of compression that a file with these first bytes has; None if it has none."""
+    return next((kind for magic, kind in _KINDS.items() if magic.match(begin)), None)
+
+
 @contextmanager
-def open_file(path: str | Path) -> Iterator[IO[bytes]]:
+def _open(path: str | Path) -> Iterator[IO[bytes]]:
     """Open a file; FastaError where it cannot be opened or read."""
     try:
         with open(path, "rb") as file:

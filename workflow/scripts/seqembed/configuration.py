@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.validators import extend
 
 from seqembed.configuration_file import refuse_endless
-from seqembed.errors import ConfigError
+from seqembed.errors import ConfigError, shorten
 from seqembed.models.known import KNOWN
 from seqembed.models.names import explain_model, get_model_source, model_name
 from seqembed.request import Request
@@ -26,7 +26,6 @@ _NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?", re.ASCII)
 # What YAML, too, takes for them.
 _YES_OR_NO = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _PLAIN_KEY = re.compile(r"[\w.-]{1,60}", re.ASCII)
-_SHOWN_CHARACTERS = 60
 
 _EMPTY = """\
 `datasets` is empty, so there is nothing to embed. Give the sequences and the model on the command
@@ -207,7 +206,7 @@ def _explain_name(path: list[Any], name: object, schema: Mapping[str, Any]) -> s
         read = f"YAML reads a name as {_found(name)}, which is no text"
         return f"{_dotted(path)}: {read}; put the name in quotes."
     rule = f"becomes part of file names and must be {schema['title']}"
-    return f"{_dotted(path)}: the name {_shortened(repr(name))} {rule}."
+    return f"{_dotted(path)}: the name {shorten(repr(name))} {rule}."
 
 
 def _explain_missing(path: list[Any], node: Mapping[str, Any]) -> str:
@@ -217,7 +216,7 @@ def _explain_missing(path: list[Any], node: Mapping[str, Any]) -> str:
 
 def _dotted(path: Iterable[object]) -> str:
     keys = map(str, path)
-    return ".".join(key if _PLAIN_KEY.fullmatch(key) else _shortened(repr(key)) for key in keys)
+    return ".".join(key if _PLAIN_KEY.fullmatch(key) else shorten(repr(key)) for key in keys)
 
 
 def _allowed(schema: Mapping[str, Any]) -> str:
@@ -242,17 +241,13 @@ def _found(value: object) -> str:
     if value is None or value == "":
         return "empty"
     if isinstance(value, list):
-        return _shortened(f"the list {value}") if value else "an empty list"
+        return shorten(f"the list {value}") if value else "an empty list"
     if isinstance(value, Mapping):
         return (
-            _shortened(f"a group of keys ({', '.join(map(repr, value))})")
+            shorten(f"a group of keys ({', '.join(map(repr, value))})")
             if value
             else "an empty group"
         )
     if isinstance(value, bool):
         return str(value).lower()
-    return _shortened(repr(value) if isinstance(value, str) else str(value))
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."
+    return shorten(repr(value) if isinstance(value, str) else str(value))

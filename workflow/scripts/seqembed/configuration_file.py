@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from seqembed.errors import ConfigError
+from seqembed.errors import ConfigError, shorten
 
 MOST_VALUES = 1_000_000
 # With this key Snakemake takes a configuration for a template, and runs what it says.
@@ -138,8 +138,7 @@ def _check_value(path: Path, loader: Any, node: Any) -> None:
     try:
         loader.construct_object(node)
     except (ValueError, AttributeError) as error:
-        shown = node.value if len(node.value) <= 60 else node.value[:57] + "..."
-        message = f"YAML cannot read the value {shown!r}; put it in quotes."
+        message = f"YAML cannot read the value {shorten(node.value)!r}; put it in quotes."
         raise ConfigError(f"{path}, line {node.start_mark.line + 1}: {message}") from error
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from seqembed.errors import ConfigError
+from seqembed.errors import ConfigError, IndexFormatError
 from seqembed.paths import as_moved, expand
 
 
@@ -48,12 +48,10 @@ def _matches(path: str, pattern: str) -> bool:
 
 def _read_files(index: Path) -> list[str]:
     """The files that an index names, in their order; none if it cannot be read."""
-    # Takes a third of a second, and only a name that was used before needs it.
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    # Not at the top: it imports pyarrow, which only a name that was used before needs.
+    from seqembed.input_files import read_file_counts
 
     try:
-        column = pq.read_table(index, columns=["file"], read_dictionary=["file"])["file"]
-        return [str(path) for path in column.unique().to_pylist()]
-    except (OSError, pa.ArrowException, KeyError):
+        return [str(path) for path, _ in read_file_counts(index)]
+    except IndexFormatError:
         return []

@@ -67,6 +67,11 @@ def count_of(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
+def shorten(text: str) -> str:
+    """A text for a message, cut to 60 characters."""
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
 class FileFormatError(SeqembedError):
     """A file of ours is damaged, incomplete, or of a version this program does not read."""
 

@@ -6,8 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Literal, get_args
 
-from seqembed.errors import ResidueError
-from seqembed.places import FirstPlaces, amount
+from seqembed.errors import ResidueError, count_of
+from seqembed.places import FirstPlaces, find_unknown
 from seqembed.records import GAPS, Records
 
 Gaps = Literal["error", "remove", "keep"]
@@ -34,21 +34,21 @@ class GapCheck:
         if self.asked != "error":
             return
         for number in records.odd:
-            if gaps := records.residues[number].translate(None, _OTHERS):
+            residues = records.residues[number]
+            if gap := find_unknown(residues, _OTHERS):
                 self._sequences += 1
-                self._counts.update(gaps)
-                place = min(records.residues[number].find(gap) % (1 << 62) for gap in set(gaps))
-                what = f"{chr(records.residues[number][place])!r} at {place + 1:,}"
-                self._places.add(path, records[number], what, len(gaps))
+                self._counts.update(residues.translate(None, _OTHERS))
+                self._places.add(path, records[number], str(gap), gap.count)
 
     def finish(self) -> None:
         """Raise ResidueError, after the last file, where there are gaps that are not allowed."""
         if not self._sequences:
             return
         kinds = ", ".join(f"{chr(gap)!r} {count:,}" for gap, count in self._counts.most_common())
-        total = amount(self._counts.total(), "gap")
+        gaps = count_of(self._counts.total(), "gap")
+        sequences = count_of(self._sequences, "sequence")
         raise ResidueError(
-            f"{total} in {amount(self._sequences, 'sequence')} ({kinds}), as in an alignment; set "
+            f"{gaps} in {sequences} ({kinds}), as in an alignment; set "
             "`gaps: remove` to have them taken out, or `gaps: keep` to embed them as the model's "
             f"own gap token (after --config: gaps=remove); the first: {self._places}"
         )

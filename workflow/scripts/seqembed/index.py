@@ -225,23 +225,6 @@ def read_assigned(path: Path, rank: int, world_size: int) -> tuple[Int64s, Diges
     return mine, digests[mine]
 
 
-def reads_without_gaps(path: Path) -> bool:
-    """Whether the gaps of the FASTA files were taken out for this index."""
-    return read_metadata(path, "index").get("gaps") == "remove"
-
-
-def read_file_counts(path: Path) -> list[tuple[Path, int]]:
-    """The FASTA files of a whole index, in input order, and how many of its rows each has."""
-    counts: dict[str, int] = {}
-    with damage_named(path):
-        column = read_columns(path, ["file"], read_dictionary=["file"])["file"]
-        for chunk in column.chunks:
-            # The dictionary is in order of appearance, which value_counts keeps.
-            for item in chunk.value_counts().to_pylist():
-                counts[item["values"]] = counts.get(item["values"], 0) + item["counts"]
-    return [(Path(name), count) for name, count in counts.items()]
-
-
 def read_names(path: Path) -> Iterator[tuple[str, str | None]]:
     """Each id of a whole index, and why it gets no embedding, if it does not.
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from seqembed.parquet import read_metadata
+from seqembed.parquet import damage_named, read_columns, read_metadata
 
 
 def describe_files(files: Iterable[str | Path]) -> str:
@@ -18,6 +18,23 @@ def describe_files(files: Iterable[str | Path]) -> str:
         state = os.stat(file)
         rows.append({"path": str(file), "size": state.st_size, "mtime_ns": state.st_mtime_ns})
     return json.dumps(rows)
+
+
+def reads_without_gaps(path: Path) -> bool:
+    """Whether the gaps of the FASTA files were taken out for this index."""
+    return read_metadata(path, "index").get("gaps") == "remove"
+
+
+def read_file_counts(path: Path) -> list[tuple[Path, int]]:
+    """The FASTA files of a whole index, in input order, and how many of its rows each has."""
+    counts: dict[str, int] = {}
+    with damage_named(path):
+        column = read_columns(path, ["file"], read_dictionary=["file"])["file"]
+        for chunk in column.chunks:
+            # The dictionary is in order of appearance, which value_counts keeps.
+            for item in chunk.value_counts().to_pylist():
+                counts[item["values"]] = counts.get(item["values"], 0) + item["counts"]
+    return [(Path(name), count) for name, count in counts.items()]
 
 
 def find_changes(index: Path, folder: Path) -> Iterator[str]:

@@ -8,9 +8,10 @@ from collections.abc import Collection, Mapping, Sequence
 
 from seqembed.configuration_file import check_option
 from seqembed.errors import ConfigError
+from seqembed.unknown_keys import OTHER_GPU_NAMES
 
 _SETTING = re.compile(r"(fasta|model|datasets)=")
-_GPUS = ("gpus", "nvidia_gpu", "nvidia_gpus", "ngpu", "ngpus", "num_gpus", "cuda")
+_GPUS = ("gpu", *OTHER_GPU_NAMES, "nvidia_gpus", "cuda")
 
 
 def refuse_lost_words(arguments: Sequence[str], config: Sequence[str]) -> None:
@@ -38,7 +39,7 @@ def refuse_other_gpu_limits(resources: Mapping[str, object], device: str) -> Non
     if device == "cpu" or "gpu" in resources:
         return
     for name in resources:
-        if name.lower() in ("gpu", *_GPUS):
+        if name.lower() in _GPUS:
             count = getattr(resources[name], "raw", resources[name])
             message = f"--resources {name}={count} limits no job of this workflow"
             raise ConfigError(f"{message}; write --resources gpu={count}.")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from seqembed.records import Records
-from seqembed.suspicious_lines import Finding
+from seqembed.suspicious_lines import Finding, Place
 
 # A program wraps at one width. Where lines have many, somebody did it by hand.
 _MOST_STEPS = 0.05
@@ -44,9 +44,9 @@ class LineWidths:
     pairs: int = 0
     equal: int = 0
     steps: int = 0
-    first_annotation: tuple[int, Finding] | None = None
-    first_step: tuple[int, Finding] | None = None
-    first_word: tuple[int, Finding] | None = None
+    first_annotation: Place | None = None
+    first_step: Place | None = None
+    first_word: Place | None = None
 
     def add(self, records: Records) -> None:
         """Count the lines of one block; blank ones between others do not count."""
@@ -61,6 +61,8 @@ class LineWidths:
         self.equal += int(np.count_nonzero(same))
         for place in np.flatnonzero(inner & (grows > 0)).tolist():
             self._look(records, int(filled[place]), int(filled[place + 1]))
+        if self.first_annotation or not self.words:
+            return
         # Two lines between two headers, or at the end of the block.
         alone = np.append(False, header[:-2]) & np.append(header[2:], True)
         for place in np.flatnonzero(same & alone).tolist():
@@ -68,16 +70,15 @@ class LineWidths:
 
     def _look_below(self, records: Records, number: int) -> None:
         """Note a line, a number in the block, that annotates the one above it."""
-        line = _line(records, number)
-        if self.first_annotation or not self.words:
-            return
+        line = b"".join(records.line(number).split())
         if len(line) >= _ANNOTATION_MIN and len(_RUNS.findall(line)) * 5 < len(line):
-            self.first_annotation = records.lines[0] + number, Finding(0, line, _ANNOTATION)
+            place = records.lines[0] + number
+            self.first_annotation = self.first_annotation or (place, Finding(0, line, _ANNOTATION))
 
     def _look(self, records: Records, number: int, next_number: int) -> None:
         """Count a line, a number in the block, that seems shorter than the next one."""
-        line, below = _line(records, number), _line(records, next_number)
-        # Blanks at their ends, or a carriage return, are no part of their width.
+        line, below = (b"".join(records.line(n).split()) for n in (number, next_number))
+        # Blanks, or a carriage return, are no part of their width.
         if not line or len(line) >= len(below):
             return
         self.steps += 1
@@ -90,7 +91,7 @@ class LineWidths:
         ):
             self.first_word = place, Finding(0, line, _WORD)
 
-    def find(self) -> tuple[int, Finding] | None:
+    def find(self) -> Place | None:
         """What is suspicious about the file, with its line (from 1)."""
         few = self.steps <= max(1, _MOST_STEPS * self.pairs)
         if few and self.equal >= _LEAST_EQUAL:
@@ -103,10 +104,6 @@ def _repeats_id(records: Records, number: int, line: bytes) -> bool:
     owner = int(np.searchsorted(records.begins, records.line_begins[number], "right")) - 1
     above = records.block[records.ends[owner] : records.line_begins[number]]
     return not above.strip() and records.sequence_ids[owner].encode() == line
-
-
-def _line(records: Records, number: int) -> bytes:
-    return b"".join(records.block[records.line_begins[number] : records.line_ends[number]].split())
 
 
 def _is_word(line: bytes, below: bytes) -> bool:

@@ -144,9 +144,9 @@ def _refuse_nothing(
     if len(quarantined) < 2 or any(shard.count for shard in shards):
         return
     reasons = Counter(quarantined.values()).most_common(SHOWN_REASONS)
-    told = "; ".join(f"{escape(reason)} ({count:,})" for reason, count in reasons)
+    shown = "; ".join(f"{escape(reason)} ({count:,})" for reason, count in reasons)
     raise ShardError(
-        f"{results}: none of {len(quarantined):,} sequences could be embedded: {told}; the model "
+        f"{results}: none of {len(quarantined):,} sequences could be embedded: {shown}; the model "
         "or the machine is at fault, see the logs of the workers; then remove "
         f"{results / 'shards'} and {results / 'checkpoints'}, and run again"
     )

@@ -10,6 +10,8 @@ AMINO_ACIDS = frozenset(
     b"ALA ARG ASN ASP CYS GLN GLU GLY HIS ILE LEU LYS MET PHE PRO SER THR TRP TYR VAL "
     b"SEC PYL ASX GLX XAA UNK MSE".split()
 )
+NO_SEQUENCE = "is what is written where there is no sequence"
+THREE_LETTERS = "looks like three-letter codes; write one letter a residue"
 # What programs write where there is no sequence, and people, in letters of any case.
 _MISSING = frozenset(b"nan NaN none None NONE null Null NULL nil".split())
 _WORDS = frozenset(
@@ -42,13 +44,13 @@ def find_notation(body: bytes, molecule: Molecule) -> str | None:
     """What the text of a sequence, line breaks included, looks like; None for residues."""
     short = len(body) < _LONGEST_WORD and body.strip()
     if short and (short in _MISSING or short.lower() in _WORDS):
-        return "is what is written where there is no sequence"
+        return NO_SEQUENCE
     if b"..." in body and _DISPLAYED.search(body):
         return "looks cut, as a table shows a long text; write all of it"
     if molecule == "DNA":
         return None
     if is_three_letter_codes(body):
-        return "looks like three-letter codes; write one letter a residue"
+        return THREE_LETTERS
     return next((what for kind, what in _PROTEIN.items() if kind.search(body)), None)
 
 

@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 from typing import NoReturn
 
+from seqembed.compression import compression_of
 from seqembed.errors import FastaError
 
 # What text before the first header begins with, and what the file is then.
 _BEGINNINGS = {
     rb"\xff\xfe|\xfe\xff": "is UTF-16; save the file as UTF-8",
-    rb"\x1f\x8b|BZh[1-9]|\xfd7zXZ\0|\x28\xb5\x2f\xfd": "is compressed twice; unpack it once",
     rb"PK\x03\x04": "is a zip archive; unpack it, or compress the FASTA file with gzip",
     rb"\x1f[\x9d\xa0]": "is compressed with compress (.Z); unpack it, or compress it with gzip",
     rb"7z\xbc\xaf\x27\x1c|Rar!": "is an archive; unpack it, or compress the FASTA file with gzip",
@@ -35,5 +35,7 @@ _OTHER = "text before the first header; a FASTA file begins with `>`, remove wha
 
 def refuse_preamble(text: bytes, path: str | Path, line: int) -> NoReturn:
     """Raise FastaError for text before the first header; line: where it begins."""
+    if compression_of(text):
+        raise FastaError("is compressed twice; unpack it once", path=path, line=line)
     found = (explanation for begin, explanation in _KINDS.items() if begin.match(text))
     raise FastaError(next(found, _OTHER), path=path, line=line)

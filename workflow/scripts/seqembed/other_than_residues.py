@@ -13,8 +13,15 @@ from seqembed.errors import FastaError
 from seqembed.line_widths import LineWidths
 from seqembed.models.families import Molecule
 from seqembed.records import Records
-from seqembed.suspicious_files import Composition, Identities, Lengths, Place, StatedLengths
-from seqembed.suspicious_lines import POSSIBLE, Finding, find_impossible, find_suspicious, show
+from seqembed.suspicious_files import Composition, Identities, Lengths, StatedLengths
+from seqembed.suspicious_lines import (
+    POSSIBLE,
+    Finding,
+    Place,
+    find_impossible,
+    find_suspicious,
+    show,
+)
 from seqembed.suspicious_records import DNA_MIN_SHARE, NUCLEOTIDES, find_suspicious_records
 
 Suspicious = Literal["error", "allow"]
@@ -51,7 +58,7 @@ class FileCheck:
         self._suspicious = suspicious == "error"
         foreign = NUCLEOTIDES if molecule == "protein" else AMINO_ACIDS_ALONE
         self._is_foreign = bytes(byte in foreign for byte in range(256))
-        self._letters = self._foreign = 0
+        self._foreign = 0
         self._composition, self._widths = Composition(), LineWidths(molecule == "protein")
         self._identities, self._lengths = Identities(), Lengths()
         self._stated = StatedLengths()
@@ -61,10 +68,6 @@ class FileCheck:
 
     def look(self, records: Records, text: bytes) -> None:
         """Look at records, of which `text` is all residues."""
-        self._letters += len(text)
-        # Faster than to delete these letters, which are everywhere.
-        marks = np.frombuffer(text.translate(self._is_foreign), np.bool_)
-        self._foreign += int(np.count_nonzero(marks))
         found = self._find_suspicious(records, text) if self._suspicious else {}
         for number in self._list_odd(records, text):
             finding, earlier = self._look_closely(records.raw(number)), found.get(number)
@@ -77,6 +80,9 @@ class FileCheck:
 
     def _find_suspicious(self, records: Records, text: bytes) -> dict[int, Finding]:
         """What is suspicious about whole records, by number; of the file, it is only counted."""
+        # Faster than to delete these letters, which are everywhere.
+        marks = np.frombuffer(text.translate(self._is_foreign), np.bool_)
+        self._foreign += int(np.count_nonzero(marks))
         self._composition.add(records, text)
         self._widths.add(records)
         self._lengths.add(records)
@@ -104,7 +110,9 @@ class FileCheck:
     def finish(self) -> None:
         """Raise FastaError where the file holds what is no sequence of the molecule."""
         if self._suspicious:
-            _refuse_other_molecule(self._path, self._molecule, self._letters, self._foreign)
+            _refuse_other_molecule(
+                self._path, self._molecule, self._composition.letters, self._foreign
+            )
         if self._first:
             raise self._error(*self._first)
         if self._suspicious and (place := self._find_in_file()):

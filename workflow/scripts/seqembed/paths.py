@@ -27,6 +27,11 @@ def as_moved(text: str) -> str:
     return _BEGIN.sub("*", text)
 
 
+def as_name(text: str) -> str:
+    """The text as the name of a dataset or a model may be; empty if no letter of it is allowed."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", text).lstrip("._-")
+
+
 def explain_no_path(text: str) -> str | None:
     """Say what to write in place of a text that is no path of a file here; None if it may be."""
     if text in _STANDARD_INPUT:

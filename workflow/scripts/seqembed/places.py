@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
+from seqembed.characters import name_character
 from seqembed.records import Record
 
 SHOWN_PLACES = 10
 SHOWN_ID, SHOWN_PATH = 60, 200
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """What of a sequence is not among some letters: `count` characters, the first at `position`.
+
+    position: of its first byte, from 1.
+    name: of the first character.
+    """
+
+    name: str
+    position: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.name} at {self.position:,}"
+
+
+def find_unknown(residues: bytes, letters: bytes) -> Unknown | None:
+    """What of the residues is not among `letters`."""
+    others = residues.translate(None, letters)
+    if not others:
+        return None
+    place = residues.index(others[:1])
+    count = len(others.decode(errors="surrogateescape"))
+    return Unknown(name_character(residues, place), place + 1, count)
 
 
 class FirstPlaces:
@@ -28,8 +56,3 @@ class FirstPlaces:
 
     def __str__(self) -> str:
         return "; ".join(self._places)
-
-
-def amount(count: int, noun: str) -> str:
-    """A count with its noun, in the plural where there is not one."""
-    return f"{count:,} {noun}{'s' * (count != 1)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,17 +69,23 @@ class Records:
         return len(self.lines)
 
     def __iter__(self) -> Iterator[Record]:
-        columns = self.sequence_ids, self.descriptions, self.residues, self.lines, self.byte_offsets
-        return map(Record, *columns)
+        return map(Record, *self._columns)
 
     def __getitem__(self, number: int) -> Record:
-        columns = self.sequence_ids, self.descriptions, self.residues, self.lines, self.byte_offsets
-        return Record(*(column[number] for column in columns))  # type: ignore[arg-type]
+        return Record(*(column[number] for column in self._columns))
+
+    @property
+    def _columns(self) -> tuple[list[Any], ...]:
+        return self.sequence_ids, self.descriptions, self.residues, self.lines, self.byte_offsets
 
     def raw(self, number: int) -> bytes:
         """A record's text, from the `>` of its header up to the next record."""
         end = self.begins[number + 1] if number + 1 < len(self) else len(self.block)
         return self.block[self.begins[number] : end]
+
+    def line(self, number: int) -> bytes:
+        """A line of the block, by its number there, without its end and blanks around it."""
+        return self.block[self.line_begins[number] : self.line_ends[number]].strip()
 
     def before(self, number: int) -> Records:
         """The records before this one."""

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 from seqembed.characters import name_character
-from seqembed.errors import ResidueError
+from seqembed.errors import ResidueError, count_of
 from seqembed.fasta import read_batches
 from seqembed.gaps import GapCheck, Gaps
 from seqembed.models.families import Molecule
 from seqembed.other_than_residues import FileCheck, Suspicious
-from seqembed.places import FirstPlaces, amount
+from seqembed.places import FirstPlaces, find_unknown
 from seqembed.records import Record, Records
 
 InvalidResidues = Literal["error", "unk", "skip"]
@@ -25,31 +24,6 @@ _HINTS = {
     ("protein", "'*'"): "a stop may only end a sequence, which can be cut there",
     ("DNA", "'U'"): "RNA can be written with T for U",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Unknown:
-    """What a model does not know of a sequence: `count` bytes, the first at `position` (from 1).
-
-    name: of the character that the first of them belongs to.
-    """
-
-    name: str
-    position: int
-    count: int
-
-    def __str__(self) -> str:
-        return f"{self.name} at {self.position:,}"
-
-
-def find_unknown(residues: bytes, letters: bytes) -> Unknown | None:
-    """What of the residues is not among `letters`."""
-    others = residues.translate(None, letters)
-    if not others:
-        return None
-    place = residues.index(others[:1])
-    count = len(others.decode(errors="surrogateescape"))
-    return Unknown(name_character(residues, place), place + 1, count)
 
 
 def _count_characters(text: bytes) -> dict[str, int]:
@@ -160,8 +134,8 @@ class ResidueCheck:
         kinds = self._counts.most_common(SHOWN_LETTERS)
         shown = ", ".join(f"{name} {count:,}" for name, count in kinds)
         more = ", ..." if len(self._counts) > SHOWN_LETTERS else ""
-        residues = amount(self._counts.total(), "residue")
-        sequences = amount(self._sequences, "sequence")
+        residues = count_of(self._counts.total(), "residue")
+        sequences = count_of(self._sequences, "sequence")
         return f"the model does not know {residues} of {sequences} ({shown}{more})"
 
     def _advice(self) -> str:

@@ -29,7 +29,7 @@ class SequenceIds:
     def __init__(self, style: IdStyle) -> None:
         if style not in get_args(IdStyle):
             raise ValueError(f"ids must be one of {', '.join(get_args(IdStyle))}, not {style!r}")
-        self.style = style
+        self._style = style
         # What stands for each id, in the order of the rows.
         self._seen: dict[str | bytes, None] = {}
         self._lines = array("q")
@@ -55,12 +55,12 @@ class SequenceIds:
 
     def _make(self, records: Records) -> list[str]:
         """The ids of records, up to the first that is too long."""
-        if self.style == "header":
+        if self._style == "header":
             return records.sequence_ids
-        if self.style == "accession":
+        if self._style == "accession":
             return list(map(cut_accession, records.sequence_ids))
         names: Iterable[str] = records.headers
-        if self.style == "file:header":
+        if self._style == "file:header":
             prefix = f"{self._files[-1].name}:"
             names = (prefix + sequence_id for sequence_id in records.sequence_ids)
         return list(takewhile(lambda name: len(name.encode()) <= MAX_ID_BYTES, names))
@@ -76,7 +76,9 @@ class SequenceIds:
         raise FastaError(self._explain(row), path=path, record=names[place], line=line)
 
     def _refuse_long(self, records: Records, place: int) -> NoReturn:
-        message = f"`ids: {self.style}` makes an id over {MAX_ID_BYTES:,} bytes; shorten the header"
+        message = (
+            f"`ids: {self._style}` makes an id over {MAX_ID_BYTES:,} bytes; shorten the header"
+        )
         record, line = records.sequence_ids[place][:40], records.lines[place]
         raise FastaError(message, path=self._files[-1], record=record, line=line)
 
@@ -84,11 +86,11 @@ class SequenceIds:
         """Say where the id of this row was first used, and what helps."""
         first = self._files[bisect_right(self._first_rows, row) - 1]
         message = f"this id was already used in {first}, line {self._lines[row]}; rename one"
-        if self.style == "file:header":
+        if self._style == "file:header":
             return message if first == self._files[-1] else f"{message} of the records, or files"
         if first != self._files[-1]:
             return f"{message}, or set `ids: file:header`"
-        return message if self.style == "whole-header" else f"{message}, or set {_WHOLE}"
+        return message if self._style == "whole-header" else f"{message}, or set {_WHOLE}"
 
 
 def cut_accession(sequence_id: str) -> str:

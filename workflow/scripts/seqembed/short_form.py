@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from seqembed.errors import ConfigError
-from seqembed.paths import explain_no_path
+from seqembed.paths import as_name, explain_no_path
 
 KEYS = ("fasta", "model", "name")
 _FASTA_SUFFIX = re.compile(
@@ -53,7 +53,7 @@ def derive_name(fasta: list[str]) -> str | None:
     if len(fasta) != 1 or _is_pattern(fasta[0]):
         return None
     stem = _COMPRESSED_SUFFIX.sub("", os.path.basename(fasta[0]))
-    return _as_name(_FASTA_SUFFIX.sub("", stem)) or None
+    return as_name(_FASTA_SUFFIX.sub("", stem))[:_MOST_LETTERS] or None
 
 
 def refuse_misread(given: Any) -> None:
@@ -94,10 +94,6 @@ def _is_pattern(path: str) -> bool:
     return not os.path.lexists(path) and any(letter in path for letter in "*?[")
 
 
-def _as_name(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]", "_", text).lstrip("._-")[:_MOST_LETTERS]
-
-
 def _explain_missing(key: str, given: Mapping[str, Any]) -> str:
     given_keys = " and ".join(f"`{other}`" for other in KEYS if other in given)
     verb = "are" if " and " in given_keys else "is"
@@ -113,7 +109,7 @@ def _explain_missing(key: str, given: Mapping[str, Any]) -> str:
 
 def _explain_nameless(given: Mapping[str, Any]) -> str:
     folder = os.path.basename(os.path.dirname(_split(given["fasta"])[0]))
-    suggested = dict(given) | {"name": _as_name(folder) or "mine"}
+    suggested = dict(given) | {"name": as_name(folder)[:_MOST_LETTERS] or "mine"}
     return (
         "`fasta` gives the dataset no name: it is several files, a pattern, or a file without "
         "plain letters in its name. The results go to results/NAME; write for example "

@@ -5,9 +5,8 @@ from __future__ import annotations
 import heapq
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import IO, Any
@@ -24,10 +23,9 @@ from seqembed.index import (
     check_rows,
     describe_rows,
     read_excluded,
-    read_file_counts,
-    reads_without_gaps,
     shard_fingerprint,
 )
+from seqembed.input_files import read_file_counts, reads_without_gaps
 from seqembed.long_sequences import LengthPolicy
 from seqembed.models.tokenization import Esm2Tokenizer, Tokenizer
 from seqembed.parquet import (
@@ -119,8 +117,8 @@ def _read_sequences(index_path: Path, tokenizer: Tokenizer, spool: IO[bytes]) ->
         check_rows(index_path, digests)
     firsts = first_rows(digests)
     wanted = (firsts == np.arange(len(firsts))) & ~excluded
-    batches = partial(read_batches, without_gaps=reads_without_gaps(index_path))
-    offsets, lengths, tokens = _spool(files, digests, wanted, tokenizer, spool, batches)
+    without_gaps = reads_without_gaps(index_path)
+    offsets, lengths, tokens = _spool(files, digests, wanted, tokenizer, spool, without_gaps)
     return _Sequences(
         names=table["sequence_id"],
         lengths=lengths,
@@ -196,9 +194,9 @@ def _spool(
     wanted: npt.NDArray[np.bool_],
     tokenizer: Tokenizer,
     spool: IO[bytes],
-    read: Callable[[Path], Iterator[Records]],
+    without_gaps: bool,
 ) -> tuple[Int64s, Int64s, Int64s]:
-    """Write the residues of wanted rows to `spool`; read: yields the records of a file.
+    """Write the residues of wanted rows to `spool`; without_gaps: as the files were indexed.
 
     Return each row's offset in it, its length, and, of wanted rows, its tokens; (n,) each.
     """
@@ -207,10 +205,10 @@ def _spool(
     row = written = 0
     for path, count in files:
         end = row + count
-        for records in read(path):
+        for records in read_batches(path, without_gaps=without_gaps):
             _refuse_changed(path, records, digests[row:end])
             here = slice(row, row + len(records))
-            lengths[here] = [len(residues) for residues in records.residues]
+            lengths[here] = records.lengths
             places = row + np.flatnonzero(wanted[here])
             kept = [records.residues[place] for place in (places - row).tolist()]
             ends = written + lengths[places].cumsum()

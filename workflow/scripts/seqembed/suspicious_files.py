@@ -6,11 +6,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from seqembed.notations import NO_SEQUENCE
 from seqembed.records import Records
-from seqembed.suspicious_lines import Finding
-
-# A finding, with the line of the file, from 1, that shows it.
-Place = tuple[int, Finding]
+from seqembed.suspicious_lines import Finding, Place
 
 # Of Foldseek's 20 letters of structure these three are half; of amino acids, a sixth. Collagen and
 # elastin have no D to speak of.
@@ -98,7 +96,7 @@ class StatedLengths:
 
     agreeing: int = 0
     others: int = 0
-    last: tuple[int, Finding] | None = None
+    last: Place | None = None
 
     def add(self, records: Records) -> None:
         """Compare the records of one block with what their headers say."""
@@ -149,8 +147,7 @@ class Composition:
     def find(self) -> Place | None:
         """What a protein file looks like."""
         if self.missing and self.letters > _LONG * self.records:
-            what = "is what is written where there is no sequence"
-            return self.missing[0], Finding(1, self.missing[1], what)
+            return self.missing[0], Finding(1, self.missing[1], NO_SEQUENCE)
         if not self._is_foldseek():
             return None
         what = "looks like Foldseek's letters of structure (3Di), not residues"

@@ -33,6 +33,7 @@ _FILE_NAME = re.compile(
     rb"[A-Za-z]+\.(fa|fas|faa|fna|ffn|fasta|pep|seq|txt|gz|pdb|cif|gb|gbk|aln|tsv|csv|a3m|sto)",
     re.IGNORECASE,
 )
+IS_WORD = "looks like a word, not residues"
 # A word behind a sequence, such as `Killed`.
 _LONGEST_WORD = 20
 
@@ -47,6 +48,10 @@ class Finding(NamedTuple):
     text: bytes
     what: str
     certain: bool = False
+
+
+# A finding, with the line of the file, from 1, that shows it.
+Place = tuple[int, Finding]
 
 
 def show(text: bytes) -> str:
@@ -79,11 +84,12 @@ def find_suspicious(raw: bytes, molecule: Molecule, *, gaps_kept: bool) -> Findi
     """
     body = raw[raw.find(b"\n") + 1 :]
     if what := find_notation(body, molecule):
-        line = next(line for line in body.split(b"\n") if line.strip())
-        return Finding(1 + body.split(b"\n").index(line), line.strip(), what)
+        numbered = enumerate(body.split(b"\n"), 1)
+        number, line = next((number, line) for number, line in numbered if line.strip())
+        return Finding(number, line.strip(), what)
     if molecule == "protein" and _ends_with_word(body):
         *before, line = body.rstrip().split(b"\n")
-        return Finding(1 + len(before), line.strip(), "looks like a word, not residues")
+        return Finding(1 + len(before), line.strip(), IS_WORD)
     # Most records have neither, and need not be cut into lines.
     blanks = (b" " in body or b"\t" in body) and _INNER_BLANK.search(body)
     if not (blanks or b"-" in body or b"." in body):
@@ -103,13 +109,14 @@ def _ends_with_word(body: bytes) -> bool:
 
 def _find_words(lines: list[bytes], molecule: Molecule) -> list[Finding]:
     """The first line with blanks that are not between blocks of one size."""
-    sizes = {_block_size(line) for line in lines if len(line.split()) > 1}
-    solid = max((len(line) for line in lines if len(line.split()) == 1), default=0)
-    filled = sum(map(bool, lines))
-    for number, line in enumerate(lines, 1):
-        groups, size = line.split(), _block_size(line)
+    cut = [line.split() for line in lines]
+    sizes = {_block_size(groups) for groups in cut if len(groups) > 1}
+    solid = max((len(groups[0]) for groups in cut if len(groups) == 1), default=0)
+    filled = sum(map(bool, cut))
+    for number, (line, groups) in enumerate(zip(lines, cut, strict=True), 1):
         if len(groups) < 2:
             continue
+        size = _block_size(groups)
         if _overlap(groups):
             return [Finding(number, line, "looks like overlapping words; write the sequence once")]
         if molecule == "DNA" and not line.translate(None, _NUCLEOTIDES):
@@ -128,9 +135,9 @@ def _overlap(groups: list[bytes]) -> bool:
     return long and all(one[1:] == two[:-1] for one, two in pairs)
 
 
-def _block_size(line: bytes) -> int:
+def _block_size(groups: list[bytes]) -> int:
     """The size of the blocks that blanks divide a line into; 0 where they are of several sizes."""
-    *whole, last = map(len, line.split()) if line else [0]
+    *whole, last = map(len, groups)
     return whole[0] if len(set(whole)) == 1 and last <= whole[0] else 0
 
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from seqembed.models.families import Molecule
-from seqembed.notations import AMINO_ACIDS, is_three_letter_codes
+from seqembed.notations import AMINO_ACIDS, THREE_LETTERS, is_three_letter_codes
 from seqembed.records import Records
-from seqembed.suspicious_lines import Finding
+from seqembed.suspicious_lines import IS_WORD, Finding
 
 NUCLEOTIDES = b"ACGTUN"
 DNA_MIN_SHARE = 0.95
@@ -99,10 +99,7 @@ def _find_double_strands(records: Records) -> Iterator[tuple[int, Finding]]:
     """The records whose second line is the other strand of the first."""
     headers = np.searchsorted(records.line_begins, records.begins)
     for number in np.flatnonzero(np.append(headers[1:], len(records.line_begins)) - headers > 2):
-        one, two = (
-            records.block[records.line_begins[line] : records.line_ends[line]].strip().upper()
-            for line in (headers[number] + 1, headers[number] + 2)
-        )
+        one, two = (records.line(headers[number] + below).upper() for below in (1, 2))
         if len(one) >= _STRAND_MIN and one.translate(_COMPLEMENT) in (two, two[::-1]):
             what = "is the other strand of the line above it; write one strand"
             yield int(number), Finding(2, two, what)
@@ -131,7 +128,7 @@ def _find_words(records: Records) -> Iterator[tuple[int, Finding]]:
         residues = records.residues[number]
         rare = residues.translate(None, _USUAL)
         if b"O" in rare and len(rare) >= max(2, len(residues) / 5):
-            yield number, Finding(1, residues, "looks like a word, not residues")
+            yield number, Finding(1, residues, IS_WORD)
 
 
 def _candidates(records: Records, text: bytes) -> list[int]:
@@ -165,7 +162,7 @@ _IS_AMINO_ACID = np.array([byte in _AMINO_ACIDS for byte in range(256)])
 def _name_protein(residues: bytes) -> str | None:
     """What a sequence looks like, if not like a protein."""
     if is_three_letter_codes(residues):
-        return "looks like three-letter codes; write one letter a residue"
+        return THREE_LETTERS
     if not residues.translate(None, _STRUCTURE) and _has_runs(residues):
         return "looks like secondary structure, not residues; remove the record"
     if len(residues) >= _REDUCED_MIN and _is_reduced(residues):

@@ -8,14 +8,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 _PLAIN = re.compile(r"[\w.-]{1,60}", re.ASCII)
-_GPUS = ("gpu", "gpus", "ngpu", "ngpus", "num_gpus", "nvidia_gpu")
+# What a user may call the number of GPUs, which is Snakemake's resource `gpu`.
+OTHER_GPU_NAMES = ("gpus", "ngpu", "ngpus", "num_gpus", "nvidia_gpu")
 _CORES = ("cores", "cpus", "threads", "jobs")
 _SEQUENCES = ("input", "inputs", "file", "files", "sequences", "sequence", "proteins", "contigs")
 _RESULTS = ("output", "out", "outdir", "output_dir", "outfile", "results")
 
 # What a user may take for a key, in lower case.
 _ELSEWHERE = {
-    **dict.fromkeys(_GPUS, "The number of GPUs is Snakemake's own: write --resources gpu=2."),
+    **dict.fromkeys(
+        ("gpu", *OTHER_GPU_NAMES), "The number of GPUs is Snakemake's own: write --resources gpu=2."
+    ),
     **dict.fromkeys(_CORES, "This is Snakemake's own: write --cores 4."),
     **dict.fromkeys(_SEQUENCES, "The sequences are given as `fasta`."),
     **dict.fromkeys(

@@ -9,7 +9,8 @@ from typing import cast
 
 from seqembed.errors import IndexFormatError, ModelError
 from seqembed.fasta import digest_all, read_batches
-from seqembed.index import read_file_counts, read_lengths_and_digests, read_names
+from seqembed.index import read_lengths_and_digests, read_names
+from seqembed.input_files import read_file_counts, reads_without_gaps
 from seqembed.models.prepared import read_prepared, sha256_of
 from seqembed.models.source import list_weight_files
 from seqembed.parquet import read_metadata
@@ -27,14 +28,14 @@ def check_fasta(index: Path) -> list[str]:
     Raises IndexFormatError where one holds other ids or sequences today, FastaError where it holds
     what is no FASTA.
     """
-    metadata, missing = read_metadata(index, "index"), []
-    style = cast(IdStyle | None, metadata.get("ids"))
+    missing, without_gaps = [], reads_without_gaps(index)
+    style = cast(IdStyle | None, read_metadata(index, "index").get("ids"))
     ids = SequenceIds(style) if style else None
     rows = _read_index(index)
     for path, count in read_file_counts(index):
         indexed = islice(rows, count)
         if path.exists():
-            found = _read_file(path, ids, without_gaps=metadata.get("gaps") == "remove")
+            found = _read_file(path, ids, without_gaps=without_gaps)
             _compare(index, path, indexed, found)
         else:
             missing.append(str(path))

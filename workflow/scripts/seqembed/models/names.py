@@ -7,14 +7,14 @@ import os
 import re
 from collections.abc import Mapping
 
+from seqembed.errors import shorten
 from seqembed.models.known import KNOWN
-from seqembed.paths import expand
+from seqembed.paths import as_name, expand
 
 _HUB = ("https://huggingface.co/", "http://huggingface.co/", "https://hf.co/", "huggingface.co/")
 _BY_REPOSITORY = {model.repository: model.name for model in KNOWN.values()}
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 _PLAIN_PATH = re.compile(r"[\w./~$+@%-]+")
-_SHOWN_CHARACTERS = 60
 _READ = "ESM-2, DNABERT-S or DNABERT-2"
 
 # Families that biologists ask for and that no encoder here reads, by a part of their names.
@@ -67,7 +67,9 @@ def get_model_source(name: str, models: Mapping[str, str]) -> str:
 
 def explain_model(place: str, model: str, models: Mapping[str, str]) -> str:
     """Say what to write where `model`, which stands at `place`, is neither known nor given."""
-    beginning = f"{place} is {_shown(model)}, which is no known name and does not stand under"
+    beginning = (
+        f"{place} is {shorten(repr(model))}, which is no known name and does not stand under"
+    )
     known = f"Known: {', '.join(KNOWN)}."
     if family := _unread_family(model):
         return (
@@ -93,7 +95,7 @@ def explain_missing_source(name: str, source: str) -> str:
 
 def _advise(model: str) -> str:
     """The lines to write, after --config and in a file, of a folder that may need a download."""
-    name = re.sub(r"[^A-Za-z0-9._-]", "_", model.rpartition("/")[2]).lstrip("._-") or "my_model"
+    name = as_name(model.rpartition("/")[2]) or "my_model"
     source = model if "/" in model and model.isprintable() else "/path/to/its_folder_or_file.pt"
     action = "Of another model give the folder or .pt file under `models:`"
     if _REPOSITORY.fullmatch(model):
@@ -120,8 +122,3 @@ def _unread_family(text: str) -> str | None:
     name = text.rpartition("/")[2].lower()
     found = (family for family, pattern in _UNREAD.items() if re.search(pattern, name))
     return next(found, None)
-
-
-def _shown(model: str) -> str:
-    text = repr(model)
-    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,34 +121,51 @@ def _plan(checkpoint: Checkpoint, layer: int) -> tuple[State, dict[str, Weight],
     # Whoever has changed layers lacks plain ones: what was done to them comes first.
     refuse_changes(plain_names(checkpoint.state))
     refuse_other_models(checkpoint.state)
-    if isinstance(architecture, Esm2Architecture):
-        return _plan_esm2(checkpoint.state, architecture, layer)
-    return _plan_dnabert(checkpoint.state, architecture, layer)
-
-
-def _plan_esm2(
-    tensors: State, architecture: Esm2Architecture, layer: int
-) -> tuple[State, dict[str, Weight], dict[str, Tensor]]:
-    names = find_encoder(tensors, esm2_weights.PREFIXES, esm2_weights.EMBEDDINGS)
+    layout = _LAYOUTS[type(architecture)]
+    names = find_encoder(checkpoint.state, layout.prefixes, layout.embeddings)
     state = names.encoder
-    weights = esm2_weights.esm2_weights(architecture, architecture.layers, state)
-    buffers = esm2_weights.esm2_buffers(architecture, state)
+    weights = layout.weights(architecture, architecture.layers, state)
+    buffers = layout.buffers(architecture, state)
     check_weights(state, weights)
-    used = _used(weights) | set(esm2_weights.rotary_names(state))
-    refuse_unknown(names, used, ESM2_UNUSED)
-    return state, esm2_weights.esm2_weights(architecture, layer, state), buffers
+    refuse_unknown(names, _used(weights) | set(layout.buffer_names(state)), layout.unused)
+    return state, layout.weights(architecture, layer, state), buffers
 
 
-def _plan_dnabert(
-    tensors: State, architecture: DnabertArchitecture, layer: int
-) -> tuple[State, dict[str, Weight], dict[str, Tensor]]:
-    names = find_encoder(tensors, dnabert_s_weights.PREFIXES, dnabert_s_weights.EMBEDDINGS)
-    state = names.encoder
-    weights = dnabert_s_weights.dnabert_weights(architecture, architecture.layers, state)
-    check_weights(state, weights)
-    refuse_unknown(names, _used(weights), DNABERT_UNUSED)
+@dataclass(frozen=True, kw_only=True)
+class _Layout:
+    """How checkpoints of a family are laid out.
+
+    weights: what the encoder up to a layer is made of; buffers: its buffers that a checkpoint
+    holds; buffer_names: the tensors these are read from; unused: matches what else may be there.
+    """
+
+    prefixes: tuple[str, ...]
+    embeddings: tuple[str, ...]
+    weights: Callable[[Any, int, State], dict[str, Weight]]
+    buffers: Callable[[Any, State], dict[str, Tensor]]
+    buffer_names: Callable[[State], list[str]]
+    unused: re.Pattern[str]
+
+
+_LAYOUTS: dict[type[Architecture], _Layout] = {
+    Esm2Architecture: _Layout(
+        prefixes=esm2_weights.PREFIXES,
+        embeddings=esm2_weights.EMBEDDINGS,
+        weights=esm2_weights.esm2_weights,
+        buffers=esm2_weights.esm2_buffers,
+        buffer_names=esm2_weights.rotary_names,
+        unused=ESM2_UNUSED,
+    ),
     # ALiBi's slopes are in no checkpoint.
-    return state, dnabert_s_weights.dnabert_weights(architecture, layer, state), {}
+    DnabertArchitecture: _Layout(
+        prefixes=dnabert_s_weights.PREFIXES,
+        embeddings=dnabert_s_weights.EMBEDDINGS,
+        weights=dnabert_s_weights.dnabert_weights,
+        buffers=lambda architecture, state: {},
+        buffer_names=lambda state: [],
+        unused=DNABERT_UNUSED,
+    ),
+}
 
 
 def _used(weights: dict[str, Weight]) -> set[str]:
