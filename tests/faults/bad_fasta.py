@@ -309,6 +309,11 @@ BAD_FASTA = {
         "a.fasta, line 3: a carriage return within a line, as old Macintosh files have it; "
         "convert the line ends to LF or CRLF",
     ),
+    "a carriage return and a blank at the end of a header": _bad(
+        b">a\nMKV\n>b\r \nMKV\n",
+        "a.fasta, line 3: a carriage return within a line, as old Macintosh files have it; "
+        "convert the line ends to LF or CRLF",
+    ),
     "files joined without a line break": _bad(
         b">a\nMKV>b about\nLLL\n",
         "a.fasta, line 2, record 'a': `>` within a line of the sequence; a header begins a "

@@ -255,11 +255,11 @@ def _find_odd_lines(
 ) -> list[int]:
     """The records with blanks or gaps in their lines, or carriage returns within them."""
     kinds = letters[passed]
+    returns = passed[kinds == _RETURN]
     in_headers = int((np.searchsorted(passed, ends) - np.searchsorted(passed, begins)).sum())
     # Most blocks have none but line breaks and those of headers.
-    if in_headers + np.count_nonzero(kinds == _LINE_FEED) == len(passed):
+    if not len(returns) and in_headers + np.count_nonzero(kinds == _LINE_FEED) == len(passed):
         return []
-    returns = passed[kinds == _RETURN]
     # The last byte of the block may be one.
     following = letters[np.minimum(returns + 1, len(letters) - 1)]
     lone = returns[(following != _LINE_FEED) & (following != _RETURN)]
