@@ -34,7 +34,7 @@ POLL_SECONDS = 0.02
 
 _STATS = re.compile(r"^([a-z_]+) +([0-9]+)$", re.MULTILINE)
 _EMBEDDED = re.compile(
-    r"^embed_shard.* are in (\S+): ([0-9,]+) computed.*, ([0-9,]+) finished before$", re.MULTILINE
+    r" are in (\S+): ([0-9,]+) computed.*, ([0-9,]+) finished before$", re.MULTILINE
 )
 
 
@@ -70,8 +70,16 @@ class Outcome:
     @property
     def embedded(self) -> dict[str, tuple[int, int]]:
         """Of each shard that was written: how many sequences were computed, and taken over."""
-        found = _EMBEDDED.findall(self.text)
+        found = _EMBEDDED.findall("\n".join(self.said_by("embed_shard")))
         return {path: (_number(new), _number(old)) for path, new, old in found}
+
+    def said_by(self, program: str) -> list[str]:
+        """The lines of one of our programs on the terminal, without its name.
+
+        They do not all begin a line there: Snakemake writes a message and the end of its line
+        apart, and another process may write between the two.
+        """
+        return re.findall(rf"\b{program}(?: [^:\n]*)?: (.+)$", self.text, re.MULTILINE)
 
     @property
     def computed(self) -> int:

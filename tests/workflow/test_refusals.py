@@ -31,14 +31,13 @@ def outcome(open_place, model, tmp_path_factory):
 
 
 def test_an_id_that_is_used_twice_is_named_with_both_places(outcome):
-    lines = outcome.text.splitlines()
-    (line,) = [line for line in lines if line.startswith("index: ") and "already used" in line]
+    (line,) = [line for line in outcome.said_by("index") if "already used" in line]
     for part in ("b.faa", "line 3", "'p3'", "a.faa, line 7", "`ids: file:header`"):
         assert part in line
 
 
 def test_sequences_that_are_too_long_are_counted_and_the_key_is_named(outcome):
-    (line,) = [line for line in outcome.text.splitlines() if line.startswith("split: ")]
+    (line,) = outcome.said_by("split")
     for part in ("2 of 9 sequences", "1,022 residues", "long147", "long_sequences: window"):
         assert part in line
 
