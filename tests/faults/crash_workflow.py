@@ -95,14 +95,14 @@ class WorkflowScene:
             if outcome.code == 0:
                 self._compare(place)
                 return ERROR if followed else SAME
-            self.tell("again:", *errors(outcome.text))
+            self.tell("again:", *errors(outcome))
             followed += self._follow(place, outcome)
         raise Judged("failed", outcome.text[-1500:])
 
     def _follow(self, place: Place, outcome: Outcome) -> int:
         if "Traceback" in outcome.text or "bug in seqembed" in outcome.text:
             raise Judged("traceback", outcome.text[-3000:])
-        for line in errors(outcome.text):
+        for line in errors(outcome):
             if target := advised(place.folder, line):
                 self.tell("removed", target.relative_to(place.folder))
                 remove(target)
@@ -133,10 +133,9 @@ def run_to_end(place: Place) -> Outcome:
     return Outcome(driver.returncode, text)
 
 
-def errors(text: str) -> list[str]:
+def errors(outcome: Outcome) -> list[str]:
     """What our programs said of their failure, each once."""
-    names = "index|split|embed_shard work [0-9]|merge|prepare_model"
-    lines = re.findall(rf"^(?:{names}): .*$", text, re.MULTILINE)
+    lines = outcome.said_by("index", "split", "embed_shard", "merge", "prepare_model")
     told = r" (are|is) in | left out: |finished before$|have no embedding$|distinct\), "
     return sorted({line for line in lines if not re.search(told, line)})
 
@@ -179,7 +178,7 @@ def _end(driver: Driver, scene: WorkflowScene) -> None:
         driver.wait_for_end(seconds=15)
     except (subprocess.TimeoutExpired, AssertionError) as error:
         raise Judged("hang", str(error)) from error
-    scene.tell(f"exit code {driver.returncode}:", *errors(text))
+    scene.tell(f"exit code {driver.returncode}:", *errors(Outcome(driver.returncode, text)))
     if "bug in seqembed" in text:
         raise Judged("traceback", text[-3000:])
 

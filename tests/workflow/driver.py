@@ -34,7 +34,7 @@ POLL_SECONDS = 0.02
 
 _STATS = re.compile(r"^([a-z_]+) +([0-9]+)$", re.MULTILINE)
 _EMBEDDED = re.compile(
-    r" are in (\S+): ([0-9,]+) computed.*, ([0-9,]+) finished before$", re.MULTILINE
+    r"^embed_shard.* are in (\S+): ([0-9,]+) computed.*, ([0-9,]+) finished before$", re.MULTILINE
 )
 
 
@@ -73,13 +73,14 @@ class Outcome:
         found = _EMBEDDED.findall("\n".join(self.said_by("embed_shard")))
         return {path: (_number(new), _number(old)) for path, new, old in found}
 
-    def said_by(self, program: str) -> list[str]:
-        """The lines of one of our programs on the terminal, without its name.
+    def said_by(self, *programs: str) -> list[str]:
+        """The lines of these of our programs on the terminal, each from the program's name on.
 
         They do not all begin a line there: Snakemake writes a message and the end of its line
         apart, and another process may write between the two.
         """
-        return re.findall(rf"\b{program}(?: [^:\n]*)?: (.+)$", self.text, re.MULTILINE)
+        begin = rf"\b(?:{'|'.join(programs)})(?: \S+ [0-9]+)?: "
+        return re.findall(rf"{begin}.+$", self.text, re.MULTILINE)
 
     @property
     def computed(self) -> int:
