@@ -59,8 +59,8 @@ def write_shards(folder: Path, count: int) -> None:
     """An index, and `count` rows in shards that its sequences are spread over at random."""
     import numpy as np
 
-    from seqembed.index import read_lengths_and_digests, write_index
-    from seqembed.row_pool import first_rows
+    from seqembed.index.table import read_lengths_and_digests, write_index
+    from seqembed.results.rows import first_rows
 
     write_fasta(folder, count)
     index = folder / "merge.parquet"
@@ -76,7 +76,7 @@ def write_shards(folder: Path, count: int) -> None:
 
 def write_shard(folder: Path, rank: int, world_size: int, lengths: Any, digests: Any) -> None:
     """Random rows for (n,) lengths and (n, 16) digests."""
-    from seqembed.shard_writer import write_embeddings
+    from seqembed.results.writer import write_embeddings
 
     attributes = {"kind": "shard", "rank": rank, "world_size": world_size}
     write_embeddings(
@@ -93,8 +93,8 @@ def slabs(rank: int, lengths: Any, digests: Any) -> Iterator[Any]:
     """Random rows of one shard for its (n,) lengths and (n, 16) digests."""
     import numpy as np
 
-    from seqembed.shard_writer import Slab
-    from seqembed.shards import slab_bounds
+    from seqembed.results.reader import slab_bounds
+    from seqembed.results.writer import Slab
 
     choice = np.random.default_rng([SEED, rank])
     for start, stop in slab_bounds(len(lengths), WIDTH):
@@ -108,7 +108,7 @@ def slabs(rank: int, lengths: Any, digests: Any) -> Iterator[Any]:
 
 
 def start_index(folder: Path) -> Callable[[], object]:
-    from seqembed.index import write_index
+    from seqembed.index.table import write_index
 
     return lambda: write_index([folder / "input.fasta"], folder / "index.parquet")
 
@@ -120,7 +120,7 @@ def start_pyfastx(folder: Path) -> Callable[[], object]:
 
 
 def start_merge(folder: Path) -> Callable[[], object]:
-    from seqembed.merge import merge
+    from seqembed.results.merge import merge
 
     logger, index, output = logging.getLogger(), folder / "merge.parquet", folder / "embeddings.h5"
     return lambda: merge(index, shard_paths(folder), output, logger)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from seqembed.fasta import read_records
+from seqembed.fasta.reader import read_records
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 STAGES = ("prepare_model", "index", "split", "embed_shard", "merge")

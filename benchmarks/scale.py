@@ -30,7 +30,7 @@ HEADER = (
 
 
 def run_split(folder: Path, shards: int) -> Callable[[], object]:
-    from seqembed.split import split_index
+    from seqembed.index.split import split_index
 
     paths = [folder / f"index/shard_{rank}.parquet" for rank in range(shards)]
     return lambda: split_index(folder / "index.parquet", paths)
@@ -44,7 +44,7 @@ def make_shard(folder: Path, rank: int, shards: int) -> None:
     """Random rows for the sequences that the split gave to this rank, in input order."""
     import numpy as np
 
-    from seqembed.index import read_shard_index
+    from seqembed.index.table import read_shard_index
 
     part = read_shard_index(folder / f"index/shard_{rank}.parquet")
     order = np.argsort(part.rows)
@@ -52,7 +52,7 @@ def make_shard(folder: Path, rank: int, shards: int) -> None:
 
 
 def run_merge(folder: Path, shards: int) -> Callable[[], object]:
-    from seqembed.merge import merge
+    from seqembed.results.merge import merge
 
     paths = [folder / f"shards/shard_{rank}.h5" for rank in range(shards)]
     output, logger = folder / "embeddings.h5", logging.getLogger()

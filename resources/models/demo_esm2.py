@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from seqembed.models.architecture import Esm2Architecture
-from seqembed.models.attention import Packing
-from seqembed.models.esm2 import Esm2, Esm2Layer
-from seqembed.models.esm2_weights import HUGGING_FACE
-from seqembed.models.tokenization import ESM2_ALPHABET as ALPHABET
-from seqembed.models.tokenization import Esm2Tokenizer
-from seqembed.models.weights import build_model, read_checkpoint
+from seqembed.models.encoders.attention import Packing
+from seqembed.models.encoders.esm2 import Esm2, Esm2Layer
+from seqembed.models.encoders.tokenization import ESM2_ALPHABET as ALPHABET
+from seqembed.models.encoders.tokenization import Esm2Tokenizer
+from seqembed.models.weights.build import build_model, read_checkpoint
+from seqembed.models.weights.esm2 import HUGGING_FACE
 
 ARCHITECTURE = Esm2Architecture(
     layers=6, width=128, heads=8, ffn_width=512, token_dropout=False, layer_norm_eps=1e-5

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from seqembed.compression import zstd
+from seqembed.fasta.compression import zstd
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,9 +33,9 @@ from fuzz_mutations import cut, mutate, wrap  # noqa: E402
 from fuzz_oracle import LETTERS, Row, Truth, read_truth  # noqa: E402
 
 from seqembed import fasta, index, residues, split  # noqa: E402
+from seqembed.checks.residues import ResidueCheck  # noqa: E402
 from seqembed.errors import FastaError, ResidueError, SeqembedError  # noqa: E402
-from seqembed.models.tokenization import BpeTokenizer, Esm2Tokenizer  # noqa: E402
-from seqembed.residues import ResidueCheck  # noqa: E402
+from seqembed.models.encoders.tokenization import BpeTokenizer, Esm2Tokenizer  # noqa: E402
 
 SOURCES = [
     ROOT / "resources/example/proteins.fasta",

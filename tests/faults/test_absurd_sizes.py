@@ -19,7 +19,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from seqembed.index import read_excluded, read_names, read_shard_index
+from seqembed.index.table import read_excluded, read_names, read_shard_index
 
 TESTS = Path(__file__).parents[1]
 SCRIPTS = TESTS.parent / "workflow/scripts"

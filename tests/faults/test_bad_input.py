@@ -14,9 +14,9 @@ import pytest
 from bad_configuration import BAD_CONFIGURATIONS, BAD_FILES
 from bad_fasta import BAD_FASTA, BadFasta
 
-from seqembed.configuration import complete, get_datasets
-from seqembed.configuration_file import check_yaml
 from seqembed.errors import ConfigError
+from seqembed.settings.schema import complete, get_datasets
+from seqembed.settings.yaml_file import check_yaml
 
 TESTS = Path(__file__).parents[1]
 SCRIPTS = TESTS.parent / "workflow/scripts"

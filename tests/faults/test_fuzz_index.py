@@ -8,17 +8,9 @@ from pathlib import Path
 import pytest
 from fuzz_index import SOURCES, describe, fuzz, read_sources
 
-from seqembed import (
-    compression,
-    fasta,
-    index,
-    other_than_residues,
-    record_faults,
-    records,
-    residues,
-    sequence_ids,
-    split,
-)
+from seqembed.checks import file_check, residues
+from seqembed.fasta import compression, reader, record_faults, records
+from seqembed.index import sequence_ids, split, table
 
 SAMPLE = 800
 
@@ -26,9 +18,9 @@ SAMPLE = 800
 @pytest.fixture(autouse=True)
 def settings(monkeypatch):
     """What the cases set is taken back after the test."""
-    monkeypatch.setattr(residues, "read_batches", fasta.read_batches)
-    monkeypatch.setattr(split, "read_batches", fasta.read_batches)
-    monkeypatch.setattr(index, "INDEX_BATCH_ROWS", index.INDEX_BATCH_ROWS)
+    monkeypatch.setattr(residues, "read_batches", reader.read_batches)
+    monkeypatch.setattr(split, "read_batches", reader.read_batches)
+    monkeypatch.setattr(table, "INDEX_BATCH_ROWS", table.INDEX_BATCH_ROWS)
 
 
 def run(folder: Path, count: int = SAMPLE) -> tuple[dict[str, int], list[str], int]:
@@ -56,8 +48,8 @@ def test_every_case_is_indexed_or_refused_as_the_oracle_says(tmp_path):
         (compression, "_refuse_cut_bgzip", lambda plain, path: plain.seek(0)),
         (records, "_find_odd_lines", lambda *arguments: []),
         (records, "_has_stop", lambda plain, first, last: last < 0),
-        (other_than_residues, "find_impossible", lambda *arguments: None),
-        (fasta, "_blank_comments", lambda block: block),
+        (file_check, "find_impossible", lambda *arguments: None),
+        (reader, "_blank_comments", lambda block: block),
         (sequence_ids.SequenceIds, "_refuse_used", lambda *arguments: None),
     ],
 )

@@ -11,12 +11,12 @@ import pytest
 from odd_fasta import ODD_FASTA, Odd
 from real_layouts import LAYOUTS, Layout
 
-from seqembed.compression import zstd
+from seqembed.checks.residues import ResidueCheck
 from seqembed.errors import FastaError, ResidueError
-from seqembed.fasta import read_batches
-from seqembed.index import read_names, write_index
-from seqembed.models.tokenization import ESM2_LETTERS, BpeTokenizer
-from seqembed.residues import ResidueCheck
+from seqembed.fasta.compression import zstd
+from seqembed.fasta.reader import read_batches
+from seqembed.index.table import read_names, write_index
+from seqembed.models.encoders.tokenization import ESM2_LETTERS, BpeTokenizer
 
 TOKENIZER = Path(__file__).parents[1] / "data/dnabert_s/tokenizer.json"
 LETTERS = {"protein": ESM2_LETTERS, "DNA": BpeTokenizer(TOKENIZER).letters}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from seqembed.environment import EnvConfig
-from seqembed.models.attention import (
+from seqembed.models.encoders.attention import (
     Packing,
     alibi_slopes,
     alibi_table,
@@ -12,7 +12,7 @@ from seqembed.models.attention import (
     attend_per_sequence,
     attend_varlen,
 )
-from seqembed.precision import should_use_fp16
+from seqembed.settings.precision import should_use_fp16
 
 HEADS = 12
 LENGTHS = [1024, 300, 300, 300, 128, 17, 300, 17, 2, 1]

@@ -9,11 +9,11 @@ import time
 import pytest
 import torch
 
-from seqembed.devices import lease_device, lease_gpu
 from seqembed.environment import EnvConfig
 from seqembed.errors import InterruptedRun
-from seqembed.gpus import choose_candidates, find_gpus
-from seqembed.precision import resolve_precision, should_use_fp16
+from seqembed.machine.devices import lease_device, lease_gpu
+from seqembed.machine.gpus import choose_candidates, find_gpus
+from seqembed.settings.precision import resolve_precision, should_use_fp16
 
 LOGGER = logging.getLogger("test_devices_gpu")
 DEVICE = torch.device("cuda")

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from seqembed.batches import RawBatch, VarlenCollator
-from seqembed.inference import AsyncInferenceRunner, Outputs
-from seqembed.long_sequences import LengthPolicy
+from seqembed.inference.batches import RawBatch, VarlenCollator
+from seqembed.inference.runner import AsyncInferenceRunner, Outputs
+from seqembed.inference.trials import Trials
 from seqembed.models.architecture import DnabertArchitecture, Esm2Architecture
-from seqembed.models.dnabert_s import DnabertS
-from seqembed.models.esm2 import Esm2
-from seqembed.models.tokenization import Esm2Tokenizer
-from seqembed.trials import Trials
+from seqembed.models.encoders.dnabert_s import DnabertS
+from seqembed.models.encoders.esm2 import Esm2
+from seqembed.models.encoders.tokenization import Esm2Tokenizer
+from seqembed.settings.lengths import LengthPolicy
 
 CPU = torch.device("cpu")
 WINDOW = LengthPolicy(long_sequences="window", max_length=400)

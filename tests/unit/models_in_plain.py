@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqembed.models.attention import Packing
-from seqembed.models.encoder import Encoder
-from seqembed.models.tokenization import BpeTokenizer, Esm2Tokenizer, Tokenizer
+from seqembed.models.encoders.attention import Packing
+from seqembed.models.encoders.encoder import Encoder
+from seqembed.models.encoders.tokenization import BpeTokenizer, Esm2Tokenizer, Tokenizer
 
 DNABERT_FILES = Path(__file__).parents[1] / "data" / "dnabert_s"
 # t6, t12, t30, t33: with all their layers and longer sequences only on demand, which takes minutes.

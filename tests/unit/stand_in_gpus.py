@@ -7,9 +7,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from seqembed.devices import lease_device
 from seqembed.environment import EnvConfig
-from seqembed.gpus import Gpu, find_gpus
+from seqembed.machine.devices import lease_device
+from seqembed.machine.gpus import Gpu, find_gpus
 
 LOGGER = logging.getLogger("stand_in_gpus")
 # As driver 550 prints it, tabs and blanks included.

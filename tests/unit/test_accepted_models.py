@@ -25,12 +25,12 @@ from torch import Tensor
 
 from seqembed.errors import ModelError
 from seqembed.models.architecture import Esm2Architecture
-from seqembed.models.encoder import Encoder
-from seqembed.models.fair_esm import KNOWN_HEADS
+from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.prepare import load_prepared, prepare_model
 from seqembed.models.prepared import read_prepared
-from seqembed.models.tensors import Stored
-from seqembed.models.weights import Checkpoint, build_model, check_checkpoint, read_checkpoint
+from seqembed.models.weights.build import Checkpoint, build_model, check_checkpoint, read_checkpoint
+from seqembed.models.weights.fair_esm import KNOWN_HEADS
+from seqembed.models.weights.tensors import Stored
 
 BUNDLED = Path(__file__).parents[1] / "data/esm2_random"
 LOGGER = logging.getLogger("seqembed.tests")

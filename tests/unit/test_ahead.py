@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqembed.ahead import ahead
+from seqembed.results.ahead import ahead
 
 
 @given(st.lists(st.integers() | st.none(), max_size=9))

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from worker_runs import SEQUENCES, Project, make_project, make_sequences
 
-from seqembed import shards
-from seqembed.assembly import adopt_index, assemble_shard
-from seqembed.blocks import list_blocks, read_block, write_block, write_next_block
-from seqembed.checkpoints import CheckpointManifest, read_manifest, write_manifest
+from seqembed.checkpoints.blocks import list_blocks, read_block, write_block, write_next_block
+from seqembed.checkpoints.manifest import CheckpointManifest, read_manifest, write_manifest
+from seqembed.checkpoints.shard import adopt_index, assemble_shard
+from seqembed.checkpoints.token_rows import ResidueSpool
 from seqembed.errors import CheckpointError, IndexFormatError, ShardError
-from seqembed.index import read_shard_index
-from seqembed.residue_files import ResidueSpool
-from seqembed.seal import verify_seal
-from seqembed.shards import open_embeddings
+from seqembed.index.table import read_shard_index
+from seqembed.results import reader as shards
+from seqembed.results.reader import open_embeddings
+from seqembed.results.seal import verify_seal
 
 RECIPE: dict[str, str | int] = {
     "precision": "fp32",

@@ -17,7 +17,7 @@ from models_in_plain import (
 from torch import Tensor, nn
 
 from seqembed.models.architecture import DnabertArchitecture, Esm2Architecture
-from seqembed.models.attention import (
+from seqembed.models.encoders.attention import (
     BY_LENGTH,
     CHUNK,
     PER_SEQUENCE,
@@ -30,9 +30,9 @@ from seqembed.models.attention import (
     attend_varlen,
     choose_attention,
 )
-from seqembed.models.dnabert_s import DnabertS
-from seqembed.models.encoder import Encoder
-from seqembed.models.esm2 import Esm2
+from seqembed.models.encoders.dnabert_s import DnabertS
+from seqembed.models.encoders.encoder import Encoder
+from seqembed.models.encoders.esm2 import Esm2
 
 HEADS, HEAD_DIM = 12, 16
 # Equal lengths beside each other and apart, and the edges of chunks.

@@ -15,8 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from worker_runs import make_project, make_sequences
 
-from seqembed import split
-from seqembed.batches import (
+from seqembed.errors import IndexFormatError
+from seqembed.index import split
+from seqembed.index.table import read_name, read_shard_index
+from seqembed.inference.batches import (
     MIN_BATCH_TOKENS,
     IndexBasedDataset,
     RawBatch,
@@ -26,10 +28,8 @@ from seqembed.batches import (
     plan_batches,
     plan_passes,
 )
-from seqembed.errors import IndexFormatError
-from seqembed.index import read_name, read_shard_index
-from seqembed.long_sequences import LengthPolicy
-from seqembed.models.tokenization import ESM2_ALPHABET, Esm2Tokenizer
+from seqembed.models.encoders.tokenization import ESM2_ALPHABET, Esm2Tokenizer
+from seqembed.settings.lengths import LengthPolicy
 
 CPU = torch.device("cpu")
 BOS, EOS = ESM2_ALPHABET.index("<cls>"), ESM2_ALPHABET.index("<eos>")

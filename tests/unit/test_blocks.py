@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seqembed.blocks import (
+from seqembed.checkpoints.blocks import (
     Block,
     list_blocks,
     map_rows,
@@ -103,7 +103,7 @@ def test_numbers_go_on_after_the_last_block(tmp_path):
 
 def test_a_number_that_another_worker_took_is_passed_over(tmp_path, monkeypatch):
     # As if the other one had written after this one looked.
-    monkeypatch.setattr("seqembed.blocks._next_number", lambda folder: 0)
+    monkeypatch.setattr("seqembed.checkpoints.blocks._next_number", lambda folder: 0)
     first, second = write_next(tmp_path, 2, 5), write_next(tmp_path, 3, 5)
     assert second.name == "batch_00001.safetensors"
     assert (len(read_block(first).rows), len(read_block(second).rows)) == (2, 3)

@@ -14,10 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seqembed import checkpoint_writer
-from seqembed.blocks import Block, list_blocks, read_block, write_block, write_next_block
-from seqembed.checkpoint_writer import CheckpointWriter
-from seqembed.checkpoints import (
+from seqembed.checkpoints.blocks import (
+    Block,
+    list_blocks,
+    read_block,
+    write_block,
+    write_next_block,
+)
+from seqembed.checkpoints.manifest import (
     CheckpointManifest,
     clear,
     name_other_folders,
@@ -26,10 +30,12 @@ from seqembed.checkpoints import (
     sweep,
     write_manifest,
 )
+from seqembed.checkpoints.token_rows import ResidueSpool
 from seqembed.errors import CheckpointError
 from seqembed.flags import FP32_RETRY
-from seqembed.inference import BatchRows
-from seqembed.residue_files import ResidueSpool
+from seqembed.inference.runner import BatchRows
+from seqembed.worker import writer as checkpoint_writer
+from seqembed.worker.writer import CheckpointWriter
 
 LOGGER = logging.getLogger("seqembed.tests")
 MANIFEST = CheckpointManifest(

@@ -134,7 +134,7 @@ PROGRAM = """
 import argparse, os, sys, time
 from pathlib import Path
 from seqembed import command_line
-from seqembed.files import published
+from seqembed.storage.publish import published
 
 def step(arguments, logger):
     with published(Path("out/result.bin")) as temporary:

@@ -14,18 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from seqembed.configuration import (
+from seqembed.errors import ConfigError
+from seqembed.models.known import KNOWN
+from seqembed.models.names import get_model_source
+from seqembed.settings.request import Request
+from seqembed.settings.schema import (
     Dataset,
     complete,
     describe_empty,
     get_datasets,
     load_schema,
 )
-from seqembed.configuration_file import check_yaml
-from seqembed.errors import ConfigError
-from seqembed.models.known import KNOWN
-from seqembed.models.names import get_model_source
-from seqembed.request import Request
+from seqembed.settings.yaml_file import check_yaml
 
 ROOT = Path(__file__).parents[2]
 DEFAULTS = {

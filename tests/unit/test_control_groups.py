@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from worker_runs import SCRIPTS, make_project, make_sequences
 
-from seqembed.control_groups import GROUPS, OWN_GROUPS, count_oom_kills
+from seqembed.machine.control_groups import GROUPS, OWN_GROUPS, count_oom_kills
 
 V1 = "oom_kill_disable 0\nunder_oom 0\noom_kill {}\n"
 V2 = "low 0\nhigh 0\nmax 12\noom 4\noom_kill {}\noom_group_kill 0\n"
@@ -76,7 +76,7 @@ def group(request) -> Iterator[Path]:
 PROGRAM = """
 import os, sys
 open(sys.argv[1] + "/cgroup.procs", "w").write(str(os.getpid()))
-from seqembed.control_groups import count_oom_kills
+from seqembed.machine.control_groups import count_oom_kills
 before = count_oom_kills()
 child = os.fork()
 if not child:

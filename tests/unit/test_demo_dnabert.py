@@ -16,11 +16,11 @@ import train_demo
 from models_in_plain import assert_close, embed_layers, encode, plain_dnabert
 from safetensors.torch import load_file
 
-from seqembed.fasta import read_records
-from seqembed.models.dnabert_s import DnabertS
+from seqembed.fasta.reader import read_records
+from seqembed.models.encoders.dnabert_s import DnabertS
+from seqembed.models.encoders.tokenization import BpeTokenizer
 from seqembed.models.prepare import load_prepared, prepare_model
-from seqembed.models.tokenization import BpeTokenizer
-from seqembed.models.weights import build_model, read_checkpoint
+from seqembed.models.weights.build import build_model, read_checkpoint
 
 ROOT = Path(__file__).parents[2]
 CONTIGS = ROOT / "resources/example/contigs.fasta"

@@ -16,8 +16,8 @@ import train_demo
 from torch.nn.functional import cross_entropy
 from transformers import EsmForMaskedLM
 
-from seqembed.fasta import read_records
-from seqembed.models.weights import build_model, read_checkpoint
+from seqembed.fasta.reader import read_records
+from seqembed.models.weights.build import build_model, read_checkpoint
 
 ROOT = Path(__file__).parents[2]
 PROTEINS = ROOT / "resources/example/proteins.fasta"

@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 from stand_in_gpus import LOGGER, UNKNOWN_UUID, Machine
 
-from seqembed import devices
-from seqembed.devices import lease_gpu
 from seqembed.errors import DeviceError, InterruptedRun
-from seqembed.gpus import Gpu, choose_candidates
+from seqembed.machine import devices
+from seqembed.machine.devices import lease_gpu
+from seqembed.machine.gpus import Gpu, choose_candidates
 
 MIGS = [f"MIG-{number}c2d3e4f-0000-1111-2222-333344445555" for number in range(3)]
 SPAWN = multiprocessing.get_context("spawn")

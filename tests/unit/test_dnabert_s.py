@@ -24,8 +24,8 @@ from models_in_plain import (
 from safetensors.torch import load_file, save_file
 
 from seqembed.errors import ModelError
-from seqembed.models.dnabert_s import DnabertS
-from seqembed.models.weights import build_model, check_checkpoint, read_checkpoint
+from seqembed.models.encoders.dnabert_s import DnabertS
+from seqembed.models.weights.build import build_model, check_checkpoint, read_checkpoint
 
 SMALL = (3, 48, 12, 80)  # layers, width, heads, ffn_width
 # All of DNABERT-S's own 12 layers, and longer sequences, only on demand: minutes.

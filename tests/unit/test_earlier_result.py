@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from seqembed.earlier_result import refuse_to_replace
 from seqembed.errors import ConfigError
-from seqembed.index import write_index
+from seqembed.index.table import write_index
+from seqembed.rules.earlier_result import refuse_to_replace
 
 INDEX = Path("results/my/index.parquet")
 

@@ -66,6 +66,7 @@ def test_a_scheduler_numbers_its_jobs(name):
 
 
 def test_neither_this_nor_devices_imports_torch():
-    program = "import sys, seqembed.environment, seqembed.devices; sys.exit('torch' in sys.modules)"
+    imports = "import sys, seqembed.environment, seqembed.machine.devices"
+    program = f"{imports}; sys.exit('torch' in sys.modules)"
     search_path = {"PYTHONPATH": ":".join(sys.path)}
     subprocess.run([sys.executable, "-c", program], env=search_path, check=True)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqembed.errors import FastaError
-from seqembed.fasta import digest, find_fasta_files, read_records
+from seqembed.fasta.reader import digest, find_fasta_files, read_records
 
 
 def _write(folder: Path, content: bytes, name: str = "a.fasta") -> Path:

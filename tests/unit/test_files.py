@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seqembed.blocks import write_next_block
-from seqembed.checkpoints import CheckpointManifest, write_manifest
+from seqembed.checkpoints.blocks import write_next_block
+from seqembed.checkpoints.failures import Failures, write_failures
+from seqembed.checkpoints.manifest import CheckpointManifest, write_manifest
 from seqembed.errors import FileFormatError
-from seqembed.failures import Failures, write_failures
-from seqembed.files import link, publish_exclusively, published, set_aside
-from seqembed.index import write_index
-from seqembed.quarantine import write_quarantine
-from seqembed.shard_writer import write_embeddings
-from seqembed.split import split_index
+from seqembed.index.split import split_index
+from seqembed.index.table import write_index
+from seqembed.results.quarantine import write_quarantine
+from seqembed.results.writer import write_embeddings
+from seqembed.storage.publish import link, publish_exclusively, published, set_aside
 
 
 def _refuse_links(monkeypatch, number):

@@ -9,15 +9,20 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from seqembed.blocks import read_block
-from seqembed.checkpoints import read_manifest
-from seqembed.failures import Doubt, Suspect, read_failures
-from seqembed.index import read_excluded, read_lengths_and_digests, read_names, read_shard_index
+from seqembed.checkpoints.blocks import read_block
+from seqembed.checkpoints.failures import Doubt, Suspect, read_failures
+from seqembed.checkpoints.manifest import read_manifest
+from seqembed.index.parquet import read_metadata
+from seqembed.index.table import (
+    read_excluded,
+    read_lengths_and_digests,
+    read_names,
+    read_shard_index,
+)
 from seqembed.models.prepare import read_prepared
-from seqembed.parquet import read_metadata
-from seqembed.quarantine import write_quarantine
-from seqembed.recipe import read_recipe
-from seqembed.shards import open_embeddings
+from seqembed.results.quarantine import write_quarantine
+from seqembed.results.reader import open_embeddings
+from seqembed.settings.recipe import read_recipe
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 QUARANTINE = GOLDEN / "quarantine"

@@ -24,9 +24,9 @@ import worker_runs
 from worker_runs import SEQUENCES, WIDTH, Outcome, Project, WorkerProcess
 
 from seqembed import gpu_worker
-from seqembed.assembly import adopt_index
-from seqembed.blocks import list_blocks, read_block, write_next_block
-from seqembed.checkpoints import CheckpointManifest, read_manifest, write_manifest
+from seqembed.checkpoints.blocks import list_blocks, read_block, write_next_block
+from seqembed.checkpoints.manifest import CheckpointManifest, read_manifest, write_manifest
+from seqembed.checkpoints.shard import adopt_index
 from seqembed.errors import (
     CheckpointError,
     ConfigError,
@@ -35,13 +35,13 @@ from seqembed.errors import (
     ModelError,
     ShardError,
 )
-from seqembed.fasta import digest
-from seqembed.index import read_shard_index
-from seqembed.merge import merge
-from seqembed.models.esm2 import Esm2
+from seqembed.index.table import read_shard_index
+from seqembed.models.encoders.esm2 import Esm2
 from seqembed.models.prepare import prepare_model
 from seqembed.models.prepared import read_prepared
-from seqembed.recipe import read_recipe
+from seqembed.results.merge import merge
+from seqembed.settings.recipe import read_recipe
+from seqembed.storage.digests import digest
 
 FAULTS_IN_WINDOWS = [
     worker_runs.killed_after_a_block,
@@ -241,7 +241,7 @@ def test_load_model(config, prepared_model, tmp_path, caplog):
 
 
 def test_load_model_asks_should_use_fp16(prepared_model, monkeypatch):
-    monkeypatch.setattr("seqembed.precision.should_use_fp16", lambda device, environment: True)
+    monkeypatch.setattr("seqembed.settings.precision.should_use_fp16", lambda *_: True)
     config = {"model": str(prepared_model), "embedding": {"precision": "auto"}}
     model, _ = gpu_worker._load_model(config, torch.device("cpu"), LOGGER)
     assert model.embedding.weight.dtype == torch.float16

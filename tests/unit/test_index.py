@@ -15,11 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqembed import index
-from seqembed.assembly import adopt_index
+from seqembed.checkpoints.shard import adopt_index
+from seqembed.checks.residues import ResidueCheck, find_unknown
 from seqembed.errors import FastaError, IndexFormatError, ResidueError
-from seqembed.fasta import digest
-from seqembed.index import (
+from seqembed.fasta.reader import digest
+from seqembed.index import table as index
+from seqembed.index.parquet import read_metadata, whole
+from seqembed.index.split import split_index
+from seqembed.index.table import (
     IndexFingerprint,
     describe_rows,
     read_excluded,
@@ -28,10 +31,7 @@ from seqembed.index import (
     read_shard_index,
     write_index,
 )
-from seqembed.models.tokenization import ESM2_LETTERS
-from seqembed.parquet import read_metadata, whole
-from seqembed.residues import ResidueCheck, find_unknown
-from seqembed.split import split_index
+from seqembed.models.encoders.tokenization import ESM2_LETTERS
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

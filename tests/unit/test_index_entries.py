@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from described_models import DNA_TOKENIZER, write_dna_model, write_protein_model
 
-from seqembed.index import read_excluded, read_names, read_shard_index
-from seqembed.models.tokenization import BpeTokenizer
+from seqembed.index.table import read_excluded, read_names, read_shard_index
+from seqembed.models.encoders.tokenization import BpeTokenizer
 
 SCRIPTS = Path(__file__).parents[2] / "workflow/scripts"
 
@@ -180,8 +180,8 @@ def test_more_shards_than_could_be_merged_are_refused_before_a_gpu_is_used(prote
     assert not (proteins.folder / "index").exists()
 
 
-@pytest.mark.parametrize("entry", ["index", "split"])
-def test_torch_is_not_imported(entry):
+@pytest.mark.parametrize(("entry", "module"), [("index", "table"), ("split", "split")])
+def test_torch_is_not_imported(entry, module):
     code = f"import sys, runpy; runpy.run_path({str(SCRIPTS / f'{entry}.py')!r})\n"
-    code += f"assert 'seqembed.{entry}' in sys.modules\nassert 'torch' not in sys.modules"
+    code += f"assert 'seqembed.index.{module}' in sys.modules\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=SCRIPTS, check=True)

@@ -21,19 +21,25 @@ from hypothesis import strategies as st
 from torch import nn
 from worker_runs import make_sequences
 
-from seqembed.batches import PackedBatch, RawBatch, VarlenCollator, plan_batches, plan_passes
+from seqembed.checkpoints.failures import Failures, Suspect, read_failures, write_failures
 from seqembed.errors import FreshProcessError, NonFiniteError, NotTheSequencesError
-from seqembed.failures import Failures, Suspect, read_failures, write_failures
 from seqembed.flags import FP32_RETRY
-from seqembed.inference import AsyncInferenceRunner, BatchRows, Outputs
-from seqembed.long_sequences import LengthPolicy
+from seqembed.inference.batches import (
+    PackedBatch,
+    RawBatch,
+    VarlenCollator,
+    plan_batches,
+    plan_passes,
+)
+from seqembed.inference.runner import AsyncInferenceRunner, BatchRows, Outputs
+from seqembed.inference.trials import MAX_IN_A_ROW, Trials
 from seqembed.models.architecture import Architecture, DnabertArchitecture, Esm2Architecture
-from seqembed.models.attention import Packing
-from seqembed.models.dnabert_s import DnabertS
-from seqembed.models.encoder import CPU_FFN_ROWS, in_chunks
-from seqembed.models.esm2 import Esm2
-from seqembed.models.tokenization import Esm2Tokenizer
-from seqembed.trials import MAX_IN_A_ROW, Trials
+from seqembed.models.encoders.attention import Packing
+from seqembed.models.encoders.dnabert_s import DnabertS
+from seqembed.models.encoders.encoder import CPU_FFN_ROWS, in_chunks
+from seqembed.models.encoders.esm2 import Esm2
+from seqembed.models.encoders.tokenization import Esm2Tokenizer
+from seqembed.settings.lengths import LengthPolicy
 
 CPU = torch.device("cpu")
 LOGGER = logging.getLogger("seqembed.tests")

@@ -7,9 +7,9 @@ import re
 
 import pytest
 
+from seqembed.models.encoders.tokenization import ESM2_ALPHABET
 from seqembed.models.known import KNOWN, KnownFile, KnownModel
 from seqembed.models.source import INDEX
-from seqembed.models.tokenization import ESM2_ALPHABET
 
 MODELS = pytest.mark.parametrize("model", KNOWN.values(), ids=KNOWN.keys())
 

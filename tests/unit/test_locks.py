@@ -17,9 +17,9 @@ import pytest
 import worker_runs
 from worker_runs import WorkerProcess
 
-from seqembed import locks
 from seqembed.errors import InterruptedRun
-from seqembed.locks import hold_folder
+from seqembed.storage import locks
+from seqembed.storage.locks import hold_folder
 
 LOGGER = logging.getLogger("seqembed.tests")
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqembed.errors import ConfigError
-from seqembed.long_sequences import LengthPolicy, Window, resolve_policy
 from seqembed.models.architecture import DnabertArchitecture, Esm2Architecture
 from seqembed.models.prepared import PreparedModel
+from seqembed.settings.lengths import LengthPolicy, Window, resolve_policy
 
 SHARED = {"name": "m", "source": "s", "weights": "w", "size": 1, "sha256": "0f" * 32}
 ESM2 = PreparedModel(

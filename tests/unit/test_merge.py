@@ -24,19 +24,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqembed import merge as merge_module
+from seqembed.checks.residues import ResidueCheck
 from seqembed.errors import IndexFormatError, ShardError
-from seqembed.fasta import digest
+from seqembed.fasta.reader import digest
 from seqembed.flags import TRUNCATED, WINDOWED
-from seqembed.index import read_lengths_and_digests, read_shard_index, write_index
-from seqembed.merge import Summary, clear_checkpoints, merge
-from seqembed.models.tokenization import ESM2_LETTERS
-from seqembed.parquet import INDEX_SCHEMA, read_metadata
-from seqembed.quarantine import write_quarantine
-from seqembed.residues import ResidueCheck
-from seqembed.seal import seal
-from seqembed.shard_writer import Slab, TokenRows, write_embeddings
-from seqembed.shards import open_embeddings, slab_bounds
-from seqembed.split import split_index
+from seqembed.index.parquet import INDEX_SCHEMA, read_metadata
+from seqembed.index.split import split_index
+from seqembed.index.table import read_lengths_and_digests, read_shard_index, write_index
+from seqembed.models.encoders.tokenization import ESM2_LETTERS
+from seqembed.results.merge import Summary, clear_checkpoints, merge
+from seqembed.results.quarantine import write_quarantine
+from seqembed.results.reader import open_embeddings, slab_bounds
+from seqembed.results.seal import seal
+from seqembed.results.writer import Slab, TokenRows, write_embeddings
 
 RECIPE = "ab" * 32
 OTHER_RECIPE = "cd" * 32
@@ -246,8 +246,8 @@ def _check_token_rows(path: Path, sequences: Sequence[str], storage: str = "floa
 @pytest.mark.parametrize("world_size", [1, 2, 6])
 def test_every_id_gets_its_token_rows_duplicates_too(tmp_path, world_size, storage, monkeypatch):
     # Small parts: those of one sequence come in several, and shards beyond the fourth are empty.
-    monkeypatch.setattr("seqembed.row_pool.PART_BYTES", 2 * WIDTH * 4)
-    monkeypatch.setattr("seqembed.shards.SLAB_ROWS", 3)
+    monkeypatch.setattr("seqembed.results.rows.PART_BYTES", 2 * WIDTH * 4)
+    monkeypatch.setattr("seqembed.results.reader.SLAB_ROWS", 3)
     how = {"storage": storage, "tokens": True, "per_residue": True}
     index, shards = _prepare(tmp_path, world_size=world_size, **how)
     assert _merge(tmp_path, index, shards).sequences == 7
@@ -295,7 +295,7 @@ LEFT_OUT = {
 def test_what_is_excluded_is_left_out_and_the_rest_stays_in_order(
     tmp_path, sequences, slab_rows, monkeypatch
 ):
-    monkeypatch.setattr("seqembed.shards.SLAB_ROWS", slab_rows)
+    monkeypatch.setattr("seqembed.results.reader.SLAB_ROWS", slab_rows)
     index, shards = _prepare(tmp_path, sequences, tokens=True)
     kept = [s for s in sequences if "J" not in s]
     summary = _merge(tmp_path, index, shards)
@@ -444,7 +444,7 @@ def test_more_shards_than_sequences(tmp_path):
 def test_any_input_merges(sequences, again, world_size, slab_rows):
     sequences = sequences + [sequences[place % len(sequences)] for place in again] + ["A"]
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("seqembed.shards.SLAB_ROWS", slab_rows)
+        patch.setattr("seqembed.results.reader.SLAB_ROWS", slab_rows)
         folder = Path(name)
         summary = _merge(folder, *_prepare(folder, sequences, world_size, tokens=True))
         _check(folder / "embeddings.h5", sequences)
@@ -669,8 +669,8 @@ def test_checkpoints_stay_until_the_store_has_the_result(tmp_path):
 MERGE_TWICE = """
 import logging, sys
 from pathlib import Path
-from seqembed import shards
-from seqembed.merge import merge
+from seqembed.results import reader as shards
+from seqembed.results.merge import merge
 shards.SLAB_ROWS = 4096
 for folder in map(Path, sys.argv[1:]):
     print("ready", flush=True)

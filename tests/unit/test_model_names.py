@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from seqembed.configuration import complete, get_datasets
 from seqembed.errors import ConfigError
 from seqembed.models.known import KNOWN
 from seqembed.models.names import explain_missing_source, get_model_source, known_name
+from seqembed.settings.schema import complete, get_datasets
 
 
 @pytest.mark.parametrize("model", KNOWN.values(), ids=KNOWN)

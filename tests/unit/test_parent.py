@@ -12,7 +12,7 @@ from worker_runs import SCRIPTS
 
 PROGRAM = """\
 import os, signal
-from seqembed.parent import die_with_parent
+from seqembed.machine.parent import die_with_parent
 die_with_parent({parent}, signal.SIGTERM)
 """
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from seqembed.errors import FastaError
-from seqembed.fasta import find_fasta_files
-from seqembed.paths import expand
+from seqembed.fasta.reader import find_fasta_files
+from seqembed.storage.paths import expand
 
 
 @pytest.fixture(autouse=True)

@@ -16,15 +16,15 @@ import worker_runs
 from worker_runs import EMBEDDING, Project, make_project, make_sequences
 
 from seqembed import supervisor
+from seqembed.checkpoints.failures import read_failures
 from seqembed.environment import EnvConfig
 from seqembed.errors import WorkerError
-from seqembed.failures import read_failures
-from seqembed.fasta import digest
-from seqembed.index import read_shard_index
-from seqembed.merge import merge
-from seqembed.models.tokenization import Esm2Tokenizer
-from seqembed.quarantine import write_quarantine
-from seqembed.shards import open_embeddings
+from seqembed.fasta.reader import digest
+from seqembed.index.table import read_shard_index
+from seqembed.models.encoders.tokenization import Esm2Tokenizer
+from seqembed.results.merge import merge
+from seqembed.results.quarantine import write_quarantine
+from seqembed.results.reader import open_embeddings
 from seqembed.supervisor import Supervisor
 
 LOGGER = logging.getLogger("seqembed.tests")
@@ -42,7 +42,7 @@ CONFIG = {"token_budget": 512, "checkpoint_seq_threshold": 1000}
 
 def _work_with(act: Callable[[Any], None], results: Any, began: Any, *arguments: Any) -> None:
     from seqembed.gpu_worker import gpu_worker
-    from seqembed.models.esm2 import Esm2
+    from seqembed.models.encoders.esm2 import Esm2
 
     forward = Esm2.forward
 

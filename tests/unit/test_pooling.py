@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from seqembed.batches import Piece
-from seqembed.pooling import WindowPool, pool, pooled_span
+from seqembed.inference.batches import Piece
+from seqembed.inference.pooling import WindowPool, pool, pooled_span
 
 
 @pytest.mark.parametrize(

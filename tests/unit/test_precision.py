@@ -5,7 +5,7 @@ import torch
 
 from seqembed.environment import EnvConfig
 from seqembed.errors import ConfigError, DeviceError
-from seqembed.precision import resolve_precision, should_use_fp16, torch_dtype
+from seqembed.settings.precision import resolve_precision, should_use_fp16, torch_dtype
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 ALLOWED = EnvConfig.from_environ({})
@@ -78,7 +78,7 @@ def test_bf16_is_taken_only_where_it_is_asked_for(card):
 def test_bf16_on_the_cpu_needs_its_instructions(flags, able, monkeypatch, tmp_path):
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(f"processor\t: 0\nflags\t\t: {flags}\nbugs\t: avx512_bf16\n")
-    monkeypatch.setattr("seqembed.precision.CPUINFO", cpuinfo)
+    monkeypatch.setattr("seqembed.settings.precision.CPUINFO", cpuinfo)
     if able:
         assert resolve_precision("bf16", CPU, ALLOWED) == "bf16"
         return

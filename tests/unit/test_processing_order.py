@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqembed.batches import plan_batches
-from seqembed.long_sequences import LengthPolicy
-from seqembed.processing_order import arrange
-from seqembed.token_budget import TOKENS
+from seqembed.index.processing_order import arrange
+from seqembed.inference.batches import plan_batches
+from seqembed.settings.lengths import LengthPolicy
+from seqembed.settings.memory import TOKENS
 
 POLICIES = [
     LengthPolicy(long_sequences="window", max_length=1022),

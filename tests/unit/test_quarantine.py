@@ -7,12 +7,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from seqembed.checks.residues import ResidueCheck
 from seqembed.errors import IndexFormatError
-from seqembed.fasta import digest
-from seqembed.index import write_index
-from seqembed.models.tokenization import ESM2_LETTERS
-from seqembed.quarantine import write_quarantine
-from seqembed.residues import ResidueCheck
+from seqembed.fasta.reader import digest
+from seqembed.index.table import write_index
+from seqembed.models.encoders.tokenization import ESM2_LETTERS
+from seqembed.results.quarantine import write_quarantine
 
 J = "residue 'J' at {} is unknown to the model ({} such)"
 

@@ -14,8 +14,8 @@ from seqembed.environment import EnvConfig
 from seqembed.errors import ConfigError, DeviceError, RecipeError
 from seqembed.models.architecture import Esm2Architecture
 from seqembed.models.prepared import PreparedModel
-from seqembed.recipe import Recipe, adopt_recipe, read_recipe
-from seqembed.request import Request
+from seqembed.settings.recipe import Recipe, adopt_recipe, read_recipe
+from seqembed.settings.request import Request
 
 CPU = torch.device("cpu")
 ENVIRONMENT = EnvConfig.from_environ({})
@@ -166,7 +166,7 @@ def test_a_conflict_names_the_file_and_the_field(name, value, tmp_path):
 def test_auto_precision_is_adopted_and_no_other(tmp_path, monkeypatch):
     without_fp16 = replace(ENVIRONMENT, disable_fp16=True)
     assert adopt_recipe(tmp_path, REQUEST, MODEL, CPU, without_fp16).precision == "fp32"
-    monkeypatch.setattr("seqembed.precision.should_use_fp16", lambda *_: True)
+    monkeypatch.setattr("seqembed.settings.precision.should_use_fp16", lambda *_: True)
     assert adopt(tmp_path).precision == "fp32"
     asked = replace(REQUEST, precision="fp32")
     adopt(tmp_path / "fp32", asked)

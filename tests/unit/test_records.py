@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqembed.records import Record, cut_header, parse
+from seqembed.fasta.records import Record, cut_header, parse
 
 LINES = st.sampled_from(
     [

@@ -31,9 +31,9 @@ from models_in_plain import (
 )
 from torch import Tensor
 
-from seqembed.fasta import read_records
-from seqembed.long_sequences import LengthPolicy
-from seqembed.models.tokenization import Tokenizer
+from seqembed.fasta.reader import read_records
+from seqembed.models.encoders.tokenization import Tokenizer
+from seqembed.settings.lengths import LengthPolicy
 
 SCRIPTS = Path(__file__).parents[2] / "workflow/scripts"
 DNABERT = (2, 48, 4, 96)

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 import seqembed
-from seqembed.blocks import Block, list_residues, read_block, write_block
+from seqembed.checkpoints.blocks import Block, list_residues, read_block, write_block
+from seqembed.checkpoints.token_rows import ResidueFile, ResidueSpool, copy_residues
 from seqembed.errors import CheckpointError
-from seqembed.residue_files import ResidueFile, ResidueSpool, copy_residues
-from seqembed.row_pool import TokenRowPool
+from seqembed.results.rows import TokenRowPool
 
 WIDTH = 3
 
@@ -241,7 +241,7 @@ SPOOL = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from seqembed.residue_files import ResidueSpool
+from seqembed.checkpoints.token_rows import ResidueSpool
 rows = np.zeros((2048, 256), np.float32)
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

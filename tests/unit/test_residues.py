@@ -10,9 +10,9 @@ from described_models import DNA_TOKENIZER
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seqembed.checks.residues import ResidueCheck, find_unknown
 from seqembed.errors import FastaError, ResidueError
-from seqembed.models.tokenization import ESM2_LETTERS, BpeTokenizer
-from seqembed.residues import ResidueCheck, find_unknown
+from seqembed.models.encoders.tokenization import ESM2_LETTERS, BpeTokenizer
 
 ASKED = ("error", "unk", "skip")
 DNA_LETTERS = BpeTokenizer(DNA_TOKENIZER).letters

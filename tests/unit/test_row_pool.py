@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seqembed.errors import ShardError
-from seqembed.row_pool import DigestIndex, RowPool, TokenRowPool, count_distinct
+from seqembed.results.rows import DigestIndex, RowPool, TokenRowPool, count_distinct
 
 # Few letters, zeros among them, and differences in every part: near misses and duplicates.
 DIGEST = st.lists(st.sampled_from([0, 1, 255]), min_size=16, max_size=16).map(
@@ -70,7 +70,7 @@ def test_rows_of_mapped_files_come_whatever_their_order(tmp_path_factory, places
     pool = RowPool([mapped, np.memmap(path, np.float32, "r", first, (20, 3))[5:]], 3, "float32")
     rows = np.concatenate([values, values[5:]])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("seqembed.row_pool.READ_BYTES", span)
+        patch.setattr("seqembed.results.rows.READ_BYTES", span)
         for wanted in (places, sorted(places), range(35)):
             kept = np.array([place for place in wanted if place < 35], np.int64)
             np.testing.assert_array_equal(pool.take(kept), rows[kept])
@@ -118,7 +118,7 @@ def test_a_pool_gives_each_sequence_its_own_token_rows(counts, rows_a_part, data
     numbers = st.lists(st.integers(0, len(flat) - 1), max_size=8) if flat else st.just([])
     places = np.array(data.draw(numbers), np.int64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("seqembed.row_pool.PART_BYTES", 4 * rows_a_part)
+        patch.setattr("seqembed.results.rows.PART_BYTES", 4 * rows_a_part)
         parts = list(pool.parts(places))
     assert all(0 < len(part) <= rows_a_part and part.dtype == np.float16 for part in parts)
     found = [row.tolist() for part in parts for row in part]
@@ -129,7 +129,7 @@ def test_a_pool_gives_each_sequence_its_own_token_rows(counts, rows_a_part, data
 
 
 def test_a_row_larger_than_a_part_is_a_part(monkeypatch):
-    monkeypatch.setattr("seqembed.row_pool.PART_BYTES", 3)
+    monkeypatch.setattr("seqembed.results.rows.PART_BYTES", 3)
     rows = np.arange(6, dtype=np.float32).reshape(2, 3)
     pool = TokenRowPool([rows], [np.array([0, 2])])
     assert [part.tolist() for part in pool.parts(np.array([0]))] == [[[0, 1, 2]], [[3, 4, 5]]]

@@ -15,16 +15,16 @@ import worker_runs
 from torch.utils.data import DataLoader
 from worker_runs import SEQUENCES, Project
 
-from seqembed.checkpoints import CheckpointManifest
+from seqembed.checkpoints.failures import Failures, Suspect, write_failures
+from seqembed.checkpoints.manifest import CheckpointManifest
 from seqembed.errors import CheckpointError, ConfigError, DeviceError, IndexFormatError, ModelError
-from seqembed.failures import Failures, Suspect, write_failures
-from seqembed.inference import BatchRows
+from seqembed.inference.runner import BatchRows
+from seqembed.inference.trials import Trials
+from seqembed.models.encoders.tokenization import Esm2Tokenizer
 from seqembed.models.prepare import load_prepared
 from seqembed.models.prepared import read_prepared
-from seqembed.models.tokenization import Esm2Tokenizer
-from seqembed.run import Run, choose_device, open_run
-from seqembed.token_budget import TOKENS
-from seqembed.trials import Trials
+from seqembed.settings.memory import TOKENS
+from seqembed.worker.run import Run, choose_device, open_run
 
 encode_residues = Esm2Tokenizer().encode
 LOGGER = logging.getLogger("seqembed.tests")

@@ -4,7 +4,7 @@ import pytest
 import xxhash
 
 from seqembed.errors import ShardError
-from seqembed.seal import USER_BLOCK_BYTES, seal, verify_seal
+from seqembed.results.seal import USER_BLOCK_BYTES, seal, verify_seal
 
 
 @pytest.fixture

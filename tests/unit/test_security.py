@@ -24,18 +24,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from seqembed import blocks
-from seqembed.blocks import list_blocks, read_block, write_next_block
-from seqembed.checkpoints import clear, read_finished
-from seqembed.configuration import complete, get_datasets, load_schema
-from seqembed.configuration_file import check_yaml
-from seqembed.devices import lease_device
+from seqembed.checkpoints import blocks
+from seqembed.checkpoints.blocks import list_blocks, read_block, write_next_block
+from seqembed.checkpoints.manifest import clear, read_finished
+from seqembed.checkpoints.token_rows import ResidueSpool
 from seqembed.environment import EnvConfig
 from seqembed.errors import CheckpointError, ConfigError, DeviceError, ModelError
+from seqembed.machine.devices import lease_device
+from seqembed.models.encoders.tokenization import BpeTokenizer
 from seqembed.models.prepare import prepare_model
 from seqembed.models.source import list_weight_files
-from seqembed.models.tokenization import BpeTokenizer
-from seqembed.residue_files import ResidueSpool
+from seqembed.settings.schema import complete, get_datasets, load_schema
+from seqembed.settings.yaml_file import check_yaml
 
 ROOT = Path(__file__).parents[2]
 BUNDLED = ROOT / "tests/data/esm2_random"

@@ -8,8 +8,8 @@ import pytest
 from worker_runs import EMBEDDING
 
 from seqembed.errors import ConfigError
-from seqembed.request import Request
-from seqembed.settings import WorkerSettings, read_settings
+from seqembed.settings.request import Request
+from seqembed.settings.worker import WorkerSettings, read_settings
 
 GIVEN = {
     "model": "models/m.json",

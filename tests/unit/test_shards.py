@@ -16,11 +16,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqembed import shard_writer
 from seqembed.errors import ShardError
-from seqembed.seal import seal, verify_seal
-from seqembed.shard_writer import PACKAGES, Slab, TokenRows, write_embeddings
-from seqembed.shards import SLAB_BYTES, SLAB_ROWS, open_embeddings, pool_token_rows, slab_bounds
+from seqembed.results import writer as shard_writer
+from seqembed.results.reader import (
+    SLAB_BYTES,
+    SLAB_ROWS,
+    open_embeddings,
+    pool_token_rows,
+    slab_bounds,
+)
+from seqembed.results.seal import seal, verify_seal
+from seqembed.results.writer import PACKAGES, Slab, TokenRows, write_embeddings
 
 
 def _columns(count: int, width: int = 3) -> dict[str, Any]:

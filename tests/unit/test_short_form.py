@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from seqembed.configuration import Dataset, complete, get_datasets
-from seqembed.short_form import derive_name, is_short
+from seqembed.settings.schema import Dataset, complete, get_datasets
+from seqembed.settings.short_form import derive_name, is_short
 
 MODEL = "esm2_t6_8M_UR50D"
 

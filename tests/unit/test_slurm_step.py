@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from seqembed.slurm_step import SRUN, keep_job
+from seqembed.machine.slurm_step import SRUN, keep_job
 
 ENTRY = Path(__file__).parents[2] / "workflow/scripts/embed_shard.py"
 SRUN_STAND_IN = '#!/bin/sh\nprintf "%s\\n" "$@"\nprintf "job %s\\n" "$SLURM_JOB_ID"\nexit 7\n'

@@ -14,15 +14,15 @@ from described_models import DNA_TOKENIZER
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqembed import split
+from seqembed.checks.residues import ResidueCheck, find_unknown
 from seqembed.errors import ConfigError, FastaError
-from seqembed.fasta import digest
-from seqembed.index import read_shard_index, write_index
-from seqembed.long_sequences import LengthPolicy
-from seqembed.models.tokenization import ESM2_LETTERS, BpeTokenizer, Esm2Tokenizer
-from seqembed.parquet import read_metadata
-from seqembed.residues import ResidueCheck, find_unknown
-from seqembed.split import split_index
+from seqembed.fasta.reader import digest
+from seqembed.index import split
+from seqembed.index.parquet import read_metadata
+from seqembed.index.split import split_index
+from seqembed.index.table import read_shard_index, write_index
+from seqembed.models.encoders.tokenization import ESM2_LETTERS, BpeTokenizer, Esm2Tokenizer
+from seqembed.settings.lengths import LengthPolicy
 
 DNA, PROTEIN = BpeTokenizer(DNA_TOKENIZER), Esm2Tokenizer()
 

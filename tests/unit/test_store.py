@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seqembed.blocks import list_blocks, read_block, write_next_block
-from seqembed.index import read_shard_index, write_index
-from seqembed.shard_writer import Slab, TokenRows, write_embeddings
-from seqembed.split import split_index
-from seqembed.store import copy_from_store, store_path
+from seqembed.checkpoints.blocks import list_blocks, read_block, write_next_block
+from seqembed.checkpoints.store import copy_from_store, store_path
+from seqembed.index.split import split_index
+from seqembed.index.table import read_shard_index, write_index
+from seqembed.results.writer import Slab, TokenRows, write_embeddings
 
 RECIPE = "ab" * 32
 WIDTH = 3
@@ -133,7 +133,7 @@ def test_rows_of_a_damaged_block_are_taken_from_the_store(tmp_path, stored):
 
 
 def test_blocks_are_no_larger_than_slabs(tmp_path, stored, monkeypatch):
-    monkeypatch.setattr("seqembed.shards.SLAB_ROWS", 2)
+    monkeypatch.setattr("seqembed.results.reader.SLAB_ROWS", 2)
     digests = _digests(tmp_path / "now", ["LL", "MKVLA", "ACD", "WERT", "M"])
     folder = tmp_path / "shard_0"
     assert copy_from_store(stored, folder, digests, RECIPE, LOGGER) == 5
@@ -143,7 +143,7 @@ def test_blocks_are_no_larger_than_slabs(tmp_path, stored, monkeypatch):
 
 @pytest.mark.parametrize("storage", ["float32", "float16"])
 def test_token_rows_of_the_store_become_those_of_blocks(tmp_path, storage, monkeypatch):
-    monkeypatch.setattr("seqembed.shards.SLAB_ROWS", 2)
+    monkeypatch.setattr("seqembed.results.reader.SLAB_ROWS", 2)
     earlier = _digests(tmp_path / "earlier", ["MKVLA", "WERT", "ACD", "LL", "M"])
     how = {"storage": storage, "per_residue": True}
     stored = _write_store(tmp_path, earlier[[3, 0, 1, 0, 4, 2]], **how)

@@ -18,7 +18,7 @@ import pytest
 from worker_runs import SCRIPTS, Project, make_project, make_sequences
 
 from seqembed import supervisor
-from seqembed.blocks import list_blocks, read_block
+from seqembed.checkpoints.blocks import list_blocks, read_block
 from seqembed.environment import EnvConfig
 from seqembed.errors import DeviceError, InterruptedRun, WorkerError
 from seqembed.supervisor import Supervisor

@@ -6,12 +6,12 @@ import psutil
 import pytest
 import torch
 
-from seqembed.control_groups import memory_limit
+from seqembed.machine.control_groups import memory_limit
 from seqembed.models.architecture import DnabertArchitecture, Esm2Architecture
-from seqembed.models.attention import Packing
-from seqembed.models.dnabert_s import DnabertS
-from seqembed.models.esm2 import Esm2
-from seqembed.token_budget import available_memory, bytes_a_token, cpu_streams, gpu_budget
+from seqembed.models.encoders.attention import Packing
+from seqembed.models.encoders.dnabert_s import DnabertS
+from seqembed.models.encoders.esm2 import Esm2
+from seqembed.settings.memory import available_memory, bytes_a_token, cpu_streams, gpu_budget
 
 ESM2 = Esm2Architecture(layers=1, width=320, heads=20, ffn_width=1280)
 DNA = DnabertArchitecture(layers=1, width=384, heads=6, ffn_width=1536, vocabulary=30)
@@ -56,12 +56,12 @@ def test_the_limit_is_the_least_of_our_group_and_those_around_it(own, limits, fo
 
 
 def test_available_is_what_the_machine_has(monkeypatch):
-    monkeypatch.setattr("seqembed.token_budget.memory_limit", lambda: None)
+    monkeypatch.setattr("seqembed.settings.memory.memory_limit", lambda: None)
     assert 0 < available_memory() <= psutil.virtual_memory().total
-    monkeypatch.setattr("seqembed.token_budget.memory_limit", lambda: 12_345)
+    monkeypatch.setattr("seqembed.settings.memory.memory_limit", lambda: 12_345)
     assert available_memory() == 0
     taken = psutil.Process().memory_info().rss
-    monkeypatch.setattr("seqembed.token_budget.memory_limit", lambda: taken + 100_000_000)
+    monkeypatch.setattr("seqembed.settings.memory.memory_limit", lambda: taken + 100_000_000)
     assert 90_000_000 < available_memory() < 110_000_000
 
 

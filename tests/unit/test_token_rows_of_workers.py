@@ -10,8 +10,8 @@ import pytest
 import worker_runs
 from worker_runs import EMBEDDING, SEQUENCES, WIDTH, Project, WorkerProcess, make_project
 
-from seqembed.blocks import list_blocks, read_block
-from seqembed.shards import open_embeddings
+from seqembed.checkpoints.blocks import list_blocks, read_block
+from seqembed.results.reader import open_embeddings
 
 # Sequences of many windows, which are read in several passes each.
 ASKED = {

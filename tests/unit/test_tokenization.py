@@ -13,7 +13,7 @@ from models_in_plain import DNABERT_FILES, dnabert_tokenizer, random_dna, random
 from transformers import PreTrainedTokenizerFast
 
 from seqembed.errors import ModelError
-from seqembed.models.tokenization import ESM2_ALPHABET, BpeTokenizer, Esm2Tokenizer
+from seqembed.models.encoders.tokenization import ESM2_ALPHABET, BpeTokenizer, Esm2Tokenizer
 
 CLS, SEP, UNK, MASK = 1, 2, 0, 4
 OURS = dnabert_tokenizer()

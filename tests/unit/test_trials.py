@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seqembed.batches import RawBatch, VarlenCollator
+from seqembed.checkpoints.failures import Doubt, Failures, Suspect, read_failures, write_failures
 from seqembed.errors import (
     CheckpointError,
     ModelError,
     NotTheSequencesError,
     WorkerCrashError,
 )
-from seqembed.failures import Doubt, Failures, Suspect, read_failures, write_failures
-from seqembed.long_sequences import LengthPolicy
-from seqembed.models.tokenization import Esm2Tokenizer
-from seqembed.trials import MAX_IN_A_ROW, MAX_TOO_LONG_IN_A_ROW, TRIES, Trials
+from seqembed.inference.batches import RawBatch, VarlenCollator
+from seqembed.inference.trials import MAX_IN_A_ROW, MAX_TOO_LONG_IN_A_ROW, TRIES, Trials
+from seqembed.models.encoders.tokenization import Esm2Tokenizer
+from seqembed.settings.lengths import LengthPolicy
 
 LOGGER = logging.getLogger("seqembed.tests")
 COUNT = 128

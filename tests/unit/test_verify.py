@@ -19,24 +19,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from seqembed.blocks import write_next_block
+from seqembed.checkpoints.blocks import write_next_block
+from seqembed.checkpoints.token_rows import ResidueSpool
+from seqembed.checks.residues import ResidueCheck
 from seqembed.errors import FileFormatError
-from seqembed.index import read_shard_index, write_index
-from seqembed.merge import merge
+from seqembed.index.parquet import read_metadata
+from seqembed.index.split import split_index
+from seqembed.index.table import read_shard_index, write_index
 from seqembed.models.architecture import Esm2Architecture
+from seqembed.models.encoders.tokenization import ESM2_LETTERS
 from seqembed.models.prepared import PreparedModel, read_prepared, write_prepared
-from seqembed.models.tokenization import ESM2_LETTERS
-from seqembed.parquet import read_metadata
-from seqembed.quarantine import write_quarantine
-from seqembed.recipe import Recipe
-from seqembed.residue_files import ResidueSpool
-from seqembed.residues import ResidueCheck
-from seqembed.seal import seal
-from seqembed.shard_writer import Slab, TokenRows, write_embeddings
-from seqembed.split import split_index
-from seqembed.verify import verify
-from seqembed.verify_inputs import check_fasta
-from seqembed.verify_rows import AGAIN
+from seqembed.results.merge import merge
+from seqembed.results.quarantine import write_quarantine
+from seqembed.results.seal import seal
+from seqembed.results.writer import Slab, TokenRows, write_embeddings
+from seqembed.settings.recipe import Recipe
+from seqembed.verify.inputs import check_fasta
+from seqembed.verify.rows import AGAIN
+from seqembed.verify.verify import verify
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 LOGGER = logging.getLogger("test_verify")

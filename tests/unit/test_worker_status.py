@@ -21,7 +21,7 @@ from seqembed.errors import (
     ShardError,
     WorkerCrashError,
 )
-from seqembed.worker_status import describe_error
+from seqembed.worker.status import describe_error
 
 OUT_OF_MEMORY = {"error": "cuda_oom", "retry_recommended": True, "reduce_batch_size": True}
 DEVICE = {"error": "cuda_runtime", "retry_recommended": True, "circuit_breaker": True}

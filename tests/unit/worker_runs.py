@@ -15,9 +15,9 @@ from typing import Any
 import h5py
 
 import seqembed
-from seqembed.index import write_index
+from seqembed.index.split import split_index
+from seqembed.index.table import write_index
 from seqembed.models.prepared import read_prepared
-from seqembed.split import split_index
 
 SCRIPTS = Path(seqembed.__file__).parents[1]
 BUNDLED_MODEL = Path(__file__).parents[1] / "data/esm2_random"
@@ -171,7 +171,7 @@ def _work(fault: Callable[[], None] | None, *arguments: Any) -> None:
 
 def killed_after_a_block() -> None:
     """SIGKILL as soon as the first block is on disk."""
-    from seqembed import checkpoint_writer
+    from seqembed.worker import writer as checkpoint_writer
 
     write = checkpoint_writer.write_next_block
 
@@ -184,7 +184,7 @@ def killed_after_a_block() -> None:
 
 
 def _in_third_batch(action: Callable[[], None]) -> None:
-    from seqembed.models.esm2 import Esm2
+    from seqembed.models.encoders.esm2 import Esm2
 
     forward, calls = Esm2.forward, []
 
@@ -241,7 +241,7 @@ def accelerator_error_in_third_batch() -> None:
 
 
 def disk_full_at_the_third_block() -> None:
-    from seqembed import checkpoint_writer
+    from seqembed.worker import writer as checkpoint_writer
 
     write, calls = checkpoint_writer.write_next_block, []
 
@@ -271,7 +271,7 @@ def slow_batches() -> None:
     """A tenth of a second a batch, so that others find this worker at work."""
     import time
 
-    from seqembed.models.esm2 import Esm2
+    from seqembed.models.encoders.esm2 import Esm2
 
     forward = Esm2.forward
 
@@ -305,7 +305,8 @@ def note_steps() -> None:
     """Write down the rows of each step when it was computed, and be a little slow."""
     import time
 
-    from seqembed import gpu_worker, streams
+    from seqembed import gpu_worker
+    from seqembed.inference import streams
 
     compute, setup, place = streams._compute, gpu_worker.setup_worker_logging, []
 

@@ -9,7 +9,7 @@ import pytest
 from driver import Place, make_proteins, read_rows, write_fasta
 from safetensors.torch import load_file, save_file
 
-from seqembed.models.tokenization import ESM2_ALPHABET
+from seqembed.models.encoders.tokenization import ESM2_ALPHABET
 
 RESULTS = Path("results/work")
 REASON = "its values are not finite, in fp32 too"

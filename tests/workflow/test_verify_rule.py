@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from driver import Place, make_proteins, write_fasta
 
-from seqembed.seal import seal
+from seqembed.results.seal import seal
 
 NAMES = ("first", "second")
 RESULT = "results/{}/embeddings.h5"

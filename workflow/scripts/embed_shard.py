@@ -11,10 +11,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
-from seqembed import command_line, slurm_step
+from seqembed import command_line
 from seqembed.environment import EnvConfig
-from seqembed.long_sequences import LongSequences
-from seqembed.request import Pooling, Precision, Request, Storage
+from seqembed.machine import slurm_step
+from seqembed.settings.lengths import LongSequences
+from seqembed.settings.request import Pooling, Precision, Request, Storage
 from seqembed.supervisor import Supervisor
 
 

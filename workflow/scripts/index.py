@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import get_args
 
 from seqembed import command_line
-from seqembed.fasta import find_fasta_files
-from seqembed.gaps import Gaps
-from seqembed.index import write_index
+from seqembed.checks.file_check import Suspicious
+from seqembed.checks.gaps import Gaps
+from seqembed.checks.residues import InvalidResidues, ResidueCheck
+from seqembed.fasta.reader import find_fasta_files
+from seqembed.index.sequence_ids import IdStyle
+from seqembed.index.table import write_index
 from seqembed.models.prepared import load_tokenizer, read_prepared
-from seqembed.other_than_residues import Suspicious
-from seqembed.residues import InvalidResidues, ResidueCheck
-from seqembed.sequence_ids import IdStyle
 
 
 def main() -> int:

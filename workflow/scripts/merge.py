@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from seqembed import command_line
-from seqembed.merge import merge
-from seqembed.quarantine import write_quarantine
+from seqembed.results.merge import merge
+from seqembed.results.quarantine import write_quarantine
 
 
 def main() -> int:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import get_args
 
 from seqembed import command_line
-from seqembed.long_sequences import LongSequences, resolve_policy
+from seqembed.index.split import split_index
 from seqembed.models.prepared import load_tokenizer, read_prepared
-from seqembed.shards import allow_open_shards
-from seqembed.split import split_index
+from seqembed.results.reader import allow_open_shards
+from seqembed.settings.lengths import LongSequences, resolve_policy
 
 
 def main() -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from seqembed import command_line
 from seqembed.errors import FileFormatError, SeqembedError
-from seqembed.verify import verify
+from seqembed.verify.verify import verify
 
 
 def main() -> int:

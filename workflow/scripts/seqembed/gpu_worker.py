@@ -20,9 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from seqembed.assembly import adopt_index, assemble_shard
-from seqembed.checkpoint_writer import CheckpointWriter
-from seqembed.checkpoints import (
+from seqembed.checkpoints.manifest import (
     MANIFEST,
     CheckpointManifest,
     clear,
@@ -33,6 +31,8 @@ from seqembed.checkpoints import (
     sweep,
     write_manifest,
 )
+from seqembed.checkpoints.shard import adopt_index, assemble_shard
+from seqembed.checkpoints.store import copy_from_store, store_path
 from seqembed.environment import EnvConfig
 from seqembed.errors import (
     EXIT_FAILED,
@@ -41,18 +41,18 @@ from seqembed.errors import (
     ConfigError,
     InterruptedRun,
 )
-from seqembed.files import link, set_aside
-from seqembed.index import read_assigned
-from seqembed.locks import hold_folder
+from seqembed.index.table import read_assigned
+from seqembed.inference.trials import Trials
+from seqembed.machine.sigterm import Sigterm
 from seqembed.models.prepare import load_prepared
 from seqembed.models.prepared import load_tokenizer, read_prepared
-from seqembed.precision import resolve_precision, torch_dtype
-from seqembed.run import Run, open_run
-from seqembed.sigterm import Sigterm
-from seqembed.store import copy_from_store, store_path
-from seqembed.trials import Trials
+from seqembed.settings.precision import resolve_precision, torch_dtype
+from seqembed.storage.locks import hold_folder
+from seqembed.storage.publish import link, set_aside
+from seqembed.worker.run import Run, open_run
+from seqembed.worker.status import describe_error
+from seqembed.worker.writer import CheckpointWriter
 from seqembed.worker_logging import Progress, setup_worker_logging
-from seqembed.worker_status import describe_error
 
 # What a model is loaded with to compute again what was not finite.
 FP32 = {"precision": "fp32"}

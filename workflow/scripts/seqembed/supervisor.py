@@ -17,10 +17,10 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
-from seqembed.control_groups import count_oom_kills
-from seqembed.devices import lease_device
 from seqembed.environment import EnvConfig
-from seqembed.parent import die_with_parent
+from seqembed.machine.control_groups import count_oom_kills
+from seqembed.machine.devices import lease_device
+from seqembed.machine.parent import die_with_parent
 from seqembed.worker_ends import WorkerEnd
 
 POLL_SECONDS = 0.2

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from seqembed.errors import shorten
 from seqembed.models.known import KNOWN
-from seqembed.paths import as_name, expand
+from seqembed.storage.paths import as_name, expand
 
 _HUB = ("https://huggingface.co/", "http://huggingface.co/", "https://hf.co/", "huggingface.co/")
 _BY_REPOSITORY = {model.repository: model.name for model in KNOWN.values()}

@@ -10,9 +10,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from seqembed.errors import ModelError
-from seqembed.files import published
 from seqembed.models.architecture import Esm2Architecture
-from seqembed.models.encoder import Encoder
+from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.families import DNABERT_S, ESM2
 from seqembed.models.hub import fetch
 from seqembed.models.known import KNOWN
@@ -25,16 +24,17 @@ from seqembed.models.prepared import (
     write_prepared,
 )
 from seqembed.models.source import CONFIG, SAFETENSORS, TOKENIZER, list_weight_files
-from seqembed.models.tensors import read_state
-from seqembed.models.weight_copies import refuse_other_copies
-from seqembed.models.weights import (
+from seqembed.models.weights.build import (
     Checkpoint,
     build_model,
     check_checkpoint,
     check_finite,
     read_checkpoint,
 )
-from seqembed.paths import expand
+from seqembed.models.weights.copies import refuse_other_copies
+from seqembed.models.weights.tensors import read_state
+from seqembed.storage.paths import expand
+from seqembed.storage.publish import published
 
 
 def prepare_model(name: str, source: str, output: Path, logger: logging.Logger) -> None:

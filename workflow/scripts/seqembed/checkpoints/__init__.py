@@ -1,0 +1,1 @@
+"""The saved progress of a shard, and what failed in it."""

@@ -1,0 +1,221 @@
+"""Checkpoint blocks: rows of finished batches, durable, and checked down to the bit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load, save
+
+from seqembed.checkpoints.token_rows import COUNTS, ResidueFile, read_reference
+from seqembed.errors import CheckpointError
+from seqembed.storage.publish import publish_exclusively
+
+FORMAT_VERSION = "1"
+CHECKSUM_BYTES = 16
+BLOCK_NAME = re.compile(r"batch_(\d{5,})\.safetensors")
+# What stands in the checksum's place while the checksum is computed.
+BLANK = "0" * (2 * CHECKSUM_BYTES)
+MARK = b'"checksum":"'
+# What reading a file raises that is not what we wrote. Brackets without end are a RecursionError.
+DAMAGE = (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """The rows of the batches `first` to `last`, row i belonging to digest i.
+
+    digests: (n, 16) uint8; rows: (n, D) float; flags: (n,) uint8. residues: where the token rows
+    lie, None where none are kept.
+    """
+
+    first: int
+    last: int
+    digests: NDArray[np.uint8]
+    rows: NDArray[np.floating]
+    flags: NDArray[np.uint8]
+    residues: ResidueFile | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.digests)
+        if self.digests.shape != (count, 16) or self.digests.dtype != np.uint8:
+            raise CheckpointError(f"digests are {self.digests.shape}, not (n, 16) bytes")
+        if self.rows.dtype not in (np.float32, np.float16):
+            raise CheckpointError(f"rows are {self.rows.dtype}, not float32 or float16")
+        if self.rows.ndim != 2 or len(self.rows) != count or self.flags.shape != (count,):
+            raise CheckpointError(
+                f"{count} digests stand beside rows of shape {self.rows.shape} "
+                f"and flags of shape {self.flags.shape}"
+            )
+        if self.residues and self.residues.counts.shape != (count,):
+            raise CheckpointError(f"{count} digests stand beside {self.residues.counts.shape}")
+        if not 0 <= self.first <= self.last:
+            raise CheckpointError(f"batches {self.first} to {self.last} are no range")
+
+
+def write_block(folder: Path, block: Block) -> Path:
+    """Write `block` durably as `batch_{first:05d}.safetensors` in `folder`; return its path.
+
+    Raises FileExistsError where that name is taken: a block is never written over.
+    """
+    content = _serialise(block)
+    path = folder / f"batch_{block.first:05d}.safetensors"
+    with publish_exclusively(path) as temporary:
+        temporary.write_bytes(content.replace(BLANK.encode(), _checksum(content).encode(), 1))
+    return path
+
+
+def write_next_block(
+    folder: Path,
+    digests: NDArray[np.uint8],
+    rows: NDArray[np.floating],
+    flags: NDArray[np.uint8],
+    *,
+    batches: int,
+    residues: ResidueFile | None = None,
+) -> Path:
+    """Write the rows of so many batches as the block after all that lie in the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    first = _next_number(folder)
+    while True:
+        last = first + batches - 1
+        block = Block(
+            first=first, last=last, digests=digests, rows=rows, flags=flags, residues=residues
+        )
+        try:
+            return write_block(folder, block)
+        except FileExistsError:
+            # Another worker, an orphan perhaps, writes here too.
+            first += 1
+
+
+def read_block(path: Path) -> Block:
+    """Read a block and check every byte of it, and of its token rows.
+
+    Raises:
+        CheckpointError: the block is damaged, cut short, or of another format version.
+    """
+    try:
+        content = path.read_bytes()
+        _check(content)
+        metadata = _metadata(content)
+        if metadata["format_version"] != FORMAT_VERSION:
+            raise CheckpointError(f"format version {metadata['format_version']} is not known")
+        tensors = load(content)
+        residues = None
+        if COUNTS in tensors:
+            residues = read_reference(metadata, tensors.pop(COUNTS))
+            residues.check(path.parent)
+        first, last = int(metadata["first"]), int(metadata["last"])
+        return Block(first=first, last=last, residues=residues, **tensors)
+    except (CheckpointError, *DAMAGE) as error:
+        raise CheckpointError(
+            f"{path}: damaged checkpoint block ({error}); remove it, "
+            "its sequences will be embedded again"
+        ) from error
+
+
+def list_blocks(folder: Path) -> list[Path]:
+    """The blocks of a folder in the order of their numbers; none where there is no folder."""
+    return [path for _, path in _numbered_blocks(folder)]
+
+
+def map_rows(path: Path) -> NDArray[np.floating]:
+    """The rows of a block that was checked, (n, D), left on disk."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        entry = json.loads(file.read(size))["rows"]
+    dtype = {"F32": np.float32, "F16": np.float16}[entry["dtype"]]
+    begin = 8 + size + entry["data_offsets"][0]
+    if 0 in entry["shape"]:
+        return np.empty(entry["shape"], dtype)
+    return np.memmap(path, dtype, "r", begin, tuple(entry["shape"]))
+
+
+def read_flags(paths: Sequence[Path]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """(n, 16) digests and (n,) flags of all rows in blocks that were checked."""
+    digests, flags = [np.empty((0, 16), np.uint8)], [np.empty(0, np.uint8)]
+    for path in paths:
+        with safe_open(path, "numpy") as block:
+            digests.append(block.get_tensor("digests"))
+            flags.append(block.get_tensor("flags"))
+    return np.concatenate(digests), np.concatenate(flags)
+
+
+def list_residues(paths: Sequence[Path]) -> list[tuple[NDArray[np.uint8], ResidueFile]]:
+    """The digests and the token rows of each block that was checked and keeps some."""
+    found = []
+    for path in paths:
+        with safe_open(path, "numpy") as block:
+            if COUNTS in set(block.keys()):
+                residues = read_reference(block.metadata(), block.get_tensor(COUNTS))
+                found.append((block.get_tensor("digests"), residues))
+    return found
+
+
+def _serialise(block: Block) -> bytes:
+    tensors: dict[str, NDArray[Any]] = {
+        "digests": block.digests,
+        "rows": block.rows,
+        "flags": block.flags,
+    }
+    metadata = {
+        "checksum": BLANK,
+        "first": str(block.first),
+        "format_version": FORMAT_VERSION,
+        "last": str(block.last),
+    }
+    if block.residues:
+        tensors[COUNTS] = block.residues.counts
+        metadata |= block.residues.reference()
+    return save({name: np.ascontiguousarray(value) for name, value in tensors.items()}, metadata)
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    size = int.from_bytes(content[:8], "little")
+    return dict(json.loads(content[8 : 8 + size])["__metadata__"])
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=CHECKSUM_BYTES).hexdigest()
+
+
+def _check(content: bytes) -> None:
+    """Compare the stored checksum with that of the whole file, its own place left blank."""
+    start = content.find(MARK) + len(MARK)
+    stored = content[start : start + len(BLANK)]
+    blanked = content[:start] + BLANK.encode() + content[start + len(BLANK) :]
+    if start < len(MARK) or stored != _checksum(blanked).encode():
+        raise CheckpointError("its checksum does not match")
+
+
+def _numbered_blocks(folder: Path) -> list[tuple[int, Path]]:
+    """Each block with the number in its name, ascending."""
+    if not folder.is_dir():
+        return []
+    found = [(BLOCK_NAME.fullmatch(path.name), path) for path in folder.iterdir()]
+    return sorted((int(match[1]), path) for match, path in found if match)
+
+
+def _next_number(folder: Path) -> int:
+    """The batch number after the last block's."""
+    blocks = _numbered_blocks(folder)
+    if not blocks:
+        return 0
+    first, path = blocks[-1]
+    try:
+        with path.open("rb") as file:
+            # A damaged header may claim more bytes than there is memory.
+            size = min(int.from_bytes(file.read(8), "little"), path.stat().st_size)
+            return int(json.loads(file.read(size))["__metadata__"]["last"]) + 1
+    except DAMAGE:
+        # Damaged, and not set aside yet: the name alone is known.
+        return first + 1

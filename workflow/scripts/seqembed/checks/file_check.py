@@ -1,0 +1,148 @@
+"""What in a FASTA file is no sequence of the model's molecule: certainly, or by all appearances."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import chain
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from seqembed.checks.files import Composition, Identities, Lengths, StatedLengths
+from seqembed.checks.line_widths import LineWidths
+from seqembed.checks.lines import (
+    POSSIBLE,
+    Finding,
+    Place,
+    find_impossible,
+    find_suspicious,
+    show,
+)
+from seqembed.checks.records import DNA_MIN_SHARE, NUCLEOTIDES, find_suspicious_records
+from seqembed.errors import FastaError
+from seqembed.fasta.records import Records
+from seqembed.models.families import Molecule
+
+Suspicious = Literal["error", "allow"]
+
+# Fewer letters do not tell what a file holds.
+MIN_LETTERS = 100
+# A third of a usual protein, and none of them one of IUPAC's codes for nucleotides.
+AMINO_ACIDS_ALONE = b"EFILPQ"
+PROTEIN_MIN_SHARE = 0.1
+_SET = "set `suspicious: allow` (after --config: suspicious=allow)"
+_ALLOW = f"correct the file, or {_SET} to have it read as residues"
+
+
+class FileCheck:
+    """Looks at all records of one file; memory does not grow with them.
+
+    impossible: whether a line that cannot be residues is an error; its sequence is left out
+    otherwise. Raises ValueError for an unknown `suspicious`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        molecule: Molecule,
+        *,
+        impossible: bool,
+        gaps_kept: bool,
+        suspicious: Suspicious,
+    ) -> None:
+        if suspicious not in get_args(Suspicious):
+            raise ValueError(f"suspicious must be error or allow, not {suspicious!r}")
+        self._path, self._molecule = path, molecule
+        self._impossible, self._gaps_kept = impossible, gaps_kept
+        self._suspicious = suspicious == "error"
+        foreign = NUCLEOTIDES if molecule == "protein" else AMINO_ACIDS_ALONE
+        self._is_foreign = bytes(byte in foreign for byte in range(256))
+        self._foreign = 0
+        self._composition, self._widths = Composition(), LineWidths(molecule == "protein")
+        self._identities, self._lengths = Identities(), Lengths()
+        self._stated = StatedLengths()
+        # The first that was found, with its line and its record's id.
+        self._first: tuple[Finding, int, str] | None = None
+        self._count = 0
+
+    def look(self, records: Records, text: bytes) -> None:
+        """Look at records, of which `text` is all residues."""
+        found = self._find_suspicious(records, text) if self._suspicious else {}
+        for number in self._list_odd(records, text):
+            finding, earlier = self._look_closely(records.raw(number)), found.get(number)
+            if finding and (not earlier or (finding.certain and finding.line <= earlier.line)):
+                found[number] = finding
+        if found and not self._first:
+            record, finding = records[min(found)], found[min(found)]
+            self._first = finding, record.line + finding.line, record.sequence_id
+        self._count += len(found)
+
+    def _find_suspicious(self, records: Records, text: bytes) -> dict[int, Finding]:
+        """What is suspicious about whole records, by number; of the file, it is only counted."""
+        # Faster than to delete these letters, which are everywhere.
+        marks = np.frombuffer(text.translate(self._is_foreign), np.bool_)
+        self._foreign += int(np.count_nonzero(marks))
+        self._composition.add(records, text)
+        self._widths.add(records)
+        self._lengths.add(records)
+        self._stated.add(records)
+        found: dict[int, Finding] = {}
+        # Where sequences with unknown residues are left out, RNA is, too.
+        parts = find_suspicious_records(records, text, self._molecule, rna_refused=self._impossible)
+        for number, finding in chain(parts, self._identities.find(records)):
+            found.setdefault(number, finding)
+        return found
+
+    def _list_odd(self, records: Records, text: bytes) -> Iterable[int]:
+        """The records to look at; of DNA, upper-case letters may be wrong, too."""
+        if self._molecule == "protein" or not text.translate(None, POSSIBLE["DNA"]):
+            return records.odd
+        return range(len(records))
+
+    def _look_closely(self, raw: bytes) -> Finding | None:
+        """What a record's lines hold that is no residue, or seems none."""
+        finding = find_impossible(raw, self._molecule) if self._impossible else None
+        if finding or not self._suspicious:
+            return finding
+        return find_suspicious(raw, self._molecule, gaps_kept=self._gaps_kept)
+
+    def finish(self) -> None:
+        """Raise FastaError where the file holds what is no sequence of the molecule."""
+        if self._suspicious:
+            _refuse_other_molecule(
+                self._path, self._molecule, self._composition.letters, self._foreign
+            )
+        if self._first:
+            raise self._error(*self._first)
+        if self._suspicious and (place := self._find_in_file()):
+            line, finding = place
+            raise self._error(finding, line, None)
+
+    def _find_in_file(self) -> Place | None:
+        composition = self._composition.find() if self._molecule == "protein" else None
+        finders = self._widths, self._lengths, self._stated
+        return composition or next(filter(None, (finder.find() for finder in finders)), None)
+
+    def _error(self, finding: Finding, line: int, record: str | None) -> FastaError:
+        message = f"{show(finding.text)} {finding.what}"
+        if self._count > 1:
+            message += f" ({self._count:,} records are so, or odd in another way)"
+        if not finding.certain:
+            message += f"; {_ALLOW}"
+        return FastaError(message, path=self._path, record=record, line=line)
+
+
+def _refuse_other_molecule(path: Path, molecule: Molecule, total: int, foreign: int) -> None:
+    """Raise FastaError for a file of which `foreign` letters of `total` show another molecule."""
+    if total < MIN_LETTERS:
+        return
+    share = f"{100 * foreign / total:.0f}% of its {total:,} letters are in"
+    if molecule == "protein" and foreign >= DNA_MIN_SHARE * total:
+        message = f"looks like DNA or RNA ({share} {NUCLEOTIDES.decode()}); a protein model needs "
+        message += "proteins: translate the sequences first, or choose a model of DNA; of proteins "
+        raise FastaError(f"{message}that are so, {_SET}", path=path)
+    if molecule == "DNA" and foreign >= PROTEIN_MIN_SHARE * total:
+        message = f"looks like proteins ({share} {AMINO_ACIDS_ALONE.decode()}, which only amino "
+        message += "acids are); a model of DNA needs nucleotides: give genes, contigs or genomes, "
+        raise FastaError(message + "or choose a protein model", path=path)

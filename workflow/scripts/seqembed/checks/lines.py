@@ -1,0 +1,152 @@
+"""Lines of a record that cannot be residues of a molecule, or that look like something else."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from seqembed.checks.notations import find_notation
+from seqembed.fasta.characters import name_character
+from seqembed.models.families import Molecule
+
+GREP_SEPARATOR = b"--"
+SHOWN_BYTES = 60
+# Every letter may stand for an amino acid, or several; of nucleotides these are IUPAC's codes, U of
+# RNA, and the X of programs that mask. Stops and gaps may be in both.
+POSSIBLE = {
+    "protein": bytes(range(ord("A"), ord("Z") + 1)) + b"*.-",
+    "DNA": b"ACGTURYSWKMBDHVNX*.-",
+}
+_IMPOSSIBLE = {
+    molecule: re.compile(rb"[^" + re.escape(letters + letters.lower()) + rb"\s]")
+    for molecule, letters in POSSIBLE.items()
+}
+_PASSING = {
+    molecule: letters + letters.lower() + b" \t\n\r\f\v" for molecule, letters in POSSIBLE.items()
+}
+_CHAINS = b":/|"
+# Blocks of another size than ten are taken for blocks where a line has several.
+_BLOCK, _FEW_GROUPS = 10, 3
+_NUCLEOTIDES = b"ACGTUNacgtun \t"
+_INNER_BLANK = re.compile(rb"\S[ \t]+\S")
+_FILE_NAME = re.compile(
+    rb"[A-Za-z]+\.(fa|fas|faa|fna|ffn|fasta|pep|seq|txt|gz|pdb|cif|gb|gbk|aln|tsv|csv|a3m|sto)",
+    re.IGNORECASE,
+)
+IS_WORD = "looks like a word, not residues"
+# A word behind a sequence, such as `Killed`.
+_LONGEST_WORD = 20
+
+
+class Finding(NamedTuple):
+    """What a line of a record looks like; `line` counts from the record's header, 0.
+
+    certain: it cannot be residues, and no setting allows it.
+    """
+
+    line: int
+    text: bytes
+    what: str
+    certain: bool = False
+
+
+# A finding, with the line of the file, from 1, that shows it.
+Place = tuple[int, Finding]
+
+
+def show(text: bytes) -> str:
+    """The beginning of a line, as a message quotes it."""
+    cut = text[:SHOWN_BYTES].decode(errors="replace")
+    return repr(cut + "..." * (len(text) > SHOWN_BYTES))
+
+
+def find_impossible(raw: bytes, molecule: Molecule) -> Finding | None:
+    """The first line of a record that holds what is no residue of this molecule."""
+    body = raw.find(b"\n")
+    # A search for a byte of many takes ten times as long as to take all others away.
+    others = body >= 0 and raw[body:].translate(None, _PASSING[molecule])
+    found = _IMPOSSIBLE[molecule].search(raw, body) if others else None
+    if not found:
+        return None
+    line = raw.count(b"\n", 0, found.start())
+    text = raw.split(b"\n")[line].strip()
+    advice = "correct the line, or remove it"
+    if found[0] in _CHAINS:
+        advice = "give each chain of a complex a record of its own"
+    what = f"cannot be residues of {molecule}, for {name_character(raw, found.start())}; {advice}"
+    return Finding(line, text, what, certain=True)
+
+
+def find_suspicious(raw: bytes, molecule: Molecule, *, gaps_kept: bool) -> Finding | None:
+    """The first line of a record that looks like something else than residues.
+
+    gaps_kept: `-` and `.` are embedded.
+    """
+    body = raw[raw.find(b"\n") + 1 :]
+    if what := find_notation(body, molecule):
+        numbered = enumerate(body.split(b"\n"), 1)
+        number, line = next((number, line) for number, line in numbered if line.strip())
+        return Finding(number, line.strip(), what)
+    if molecule == "protein" and _ends_with_word(body):
+        *before, line = body.rstrip().split(b"\n")
+        return Finding(1 + len(before), line.strip(), IS_WORD)
+    # Most records have neither, and need not be cut into lines.
+    blanks = (b" " in body or b"\t" in body) and _INNER_BLANK.search(body)
+    if not (blanks or b"-" in body or b"." in body):
+        return None
+    lines = [line.strip() for line in body.split(b"\n")]
+    findings = [*_find_words(lines, molecule), *_find_other_lines(lines, gaps_kept)]
+    return min(findings, default=None, key=lambda finding: finding.line)
+
+
+def _ends_with_word(body: bytes) -> bool:
+    """Whether the last line is a word in small letters below residues in capitals."""
+    before, _, last = body.strip().rpartition(b"\n")
+    if not last.strip().isalpha() or not 2 < len(last.strip()) <= _LONGEST_WORD:
+        return False
+    return last.istitle() and not before or before.isupper() and (last.istitle() or last.islower())
+
+
+def _find_words(lines: list[bytes], molecule: Molecule) -> list[Finding]:
+    """The first line with blanks that are not between blocks of one size."""
+    cut = [line.split() for line in lines]
+    sizes = {_block_size(groups) for groups in cut if len(groups) > 1}
+    solid = max((len(groups[0]) for groups in cut if len(groups) == 1), default=0)
+    filled = sum(map(bool, cut))
+    for number, (line, groups) in enumerate(zip(lines, cut, strict=True), 1):
+        if len(groups) < 2:
+            continue
+        size = _block_size(groups)
+        if _overlap(groups):
+            return [Finding(number, line, "looks like overlapping words; write the sequence once")]
+        if molecule == "DNA" and not line.translate(None, _NUCLEOTIDES):
+            continue
+        two = len(groups) < _FEW_GROUPS and size != _BLOCK and (filled == 1 or size > _BLOCK)
+        # A line of residues in blocks has no neighbour that is longer than a block and has none.
+        if not size or len(sizes) > 1 or two or solid > size:
+            return [Finding(number, line, "looks like words, not residues")]
+    return []
+
+
+def _overlap(groups: list[bytes]) -> bool:
+    """Whether each of several words begins with all but the first letter of the one before."""
+    pairs = list(zip(groups[:-1], groups[1:], strict=True))
+    long = len(groups) >= _FEW_GROUPS and len(groups[0]) > 2 and len(set(groups)) > 1
+    return long and all(one[1:] == two[:-1] for one, two in pairs)
+
+
+def _block_size(groups: list[bytes]) -> int:
+    """The size of the blocks that blanks divide a line into; 0 where they are of several sizes."""
+    *whole, last = map(len, groups)
+    return whole[0] if len(set(whole)) == 1 and last <= whole[0] else 0
+
+
+def _find_other_lines(lines: list[bytes], gaps_kept: bool) -> list[Finding]:
+    """The first line that grep or the shell left between residues."""
+    for number, line in enumerate(lines, 1):
+        if line == GREP_SEPARATOR and gaps_kept:
+            what = "is what `grep -A` writes between matches; remove these lines"
+            return [Finding(number, line, what)]
+        if _FILE_NAME.fullmatch(line):
+            return [Finding(number, line, "looks like the name of a file")]
+    return []

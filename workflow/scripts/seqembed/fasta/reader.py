@@ -1,0 +1,205 @@
+"""FASTA of any molecule, plain or compressed, read in one streaming pass.
+
+All work on residues is done by operations on many bytes at once, so that the time is linear in the
+size of the file; the memory is that of the largest record.
+"""
+
+from __future__ import annotations
+
+import errno
+import glob
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from seqembed.errors import FastaError
+from seqembed.fasta.compression import read_chunks
+from seqembed.fasta.other_formats import refuse_preamble
+from seqembed.fasta.record_faults import RecordFault, check_record
+from seqembed.fasta.records import BLANKS, Record, Records, parse
+from seqembed.storage.paths import expand, explain_no_path
+
+CHUNK_BYTES = 1 << 18
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+# Lines in a row that begin with `;`. None is looked at twice, however many there are.
+_COMMENTS = re.compile(rb"(?m)^;.*+(?:\n;.*+)*+")
+_ODD_IN_NAMES = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+
+
+def digest(residues: bytes) -> bytes:
+    """Return the 16 bytes that stand for these residues (blake2b)."""
+    return digest_all([residues])[0]
+
+
+def digest_all(sequences: Iterable[bytes]) -> list[bytes]:
+    """Return the digest of each sequence; a call for each would take a fifth longer."""
+    make = hashlib.blake2b
+    return [make(residues, digest_size=16).digest() for residues in sequences]
+
+
+def find_fasta_files(patterns: str | list[str]) -> list[Path]:
+    """Return the files of each pattern, sorted within a pattern, each file once.
+
+    `~` and variables are filled in. Folders that a pattern matches are passed over. Raises
+    FastaError for a pattern that matches no file, and for whatever it matches that cannot be read
+    twice.
+    """
+    found: dict[str, Path] = {}
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        if reason := explain_no_path(pattern):
+            raise FastaError(reason, path=_shown(pattern))
+        for path in _matches(expand(pattern)):
+            _refuse_irregular(path)
+            found.setdefault(os.path.realpath(path), Path(path))
+    if not found:
+        raise FastaError("no FASTA file was named; name at least one", path="(no pattern)")
+    return list(found.values())
+
+
+def _matches(pattern: str) -> list[str]:
+    # A name that exists is taken as it is: brackets are allowed in file names.
+    if os.path.lexists(pattern) or not (glob.has_magic(pattern) or "\0" in pattern):
+        return [pattern]
+    paths = glob.glob(pattern, recursive=True)
+    files = sorted(path for path in paths if not os.path.isdir(path))
+    if not files:
+        what = "matches folders alone; name the files in them" if paths else "matches no file"
+        message = f"{what}; correct the path or the pattern"
+        raise FastaError(message, path=_shown(pattern))
+    return files
+
+
+def _refuse_irregular(path: str) -> None:
+    """Raise FastaError unless this is a file, which index and split can both read."""
+    if _ODD_IN_NAMES.search(path):
+        message = "the name holds control characters, or is not UTF-8; rename the file or folder"
+        raise FastaError(message, path=_shown(path))
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise FastaError(_explain_unreachable(path, error), path=path) from error
+    if stat.S_ISDIR(mode):
+        message = f"is a folder; name its files, such as {os.path.join(path, '*.fasta')}"
+        raise FastaError(message, path=path)
+    if not stat.S_ISREG(mode):
+        kind = "pipe" if stat.S_ISFIFO(mode) else "device or a socket"
+        message = f"is a {kind}, and sequences are read twice; write them to a file first"
+        raise FastaError(message, path=path)
+
+
+def _explain_unreachable(path: str, error: OSError) -> str:
+    if error.errno == errno.ELOOP:
+        return "is a symbolic link that leads back to itself; link it to a file"
+    if error.errno == errno.ENOENT and os.path.islink(path):
+        return f"is a symbolic link to {os.readlink(path)}, which is not there; bring it back"
+    if error.errno == errno.ENOENT:
+        return "matches no file; correct the path or the pattern"
+    return f"cannot be read ({error.strerror}); check the path and its permissions"
+
+
+def _shown(path: str) -> str:
+    """The path on one line, such as a log can hold."""
+    return _ODD_IN_NAMES.sub(lambda found: ascii(found[0])[1:-1], path)
+
+
+def read_records(path: str | Path, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Record]:
+    """Yield the records of a FASTA file in order; raises FastaError as read_batches does."""
+    for records in read_batches(path, chunk_bytes=chunk_bytes):
+        yield from records
+
+
+def read_batches(
+    path: str | Path, *, without_gaps: bool = False, chunk_bytes: int = CHUNK_BYTES
+) -> Iterator[Records]:
+    """Yield the records of a FASTA file in order, one or more at a time.
+
+    without_gaps: `-` and `.` are passed over as blanks are. Raises FastaError, with the record and
+    the line, for whatever is no FASTA, when all records before it were yielded.
+    """
+    line, offset, seen = 1, 0, False
+    for block in _blocks(read_chunks(path, chunk_bytes)):
+        begin = 0 if seen else _find_first_header(block, path, line)
+        if begin < len(block):
+            seen = True
+            first, text = line + block.count(b"\n", 0, begin), _blank_comments(block[begin:])
+            records = parse(text, first, offset + begin, without_gaps=without_gaps)
+            yield from _refuse_faults(records, path, without_gaps)
+        line, offset = line + block.count(b"\n"), offset + len(block)
+    if not seen:
+        raise FastaError("holds no record; give a FASTA file with at least one", path=path)
+
+
+def _blocks(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Cut a file before the last `>` of each chunk that begins a line; none is empty."""
+    parts: list[bytes] = []
+    last = b"\n"
+    for chunk in chunks:
+        cut = chunk.rfind(b"\n>") + 1
+        # The line break may have ended the last chunk.
+        if cut or (last == b"\n" and chunk[:1] == b">"):
+            parts.append(chunk[:cut])
+            if block := b"".join(parts):
+                yield block
+            parts = []
+        parts.append(chunk[cut:])
+        last = chunk[-1:]
+    if block := b"".join(parts):
+        yield block
+
+
+def _find_first_header(block: bytes, path: str | Path, line: int) -> int:
+    """Where the first header of a block begins, its length where it has none.
+
+    line: the block's first. Raises FastaError for text before the header; a byte-order mark at the
+    top of the file is passed over.
+    """
+    top = len(BYTE_ORDER_MARK) if line == 1 and block.startswith(BYTE_ORDER_MARK) else 0
+    begin = top
+    if not block.startswith(b">", top):
+        begin = (block.find(b"\n>", top) + 1) or len(block)
+    text = _COMMENTS.sub(_blank, block[top:begin])
+    if rest := text.lstrip(BLANKS):
+        refuse_preamble(rest, path, line + text.count(b"\n", 0, len(text) - len(rest)))
+    return begin
+
+
+def _blank_comments(block: bytes) -> bytes:
+    """Put blanks in place of comments, so that all else stays where it is.
+
+    The first FASTA programs had them below a header or above the next one. Between residues such a
+    line may as well begin a record of an older format, and stays.
+    """
+    # Most blocks have none, and are searched for a byte much faster.
+    if b";" not in block or b"\n;" not in block:
+        return block
+    return _COMMENTS.sub(lambda run: _blank(run) if _is_comment(run) else run[0], block)
+
+
+def _is_comment(run: re.Match[bytes]) -> bool:
+    """Whether lines of a block stand below a header, above one, or at the end."""
+    block, begin = run.string, run.start()
+    above = block.rfind(b"\n", 0, max(0, begin - 1)) + 1
+    below = block[run.end() : run.end() + 2]
+    return block[above : above + 1] == b">" or below in (b"\n>", b"\n", b"")
+
+
+def _blank(run: re.Match[bytes]) -> bytes:
+    return re.sub(rb"[^\n]", b" ", run[0])
+
+
+def _refuse_faults(records: Records, path: str | Path, without_gaps: bool) -> Iterator[Records]:
+    """Yield the records; raise FastaError for the first that is none, after those before it."""
+    for number in records.odd:
+        try:
+            check_record(records.raw(number), records[number], without_gaps=without_gaps)
+        except RecordFault as fault:
+            # One of these may have a fault of another kind, which comes first.
+            if number:
+                yield records.before(number)
+            line = records.lines[number] + fault.line
+            raise FastaError(fault.message, path=path, record=fault.record, line=line) from None
+    yield records

@@ -1,0 +1,269 @@
+"""FASTA records, cut many at a time from a block of text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqembed.fasta.characters import BLANK_TEXT
+
+MAX_ID_BYTES = 1024
+BLANKS = b" \t\r\n\v\f"
+GAPS = b"-."
+
+_LINE_FEED, _RETURN, _BLANK, _HEADER, _STOP, _DOT, _DASH = b"\n\r >*.-"
+# In a header, ASCII that has to be looked at: NUL, and what ends an id beside the blank.
+_ODD_IN_HEADERS = "\0\t\r\x01"
+# With these alone, nothing but their order can be wrong with a sequence.
+_LETTERS = bytes(range(ord("A"), ord("Z") + 1)) + b"*"
+_IS_OTHER = bytes(byte not in _LETTERS for byte in range(256))
+# What is no part of a sequence. Records with others of these than blanks are odd ones.
+_PASSED = bytes(range(_BLANK + 1))
+
+Places = NDArray[np.int64]
+
+
+class Record(NamedTuple):
+    """A record; `line` (from 1) and `byte_offset` (from 0, decompressed) are its header's.
+
+    residues: upper case, without blanks and one stop at the end; whether they are residues at all
+    is not looked at.
+    """
+
+    sequence_id: str
+    description: str
+    residues: bytes
+    line: int
+    byte_offset: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Records:
+    """Consecutive records of a file, in columns: lists of one length, of what a Record has.
+
+    lengths: of the residues, (n,). headers: without `>`, and without blanks at the end. block: the
+    text that they were read from; begins, ends: where each header begins in it, and ends, (n,);
+    line_begins, line_ends: the same for all lines. odd: the records, ascending, whose header or
+    lines hold anything but usual text and upper-case letters.
+    """
+
+    sequence_ids: list[str]
+    descriptions: list[str]
+    residues: list[bytes]
+    lines: list[int]
+    byte_offsets: list[int]
+    headers: list[str]
+    lengths: Places
+    block: bytes
+    begins: Places
+    ends: Places
+    line_begins: Places
+    line_ends: Places
+    odd: list[int]
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __iter__(self) -> Iterator[Record]:
+        return map(Record, *self._columns)
+
+    def __getitem__(self, number: int) -> Record:
+        return Record(*(column[number] for column in self._columns))
+
+    @property
+    def _columns(self) -> tuple[list[Any], ...]:
+        return self.sequence_ids, self.descriptions, self.residues, self.lines, self.byte_offsets
+
+    def raw(self, number: int) -> bytes:
+        """A record's text, from the `>` of its header up to the next record."""
+        end = self.begins[number + 1] if number + 1 < len(self) else len(self.block)
+        return self.block[self.begins[number] : end]
+
+    def line(self, number: int) -> bytes:
+        """A line of the block, by its number there, without its end and blanks around it."""
+        return self.block[self.line_begins[number] : self.line_ends[number]].strip()
+
+    def before(self, number: int) -> Records:
+        """The records before this one."""
+        end = self.begins[number]
+        return Records(
+            *(self.sequence_ids[:number], self.descriptions[:number], self.residues[:number]),
+            *(self.lines[:number], self.byte_offsets[:number], self.headers[:number]),
+            lengths=self.lengths[:number],
+            block=self.block[:end],
+            begins=self.begins[:number],
+            ends=self.ends[:number],
+            line_begins=self.line_begins[self.line_begins < end],
+            line_ends=self.line_ends[self.line_ends < end],
+            odd=[place for place in self.odd if place < number],
+        )
+
+
+def parse(block: bytes, line: int, offset: int, *, without_gaps: bool = False) -> Records:
+    """The records of a block of whole ones, which begins at this line and offset of its file.
+
+    The block begins with a header. without_gaps: gaps are passed over as blanks are. What may be
+    wrong with a record is not looked at, but such a record is among the odd ones.
+    """
+    letters = np.frombuffer(block, np.uint8)
+    passed = _find_passed(letters, without_gaps)
+    line_begins, line_ends = _find_lines(block, passed[letters[passed] == _LINE_FEED])
+    numbers = np.flatnonzero(letters[line_begins] == _HEADER)
+    begins, ends = line_begins[numbers], line_ends[numbers]
+    plain = block.translate(None, _PASSED + GAPS if without_gaps else _PASSED)
+    cased, lengths = _cut_residues(plain, passed, begins, ends)
+    residues, odd_residues = _upper(cased, lengths)
+    headers = _decode_headers(block, begins + 1, ends)
+    ids, descriptions, odd_names = _cut_headers(headers)
+    return Records(
+        sequence_ids=ids,
+        descriptions=descriptions,
+        residues=residues,
+        lines=(numbers + line).tolist(),
+        byte_offsets=(begins + offset).tolist(),
+        headers=headers,
+        lengths=lengths,
+        block=block,
+        begins=begins,
+        ends=ends,
+        line_begins=line_begins,
+        line_ends=line_ends,
+        odd=sorted({*odd_names, *odd_residues, *_find_odd_lines(letters, passed, begins, ends)}),
+    )
+
+
+def cut_header(header: str) -> tuple[str, str]:
+    """A header's id, which its first blank ends, and its description."""
+    found = BLANK_TEXT.search(header)
+    if not found:
+        return header, ""
+    return header[: found.start()], header[found.end() :].strip(" \t")
+
+
+def _find_passed(letters: NDArray[np.uint8], without_gaps: bool) -> Places:
+    """Where blanks are, and control characters, and gaps where they are passed over."""
+    passed = letters <= _BLANK
+    if without_gaps:
+        passed |= (letters == _DASH) | (letters == _DOT)
+    return np.flatnonzero(passed)
+
+
+def _find_lines(block: bytes, line_feeds: Places) -> tuple[Places, Places]:
+    """Where the lines of a block begin and end, (n,) each; an empty last one is none."""
+    begins, ends = np.append(0, line_feeds + 1), np.append(line_feeds, len(block))
+    count = len(begins) - block.endswith(b"\n")
+    return begins[:count], ends[:count]
+
+
+def _cut_residues(
+    plain: bytes, passed: Places, begins: Places, ends: Places
+) -> tuple[list[bytes], Places]:
+    """The sequences, and their lengths, (n,), in `plain`: a block without what is at `passed`.
+
+    begins, ends: of each record's header in the block.
+    """
+    # A letter moves forward by as many as there were before it.
+    first = ends - np.searchsorted(passed, ends)
+    last = np.append(begins[1:], len(plain) + len(passed))
+    last = last - np.searchsorted(passed, last)
+    last = last - _has_stop(plain, first, last)
+    cased = [plain[b:e] for b, e in zip(first.tolist(), last.tolist(), strict=True)]
+    return cased, last - first
+
+
+def _has_stop(plain: bytes, first: Places, last: Places) -> NDArray[np.bool_]:
+    """Whether each sequence ends with a `*` or a `.`; of several dots, gaps, none is a stop."""
+    letters = np.frombuffer(plain, np.uint8)
+    final, before = letters[last - 1], letters[np.maximum(last - 2, 0)]
+    gap = (last - first > 1) & ((before == _DOT) | (before == _DASH))
+    stop: NDArray[np.bool_] = (final == _STOP) | ((final == _DOT) & ~gap)
+    return stop & (last > first)
+
+
+def _decode_headers(block: bytes, begins: Places, ends: Places) -> list[str]:
+    """The headers between these places."""
+    pairs = zip(begins.tolist(), ends.tolist(), strict=True)
+    headers = [block[b:e] for b, e in pairs]
+    try:
+        texts = b"\n".join(headers).decode().split("\n")
+    except UnicodeDecodeError:
+        texts = [decode_header(header) for header in headers]
+    letters = np.frombuffer(block, np.uint8)
+    # Few files have any. A blank before the id stays: such a header has none.
+    edges = letters[np.append(ends - 1, np.minimum(begins, len(block) - 1))]
+    if np.any(edges <= _BLANK):
+        texts = [text.rstrip(" \t\r\v\f") for text in texts]
+        return [text.lstrip(" \t\v\f") if text[:1] in ("\v", "\f") else text for text in texts]
+    return texts
+
+
+def decode_header(header: bytes) -> str:
+    """A header's text: UTF-8, or else Latin-1, as older databases have descriptions."""
+    try:
+        return header.decode()
+    except UnicodeDecodeError:
+        return header.decode("latin-1")
+
+
+def _cut_headers(headers: list[str]) -> tuple[list[str], list[str], list[int]]:
+    """Ids and descriptions of headers, and the headers that have to be looked at."""
+    joined = "\n".join(headers)
+    if not joined.isascii() or any(odd in joined for odd in _ODD_IN_HEADERS):
+        names = list(map(cut_header, headers))
+        ids, descriptions = [name for name, _ in names], [text for _, text in names]
+        return ids, descriptions, _find_odd_headers(headers, ids)
+    parts = [header.partition(" ") for header in headers]
+    ids = [sequence_id for sequence_id, _, _ in parts]
+    descriptions = [description.lstrip(" ") for _, _, description in parts]
+    # A letter has at most four bytes.
+    if all(ids) and 4 * max(map(len, ids)) <= MAX_ID_BYTES:
+        return ids, descriptions, []
+    return ids, descriptions, _find_odd_headers(headers, ids)
+
+
+def _find_odd_headers(headers: list[str], ids: list[str]) -> list[int]:
+    pairs = enumerate(zip(headers, ids, strict=True))
+    return [number for number, (header, name) in pairs if not _is_plain(header, name)]
+
+
+def _is_plain(header: str, sequence_id: str) -> bool:
+    odd = any(odd in header for odd in _ODD_IN_HEADERS)
+    return header.isascii() and not odd and 0 < 4 * len(sequence_id) <= MAX_ID_BYTES
+
+
+def _upper(cased: list[bytes], lengths: Places) -> tuple[list[bytes], list[int]]:
+    """The sequences in upper case, and those with anything but upper-case letters and stops.
+
+    These include the ones that are empty.
+    """
+    joined, empty = b"".join(cased), np.flatnonzero(lengths < 1).tolist()
+    if not joined.translate(None, _LETTERS):
+        return cased, empty
+    filled = np.flatnonzero(lengths)
+    begins = (np.cumsum(lengths) - lengths)[filled]
+    marks = np.frombuffer(joined.translate(_IS_OTHER), np.bool_)
+    others = filled[np.logical_or.reduceat(marks, begins)].tolist()
+    return [residues.upper() for residues in cased], [*empty, *others]
+
+
+def _find_odd_lines(
+    letters: NDArray[np.uint8], passed: Places, begins: Places, ends: Places
+) -> list[int]:
+    """The records with blanks or gaps in their lines, or carriage returns within them."""
+    kinds = letters[passed]
+    returns = passed[kinds == _RETURN]
+    in_headers = int((np.searchsorted(passed, ends) - np.searchsorted(passed, begins)).sum())
+    # Most blocks have none but line breaks and those of headers.
+    if not len(returns) and in_headers + np.count_nonzero(kinds == _LINE_FEED) == len(passed):
+        return []
+    # The last byte of the block may be one.
+    following = letters[np.minimum(returns + 1, len(letters) - 1)]
+    lone = returns[(following != _LINE_FEED) & (following != _RETURN)]
+    others = passed[(kinds != _LINE_FEED) & (kinds != _RETURN)]
+    owners = np.searchsorted(begins, others, "right") - 1
+    inner = owners[others > ends[owners]]
+    return [*set(inner.tolist()), *(np.searchsorted(begins, lone, "right") - 1).tolist()]

@@ -1,0 +1,1 @@
+"""The index of all sequences, and its split into shards."""

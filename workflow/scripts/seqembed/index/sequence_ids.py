@@ -1,0 +1,101 @@
+"""The ids of sequences: how they are made, and that each is used once."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable
+from itertools import repeat, takewhile
+from pathlib import Path
+from typing import Literal, NoReturn, get_args
+
+from seqembed.errors import FastaError
+from seqembed.fasta.reader import digest
+from seqembed.fasta.records import MAX_ID_BYTES, Records
+
+IdStyle = Literal["header", "file:header", "whole-header", "accession"]
+
+# Letters of an id that is kept as it is; for a longer one stands its digest.
+SHORT_ID = 64
+_WHOLE = "`ids: whole-header` where whole headers differ"
+
+
+class SequenceIds:
+    """Names the records of files, and knows where each id was first seen.
+
+    Takes about 200 bytes an id, whatever its length. Raises ValueError for an unknown style.
+    """
+
+    def __init__(self, style: IdStyle) -> None:
+        if style not in get_args(IdStyle):
+            raise ValueError(f"ids must be one of {', '.join(get_args(IdStyle))}, not {style!r}")
+        self._style = style
+        # What stands for each id, in the order of the rows.
+        self._seen: dict[str | bytes, None] = {}
+        self._lines = array("q")
+        self._files: list[Path] = []
+        self._first_rows: list[int] = []
+
+    def begin(self, path: Path) -> None:
+        """Say of which file the next records are."""
+        self._files.append(path)
+        self._first_rows.append(len(self._lines))
+
+    def name(self, records: Records) -> list[str]:
+        """The records' ids; raises FastaError, naming both places, for one used before."""
+        names, begin = self._make(records), len(self._seen)
+        keys = [n if len(n) <= SHORT_ID else digest(n.encode()) for n in names]
+        self._seen.update(zip(keys, repeat(None)))
+        self._lines.extend(records.lines)
+        if len(self._seen) < begin + len(names):
+            self._refuse_used(keys, begin, names, records)
+        if len(names) < len(records):
+            self._refuse_long(records, len(names))
+        return names
+
+    def _make(self, records: Records) -> list[str]:
+        """The ids of records, up to the first that is too long."""
+        if self._style == "header":
+            return records.sequence_ids
+        if self._style == "accession":
+            return list(map(cut_accession, records.sequence_ids))
+        names: Iterable[str] = records.headers
+        if self._style == "file:header":
+            prefix = f"{self._files[-1].name}:"
+            names = (prefix + sequence_id for sequence_id in records.sequence_ids)
+        return list(takewhile(lambda name: len(name.encode()) <= MAX_ID_BYTES, names))
+
+    def _refuse_used(
+        self, keys: Iterable[str | bytes], begin: int, names: list[str], records: Records
+    ) -> NoReturn:
+        """Raise FastaError for the first of the ids, rows from `begin` on, that is not new."""
+        rows = {key: row for row, key in enumerate(self._seen)}
+        found = (rows[key] for key in keys)
+        place, row = next((p, row) for p, row in enumerate(found) if row != begin + p)
+        path, line = self._files[-1], records.lines[place]
+        raise FastaError(self._explain(row), path=path, record=names[place], line=line)
+
+    def _refuse_long(self, records: Records, place: int) -> NoReturn:
+        message = (
+            f"`ids: {self._style}` makes an id over {MAX_ID_BYTES:,} bytes; shorten the header"
+        )
+        record, line = records.sequence_ids[place][:40], records.lines[place]
+        raise FastaError(message, path=self._files[-1], record=record, line=line)
+
+    def _explain(self, row: int) -> str:
+        """Say where the id of this row was first used, and what helps."""
+        first = self._files[bisect_right(self._first_rows, row) - 1]
+        message = f"this id was already used in {first}, line {self._lines[row]}; rename one"
+        if self._style == "file:header":
+            return message if first == self._files[-1] else f"{message} of the records, or files"
+        if first != self._files[-1]:
+            return f"{message}, or set `ids: file:header`"
+        return message if self._style == "whole-header" else f"{message}, or set {_WHOLE}"
+
+
+def cut_accession(sequence_id: str) -> str:
+    """The accession of `db|ACCESSION|NAME` or `gi|NUMBER|db|ACCESSION|`; another id as it is."""
+    database, *parts = sequence_id.split("|")
+    if database == "gi" and len(parts) > 2 and parts[2]:
+        return parts[2]
+    return parts[0] if parts and parts[0] else sequence_id

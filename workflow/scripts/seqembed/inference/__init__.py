@@ -1,0 +1,1 @@
+"""Batches: planned, packed, computed, pooled; and what is done where one fails."""

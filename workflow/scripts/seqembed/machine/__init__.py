@@ -1,0 +1,1 @@
+"""The machine: GPUs and their leases, control groups, parents and signals."""

@@ -1,0 +1,1 @@
+"""The encoders, their attention and their tokenizers."""

@@ -1,0 +1,70 @@
+"""DNABERT-S, and DNABERT-2 of the same architecture, as an encoder of packed batches.
+
+BERT with ALiBi for positions and a gated feed-forward part (Zhou et al. 2024, arXiv:2402.08777 and
+arXiv:2306.15006). Positions have no limit.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from seqembed.models.architecture import DnabertArchitecture
+from seqembed.models.encoders.attention import Attend, Packing, alibi_slopes, alibi_table
+from seqembed.models.encoders.encoder import Encoder, in_chunks
+
+
+class DnabertLayer(nn.Module):
+    """One post-LayerNorm transformer layer."""
+
+    def __init__(self, architecture: DnabertArchitecture) -> None:
+        super().__init__()
+        width, eps = architecture.width, architecture.layer_norm_eps
+        self.heads, self.head_dim = architecture.heads, architecture.head_dim
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.attention_norm = nn.LayerNorm(width, eps=eps)
+        self.gated = nn.Linear(width, 2 * architecture.ffn_width, bias=False)
+        self.wo = nn.Linear(architecture.ffn_width, width)
+        self.ffn_norm = nn.LayerNorm(width, eps=eps)
+
+    def forward(self, x: Tensor, attend: Attend) -> Tensor:
+        """(T, width) -> (T, width), in x's dtype."""
+        q, k, v = self.qkv(x).view(x.shape[0], 3, self.heads, self.head_dim).unbind(1)
+        x = self.attention_norm(self.out(attend(q, k, v).reshape(x.shape)).add_(x))
+        rows: Tensor = self.ffn_norm(in_chunks(self._feed_forward, x).add_(x))
+        return rows
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        gate, hidden = self.gated(x).chunk(2, dim=-1)
+        # functional.gelu is the exact, erf form.
+        rows: Tensor = self.wo(functional.gelu(gate) * hidden)
+        return rows
+
+
+class DnabertS(Encoder):
+    """DNABERT-S's encoder over a packed batch; layer 0 is after the embedding's LayerNorm."""
+
+    alibi = True
+    architecture: DnabertArchitecture
+    slopes: Tensor
+
+    def __init__(self, architecture: DnabertArchitecture, layer: int) -> None:
+        super().__init__(architecture, layer)
+        width = architecture.width
+        # Of words, with the embedding of token type 0 added: there is no other type.
+        self.embedding = nn.Embedding(architecture.vocabulary, width)
+        self.embedding_norm = nn.LayerNorm(width, eps=architecture.layer_norm_eps)
+        self.register_buffer("slopes", alibi_slopes(architecture.heads))
+        self.layers = nn.ModuleList(DnabertLayer(architecture) for _ in range(layer))
+
+    def forward(self, tokens: Tensor, packing: Packing) -> Tensor:
+        """The layer's rows, (T, width) in the weights' dtype; tokens: (T,) int64."""
+        x: Tensor = self.embedding_norm(self.embedding(tokens))
+        if not self.layers:
+            return x
+        table = alibi_table(self.slopes, packing.longest, x.dtype)
+        attend = self.attention.over(packing, table)
+        for layer in self.layers:
+            x = layer(x, attend)
+        return x

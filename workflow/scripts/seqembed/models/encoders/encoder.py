@@ -1,0 +1,73 @@
+"""What encoders of packed batches share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from seqembed.errors import ModelError
+from seqembed.models.architecture import Architecture
+from seqembed.models.encoders.attention import Attention, choose_attention
+
+# Rows that go through a CPU's feed-forward part at once: what lies between its two products stays
+# in the cache. Fewer than some tens, a last rest, would take other code paths (measured).
+CPU_FFN_ROWS = 1024
+# PyTorch gives each thread at least so many values, and computes an activation on two vectors, of
+# 64 bytes each at most, at a time; a rest of fewer has other last bits (ATen/Parallel.h,
+# ATen/native/cpu/Loops.h).
+CPU_VALUES_A_THREAD, CPU_VECTORS_BYTES = 32_768, 128
+
+
+class Encoder(nn.Module):
+    """A model up to one layer: 0 is the embedding layer, i is the i-th layer.
+
+    `forward(tokens, packing)` takes (T,) int64 tokens, specials included, and returns that layer's
+    (T, width) rows in the weights' dtype. Buffers stay float32 whatever the weights' dtype is.
+    alibi: whether attention has ALiBi's biases.
+    """
+
+    alibi: ClassVar[bool]
+
+    def __init__(self, architecture: Architecture, layer: int) -> None:
+        """Raises ModelError for a layer that the architecture has not."""
+        super().__init__()
+        if not 0 <= layer <= architecture.layers:
+            raise ModelError(f"layer {layer} is not one of 0 to {architecture.layers}")
+        self.architecture, self.layer = architecture, layer
+
+    @property
+    def attention(self) -> Attention:
+        """The implementation for the device and the dtype that the weights are in."""
+        weight = next(self.parameters())
+        return choose_attention(weight.device, weight.dtype, self.alibi)
+
+    def even_threads(self, rows: int, threads: int) -> int:
+        """At most so many threads, of which each one's part of an activation is whole vectors.
+
+        A row's bits are the same then on one thread and on several. rows: of the batch.
+        """
+        width = self.architecture.ffn_width
+        part = rows // max(1, rows // CPU_FFN_ROWS) * width
+        whole = CPU_VECTORS_BYTES // next(self.parameters()).itemsize
+        even = (n for n in range(threads, 1, -1) if width % (n * whole) == 0)
+        return next((n for n in even if part >= n * CPU_VALUES_A_THREAD), 1)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # .half() would round them: far positions would turn by wrong angles, or lose their bias.
+        exact = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, buffer in exact.items():
+            moved = self._buffers[name]
+            assert moved is not None
+            self._buffers[name] = buffer.to(moved.device)
+        return self
+
+
+def in_chunks(part: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """What `part`, the feed-forward part, makes of the rows of x (T, n), some of them at a time."""
+    if x.device.type != "cpu" or len(x) < 2 * CPU_FFN_ROWS:
+        return part(x)
+    return torch.cat([part(rows) for rows in x.tensor_split(len(x) // CPU_FFN_ROWS)])

@@ -1,0 +1,104 @@
+"""ESM-2 as an encoder of packed batches: one layer's rows, and nothing else.
+
+The architecture is that of fair-esm 2.0.0 (esm/model/esm2.py, esm/modules.py,
+esm/rotary_embedding.py; Lin et al. 2023, doi:10.1126/science.ade2574), without its language
+model and contact heads.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from seqembed.models.architecture import Esm2Architecture
+from seqembed.models.encoders.attention import Attend, Packing
+from seqembed.models.encoders.encoder import Encoder, in_chunks
+from seqembed.models.encoders.tokenization import ESM2_ALPHABET
+
+ROTARY_BASE = 10000.0
+# fair-esm scales embeddings by (1 - trained mask ratio) / (1 - observed); we never mask.
+TOKEN_DROPOUT_SCALE = 1 - 0.15 * 0.8
+
+
+def default_inv_freq(head_dim: int) -> Tensor:
+    """Rotary inverse frequencies, (head_dim / 2,) float32, as fair-esm computes them."""
+    return 1.0 / (ROTARY_BASE ** (torch.arange(0, head_dim, 2).float() / head_dim))
+
+
+def rotary_tables(inv_freq: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
+    """cos and sin, each (T, 1, 1, head_dim / 2) float32; positions restart in every sequence."""
+    starts, lengths, total = packing.cu_seqlens[:-1], packing.cu_seqlens.diff(), packing.bounds[-1]
+    offsets = torch.repeat_interleave(starts, lengths, output_size=total)
+    positions = torch.arange(total, device=inv_freq.device) - offsets
+    angles = torch.outer(positions.to(inv_freq.dtype), inv_freq)
+    angles = angles[:, None, None]
+    return angles.cos(), angles.sin()
+
+
+def rotate_(x: Tensor, cos: Tensor, sin: Tensor) -> None:
+    """Rotate x (T, n, heads, head_dim) by halves, in place; computed in float32."""
+    half = x.shape[-1] // 2
+    first, second = x[..., :half], x[..., half:]
+    turned = (first * cos).sub_(second * sin), (second * cos).add_(first * sin)
+    first.copy_(turned[0])
+    second.copy_(turned[1])
+
+
+class Esm2Layer(nn.Module):
+    """One pre-LayerNorm transformer layer."""
+
+    def __init__(self, architecture: Esm2Architecture) -> None:
+        super().__init__()
+        width, eps = architecture.width, architecture.layer_norm_eps
+        self.heads, self.head_dim = architecture.heads, architecture.head_dim
+        self.attention_norm = nn.LayerNorm(width, eps=eps)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.ffn_norm = nn.LayerNorm(width, eps=eps)
+        self.fc1 = nn.Linear(width, architecture.ffn_width)
+        self.fc2 = nn.Linear(architecture.ffn_width, width)
+
+    def forward(self, x: Tensor, attend: Attend, cos: Tensor, sin: Tensor) -> Tensor:
+        """(T, width) -> (T, width), in x's dtype; cos and sin come from rotary_tables."""
+        qkv = self.qkv(self.attention_norm(x)).view(x.shape[0], 3, self.heads, self.head_dim)
+        rotate_(qkv[:, :2], cos, sin)
+        x = self.out(attend(*qkv.unbind(1)).reshape(x.shape)).add_(x)
+        return in_chunks(self._feed_forward, self.ffn_norm(x)).add_(x)
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        # functional.gelu is the exact, erf form.
+        rows: Tensor = self.fc2(functional.gelu(self.fc1(x)))
+        return rows
+
+
+class Esm2(Encoder):
+    """ESM-2's encoder over a packed batch.
+
+    As fair-esm's repr_layers have it, only the last layer passes through the final LayerNorm.
+    """
+
+    alibi = False
+    architecture: Esm2Architecture
+    inv_freq: Tensor
+
+    def __init__(self, architecture: Esm2Architecture, layer: int) -> None:
+        super().__init__(architecture, layer)
+        width, eps = architecture.width, architecture.layer_norm_eps
+        self.embedding = nn.Embedding(len(ESM2_ALPHABET), width)
+        self.register_buffer("inv_freq", default_inv_freq(architecture.head_dim))
+        self.layers = nn.ModuleList(Esm2Layer(architecture) for _ in range(layer))
+        last = layer == architecture.layers
+        self.final_norm = nn.LayerNorm(width, eps=eps) if last else nn.Identity()
+
+    def forward(self, tokens: Tensor, packing: Packing) -> Tensor:
+        """The layer's rows, (T, width) in the weights' dtype; tokens: (T,) int64."""
+        x = self.embedding(tokens)
+        if self.architecture.token_dropout:
+            x = x * TOKEN_DROPOUT_SCALE
+        cos, sin = rotary_tables(self.inv_freq, packing)
+        attend = self.attention.over(packing)
+        for layer in self.layers:
+            x = layer(x, attend, cos, sin)
+        rows: Tensor = self.final_norm(x)
+        return rows

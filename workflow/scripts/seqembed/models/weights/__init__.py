@@ -1,0 +1,1 @@
+"""Weights of checkpoints, read safely, checked, and put into encoders."""

@@ -1,0 +1,46 @@
+"""quarantine.tsv: the ids that get no embedding, each with the reason; the header always."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from seqembed.storage.publish import published
+from seqembed.index.table import IndexFingerprint, read_lengths_and_digests, read_names
+
+HEADER = "sequence_id\treason\n"
+# With `ids: file:header` the name of a file is part of an id, and may hold any of these.
+_ESCAPES = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
+
+
+def escape(text: str) -> str:
+    """The text on one line, in one cell."""
+    return text.translate(_ESCAPES)
+
+
+def table_line(sequence_id: str, reason: str) -> str:
+    """A line of the table, without its end."""
+    return f"{escape(sequence_id)}\t{escape(reason)}"
+
+
+def write_quarantine(index_path: Path, path: Path, quarantined: Mapping[bytes, str]) -> int:
+    """Write what the index excludes and what could not be embedded; return the number of ids.
+
+    quarantined: digests of the latter, with the reason. Ids stand in the order of the index; a tab
+    or a line break is written as an escape of two characters. Raises IndexFormatError where the
+    index is damaged.
+    """
+    count, fingerprint = 0, IndexFingerprint()
+    _, digests = read_lengths_and_digests(index_path)
+    with published(path) as temporary:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(HEADER)
+            # Of a damaged index one may be shorter: its fingerprint tells.
+            for (name, reason), digest in zip(read_names(index_path), digests, strict=False):
+                fingerprint.update([name], [digest.tobytes()], [reason])
+                reason = quarantined.get(digest.tobytes(), reason)
+                if reason is not None:
+                    file.write(f"{table_line(name, reason)}\n")
+                    count += 1
+        fingerprint.check(index_path)
+    return count

@@ -1,0 +1,194 @@
+"""The HDF5 files of embeddings, of one shard or of all: what is in them, and how they are read.
+
+Each holds `embeddings` (N, D) float32 or float16, `sequence_ids` (N,) UTF-8, `lengths` (N,) int64,
+`digests` (N, 16) uint8 and `flags` (N,) uint8; with token rows also `residues/embeddings`
+(total, D) and `residues/offsets` (N + 1,) int64: those of sequence i are the rows from
+offsets[i] to offsets[i + 1]. Where sequences could not be embedded, `quarantine/digests` (Q, 16)
+uint8 and `quarantine/reasons` (Q,) UTF-8. What the file is stands in the root's attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from seqembed.errors import ShardError
+from seqembed.storage.publish import allow_open_files
+from seqembed.results.rows import TokenRowPool
+from seqembed.results.seal import verify_seal
+
+FORMAT_VERSION = "1"
+SLAB_BYTES = 16 << 20
+SLAB_ROWS = 65_536
+# A shard is open for HDF5, and again for each of its arrays that is mapped.
+FILES_OF_A_SHARD, FILES_OF_OURS = 3, 64
+COLUMNS: dict[str, tuple[tuple[int, ...], Any]] = {
+    "sequence_ids": ((), h5py.string_dtype("utf-8")),
+    "lengths": ((), np.int64),
+    "digests": ((16,), np.uint8),
+    "flags": ((), np.uint8),
+}
+STORAGES = ("float32", "float16")
+RESIDUES, OFFSETS = "residues/embeddings", "residues/offsets"
+QUARANTINE: dict[str, tuple[tuple[int, ...], Any]] = {
+    "quarantine/digests": ((16,), np.uint8),
+    "quarantine/reasons": ((), h5py.string_dtype("utf-8")),
+}
+
+
+def slab_bounds(count: int, width: int) -> Iterator[tuple[int, int]]:
+    """Cut `count` rows of `width` float32 into (start, stop) of at most SLAB_BYTES, SLAB_ROWS."""
+    step = max(1, min(SLAB_ROWS, SLAB_BYTES // (4 * width)))
+    for start in range(0, count, step):
+        yield start, min(start + step, count)
+
+
+class EmbeddingsFile:
+    """A file of embeddings that was checked; `rows` (N, D) stay on disk.
+
+    residues: the token rows, (total, D), on disk as well, or None.
+    """
+
+    def __init__(self, path: Path, file: h5py.File) -> None:
+        self.path, self._file = path, file
+        self.attributes: dict[str, str | int] = {
+            # Numbers come as those of numpy.
+            name: value.item() if isinstance(value, np.generic) else value
+            for name, value in file.attrs.items()
+        }
+        self.count, self.width = file["embeddings"].shape
+        self.rows = _map(path, file["embeddings"])
+        self.residues = _map(path, file[RESIDUES]) if RESIDUES in file else None
+
+    def lengths(self) -> NDArray[np.int64]:
+        """(N,) residues of each sequence."""
+        return self._column("lengths")
+
+    def digests(self) -> NDArray[np.uint8]:
+        """(N, 16) digests."""
+        return self._column("digests")
+
+    def flags(self) -> NDArray[np.uint8]:
+        """(N,) flags."""
+        return self._column("flags")
+
+    def offsets(self) -> NDArray[np.int64]:
+        """(N + 1,) where the token rows of each sequence begin; there only with `residues`."""
+        return self._column(OFFSETS)
+
+    def quarantine(self) -> dict[bytes, str]:
+        """Digests of the sequences that could not be embedded, and why."""
+        if "quarantine" not in self._file:
+            return {}
+        digests, reasons = (self._file[name] for name in QUARANTINE)
+        keys = (digest.tobytes() for digest in digests[:])
+        return dict(zip(keys, reasons.asstr()[:].tolist(), strict=True))
+
+    def _column(self, name: str) -> NDArray[Any]:
+        column: NDArray[Any] = self._file[name][:]
+        return column
+
+
+def pool_token_rows(files: Sequence[EmbeddingsFile]) -> TokenRowPool | None:
+    """The token rows of files, sequences numbered through; None where a file has none."""
+    arrays = [file.residues for file in files if file.residues is not None]
+    if len(arrays) < len(files):
+        return None
+    return TokenRowPool(arrays, [file.offsets() for file in files])
+
+
+def allow_open_shards(count: int) -> None:
+    """Have so many shards open at once be allowed; OSError where they never can be."""
+    allow_open_files(FILES_OF_OURS + FILES_OF_A_SHARD * count)
+
+
+@contextmanager
+def open_embeddings(path: Path) -> Iterator[EmbeddingsFile]:
+    """Check every byte of a file without HDF5, then open it.
+
+    Raises ShardError where it is not one of ours, damaged, or of another form or format version.
+    """
+    try:
+        verify_seal(path)
+        file = h5py.File(path, "r", locking=False)
+    except OSError as error:
+        raise ShardError(f"{path}: cannot be read ({error}); remove it and run again") from error
+    with file:
+        _check_form(path, file)
+        yield EmbeddingsFile(path, file)
+
+
+def _check_form(path: Path, file: h5py.File) -> None:
+    """Raise ShardError unless the file is of our version, shapes and dtypes."""
+    _refuse_links(path, file)
+    found, embeddings = file.attrs.get("format_version"), file.get("embeddings")
+    if found != FORMAT_VERSION:
+        raise ShardError(f"{path}: format version {found!r} is not known to this program")
+    if not _are_rows(embeddings):
+        raise ShardError(f"{path}: has no rows of {' or '.join(STORAGES)}; make it again")
+    _check_columns(path, file, COLUMNS, len(embeddings))
+    if "quarantine" in file:
+        digests = file.get("quarantine/digests")
+        count = len(digests) if isinstance(digests, h5py.Dataset) and digests.ndim else 0
+        _check_columns(path, file, QUARANTINE, count)
+    if RESIDUES in file or OFFSETS in file or file.attrs.get("per_residue"):
+        _check_residues(path, file)
+
+
+def _refuse_links(path: Path, file: h5py.Group) -> None:
+    """Raise ShardError where what is read would come from another place than this file."""
+    for name in file:
+        link = file.get(name, getlink=True)
+        held = file[name] if isinstance(link, h5py.HardLink) else None
+        if held is None or (isinstance(held, h5py.Dataset) and (held.external or held.is_virtual)):
+            raise ShardError(f"{path}: {name} does not lie in the file; remove it and run again")
+        if isinstance(held, h5py.Group):
+            _refuse_links(path, held)
+
+
+def _check_columns(
+    path: Path, file: h5py.File, columns: Mapping[str, tuple[tuple[int, ...], Any]], count: int
+) -> None:
+    for name, (shape, dtype) in columns.items():
+        column, wanted = file.get(name), (count, *shape)
+        if column is None or column.shape != wanted or column.dtype != np.dtype(dtype):
+            raise ShardError(f"{path}: has no {name} of shape {wanted}; make it again")
+
+
+def _are_rows(dataset: Any) -> bool:
+    """Whether they are rows, one after the other, of a kind that we write."""
+    if not isinstance(dataset, h5py.Dataset):
+        return False
+    return dataset.ndim == 2 and dataset.dtype.name in STORAGES and dataset.chunks is None
+
+
+def _check_residues(path: Path, file: h5py.File) -> None:
+    """Raise ShardError unless the token rows are those of the file's sequences."""
+    rows, offsets = file.get(RESIDUES), file.get(OFFSETS)
+    width, dtype = file["embeddings"].shape[1], file["embeddings"].dtype
+    if not _are_rows(rows) or rows.shape[1] != width or rows.dtype != dtype:
+        raise ShardError(f"{path}: has no token rows beside its rows; make it again")
+    found = offsets[:] if isinstance(offsets, h5py.Dataset) and offsets.ndim else np.empty(0)
+    if not are_offsets(found, len(file["embeddings"]), len(rows)):
+        raise ShardError(f"{path}: has no offsets of its token rows; make it again")
+
+
+def are_offsets(offsets: NDArray[Any], count: int, total: int) -> bool:
+    """Whether they cut `total` token rows into those of `count` sequences."""
+    if offsets.shape != (count + 1,) or offsets.dtype != np.int64:
+        return False
+    return bool(offsets[0] == 0 and offsets[-1] == total and (offsets[:-1] <= offsets[1:]).all())
+
+
+def _map(path: Path, dataset: h5py.Dataset) -> NDArray[np.floating]:
+    """The rows of a contiguous dataset, left on disk."""
+    if not dataset.size:
+        return np.empty(dataset.shape, dataset.dtype)
+    offset = dataset.id.get_offset()
+    return np.memmap(path, dataset.dtype, "r", offset, dataset.shape)

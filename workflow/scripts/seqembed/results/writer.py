@@ -1,0 +1,194 @@
+"""Writes the HDF5 files of embeddings by streaming."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from seqembed.results.ahead import ahead
+from seqembed.errors import ShardError
+from seqembed.storage.publish import published, sync
+from seqembed.results.rows import digest_rows
+from seqembed.results.seal import USER_BLOCK_BYTES, seal, verify_seal
+from seqembed.results.reader import COLUMNS, FORMAT_VERSION, OFFSETS, QUARANTINE, RESIDUES, are_offsets
+
+PACKAGES = ("torch", "h5py", "numpy", "safetensors", "pyarrow")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Slab:
+    """Consecutive rows: n ids, (n,) int64 lengths, (n, 16) digests, (n,) flags, (n, D) rows."""
+
+    sequence_ids: list[str]
+    lengths: NDArray[np.int64]
+    digests: NDArray[np.uint8]
+    flags: NDArray[np.uint8]
+    embeddings: NDArray[np.floating]
+
+    def __post_init__(self) -> None:
+        n = len(self.sequence_ids)
+        shapes = [self.lengths.shape, self.flags.shape, self.digests.shape, self.embeddings.shape]
+        if shapes[:3] != [(n,), (n,), (n, 16)] or shapes[3][:-1] != (n,):
+            raise ShardError(f"{n:,} ids stand beside columns of shapes {shapes}")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TokenRows:
+    """The token rows of all sequences: (N + 1,) int64 offsets, and the rows in order, in parts."""
+
+    offsets: NDArray[np.int64]
+    parts: Iterable[NDArray[np.floating]]
+
+
+def write_embeddings(
+    path: Path,
+    *,
+    count: int,
+    width: int,
+    storage: str,
+    attributes: Mapping[str, str | int],
+    slabs: Iterable[Slab],
+    residues: TokenRows | None = None,
+    quarantine: Mapping[bytes, str] | None = None,
+) -> None:
+    """Write `count` rows of `width` values, slab by slab; the file is sealed and read once more.
+
+    storage: float32 or float16, of every row. quarantine: why a digest's sequence has no row.
+
+    Raises ShardError where the slabs do not add up, or where the disk is full or gives back other
+    bytes; what stands at `path` then stays as it was.
+    """
+    with published(path) as temporary:
+        with _writing(temporary, path) as file:
+            with _disk_errors(path):
+                file.attrs.update(_common_attributes() | dict(attributes))
+                _create(file, count, width, storage)
+            _write_slabs(file, path, slabs)
+            if residues:
+                _write_residues(file, path, residues, width, storage)
+            if quarantine:
+                with _disk_errors(path):
+                    _write_quarantine(file, quarantine)
+        seal(temporary)
+        with ThreadPoolExecutor(1, "sync") as beside:
+            synced = beside.submit(sync, temporary)
+            _verify_written(temporary, path)
+            synced.result()
+
+
+def _common_attributes() -> dict[str, str]:
+    return {
+        "format_version": FORMAT_VERSION,
+        "package_versions": json.dumps({name: version(name) for name in PACKAGES}),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+@contextmanager
+def _writing(temporary: Path, path: Path) -> Iterator[h5py.File]:
+    """A new HDF5 file, closed at the end."""
+    with _disk_errors(path):
+        file = _create_file(temporary)
+    try:
+        yield file
+    finally:
+        with _disk_errors(path):
+            file.close()
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Tell what HDF5 raises where the disk takes no more as ShardError, naming `path`."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        message = f"{path}: cannot be written ({reason}); see that its disk has room and run again"
+        raise ShardError(message) from error
+
+
+def _create_file(path: Path) -> h5py.File:
+    creation, access = (h5py.h5p.create(k) for k in (h5py.h5p.FILE_CREATE, h5py.h5p.FILE_ACCESS))
+    creation.set_userblock(USER_BLOCK_BYTES)
+    # The earliest format: every HDF5 reads it.
+    access.set_libver_bounds(h5py.h5f.LIBVER_EARLIEST, h5py.h5f.LIBVER_V18)
+    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+    access.set_file_locking(False, True)
+    # Without this HDF5 holds small writes back, and h5py does not raise where one fails later.
+    access.set_sieve_buf_size(0)
+    return h5py.File(h5py.h5f.create(bytes(path), h5py.h5f.ACC_EXCL, creation, access))
+
+
+def _create(file: h5py.File, count: int, width: int, storage: str) -> None:
+    file.create_dataset("embeddings", (count, width), storage, track_times=False)
+    for name, (shape, dtype) in COLUMNS.items():
+        file.create_dataset(name, (count, *shape), dtype, track_times=False)
+
+
+def _write_slabs(file: h5py.File, path: Path, slabs: Iterable[Slab]) -> None:
+    written, count = 0, len(file["embeddings"])
+    for slab in ahead(slabs):
+        with _disk_errors(path):
+            written = _write_slab(file, path, written, slab)
+    if written != count:
+        raise ShardError(f"{path}: {written:,} of {count:,} rows came; run again")
+
+
+def _write_residues(
+    file: h5py.File, path: Path, residues: TokenRows, width: int, storage: str
+) -> None:
+    written, total = 0, int(residues.offsets[-1])
+    if not are_offsets(residues.offsets, len(file["embeddings"]), total):
+        raise ShardError(f"{path}: the token rows are not those of its sequences; run again")
+    with _disk_errors(path):
+        file.create_dataset(OFFSETS, data=residues.offsets, track_times=False)
+        rows = file.create_dataset(RESIDUES, (total, width), storage, track_times=False)
+    for part in residues.parts:
+        stop = written + len(part)
+        if stop > total or part.shape[1] != width:
+            raise ShardError(f"{path}: more than {total:,} token rows of {width:,} came; run again")
+        with _disk_errors(path):
+            rows[written:stop] = part
+        written = stop
+    if written != total:
+        raise ShardError(f"{path}: {written:,} of {total:,} token rows came; run again")
+
+
+def _write_slab(file: h5py.File, path: Path, start: int, slab: Slab) -> int:
+    """Write a slab from row `start` on; return the row after it."""
+    stop, (count, width) = start + len(slab.lengths), file["embeddings"].shape
+    # HDF5 would spread rows of one value over the whole width.
+    if stop > count or slab.embeddings.shape[1] != width:
+        found = f"rows up to {stop:,}, of {slab.embeddings.shape[1]:,} values, came"
+        raise ShardError(f"{path}: {found}, not {count:,} of {width:,}; run again")
+    # These first: meanwhile the next slab, taken in a thread, is done with Python's lock, which ids
+    # need.
+    for name in ("embeddings", *COLUMNS):
+        file[name][start:stop] = getattr(slab, name)
+    return stop
+
+
+def _write_quarantine(file: h5py.File, quarantine: Mapping[bytes, str]) -> None:
+    digests = digest_rows(quarantine)
+    for (name, (_, dtype)), data in zip(
+        QUARANTINE.items(), (digests, list(quarantine.values())), strict=True
+    ):
+        file.create_dataset(name, data=data, dtype=dtype, track_times=False)
+
+
+def _verify_written(temporary: Path, path: Path) -> None:
+    try:
+        verify_seal(temporary)
+    except ShardError as error:
+        message = f"{path}: the disk gave back other bytes than were written; check it, run again"
+        raise ShardError(message) from error

@@ -1,0 +1,61 @@
+"""Mistakes on Snakemake's own command line that Snakemake accepts silently."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Collection, Mapping, Sequence
+
+from seqembed.errors import ConfigError
+from seqembed.settings.unknown_keys import OTHER_GPU_NAMES
+from seqembed.settings.yaml_file import check_option
+
+_SETTING = re.compile(r"(fasta|model|datasets)=")
+_GPUS = ("gpu", *OTHER_GPU_NAMES, "nvidia_gpus", "cuda")
+
+
+def refuse_lost_words(arguments: Sequence[str], config: Sequence[str]) -> None:
+    """Raise ConfigError where Snakemake does not read a setting, or lets a later one replace it.
+
+    arguments: the whole command line. config: what followed the last --config.
+    """
+    settings = [word for word in arguments if _SETTING.match(word)]
+    if settings and not config:
+        message = f"{settings[0]} is taken for a file to make"
+        raise ConfigError(f"{message}; write --config {shlex.join(settings)}.")
+    if sum(word in ("--config", "-C") or word.startswith("--config=") for word in arguments) > 1:
+        message = "--config is given twice, and Snakemake reads the last alone; write all of it"
+        raise ConfigError(f"{message} after one --config.")
+    given: dict[str, str] = {}
+    for key, _, value in (word.partition("=") for word in config):
+        if key in given and not value.startswith("{"):
+            raise ConfigError(_explain_twice(key, given[key], value))
+        check_option(key, value)
+        given[key] = value
+
+
+def refuse_other_gpu_limits(resources: Mapping[str, object], device: str) -> None:
+    """Raise ConfigError for `--resources gpus=2`, which limits nothing: the resource is `gpu`."""
+    if device == "cpu" or "gpu" in resources:
+        return
+    for name in resources:
+        if name.lower() in _GPUS:
+            count = getattr(resources[name], "raw", resources[name])
+            message = f"--resources {name}={count} limits no job of this workflow"
+            raise ConfigError(f"{message}; write --resources gpu={count}.")
+
+
+def describe_left_out(datasets: Collection[str], name: str) -> str:
+    """Say that the datasets of a configuration do not run beside the short form's."""
+    listed = ", ".join(map(str, list(datasets)[:10]))
+    return f"Only {name} is run, which fasta= names, and no dataset of the configuration: {listed}."
+
+
+def _explain_twice(key: str, first: str, second: str) -> str:
+    message = f"{key} is given twice, as {first!r} and {second!r}, and the first would be lost"
+    if key == "fasta":
+        return f"{message}; write fasta={first},{second}, commas and no braces."
+    if ":" in first and ":" in second:
+        pairs = ", ".join(": ".join(part.split(":", 1)) for part in (first, second))
+        return f"{message}; put it in quotes, with a blank after each colon: '{key}={{{pairs}}}'."
+    return f"{message}; write it once."

@@ -1,0 +1,1 @@
+"""What the user asks for: the configuration, the recipe, lengths and memory."""

@@ -1,0 +1,152 @@
+"""What is done with sequences of more tokens than a model reads at once; no PyTorch is needed.
+
+Tokens are counted without the two specials, which every window has around it. A window begins
+every half max_length, and the last one ends with the sequence, so that each has max_length
+tokens. A token's row is taken from the window in which it stands farthest from an edge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqembed.errors import ConfigError
+from seqembed.flags import TRUNCATED, WINDOWED
+from seqembed.models.encoders.tokenization import SPECIALS
+from seqembed.models.prepared import PreparedModel
+
+LongSequences = Literal["window", "truncate", "full", "error"]
+Int64s = NDArray[np.int64]
+# As the configuration's schema has it: no sequence is so long, and sums of it stay exact.
+LONGEST = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Tokens start to stop of a sequence; the rows of keep_start to keep_stop are taken from it."""
+
+    start: int
+    stop: int
+    keep_start: int
+    keep_stop: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LengthPolicy:
+    """How sequences over `max_length` tokens are read; 0, and no limit, with `full`.
+
+    Raises ConfigError for what it cannot be.
+    """
+
+    long_sequences: LongSequences
+    max_length: int
+
+    def __post_init__(self) -> None:
+        if self.long_sequences not in get_args(LongSequences):
+            choices = ", ".join(get_args(LongSequences))
+            message = f"long_sequences must be one of {choices}, not {self.long_sequences!r}"
+            raise ConfigError(message)
+        if self.max_length < (self.long_sequences != "full"):
+            raise ConfigError(f"max_length must be at least 1, not {self.max_length!r}")
+        if self.max_length > LONGEST:
+            raise ConfigError(f"max_length must be at most {LONGEST:,}, not {self.max_length!r}")
+
+    def is_long(self, tokens: Int64s) -> NDArray[np.bool_]:
+        """Which of (n,) sequences are over the limit, (n,) bool."""
+        if self.long_sequences == "full":
+            return np.zeros(len(tokens), bool)
+        return tokens > self.max_length
+
+    def kept(self, tokens: Int64s) -> Int64s:
+        """How many tokens of each sequence get a row, (n,)."""
+        if self.long_sequences == "truncate":
+            return np.minimum(tokens, self.max_length)
+        return tokens
+
+    def windows(self, tokens: Int64s) -> Int64s:
+        """How many windows each sequence is read in, (n,)."""
+        if self.long_sequences != "window":
+            return np.ones(len(tokens), np.int64)
+        over = np.maximum(tokens - self.max_length, 0)
+        return 1 - (-over // self._step)
+
+    def read(self, tokens: Int64s) -> Int64s:
+        """How many tokens of each sequence go through the model, specials included, (n,)."""
+        windows = self.windows(tokens)
+        whole = self.kept(tokens) + SPECIALS
+        return np.where(windows > 1, windows * (self.max_length + SPECIALS), whole)
+
+    def windows_a_pass(self, token_budget: int) -> int:
+        """How many whole windows of one sequence a budget takes, at least one."""
+        return max(1, token_budget // (self.max_length + SPECIALS))
+
+    def passes(self, tokens: Int64s, token_budget: int) -> Int64s:
+        """How often the model runs for each sequence, (n,): more than once for many windows."""
+        return -(-self.windows(tokens) // self.windows_a_pass(token_budget))
+
+    def last_pass(self, tokens: Int64s, token_budget: int) -> Int64s:
+        """How many tokens of each sequence are in its last pass, (n,); others may join them."""
+        earlier = (self.passes(tokens, token_budget) - 1) * self.windows_a_pass(token_budget)
+        return self.read(tokens) - earlier * (self.max_length + SPECIALS)
+
+    def cut(self, tokens: int) -> list[Window]:
+        """The windows of one sequence, in order; what they keep covers each kept token once."""
+        length = int(self.kept(np.array([tokens]))[0])
+        count = int(self.windows(np.array([tokens]))[0])
+        if count == 1:
+            return [Window(0, length, 0, length)]
+        starts = [min(i * self._step, length - self.max_length) for i in range(count)]
+        # Half-way between the next window's begin and this one's end both edges are as far.
+        turns = [
+            (a + self.max_length + b + 1) // 2 for a, b in zip(starts[:-1], starts[1:], strict=True)
+        ]
+        limits = [0, *turns, length]
+        return [
+            Window(start, start + self.max_length, keep, stop)
+            for start, keep, stop in zip(starts, limits[:-1], limits[1:], strict=True)
+        ]
+
+    def flags(self, tokens: Int64s) -> NDArray[np.uint8]:
+        """What is remarkable about the rows of (n,) sequences: (n,) uint8."""
+        flag = {"window": WINDOWED, "truncate": TRUNCATED}.get(self.long_sequences, 0)
+        return np.where(self.is_long(tokens), flag, 0).astype(np.uint8)
+
+    def refuse(
+        self,
+        tokens: Int64s,
+        unit: str,
+        describe: Callable[[Int64s], list[str]] | None = None,
+    ) -> None:
+        """Raise ConfigError, with the count and the key, where `error` meets longer sequences.
+
+        unit: what the tokens are. describe: names rows, of which the message tells the first three.
+        """
+        long = np.flatnonzero(self.is_long(tokens))
+        if not len(long) or self.long_sequences != "error":
+            return
+        names = f"; the first are {', '.join(describe(long[:3]))}" if describe else ""
+        raise ConfigError(
+            f"{len(long):,} of {len(tokens):,} sequences are longer than {self.max_length:,} "
+            f"{unit} (the longest has {int(tokens.max()):,}){names}; to embed them, set "
+            "`embedding: {long_sequences: window}` or `truncate` (after --config: "
+            "'embedding={long_sequences: window}'); else take them out, or raise "
+            "`embedding: {max_length: ...}`"
+        )
+
+    @property
+    def _step(self) -> int:
+        return (self.max_length + 1) // 2
+
+
+def resolve_policy(
+    asked: Literal["auto"] | LongSequences, max_length: Literal["auto"] | int, model: PreparedModel
+) -> LengthPolicy:
+    """The policy for this model: `auto` is `full` where it has no position limit, else `window`."""
+    if asked == "auto":
+        asked = "full" if model.facts.reads_whole else "window"
+    limit = 0 if asked == "full" else model.longest(max_length)
+    return LengthPolicy(long_sequences=asked, max_length=limit)

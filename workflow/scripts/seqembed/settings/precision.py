@@ -1,0 +1,82 @@
+"""Which precision a device computes in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from seqembed.environment import EnvConfig
+from seqembed.errors import ConfigError, DeviceError
+from seqembed.settings.request import AskedPrecision, Precision
+
+# Attention over packed sequences has no half-precision kernel for cards older than Ampere.
+OLDEST_CAPABILITY = (8, 0)
+CAPABILITY = ".".join(map(str, OLDEST_CAPABILITY))
+CARD = f"an NVIDIA card of compute capability {CAPABILITY} (Ampere) or newer"
+DTYPES: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+# Without one of these PyTorch computes bf16 by way of fp32, slower and no better.
+BF16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16"}
+CPUINFO = Path("/proc/cpuinfo")
+
+
+def should_use_fp16(device: torch.device, environment: EnvConfig) -> bool:
+    """Whether fp16 is possible on this device and not forbidden by SEQEMBED_DISABLE_FP16."""
+    return not environment.disable_fp16 and _obstacle("fp16", device) is None
+
+
+def resolve_precision(
+    asked: AskedPrecision, device: torch.device, environment: EnvConfig
+) -> Precision:
+    """The precision to compute in; `auto` is fp16 on a card that is good at it, else fp32.
+
+    Raises DeviceError where the device cannot do what is asked for, ConfigError where
+    SEQEMBED_DISABLE_FP16 forbids it.
+    """
+    if asked == "auto":
+        return "fp16" if should_use_fp16(device, environment) else "fp32"
+    if asked == "fp16" and environment.disable_fp16:
+        raise ConfigError(
+            "`precision: fp16` is asked for, and the environment variable "
+            "SEQEMBED_DISABLE_FP16 forbids it; unset it, or set `precision: fp32`"
+        )
+    if obstacle := _obstacle(asked, device):
+        raise DeviceError(
+            f"`precision: {asked}` cannot be used on {device}: {obstacle}; "
+            "set `precision: auto` or `fp32`, or run on such a device"
+        )
+    return asked
+
+
+def torch_dtype(precision: Precision) -> torch.dtype:
+    """The dtype of weights and activations."""
+    return DTYPES[precision]
+
+
+def _obstacle(precision: Precision, device: torch.device) -> str | None:
+    """Why this device cannot compute in this precision; None where it can."""
+    if precision == "fp32":
+        return None
+    if device.type == "cuda":
+        capability = torch.cuda.get_device_capability(device)
+        found = ".".join(map(str, capability))
+        return (
+            f"it needs {CARD}, and this one has {found}" if capability < OLDEST_CAPABILITY else None
+        )
+    if precision == "fp16":
+        return f"it needs {CARD}"
+    if not BF16_INSTRUCTIONS & _cpu_flags():
+        return f"it needs {CARD}, or a CPU with {' or '.join(sorted(BF16_INSTRUCTIONS))}"
+    return None
+
+
+def _cpu_flags() -> set[str]:
+    """What the kernel says that this CPU can do; nothing where it does not say."""
+    if not CPUINFO.exists():
+        return set()
+    lines = CPUINFO.read_text(encoding="utf-8").splitlines()
+    return {word for line in lines if line.startswith("flags") for word in line.split()}

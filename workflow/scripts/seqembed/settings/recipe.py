@@ -1,0 +1,161 @@
+"""The recipe: what, with the weights, decides a row's numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+
+from seqembed.environment import EnvConfig
+from seqembed.errors import ConfigError, RecipeError
+from seqembed.models.prepared import PreparedModel
+from seqembed.settings.lengths import LengthPolicy, LongSequences, resolve_policy
+from seqembed.settings.precision import resolve_precision
+from seqembed.settings.request import Pooling, Precision, Request, Storage, check_choice
+from seqembed.storage.json_files import read_json
+from seqembed.storage.publish import publish_exclusively
+
+FORMAT_VERSION = "1"
+# Raised only when the same weights and settings give other numbers than before.
+NUMERICS_VERSION = 1
+# Keys of later versions, with what was done before they were there: at these values they are left
+# out of what is hashed, so that a fingerprint once given stands.
+LATER_KEYS: dict[str, Any] = {
+    "layer": "last",
+    "pooling": "mean",
+    "per_residue": False,
+    "storage": "float32",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What is computed, every `auto` resolved. Equal recipes give equal rows.
+
+    Raises ConfigError for what this program cannot compute.
+    """
+
+    weights: str
+    tokenizer: str
+    layer: int
+    pooling: Pooling
+    precision: Precision
+    storage: Storage
+    long_sequences: LongSequences
+    max_length: int
+    numerics_version: int
+    per_residue: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("pooling", self.pooling, get_args(Pooling))
+        check_choice("storage", self.storage, get_args(Storage))
+        check_choice("precision", self.precision, get_args(Precision))
+        # It checks itself.
+        _ = self.policy
+
+    @property
+    def fingerprint(self) -> str:
+        """64 hex characters, of content alone."""
+        return _hash(self.fields())
+
+    @property
+    def policy(self) -> LengthPolicy:
+        """What is done with long sequences."""
+        return LengthPolicy(long_sequences=self.long_sequences, max_length=self.max_length)
+
+    def fields(self) -> dict[str, str | int]:
+        """All that decides the numbers, by name."""
+        fields = asdict(self)
+        if not self.per_residue:
+            del fields["per_residue"]
+        return fields
+
+
+def resolve_recipe(
+    request: Request, model: PreparedModel, device: torch.device, environment: EnvConfig
+) -> Recipe:
+    """The recipe that this worker would follow.
+
+    Raises DeviceError where it cannot, ConfigError for a layer that the model lacks.
+    """
+    policy = resolve_policy(request.long_sequences, request.max_length, model)
+    return Recipe(
+        weights=model.fingerprint,
+        tokenizer=model.tokenizer,
+        layer=model.layer(request.layer),
+        pooling=request.pooling,
+        per_residue=request.per_residue,
+        precision=resolve_precision(request.precision, device, environment),
+        storage=request.storage,
+        long_sequences=policy.long_sequences,
+        max_length=policy.max_length,
+        numerics_version=NUMERICS_VERSION,
+    )
+
+
+def adopt_recipe(
+    folder: Path,
+    request: Request,
+    model: PreparedModel,
+    device: torch.device,
+    environment: EnvConfig,
+) -> Recipe:
+    """The one recipe of all workers with this request: the first writes it, the others adopt it.
+
+    Raises:
+        RecipeError: the file is damaged, or names a field that this worker cannot follow.
+        DeviceError: this device cannot compute what was asked for.
+    """
+    path = folder / f"{_request_key(request, model)}.json"
+    own = resolve_recipe(request, model, device, environment)
+    try:
+        with publish_exclusively(path) as temporary:
+            content = {"format_version": FORMAT_VERSION, "kind": "recipe"} | own.fields()
+            temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    except FileExistsError:
+        return _adopt(path, own, request, device, environment)
+    return own
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe; raises RecipeError unless it is whole and of a known version."""
+    try:
+        content = {"per_residue": False} | read_json(path, "recipe", FORMAT_VERSION)
+        return Recipe(**{name: content[name] for name in Recipe.__dataclass_fields__})
+    except (ConfigError, OSError, ValueError, KeyError, TypeError) as error:
+        message = f"{path}: damaged recipe ({error!r}); remove it and run again"
+        raise RecipeError(message) from error
+
+
+def _adopt(
+    path: Path, own: Recipe, request: Request, device: torch.device, environment: EnvConfig
+) -> Recipe:
+    found = read_recipe(path)
+    for name, value in asdict(own).items():
+        other = asdict(found)[name]
+        if other != value and not (name == "precision" and request.precision == "auto"):
+            message = f"{path}: {name} is {other!r}, but this worker would use {value!r}; "
+            raise RecipeError(message + "remove the file to start over with the new value")
+    # Resolved by the first worker, perhaps on another device than ours.
+    resolve_precision(found.precision, device, environment)
+    return found
+
+
+def _request_key(request: Request, model: PreparedModel) -> str:
+    """Of the settings asked for, and of what no setting names: the weights and our numerics."""
+    asked = {k: v for k, v in asdict(request).items() if v != LATER_KEYS.get(k, ...)} | {
+        "weights": model.fingerprint,
+        "tokenizer": model.tokenizer,
+        "numerics_version": NUMERICS_VERSION,
+    }
+    return _hash(asked)[:24]
+
+
+def _hash(fields: Mapping[str, Any]) -> str:
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=32).hexdigest()

@@ -1,0 +1,1 @@
+"""Files that are whole under their final name, JSON with a checksum, locks, paths."""

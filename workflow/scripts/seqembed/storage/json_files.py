@@ -1,0 +1,46 @@
+"""JSON files of ours: kind, format version and checksum stand in them as keys."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from seqembed.storage.publish import published
+
+KEY = "checksum"
+
+
+def add_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with the checksum of all its keys, 32 hex characters."""
+    return {**content, KEY: _checksum(content)}
+
+
+def check_checksum(content: Mapping[str, Any]) -> None:
+    """Raise ValueError where the checksum is wrong; older files have none."""
+    if KEY in content and content[KEY] != _checksum(content):
+        raise ValueError("damaged since it was written")
+
+
+def read_json(path: Path, kind: str, version: str) -> dict[str, Any]:
+    """A file's content; raises ValueError, KeyError or TypeError for another kind, or damage."""
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if content["format_version"] != version or content["kind"] != kind:
+        raise ValueError(f"format version {content['format_version']} is not known")
+    check_checksum(content)
+    return content
+
+
+def write_json(path: Path, kind: str, version: str, content: Mapping[str, Any]) -> None:
+    """Write a file durably, with its kind, format version and checksum."""
+    whole = add_checksum({"format_version": version, "kind": kind, **content})
+    with published(path) as temporary:
+        temporary.write_text(json.dumps(whole, indent=2, sort_keys=True) + "\n")
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in content.items() if key != KEY}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

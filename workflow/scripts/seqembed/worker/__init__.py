@@ -1,0 +1,1 @@
+"""What a worker settles before its first batch, writes, and reports."""
