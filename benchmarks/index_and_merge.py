@@ -60,7 +60,7 @@ def write_shards(folder: Path, count: int) -> None:
     import numpy as np
 
     from seqembed.index.table import read_lengths_and_digests, write_index
-    from seqembed.results.rows import first_rows
+    from seqembed.storage.digests import first_rows
 
     write_fasta(folder, count)
     index = folder / "merge.parquet"

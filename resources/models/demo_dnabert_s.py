@@ -23,13 +23,13 @@ from tokenizers.trainers import BpeTrainer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqembed.fasta.reader import digest
 from seqembed.models.architecture import DnabertArchitecture
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.dnabert_s import DnabertLayer, DnabertS
 from seqembed.models.weights.build import build_model, read_checkpoint
 from seqembed.models.weights.dnabert_s import LAYER, PARTS, TOKEN_TYPES
 from seqembed.models.weights.tensors import State
+from seqembed.storage.digests import digest
 
 # In the order of their ids, as in DNABERT-S's tokenizer.json.
 SPECIALS = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]

@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from seqembed.fasta.reader import digest, read_records
+from seqembed.fasta.reader import read_records
+from seqembed.storage.digests import digest
 
 if TYPE_CHECKING:
     from demo_dnabert_s import DemoDnabertS

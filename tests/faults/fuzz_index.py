@@ -32,9 +32,11 @@ import pyarrow.parquet as pq  # noqa: E402
 from fuzz_mutations import cut, mutate, wrap  # noqa: E402
 from fuzz_oracle import LETTERS, Row, Truth, read_truth  # noqa: E402
 
-from seqembed import fasta, index, residues, split  # noqa: E402
+from seqembed.checks import residues  # noqa: E402
 from seqembed.checks.residues import ResidueCheck  # noqa: E402
 from seqembed.errors import FastaError, ResidueError, SeqembedError  # noqa: E402
+from seqembed.fasta import reader  # noqa: E402
+from seqembed.index import parquet, split, table  # noqa: E402
 from seqembed.models.encoders.tokenization import BpeTokenizer, Esm2Tokenizer  # noqa: E402
 
 SOURCES = [
@@ -120,7 +122,7 @@ def run_case(case: Case, output: Path) -> tuple[str, int]:
     )
     with _settings(case):
         try:
-            index.write_index(list(case.contents), output, case.style, check)
+            table.write_index(list(case.contents), output, case.style, check)
         except SeqembedError as error:
             _check_leftovers(output.parent, [])
             return _check_error(case, truth, error), 0
@@ -134,9 +136,9 @@ def run_case(case: Case, output: Path) -> tuple[str, int]:
 @contextmanager
 def _settings(case: Case) -> Iterator[None]:
     """Read in chunks, and write in groups, of the case's sizes."""
-    read = partial(fasta.read_batches, chunk_bytes=case.chunk_bytes)
+    read = partial(reader.read_batches, chunk_bytes=case.chunk_bytes)
     residues.read_batches = split.read_batches = read
-    index.INDEX_BATCH_ROWS = case.batch_rows
+    table.INDEX_BATCH_ROWS = case.batch_rows
     yield
 
 
@@ -231,7 +233,7 @@ def _reason(row: Row, asked: str) -> str | None:
 
 
 def _read_fingerprint(path: Path) -> str:
-    return index.read_metadata(path, "index")["fingerprint"]
+    return parquet.read_metadata(path, "index")["fingerprint"]
 
 
 def _fingerprint(rows: list[tuple[Any, ...]]) -> str:
@@ -263,19 +265,19 @@ def _check_shards(case: Case, truth: Truth, path: Path) -> None:
 
 
 def _check_reading(truth: Truth, kept: list[bool], path: Path) -> None:
-    names = list(index.read_names(path))
+    names = list(table.read_names(path))
     _same("the names", [name for name, _ in names], [row.sequence_id for row in truth.rows])
     _same("what names exclude", [reason is None for _, reason in names], kept)
-    _same("what is excluded", (~index.read_excluded(path)).tolist(), kept)
-    lengths, digests = index.read_lengths_and_digests(path)
+    _same("what is excluded", (~table.read_excluded(path)).tolist(), kept)
+    lengths, digests = table.read_lengths_and_digests(path)
     _same("the lengths", lengths.tolist(), [len(row.residues) for row in truth.rows])
     _same("the digests", [key.tobytes() for key in digests], [row.digest for row in truth.rows])
     rows = [f"record {row.sequence_id!r} of {row.path}" for row in truth.rows]
-    _same("the described rows", index.describe_rows(path, np.arange(len(rows))), rows)
+    _same("the described rows", table.describe_rows(path, np.arange(len(rows))), rows)
 
 
 def _read_shard(path: Path, rank: int, case: Case) -> list[tuple[Any, ...]]:
-    shard = index.read_shard_index(path)
+    shard = table.read_shard_index(path)
     _same("a shard's place", (shard.rank, shard.world_size), (rank, case.shards))
     with pq.ParquetFile(path) as file:
         return [tuple(row.values()) for row in file.read().to_pylist()]

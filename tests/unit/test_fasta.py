@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqembed.errors import FastaError
-from seqembed.fasta.reader import digest, find_fasta_files, read_records
+from seqembed.fasta.files import find_fasta_files
+from seqembed.fasta.reader import read_records
+from seqembed.storage.digests import digest
 
 
 def _write(folder: Path, content: bytes, name: str = "a.fasta") -> Path:

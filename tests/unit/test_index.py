@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from seqembed.checkpoints.shard import adopt_index
 from seqembed.checks.residues import ResidueCheck, find_unknown
 from seqembed.errors import FastaError, IndexFormatError, ResidueError
-from seqembed.fasta.reader import digest
 from seqembed.index import table as index
 from seqembed.index.parquet import read_metadata, whole
 from seqembed.index.split import split_index
@@ -32,6 +31,7 @@ from seqembed.index.table import (
     write_index,
 )
 from seqembed.models.encoders.tokenization import ESM2_LETTERS
+from seqembed.storage.digests import digest
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

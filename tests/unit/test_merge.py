@@ -26,7 +26,6 @@ from hypothesis import strategies as st
 from seqembed import merge as merge_module
 from seqembed.checks.residues import ResidueCheck
 from seqembed.errors import IndexFormatError, ShardError
-from seqembed.fasta.reader import digest
 from seqembed.flags import TRUNCATED, WINDOWED
 from seqembed.index.parquet import INDEX_SCHEMA, read_metadata
 from seqembed.index.split import split_index
@@ -37,6 +36,7 @@ from seqembed.results.quarantine import write_quarantine
 from seqembed.results.reader import open_embeddings, slab_bounds
 from seqembed.results.seal import seal
 from seqembed.results.writer import Slab, TokenRows, write_embeddings
+from seqembed.storage.digests import digest
 
 RECIPE = "ab" * 32
 OTHER_RECIPE = "cd" * 32

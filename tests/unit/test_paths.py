@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from seqembed.errors import FastaError
-from seqembed.fasta.reader import find_fasta_files
+from seqembed.fasta.files import find_fasta_files
 from seqembed.storage.paths import expand
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers import EsmModel
 
 from seqembed.errors import ModelError
-from seqembed.fasta.reader import digest, read_records
+from seqembed.fasta.reader import read_records
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.encoders.esm2 import Esm2
 from seqembed.models.families import DNABERT_S, ESM2
@@ -27,6 +27,7 @@ from seqembed.models.prepare import load_prepared, prepare_model
 from seqembed.models.prepared import load_tokenizer, read_prepared
 from seqembed.models.source import list_model_files, list_weight_files
 from seqembed.models.weights.build import build_model, read_checkpoint
+from seqembed.storage.digests import digest
 
 LOGGER = logging.getLogger("seqembed.tests")
 RESOURCES = Path(__file__).parents[2] / "resources"

@@ -9,10 +9,10 @@ import pytest
 
 from seqembed.checks.residues import ResidueCheck
 from seqembed.errors import IndexFormatError
-from seqembed.fasta.reader import digest
 from seqembed.index.table import write_index
 from seqembed.models.encoders.tokenization import ESM2_LETTERS
 from seqembed.results.quarantine import write_quarantine
+from seqembed.storage.digests import digest
 
 J = "residue 'J' at {} is unknown to the model ({} such)"
 

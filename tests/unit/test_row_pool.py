@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seqembed.errors import ShardError
-from seqembed.results.rows import DigestIndex, RowPool, TokenRowPool, count_distinct
+from seqembed.results.rows import RowPool, TokenRowPool
+from seqembed.storage.digests import DigestIndex, count_distinct
 
 # Few letters, zeros among them, and differences in every part: near misses and duplicates.
 DIGEST = st.lists(st.sampled_from([0, 1, 255]), min_size=16, max_size=16).map(

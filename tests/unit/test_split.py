@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from seqembed.checks.residues import ResidueCheck, find_unknown
 from seqembed.errors import ConfigError, FastaError
-from seqembed.fasta.reader import digest
 from seqembed.index import split
 from seqembed.index.parquet import read_metadata
 from seqembed.index.split import split_index
 from seqembed.index.table import read_shard_index, write_index
 from seqembed.models.encoders.tokenization import ESM2_LETTERS, BpeTokenizer, Esm2Tokenizer
 from seqembed.settings.lengths import LengthPolicy
+from seqembed.storage.digests import digest
 
 DNA, PROTEIN = BpeTokenizer(DNA_TOKENIZER), Esm2Tokenizer()
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from seqembed.checkpoints.blocks import list_blocks, read_block, write_next_block
-from seqembed.checkpoints.store import copy_from_store, store_path
+from seqembed.checkpoints.store import copy_from_store
 from seqembed.index.split import split_index
 from seqembed.index.table import read_shard_index, write_index
+from seqembed.results.reader import store_path
 from seqembed.results.writer import Slab, TokenRows, write_embeddings
 
 RECIPE = "ab" * 32

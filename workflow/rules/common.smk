@@ -19,21 +19,21 @@ from snakemake.settings.types import DeploymentMethod
 SCRIPTS = Path(workflow.current_basedir) / ".." / "scripts"
 sys.path.append(str(SCRIPTS))
 
-from seqembed.rules import closing
-from seqembed.settings import short_form
-from seqembed.settings.schema import complete, describe_empty, get_datasets
-from seqembed.settings.yaml_file import check_yaml
-from seqembed.rules.earlier_result import refuse_to_replace
 from seqembed.errors import FastaError, SeqembedError
-from seqembed.fasta.reader import find_fasta_files
+from seqembed.fasta.files import find_fasta_files
+from seqembed.models import names
+from seqembed.models.known import KNOWN
+from seqembed.models.source import list_model_files
+from seqembed.rules import closing
+from seqembed.rules.earlier_result import refuse_to_replace
 from seqembed.rules.invocation import (
     describe_left_out,
     refuse_lost_words,
     refuse_other_gpu_limits,
 )
-from seqembed.models import names
-from seqembed.models.known import KNOWN
-from seqembed.models.source import list_model_files
+from seqembed.settings import short_form
+from seqembed.settings.schema import complete, describe_empty, get_datasets
+from seqembed.settings.yaml_file import check_yaml
 from seqembed.storage.paths import expand
 
 # Absent where everything is given on the command line, or in another folder.

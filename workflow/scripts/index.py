@@ -12,7 +12,7 @@ from seqembed import command_line
 from seqembed.checks.file_check import Suspicious
 from seqembed.checks.gaps import Gaps
 from seqembed.checks.residues import InvalidResidues, ResidueCheck
-from seqembed.fasta.reader import find_fasta_files
+from seqembed.fasta.files import find_fasta_files
 from seqembed.index.sequence_ids import IdStyle
 from seqembed.index.table import write_index
 from seqembed.models.prepared import load_tokenizer, read_prepared

@@ -32,7 +32,7 @@ from seqembed.checkpoints.manifest import (
     write_manifest,
 )
 from seqembed.checkpoints.shard import adopt_index, assemble_shard
-from seqembed.checkpoints.store import copy_from_store, store_path
+from seqembed.checkpoints.store import copy_from_store
 from seqembed.environment import EnvConfig
 from seqembed.errors import (
     EXIT_FAILED,
@@ -46,6 +46,7 @@ from seqembed.inference.trials import Trials
 from seqembed.machine.sigterm import Sigterm
 from seqembed.models.prepare import load_prepared
 from seqembed.models.prepared import load_tokenizer, read_prepared
+from seqembed.results.reader import store_path
 from seqembed.settings.precision import resolve_precision, torch_dtype
 from seqembed.storage.locks import hold_folder
 from seqembed.storage.publish import link, set_aside

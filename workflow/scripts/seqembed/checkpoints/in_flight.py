@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-from seqembed.inference.batches import PackedBatch
 
 IN_FLIGHT = "in_flight.json"
 
@@ -38,9 +35,9 @@ class InFlightFile:
         self._descriptor: int | None = None
         self._longest = 0
 
-    def tell(self, batches: Sequence[PackedBatch], fresh: bool) -> None:
-        """Say which batches are at work; none of them, when all are done."""
-        text = json.dumps(asdict(_describe(batches, fresh))) if batches else ""
+    def tell(self, flight: InFlight | None) -> None:
+        """Say what is at work; None when all is done."""
+        text = json.dumps(asdict(flight)) if flight else ""
         if self._descriptor is None:
             self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o666)
         # Written over and over in place: what is left of a longer text is blank.
@@ -67,13 +64,3 @@ def take_in_flight(folder: Path) -> InFlight | None:
     finally:
         path.unlink(missing_ok=True)
     return InFlight(steps=steps, tokens=found.tokens, pieces=found.pieces, fresh=found.fresh)
-
-
-def _describe(batches: Sequence[PackedBatch], fresh: bool) -> InFlight:
-    positions = [batch.positions for batch in batches]
-    return InFlight(
-        steps=[(min(found), max(found), len(found)) for found in positions],
-        tokens=max(batch.size for batch in batches),
-        pieces=len(batches[-1].pieces),
-        fresh=fresh,
-    )

@@ -23,7 +23,7 @@ from seqembed.checkpoints.blocks import (
 from seqembed.checkpoints.failures import FAILURES
 from seqembed.checkpoints.in_flight import IN_FLIGHT
 from seqembed.errors import CheckpointError
-from seqembed.results.rows import count_distinct
+from seqembed.storage.digests import count_distinct
 from seqembed.storage.json_files import read_json, write_json
 from seqembed.storage.publish import remove_temporary, set_aside
 

@@ -16,8 +16,9 @@ from seqembed.errors import CheckpointError, ShardError
 from seqembed.index.parquet import int64_array, read_columns
 from seqembed.index.table import ShardIndex, read_shard_index
 from seqembed.results.reader import slab_bounds
-from seqembed.results.rows import DigestIndex, RowPool, TokenRowPool
+from seqembed.results.rows import RowPool, TokenRowPool
 from seqembed.results.writer import Slab, TokenRows, write_embeddings
+from seqembed.storage.digests import DigestIndex
 from seqembed.storage.publish import link
 
 # The shard's index, as the checkpoint folder knows it.

@@ -12,12 +12,7 @@ from seqembed.checkpoints.blocks import list_blocks, read_block, write_next_bloc
 from seqembed.checkpoints.token_rows import copy_residues
 from seqembed.errors import CheckpointError, ShardError
 from seqembed.results.reader import EmbeddingsFile, open_embeddings, pool_token_rows, slab_bounds
-from seqembed.results.rows import DigestIndex
-
-
-def store_path(store: Path, recipe_fingerprint: str) -> Path:
-    """The file that keeps the last whole result of a recipe."""
-    return store / f"{recipe_fingerprint[:12]}.h5"
+from seqembed.storage.digests import DigestIndex
 
 
 def copy_from_store(

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Literal, NoReturn, get_args
 
 from seqembed.errors import FastaError
-from seqembed.fasta.reader import digest
 from seqembed.fasta.records import MAX_ID_BYTES, Records
+from seqembed.storage.digests import digest
 
 IdStyle = Literal["header", "file:header", "whole-header", "accession"]
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from seqembed.errors import FastaError
-from seqembed.fasta.reader import digest_all, read_batches
+from seqembed.fasta.reader import read_batches
 from seqembed.fasta.records import Record, Records
 from seqembed.index.input_files import read_file_counts, reads_without_gaps
 from seqembed.index.parquet import (
@@ -37,8 +37,8 @@ from seqembed.index.table import (
     shard_fingerprint,
 )
 from seqembed.models.encoders.tokenization import Esm2Tokenizer, Tokenizer
-from seqembed.results.rows import first_rows
 from seqembed.settings.lengths import LengthPolicy
+from seqembed.storage.digests import digest_all, first_rows
 from seqembed.storage.publish import published, remove_temporary
 
 # A worker holds one group's residues in memory, a few times over while it reads them.

@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from seqembed.checks.residues import ResidueCheck
-from seqembed.fasta.reader import digest_all
 from seqembed.index.input_files import describe_files
 from seqembed.index.parquet import (
     FORMAT_VERSION,
@@ -33,6 +32,7 @@ from seqembed.index.parquet import (
 )
 from seqembed.index.sequence_ids import IdStyle, SequenceIds
 from seqembed.models.encoders.tokenization import ESM2_LETTERS
+from seqembed.storage.digests import digest_all
 from seqembed.storage.publish import published
 
 INDEX_BATCH_ROWS = 65_536

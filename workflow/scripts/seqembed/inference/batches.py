@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from seqembed.checkpoints.failures import Suspect
-from seqembed.fasta.reader import digest
 from seqembed.index.parquet import damage_named, damaged, open_parquet, read_row_group
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.tokenization import SPECIALS
 from seqembed.settings.lengths import LengthPolicy, Window
+from seqembed.storage.digests import digest
 
 Encode = Callable[[bytes], NDArray[np.int64]]
 Int64s = NDArray[np.int64]

@@ -24,7 +24,7 @@ from seqembed.checkpoints.failures import (
     read_failures,
     write_failures,
 )
-from seqembed.checkpoints.in_flight import InFlightFile, take_in_flight
+from seqembed.checkpoints.in_flight import InFlight, InFlightFile, take_in_flight
 from seqembed.errors import (
     CheckpointError,
     FreshProcessError,
@@ -33,7 +33,7 @@ from seqembed.errors import (
     WorkerCrashError,
 )
 from seqembed.inference.batches import PackedBatch
-from seqembed.results.rows import DigestIndex, digest_rows
+from seqembed.storage.digests import DigestIndex, digest_rows
 from seqembed.storage.publish import set_aside
 
 # How often a sequence has to fail alone, each time in a fresh process.
@@ -134,7 +134,7 @@ class Trials:
             suspects = self._suspects_in(batches[-1])
             self._trying = bool(suspects)
             self._fresh &= len(positions) == 1 and any(s.alone for s in suspects)
-        self._file.tell(batches, self._fresh)
+        self._file.tell(_describe(batches, self._fresh) if batches else None)
 
     def passed(self, positions: NDArray[np.int64]) -> None:
         """Count rows that are computed: nobody before them is in doubt any longer."""
@@ -294,6 +294,16 @@ def _find(quarantined: Mapping[str, str], digests: NDArray[np.uint8]) -> NDArray
     """The rows of quarantined sequences."""
     wanted = digest_rows(map(bytes.fromhex, quarantined))
     return np.flatnonzero(DigestIndex(wanted).find(digests) >= 0)
+
+
+def _describe(batches: Sequence[PackedBatch], fresh: bool) -> InFlight:
+    positions = [batch.positions for batch in batches]
+    return InFlight(
+        steps=[(min(found), max(found), len(found)) for found in positions],
+        tokens=max(batch.size for batch in batches),
+        pieces=len(batches[-1].pieces),
+        fresh=fresh,
+    )
 
 
 def _cut(reason: str) -> str:

@@ -21,7 +21,8 @@ from seqembed.flags import TRUNCATED, WINDOWED
 from seqembed.index.table import IndexFingerprint, read_excluded, read_lengths_and_digests, read_names
 from seqembed.index.parquet import read_metadata
 from seqembed.results.quarantine import escape
-from seqembed.results.rows import DigestIndex, RowPool, count_distinct, digest_rows
+from seqembed.results.rows import RowPool
+from seqembed.storage.digests import DigestIndex, count_distinct, digest_rows
 from seqembed.results.writer import Slab, TokenRows, write_embeddings
 from seqembed.results.reader import (
     EmbeddingsFile,
@@ -30,7 +31,7 @@ from seqembed.results.reader import (
     pool_token_rows,
     slab_bounds,
 )
-from seqembed.checkpoints.store import store_path
+from seqembed.results.reader import store_path
 
 SHOWN_REASONS = 3
 # Of a shard alone, and never of the whole.

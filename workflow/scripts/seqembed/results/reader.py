@@ -95,6 +95,11 @@ class EmbeddingsFile:
         return column
 
 
+def store_path(store: Path, recipe_fingerprint: str) -> Path:
+    """The file that keeps the last whole result of a recipe."""
+    return store / f"{recipe_fingerprint[:12]}.h5"
+
+
 def pool_token_rows(files: Sequence[EmbeddingsFile]) -> TokenRowPool | None:
     """The token rows of files, sequences numbered through; None where a file has none."""
     arrays = [file.residues for file in files if file.residues is not None]

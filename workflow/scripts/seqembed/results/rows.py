@@ -17,56 +17,6 @@ PART_BYTES = 16 << 20
 READ_BYTES, SPARSE = 1 << 20, 2
 
 
-class DigestIndex:
-    """Finds digests among (n, 16) uint8 ones, in 24 bytes of memory each."""
-
-    def __init__(self, digests: NDArray[np.uint8]) -> None:
-        first, second = _halves(digests)
-        self._order = _order(first, second)
-        self._first, self._second = first[self._order], second[self._order]
-
-    def find(self, digests: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """The place of each of (n, 16) digests, (n,) int64; -1 where it is not there."""
-        first, second = _halves(digests)
-        if not len(self._order):
-            return np.full(len(first), -1, np.int64)
-        last = len(self._order) - 1
-        places = np.empty(len(first), np.int64)
-        # In ascending order, what is looked at next lies near: a fourth of the time.
-        ascending = np.argsort(first)
-        places[ascending] = np.searchsorted(self._first, first[ascending]).clip(max=last)
-        # Numbers are found in a third of the time of digests, and hardly two share a half.
-        while (before := self._before(places, first, second) & (places < last)).any():
-            places[before] += 1
-        found = (self._first[places] == first) & (self._second[places] == second)
-        return np.where(found, self._order[places], -1)
-
-    def _before(
-        self, places: NDArray[np.int64], first: NDArray[np.uint64], second: NDArray[np.uint64]
-    ) -> NDArray[np.bool_]:
-        before: NDArray[np.bool_] = self._first[places] == first
-        return before & (self._second[places] < second)
-
-
-def count_distinct(digests: NDArray[np.uint8]) -> int:
-    """How many different ones are among (n, 16) digests."""
-    first, second = _halves(digests)
-    order = _order(first, second)
-    changes = (np.diff(first[order]) != 0) | (np.diff(second[order]) != 0)
-    return int(changes.sum()) + min(1, len(order))
-
-
-def first_rows(digests: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """The first row that has each row's digest, (n,) int64 of (n, 16)."""
-    _, firsts, groups = np.unique(_keys(digests), return_index=True, return_inverse=True)
-    return firsts[groups].astype(np.int64)
-
-
-def digest_rows(keys: Iterable[bytes]) -> NDArray[np.uint8]:
-    """n digests of 16 bytes as (n, 16) uint8."""
-    return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 16)
-
-
 class RowPool:
     """Rows of `arrays`, each (n_i, D) of dtype `storage`, numbered through."""
 
@@ -158,24 +108,3 @@ class TokenRowPool:
             step = max(1, PART_BYTES // array[:1].nbytes) if len(array) else 1
             for start in range(begin, end, step):
                 yield array[start : min(start + step, end)]
-
-
-def _halves(digests: NDArray[np.uint8]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """The halves of (n, 16) digests as numbers, each (n,)."""
-    halves = np.ascontiguousarray(digests).view(np.uint64)
-    return np.ascontiguousarray(halves[:, 0]), np.ascontiguousarray(halves[:, 1])
-
-
-def _order(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Where digests of these halves lie in ascending order, each after those equal before it."""
-    order = np.argsort(first)
-    ascending = first[order]
-    # One number sorts in a fifth of the time of two, and hardly two digests share a half.
-    if (ascending[1:] == ascending[:-1]).any():
-        return np.lexsort((second, first))
-    return order
-
-
-def _keys(digests: NDArray[np.uint8]) -> NDArray[np.void]:
-    # One value a digest: these compare, sort and search as memory does.
-    return np.ascontiguousarray(digests).view("V16").reshape(-1)

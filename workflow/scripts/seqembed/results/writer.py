@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from seqembed.results.ahead import ahead
 from seqembed.errors import ShardError
 from seqembed.storage.publish import published, sync
-from seqembed.results.rows import digest_rows
+from seqembed.storage.digests import digest_rows
 from seqembed.results.seal import USER_BLOCK_BYTES, seal, verify_seal
 from seqembed.results.reader import COLUMNS, FORMAT_VERSION, OFFSETS, QUARANTINE, RESIDUES, are_offsets
 

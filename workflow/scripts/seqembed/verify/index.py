@@ -15,7 +15,7 @@ from seqembed.index.parquet import read_metadata
 from seqembed.index.table import check_rows, read_lengths_and_digests, read_names, read_shard_index
 from seqembed.results.quarantine import HEADER, escape, table_line
 from seqembed.results.reader import EmbeddingsFile
-from seqembed.results.rows import DigestIndex, digest_rows
+from seqembed.storage.digests import DigestIndex, digest_rows
 from seqembed.verify.rows import AGAIN, read_ids, refuse
 
 SHOWN_IDS = 3

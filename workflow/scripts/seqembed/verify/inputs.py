@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from seqembed.errors import IndexFormatError, ModelError
-from seqembed.fasta.reader import digest_all, read_batches
+from seqembed.fasta.reader import read_batches
 from seqembed.index.input_files import read_file_counts, reads_without_gaps
 from seqembed.index.parquet import read_metadata
 from seqembed.index.sequence_ids import IdStyle, SequenceIds
@@ -16,6 +16,7 @@ from seqembed.index.table import read_lengths_and_digests, read_names
 from seqembed.models.prepared import read_prepared, sha256_of
 from seqembed.models.source import list_weight_files
 from seqembed.results.reader import EmbeddingsFile
+from seqembed.storage.digests import digest_all
 
 MODELS = Path("resources/models")
 # The id of a record, None where the index does not say how ids are made; its digest; its line.

@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqembed.errors import ConfigError, ShardError
-from seqembed.fasta.reader import digest
 from seqembed.flags import FP32_RETRY, TRUNCATED, WINDOWED
 from seqembed.results.reader import SLAB_ROWS, EmbeddingsFile, slab_bounds
-from seqembed.results.rows import DigestIndex, digest_rows, first_rows
 from seqembed.settings.recipe import Recipe
+from seqembed.storage.digests import DigestIndex, digest, digest_rows, first_rows
 
 # The last bit is for reused rows, as flags.py says.
 KNOWN_FLAGS = WINDOWED | TRUNCATED | FP32_RETRY | 8

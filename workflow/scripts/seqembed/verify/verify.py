@@ -17,10 +17,10 @@ from seqembed.errors import (
     ModelError,
     ShardError,
 )
-from seqembed.fasta.reader import digest
 from seqembed.index.parquet import open_parquet, read_metadata, read_row_group
 from seqembed.index.table import check_rows, read_lengths_and_digests, read_shard_index
 from seqembed.results.reader import EmbeddingsFile, open_embeddings
+from seqembed.storage.digests import digest
 from seqembed.verify.index import check_merged, check_shard
 from seqembed.verify.inputs import check_fasta, check_weights
 from seqembed.verify.rows import check_alone

@@ -1,0 +1,80 @@
+"""The FASTA files that a user names, by path or pattern."""
+
+from __future__ import annotations
+
+import errno
+import glob
+import os
+import re
+import stat
+from pathlib import Path
+
+from seqembed.errors import FastaError
+from seqembed.storage.paths import expand, explain_no_path
+
+_ODD_IN_NAMES = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+
+
+def find_fasta_files(patterns: str | list[str]) -> list[Path]:
+    """Return the files of each pattern, sorted within a pattern, each file once.
+
+    `~` and variables are filled in. Folders that a pattern matches are passed over. Raises
+    FastaError for a pattern that matches no file, and for whatever it matches that cannot be read
+    twice.
+    """
+    found: dict[str, Path] = {}
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        if reason := explain_no_path(pattern):
+            raise FastaError(reason, path=_shown(pattern))
+        for path in _matches(expand(pattern)):
+            _refuse_irregular(path)
+            found.setdefault(os.path.realpath(path), Path(path))
+    if not found:
+        raise FastaError("no FASTA file was named; name at least one", path="(no pattern)")
+    return list(found.values())
+
+
+def _matches(pattern: str) -> list[str]:
+    # A name that exists is taken as it is: brackets are allowed in file names.
+    if os.path.lexists(pattern) or not (glob.has_magic(pattern) or "\0" in pattern):
+        return [pattern]
+    paths = glob.glob(pattern, recursive=True)
+    files = sorted(path for path in paths if not os.path.isdir(path))
+    if not files:
+        what = "matches folders alone; name the files in them" if paths else "matches no file"
+        message = f"{what}; correct the path or the pattern"
+        raise FastaError(message, path=_shown(pattern))
+    return files
+
+
+def _refuse_irregular(path: str) -> None:
+    """Raise FastaError unless this is a file, which index and split can both read."""
+    if _ODD_IN_NAMES.search(path):
+        message = "the name holds control characters, or is not UTF-8; rename the file or folder"
+        raise FastaError(message, path=_shown(path))
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise FastaError(_explain_unreachable(path, error), path=path) from error
+    if stat.S_ISDIR(mode):
+        message = f"is a folder; name its files, such as {os.path.join(path, '*.fasta')}"
+        raise FastaError(message, path=path)
+    if not stat.S_ISREG(mode):
+        kind = "pipe" if stat.S_ISFIFO(mode) else "device or a socket"
+        message = f"is a {kind}, and sequences are read twice; write them to a file first"
+        raise FastaError(message, path=path)
+
+
+def _explain_unreachable(path: str, error: OSError) -> str:
+    if error.errno == errno.ELOOP:
+        return "is a symbolic link that leads back to itself; link it to a file"
+    if error.errno == errno.ENOENT and os.path.islink(path):
+        return f"is a symbolic link to {os.readlink(path)}, which is not there; bring it back"
+    if error.errno == errno.ENOENT:
+        return "matches no file; correct the path or the pattern"
+    return f"cannot be read ({error.strerror}); check the path and its permissions"
+
+
+def _shown(path: str) -> str:
+    """The path on one line, such as a log can hold."""
+    return _ODD_IN_NAMES.sub(lambda found: ascii(found[0])[1:-1], path)
