@@ -23,7 +23,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqembed import merge as merge_module
 from seqembed.checks.residues import ResidueCheck
 from seqembed.errors import IndexFormatError, ShardError
 from seqembed.flags import TRUNCATED, WINDOWED
@@ -31,6 +30,7 @@ from seqembed.index.parquet import INDEX_SCHEMA, read_metadata
 from seqembed.index.split import split_index
 from seqembed.index.table import read_lengths_and_digests, read_shard_index, write_index
 from seqembed.models.encoders.tokenization import ESM2_LETTERS
+from seqembed.results import merge as merge_module
 from seqembed.results.merge import Summary, clear_checkpoints, merge
 from seqembed.results.quarantine import write_quarantine
 from seqembed.results.reader import open_embeddings, slab_bounds

@@ -34,6 +34,7 @@ from seqembed.inference.batches import (
 )
 from seqembed.inference.runner import AsyncInferenceRunner, Outputs
 from seqembed.inference.trials import Trials
+from seqembed.machine.products import keep_products_equal
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.prepared import PreparedModel, read_prepared
 from seqembed.models.weights_check import WeightsCheck
@@ -211,6 +212,7 @@ def open_run(
 ) -> Run:
     """Settle all that is open; raises what says why this worker cannot run (SeqembedError)."""
     settings, environment = read_settings(model_config), EnvConfig.from_environ(os.environ)
+    keep_products_equal(os.environ)
     torch.set_num_threads(settings.threads)
     # An empty list is the supervisor's choice of the CPU, which it told of.
     told = settings.device == "auto" and environment.visible_devices == ""
