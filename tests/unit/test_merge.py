@@ -690,7 +690,7 @@ def _private_bytes(pid: int) -> int:
 def _peak_growth(small: Path, folder: Path) -> int:
     """Bytes that a merge in a process of its own takes, slabs of 4,096 rows included."""
     # Arrow's own allocators keep what was given back, now more, now less.
-    own = {"PYTHONPATH": str(Path(merge_module.__file__).parents[1])}
+    own = {"PYTHONPATH": str(Path(merge_module.__file__).parents[2])}
     own["ARROW_DEFAULT_MEMORY_POOL"] = "system"
     with subprocess.Popen(
         [sys.executable, "-c", MERGE_TWICE, str(small), str(folder)],
