@@ -31,8 +31,8 @@ from seqembed.inference.batches import (
     plan_batches,
     plan_passes,
 )
+from seqembed.inference.failure_tracker import MAX_IN_A_ROW, FailureTracker
 from seqembed.inference.runner import AsyncInferenceRunner, BatchRows, Outputs
-from seqembed.inference.trials import MAX_IN_A_ROW, Trials
 from seqembed.models.architecture import Architecture, DnabertArchitecture, Esm2Architecture
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.dnabert_s import DnabertS
@@ -88,12 +88,12 @@ def folder() -> tempfile.TemporaryDirectory:
     return tempfile.TemporaryDirectory()
 
 
-def trials_of(count: int, where: Path | None = None) -> Trials:
+def trials_of(count: int, where: Path | None = None) -> FailureTracker:
     """Of a shard of so many sequences, about which nothing is known."""
     digests = np.arange(16 * count, dtype=np.uint16).view(np.uint8)[: 16 * count].reshape(-1, 16)
     (where or Path(folder().name)).joinpath("failures.json").unlink(missing_ok=True)
-    trials = Trials(where or Path(folder().name), digests, "sequence {}".format, LOGGER)
-    trials.expect(range(count), lambda: None)
+    trials = FailureTracker(where or Path(folder().name), digests, "sequence {}".format, LOGGER)
+    trials.start(range(count), lambda: None)
     return trials
 
 
@@ -101,7 +101,7 @@ def runner_of(
     model: nn.Module,
     count: int,
     wanted: Outputs,
-    trials: Trials | None = None,
+    trials: FailureTracker | None = None,
     *,
     precise: nn.Module | None = None,
     budget: int = 4096,
@@ -508,19 +508,19 @@ def test_who_is_asked_to_stop_while_a_pass_is_tried_again_gets_no_row_without_it
 
 def test_nothing_is_begun_after_what_was_let_go_of(tmp_path):
     go, asked, trials = Event(), Event(), trials_of(1, tmp_path)
-    at_work = trials.at_work
+    note_in_flight = trials.note_in_flight
 
     def free_the_streams(batches: Sequence[PackedBatch]) -> None:
         if asked.is_set():
             go.set()
             time.sleep(0.3)
-        at_work(batches)
+        note_in_flight(batches)
 
     def wait(tokens: torch.Tensor) -> None:
         go.wait(20)
 
     # Of five passes, two are computed, two wait, and the last one is at hand.
-    trials.at_work = free_the_streams
+    trials.note_in_flight = free_the_streams
     runner = runner_of(
         Raising(model_of(SMALL[0]), wait), 1, outputs(), trials, budget=130, threads=2
     )
@@ -535,7 +535,7 @@ def test_nothing_is_begun_after_what_was_let_go_of(tmp_path):
 def test_who_is_asked_to_stop_goes_on_with_no_part_of_a_batch(tmp_path):
     asked, sequences = Event(), make_sequences([60, 60, 60, 60])
     write_failures(tmp_path, Failures(token_limit=130))
-    trials = Trials(tmp_path, np.arange(64, dtype=np.uint8).reshape(4, 16), str, LOGGER)
+    trials = FailureTracker(tmp_path, np.arange(64, dtype=np.uint8).reshape(4, 16), str, LOGGER)
     model = Raising(model_of(SMALL[0]), lambda tokens: asked.set())
     runner = runner_of(model, 4, outputs(), trials)
     parts = [*runner.run(pack(sequences, 4096), asked.is_set)]
@@ -567,7 +567,7 @@ def test_a_suspect_is_alone_with_every_thread(tmp_path):
     lengths = [200, 190, 180, 170, 160]
     suspect = Suspect(first=2, last=2, reason="it crashed")
     write_failures(tmp_path, Failures(suspects=[suspect]))
-    trials = Trials(tmp_path, np.arange(80, dtype=np.uint8).reshape(5, 16), str, LOGGER)
+    trials = FailureTracker(tmp_path, np.arange(80, dtype=np.uint8).reshape(5, 16), str, LOGGER)
     runner = runner_of(
         Raising(model_of(SMALL[0]), note), 5, outputs(), trials, budget=210, threads=2
     )

@@ -18,8 +18,8 @@ from worker_runs import SEQUENCES, Project
 from seqembed.checkpoints.failures import Failures, Suspect, write_failures
 from seqembed.checkpoints.manifest import CheckpointManifest
 from seqembed.errors import CheckpointError, ConfigError, DeviceError, IndexFormatError, ModelError
+from seqembed.inference.failure_tracker import FailureTracker
 from seqembed.inference.runner import BatchRows
-from seqembed.inference.trials import Trials
 from seqembed.models.encoders.tokenization import Esm2Tokenizer
 from seqembed.models.prepare import load_prepared
 from seqembed.models.prepared import read_prepared
@@ -41,7 +41,7 @@ def open_project(project: Project, **changes: Any) -> Run:
     return open_run(project.index(), project.output, project.config(**changes), LOGGER)
 
 
-def open_trials(run: Run, project: Project) -> Trials:
+def open_trials(run: Run, project: Project) -> FailureTracker:
     folder = project.folder / "checkpoints"
     folder.mkdir(exist_ok=True)
     return run.open_trials(folder, project.index(), LOGGER)

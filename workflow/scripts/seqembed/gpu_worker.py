@@ -42,13 +42,13 @@ from seqembed.errors import (
     InterruptedRun,
 )
 from seqembed.index.table import read_assigned
-from seqembed.inference.trials import Trials
+from seqembed.inference.failure_tracker import FailureTracker
 from seqembed.machine.sigterm import Sigterm
 from seqembed.models.prepare import load_prepared
 from seqembed.models.prepared import load_tokenizer, read_prepared
 from seqembed.results.reader import store_path
 from seqembed.settings.precision import resolve_precision, torch_dtype
-from seqembed.storage.locks import hold_folder
+from seqembed.storage.locks import lock_folder
 from seqembed.storage.publish import link, set_aside
 from seqembed.worker.run import Run, open_run
 from seqembed.worker.status import describe_error
@@ -284,7 +284,7 @@ def _open_checkpoint_dir(
     if config["enable_checkpointing"]:
         base = config["checkpoint_dir"]
         name_other_folders(base, rank, logger)
-        with hold_folder(base, leave_if_asked, logger) as alone:
+        with lock_folder(base, leave_if_asked, logger) as alone:
             yield base, alone
         return
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -298,13 +298,13 @@ def _open_trials(
     index_path: Path,
     model_config: dict[str, Any],
     logger: logging.Logger,
-) -> Trials:
+) -> FailureTracker:
     """What is known of failures, the end of the last process among them.
 
     `crash` in `model_config` tells of that end, and `began` is called once it is written down.
     """
     trials = run.open_trials(folder, index_path, logger)
-    trials.take_blame(model_config.get("crash"))
+    trials.record_crash(model_config.get("crash"))
     if began := model_config.get("began"):
         began()
     return trials
@@ -322,7 +322,7 @@ def _count(
     config: dict[str, Any],
     resumed_ids: Set[str],
     writer: CheckpointWriter,
-    trials: Trials,
+    trials: FailureTracker,
 ) -> dict[str, Any]:
     """What a complete shard's status tells of its run."""
     return {

@@ -35,7 +35,7 @@ class Suspect:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Doubt:
+class LoneFailure:
     """A sequence, by hex digest, that failed alone since anything passed last."""
 
     digest: str
@@ -53,7 +53,7 @@ class Failures:
     token_limit: int | None = None
     suspects: list[Suspect] = field(default_factory=list)
     quarantined: dict[str, str] = field(default_factory=dict)
-    doubts: list[Doubt] = field(default_factory=list)
+    doubts: list[LoneFailure] = field(default_factory=list)
 
 
 def read_failures(folder: Path) -> Failures:
@@ -67,7 +67,7 @@ def read_failures(folder: Path) -> Failures:
             token_limit=content["token_limit"],
             suspects=[Suspect(**suspect) for suspect in content["suspects"]],
             quarantined=_digests_with_reasons(content["quarantined"]),
-            doubts=[Doubt(**doubt) for doubt in content["doubts"]],
+            doubts=[LoneFailure(**doubt) for doubt in content["doubts"]],
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path}: damaged ({error!r}); remove it") from error

@@ -116,7 +116,7 @@ class RawBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class PackedWindow:
     """A window in a packed batch: rows start to stop are those of its sequence's own tokens.
 
     position: of the sequence in the shard. first, last: whether it is the sequence's first or
@@ -134,7 +134,7 @@ class Piece:
 class PackedBatch:
     """Windows laid end to end, and perhaps a dummy behind them. tokens: (T,) int64."""
 
-    pieces: list[Piece]
+    pieces: list[PackedWindow]
     tokens: Tensor
     packing: Packing
 
@@ -236,7 +236,7 @@ class VarlenCollator:
 
     def __call__(self, batch: RawBatch) -> PackedBatch:
         parts: list[Int64s] = []
-        pieces: list[Piece] = []
+        pieces: list[PackedWindow] = []
         offset = 0
         wanted = slice(*batch.windows)
         for position, residues in zip(batch.positions.tolist(), batch.residues, strict=True):
@@ -255,7 +255,7 @@ class VarlenCollator:
         return self._last[1]
 
 
-def _pack(pieces: list[Piece], parts: list[Int64s]) -> PackedBatch:
+def _pack(pieces: list[PackedWindow], parts: list[Int64s]) -> PackedBatch:
     """Lay the tokens of pieces end to end, and a dummy behind them where they are too few."""
     missing = MIN_BATCH_TOKENS - sum(map(len, parts))
     dummy = [np.full(missing + SPECIALS, parts[0][0])] if missing > 0 else []
@@ -264,10 +264,10 @@ def _pack(pieces: list[Piece], parts: list[Int64s]) -> PackedBatch:
     return PackedBatch(pieces, torch.from_numpy(np.concatenate(parts)), packing)
 
 
-def _piece(position: int, offset: int, windows: list[Window], number: int) -> Piece:
+def _piece(position: int, offset: int, windows: list[Window], number: int) -> PackedWindow:
     """A window that begins, with its special token, at row `offset` of a batch."""
     window, own = windows[number], offset + 1 - windows[number].start
-    return Piece(
+    return PackedWindow(
         position=position,
         start=own + window.keep_start,
         stop=own + window.keep_stop,

@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seqembed.inference.batches import Piece
+from seqembed.inference.batches import PackedWindow
 from seqembed.settings.request import Pooling
 
 Float32s = NDArray[np.float32]
 
 
-def pooled_span(piece: Piece, pooling: Pooling, pools_specials: bool) -> tuple[int, int]:
+def pooled_span(piece: PackedWindow, pooling: Pooling, pools_specials: bool) -> tuple[int, int]:
     """The rows of a packed batch that are pooled for a piece.
 
     pools_specials: the sequence's first and last special token count, as the model's authors do.
@@ -55,7 +55,7 @@ class WindowPool:
         self._count = 0
 
     def add(
-        self, pieces: Sequence[Piece], spans: Sequence[tuple[int, int]], pooled: Float32s
+        self, pieces: Sequence[PackedWindow], spans: Sequence[tuple[int, int]], pooled: Float32s
     ) -> tuple[NDArray[np.int64], Float32s]:
         """Take the (B, D) rows of pieces; return the (n,) positions that are whole, (n, D) rows."""
         positions = [piece.position for piece in pieces if piece.last]
@@ -69,7 +69,7 @@ class WindowPool:
                 done += 1
         return np.array(positions, np.int64), rows
 
-    def _take(self, piece: Piece, row: NDArray[Any], count: int) -> None:
+    def _take(self, piece: PackedWindow, row: NDArray[Any], count: int) -> None:
         """Add a window's row, which stands for `count` token rows."""
         if self._pooling == "mean":
             row = row.astype(np.float64) * count

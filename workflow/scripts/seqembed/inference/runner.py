@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from seqembed.flags import FP32_RETRY
 from seqembed.inference.batches import PackedBatch
+from seqembed.inference.failure_tracker import FailureTracker
 from seqembed.inference.memory import free_memory, is_out_of_memory
 from seqembed.inference.pooling import WindowPool, pool, pooled_span
 from seqembed.inference.streams import Rows, open_streams
-from seqembed.inference.trials import Trials
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.settings.request import Pooling, Storage
@@ -91,7 +91,7 @@ class AsyncInferenceRunner:
         model: Encoder,
         device: torch.device,
         outputs: Outputs,
-        trials: Trials,
+        trials: FailureTracker,
         load_fp32: Callable[[], Encoder],
         *,
         token_budget: int,
@@ -99,7 +99,7 @@ class AsyncInferenceRunner:
         threads: int,
     ) -> None:
         self._model, self._device, self._outputs = model, device, outputs
-        self._trials, self._load_fp32 = trials, cache(load_fp32)
+        self._tracker, self._load_fp32 = trials, cache(load_fp32)
         self._token_budget = token_budget
         self._streams = open_streams(device, streams, threads, model.even_threads)
         self._pending: deque[_Step] = deque()
@@ -152,15 +152,15 @@ class AsyncInferenceRunner:
             wanted = self._wanted(todo.popleft())
             if wanted is None:
                 continue
-            part, *others = wanted.cut(self._trials.token_limit)
+            part, *others = wanted.cut(self._tracker.token_limit)
             todo.extendleft(reversed(others))
             yield from self._submit_or_narrow(part, alone or self._stands_alone(part))
 
     def _stands_alone(self, batch: PackedBatch) -> bool:
         """Whether nothing else may be on its way: it may end the process, or fill the memory."""
-        scarce = self._trials.token_limit is not None and self._streams.beside
+        scarce = self._tracker.token_limit is not None and self._streams.concurrent
         large = batch.size > self._token_budget
-        return scarce or large or self._trials.suspects_any(batch)
+        return scarce or large or self._tracker.is_suspect(batch)
 
     def _make_room(self, depth: int) -> Iterator[BatchRows]:
         """Wait until fewer than so many batches are on their way."""
@@ -178,8 +178,8 @@ class AsyncInferenceRunner:
             self._pending.pop()
 
     def _submit_or_narrow(self, batch: PackedBatch, alone: bool) -> Iterator[BatchRows]:
-        by_itself = alone or not self._streams.beside
-        self._trials.at_work([step.batch for step in self._pending] + [batch])
+        by_itself = alone or not self._streams.concurrent
+        self._tracker.note_in_flight([step.batch for step in self._pending] + [batch])
         step = _attempt(lambda: self._submit(batch, self._model, by_itself))
         if isinstance(step, Exception):
             yield from self._make_room(1)
@@ -211,7 +211,7 @@ class AsyncInferenceRunner:
         if isinstance(arrived, Exception):
             yield from self._narrow(step.batch, arrived, step.alone)
             return
-        self._trials.at_work([others.batch for others in self._pending])
+        self._tracker.note_in_flight([others.batch for others in self._pending])
         yield self._finish(step, *arrived)
 
     def _narrow(self, batch: PackedBatch, error: Exception, alone: bool) -> Iterator[BatchRows]:
@@ -222,7 +222,7 @@ class AsyncInferenceRunner:
         for step in later:
             _attempt(step.rows.result)
         free_memory(self._device)
-        narrower = self._trials.narrow(batch, error, is_out_of_memory(error), alone=alone)
+        narrower = self._tracker.handle_failure(batch, error, is_out_of_memory(error), alone=alone)
         yield _nothing(given_up=[] if narrower else batch.positions)
         for part in narrower:
             yield from self._run(part, again=True)
@@ -231,7 +231,7 @@ class AsyncInferenceRunner:
 
     def _wanted(self, batch: PackedBatch) -> PackedBatch | None:
         """The batch without the sequences that are given up."""
-        given_up = self._trials.given_up
+        given_up = self._tracker.given_up
         numbers = [n for n, piece in enumerate(batch.pieces) if piece.position not in given_up]
         if len(numbers) == len(batch.pieces):
             return batch
@@ -239,14 +239,14 @@ class AsyncInferenceRunner:
 
     def _finish(self, step: _Step, pooled: NDArray[Any], residues: list[NDArray[Any]]) -> BatchRows:
         """What is whole after a step."""
-        pieces, given_up = step.batch.pieces, self._trials.given_up
+        pieces, given_up = step.batch.pieces, self._tracker.given_up
         self._mend(step.batch, pooled, residues)
         kept = [n for n, piece in enumerate(pieces) if piece.position not in given_up]
         positions, rows = self._windows.add(
             [pieces[n] for n in kept], [step.spans[n] for n in kept], pooled[kept]
         )
         positions, rows = self._store(positions, rows)
-        self._trials.passed(positions)
+        self._tracker.record_success(positions)
         return BatchRows(
             positions,
             rows,
@@ -268,14 +268,14 @@ class AsyncInferenceRunner:
         finite = [_are_finite(pooled, residues, number) for number in range(len(batch.pieces))]
         for number in (n for n, is_finite in enumerate(finite) if not is_finite):
             position = batch.pieces[number].position
-            if position in self._trials.given_up:
+            if position in self._tracker.given_up:
                 continue
             again = _arrive(self._submit(batch.select([number]), self._load_fp32(), alone=False))
             pooled[number] = again[0][0]
             residues[number : number + 1] = again[1]
             self._retried.add(position)
             if not _are_finite(pooled, residues, number):
-                self._trials.refuse(position, NOT_FINITE, in_doubt=not any(finite))
+                self._tracker.quarantine(position, NOT_FINITE, in_doubt=not any(finite))
 
     def _store(self, positions: Any, rows: Any) -> tuple[Any, Any]:
         """The (n, D) rows in their storage's dtype, without those that it cannot hold."""
@@ -283,7 +283,7 @@ class AsyncInferenceRunner:
             rows = rows.astype(self._outputs.storage)
         whole = np.isfinite(rows).all(1)
         for position in positions[~whole].tolist():
-            self._trials.refuse(position, TOO_LARGE, in_doubt=not whole.any())
+            self._tracker.quarantine(position, TOO_LARGE, in_doubt=not whole.any())
         return positions[whole], rows[whole]
 
     def _flags(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:

@@ -32,8 +32,8 @@ from seqembed.inference.batches import (
     plan_batches,
     plan_passes,
 )
+from seqembed.inference.failure_tracker import FailureTracker
 from seqembed.inference.runner import AsyncInferenceRunner, Outputs
-from seqembed.inference.trials import Trials
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.prepared import PreparedModel, read_prepared
 from seqembed.models.weights_check import WeightsCheck
@@ -83,14 +83,14 @@ class Run:
         rows: Sequence[int],
         manifest: CheckpointManifest,
         convert: Encode,
-        trials: Trials,
+        trials: FailureTracker,
     ) -> tuple[DataLoader[PackedBatch], int]:
         """The packed batches of the plan that hold any of `rows`, and their tokens in all.
 
         Each suspect of the trials is a batch by itself.
         """
         policy, token_budget = self.recipe.policy, manifest.token_budget
-        trials.expect(rows, self.weights.require)
+        trials.start(rows, self.weights.require)
         suspects = trials.suspects
         passes = policy.passes(self.shard.tokens, token_budget)
         last = policy.last_pass(self.shard.tokens, token_budget)
@@ -111,15 +111,15 @@ class Run:
             words = "%s batches are to compute, filled to %.2f%%"
             self.logger.info(words, f"{len(tokens):,}", fill)
 
-    def open_trials(self, folder: Path, index_path: Path, logger: logging.Logger) -> Trials:
+    def open_trials(self, folder: Path, index_path: Path, logger: logging.Logger) -> FailureTracker:
         """What earlier runs over the shard learnt of what fails."""
         name_of = partial(read_name, index_path)
-        return Trials(folder, self.shard.digests, name_of, logger)
+        return FailureTracker(folder, self.shard.digests, name_of, logger)
 
     def open_runner(
         self,
         model: nn.Module,
-        trials: Trials,
+        trials: FailureTracker,
         load_fp32: Callable[[], tuple[nn.Module, Any]],
         token_budget: int,
         batches: int,

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from seqembed.checkpoints.failures import (
     FAILURES,
-    Doubt,
     Failures,
+    LoneFailure,
     Suspect,
     read_failures,
     write_failures,
@@ -45,7 +45,7 @@ MAX_TOO_LONG_IN_A_ROW = 30
 MAX_REASON_CHARACTERS = 300
 
 
-class Trials:
+class FailureTracker:
     """What a run over a shard knows of failures; kept in `folder`.
 
     digests: (N, 16) uint8 of all rows of the shard. name_of: the id of a row's sequence. given_up:
@@ -92,15 +92,15 @@ class Trials:
         """Whether the model is at a suspect."""
         return self._trying
 
-    def suspects_any(self, batch: PackedBatch) -> bool:
+    def is_suspect(self, batch: PackedBatch) -> bool:
         """Whether a batch holds a suspect, with which it is alone then."""
         return bool(self._suspects_in(batch))
 
-    def take_blame(self, crash: Mapping[str, Any] | None) -> None:
+    def record_crash(self, crash: Mapping[str, Any] | None) -> None:
         """Lay the end of the last process to what it was at.
 
         crash: its `reason`, and whether it was want of `memory`; None where it was no crash.
-        Raises WorkerCrashError where it was at no step, NotTheSequencesError as `narrow` does.
+        Raises WorkerCrashError where it was at no step, NotTheSequencesError as handle_failure.
         """
         flight = take_in_flight(self._folder)
         if crash is None:
@@ -118,7 +118,7 @@ class Trials:
                 self._suspect(first, last, reason)
         self._save()
 
-    def expect(self, rows: Sequence[int], check: Callable[[], None]) -> None:
+    def start(self, rows: Sequence[int], check: Callable[[], None]) -> None:
         """The rows of the shard that this run computes.
 
         check: called before anything is written down of them; it raises where the model is not
@@ -127,7 +127,7 @@ class Trials:
         self._pending[rows] = True
         self._check = check
 
-    def at_work(self, batches: Sequence[PackedBatch]) -> None:
+    def note_in_flight(self, batches: Sequence[PackedBatch]) -> None:
         """Say, before each step and after it, which batches the model is at."""
         if batches:
             positions = batches[-1].positions
@@ -136,7 +136,7 @@ class Trials:
             self._fresh &= len(positions) == 1 and any(s.alone for s in suspects)
         self._file.tell(_describe(batches, self._fresh) if batches else None)
 
-    def passed(self, positions: NDArray[np.int64]) -> None:
+    def record_success(self, positions: NDArray[np.int64]) -> None:
         """Count rows that are computed: nobody before them is in doubt any longer."""
         if not len(positions):
             return
@@ -145,7 +145,7 @@ class Trials:
             self._known.doubts.clear()
             self._save()
 
-    def narrow(
+    def handle_failure(
         self, step: PackedBatch, error: Exception, memory: bool, *, alone: bool
     ) -> list[PackedBatch]:
         """What to try in place of a step that raised `error`; nothing where it was one sequence.
@@ -169,13 +169,13 @@ class Trials:
         self._save()
         return []
 
-    def refuse(self, position: int, reason: str, *, in_doubt: bool) -> None:
+    def quarantine(self, position: int, reason: str, *, in_doubt: bool) -> None:
         """Quarantine a sequence whose values are not finite.
 
         in_doubt: none beside it is finite either. Raises NonFiniteError where there are too many
         such in a row.
         """
-        self._quarantine(position, reason)
+        self._give_up(position, reason)
         if in_doubt and (count := self._doubt(position, memory=False)):
             raise NonFiniteError(position, count)
         self._save()
@@ -231,7 +231,7 @@ class Trials:
         tries = (earlier[0].tries if earlier else 0) + fresh
         self._drop_suspect(position)
         if tries >= TRIES:
-            self._quarantine(position, reason)
+            self._give_up(position, reason)
             return
         self._known.suspects.append(
             Suspect(
@@ -250,7 +250,7 @@ class Trials:
             s for s in self._known.suspects if (s.first, s.last) != (position, position)
         ]
 
-    def _quarantine(self, position: int, reason: str) -> None:
+    def _give_up(self, position: int, reason: str) -> None:
         self._known.quarantined[self._digest(position)] = _cut(reason)
         self._pending[position] = False
         self.given_up.add(position)
@@ -261,7 +261,7 @@ class Trials:
 
         They are cleared of it then: it is not theirs.
         """
-        self._known.doubts.append(Doubt(digest=self._digest(position), memory=memory))
+        self._known.doubts.append(LoneFailure(digest=self._digest(position), memory=memory))
         count = sum(doubt.memory == memory for doubt in self._known.doubts)
         if count < (MAX_TOO_LONG_IN_A_ROW if memory else MAX_IN_A_ROW):
             return 0

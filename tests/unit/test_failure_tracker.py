@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seqembed.checkpoints.failures import Doubt, Failures, Suspect, read_failures, write_failures
+from seqembed.checkpoints.failures import (
+    Failures,
+    LoneFailure,
+    Suspect,
+    read_failures,
+    write_failures,
+)
 from seqembed.errors import (
     CheckpointError,
     ModelError,
@@ -17,7 +23,12 @@ from seqembed.errors import (
     WorkerCrashError,
 )
 from seqembed.inference.batches import RawBatch, VarlenCollator
-from seqembed.inference.trials import MAX_IN_A_ROW, MAX_TOO_LONG_IN_A_ROW, TRIES, Trials
+from seqembed.inference.failure_tracker import (
+    MAX_IN_A_ROW,
+    MAX_TOO_LONG_IN_A_ROW,
+    TRIES,
+    FailureTracker,
+)
 from seqembed.models.encoders.tokenization import Esm2Tokenizer
 from seqembed.settings.lengths import LengthPolicy
 
@@ -29,11 +40,11 @@ CRASH = {"reason": "the worker was killed by SIGSEGV", "memory": False}
 KILLED = {"reason": "the worker was killed by the kernel, for want of memory", "memory": True}
 
 
-def open_trials(folder: Path, crash: dict[str, Any] | None = None) -> Trials:
+def open_trials(folder: Path, crash: dict[str, Any] | None = None) -> FailureTracker:
     """Of a fresh process, the last one having ended so."""
-    trials = Trials(folder, DIGESTS, "sequence {}".format, LOGGER)
-    trials.take_blame(crash)
-    trials.expect(range(COUNT), lambda: None)
+    trials = FailureTracker(folder, DIGESTS, "sequence {}".format, LOGGER)
+    trials.record_crash(crash)
+    trials.start(range(COUNT), lambda: None)
     return trials
 
 
@@ -43,18 +54,18 @@ def batch_of(*positions: int, length: int = 50) -> Any:
     return collate(RawBatch(np.array(positions), residues))
 
 
-def crash_at(folder: Path, *steps: Any, crash: dict[str, Any] = CRASH) -> Trials:
+def crash_at(folder: Path, *steps: Any, crash: dict[str, Any] = CRASH) -> FailureTracker:
     """A process that does these steps and ends in the last; what the next one makes of it."""
     trials = open_trials(folder)
     for step in steps[:-1]:
-        trials.at_work([step])
-        trials.at_work([])
-        trials.passed(np.array(step.positions))
-    trials.at_work([steps[-1]])
+        trials.note_in_flight([step])
+        trials.note_in_flight([])
+        trials.record_success(np.array(step.positions))
+    trials.note_in_flight([steps[-1]])
     return open_trials(folder, crash)
 
 
-def places(trials: Trials) -> list[tuple[int, int]]:
+def places(trials: FailureTracker) -> list[tuple[int, int]]:
     return [(suspect.first, suspect.last) for suspect in trials.suspects]
 
 
@@ -68,10 +79,10 @@ def test_nothing_is_written_down_of_a_model_that_is_not_what_it_should_be(tmp_pa
     def refuse() -> None:
         raise ModelError("the weights rotted")
 
-    trials.expect(range(COUNT), refuse)
+    trials.start(range(COUNT), refuse)
     for learn in (
-        lambda: trials.refuse(3, "its values are too large", in_doubt=False),
-        lambda: trials.narrow(batch_of(4), RuntimeError("no"), memory=False, alone=True),
+        lambda: trials.quarantine(3, "its values are too large", in_doubt=False),
+        lambda: trials.handle_failure(batch_of(4), RuntimeError("no"), memory=False, alone=True),
     ):
         with pytest.raises(ModelError, match="rotted"):
             learn()
@@ -111,15 +122,15 @@ def test_only_what_fails_first_in_a_process_counts(tmp_path):
 
 def test_batches_that_were_on_their_way_together_are_suspected_both(tmp_path):
     trials = open_trials(tmp_path)
-    trials.at_work([batch_of(4), batch_of(30, 31)])
+    trials.note_in_flight([batch_of(4), batch_of(30, 31)])
     assert places(open_trials(tmp_path, CRASH)) == [(4, 4), (30, 30), (31, 31)]
 
 
 @pytest.mark.parametrize("crash", [CRASH, KILLED])
 def test_a_crash_when_no_sequence_was_at_work_is_told(crash, tmp_path):
     trials = open_trials(tmp_path)
-    trials.at_work([batch_of(1, 2)])
-    trials.at_work([])
+    trials.note_in_flight([batch_of(1, 2)])
+    trials.note_in_flight([])
     with pytest.raises(WorkerCrashError, match=f"^{crash['reason']}, and no sequence was at work"):
         open_trials(tmp_path, crash)
     with pytest.raises(WorkerCrashError):
@@ -127,7 +138,7 @@ def test_a_crash_when_no_sequence_was_at_work_is_told(crash, tmp_path):
 
 
 def test_an_end_that_was_no_crash_blames_nobody(tmp_path):
-    open_trials(tmp_path).at_work([batch_of(1, 2)])
+    open_trials(tmp_path).note_in_flight([batch_of(1, 2)])
     assert not open_trials(tmp_path).suspects
     assert list(tmp_path.iterdir()) == []
 
@@ -142,14 +153,14 @@ def test_a_kill_for_want_of_memory_halves_the_steps_of_the_shard(tmp_path):
 
 
 def test_of_batches_that_were_on_their_way_together_the_largest_is_the_limit(tmp_path):
-    open_trials(tmp_path).at_work([batch_of(1, 2, 3), batch_of(4)])
+    open_trials(tmp_path).note_in_flight([batch_of(1, 2, 3), batch_of(4)])
     assert open_trials(tmp_path, KILLED).token_limit == 3 * 52
 
 
 def test_what_fails_beside_others_raises_no_limit(tmp_path):
     trials, step, error = open_trials(tmp_path), batch_of(1, 2, 3, 4), MemoryError("no room")
     for alone, limit in ((False, 4 * 52), (True, 2 * 52), (False, 2 * 52)):
-        assert trials.narrow(step, error, memory=True, alone=alone) == [step]
+        assert trials.handle_failure(step, error, memory=True, alone=alone) == [step]
         assert trials.token_limit == limit
 
 
@@ -162,9 +173,9 @@ def test_what_is_killed_for_want_of_memory_alone_comes_last(tmp_path):
 
 def test_whoever_passed_is_no_suspect(tmp_path):
     trials = crash_at(tmp_path, batch_of(8, 9, 10, 11))
-    trials.passed(np.array([8, 9, 10]))
+    trials.record_success(np.array([8, 9, 10]))
     assert places(trials) == [(10, 11)]
-    trials.passed(np.array([11]))
+    trials.record_success(np.array([11]))
     trials.finish()
 
 
@@ -197,13 +208,13 @@ def test_earlier_quarantines_outlive_a_doubtful_row(tmp_path):
 
 def test_what_was_learnt_outlives_a_kill_at_the_next_step(tmp_path):
     trials = open_trials(tmp_path)
-    assert len(trials.narrow(batch_of(1, 2), MemoryError(), memory=True, alone=True)) == 1
+    assert len(trials.handle_failure(batch_of(1, 2), MemoryError(), memory=True, alone=True)) == 1
     assert open_trials(tmp_path).token_limit == 2 * 52 // 2
-    assert trials.narrow(batch_of(3), ValueError("bad"), memory=False, alone=True) == []
+    assert trials.handle_failure(batch_of(3), ValueError("bad"), memory=False, alone=True) == []
     assert places(open_trials(tmp_path)) == [(3, 3)]
-    trials.passed(np.array([5]))
+    trials.record_success(np.array([5]))
     assert read_failures(tmp_path).doubts == []
-    trials.refuse(4, "it is not finite", in_doubt=False)
+    trials.quarantine(4, "it is not finite", in_doubt=False)
     assert open_trials(tmp_path).given_up == {4}
 
 
@@ -212,7 +223,7 @@ def test_failures_come_back_as_written(tmp_path):
         token_limit=77,
         suspects=[Suspect(first=1, last=4, reason="a\nb", failed=True, tries=1, memory=True)],
         quarantined={hex_of(3): "é"},
-        doubts=[Doubt(digest=hex_of(3), memory=False)],
+        doubts=[LoneFailure(digest=hex_of(3), memory=False)],
     )
     write_failures(tmp_path, failures)
     assert read_failures(tmp_path) == failures
