@@ -75,4 +75,4 @@ def test_the_mean_of_one_window_keeps_its_bits():
         row = random.standard_normal((1, 64)).astype(np.float32)
         whole = WindowPool("mean")
         whole._take(PackedWindow(0, 0, count, True, False), row[0], count)
-        assert np.float32(whole._whole()).tobytes() == row.tobytes()
+        assert np.float32(whole._join()).tobytes() == row.tobytes()

@@ -92,7 +92,7 @@ def gpu_worker(
             )
             if alone:
                 sweep(folder)
-            trials = _open_trials(run, folder, index_path, model_config, logger)
+            trials = _open_trials(run, folder, index_path, model_config)
             settled = resumed_ids | trials.quarantined
             rows = _load_and_filter_index(rank, world_size, index_path, settled, logger)
             write_manifest(folder, manifest := run.manifest(earlier))
@@ -111,10 +111,8 @@ def gpu_worker(
                     for batch in runner.run(writer.make_room(batches), sigterm.asked):
                         count = writer.add(batch)
                         progress.advance(count, batch.tokens, writer.written)
-                        if trials.trying or sigterm.asked():
+                        if trials.retrying or sigterm.asked():
                             writer.write()
-                        if not runner.busy:
-                            sigterm.leave_if_asked()
                     sigterm.leave_if_asked()
                 finally:
                     writer.close()
@@ -293,17 +291,13 @@ def _open_checkpoint_dir(
 
 
 def _open_trials(
-    run: Run,
-    folder: Path,
-    index_path: Path,
-    model_config: dict[str, Any],
-    logger: logging.Logger,
+    run: Run, folder: Path, index_path: Path, model_config: dict[str, Any]
 ) -> FailureTracker:
     """What is known of failures, the end of the last process among them.
 
     `crash` in `model_config` tells of that end, and `began` is called once it is written down.
     """
-    trials = run.open_trials(folder, index_path, logger)
+    trials = run.open_trials(folder, index_path)
     trials.record_crash(model_config.get("crash"))
     if began := model_config.get("began"):
         began()

@@ -1,15 +1,18 @@
-"""The tries of a shard's steps: what fails is narrowed down until one sequence is left.
+"""Decides what is computed in place of a batch that failed, until one sequence is left.
 
-A step that runs out of memory is cut in two, and no later step is larger than what was left. Any
-other failure is halved, too, until one sequence fails alone; one that has done so twice, each time
-before anything else in a fresh process, is quarantined. Where sequence after sequence fails and
-none passes, it is not they that are at fault, and the run ends with the error.
+A batch that ran out of memory is cut in two, and no later batch is larger than a half of it. A
+batch that raised is halved until one sequence fails alone. After a crash the next process computes
+each sequence of the batches that were in flight alone, so that the next crash names its sequence. A
+sequence that failed alone twice, each time before anything else in a fresh process, is quarantined.
+Where sequence after sequence fails and none succeeds, the model or the machine is at fault: the run
+ends with the error.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence, Set
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +22,14 @@ from numpy.typing import NDArray
 from seqembed.checkpoints.failures import (
     FAILURES,
     Failures,
+    InFlight,
+    InFlightFile,
     LoneFailure,
     Suspect,
     read_failures,
+    take_in_flight,
     write_failures,
 )
-from seqembed.checkpoints.in_flight import InFlight, InFlightFile, take_in_flight
 from seqembed.errors import (
     CheckpointError,
     FreshProcessError,
@@ -38,18 +43,19 @@ from seqembed.storage.publish import set_aside
 
 # How often a sequence has to fail alone, each time in a fresh process.
 TRIES = 2
-# The most sequences that may fail one after the other, each alone: where there are more, the model
-# or the machine is at fault. The longest come first, and many of them may be too long.
+# With so many sequences in a row that failed alone, the model or the machine is at fault. The
+# longest come first, and many of them may be too long for the memory.
 MAX_IN_A_ROW = 10
 MAX_TOO_LONG_IN_A_ROW = 30
 MAX_REASON_CHARACTERS = 300
 
 
 class FailureTracker:
-    """What a run over a shard knows of failures; kept in `folder`.
+    """Keeps in `folder` what failed in a shard, and says what to compute instead.
 
-    digests: (N, 16) uint8 of all rows of the shard. name_of: the id of a row's sequence. given_up:
-    rows that this process does not compute any more.
+    digests: (N, 16) uint8 of the shard's rows. name_of: gives the id of a row's sequence. given_up:
+    rows that this process does not compute any more. retrying: a sequence that failed alone before
+    is being computed, and may end the process.
     """
 
     def __init__(
@@ -62,219 +68,204 @@ class FailureTracker:
         self._folder, self._digests = folder, digests
         self._name_of, self._logger = name_of, logger
         self._known = _read_or_set_aside(folder, logger)
-        self._pending = np.zeros(len(digests), bool)
         self._file = InFlightFile(folder)
-        self.given_up = set(_find(self._known.quarantined, digests).tolist())
-        self._fresh, self._trying = True, False
+        quarantined = DigestIndex(digest_rows(map(bytes.fromhex, self._known.quarantined)))
+        self.given_up: set[int] = set(np.flatnonzero(quarantined.find(digests) >= 0).tolist())
+        self.retrying, self._fresh = False, True
         self._check: Callable[[], None] = lambda: None
 
     @property
     def quarantined(self) -> Set[str]:
-        """Hex digests of the sequences that are given up."""
+        """Hex digests of the sequences that are given up for good."""
         return self._known.quarantined.keys()
 
     @property
     def token_limit(self) -> int | None:
-        """Tokens that a step may hold, as far as memory told."""
+        """The most tokens that a batch may hold, None while none ran out of memory."""
         return self._known.token_limit
 
     @property
-    def suspects(self) -> list[Suspect]:
-        """Those with a row that is still to compute, in the order in which they are tried.
+    def suspects(self) -> dict[int, Suspect]:
+        """By row, in the order in which they are tried.
 
-        What ran out of memory comes last: where it ends the process, all else is done.
+        Those that ran out of memory come last: where one ends the process, all else is done.
         """
-        left = [s for s in self._known.suspects if self._pending[s.first : s.last + 1].any()]
-        return sorted(left, key=lambda s: (s.memory, not s.alone, -s.tries))
-
-    @property
-    def trying(self) -> bool:
-        """Whether the model is at a suspect."""
-        return self._trying
+        known = self._known.suspects.items()
+        return dict(sorted(known, key=lambda pair: (pair[1].memory, -pair[1].tries, pair[0])))
 
     def is_suspect(self, batch: PackedBatch) -> bool:
-        """Whether a batch holds a suspect, with which it is alone then."""
-        return bool(self._suspects_in(batch))
+        """Whether a batch holds a suspect, and nothing else."""
+        return self._suspect_in(batch) is not None
 
     def record_crash(self, crash: Mapping[str, Any] | None) -> None:
-        """Lay the end of the last process to what it was at.
+        """Attribute the last process's crash to the batches that were in flight.
 
-        crash: its `reason`, and whether it was want of `memory`; None where it was no crash.
-        Raises WorkerCrashError where it was at no step, NotTheSequencesError as handle_failure.
+        crash: its `reason`, and whether it ran out of `memory`; None where it did not crash.
+        Raises WorkerCrashError where no batch was in flight, NotTheSequencesError as
+        handle_failure.
         """
         flight = take_in_flight(self._folder)
         if crash is None:
             return
-        reason, memory = str(crash["reason"]), bool(crash["memory"])
+        reason, memory = _shorten(crash["reason"]), bool(crash["memory"])
         if flight is None:
-            raise WorkerCrashError(f"{reason}, and no sequence was at work then")
-        (first, last, count), *others = flight.steps
+            raise WorkerCrashError(f"{reason} while no sequence was being computed")
+        (first, _, count), *others = flight.steps
         if memory and (others or flight.pieces > 1):
             self._lower_limit(flight.tokens, alone=not others)
         elif count == 1 and not others:
-            self._failed_alone(first, reason, memory, fresh=flight.fresh)
+            self._fail_alone(first, reason, memory, fresh=flight.fresh)
         else:
-            for first, last, _ in flight.steps:
-                self._suspect(first, last, reason)
+            self._suspect(flight, reason)
         self._save()
 
     def start(self, rows: Sequence[int], check: Callable[[], None]) -> None:
-        """The rows of the shard that this run computes.
+        """Forget the suspects that are not among the rows which this run computes.
 
-        check: called before anything is written down of them; it raises where the model is not
-        what it should be.
+        check: called before failures are written; it raises where the model cannot be trusted.
         """
-        self._pending[rows] = True
+        wanted = np.isin(list(self._known.suspects), rows)
+        self._known.suspects = dict(compress(self._known.suspects.items(), wanted))
         self._check = check
 
     def note_in_flight(self, batches: Sequence[PackedBatch]) -> None:
-        """Say, before each step and after it, which batches the model is at."""
-        if batches:
-            positions = batches[-1].positions
-            suspects = self._suspects_in(batches[-1])
-            self._trying = bool(suspects)
-            self._fresh &= len(positions) == 1 and any(s.alone for s in suspects)
-        self._file.tell(_describe(batches, self._fresh) if batches else None)
-
-    def record_success(self, positions: NDArray[np.int64]) -> None:
-        """Count rows that are computed: nobody before them is in doubt any longer."""
-        if not len(positions):
+        """Write down which batches are being computed, before and after each; the last is new."""
+        if not batches:
+            self._file.write(None)
             return
-        self._pending[positions] = False
-        if self._known.doubts:
-            self._known.doubts.clear()
+        suspect = self._suspect_in(batches[-1])
+        self.retrying = suspect is not None and suspect.failed
+        self._fresh &= suspect is not None
+        rows = [batch.positions for batch in batches]
+        flight = InFlight(
+            steps=[(min(found), max(found), len(found)) for found in rows],
+            tokens=max(batch.size for batch in batches),
+            pieces=len(batches[-1].windows),
+            fresh=self._fresh,
+        )
+        self._file.write(flight)
+
+    def record_success(self, rows: NDArray[np.int64]) -> None:
+        """Count rows that are computed: they end the row of failures before them."""
+        for row in rows.tolist():
+            self._known.suspects.pop(row, None)
+        if len(rows) and self._known.in_a_row:
+            self._known.in_a_row.clear()
             self._save()
 
     def handle_failure(
-        self, step: PackedBatch, error: Exception, memory: bool, *, alone: bool
+        self, batch: PackedBatch, error: Exception, memory: bool, *, alone: bool
     ) -> list[PackedBatch]:
-        """What to try in place of a step that raised `error`; nothing where it was one sequence.
+        """What to compute, each alone, in place of a batch that raised `error`.
 
-        alone: nothing else was at work; else the step is tried once more by itself. Raises
-        NotTheSequencesError where too many sequences failed in a row, each alone.
+        That is nothing where it was one sequence, which is given up in this process.
+
+        alone: no other batch was being computed; else the batch is tried once more by itself.
+        Raises NotTheSequencesError where too many sequences failed in a row, each alone.
         """
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        if memory and (len(step.pieces) > 1 or not alone):
-            self._lower_limit(step.size, alone=alone)
+        reason = _shorten(f"{type(error).__name__}: {error}")
+        if memory and (len(batch.windows) > 1 or not alone):
+            self._lower_limit(batch.size, alone=alone)
             self._save()
-            return [step]
+            return [batch]
         if not alone:
-            self._logger.warning("a step failed beside others and is tried alone: %s", reason)
-            return [step]
-        if len(step.positions) > 1:
-            self._logger.warning("a step of %s sequences failed: %s", len(step.positions), reason)
-            return step.halves()
-        self._failed_alone(step.positions[0], reason, memory, fresh=self._fresh, error=error)
-        self.given_up.update(step.positions)
+            self._logger.warning("a batch failed beside others and is tried alone: %s", reason)
+            return [batch]
+        if len(batch.positions) > 1:
+            words = "a batch of %s sequences failed and is halved: %s"
+            self._logger.warning(words, len(batch.positions), reason)
+            return batch.halves()
+        (row,) = batch.positions
+        self._fail_alone(row, reason, memory, fresh=self._fresh, error=error)
+        self.given_up.add(row)
         self._save()
         return []
 
-    def quarantine(self, position: int, reason: str, *, in_doubt: bool) -> None:
-        """Quarantine a sequence whose values are not finite.
+    def quarantine(self, row: int, reason: str, *, in_doubt: bool) -> None:
+        """Give up a sequence whose values are not finite.
 
-        in_doubt: none beside it is finite either. Raises NonFiniteError where there are too many
-        such in a row.
+        in_doubt: no other value of its batch is finite either. Raises NonFiniteError where too
+        many such sequences come in a row.
         """
-        self._give_up(position, reason)
-        if in_doubt and (count := self._doubt(position, memory=False)):
-            raise NonFiniteError(position, count)
+        self._give_up(row, reason)
+        if in_doubt and (count := self._count_in_a_row(row, memory=False)):
+            raise NonFiniteError(row, count)
         self._save()
 
     def finish(self) -> None:
         """Raise FreshProcessError where a suspect is left that a fresh process has to try."""
-        self._file.close()
-        if left := self.suspects:
+        self._file.remove()
+        if left := list(self.suspects.values()):
             raise FreshProcessError(
                 f"{len(left):,} sequences failed, the first because of {left[0].reason}; each is "
                 "tried alone in a fresh process"
             )
 
-    def _suspects_in(self, batch: PackedBatch) -> list[Suspect]:
-        first = batch.positions[0]
-        return [s for s in self._known.suspects if s.first <= first <= s.last]
+    def _suspect_in(self, batch: PackedBatch) -> Suspect | None:
+        alone = len(batch.positions) == 1
+        return self._known.suspects.get(batch.positions[0]) if alone else None
 
     def _lower_limit(self, tokens: int, *, alone: bool) -> None:
-        """Let steps be half as large or, where others were at work, as large, but each alone."""
+        """Limit batches to half these tokens or, if others were in flight, to these, each alone."""
         limit = min(tokens // 2 if alone else tokens, self.token_limit or tokens)
         self._known.token_limit = limit
-        words = "out of memory in a step of %s tokens: steps hold at most %s from now on"
+        words = "out of memory in a batch of %s tokens: batches hold at most %s from now on"
         self._logger.warning(words, f"{tokens:,}", f"{limit:,}")
 
-    def _suspect(self, first: int, last: int, reason: str) -> None:
-        """Suspect each half of these rows, in place of what overlaps them."""
-        middle = (first + last) // 2
-        self._known.suspects = [
-            suspect
-            for suspect in self._known.suspects
-            if suspect.alone or suspect.last < first or last < suspect.first
-        ]
-        alone = {suspect.first for suspect in self._known.suspects if suspect.alone}
-        halves = [(first, middle), (middle + 1, last)]
-        for begin, end in halves if first < last else [(first, last)]:
-            if begin != end or begin not in alone:
-                self._known.suspects.append(Suspect(first=begin, last=end, reason=_cut(reason)))
-        words = "%s at rows %s to %s of the shard: they are tried apart"
-        self._logger.warning(words, reason, first, last)
+    def _suspect(self, flight: InFlight, reason: str) -> None:
+        """Have every sequence of the batches in flight tried alone."""
+        rows = {row for first, last, _ in flight.steps for row in range(first, last + 1)}
+        for row in sorted(rows - self.given_up):
+            self._known.suspects.setdefault(row, Suspect(reason=reason))
+        words = "%s: each of the %s sequences that it was computing is tried alone"
+        self._logger.warning(words, reason, sum(count for _, _, count in flight.steps))
 
-    def _failed_alone(
+    def _fail_alone(
         self,
-        position: int,
+        row: int,
         reason: str,
         memory: bool,
         *,
         fresh: bool,
         error: Exception | None = None,
     ) -> None:
-        earlier = [s for s in self._known.suspects if (s.first, s.last) == (position, position)]
-        if not (earlier and earlier[0].failed) and (count := self._doubt(position, memory)):
+        """Quarantine a sequence, or keep it as a suspect for the next process."""
+        earlier = self._known.suspects.pop(row, Suspect(reason=reason))
+        if not earlier.failed and (count := self._count_in_a_row(row, memory)):
             raise NotTheSequencesError(count, reason, memory) from error
-        tries = (earlier[0].tries if earlier else 0) + fresh
-        self._drop_suspect(position)
+        tries = earlier.tries + fresh
         if tries >= TRIES:
-            self._give_up(position, reason)
+            self._give_up(row, reason)
             return
-        self._known.suspects.append(
-            Suspect(
-                first=position,
-                last=position,
-                reason=_cut(reason),
-                failed=True,
-                tries=tries,
-                memory=memory,
-            )
-        )
-        self._logger.warning("%s failed alone: %s", self._name_of(position), reason)
+        suspect = Suspect(reason=reason, failed=True, tries=tries, memory=memory)
+        self._known.suspects[row] = suspect
+        self._logger.warning("%s failed alone: %s", self._name_of(row), reason)
 
-    def _drop_suspect(self, position: int) -> None:
-        self._known.suspects = [
-            s for s in self._known.suspects if (s.first, s.last) != (position, position)
-        ]
+    def _give_up(self, row: int, reason: str) -> None:
+        self._known.quarantined[self._digest(row)] = reason
+        self._known.suspects.pop(row, None)
+        self.given_up.add(row)
+        self._logger.warning("%s is quarantined: %s", self._name_of(row), reason)
 
-    def _give_up(self, position: int, reason: str) -> None:
-        self._known.quarantined[self._digest(position)] = _cut(reason)
-        self._pending[position] = False
-        self.given_up.add(position)
-        self._logger.warning("%s is quarantined: %s", self._name_of(position), reason)
+    def _count_in_a_row(self, row: int, memory: bool) -> int:
+        """Count a sequence that failed; return the count where it is too large, else 0.
 
-    def _doubt(self, position: int, memory: bool) -> int:
-        """Count a sequence that failed; where there are too many in a row, return their number.
-
-        They are cleared of it then: it is not theirs.
+        Then none of these sequences is at fault, and what was held against them is forgotten.
         """
-        self._known.doubts.append(LoneFailure(digest=self._digest(position), memory=memory))
-        count = sum(doubt.memory == memory for doubt in self._known.doubts)
+        self._known.in_a_row.append(LoneFailure(digest=self._digest(row), memory=memory))
+        count = sum(failure.memory == memory for failure in self._known.in_a_row)
         if count < (MAX_TOO_LONG_IN_A_ROW if memory else MAX_IN_A_ROW):
             return 0
-        for doubt in self._known.doubts:
-            self._known.quarantined.pop(doubt.digest, None)
+        for failure in self._known.in_a_row:
+            self._known.quarantined.pop(failure.digest, None)
         self._known = Failures(
             token_limit=self._known.token_limit, quarantined=self._known.quarantined
         )
         self._save()
         return count
 
-    def _digest(self, position: int) -> str:
-        found: str = self._digests[position].tobytes().hex()
+    def _digest(self, row: int) -> str:
+        found: str = self._digests[row].tobytes().hex()
         return found
 
     def _save(self) -> None:
@@ -290,22 +281,6 @@ def _read_or_set_aside(folder: Path, logger: logging.Logger) -> Failures:
         return Failures()
 
 
-def _find(quarantined: Mapping[str, str], digests: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """The rows of quarantined sequences."""
-    wanted = digest_rows(map(bytes.fromhex, quarantined))
-    return np.flatnonzero(DigestIndex(wanted).find(digests) >= 0)
-
-
-def _describe(batches: Sequence[PackedBatch], fresh: bool) -> InFlight:
-    positions = [batch.positions for batch in batches]
-    return InFlight(
-        steps=[(min(found), max(found), len(found)) for found in positions],
-        tokens=max(batch.size for batch in batches),
-        pieces=len(batches[-1].pieces),
-        fresh=fresh,
-    )
-
-
-def _cut(reason: str) -> str:
-    line, _, _ = reason.partition("\n")
-    return line[:MAX_REASON_CHARACTERS]
+def _shorten(reason: str) -> str:
+    """The first line of a reason, cut."""
+    return reason.partition("\n")[0][:MAX_REASON_CHARACTERS]

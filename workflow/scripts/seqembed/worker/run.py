@@ -26,13 +26,15 @@ from seqembed.inference.batches import (
     PackedBatch,
     VarlenCollator,
     create_async_dataloader,
-    cut_at,
-    order,
+)
+from seqembed.inference.failure_tracker import FailureTracker
+from seqembed.inference.plan import (
+    isolate,
     pending_batches,
     plan_batches,
     plan_passes,
+    put_suspects_first,
 )
-from seqembed.inference.failure_tracker import FailureTracker
 from seqembed.inference.runner import AsyncInferenceRunner, Outputs
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.prepared import PreparedModel, read_prepared
@@ -94,8 +96,8 @@ class Run:
         suspects = trials.suspects
         passes = policy.passes(self.shard.tokens, token_budget)
         last = policy.last_pass(self.shard.tokens, token_budget)
-        boundaries = cut_at(plan_batches(last, token_budget, passes > 1), suspects)
-        batches = order(pending_batches(boundaries, rows), boundaries, suspects)
+        boundaries = isolate(plan_batches(last, token_budget, passes > 1), suspects)
+        batches = put_suspects_first(pending_batches(boundaries, rows), boundaries, suspects)
         at_once = policy.windows_a_pass(token_budget)
         planned = plan_passes(boundaries, batches, passes, at_once)
         dataset = IndexBasedDataset(index_path, boundaries, planned, at_once)
@@ -111,10 +113,10 @@ class Run:
             words = "%s batches are to compute, filled to %.2f%%"
             self.logger.info(words, f"{len(tokens):,}", fill)
 
-    def open_trials(self, folder: Path, index_path: Path, logger: logging.Logger) -> FailureTracker:
+    def open_trials(self, folder: Path, index_path: Path) -> FailureTracker:
         """What earlier runs over the shard learnt of what fails."""
         name_of = partial(read_name, index_path)
-        return FailureTracker(folder, self.shard.digests, name_of, logger)
+        return FailureTracker(folder, self.shard.digests, name_of, self.logger)
 
     def open_runner(
         self,
