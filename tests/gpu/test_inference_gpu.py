@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from seqembed.inference.batches import RawBatch, VarlenCollator
+from seqembed.inference.failure_tracker import FailureTracker
 from seqembed.inference.runner import AsyncInferenceRunner, Outputs
-from seqembed.inference.trials import Trials
 from seqembed.models.architecture import DnabertArchitecture, Esm2Architecture
 from seqembed.models.encoders.dnabert_s import DnabertS
 from seqembed.models.encoders.esm2 import Esm2
@@ -53,8 +53,10 @@ def pack_all(pinned):
 def embed(model, device, folder):
     """(N, D) rows, and the token rows, of all sequences."""
     digests = np.arange(16 * len(LENGTHS), dtype=np.uint16).view(np.uint8)[: 16 * len(LENGTHS)]
-    trials = Trials(folder, digests.reshape(-1, 16), str, logging.getLogger("seqembed.tests"))
-    trials.expect(range(len(LENGTHS)), lambda: None)
+    trials = FailureTracker(
+        folder, digests.reshape(-1, 16), str, logging.getLogger("seqembed.tests")
+    )
+    trials.start(range(len(LENGTHS)), lambda: None)
     wanted = Outputs(pooling="mean", pools_specials=True, per_residue=True, storage="float32")
     model = copy.deepcopy(model).to(device)
     runner = AsyncInferenceRunner(

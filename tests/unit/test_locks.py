@@ -19,7 +19,7 @@ from worker_runs import WorkerProcess
 
 from seqembed.errors import InterruptedRun
 from seqembed.storage import locks
-from seqembed.storage.locks import hold_folder
+from seqembed.storage.locks import lock_folder
 
 LOGGER = logging.getLogger("seqembed.tests")
 
@@ -29,7 +29,7 @@ def stay() -> None:
 
 
 def hold_until_killed(folder: Path, ready: Any) -> None:
-    with hold_folder(folder, stay, LOGGER):
+    with lock_folder(folder, stay, LOGGER):
         ready.set()
         time.sleep(600)
 
@@ -43,7 +43,7 @@ def test_a_folder_is_held_until_its_holder_is_killed(tmp_path, caplog):
     assert ready.wait(30)
     began = time.monotonic()
     threading.Timer(0.5, holder.kill).start()
-    with hold_folder(tmp_path / "new", stay, LOGGER) as locked:
+    with lock_folder(tmp_path / "new", stay, LOGGER) as locked:
         assert locked and time.monotonic() - began >= 0.5
     holder.join()
     assert caplog.text.count("another worker, perhaps of a killed run, is at work") == 1
@@ -54,9 +54,9 @@ def test_who_waits_can_be_asked_to_leave(tmp_path):
         raise InterruptedRun("asked")
 
     with (
-        hold_folder(tmp_path, stay, LOGGER),
+        lock_folder(tmp_path, stay, LOGGER),
         pytest.raises(InterruptedRun),
-        hold_folder(tmp_path, leave, LOGGER),
+        lock_folder(tmp_path, leave, LOGGER),
     ):
         raise AssertionError("held twice")
 
@@ -70,7 +70,7 @@ def test_a_folder_that_was_removed_meanwhile_is_made_again(tmp_path, monkeypatch
         if len(asked) == 1:
             shutil.rmtree(folder)
 
-    with hold_folder(folder, stay, LOGGER), hold_folder(folder, remove_once, LOGGER) as locked:
+    with lock_folder(folder, stay, LOGGER), lock_folder(folder, remove_once, LOGGER) as locked:
         assert locked and folder.is_dir() and len(asked) == 1
 
 
@@ -90,7 +90,7 @@ def test_a_lock_on_a_folder_that_was_removed_before_it_came_does_not_count(
         flock(*arguments)
 
     monkeypatch.setattr(fcntl, "flock", remove_first)
-    with hold_folder(folder, stay, LOGGER) as locked:
+    with lock_folder(folder, stay, LOGGER) as locked:
         assert locked and folder.is_dir() and len(calls) == 2
 
 
@@ -99,7 +99,7 @@ def test_where_there_are_no_locks_it_is_said(tmp_path, monkeypatch, caplog):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with hold_folder(tmp_path, stay, LOGGER) as locked:
+    with lock_folder(tmp_path, stay, LOGGER) as locked:
         assert not locked
     assert f"{tmp_path}: cannot be locked (No locks available)" in caplog.text
     assert "done twice" in caplog.text

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from seqembed.inference.batches import Piece
+from seqembed.inference.batches import PackedWindow
 from seqembed.inference.pooling import WindowPool, pool, pooled_span
 
 
@@ -24,7 +24,7 @@ from seqembed.inference.pooling import WindowPool, pool, pooled_span
     ],
 )
 def test_the_rows_that_count(pooling, pools_specials, first, last, span):
-    assert pooled_span(Piece(0, 5, 9, first, last), pooling, pools_specials) == span
+    assert pooled_span(PackedWindow(0, 5, 9, first, last), pooling, pools_specials) == span
 
 
 def test_each_span_is_pooled_by_itself():
@@ -43,8 +43,8 @@ def test_half_rows_are_averaged_in_single_precision():
     assert pool(rows, [(1, 3001)], "mean").tolist() == [[2049.0]]
 
 
-def pieces(*parts: tuple[int, bool, bool]) -> list[Piece]:
-    return [Piece(position, 1, 2, first, last) for position, first, last in parts]
+def pieces(*parts: tuple[int, bool, bool]) -> list[PackedWindow]:
+    return [PackedWindow(position, 1, 2, first, last) for position, first, last in parts]
 
 
 def test_windows_of_a_sequence_come_in_several_batches():
@@ -74,5 +74,5 @@ def test_the_mean_of_one_window_keeps_its_bits():
     for count in (1, 3, 7, 1022, 999_983):
         row = random.standard_normal((1, 64)).astype(np.float32)
         whole = WindowPool("mean")
-        whole._take(Piece(0, 0, count, True, False), row[0], count)
-        assert np.float32(whole._whole()).tobytes() == row.tobytes()
+        whole._take(PackedWindow(0, 0, count, True, False), row[0], count)
+        assert np.float32(whole._join()).tobytes() == row.tobytes()

@@ -42,13 +42,13 @@ from seqembed.errors import (
     InterruptedRun,
 )
 from seqembed.index.table import read_assigned
-from seqembed.inference.trials import Trials
+from seqembed.inference.failure_tracker import FailureTracker
 from seqembed.machine.sigterm import Sigterm
 from seqembed.models.prepare import load_prepared
 from seqembed.models.prepared import load_tokenizer, read_prepared
 from seqembed.results.reader import store_path
 from seqembed.settings.precision import resolve_precision, torch_dtype
-from seqembed.storage.locks import hold_folder
+from seqembed.storage.locks import lock_folder
 from seqembed.storage.publish import link, set_aside
 from seqembed.worker.run import Run, open_run
 from seqembed.worker.status import describe_error
@@ -92,7 +92,7 @@ def gpu_worker(
             )
             if alone:
                 sweep(folder)
-            trials = _open_trials(run, folder, index_path, model_config, logger)
+            trials = _open_trials(run, folder, index_path, model_config)
             settled = resumed_ids | trials.quarantined
             rows = _load_and_filter_index(rank, world_size, index_path, settled, logger)
             write_manifest(folder, manifest := run.manifest(earlier))
@@ -111,10 +111,8 @@ def gpu_worker(
                     for batch in runner.run(writer.make_room(batches), sigterm.asked):
                         count = writer.add(batch)
                         progress.advance(count, batch.tokens, writer.written)
-                        if trials.trying or sigterm.asked():
+                        if trials.retrying or sigterm.asked():
                             writer.write()
-                        if not runner.busy:
-                            sigterm.leave_if_asked()
                     sigterm.leave_if_asked()
                 finally:
                     writer.close()
@@ -284,7 +282,7 @@ def _open_checkpoint_dir(
     if config["enable_checkpointing"]:
         base = config["checkpoint_dir"]
         name_other_folders(base, rank, logger)
-        with hold_folder(base, leave_if_asked, logger) as alone:
+        with lock_folder(base, leave_if_asked, logger) as alone:
             yield base, alone
         return
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -293,18 +291,14 @@ def _open_checkpoint_dir(
 
 
 def _open_trials(
-    run: Run,
-    folder: Path,
-    index_path: Path,
-    model_config: dict[str, Any],
-    logger: logging.Logger,
-) -> Trials:
+    run: Run, folder: Path, index_path: Path, model_config: dict[str, Any]
+) -> FailureTracker:
     """What is known of failures, the end of the last process among them.
 
     `crash` in `model_config` tells of that end, and `began` is called once it is written down.
     """
-    trials = run.open_trials(folder, index_path, logger)
-    trials.take_blame(model_config.get("crash"))
+    trials = run.open_trials(folder, index_path)
+    trials.record_crash(model_config.get("crash"))
     if began := model_config.get("began"):
         began()
     return trials
@@ -322,7 +316,7 @@ def _count(
     config: dict[str, Any],
     resumed_ids: Set[str],
     writer: CheckpointWriter,
-    trials: Trials,
+    trials: FailureTracker,
 ) -> dict[str, Any]:
     """What a complete shard's status tells of its run."""
     return {

@@ -20,8 +20,7 @@ from seqembed.checkpoints.blocks import (
     read_block,
     read_flags,
 )
-from seqembed.checkpoints.failures import FAILURES
-from seqembed.checkpoints.in_flight import IN_FLIGHT
+from seqembed.checkpoints.failures import FAILURES, IN_FLIGHT
 from seqembed.errors import CheckpointError
 from seqembed.storage.digests import count_distinct
 from seqembed.storage.json_files import read_json, write_json

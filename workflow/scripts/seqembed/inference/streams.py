@@ -25,7 +25,7 @@ class Streams(Protocol):
     """
 
     depth: int
-    beside: bool
+    concurrent: bool
 
     def submit(self, batch: PackedBatch, compute: Compute, *, alone: bool) -> Future[Rows]:
         """Have a batch computed, in its turn; its rows will be in the host's memory.
@@ -48,9 +48,9 @@ class CpuStreams:
     def __init__(self, streams: int, threads: int, even_threads: Callable[[int, int], int]) -> None:
         self._threads, self._share = threads, max(1, threads // streams)
         self._even_threads = even_threads
-        self.beside = streams > 1
+        self.concurrent = streams > 1
         # A single stream's batch is always alone: what it fails of is its own.
-        self.depth = 2 * streams if self.beside else 1
+        self.depth = 2 * streams if self.concurrent else 1
         # A thread asks PyTorch for its number of threads when it first computes, and would get what
         # another one set for itself by then; asked before, it keeps its own.
         first = torch.get_num_threads
@@ -80,7 +80,7 @@ class CudaStream:
     Copies to it run beside the computation, and it does not wait for Python.
     """
 
-    depth, beside = 2, False
+    depth, concurrent = 2, False
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

@@ -17,7 +17,7 @@ REMINDER_SECONDS = 60.0
 
 
 @contextmanager
-def hold_folder(
+def lock_folder(
     folder: Path, leave_if_asked: Callable[[], None], logger: logging.Logger
 ) -> Iterator[bool]:
     """Hold a folder, which is made where it is missing, so that no other process works in it.

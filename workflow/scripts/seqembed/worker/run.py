@@ -26,14 +26,16 @@ from seqembed.inference.batches import (
     PackedBatch,
     VarlenCollator,
     create_async_dataloader,
-    cut_at,
-    order,
+)
+from seqembed.inference.failure_tracker import FailureTracker
+from seqembed.inference.plan import (
+    isolate,
     pending_batches,
     plan_batches,
     plan_passes,
+    put_suspects_first,
 )
 from seqembed.inference.runner import AsyncInferenceRunner, Outputs
-from seqembed.inference.trials import Trials
 from seqembed.machine.products import keep_products_equal
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.prepared import PreparedModel, read_prepared
@@ -84,19 +86,19 @@ class Run:
         rows: Sequence[int],
         manifest: CheckpointManifest,
         convert: Encode,
-        trials: Trials,
+        trials: FailureTracker,
     ) -> tuple[DataLoader[PackedBatch], int]:
         """The packed batches of the plan that hold any of `rows`, and their tokens in all.
 
         Each suspect of the trials is a batch by itself.
         """
         policy, token_budget = self.recipe.policy, manifest.token_budget
-        trials.expect(rows, self.weights.require)
+        trials.start(rows, self.weights.require)
         suspects = trials.suspects
         passes = policy.passes(self.shard.tokens, token_budget)
         last = policy.last_pass(self.shard.tokens, token_budget)
-        boundaries = cut_at(plan_batches(last, token_budget, passes > 1), suspects)
-        batches = order(pending_batches(boundaries, rows), boundaries, suspects)
+        boundaries = isolate(plan_batches(last, token_budget, passes > 1), suspects)
+        batches = put_suspects_first(pending_batches(boundaries, rows), boundaries, suspects)
         at_once = policy.windows_a_pass(token_budget)
         planned = plan_passes(boundaries, batches, passes, at_once)
         dataset = IndexBasedDataset(index_path, boundaries, planned, at_once)
@@ -112,15 +114,15 @@ class Run:
             words = "%s batches are to compute, filled to %.2f%%"
             self.logger.info(words, f"{len(tokens):,}", fill)
 
-    def open_trials(self, folder: Path, index_path: Path, logger: logging.Logger) -> Trials:
+    def open_trials(self, folder: Path, index_path: Path) -> FailureTracker:
         """What earlier runs over the shard learnt of what fails."""
         name_of = partial(read_name, index_path)
-        return Trials(folder, self.shard.digests, name_of, logger)
+        return FailureTracker(folder, self.shard.digests, name_of, self.logger)
 
     def open_runner(
         self,
         model: nn.Module,
-        trials: Trials,
+        trials: FailureTracker,
         load_fp32: Callable[[], tuple[nn.Module, Any]],
         token_budget: int,
         batches: int,
