@@ -158,7 +158,7 @@ def test_ctrl_c_cancels_the_jobs_and_the_next_run_goes_on(place, cluster, comput
 
 
 def test_a_whole_run_in_one_job(place, cluster, projects):
-    """The documented batch script, of which a node has four GPUs; cancelled, and submitted again."""
+    """The documented batch script on a node of four GPUs; cancelled, and submitted again."""
     script = place.folder / "run.sh"
     script.write_text(read_batch_script())
     where = ("--output=run.log", f"--chdir={place.folder}")

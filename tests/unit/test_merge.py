@@ -34,8 +34,9 @@ from seqembed.results import merge as merge_module
 from seqembed.results.merge import Summary, clear_checkpoints, merge
 from seqembed.results.quarantine import write_quarantine
 from seqembed.results.reader import open_embeddings, slab_bounds
+from seqembed.results.rows import TokenRows
 from seqembed.results.seal import seal
-from seqembed.results.writer import Slab, TokenRows, write_embeddings
+from seqembed.results.writer import Slab, write_embeddings
 from seqembed.storage.digests import digest
 
 RECIPE = "ab" * 32

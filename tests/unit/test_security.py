@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 
 from seqembed.checkpoints import blocks
 from seqembed.checkpoints.blocks import list_blocks, read_block, write_next_block
-from seqembed.checkpoints.manifest import clear, read_finished
+from seqembed.checkpoints.checkpoint import clear, read_finished
 from seqembed.checkpoints.token_rows import ResidueSpool
 from seqembed.environment import EnvConfig
 from seqembed.errors import CheckpointError, ConfigError, DeviceError, ModelError

@@ -31,8 +31,9 @@ from seqembed.models.encoders.tokenization import ESM2_LETTERS
 from seqembed.models.prepared import PreparedModel, read_prepared, write_prepared
 from seqembed.results.merge import merge
 from seqembed.results.quarantine import write_quarantine
+from seqembed.results.rows import TokenRows
 from seqembed.results.seal import seal
-from seqembed.results.writer import Slab, TokenRows, write_embeddings
+from seqembed.results.writer import Slab, write_embeddings
 from seqembed.settings.recipe import Recipe
 from seqembed.verify.inputs import check_fasta
 from seqembed.verify.rows import AGAIN

@@ -15,9 +15,12 @@ from typing import Any
 import h5py
 
 import seqembed
+from seqembed.checkpoints.manifest import CheckpointManifest, write_manifest
+from seqembed.checkpoints.shard import INDEX
 from seqembed.index.split import split_index
 from seqembed.index.table import write_index
 from seqembed.models.prepared import read_prepared
+from seqembed.storage.publish import link
 
 SCRIPTS = Path(seqembed.__file__).parents[1]
 BUNDLED_MODEL = Path(__file__).parents[1] / "data/esm2_random"
@@ -105,6 +108,12 @@ def make_project(
     shards = [project.index(rank) for rank in range(world_size)]
     split_index(project.results / "index.parquet", shards)
     return project
+
+
+def begin(folder: Path, manifest: CheckpointManifest, index_path: Path) -> None:
+    """Make a checkpoint folder what it is before its first block."""
+    write_manifest(folder, manifest)
+    link(index_path, folder / INDEX)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing.queues import Queue
@@ -20,19 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from seqembed.checkpoints.manifest import (
-    MANIFEST,
-    CheckpointManifest,
-    clear,
-    count_twice,
-    name_other_folders,
-    read_finished,
-    read_manifest,
-    sweep,
-    write_manifest,
-)
-from seqembed.checkpoints.shard import adopt_index, assemble_shard
-from seqembed.checkpoints.store import copy_from_store
+from seqembed.checkpoints.checkpoint import clear, open_checkpoint, read_finished
+from seqembed.checkpoints.manifest import MANIFEST, CheckpointManifest, read_manifest
+from seqembed.checkpoints.shard import assemble_shard, count_duplicate_rows
 from seqembed.environment import EnvConfig
 from seqembed.errors import (
     EXIT_FAILED,
@@ -46,9 +35,8 @@ from seqembed.inference.failure_tracker import FailureTracker
 from seqembed.machine.sigterm import Sigterm
 from seqembed.models.prepare import load_prepared
 from seqembed.models.prepared import load_tokenizer, read_prepared
-from seqembed.results.reader import store_path
 from seqembed.settings.precision import resolve_precision, torch_dtype
-from seqembed.storage.locks import lock_folder
+from seqembed.storage.digests import to_hex
 from seqembed.storage.publish import link, set_aside
 from seqembed.worker.run import Run, open_run
 from seqembed.worker.status import describe_error
@@ -78,57 +66,47 @@ def gpu_worker(
     try:
         run = open_run(index_path, output_dir, model_config, logger)
         sigterm.leave_if_asked()
-        key = {"checkpoint_key": run.checkpoint_key, "precision": run.recipe.precision}
-        config = _extract_checkpoint_config({**model_config, **key}, output_dir)
-        opened = _open_checkpoint_dir(config, output_dir, rank, sigterm.leave_if_asked, logger)
-        with opened as (base, alone):
-            folder, restart = base / f"shard_{rank}", config["force_restart"]
+        model_config = model_config | run.resolved
+        config = _extract_checkpoint_config(model_config, output_dir)
+        opened = open_checkpoint(config, output_dir, rank, sigterm.leave_if_asked, logger)
+        with opened as checkpoint:
+            base, restart = checkpoint.base, config["force_restart"]
             keeps = config["enable_checkpointing"] and not restart
             earlier = _load_checkpoint_manifest(rank, keeps, base, logger)
-            if keeps:
-                _copy_from_store(run, folder, output_dir, logger)
-            resumed_ids, resumed_rows = _resume_from_existing_checkpoints(
-                rank, base, restart, logger
-            )
-            if alone:
-                sweep(folder)
-            trials = _open_trials(run, folder, index_path, model_config)
-            settled = resumed_ids | trials.quarantined
+            ids, resumed_rows = _resume_from_existing_checkpoints(rank, base, restart, logger)
+            checkpoint.remove_leftovers()
+            stored = run.copy_from_store(checkpoint, ids, output_dir) if keeps else []
+            tracker = _open_tracker(run, checkpoint.folder, index_path, model_config)
+            settled = {*ids, *tracker.quarantined, *(name for b in stored for name in b.ids)}
             rows = _load_and_filter_index(rank, world_size, index_path, settled, logger)
-            write_manifest(folder, manifest := run.manifest(earlier))
-            adopt_index(folder, index_path)
-            writer = run.open_writer(folder, rows, config)
+            checkpoint.begin(manifest := run.manifest(earlier), index_path)
+            writer = run.open_writer(checkpoint.folder, rows, config, stored)
             if rows:
                 sigterm.leave_if_asked()
-                model, convert = _load_model({**model_config, **key}, run.device, logger)
+                model, convert = _load_model(model_config, run.device, logger)
                 load_fp32 = partial(_load_model, model_config | FP32, run.device, logger)
-                batches, tokens = run.load_batches(index_path, rows, manifest, convert, trials)
-                progress = Progress(logger, len(run.shard.rows), len(resumed_ids), tokens)
-                try:
-                    runner = run.open_runner(
-                        model, trials, load_fp32, manifest.token_budget, len(batches)
-                    )
+                batches, tokens = run.load_batches(index_path, rows, manifest, convert, tracker)
+                progress = Progress(logger, len(run.shard.rows), len(settled), tokens)
+                runner = run.open_runner(model, tracker, load_fp32, manifest, len(batches))
+                with _closing(writer, progress):
                     for batch in runner.run(writer.make_room(batches), sigterm.asked):
-                        count = writer.add(batch)
-                        progress.advance(count, batch.tokens, writer.written)
-                        if trials.retrying or sigterm.asked():
+                        progress.advance(writer.add(batch), batch.tokens, writer.written)
+                        # The next batch may crash the process, or there may be no time for it.
+                        if tracker.retrying or sigterm.asked():
                             writer.write()
                     sigterm.leave_if_asked()
-                finally:
-                    writer.close()
-                    progress.tell(writer.spent)
-                trials.finish()
+                # Raised where a sequence failed that only a fresh process can try again.
+                tracker.finish()
             saved = _save_shard(
-                rank, folder, writer.blocks, writer.ids, resumed_ids, resumed_rows, logger
+                rank, checkpoint.folder, writer.arrays, writer.ids, ids, resumed_rows, logger
             )
-            link(saved, output_dir / saved.name)
-        status = {"rank": rank, "status": "complete", "shard_path": str(output_dir / saved.name)}
-        results_queue.put(status | _count(run, config, resumed_ids, writer, trials))
+            link(saved, shard_path := output_dir / saved.name)
+        results_queue.put(_describe_success(run, config, shard_path, len(ids), writer, tracker))
     except Exception as error:  # noqa: BLE001 (the boundary of the process: all is reported)
         _report_error(rank, error, results_queue, logger)
         sys.exit(EXIT_INTERRUPTED if isinstance(error, InterruptedRun) else EXIT_FAILED)
     finally:
-        # What stands in the queue's buffer at a hard exit is lost.
+        # A hard exit would lose what is still in the queue's buffer.
         results_queue.close()
         results_queue.join_thread()
 
@@ -200,11 +178,8 @@ def _load_and_filter_index(
     Raises IndexFormatError where the index is damaged or another rank's.
     """
     rows, digests = read_assigned(index_path, rank, world_size)
-    pending = [
-        int(row)
-        for row, digest in zip(rows, digests, strict=True)
-        if digest.tobytes().hex() not in resumed_ids
-    ]
+    pairs = zip(rows.tolist(), to_hex(digests), strict=True)
+    pending = [row for row, digest in pairs if digest not in resumed_ids]
     logger.info("%s of %s sequences are to compute", f"{len(pending):,}", f"{len(rows):,}")
     return pending
 
@@ -244,8 +219,8 @@ def _save_shard(
     all_embeddings: a block (n, D) for each checkpoint; all_ids: its hex digests, one after the
     other. The folder's manifest and index say the rest. Raises ShardError for a missing row.
     """
-    if twice := count_twice(output_dir):
-        logger.warning("%s sequences were computed twice: another worker, too, did", f"{twice:,}")
+    if twice := count_duplicate_rows(output_dir):
+        logger.warning("%s sequences were computed twice, by another worker too", f"{twice:,}")
     resumed = [] if resumed_embeddings is None else [resumed_embeddings]
     path = assemble_shard(output_dir, rank, [*resumed_ids, *all_ids], [*resumed, *all_embeddings])
     logger.info("%s sequences are in %s", f"{len(resumed_ids) + len(all_ids):,}", path)
@@ -268,63 +243,48 @@ def _report_error(
 
 
 @contextmanager
-def _open_checkpoint_dir(
-    config: dict[str, Any],
-    output_dir: Path,
-    rank: int,
-    leave_if_asked: Callable[[], None],
-    logger: logging.Logger,
-) -> Iterator[tuple[Path, bool]]:
-    """The folder of the `shard_{rank}` folders, and whether nobody else can be at work in ours.
-
-    Without checkpointing, one that goes at the end.
-    """
-    if config["enable_checkpointing"]:
-        base = config["checkpoint_dir"]
-        name_other_folders(base, rank, logger)
-        with lock_folder(base, leave_if_asked, logger) as alone:
-            yield base, alone
-        return
-    output_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output_dir, prefix=".embedding-") as folder:
-        yield Path(folder), True
+def _closing(writer: CheckpointWriter, progress: Progress) -> Iterator[None]:
+    """Write what waits, and log the last figures, however the loop ends."""
+    try:
+        yield
+    finally:
+        writer.close()
+        progress.tell(writer.spent)
 
 
-def _open_trials(
+def _open_tracker(
     run: Run, folder: Path, index_path: Path, model_config: dict[str, Any]
 ) -> FailureTracker:
-    """What is known of failures, the end of the last process among them.
+    """What failed in earlier runs, and in the process before this one.
 
-    `crash` in `model_config` tells of that end, and `began` is called once it is written down.
+    `crash` in `model_config` describes how that ended; `began` is called once it is recorded.
     """
-    trials = run.open_trials(folder, index_path)
-    trials.record_crash(model_config.get("crash"))
+    tracker = run.open_tracker(folder, index_path)
+    tracker.record_crash(model_config.get("crash"))
     if began := model_config.get("began"):
         began()
-    return trials
+    return tracker
 
 
-def _copy_from_store(run: Run, folder: Path, output_dir: Path, logger: logging.Logger) -> None:
-    path = store_path(output_dir.parent / "store", run.recipe.fingerprint)
-    count = copy_from_store(path, folder, run.shard.digests, run.recipe.fingerprint, logger)
-    if count:
-        logger.info("%s sequences are taken from %s", f"{count:,}", path)
-
-
-def _count(
+def _describe_success(
     run: Run,
     config: dict[str, Any],
-    resumed_ids: Set[str],
+    shard_path: Path,
+    resumed: int,
     writer: CheckpointWriter,
-    trials: FailureTracker,
+    tracker: FailureTracker,
 ) -> dict[str, Any]:
-    """What a complete shard's status tells of its run."""
+    """The status of a complete shard; `resumed` sequences were finished in earlier runs."""
+    sequences = resumed + len(writer.ids)
     return {
+        "rank": run.shard.rank,
+        "status": "complete",
+        "shard_path": str(shard_path),
         "device": str(run.device),
-        "num_sequences": len(resumed_ids) + len(writer.ids),
+        "num_sequences": sequences,
         "checkpointing_enabled": config["enable_checkpointing"],
-        "resumed_sequences": len(resumed_ids),
-        "computed": len(writer.ids),
+        "resumed_sequences": sequences - writer.computed,
+        "computed": writer.computed,
         "reused": 0,
-        "quarantined": len(trials.quarantined),
+        "quarantined": len(tracker.quarantined),
     }

@@ -16,6 +16,7 @@ from safetensors.numpy import save
 
 from seqembed.checkpoints.token_rows import COUNTS, ResidueFile, read_reference
 from seqembed.errors import CheckpointError
+from seqembed.storage.digests import to_hex
 from seqembed.storage.publish import publish_exclusively
 
 FORMAT_VERSION = "1"
@@ -42,6 +43,11 @@ class Block:
     rows: NDArray[np.floating]
     flags: NDArray[np.uint8]
     residues: ResidueFile | None = None
+
+    @property
+    def ids(self) -> list[str]:
+        """Hex digests, in the order of the rows."""
+        return to_hex(self.digests)
 
     def __post_init__(self) -> None:
         count = len(self.digests)
@@ -115,7 +121,9 @@ def read_block(path: Path, *, check: bool = True) -> Block:
         if residues and check:
             residues.check(path.parent)
         first, last = int(metadata["first"]), int(metadata["last"])
-        return Block(first=first, last=last, rows=_map_rows(path, header), residues=residues, **held)
+        return Block(
+            first=first, last=last, rows=_map_rows(path, header), residues=residues, **held
+        )
     except (CheckpointError, *DAMAGE) as error:
         raise CheckpointError(
             f"{path}: damaged checkpoint block ({error}); remove it, "
@@ -178,7 +186,9 @@ def _map_rows(path: Path, header: bytes) -> NDArray[np.floating]:
     dtype = {"F32": np.float32, "F16": np.float16}[entry["dtype"]]
     if 0 in entry["shape"]:
         return np.empty(entry["shape"], dtype)
-    return np.memmap(path, dtype, "r", len(header) + entry["data_offsets"][0], tuple(entry["shape"]))
+    return np.memmap(
+        path, dtype, "r", len(header) + entry["data_offsets"][0], tuple(entry["shape"])
+    )
 
 
 def _numbered_blocks(folder: Path) -> list[tuple[int, Path]]:

@@ -23,7 +23,7 @@ from seqembed.index.parquet import read_metadata
 from seqembed.results.quarantine import escape
 from seqembed.results.rows import RowPool
 from seqembed.storage.digests import DigestIndex, count_distinct, digest_rows
-from seqembed.results.writer import Slab, TokenRows, write_embeddings
+from seqembed.results.writer import Slab, write_embeddings
 from seqembed.results.reader import (
     EmbeddingsFile,
     allow_open_shards,
@@ -212,7 +212,7 @@ def _write(
         storage=shards[0].rows.dtype.name,
         attributes=attributes,
         slabs=_slabs(index_path, shards, index, flags, places),
-        residues=_token_rows(shards, places),
+        residues=tokens.take(places) if (tokens := pool_token_rows(shards)) else None,
         quarantine=quarantined,
     )
     return _summarise(index.digests[index.rows], flags, width, quarantined, relinked=False)
@@ -223,13 +223,6 @@ def _read_index(path: Path, quarantined: Mapping[bytes, str]) -> _Index:
     without = DigestIndex(digest_rows(quarantined))
     wanted = ~read_excluded(path) & (without.find(digests) < 0)
     return _Index(lengths, digests, np.flatnonzero(wanted))
-
-
-def _token_rows(shards: Sequence[EmbeddingsFile], places: NDArray[np.int64]) -> TokenRows | None:
-    pool = pool_token_rows(shards)
-    if pool is None:
-        return None
-    return TokenRows(offsets=pool.offsets(places), parts=pool.parts(places))
 
 
 def _find_rows(

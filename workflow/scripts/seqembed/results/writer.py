@@ -19,6 +19,7 @@ from seqembed.results.ahead import ahead
 from seqembed.errors import ShardError
 from seqembed.storage.publish import published, sync
 from seqembed.storage.digests import digest_rows
+from seqembed.results.rows import TokenRows
 from seqembed.results.seal import USER_BLOCK_BYTES, seal, verify_seal
 from seqembed.results.reader import COLUMNS, FORMAT_VERSION, OFFSETS, QUARANTINE, RESIDUES, are_offsets
 
@@ -40,14 +41,6 @@ class Slab:
         shapes = [self.lengths.shape, self.flags.shape, self.digests.shape, self.embeddings.shape]
         if shapes[:3] != [(n,), (n,), (n, 16)] or shapes[3][:-1] != (n,):
             raise ShardError(f"{n:,} ids stand beside columns of shapes {shapes}")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class TokenRows:
-    """The token rows of all sequences: (N + 1,) int64 offsets, and the rows in order, in parts."""
-
-    offsets: NDArray[np.int64]
-    parts: Iterable[NDArray[np.floating]]
 
 
 def write_embeddings(

@@ -20,6 +20,17 @@ def digest_all(sequences: Iterable[bytes]) -> list[bytes]:
     return [make(residues, digest_size=16).digest() for residues in sequences]
 
 
+def to_hex(digests: NDArray[np.uint8]) -> list[str]:
+    """(n, 16) digests as n texts of 32 hex characters."""
+    text = np.ascontiguousarray(digests).tobytes().hex()
+    return [text[begin : begin + 32] for begin in range(0, len(text), 32)]
+
+
+def from_hex(texts: Iterable[str]) -> NDArray[np.uint8]:
+    """Hex digests as (n, 16) uint8."""
+    return digest_rows([bytes.fromhex("".join(texts))])
+
+
 class DigestIndex:
     """Finds digests among (n, 16) uint8 ones, in 24 bytes of memory each."""
 
@@ -66,7 +77,7 @@ def first_rows(digests: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 def digest_rows(keys: Iterable[bytes]) -> NDArray[np.uint8]:
-    """n digests of 16 bytes as (n, 16) uint8."""
+    """Digests of 16 bytes, laid end to end, as (n, 16) uint8."""
     return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 16)
 
 

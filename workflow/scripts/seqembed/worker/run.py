@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import DataLoader
 
+from seqembed.checkpoints.blocks import Block
+from seqembed.checkpoints.checkpoint import Checkpoint
 from seqembed.checkpoints.manifest import CheckpointManifest
 from seqembed.environment import EnvConfig
 from seqembed.errors import CheckpointError, DeviceError
@@ -40,6 +42,7 @@ from seqembed.machine.products import keep_products_equal
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.prepared import PreparedModel, read_prepared
 from seqembed.models.weights_check import WeightsCheck
+from seqembed.results.reader import store_path
 from seqembed.settings.memory import (
     TOKENS,
     available_memory,
@@ -50,6 +53,7 @@ from seqembed.settings.memory import (
 from seqembed.settings.precision import torch_dtype
 from seqembed.settings.recipe import Recipe, adopt_recipe
 from seqembed.settings.worker import WorkerSettings, read_settings
+from seqembed.storage.digests import DigestIndex, from_hex
 from seqembed.worker.writer import CheckpointWriter
 
 
@@ -71,6 +75,21 @@ class Run:
         return f"{self.recipe.fingerprint[:12]}-{self.shard.fingerprint[:12]}"
 
     @property
+    def resolved(self) -> dict[str, str]:
+        """What `model_config` leaves open, for the helpers of gpu_worker."""
+        return {"checkpoint_key": self.checkpoint_key, "precision": self.recipe.precision}
+
+    def copy_from_store(
+        self, checkpoint: Checkpoint, finished: Set[str], output_dir: Path
+    ) -> list[Block]:
+        """Take over, as blocks of the checkpoint, rows that an earlier result has."""
+        path = store_path(output_dir.parent / "store", self.recipe.fingerprint)
+        missing = DigestIndex(from_hex(finished)).find(self.shard.digests) < 0
+        return checkpoint.copy_from_store(
+            path, self.shard.digests[missing], self.recipe.fingerprint
+        )
+
+    @property
     def outputs(self) -> Outputs:
         """What is wanted of the model's token rows."""
         return Outputs(
@@ -86,15 +105,15 @@ class Run:
         rows: Sequence[int],
         manifest: CheckpointManifest,
         convert: Encode,
-        trials: FailureTracker,
+        tracker: FailureTracker,
     ) -> tuple[DataLoader[PackedBatch], int]:
         """The packed batches of the plan that hold any of `rows`, and their tokens in all.
 
-        Each suspect of the trials is a batch by itself.
+        Each suspect is a batch by itself.
         """
         policy, token_budget = self.recipe.policy, manifest.token_budget
-        trials.start(rows, self.weights.require)
-        suspects = trials.suspects
+        tracker.start(rows, self.weights.require)
+        suspects = tracker.suspects
         passes = policy.passes(self.shard.tokens, token_budget)
         last = policy.last_pass(self.shard.tokens, token_budget)
         boundaries = isolate(plan_batches(last, token_budget, passes > 1), suspects)
@@ -114,7 +133,7 @@ class Run:
             words = "%s batches are to compute, filled to %.2f%%"
             self.logger.info(words, f"{len(tokens):,}", fill)
 
-    def open_trials(self, folder: Path, index_path: Path) -> FailureTracker:
+    def open_tracker(self, folder: Path, index_path: Path) -> FailureTracker:
         """What earlier runs over the shard learnt of what fails."""
         name_of = partial(read_name, index_path)
         return FailureTracker(folder, self.shard.digests, name_of, self.logger)
@@ -122,15 +141,16 @@ class Run:
     def open_runner(
         self,
         model: nn.Module,
-        trials: FailureTracker,
+        tracker: FailureTracker,
         load_fp32: Callable[[], tuple[nn.Module, Any]],
-        token_budget: int,
+        manifest: CheckpointManifest,
         batches: int,
     ) -> AsyncInferenceRunner:
-        """What takes so many batches through the model, whose weights are read again meanwhile.
+        """The runner of `batches` batches; also start the background checksum of the weights.
 
-        load_fp32: gives it in fp32, as loaded.
+        load_fp32: loads the model in fp32.
         """
+        token_budget = manifest.token_budget
         self.weights.start()
         free, token_bytes, threads = self._free_memory(), self._token_bytes, self.settings.threads
         at_once = 1
@@ -144,7 +164,7 @@ class Run:
             cast(Encoder, model),
             self.device,
             self.outputs,
-            trials,
+            tracker,
             lambda: cast(Encoder, load_fp32()[0]),
             token_budget=token_budget,
             streams=at_once,
@@ -162,9 +182,16 @@ class Run:
         return available_memory()
 
     def open_writer(
-        self, folder: Path, rows: Sequence[int], config: Mapping[str, Any]
+        self,
+        folder: Path,
+        rows: Sequence[int],
+        config: Mapping[str, Any],
+        stored: Iterable[Block] = (),
     ) -> CheckpointWriter:
-        """A writer of the rows that are not there yet; `config` says when a checkpoint is due."""
+        """A writer of the missing rows; `config` says when a checkpoint is due.
+
+        stored: blocks of rows that were taken from the store.
+        """
         wanted = np.zeros(len(self.shard.rows), bool)
         wanted[rows] = True
         return CheckpointWriter(
@@ -176,6 +203,7 @@ class Run:
             sequences=config["checkpoint_seq_threshold"],
             seconds=config["checkpoint_time_threshold"],
             check=self.weights.require,
+            stored=stored,
         )
 
     def manifest(self, earlier: CheckpointManifest | None) -> CheckpointManifest:
