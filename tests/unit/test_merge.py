@@ -31,7 +31,7 @@ from seqembed.index.split import split_index
 from seqembed.index.table import read_lengths_and_digests, read_shard_index, write_index
 from seqembed.models.encoders.tokenization import ESM2_LETTERS
 from seqembed.results import merge as merge_module
-from seqembed.results.merge import Summary, clear_checkpoints, merge
+from seqembed.results.merge import Summary, merge, remove_checkpoints
 from seqembed.results.quarantine import write_quarantine
 from seqembed.results.reader import open_embeddings, slab_bounds
 from seqembed.results.rows import TokenRows
@@ -623,15 +623,15 @@ def test_what_is_no_folder_of_checkpoints_is_left(tmp_path):
     link, file = own.with_name(f"{RECIPE[:12]}-link"), own.with_name(f"{RECIPE[:12]}-file")
     link.symlink_to(tmp_path / "outside")
     file.touch()
-    clear_checkpoints(own.parent, RECIPE)
+    remove_checkpoints(own.parent, RECIPE)
     assert sorted(own.parent.iterdir()) == [file, link]
 
 
 def test_an_empty_folder_of_checkpoints_goes(tmp_path):
     _checkpoints(tmp_path, RECIPE)
-    clear_checkpoints(tmp_path / "checkpoints", RECIPE)
+    remove_checkpoints(tmp_path / "checkpoints", RECIPE)
     assert not (tmp_path / "checkpoints").exists()
-    clear_checkpoints(tmp_path / "checkpoints", RECIPE)
+    remove_checkpoints(tmp_path / "checkpoints", RECIPE)
 
 
 @pytest.mark.parametrize(

@@ -284,7 +284,7 @@ def test_a_flipped_bit_and_a_cut_file_are_damaged(results):
     for damaged in (content, content[:-1], b"", b"\0" * 4096):
         results.merged.write_bytes(damaged)
         found = refused(results.merged)
-        assert found.startswith(("damaged since it was written", "no sealed seqembed file"))
+        assert found.startswith(("damaged since it was written", "is not a sealed seqembed file"))
 
 
 def test_a_row_more_or_less_than_the_index_has_is_named(results):

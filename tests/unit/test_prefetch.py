@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqembed.results.ahead import ahead
+from seqembed.results.prefetch import prefetch
 
 
 @given(st.lists(st.integers() | st.none(), max_size=9))
 def test_all_come_in_their_order(items):
-    assert list(ahead(items)) == items
+    assert list(prefetch(items)) == items
 
 
 def test_the_next_is_taken_meanwhile():
@@ -24,7 +24,7 @@ def test_the_next_is_taken_meanwhile():
         taken.set()
         yield "second"
 
-    coming = ahead(items())
+    coming = prefetch(items())
     assert next(coming) == "first"
     assert taken.wait(20)
     assert next(coming) == "second"
@@ -35,7 +35,7 @@ def test_what_is_raised_comes_in_its_turn():
         yield "first"
         raise ValueError("the second cannot be had")
 
-    coming = ahead(items())
+    coming = prefetch(items())
     assert next(coming) == "first"
     with pytest.raises(ValueError, match="the second"):
         next(coming)
@@ -49,7 +49,7 @@ def test_who_leaves_takes_one_more_at_most():
             taken.append(number)
             yield number
 
-    coming = ahead(items())
+    coming = prefetch(items())
     next(coming)
     coming.close()
     assert taken in ([0], [0, 1])
