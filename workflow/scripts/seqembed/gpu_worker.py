@@ -43,7 +43,7 @@ from seqembed.worker.status import describe_error
 from seqembed.worker.writer import CheckpointWriter
 from seqembed.worker_logging import Progress, setup_worker_logging
 
-# What a model is loaded with to compute again what was not finite.
+# The precision in which rows that are not finite are computed again.
 FP32 = {"precision": "fp32"}
 
 
@@ -58,8 +58,8 @@ def gpu_worker(
     """Embed the shard of `rank` into `output_dir/shard_{rank}.h5`; put one status on the queue.
 
     Runs in a process of its own, on the first device that CUDA_VISIBLE_DEVICES leaves to it.
-    SIGTERM makes it write a checkpoint at once, and another one of the batches that were begun, and
-    exit 143; any failure keeps what is finished and exits 1.
+    SIGTERM makes it write a checkpoint at once and another one when the batches in flight are done,
+    and exit 143. Any failure keeps what is finished and exits 1.
     """
     sigterm = Sigterm()
     logger = setup_worker_logging(rank, Path(model_config["log_path"]))
@@ -86,7 +86,8 @@ def gpu_worker(
                 model, convert = _load_model(model_config, run.device, logger)
                 load_fp32 = partial(_load_model, model_config | FP32, run.device, logger)
                 batches, tokens = run.load_batches(index_path, rows, manifest, convert, tracker)
-                progress = Progress(logger, len(run.shard.rows), len(settled), tokens)
+                finished = len(ids) + len(writer.ids)
+                progress = Progress(logger, len(run.shard.rows), finished, tokens)
                 runner = run.open_runner(model, tracker, load_fp32, manifest, len(batches))
                 with _closing(writer, progress):
                     for batch in runner.run(writer.make_room(batches), sigterm.asked):
@@ -112,10 +113,10 @@ def gpu_worker(
 
 
 def _extract_checkpoint_config(model_config: dict[str, Any], output_dir: Path) -> dict[str, Any]:
-    """Where checkpoints lie, and when one is due; raises ConfigError, naming a missing key.
+    """Where checkpoints are, and when one is due; raises ConfigError, naming a missing key.
 
-    `checkpoint_dir` holds the `shard_{rank}` folders of one recipe and shard, which
-    `checkpoint_key` names; it stands in `checkpoint_base_dir`.
+    `checkpoint_dir` is the folder `checkpoint_key` in `checkpoint_base_dir`: it has the
+    `shard_{rank}` folder of one recipe and shard.
     """
     base = Path(model_config.get("checkpoint_base_dir", output_dir.parent / "checkpoints"))
     try:
@@ -136,8 +137,8 @@ def _load_checkpoint_manifest(
 ) -> CheckpointManifest | None:
     """The manifest of an earlier run in `checkpoint_base_dir/shard_{rank}`.
 
-    None where there is none, where checkpoints are off, or where it is damaged: then it is set
-    aside with a warning, and only the token budget of its plan is forgotten.
+    None if there is none or checkpoints are off. A damaged one is set aside with a warning; only
+    the token budget of its plan is lost.
     """
     if not enable_checkpointing:
         return None
@@ -152,9 +153,9 @@ def _load_checkpoint_manifest(
 def _resume_from_existing_checkpoints(
     rank: int, checkpoint_dir: Path, force_restart: bool, logger: logging.Logger
 ) -> tuple[Set[str], np.ndarray | None]:
-    """What is finished: hex digests in their order, and rows (n, D) on disk, None for none.
+    """The finished rows: hex digests in an ordered set, and (n, D) rows on disk, or None.
 
-    Raises RuntimeError for a folder in the old format, which holds no rows we could trust.
+    Raises RuntimeError for a folder in the old format, whose rows cannot be trusted.
     """
     if any(checkpoint_dir.glob("*.done")) and not any(checkpoint_dir.glob("shard_*")):
         raise RuntimeError(
@@ -174,8 +175,8 @@ def _load_and_filter_index(
 ) -> list[int]:
     """The rows to compute, longest first, without those whose digest is in `resumed_ids`.
 
-    Of a shard's index, places in it; of a whole index, every world_size-th row from `rank` on.
-    Raises IndexFormatError where the index is damaged or another rank's.
+    Of a shard's index these are all its rows, of a whole index every world_size-th from `rank` on.
+    Raises IndexFormatError if the index is damaged or of another rank.
     """
     rows, digests = read_assigned(index_path, rank, world_size)
     pairs = zip(rows.tolist(), to_hex(digests), strict=True)
@@ -187,12 +188,11 @@ def _load_and_filter_index(
 def _load_model(
     model_config: dict[str, Any], device: torch.device, logger: logging.Logger
 ) -> tuple[torch.nn.Module, Any]:
-    """The model on `device`, as far as its rows are needed, and what turns residues (bytes) into
-    token ids, (n + 2,) int64.
+    """The model on `device`, up to the layer that is asked for, and its tokenizer.
 
-    `precision` in `model_config`, else in its `embedding`, is followed, and `auto` asks
-    should_use_fp16; so is `layer` in its `embedding`, else the last is taken. Raises ModelError
-    or DeviceError where that cannot be.
+    The tokenizer turns residues (bytes) into token ids, (n + 2,) int64. The precision is that of
+    `model_config`, else of its `embedding`, where `auto` asks should_use_fp16; the layer is that of
+    its `embedding`, else the last. Raises ModelError or DeviceError.
     """
     asked = model_config.get("precision") or model_config["embedding"]["precision"]
     precision = resolve_precision(asked, device, EnvConfig.from_environ(os.environ))
@@ -200,8 +200,8 @@ def _load_model(
     described = read_prepared(path)
     layer = described.layer(model_config.get("embedding", {}).get("layer", "last"))
     model = load_prepared(path, layer, torch_dtype(precision)).to(device)
-    told = (device, precision, model.attention.name)
-    logger.info("the model is on %s in %s; attention: %s", *told)
+    words = (device, precision, model.attention.name)
+    logger.info("the model is on %s in %s; attention: %s", *words)
     return model, load_tokenizer(described).encode
 
 
@@ -216,8 +216,8 @@ def _save_shard(
 ) -> Path:
     """Write `shard_{rank}.h5` into a checkpoint folder, in input order, by streaming.
 
-    all_embeddings: a block (n, D) for each checkpoint; all_ids: its hex digests, one after the
-    other. The folder's manifest and index say the rest. Raises ShardError for a missing row.
+    all_embeddings: the (n, D) rows of each block; all_ids: their hex digests, one after the other.
+    Flags, token rows, order and ids come from the folder. Raises ShardError for a missing row.
     """
     if twice := count_duplicate_rows(output_dir):
         logger.warning("%s sequences were computed twice, by another worker too", f"{twice:,}")
@@ -233,7 +233,7 @@ def _report_error(
     results_queue: Queue,  # type: ignore[type-arg]
     logger: logging.Logger,
 ) -> None:
-    """Put what happened on the queue, small; the log has all of it."""
+    """Put a short status on the queue; the log has the whole error."""
     status = {"rank": rank} | describe_error(error)
     if status["status"] == "interrupted":
         logger.info("interrupted: %s", error)

@@ -1,4 +1,4 @@
-"""Checkpoint blocks: rows of finished batches, durable, and checked down to the bit."""
+"""Checkpoint blocks: files with the rows of finished batches, and a checksum of each byte."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from seqembed.storage.publish import publish_exclusively
 FORMAT_VERSION = "1"
 CHECKSUM_BYTES = 16
 BLOCK_NAME = re.compile(r"batch_(\d{5,})\.safetensors")
-# What stands in the checksum's place while the checksum is computed.
+# In place of the checksum while it is computed.
 BLANK = "0" * (2 * CHECKSUM_BYTES)
 MARK = b'"checksum":"'
-# What reading a file raises that is not what we wrote. Brackets without end are a RecursionError.
+# What reading a damaged file raises; a RecursionError is for brackets without end.
 DAMAGE = (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """The rows of the batches `first` to `last`, row i belonging to digest i.
+    """The rows of the batches `first` to `last`; row i belongs to digest i.
 
-    digests: (n, 16) uint8; rows: (n, D) float; flags: (n,) uint8. residues: where the token rows
-    lie, None where none are kept.
+    digests: (n, 16) uint8; rows: (n, D) float; flags: (n,) uint8. residues: the file of
+    the token rows, None if none are kept.
     """
 
     first: int
@@ -63,13 +63,13 @@ class Block:
         if self.residues and self.residues.counts.shape != (count,):
             raise CheckpointError(f"{count} digests stand beside {self.residues.counts.shape}")
         if not 0 <= self.first <= self.last:
-            raise CheckpointError(f"batches {self.first} to {self.last} are no range")
+            raise CheckpointError(f"batches {self.first} to {self.last} are not a range")
 
 
 def write_block(folder: Path, block: Block) -> Path:
     """Write `block` durably as `batch_{first:05d}.safetensors` in `folder`; return its path.
 
-    Raises FileExistsError where that name is taken: a block is never written over.
+    Raises FileExistsError if there is such a file: a block is never overwritten.
     """
     content = _serialise(block)
     path = folder / f"batch_{block.first:05d}.safetensors"
@@ -87,7 +87,7 @@ def write_next_block(
     batches: int,
     residues: ResidueFile | None = None,
 ) -> Path:
-    """Write the rows of so many batches as the block after all that lie in the folder."""
+    """Write the rows of `batches` batches, numbered after the last block of the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     first = _next_number(folder)
     while True:
@@ -98,12 +98,12 @@ def write_next_block(
         try:
             return write_block(folder, block)
         except FileExistsError:
-            # Another worker, an orphan perhaps, writes here too.
+            # Another worker, perhaps an orphan, writes here too.
             first += 1
 
 
 def read_block(path: Path, *, check: bool = True) -> Block:
-    """Read a block; its rows stay on disk. check: every byte, that of token rows too.
+    """Read a block; its rows stay on disk. check: verify each byte, of the token rows too.
 
     Raises:
         CheckpointError: the block is damaged, cut short, or of another format version.
@@ -208,5 +208,5 @@ def _next_number(folder: Path) -> int:
     try:
         return int(json.loads(_read_header(path)[8:])["__metadata__"]["last"]) + 1
     except DAMAGE:
-        # Damaged, and not set aside yet: the name alone is known.
+        # It is damaged and not set aside yet: only its name is known.
         return first + 1

@@ -1,4 +1,4 @@
-"""What a worker settles before its first batch: settings, device, recipe, shard, batch plan."""
+"""What a worker decides before its first batch: settings, device, recipe, shard, batch plan."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ from seqembed.worker.writer import CheckpointWriter
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Run:
-    """One worker's run over one shard."""
+    """What one worker needs to embed one shard, every `auto` resolved."""
 
     settings: WorkerSettings
     device: torch.device
@@ -76,13 +76,13 @@ class Run:
 
     @property
     def resolved(self) -> dict[str, str]:
-        """What `model_config` leaves open, for the helpers of gpu_worker."""
+        """Keys of `model_config` that only this run knows: its checkpoints and its precision."""
         return {"checkpoint_key": self.checkpoint_key, "precision": self.recipe.precision}
 
     def copy_from_store(
         self, checkpoint: Checkpoint, finished: Set[str], output_dir: Path
     ) -> list[Block]:
-        """Take over, as blocks of the checkpoint, rows that an earlier result has."""
+        """Copy rows that an earlier result has and that are not `finished` into new blocks."""
         path = store_path(output_dir.parent / "store", self.recipe.fingerprint)
         missing = DigestIndex(from_hex(finished)).find(self.shard.digests) < 0
         return checkpoint.copy_from_store(
@@ -91,7 +91,7 @@ class Run:
 
     @property
     def outputs(self) -> Outputs:
-        """What is wanted of the model's token rows."""
+        """What is kept of the model's token rows."""
         return Outputs(
             pooling=self.recipe.pooling,
             pools_specials=self.model.facts.pools_specials,
@@ -107,9 +107,9 @@ class Run:
         convert: Encode,
         tracker: FailureTracker,
     ) -> tuple[DataLoader[PackedBatch], int]:
-        """The packed batches of the plan that hold any of `rows`, and their tokens in all.
+        """The batches that hold any of `rows`, and how many tokens they have together.
 
-        Each suspect is a batch by itself.
+        Batches are planned over all rows of the shard; each suspect is a batch by itself.
         """
         policy, token_budget = self.recipe.policy, manifest.token_budget
         tracker.start(rows, self.weights.require)
@@ -123,18 +123,18 @@ class Run:
         dataset = IndexBasedDataset(index_path, boundaries, planned, at_once)
         loader = create_async_dataloader(dataset, VarlenCollator(convert, policy), self.device)
         sums = np.diff(np.append(0, policy.read(self.shard.tokens).cumsum())[boundaries])[batches]
-        self._tell_fill(sums, passes[boundaries[batches]] * token_budget)
+        self._log_fill(sums, passes[boundaries[batches]] * token_budget)
         return loader, int(sums.sum())
 
-    def _tell_fill(self, tokens: NDArray[np.int64], room: NDArray[np.int64]) -> None:
-        """Log how full the passes of (b,) batches are; what is over the budget counts as full."""
+    def _log_fill(self, tokens: NDArray[np.int64], room: NDArray[np.int64]) -> None:
+        """Log how full (b,) batches are; one over the budget counts as full."""
         if len(tokens):
             fill = 100 * tokens.sum() / np.maximum(tokens, room).sum()
             words = "%s batches are to compute, filled to %.2f%%"
             self.logger.info(words, f"{len(tokens):,}", fill)
 
     def open_tracker(self, folder: Path, index_path: Path) -> FailureTracker:
-        """What earlier runs over the shard learnt of what fails."""
+        """The failures of earlier runs over the shard."""
         name_of = partial(read_name, index_path)
         return FailureTracker(folder, self.shard.digests, name_of, self.logger)
 
@@ -155,7 +155,7 @@ class Run:
         free, token_bytes, threads = self._free_memory(), self._token_bytes, self.settings.threads
         at_once = 1
         if self.device.type == "cpu":
-            # Of few batches each has more of the threads.
+            # With fewer batches than threads, each batch gets several threads.
             at_once = cpu_streams(token_bytes, token_budget, min(threads, batches), free)
         words = "at most %s tokens a batch, %s at once; they need about %.1f of %.1f GB"
         needed = at_once * token_budget * token_bytes
@@ -176,7 +176,7 @@ class Run:
         return bytes_a_token(self.model.architecture, torch_dtype(self.recipe.precision).itemsize)
 
     def _free_memory(self) -> int:
-        """Bytes that are free where batches are computed."""
+        """Free bytes of the device."""
         if self.device.type == "cuda":
             return torch.cuda.mem_get_info(self.device)[0]
         return available_memory()
@@ -207,9 +207,9 @@ class Run:
         )
 
     def manifest(self, earlier: CheckpointManifest | None) -> CheckpointManifest:
-        """This run's manifest: a token budget that is asked for wins over an earlier one.
+        """This run's manifest. A token budget that the user set replaces the earlier one.
 
-        Raises CheckpointError where the earlier one is of another recipe or shard.
+        Raises CheckpointError if the earlier manifest is of another recipe or shard.
         """
         mine = (self.recipe.fingerprint, self.shard.fingerprint)
         if earlier and (earlier.recipe_fingerprint, earlier.shard_fingerprint) != mine:
@@ -233,20 +233,20 @@ class Run:
     def _choose_budget(self) -> int:
         if self.device.type == "cpu":
             return TOKENS["cpu"]
-        # The model is not there yet.
+        # The model is loaded later.
         return gpu_budget(self._token_bytes, max(0, self._free_memory() - self.model.size))
 
 
 def open_run(
     index_path: Path, output_dir: Path, model_config: Mapping[str, Any], logger: logging.Logger
 ) -> Run:
-    """Settle all that is open; raises what says why this worker cannot run (SeqembedError)."""
+    """Resolve every `auto`; raises a SeqembedError that says why this worker cannot run."""
     settings, environment = read_settings(model_config), EnvConfig.from_environ(os.environ)
     keep_products_equal(os.environ)
     torch.set_num_threads(settings.threads)
-    # An empty list is the supervisor's choice of the CPU, which it told of.
-    told = settings.device == "auto" and environment.visible_devices == ""
-    device = choose_device("cpu" if told else settings.device, logger)
+    # The supervisor leaves the list empty where it chose the CPU, and has said so.
+    on_cpu = settings.device == "auto" and environment.visible_devices == ""
+    device = choose_device("cpu" if on_cpu else settings.device, logger)
     model = read_prepared(settings.model)
     recipes = output_dir.parent / "recipes"
     recipe = adopt_recipe(recipes, settings.request, model, device, environment)
@@ -266,9 +266,9 @@ def open_run(
 
 
 def choose_device(asked: Literal["auto", "cuda", "cpu"], logger: logging.Logger) -> torch.device:
-    """CUDA's first device or the CPU; raises DeviceError where CUDA is asked for and is not there.
+    """CUDA's first device, or the CPU; raises DeviceError if CUDA is asked for and missing.
 
-    Which GPU is the first was decided before, by CUDA_VISIBLE_DEVICES.
+    CUDA_VISIBLE_DEVICES has decided before which GPU is the first.
     """
     if asked == "cpu":
         return torch.device("cpu")
@@ -278,7 +278,6 @@ def choose_device(asked: Literal["auto", "cuda", "cpu"], logger: logging.Logger)
         "this PyTorch has no CUDA" if not torch.version.cuda else "PyTorch finds no CUDA device"
     )
     if asked == "cuda":
-        message = f"device is cuda, but {reason}; mend that, or set `device: cpu`"
-        raise DeviceError(message)
+        raise DeviceError(f"device is cuda, but {reason}; correct that, or set `device: cpu`")
     logger.warning("%s: the CPU is used", reason)
     return torch.device("cpu")
