@@ -73,7 +73,7 @@ def test_rows_without_digests_are_refused():
 
 @pytest.mark.parametrize(("first", "last"), [(-1, 0), (3, 2)])
 def test_a_range_that_is_none_is_refused(first, last):
-    with pytest.raises(CheckpointError, match=f"batches {first} to {last} are no range"):
+    with pytest.raises(CheckpointError, match=f"batches {first} to {last} are not a range"):
         block_of(2, first=first, last=last)
 
 
