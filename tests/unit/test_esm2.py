@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ from models_in_plain import (
     randomise,
     save_fair,
 )
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import EsmConfig, EsmModel
 
@@ -161,26 +160,7 @@ def test_all_formats_give_the_same_rows(tmp_path):
                 assert torch.equal(a, b)
 
 
-class Payload:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return (Path.touch, (self.path,))
-
-
-@pytest.mark.parametrize("where", ["fair", "bin"])
-def test_a_pickled_payload_is_refused_and_not_executed(where, tmp_path):
-    mark = tmp_path / "executed"
-    hf_model(SIZES[0]).config.save_pretrained(tmp_path)
-    path = tmp_path / {"fair": "model.pt", "bin": "pytorch_model.bin"}[where]
-    torch.save({"cfg": Payload(mark), "model": {}}, path)
-    with pytest.raises(ModelError, match="weights only"):
-        load(path if where == "fair" else tmp_path)
-    assert not mark.exists()
-
-
-def test_stored_inv_freq_is_honoured_and_must_agree(tmp_path):
+def test_stored_inv_freq_is_honoured(tmp_path):
     theirs = fair_model(SIZES[0])
     for layer in theirs.layers:
         layer.self_attn.rot_emb.inv_freq.mul_(0.7)
@@ -188,9 +168,6 @@ def test_stored_inv_freq_is_honoured_and_must_agree(tmp_path):
     tokens = encode(SEQUENCES)
     assert_close(embed(ours, tokens), fair_layers(theirs, tokens, [2])[0])
     assert torch.equal(ours.half().inv_freq, default_inv_freq(8) * 0.7)
-    theirs.layers[1].self_attn.rot_emb.inv_freq.copy_(default_inv_freq(8))
-    with pytest.raises(ModelError, match="differ"):
-        load(save_fair(theirs, tmp_path / "model.pt"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -200,27 +177,6 @@ def test_weights_are_cast_as_a_whole_model_would_be(dtype, tmp_path):
     assert model.inv_freq.dtype == torch.float32
     for name, tensor in exact.to(dtype).state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor), name
-
-
-def test_a_missing_weight_is_named(tmp_path):
-    hf_model(SIZES[0]).save_pretrained(tmp_path)
-    state = load_file(tmp_path / "model.safetensors")
-    del state["encoder.layer.1.output.dense.bias"]
-    save_file(state, tmp_path / "model.safetensors")
-    with pytest.raises(ModelError, match=r"encoder\.layer\.1\.output\.dense\.bias"):
-        load(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("model_type", "t5"), ("position_embedding_type", "absolute"), ("vocab_size", 30)],
-)
-def test_what_is_not_a_rotary_esm2_is_refused(name, value, tmp_path):
-    hf_model(SIZES[0]).save_pretrained(tmp_path)
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
-    with pytest.raises(ModelError, match=name):
-        load(tmp_path)
 
 
 @pytest.mark.parametrize("wrong", [(0, 32, 4, 8), (2, 30, 4, 8), (2, 32, 32, 8), (2, None, 4, 8)])
