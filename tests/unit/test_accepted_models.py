@@ -24,8 +24,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from seqembed.errors import ModelError
-from seqembed.models.architecture import Esm2Architecture
 from seqembed.models.encoders.encoder import Encoder
+from seqembed.models.families import Esm2Architecture
 from seqembed.models.prepare import load_prepared, prepare_model
 from seqembed.models.prepared import read_prepared
 from seqembed.models.weights.build import Checkpoint, build_model, check_checkpoint, read_checkpoint

@@ -24,8 +24,8 @@ from torch import Tensor
 from transformers import EsmConfig, EsmModel
 
 from seqembed.errors import ModelError
-from seqembed.models.architecture import Esm2Architecture
 from seqembed.models.encoders.esm2 import Esm2, default_inv_freq
+from seqembed.models.families import Esm2Architecture
 from seqembed.models.weights.build import build_model, read_checkpoint
 
 SIZES = [(2, 32, 4), (3, 60, 5)]  # layers, width, heads; the second's query scale is inexact

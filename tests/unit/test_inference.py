@@ -33,12 +33,12 @@ from seqembed.inference.batches import (
 )
 from seqembed.inference.runner import AsyncInferenceRunner, BatchRows, Outputs
 from seqembed.inference.trials import MAX_IN_A_ROW, Trials
-from seqembed.models.architecture import Architecture, DnabertArchitecture, Esm2Architecture
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.dnabert_s import DnabertS
 from seqembed.models.encoders.encoder import CPU_FFN_ROWS, in_chunks
 from seqembed.models.encoders.esm2 import Esm2
 from seqembed.models.encoders.tokenization import Esm2Tokenizer
+from seqembed.models.families import Architecture, DnabertArchitecture, Esm2Architecture
 from seqembed.settings.lengths import LengthPolicy
 
 CPU = torch.device("cpu")

@@ -10,9 +10,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from seqembed.errors import ModelError
-from seqembed.models.architecture import Esm2Architecture
 from seqembed.models.encoders.encoder import Encoder
-from seqembed.models.families import DNABERT_S, ESM2
+from seqembed.models.families import DNABERT_S, ESM2, Esm2Architecture
 from seqembed.models.hub import fetch
 from seqembed.models.known import KNOWN
 from seqembed.models.prepared import (

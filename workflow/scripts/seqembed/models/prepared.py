@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from seqembed.errors import ConfigError, ModelError
-from seqembed.models.architecture import Architecture
 from seqembed.models.encoders.tokenization import BpeTokenizer, Esm2Tokenizer, Tokenizer
-from seqembed.models.families import FAMILIES, Family
+from seqembed.models.families import FAMILIES, Architecture, Family
 from seqembed.storage.json_files import add_checksum, check_checksum
 from seqembed.storage.publish import published
 

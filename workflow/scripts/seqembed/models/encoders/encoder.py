@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from seqembed.errors import ModelError
-from seqembed.models.architecture import Architecture
 from seqembed.models.encoders.attention import Attention, choose_attention
+from seqembed.models.families import Architecture
 
 # Rows that go through a CPU's feed-forward part at once: what lies between its two products stays
 # in the cache. Fewer than some tens, a last rest, would take other code paths (measured).

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from seqembed.errors import ModelError, named
-from seqembed.models.architecture import Architecture, DnabertArchitecture, Esm2Architecture
 from seqembed.models.encoders.dnabert_s import DnabertS
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.encoders.esm2 import Esm2
+from seqembed.models.families import Architecture, DnabertArchitecture, Esm2Architecture
 from seqembed.models.weights import dnabert_s as dnabert_s_weights
 from seqembed.models.weights import esm2 as esm2_weights
 from seqembed.models.weights.encoder_names import find_encoder, plain_names
@@ -96,6 +96,7 @@ def _outline(architecture: Architecture, layer: int) -> Encoder:
     with _NoWeights():
         if isinstance(architecture, Esm2Architecture):
             return Esm2(architecture, layer)
+        assert isinstance(architecture, DnabertArchitecture)
         return DnabertS(architecture, layer)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from seqembed.errors import ModelError
-from seqembed.models.architecture import DnabertArchitecture
+from seqembed.models.families import DnabertArchitecture
 from seqembed.models.weights.loading import Weight
 from seqembed.models.weights.tensors import State
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from seqembed.errors import ModelError
-from seqembed.models.architecture import Esm2Architecture
 from seqembed.models.encoders.tokenization import ESM2_ALPHABET
+from seqembed.models.families import Esm2Architecture
 from seqembed.models.weights.loading import Weight, read_part
 from seqembed.models.weights.tensors import State
 

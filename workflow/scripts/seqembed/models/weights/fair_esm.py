@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from seqembed.errors import ModelError, count_of, named
-from seqembed.models.architecture import Esm2Architecture
+from seqembed.models.families import Esm2Architecture
 from seqembed.models.weights.encoder_names import find_encoder, plain_names
 from seqembed.models.weights.esm2 import EMBEDDINGS, PREFIXES, naming_of, rotary_names
 from seqembed.models.weights.other_models import SUPPORTED, refuse_changes, refuse_other_models

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from seqembed.errors import ModelError, named, show
-from seqembed.models.architecture import Architecture, DnabertArchitecture, Esm2Architecture
 from seqembed.models.encoders.esm2 import ROTARY_BASE
 from seqembed.models.encoders.tokenization import ESM2_ALPHABET, BpeTokenizer
+from seqembed.models.families import Architecture, DnabertArchitecture, Esm2Architecture
 from seqembed.models.source import (
     ADAPTERS,
     CONFIG,
