@@ -392,11 +392,10 @@ OTHER_MODELS: dict[str, Case] = {
         lambda: saved(msa().state_dict()), "is an MSA transformer"
     ),
     "ESM-IF": in_file(
-        lambda: old_fair(torch.nn.Linear(2, 2), "gvp_transformer_invariant_gvp", "", "encoder"),
-        "is ESM-IF",
+        lambda: saved({"args": {}, "model": {"encoder.gvp_encoder.x": torch.ones(2)}}), "is ESM-IF"
     ),
     "ESMFold": in_file(lambda: esmfold(argparse.Namespace(trunk={})), "is ESMFold"),
-    "ESMFold, its settings OmegaConf's": in_file(lambda: esmfold(FILE), "it is ESMFold"),
+    "ESMFold, its settings OmegaConf's": in_file(lambda: esmfold(FILE), "Python objects"),
     "ESM-1v's state dict in Hugging Face's words": in_file(
         esm1v_in_hugging_faces_words, "inv_freq"
     ),
@@ -467,10 +466,10 @@ UNUSED_WEIGHTS: dict[str, Case] = {
     "a prompt before the encoder": weights(adding("prompt.weight"), "an adapter"),
     "a prompt's encoder": weights(adding("prompt_encoder.weight"), "an adapter"),
     "a layer more than config.json says": (
-        lambda: folder(num_hidden_layers=3), WEIGHTS, "more than 3 layers"
+        lambda: folder(num_hidden_layers=3), WEIGHTS, "more layers than the 3"
     ),
     "a layer more in a DNABERT": (
-        lambda: dnabert(adding("encoder.layer.1.mlp.wo.weight")), WEIGHTS, "more than 1 layers"
+        lambda: dnabert(adding("encoder.layer.1.mlp.wo.weight")), WEIGHTS, "more layers than the 1"
     ),
     "a part of a layer that ESM-2 has not": weights(
         adding("encoder.layer.0.gate.weight"), "does not use"
@@ -567,12 +566,12 @@ NO_WEIGHTS: dict[str, Case] = {
     "a web page": form(lambda: PAGE, "a web page"),
     "a web page as .safetensors": form(lambda: PAGE, "a web page", Path(WEIGHTS)),
     "a web page as .bin": form(lambda: PAGE, "a web page", BIN),
-    "an error in JSON": form(lambda: b'{"error":"401"}', "a text in JSON", BIN),
+    "an error in JSON": form(lambda: b'{"error":"401"}', "a web page or an error", BIN),
     "an empty file": form(lambda: b"", "an empty file"),
     "an empty file of safetensors": form(lambda: b"", "an empty file", Path(WEIGHTS)),
     "a zip of a model": form(pack_zip, "a zip archive"),
-    "a tar of a model": form(pack_tar, "a tar archive"),
-    "a gzipped model": form(lambda: gzip.compress(b"x"), "compressed with gzip"),
+    "a tar of a model": form(pack_tar, "an archive"),
+    "a gzipped model": form(lambda: gzip.compress(b"x"), "an archive or a compressed"),
     "TorchScript": form(torchscript, "a TorchScript archive"),
     "HDF5": form(lambda: b"\x89HDF\r\n\x1a\n", "an HDF5 file", BIN),
     "safetensors as .pt": in_file(

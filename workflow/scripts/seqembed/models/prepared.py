@@ -8,16 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from seqembed.errors import ConfigError, ModelError
 from seqembed.models.encoders.tokenization import BpeTokenizer, Esm2Tokenizer, Tokenizer
-from seqembed.models.families import FAMILIES, Architecture, Family
-from seqembed.storage.json_files import add_checksum, check_checksum
-from seqembed.storage.publish import published
+from seqembed.models.families import Architecture, Family, find_family
+from seqembed.storage.json_files import read_json, write_json
 
 FORMAT_VERSION = "1"
 KIND = "model"
@@ -59,7 +57,7 @@ class PreparedModel:
             if type(value := getattr(self, field)) is not int or value < 1:
                 raise ModelError(f"{field} must be a positive whole number, not {value!r}")
         if not isinstance(self.architecture, self.facts.architecture):
-            raise ModelError(f"{self.architecture!r} is no {self.family}")
+            raise ModelError(f"{self.architecture!r} is not of the family {self.family}")
         if (self.tokenizer == BUILT_IN) != (self.tokenizer_file is None):
             raise ModelError(f"tokenizer {self.tokenizer!r} with file {self.tokenizer_file!r}")
         if not re.fullmatch("[0-9a-f]{64}", self.sha256):
@@ -68,9 +66,7 @@ class PreparedModel:
     @property
     def facts(self) -> Family:
         """What is true of the model's whole family."""
-        if self.family not in FAMILIES:
-            raise ModelError(f"{self.family!r} is no family of models that is known")
-        return FAMILIES[self.family]
+        return find_family(self.family)
 
     def layer(self, asked: str | int) -> int:
         """The number of a layer, `last` being the model's own; ConfigError for one it lacks."""
@@ -97,12 +93,8 @@ class PreparedModel:
 
 def write_prepared(model: PreparedModel, path: Path) -> None:
     """Write `{model}.json` durably; a key without a value is left out."""
-    content = {"format_version": FORMAT_VERSION, "kind": KIND, **asdict(model)}
-    content = {key: value for key, value in content.items() if value is not None}
-    content = add_checksum(content)
-    with published(path) as temporary:
-        text = json.dumps(content, sort_keys=True, indent=2, ensure_ascii=False) + "\n"
-        temporary.write_text(text, encoding="utf-8")
+    content = {key: value for key, value in asdict(model).items() if value is not None}
+    write_json(path, KIND, FORMAT_VERSION, content)
 
 
 def read_prepared(path: Path) -> PreparedModel:
@@ -112,9 +104,10 @@ def read_prepared(path: Path) -> PreparedModel:
         ModelError: the file is missing, damaged, or of another format version.
     """
     try:
-        return _parse(json.loads(path.read_text(encoding="utf-8")))
-    except (ModelError, OSError, ValueError) as error:
-        message = f"no description of a model that can be read ({error})"
+        return _parse(read_json(path, KIND, FORMAT_VERSION))
+    except (ModelError, OSError, ValueError, KeyError, TypeError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        message = f"does not describe a prepared model ({reason})"
         raise ModelError(f"{path}: {message}; remove it and run again") from error
 
 
@@ -131,7 +124,7 @@ def load_tokenizer(model: PreparedModel) -> Tokenizer:
     return BpeTokenizer(path)
 
 
-def changed(model: PreparedModel, path: Path) -> ModelError:
+def error_of_change(model: PreparedModel, path: Path) -> ModelError:
     """The error of weights that are not those which `path`, a `{model}.json`, describes."""
     message = "changed since it was prepared; put the old file back, or"
     return ModelError(f"{model.weights}: {message} remove {path} and run again")
@@ -146,28 +139,9 @@ def sha256_of(*paths: Path) -> str:
     return digest.hexdigest()
 
 
-def _parse(content: Any) -> PreparedModel:
-    """The description in a parsed JSON file."""
-    if not isinstance(content, dict) or content.get("kind") != KIND:
-        raise ModelError("it describes no model")
-    if (version := content.get("format_version")) != FORMAT_VERSION:
-        raise ModelError(f"format version {version!r} is not known")
-    # One flipped bit makes 4 layers of 6, and other numbers.
-    check_checksum(content)
-    optional = dict.fromkeys(("tokenizer_file", "original", "original_sha256"))
-    values = _pick(optional | content, PreparedModel)
-    if values["family"] not in FAMILIES:
-        raise ModelError(f"{values['family']!r} is no family of models that is known")
-    kind = FAMILIES[values["family"]].architecture
-    architecture = kind(**_pick(values.pop("architecture"), kind))
-    return PreparedModel(architecture=architecture, **values)
-
-
-def _pick(content: Any, kind: type[Any]) -> dict[str, Any]:
-    """The values of each field of `kind`; ModelError for one that is missing."""
-    names = [field.name for field in fields(kind)]
-    if not isinstance(content, Mapping):
-        raise ModelError(f"{content!r} stands where {', '.join(names)} should")
-    if missing := [name for name in names if name not in content]:
-        raise ModelError(f"{missing[0]} is missing")
-    return {name: content[name] for name in names}
+def _parse(content: dict[str, Any]) -> PreparedModel:
+    """The description in a file's content; KeyError for a key that is missing."""
+    kind = find_family(content["family"]).architecture
+    sizes = {field.name: content["architecture"][field.name] for field in fields(kind)}
+    known: dict[str, Any] = {f.name: content.get(f.name) for f in fields(PreparedModel)}
+    return PreparedModel(**known | {"architecture": kind(**sizes)})

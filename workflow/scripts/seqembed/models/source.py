@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from seqembed.errors import ModelError
 
@@ -51,15 +52,22 @@ def list_weight_files(weights: Path) -> list[Path]:
 
 
 def read_weight_map(index: Path) -> dict[str, Path]:
-    """Which file holds each weight, from `*.index.json`; raises as list_weight_files does."""
-    try:
-        content = json.loads(index.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{index}: cannot be read: {error}") from error
-    places = content.get("weight_map") if isinstance(content, dict) else None
+    """The file that holds each weight, from `*.index.json`; raises as list_weight_files does."""
+    places = read_json_object(index).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise ModelError(f"{index}: has no weight_map that names files")
     return {name: index.parent / _part_name(index, part) for name, part in places.items()}
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object; ModelError where it cannot be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: is not a JSON object")
+    return content
 
 
 def _part_name(index: Path, part: object) -> str:

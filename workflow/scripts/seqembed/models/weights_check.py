@@ -6,7 +6,7 @@ from pathlib import Path
 from threading import Thread
 
 from seqembed.errors import ModelError
-from seqembed.models.prepared import PreparedModel, changed, sha256_of
+from seqembed.models.prepared import PreparedModel, error_of_change, sha256_of
 from seqembed.models.source import list_weight_files
 
 
@@ -37,7 +37,7 @@ class WeightsCheck:
             message = f"{self._model.weights}: cannot be read again ({self._found})"
             raise ModelError(f"{message}; see that it can be read and run again")
         if self._found != self._model.sha256:
-            raise changed(self._model, self._path)
+            raise error_of_change(self._model, self._path)
 
     def _read(self) -> None:
         try:
