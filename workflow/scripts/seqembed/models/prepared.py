@@ -1,4 +1,4 @@
-"""`{model}.json`, which describes a prepared model: what rules depend on, and workers load.
+"""`{model}.json`, which describes a prepared model: rules depend on it, and workers load it.
 
 Content only: the same bytes for the same model. No PyTorch is needed to read it.
 """
@@ -27,13 +27,12 @@ BUILT_IN = "esm2"
 class PreparedModel:
     """What `{model}.json` records; raises ModelError for what no model can have.
 
-    source: as the user gave it; weights: the safetensors file, or the index of several, relative
+    source: as the user gave it. weights: the safetensors file, or the index of several, relative
     to the working folder unless the source was absolute; size: its bytes; sha256: its checksum, 64
-    hex characters; of several files, both are of the index and then the parts in name order, one
-    after the other (as `cat` has them);
-    tokenizer: its name, or the sha256 of tokenizer_file; max_length: tokens, specials left out,
-    that the model was trained on at once; original: what the weights were converted from, if they
-    were, and its checksum.
+    hex characters. Of several files, both are of the index and then the parts in name order, one
+    after the other (as `cat` has them). tokenizer: its name, or the sha256 of tokenizer_file.
+    max_length: tokens, specials left out, that the model was trained on at once. original: the
+    file that the weights were converted from, if they were, and its checksum.
     """
 
     name: str
@@ -80,12 +79,12 @@ class PreparedModel:
         return number
 
     def longest(self, asked: str | int) -> int:
-        """The most tokens of a sequence that reach the model; `auto` is the model's own limit."""
+        """The most tokens of a sequence that go through the model; `auto` is its own limit."""
         return self.max_length if asked == "auto" else int(asked)
 
     @property
     def fingerprint(self) -> str:
-        """64 hex characters that stand for the weights and the architecture."""
+        """The identity of the weights and the architecture, 64 hex characters."""
         content = {"sha256": self.sha256, "architecture": asdict(self.architecture)}
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.blake2b(canonical.encode(), digest_size=32).hexdigest()
@@ -100,11 +99,14 @@ def write_prepared(model: PreparedModel, path: Path) -> None:
 def read_prepared(path: Path) -> PreparedModel:
     """Read `{model}.json`; keys that this version does not know are passed over.
 
-    Raises:
-        ModelError: the file is missing, damaged, or of another format version.
+    Raises ModelError for a file that is missing, damaged, or of another format version.
     """
     try:
-        return _parse(read_json(path, KIND, FORMAT_VERSION))
+        content = read_json(path, KIND, FORMAT_VERSION)
+        kind = find_family(content["family"]).architecture
+        sizes = {field.name: content["architecture"][field.name] for field in fields(kind)}
+        known: dict[str, Any] = {f.name: content.get(f.name) for f in fields(PreparedModel)}
+        return PreparedModel(**known | {"architecture": kind(**sizes)})
     except (ModelError, OSError, ValueError, KeyError, TypeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         message = f"does not describe a prepared model ({reason})"
@@ -112,7 +114,7 @@ def read_prepared(path: Path) -> PreparedModel:
 
 
 def load_tokenizer(model: PreparedModel) -> Tokenizer:
-    """The model's tokenizer; raises ModelError where its file is missing or another one."""
+    """The model's tokenizer; ModelError where its file is missing or has changed."""
     if model.tokenizer_file is None:
         return Esm2Tokenizer()
     path = Path(model.tokenizer_file)
@@ -137,11 +139,3 @@ def sha256_of(*paths: Path) -> str:
         with path.open("rb") as file:
             hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()
-
-
-def _parse(content: dict[str, Any]) -> PreparedModel:
-    """The description in a file's content; KeyError for a key that is missing."""
-    kind = find_family(content["family"]).architecture
-    sizes = {field.name: content["architecture"][field.name] for field in fields(kind)}
-    known: dict[str, Any] = {f.name: content.get(f.name) for f in fields(PreparedModel)}
-    return PreparedModel(**known | {"architecture": kind(**sizes)})
