@@ -424,7 +424,7 @@ OTHER_MODELS: dict[str, Case] = {
         lambda: dnabert(vocab_size=4097), "esm/tokenizer.json", "4097"
     ),
     "a tokenizer without specials": (without_specials, "esm/tokenizer.json", "[CLS] and [SEP]"),
-    "no tokenizer": (without_tokenizer, "esm/tokenizer.json", "is no tokenizer"),
+    "no tokenizer": (without_tokenizer, "esm/tokenizer.json", "is not a tokenizer"),
     "another alphabet": (
         lambda: holding("vocab.txt", "<cls> \x80 L A G"), "esm/vocab.txt", "ESM-2 alphabet"
     ),
