@@ -23,9 +23,9 @@ from tokenizers.trainers import BpeTrainer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqembed.models.architecture import DnabertArchitecture
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.dnabert_s import DnabertLayer, DnabertS
+from seqembed.models.families import DnabertArchitecture
 from seqembed.models.weights.build import build_model, read_checkpoint
 from seqembed.models.weights.dnabert_s import LAYER, PARTS, TOKEN_TYPES
 from seqembed.models.weights.tensors import State

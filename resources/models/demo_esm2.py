@@ -18,11 +18,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqembed.models.architecture import Esm2Architecture
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.esm2 import Esm2, Esm2Layer
 from seqembed.models.encoders.tokenization import ESM2_ALPHABET as ALPHABET
 from seqembed.models.encoders.tokenization import Esm2Tokenizer
+from seqembed.models.families import Esm2Architecture
 from seqembed.models.weights.build import build_model, read_checkpoint
 from seqembed.models.weights.esm2 import HUGGING_FACE
 

@@ -1,6 +1,6 @@
-"""Models whose rows would be wrong, or that are none: how to make each, and what is said of it.
+"""Models that must be refused, as their rows would be wrong or there are none: how to make each.
 
-Each is made in the working folder from a small ESM-2, of other people's code where that has one.
+Each is made in the working folder from a small ESM-2, by other people's code where that has one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,30 +27,61 @@ LAYER = "encoder.layer.0.attention.self.query"
 FOLDER = Path("esm")
 FILE = Path("m.pt")
 Change = Callable[[dict[str, Tensor]], Any]
-
-
-@dataclass(frozen=True)
-class BadModel:
-    """make: writes the model and returns its source; place: the file blamed; phrase: and for what.
-
-    advice: what the user is told to do.
-    """
-
-    make: Callable[[], str]
-    place: str
-    phrase: str
-    advice: str
+# What makes a model and returns its source, the file that is blamed, and a phrase of the message.
+Case = tuple[Callable[[], str], str, str]
 
 
 def folder(change: Change = lambda state: None, **config: Any) -> str:
     """A Hugging Face folder whose weights, by name, were changed."""
     shutil.copytree(DATA / "esm2_random", FOLDER)
+    return changed(change, config)
+
+
+def dnabert(change: Change = lambda state: None, **config: Any) -> str:
+    """A DNABERT's folder of one narrow layer, changed."""
+    shutil.copytree(DATA / "dnabert_s", FOLDER)
+    parts = {
+        "embeddings.word_embeddings": (4096, 8),
+        "embeddings.token_type_embeddings": (2, 8),
+        "embeddings.LayerNorm": (8,),
+        "encoder.layer.0.attention.self.Wqkv": (24, 8),
+        "encoder.layer.0.attention.output.dense": (8, 8),
+        "encoder.layer.0.attention.output.LayerNorm": (8,),
+        "encoder.layer.0.mlp.gated_layers": (32, 8),
+        "encoder.layer.0.mlp.wo": (8, 16),
+        "encoder.layer.0.mlp.layernorm": (8,),
+    }
+    state = {f"{name}.weight": torch.ones(shape) for name, shape in parts.items()}
+    biased = (name for name in parts if not name.endswith(("embeddings", "gated_layers")))
+    state |= {f"{name}.bias": torch.ones(parts[name][:1]) for name in biased}
+    save_file(state, FOLDER / "model.safetensors")
+    sizes = {"num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 2}
+    return changed(change, sizes | {"intermediate_size": 16} | config)
+
+
+def changed(change: Change, config: dict[str, Any]) -> str:
+    """FOLDER with changed weights and settings; a setting of None is taken away."""
     path = FOLDER / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | config))
+    settings = json.loads(path.read_text()) | config
+    path.write_text(json.dumps({k: v for k, v in settings.items() if v is not None}))
     state = load_file(FOLDER / "model.safetensors")
-    changed = change(state)
-    state = changed if changed is not None else state
+    state = change(state) or state
     save_file({name: t.clone() for name, t in state.items()}, FOLDER / "model.safetensors")
+    return str(FOLDER)
+
+
+def without(*names: str) -> str:
+    """A folder that lacks files."""
+    folder()
+    for name in names:
+        os.remove(FOLDER / name)
+    return str(FOLDER)
+
+
+def holding(name: str, content: str = "{}", *lacking: str) -> str:
+    """A folder with one file more or another one, and without some."""
+    without(*lacking)
+    (FOLDER / name).write_text(content)
     return str(FOLDER)
 
 
@@ -60,35 +90,20 @@ def folder_of_two(change: Change) -> str:
     source = folder()
     state = load_file(FOLDER / "model.safetensors")
     change(state)
-    torch.save(
-        {f"esm.{name}": tensor for name, tensor in state.items()}, FOLDER / "pytorch_model.bin"
-    )
+    named = {f"esm.{name}": tensor for name, tensor in state.items()}
+    torch.save(named, FOLDER / "pytorch_model.bin")
     return source
 
 
-def dnabert(change: Change) -> str:
-    """A DNABERT's folder of one narrow layer."""
-    width, ffn, name = 8, 16, "encoder.layer.0"
-    shutil.copytree(DATA / "dnabert_s", FOLDER)
-    path = FOLDER / "config.json"
-    sizes = {"num_hidden_layers": 1, "hidden_size": width, "num_attention_heads": 2}
-    path.write_text(json.dumps(json.loads(path.read_text()) | sizes | {"intermediate_size": ffn}))
-    shapes: dict[str, tuple[int, ...]] = {
-        "embeddings.word_embeddings.weight": (4096, width),
-        "embeddings.token_type_embeddings.weight": (2, width),
-        f"{name}.attention.self.Wqkv.weight": (3 * width, width),
-        f"{name}.attention.self.Wqkv.bias": (3 * width,),
-        f"{name}.attention.output.dense.weight": (width, width),
-        f"{name}.attention.output.dense.bias": (width,),
-        f"{name}.mlp.gated_layers.weight": (2 * ffn, width),
-        f"{name}.mlp.wo.weight": (width, ffn),
-        f"{name}.mlp.wo.bias": (width,),
-    }
-    norms = ("embeddings.LayerNorm", f"{name}.attention.output.LayerNorm", f"{name}.mlp.layernorm")
-    shapes |= {f"{norm}.{kind}": (width,) for norm in norms for kind in ("weight", "bias")}
-    state = {name: torch.ones(shape) for name, shape in shapes.items()}
+def split(weight_map: dict[str, str] | None = None, change: Change = lambda state: None) -> str:
+    """A folder with its weights in a part, changed after the index was written."""
+    folder()
+    state, part = load_file(FOLDER / "model.safetensors"), "model-00001-of-00001.safetensors"
+    os.remove(FOLDER / "model.safetensors")
+    index = {"weight_map": dict.fromkeys(state, part) if weight_map is None else weight_map}
+    (FOLDER / "model.safetensors.index.json").write_text(json.dumps(index))
     change(state)
-    save_file(state, FOLDER / "model.safetensors")
+    save_file(state, FOLDER / part)
     return str(FOLDER)
 
 
@@ -96,8 +111,17 @@ def adding(*names: str, shape: tuple[int, ...] = (4, 64)) -> Change:
     return lambda state: state.update({name: torch.ones(shape) for name in names})
 
 
-def prefixed(prefix: str) -> Change:
-    return lambda state: {prefix + name: tensor for name, tensor in state.items()}
+def dropping(word: str) -> Change:
+    return lambda state: {name: tensor for name, tensor in state.items() if word not in name}
+
+
+def prefixed(prefix: str, *more: str) -> Change:
+    added = {name: torch.ones(2) for name in more}
+    return lambda state: {prefix + name: tensor for name, tensor in state.items()} | added
+
+
+def casting(name: str, dtype: torch.dtype) -> Change:
+    return lambda state: state.update({name: state[name].to(dtype)})
 
 
 def esm2() -> dict[str, Tensor]:
@@ -108,8 +132,7 @@ def esm2() -> dict[str, Tensor]:
 def fair(change: Change = lambda state: None) -> str:
     """A file of fair-esm's with an ESM-2 whose weights were changed."""
     state = esm2()
-    changed = change(state)
-    state = changed if changed is not None else state
+    state = change(state) or state
     named = {f"encoder.sentence_encoder.{name}": tensor for name, tensor in state.items()}
     cfg = argparse.Namespace(
         encoder_layers=1, encoder_embed_dim=16, encoder_attention_heads=2, token_dropout=True
@@ -169,10 +192,16 @@ def esm1v_in_hugging_faces_words() -> str:
     return saved(state | {"embeddings.position_embeddings.weight": torch.ones(10, 8)})
 
 
-def esmfold_with_objects() -> str:
-    """Settings that are objects, as fair-esm's own file of ESMFold has them."""
+def esmfold(settings: Any) -> str:
     state = {"trunk.blocks.0.seq_attention.proj.weight": torch.ones(2, 2)}
-    return saved({"cfg": {"model": BadModel(folder, "", "", "")}, "model": state})
+    return saved({"cfg": {"model": settings}, "model": state})
+
+
+class Payload:
+    """Writes a file where it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (Path("executed"),))
 
 
 def esm2_names(layers: int, width: int) -> dict[str, Tensor]:
@@ -187,17 +216,18 @@ def esm2_names(layers: int, width: int) -> dict[str, Tensor]:
     return dict(EsmModel(config).state_dict())
 
 
-def whole_model() -> str:
-    return saved(esm.model.esm2.ESM2(1, 16, 2))
-
-
 def written(content: bytes, path: Path = FILE) -> str:
     """Bytes in place of weights; the source, a folder for the names of one."""
     if path != FILE:
-        folder()
-        os.remove(FOLDER / "model.safetensors")
+        without("model.safetensors")
     path.write_bytes(content)
     return str(FILE if path == FILE else FOLDER)
+
+
+def cut(source: str, path: Path) -> str:
+    """A model whose file lacks its end."""
+    os.truncate(path, path.stat().st_size // 2)
+    return source
 
 
 def pack_tar() -> bytes:
@@ -220,35 +250,9 @@ def torchscript() -> bytes:
     return buffer.getvalue()
 
 
-def safetensors_as_pt() -> str:
-    shutil.copy(DATA / "esm2_random/model.safetensors", FILE)
-    return str(FILE)
-
-
 def pickle_as_safetensors() -> str:
-    folder()
+    without("model.safetensors")
     torch.save({"x": torch.ones(2)}, FOLDER / "model.safetensors")
-    return str(FOLDER)
-
-
-def beside(name: str, content: str = "{}", without: bool = False) -> str:
-    """A folder with one file more, and without the weights where asked for."""
-    folder()
-    if without:
-        os.remove(FOLDER / "model.safetensors")
-    (FOLDER / name).write_text(content)
-    return str(FOLDER)
-
-
-def split_with_lora() -> str:
-    """Weights in a part beside an index, which does not name one of them."""
-    folder()
-    state = load_file(FOLDER / "model.safetensors")
-    os.remove(FOLDER / "model.safetensors")
-    part = "model-00001-of-00001.safetensors"
-    index = json.dumps({"weight_map": dict.fromkeys(state, part)})
-    (FOLDER / "model.safetensors.index.json").write_text(index)
-    save_file(state | {f"{LAYER}.lora_A": torch.ones(4, 64)}, FOLDER / part)
     return str(FOLDER)
 
 
@@ -266,6 +270,27 @@ def optimizer() -> str:
 def contacts() -> str:
     kinds = {"weight": torch.ones(1, 2), "bias": torch.ones(1)}
     return saved({"model": {f"contact_head.regression.{kind}": t for kind, t in kinds.items()}})
+
+
+def other_rotary(state: dict[str, Tensor]) -> None:
+    """Two layers that turn by different angles."""
+    for number in range(2):
+        name = f"encoder.layer.{number}.attention.self.rotary_embeddings.inv_freq"
+        state[name] = torch.full((8,), 1.0 + number)
+
+
+def without_specials() -> str:
+    """A DNABERT whose tokenizer puts nothing around a sequence."""
+    source = dnabert()
+    content = json.loads((FOLDER / "tokenizer.json").read_text())
+    (FOLDER / "tokenizer.json").write_text(json.dumps(content | {"post_processor": None}))
+    return source
+
+
+def without_tokenizer() -> str:
+    source = dnabert()
+    os.remove(FOLDER / "tokenizer.json")
+    return source
 
 
 def spoiled(name: str, value: float, count: int | None = 1) -> Change:
@@ -318,404 +343,311 @@ def peft(state: dict[str, Tensor]) -> Mapping[str, Tensor]:
 
 
 WEIGHTS = "esm/model.safetensors"
-PICKLE = "esm/pytorch_model.bin"
-ONLY = "only ESM-2, DNABERT-S and DNABERT-2 are supported"
-MERGE = "merge_and_unload"
-ALONE = "save the encoder alone"
-SAVE = "save the weights alone"
-AGAIN = "download the weights again"
-UNPACK = "unpack it"
-PLAIN = "Hugging Face folder"
-
-
-def _adapter(*names: str, source: Callable[[Change], str] = folder) -> BadModel:
-    phrase = f"{len(names)} weights of an adapter (LoRA or the like) ({names[0]!r}"
-    return BadModel(lambda: source(adding(*names)), WEIGHTS, phrase, MERGE)
-
-
-def _unknown(*names: str) -> BadModel:
-    plural = "s" * (len(names) > 1)
-    phrase = f"holds {len(names)} weight{plural} that the encoder does not use and that may change"
-    return BadModel(lambda: folder(adding(*names)), WEIGHTS, phrase, ALONE)
-
-
-def _form(content: Callable[[], bytes], form: str, advice: str, path: str = str(FILE)) -> BadModel:
-    return BadModel(lambda: written(content(), Path(path)), path, f"it is {form}", advice)
-
-
+CONFIG = "esm/config.json"
+INDEX = "esm/model.safetensors.index.json"
+PART = "esm/model-00001-of-00001.safetensors"
+BIN = Path("esm/pytorch_model.bin")
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0f\nsize 30000000\n"
 PAGE = b"\n<!DOCTYPE html><html><title>Sign in</title></html>\n"
+NAN, INFINITY = float("nan"), float("inf")
+DENSE = "encoder.layer.1.output.dense.weight"
 
-BAD_MODELS = {
-    # Other models of fair-esm's, by what their files say and by their names alone.
-    "ESM-1b": BadModel(lambda: esm1v_file(True), "m.pt", "is ESM-1b or ESM-1v", ONLY),
-    "ESM-1v": BadModel(esm1v_file, "m.pt", "is ESM-1b or ESM-1v", ONLY),
-    "ESM-1v, without a word on its kind": BadModel(
-        lambda: esm1v_file(arch="mine"), "m.pt", "is ESM-1b or ESM-1v", ONLY
+
+def in_file(make: Callable[[], str], phrase: str) -> Case:
+    return make, "m.pt", phrase
+
+
+def weights(change: Change, phrase: str) -> Case:
+    return lambda: folder(change), WEIGHTS, phrase
+
+
+def config(phrase: str, **settings: Any) -> Case:
+    return lambda: folder(**settings), CONFIG, phrase
+
+
+def dna_config(phrase: str, **settings: Any) -> Case:
+    return lambda: dnabert(**settings), CONFIG, phrase
+
+
+def form(content: Callable[[], bytes], phrase: str, path: Path = FILE) -> Case:
+    return lambda: written(content(), path), str(path), f"it is {phrase}"
+
+
+OTHER_MODELS: dict[str, Case] = {
+    "ESM-1b": in_file(lambda: esm1v_file(True), "is ESM-1b or ESM-1v"),
+    "ESM-1v": in_file(esm1v_file, "is ESM-1b or ESM-1v"),
+    "ESM-1v, without a word on its kind": in_file(
+        lambda: esm1v_file(arch="mine"), "is ESM-1b or ESM-1v"
     ),
-    "ESM-1v that says it is an ESM-2": BadModel(esm1v_as_esm2, "m.pt", "is ESM-1b or ESM-1v", ONLY),
-    "ESM-1": BadModel(esm1, "m.pt", "is ESM-1 of fair-esm", ONLY),
-    "ESM-1, its names alone": BadModel(
-        lambda: saved(protein_bert("protein_bert_base").state_dict()), "m.pt", "is ESM-1;", ONLY
+    "ESM-1v that says it is an ESM-2": in_file(esm1v_as_esm2, "is ESM-1b or ESM-1v"),
+    "ESM-1": in_file(esm1, "is ESM-1"),
+    "ESM-1, its names alone": in_file(
+        lambda: saved(protein_bert("protein_bert_base").state_dict()), "is ESM-1;"
     ),
-    "ESM-MSA-1b": BadModel(
+    "ESM-MSA-1b": in_file(
         lambda: old_fair(msa(), "msa_transformer", "encoder.sentence_encoder.", "encoder"),
-        "m.pt",
-        "is an MSA transformer (ESM-MSA-1) of fair-esm",
-        ONLY,
+        "is an MSA transformer",
     ),
-    "ESM-MSA-1b, its names alone": BadModel(
-        lambda: saved(msa().state_dict()), "m.pt", "is an MSA transformer", ONLY
+    "ESM-MSA-1b, its names alone": in_file(
+        lambda: saved(msa().state_dict()), "is an MSA transformer"
     ),
-    "ESM-IF": BadModel(
-        lambda: old_fair(torch.nn.Linear(2, 2), "gvp_transformer_invariant_gvp", "", "encoder"),
-        "m.pt",
-        "is ESM-IF",
-        ONLY,
+    "ESM-IF": in_file(
+        lambda: saved({"args": {}, "model": {"encoder.gvp_encoder.x": torch.ones(2)}}), "is ESM-IF"
     ),
-    "ESMFold": BadModel(
-        lambda: saved(
-            {
-                "cfg": {"model": argparse.Namespace(trunk={})},
-                "model": {"trunk.blocks.0.seq_attention.proj.weight": torch.ones(2, 2)},
-            }
-        ),
-        "m.pt",
-        "is ESMFold",
-        ONLY,
+    "ESMFold": in_file(lambda: esmfold(argparse.Namespace(trunk={})), "is ESMFold"),
+    "ESMFold, its settings OmegaConf's": in_file(lambda: esmfold(FILE), "Python objects"),
+    "ESM-1v's state dict in Hugging Face's words": in_file(
+        esm1v_in_hugging_faces_words, "inv_freq"
     ),
-    "ESMFold, its settings OmegaConf's": BadModel(
-        esmfold_with_objects, "m.pt", "weights only: it is ESMFold", ONLY
+    "fair-esm's layers without rotary frequencies": in_file(
+        lambda: fair(dropping("inv_freq")), "inv_freq"
     ),
-    "ESM-1v's state dict in Hugging Face's words": BadModel(
-        esm1v_in_hugging_faces_words, "m.pt", "has no rotary frequencies (inv_freq)", PLAIN
-    ),
-    "fair-esm's layers without rotary frequencies": BadModel(
-        lambda: fair(lambda state: {n: t for n, t in state.items() if "inv_freq" not in n}),
-        "m.pt",
-        "has no rotary frequencies (inv_freq)",
-        PLAIN,
-    ),
-    "ESM C": BadModel(
+    "ESM C": in_file(
         lambda: saved({"transformer.blocks.0.attn.layernorm_qkv.1.weight": torch.ones(2, 2)}),
-        "m.pt",
         "is ESM C or ESM3",
-        ONLY,
     ),
-    "ProtT5": BadModel(
+    "ProtT5": in_file(
         lambda: saved({"encoder.block.0.layer.0.SelfAttention.q.weight": torch.ones(2, 2)}),
-        "m.pt",
         "is a T5",
-        ONLY,
     ),
-    "ESM-1b's folder": BadModel(
-        lambda: folder(position_embedding_type="absolute"),
-        "esm/config.json",
-        "is 'absolute', so this is ESM-1b or ESM-1v",
-        "only ESM-2 ('rotary') is supported",
+    "ESM-1b's folder": config("ESM-1b or ESM-1v", position_embedding_type="absolute"),
+    "ESMFold's folder": config("ESMFold", is_folding_model=True),
+    "ESM++'s folder": config("'ESMplusplus'", model_type="ESMplusplus"),
+    "T5's folder": config("'t5'", model_type="t5"),
+    "a RoBERTa": dna_config("'roberta'", model_type="roberta"),
+    "a BERT without ALiBi": dna_config("alibi_starting_size", alibi_starting_size=None),
+    "a BERT with ReLU": dna_config("hidden_act is 'relu'", hidden_act="relu"),
+    "a BERT of one token type": dna_config("type_vocab_size is 1", type_vocab_size=1),
+    "a BERT that decodes": dna_config("is_decoder is True", is_decoder=True),
+    "five heads of eight values": dna_config("5 heads", num_attention_heads=5),
+    "a token more than the tokenizer has": (
+        lambda: dnabert(vocab_size=4097), "esm/tokenizer.json", "4097"
     ),
-    "ESMFold's folder": BadModel(
-        lambda: folder(is_folding_model=True),
-        "esm/config.json",
-        "is_folding_model is True, so this is ESMFold",
-        "only ESM-2",
+    "a tokenizer without specials": (without_specials, "esm/tokenizer.json", "[CLS] and [SEP]"),
+    "no tokenizer": (without_tokenizer, "esm/tokenizer.json", "is not a tokenizer"),
+    "another alphabet": (
+        lambda: holding("vocab.txt", "<cls> \x80 L A G"), "esm/vocab.txt", "ESM-2 alphabet"
     ),
-    "ESM++'s folder": BadModel(
-        lambda: folder(model_type="ESMplusplus"),
-        "esm/config.json",
-        "model_type is 'ESMplusplus'",
-        "only ESM-2 ('esm') is supported",
-    ),
-    "TensorFlow's names in safetensors": BadModel(
-        lambda: folder(
-            lambda state: {f"tf_esm/{n.replace('.', '/')}:0": t for n, t in state.items()}
-        ),
-        WEIGHTS,
+    "fewer tokens than ESM-2 has": config("vocab_size is 30", vocab_size=30),
+    "TensorFlow's names in safetensors": weights(
+        lambda state: {f"tf_esm/{n.replace('.', '/')}:0": t for n, t in state.items()},
         "is a model of TensorFlow or Flax",
-        ONLY,
     ),
-    "NVIDIA's ESM-2": BadModel(
-        lambda: folder(adding("encoder.layers.0.self_attention._extra_state", shape=(0,))),
+    "NVIDIA's ESM-2": weights(
+        adding("encoder.layers.0.self_attention._extra_state", shape=(0,)), "NVIDIA's"
+    ),
+}  # fmt: skip
+
+UNUSED_WEIGHTS: dict[str, Case] = {
+    "loralib's": weights(adding(f"{LAYER}.lora_A", f"{LAYER}.lora_B"), "an adapter"),
+    "an old PEFT's, in a DNABERT": (
+        lambda: dnabert(adding("encoder.layer.0.attention.self.Wqkv.lora_A.default.weight")),
         WEIGHTS,
-        "is a model of NVIDIA's Transformer Engine",
-        ONLY,
+        "an adapter",
     ),
-    # Weights that nobody looks at.
-    "loralib's": _adapter(f"{LAYER}.lora_A", f"{LAYER}.lora_B"),
-    "an old PEFT's, in a DNABERT": _adapter(
-        "encoder.layer.0.attention.self.Wqkv.lora_A.default.weight",
-        "encoder.layer.0.attention.self.Wqkv.lora_B.default.weight",
-        source=dnabert,
+    "loralib's, in a fair-esm file": in_file(
+        lambda: fair(adding("layers.0.self_attn.q_proj.lora_A")), "an adapter"
     ),
-    "loralib's, in a fair-esm file": BadModel(
-        lambda: fair(adding("layers.0.self_attn.q_proj.lora_A", "layers.0.fc1.lora_B")),
-        "m.pt",
-        "holds 2 weights of an adapter (LoRA or the like) ('encoder.sentence_encoder.layers.0.",
-        MERGE,
+    "PEFT's, not merged": weights(peft, "an adapter"),
+    "PEFT's prefix alone": weights(prefixed("base_model.model."), "an adapter"),
+    "an adapter in a part, its index silent": (
+        lambda: split(change=adding(f"{LAYER}.lora_A")), INDEX, "an adapter"
     ),
-    "PEFT's, not merged": BadModel(
-        lambda: folder(peft), WEIGHTS, "weights of an adapter (LoRA or the like)", MERGE
+    "IA3's": weights(adding(f"{LAYER}.ia3_l.default"), "an adapter"),
+    "DoRA's": weights(adding(f"{LAYER}.lora_magnitude_vector"), "an adapter"),
+    "the adapters library's": weights(
+        adding("encoder.layer.0.output.adapters.mine.adapter_down.0.weight"), "an adapter"
     ),
-    "an adapter in a part, its index silent": BadModel(
-        split_with_lora, "esm/model.safetensors.index.json", "1 weight of an adapter", MERGE
+    "LoHa's": weights(adding(f"{LAYER}.hada_w1_a.default"), "an adapter"),
+    "an adapter beside the encoder": weights(adding("lora.A", "lora.B"), "an adapter"),
+    "a head that PEFT trained beside an adapter": weights(
+        adding("classifier.modules_to_save.default.bias"), "an adapter"
     ),
-    "IA3's": _adapter(f"{LAYER}.ia3_l.default", f"{LAYER}.ia3_l.other"),
-    "DoRA's": _adapter(f"{LAYER}.lora_A", f"{LAYER}.lora_magnitude_vector"),
-    "the adapters library's": _adapter(
-        "encoder.layer.0.output.adapters.mine.adapter_down.0.weight",
-        "encoder.layer.0.output.adapters.mine.adapter_up.weight",
+    "a prompt before the encoder": weights(adding("prompt.weight"), "an adapter"),
+    "a prompt's encoder": weights(adding("prompt_encoder.weight"), "an adapter"),
+    "a layer more than config.json says": (
+        lambda: folder(num_hidden_layers=3), WEIGHTS, "more layers than the 3"
     ),
-    "LoHa's": _adapter(f"{LAYER}.hada_w1_a.default", f"{LAYER}.hada_w1_b.default"),
-    "an adapter beside the encoder": _adapter("lora.A", "lora.B"),
-    "a head that PEFT trained beside an adapter": _adapter(
-        "classifier.modules_to_save.default.bias", "classifier.modules_to_save.default.weight"
+    "a layer more in a DNABERT": (
+        lambda: dnabert(adding("encoder.layer.1.mlp.wo.weight")), WEIGHTS, "more layers than the 1"
     ),
-    "a prompt before the encoder": _adapter("prompt.weight", "prompt_encoder.weight"),
-    "a layer more than config.json says": BadModel(
-        lambda: folder(num_hidden_layers=3), WEIGHTS, "more than 3 layers", "config.json"
+    "a part of a layer that ESM-2 has not": weights(
+        adding("encoder.layer.0.gate.weight"), "does not use"
     ),
-    "a part of a layer that ESM-2 has not": _unknown("encoder.layer.0.gate.weight"),
-    "a norm of the embeddings": _unknown("embeddings.norm.weight", "embeddings.norm.bias"),
-    "a module that is no head": _unknown("gnn.weight"),
-    "an input's projection": _unknown("input_proj.weight"),
-    "a module beside the encoder that is no head": BadModel(
-        lambda: folder(lambda state: prefixed("esm.")(state) | {"gnn.weight": torch.ones(2)}),
-        WEIGHTS,
-        "holds 1 weight that the encoder does not use and that may change its rows ('gnn.weight')",
-        ALONE,
+    "a norm of the embeddings": weights(adding("embeddings.norm.weight"), "does not use"),
+    "a module that is no head": weights(adding("gnn.weight"), "does not use"),
+    "an input's projection": weights(adding("input_proj.weight"), "does not use"),
+    "a module beside the encoder that is no head": weights(
+        prefixed("esm.", "gnn.weight"), "does not use"
     ),
-    "a projection within the encoder": BadModel(
-        lambda: folder(lambda state: prefixed("esm.")(state | {"proj.weight": torch.ones(2)})),
-        WEIGHTS,
-        "holds 1 weight that the encoder does not use and that may change its rows ('esm.proj.",
-        ALONE,
+    "a projection within the encoder": weights(
+        prefixed("esm.", "esm.proj.weight"), "does not use"
     ),
-    "a part of a layer that a DNABERT has not": BadModel(
-        lambda: dnabert(adding("encoder.layer.0.mlp.gate.weight")),
-        WEIGHTS,
-        "holds 1 weight that the encoder does not use and that may change its rows ('encoder.",
-        ALONE,
+    "a part of a layer that a DNABERT has not": (
+        lambda: dnabert(adding("encoder.layer.0.mlp.gate.weight")), WEIGHTS, "does not use"
     ),
-    "bitsandbytes' scales": BadModel(
-        lambda: folder(quantised_beside_floats),
-        WEIGHTS,
-        f"holds 1 weight of a quantised model ('{LAYER}.SCB')",
-        "save the model in fp32",
+    "two encoders, one of each naming": weights(both_namings, "holds 2 encoders"),
+    "two encoders, one without a prefix": weights(
+        lambda state: state | prefixed("esm.")(state), "holds 2 encoders"
     ),
-    "GPTQ's and AWQ's packed weights": BadModel(
-        lambda: folder(adding(f"{LAYER}.qweight", f"{LAYER}.scales", f"{LAYER}.qzeros")),
-        WEIGHTS,
-        "holds 3 weights of a quantised model",
-        "save the model in fp32",
+    "a teacher beside the encoder": weights(
+        lambda s: prefixed("esm.")(s) | prefixed("teacher_head.")(s), "holds 2 encoders"
     ),
-    "a quantised model by its config.json": BadModel(
-        lambda: folder(quantization_config={"load_in_8bit": True}),
-        "esm/config.json",
-        "has a quantization_config: the weights are quantised",
-        "save the model in fp32",
+    "one weight under two names": weights(legacy_twice, "holds one weight twice"),
+    "a wrapped and a plain copy": weights(
+        lambda state: state | prefixed("module.")(state), "holds one weight twice"
     ),
-    "pruned weights": BadModel(
-        lambda: folder(pruned), WEIGHTS, "of pruned or parametrised layers", "prune.remove"
+    "an adapter's settings beside a model": (
+        lambda: holding("adapter_config.json"), "esm/adapter_config.json", "of an adapter"
     ),
-    "weight_norm's": BadModel(
-        lambda: folder(adding(f"{LAYER}.parametrizations.weight.original0")),
-        WEIGHTS,
-        "of pruned or parametrised layers",
-        "remove_parametrizations",
-    ),
-    "two encoders, one of each naming": BadModel(
-        lambda: folder(both_namings), WEIGHTS, "holds 2 encoders ('e", "save the one that is meant"
-    ),
-    "two encoders, one without a prefix": BadModel(
-        lambda: folder(lambda state: state | prefixed("esm.")(state)),
-        WEIGHTS,
-        "holds 2 encoders (",
-        "save the one that is meant",
-    ),
-    "a teacher beside the encoder": BadModel(
-        lambda: folder(lambda s: prefixed("esm.")(s) | prefixed("teacher_head.")(s)),
-        WEIGHTS,
-        "holds 2 encoders (",
-        "save the one that is meant",
-    ),
-    "one weight under two names": BadModel(
-        lambda: folder(legacy_twice), WEIGHTS, "holds one weight twice", "without one copy"
-    ),
-    "a wrapped and a plain copy": BadModel(
-        lambda: folder(lambda state: state | prefixed("module.")(state)),
-        WEIGHTS,
-        "holds one weight twice",
-        "without one copy",
-    ),
-    # Adapters beside a model, or alone.
-    "an adapter's settings beside a model": BadModel(
-        lambda: beside("adapter_config.json"), "esm/adapter_config.json", "of an adapter", MERGE
-    ),
-    "an adapter's weights beside a model": BadModel(
-        lambda: beside("adapter_model.safetensors"),
+    "an adapter's weights beside a model": (
+        lambda: holding("adapter_model.safetensors"),
         "esm/adapter_model.safetensors",
         "of an adapter",
-        MERGE,
     ),
-    "an adapter alone": BadModel(
-        lambda: adapter_alone("adapter_config.json"),
-        "esm/adapter_config.json",
-        "of an adapter",
-        MERGE,
+    "an adapter alone": (
+        lambda: adapter_alone("adapter_config.json"), "esm/adapter_config.json", "of an adapter"
     ),
-    "an old PEFT's adapter alone": BadModel(
-        lambda: adapter_alone("adapter_model.bin"), "esm/adapter_model.bin", "of an adapter", MERGE
+    "an old PEFT's adapter alone": (
+        lambda: adapter_alone("adapter_model.bin"), "esm/adapter_model.bin", "of an adapter"
     ),
-    "an adapter of the adapters library": BadModel(
-        lambda: beside("pytorch_adapter.bin"), "esm/pytorch_adapter.bin", "of an adapter", MERGE
+    "an adapter of the adapters library": (
+        lambda: holding("pytorch_adapter.bin"), "esm/pytorch_adapter.bin", "of an adapter"
     ),
-    "fine-tuned weights beside the downloaded ones": BadModel(
-        lambda: folder_of_two(spoiled("encoder.layer.1.output.dense.weight", 0.5, 1)),
-        str(FOLDER),
-        "model.safetensors and pytorch_model.bin have other values for "
-        "'encoder.layer.1.output.dense.weight'",
-        "remove the one that is not meant",
+    "fine-tuned weights beside the downloaded ones": (
+        lambda: folder_of_two(spoiled(DENSE, 0.5)), "esm", "have other values"
     ),
-    # Numbers that are none.
-    "a NaN": BadModel(
-        lambda: folder(spoiled("encoder.layer.1.output.dense.weight", float("nan"), 3)),
-        WEIGHTS,
-        "1 weight with NaN or infinite values ('encoder.layer.1.output.dense.weight: 3 of 16,384')",
-        "copy it again",
+}  # fmt: skip
+
+BAD_NUMBERS: dict[str, Case] = {
+    "bitsandbytes' scales": weights(quantised_beside_floats, "a quantised model"),
+    "GPTQ's and AWQ's packed weights": weights(
+        adding(f"{LAYER}.qweight", f"{LAYER}.scales"), "a quantised model"
     ),
-    "infinities in two weights": BadModel(
-        lambda: folder(
-            lambda state: (
-                [
-                    spoiled(f"encoder.layer.{number}.LayerNorm.bias", value)(state)
-                    for number, value in ((1, float("inf")), (3, float("-inf")))
-                ]
-                and None
-            )
+    "a quantised model by its config.json": config(
+        "quantised", quantization_config={"load_in_8bit": True}
+    ),
+    "whole numbers": weights(casting(DENSE, torch.int8), f"{DENSE!r} is quantised"),
+    "pruned weights": weights(pruned, "pruned or parametrised"),
+    "weight_norm's": weights(
+        adding(f"{LAYER}.parametrizations.weight.original0"), "pruned or parametrised"
+    ),
+    "a NaN": weights(spoiled(DENSE, NAN, 3), f"{DENSE}: 3 of 16,384"),
+    "infinities in two weights": weights(
+        lambda state: (
+            [
+                spoiled(f"encoder.layer.{number}.LayerNorm.bias", value)(state)
+                for number, value in ((1, INFINITY), (3, -INFINITY))
+            ]
+            and None
         ),
-        WEIGHTS,
-        "2 weights with NaN or infinite values ('encoder.layer.1.LayerNorm.bias: 1 of 64', ",
-        "copy it again",
+        "2 weights with NaN or infinite values",
     ),
-    "a file whose end was never written": BadModel(
-        lambda: folder(spoiled("encoder.layer.2.intermediate.dense.weight", 0.0, None)),
-        WEIGHTS,
-        "1 weight of zeros alone ('encoder.layer.2.intermediate.dense.weight')",
-        "copy it again",
+    "a file whose end was never written": weights(
+        spoiled("encoder.layer.2.intermediate.dense.weight", 0.0, None), "of zeros alone"
     ),
-    "a NaN among the rotary frequencies": BadModel(
-        lambda: folder(
-            lambda state: state | {"rotary_embeddings.inv_freq": torch.full((8,), float("nan"))}
-        ),
-        WEIGHTS,
-        "'rotary_embeddings.inv_freq' holds NaN or infinite values",
-        "copy the file again",
+    "a NaN among the rotary frequencies": weights(
+        lambda state: state | {"rotary_embeddings.inv_freq": torch.full((8,), NAN)}, "inv_freq"
     ),
-    "a NaN in a fair-esm file": BadModel(
-        lambda: fair(spoiled("layers.0.fc1.weight", float("nan"))),
-        "m.pt",
-        "'layers.0.fc1.weight: 1 of 1,024'",
-        "copy it again",
+    "rotary frequencies that differ": weights(other_rotary, "inv_freq"),
+    "a NaN in a fair-esm file": in_file(
+        lambda: fair(spoiled("layers.0.fc1.weight", NAN)), "'layers.0.fc1.weight: 1 of 1,024'"
     ),
-    "an infinity among large fp16 values": BadModel(
-        lambda: folder(in_half),
-        WEIGHTS,
-        "1 weight with NaN or infinite values ('encoder.layer.3.output.dense.bias: 1 of 64')",
-        "copy it again",
+    "an infinity among large fp16 values": weights(in_half, "dense.bias: 1 of 64"),
+    "an fp64 value beyond fp32": weights(too_large, "dense.bias: 1 of 64"),
+    "a weight that is missing": weights(dropping(DENSE), f"lacks the weight {DENSE!r}"),
+    "a weight of another shape": weights(adding(DENSE), f"{DENSE!r} has shape"),
+}
+
+NO_WEIGHTS: dict[str, Case] = {
+    "a pickled model": in_file(lambda: saved(esm.model.esm2.ESM2(1, 16, 2)), "Python objects"),
+    "a git-lfs pointer": form(lambda: LFS, "a git-lfs pointer"),
+    "a git-lfs pointer, in a folder": form(lambda: LFS, "a git-lfs pointer", Path(WEIGHTS)),
+    "a web page": form(lambda: PAGE, "a web page"),
+    "a web page as .safetensors": form(lambda: PAGE, "a web page", Path(WEIGHTS)),
+    "a web page as .bin": form(lambda: PAGE, "a web page", BIN),
+    "an error in JSON": form(lambda: b'{"error":"401"}', "a web page or an error", BIN),
+    "an empty file": form(lambda: b"", "an empty file"),
+    "an empty file of safetensors": form(lambda: b"", "an empty file", Path(WEIGHTS)),
+    "a zip of a model": form(pack_zip, "a zip archive"),
+    "a tar of a model": form(pack_tar, "an archive"),
+    "a gzipped model": form(lambda: gzip.compress(b"x"), "an archive or a compressed"),
+    "TorchScript": form(torchscript, "a TorchScript archive"),
+    "HDF5": form(lambda: b"\x89HDF\r\n\x1a\n", "an HDF5 file", BIN),
+    "safetensors as .pt": in_file(
+        lambda: written((DATA / "esm2_random/model.safetensors").read_bytes()),
+        "it is a safetensors file",
     ),
-    "an fp64 value beyond fp32": BadModel(
-        lambda: folder(too_large),
-        WEIGHTS,
-        "'encoder.layer.1.output.dense.bias: 1 of 64'",
-        "copy it again",
+    "a pickle as .safetensors": (pickle_as_safetensors, WEIGHTS, "name it pytorch_model.bin"),
+    "a cut file": in_file(lambda: cut(fair(), FILE), "it is damaged"),
+    "cut safetensors": (lambda: cut(folder(), Path(WEIGHTS)), WEIGHTS, "cannot be read"),
+    # torch's reader fails with UnicodeDecodeError.
+    "a pickle that ends within a word": in_file(
+        lambda: written(b"\x80\x02X\x02\x00\x00\x00\xff\xfe."), "it is damaged"
     ),
-    # Files that are no weights.
-    "a pickled model": BadModel(
-        whole_model, "m.pt", "weights only: it holds Python objects (", SAVE
-    ),
-    "a git-lfs pointer": _form(lambda: LFS, "a git-lfs pointer", "git lfs pull"),
-    "a git-lfs pointer, in a folder": _form(
-        lambda: LFS, "a git-lfs pointer", "git lfs pull", WEIGHTS
-    ),
-    "a web page": _form(lambda: PAGE, "a web page", AGAIN),
-    "a web page as .safetensors": _form(lambda: PAGE, "a web page", AGAIN, WEIGHTS),
-    "a web page as .bin": _form(lambda: PAGE, "a web page", AGAIN, PICKLE),
-    "an error in JSON": _form(lambda: b'{"error":"401"}', "a text in JSON", AGAIN, PICKLE),
-    "an empty file": _form(lambda: b"", "an empty file", AGAIN),
-    "an empty file of safetensors": _form(lambda: b"", "an empty file", AGAIN, WEIGHTS),
-    "a zip of a model": _form(pack_zip, "a zip archive", UNPACK),
-    "a tar of a model": _form(pack_tar, "a tar archive", UNPACK),
-    "a gzipped model": _form(lambda: gzip.compress(b"x"), "compressed with gzip", UNPACK),
-    "TorchScript": _form(torchscript, "a TorchScript archive", SAVE),
-    "HDF5": _form(lambda: b"\x89HDF\r\n\x1a\n", "an HDF5 file", "with PyTorch", PICKLE),
-    "safetensors as .pt": BadModel(
-        safetensors_as_pt, "m.pt", "it is a safetensors file", "name it model.safetensors"
-    ),
-    "a pickle as .safetensors": BadModel(
-        pickle_as_safetensors, WEIGHTS, "it is PyTorch's", "name it pytorch_model.bin"
-    ),
-    "a cut file": BadModel(
-        lambda: written(Path(fair()).read_bytes()[:-999]), "m.pt", "it is damaged", "copy"
-    ),
-    "a pickle of long ago": BadModel(
+    "a pickle of long ago": in_file(
         lambda: saved(esm.model.esm2.ESM2(1, 16, 2), _use_new_zipfile_serialization=False),
-        "m.pt",
-        "or a pickle of more than weights",
-        SAVE,
+        "a pickle of more than weights",
     ),
-    "an optimizer's state": BadModel(
-        optimizer, "m.pt", "is the state of an optimizer", "give the model's folder"
+    "a payload": in_file(lambda: saved({"cfg": Payload(), "model": {}}), "Python objects"),
+    "a payload in a folder": (
+        lambda: without("model.safetensors") and saved({"x": Payload()}, BIN) and "esm",
+        str(BIN),
+        "Python objects",
     ),
-    "a contact regression": BadModel(
-        contacts, "m.pt", "the contact regression of an ESM-2", "without `-contact-regression`"
-    ),
-    "Lightning's checkpoint": BadModel(
+    "an optimizer's state": in_file(optimizer, "is the state of an optimizer"),
+    "a contact regression": in_file(contacts, "contact regression"),
+    "Lightning's checkpoint": in_file(
         lambda: saved({"epoch": 1, "global_step": 2, "state_dict": {"model.x": torch.ones(2)}}),
-        "m.pt",
-        "is a checkpoint of training ('epoch', 'global_step', 'state_dict')",
-        SAVE,
+        "is a checkpoint of training",
     ),
-    "Lightning's .ckpt": BadModel(
-        lambda: saved({"state_dict": {}}, Path("m.ckpt")),
-        "m.ckpt",
-        "but a checkpoint of training",
-        "save the weights in it alone",
+    "Lightning's .ckpt": (
+        lambda: saved({"state_dict": {}}, Path("m.ckpt")), "m.ckpt", "a checkpoint of training"
     ),
-    "a state dict in a dictionary": BadModel(
-        lambda: saved({"model": esm2()}), "m.pt", "is a checkpoint of training ('model')", SAVE
+    "a state dict in a dictionary": in_file(
+        lambda: saved({"model": esm2()}), "is a checkpoint of training"
     ),
-    "a tensor": BadModel(lambda: saved(torch.ones(2)), "m.pt", "holds a Tensor in place", SAVE),
-    "DeepSpeed's folder": BadModel(
-        lambda: beside("zero_to_fp32.py", without=True), "esm", "DeepSpeed", "zero_to_fp32.py"
+    "a tensor": in_file(lambda: saved(torch.ones(2)), "holds a Tensor"),
+    "DeepSpeed's folder": (
+        lambda: holding("zero_to_fp32.py", "", "model.safetensors"), "esm", "DeepSpeed"
     ),
-    "FSDP's folder": BadModel(
-        lambda: beside("__0_0.distcp", without=True), "esm", "FSDP", "merge-weights"
+    "FSDP's folder": (lambda: holding("__0_0.distcp", "", "model.safetensors"), "esm", "FSDP"),
+    "TensorFlow's folder": (
+        lambda: holding("tf_model.h5", "", "model.safetensors"), "esm", "TensorFlow's weights"
     ),
-    "TensorFlow's folder": BadModel(
-        lambda: beside("tf_model.h5", without=True), "esm", "TensorFlow's weights", "from_tf=True"
+    "a folder without weights": (lambda: without("model.safetensors"), "esm", "has neither"),
+    "a folder without config.json": (lambda: without("config.json"), CONFIG, "does not exist"),
+    "a config.json that is no object": (lambda: holding("config.json", "[]"), CONFIG, "JSON obj"),
+    "nothing": (lambda: "nowhere", "nowhere", "does not exist"),
+    "the safetensors file itself": (lambda: f"{folder()}/model.safetensors", WEIGHTS, "folder"),
+    "an empty index": (lambda: split({}), INDEX, "weight_map"),
+    "an index that is no JSON": (
+        lambda: holding("model.safetensors.index.json", "{", "model.safetensors"),
+        INDEX,
+        "cannot be read",
     ),
-    # Names that are not read.
-    "PEFT's prefix alone": BadModel(
-        lambda: folder(prefixed("base_model.model.")), WEIGHTS, "weights of an adapter", MERGE
+    "an index of a missing part": (
+        lambda: split({DENSE: "other.safetensors"}), "esm/other.safetensors", "cannot be read"
     ),
-    "a prefix of the user's own": BadModel(
-        lambda: folder(prefixed("model.")),
-        WEIGHTS,
-        "lacks the weight 'embeddings.word_embeddings.weight': its encoder's names begin with "
-        "'model.'",
-        ALONE,
+    "an index of a missing weight": (
+        lambda: split({"other": Path(PART).name}), PART, "lacks 'other'"
     ),
-    "names of another kind": BadModel(
-        lambda: folder(lambda state: {f"x{n:02}": state[name] for n, name in enumerate(state)}),
-        WEIGHTS,
-        "lacks the weight 'embeddings.word_embeddings.weight' (or 'embed_tokens.weight')",
-        "it holds 67 weights: 'x00', 'x01', 'x02', ...",
+    "an index that leads up and away": (lambda: split({DENSE: f"../{PART}"}), INDEX, "beside it"),
+    "an index that leads elsewhere": (lambda: split({DENSE: "/x.bin"}), INDEX, "beside it"),
+}  # fmt: skip
+
+OTHER_NAMES: dict[str, Case] = {
+    "a prefix of the user's own": weights(prefixed("model."), "'model.'"),
+    "names of another kind": weights(
+        lambda state: {f"x{n:02}": state[name] for n, name in enumerate(state)},
+        "lacks the weight 'embeddings.word_embeddings.weight'",
     ),
-    # Plain state dicts that do not tell enough.
-    "a state dict of an ESM-2 of another size": BadModel(
-        lambda: saved(esm2()), "m.pt", "has 1 layer of width 16, no official", PLAIN
+    "a state dict of an ESM-2 of another size": in_file(
+        lambda: saved(esm2()), "1 layer of width 16"
     ),
-    "a state dict of another size in Hugging Face's words": BadModel(
-        lambda: saved(esm2_names(2, 8)), "m.pt", "has 2 layers of width 8, no official", PLAIN
+    "a state dict of another size in Hugging Face's words": in_file(
+        lambda: saved(esm2_names(2, 8)), "2 layers of width 8"
     ),
 }
+
+BAD_MODELS = OTHER_MODELS | UNUSED_WEIGHTS | BAD_NUMBERS | NO_WEIGHTS | OTHER_NAMES

@@ -12,10 +12,10 @@ import torch
 from seqembed.inference.batches import RawBatch, VarlenCollator
 from seqembed.inference.failure_tracker import FailureTracker
 from seqembed.inference.runner import AsyncInferenceRunner, Outputs
-from seqembed.models.architecture import DnabertArchitecture, Esm2Architecture
 from seqembed.models.encoders.dnabert_s import DnabertS
 from seqembed.models.encoders.esm2 import Esm2
 from seqembed.models.encoders.tokenization import Esm2Tokenizer
+from seqembed.models.families import DnabertArchitecture, Esm2Architecture
 from seqembed.settings.lengths import LengthPolicy
 
 CPU = torch.device("cpu")

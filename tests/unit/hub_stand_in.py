@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import re
+import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 REPOSITORY, REVISION = "someone/tiny", "0123456789abcdef0123456789abcdef01234567"
-PIECE = 1 << 20
 
 
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def git_hash(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0%b" % (len(content), content)).hexdigest()
 
 
 class HubStandIn:
@@ -23,21 +26,21 @@ class HubStandIn:
     As on the hub, a file of `large` names lies elsewhere: its HEAD is answered by a redirect that
     states its SHA-256 and size, and other files are named by their git hash.
 
-    served: bytes that are sent in place of the stated ones. cuts: after how many bytes of a file
-    the connection breaks, one entry a request. stalls: after how many bytes a file stops coming,
-    until `resume` is set; `stalled` tells that it happened. refusals: status and error code for a
-    file. xet: whether large files are said to come over Xet, a service that is broken here.
-    requests: (method, file, range) of each request, in order.
+    served: bytes that are sent in place of the stated ones. cut: after how many bytes of a file
+    the connection breaks. stalls: after how many bytes a file stops coming, until `resume` is set;
+    `stalled` tells that it happened. refusal: status and error code for every request. xet: whether
+    large files are said to come over Xet, a service that is broken here. requests: (method, file)
+    of each request, in order; the list of the files is "".
     """
 
     def __init__(self, files: dict[str, bytes], large: set[str]) -> None:
         self.files, self.large = files, large
         self.served: dict[str, bytes] = {}
-        self.cuts: dict[str, list[int]] = {}
+        self.cut: dict[str, int] = {}
         self.stalls: dict[str, int] = {}
-        self.refusals: dict[str, tuple[int, str]] = {}
+        self.refusal: tuple[int, str] | None = None
         self.xet = False
-        self.requests: list[tuple[str, str, str | None]] = []
+        self.requests: list[tuple[str, str]] = []
         self.stalled, self.resume = threading.Event(), threading.Event()
 
     def __enter__(self) -> HubStandIn:
@@ -66,9 +69,9 @@ class HubStandIn:
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def asked(self, name: str, method: str = "GET") -> list[str | None]:
-        """The Range of each request for a file."""
-        return [asked for how, file, asked in self.requests if (how, file) == (method, name)]
+    def downloads(self, name: str) -> int:
+        """How often a file was asked for."""
+        return self.requests.count(("GET", name))
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -85,24 +88,33 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         hub = self.stand_in
-        places = f"/{REPOSITORY}/resolve/{REVISION}", "/elsewhere"
+        tree = f"/api/models/{REPOSITORY}/tree/{REVISION}"
+        repository, elsewhere = f"/{REPOSITORY}/resolve/{REVISION}", "/elsewhere"
         place, _, name = self.path.rpartition("/")
         if self.path == "/xet-token":
             self._send_xet_token()
             return
-        if place not in places:
-            self._reply(404, {"X-Error-Code": "RepoNotFound"})
-            return
-        hub.requests.append((self.command, name, self.headers["Range"]))
-        if name in hub.refusals:
-            status, code = hub.refusals[name]
-            self._reply(status, {"X-Error-Code": code})
-        elif name not in hub.files:
+        listing = self.path.partition("?")[0] == tree
+        hub.requests.append((self.command, "" if listing else name))
+        if hub.refusal:
+            self._reply(hub.refusal[0], {"X-Error-Code": hub.refusal[1]})
+        elif listing:
+            self._send("", json.dumps([*map(self._describe, hub.files)]).encode())
+        elif place not in (repository, elsewhere) or name not in hub.files:
             self._reply(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": REVISION})
-        elif name in hub.large and place == places[0]:
+        elif name in hub.large and place == repository:
             self._redirect(name, hub.files[name])
         else:
             self._send(name, hub.files[name])
+
+    def _describe(self, name: str) -> dict[str, Any]:
+        """A file in the list of the repository's."""
+        content, hub = self.stand_in.files[name], self.stand_in
+        entry: dict[str, Any] = {"type": "file", "path": name, "size": len(content)}
+        if name in hub.large:
+            entry["lfs"] = {"oid": sha256(content), "size": len(content), "pointerSize": 130}
+            entry |= {"xetHash": sha256(content)} if hub.xet else {}
+        return entry | {"oid": git_hash(content)}
 
     def _reply(self, status: int, headers: dict[str, str]) -> None:
         self.send_response(status)
@@ -133,28 +145,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, name: str, content: bytes) -> None:
         body = self.stand_in.served.get(name, content)
-        begin = self._range_begin()
-        git_hash = hashlib.sha1(b"blob %d\0%b" % (len(content), content)).hexdigest()
-        headers = {
-            "Content-Length": str(len(body) - begin),
-            "ETag": f'"{git_hash}"',
-            "X-Repo-Commit": REVISION,
-        }
-        if begin:
-            headers["Content-Range"] = f"bytes {begin}-{len(body) - 1}/{len(body)}"
-        self._reply(206 if begin else 200, headers)
+        headers = {"ETag": f'"{git_hash(content)}"', "X-Repo-Commit": REVISION}
+        self._reply(200, {"Content-Length": str(len(body)), **headers})
         if self.command == "GET":
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                self._send_body(name, body[begin:])
-
-    def _range_begin(self) -> int:
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers["Range"] or "")
-        return int(asked[1]) if asked else 0
+                self._send_body(name, body)
 
     def _send_body(self, name: str, body: bytes) -> None:
         hub = self.stand_in
-        cuts = hub.cuts.get(name)
-        end = cuts.pop(0) if cuts else len(body)
+        end = hub.cut.get(name, len(body))
         stall = hub.stalls.pop(name, end)
         self.wfile.write(body[: min(stall, end)])
         if stall < end:

@@ -85,6 +85,11 @@ def assert_close(ours: list[Tensor], theirs: list[Tensor]) -> tuple[float, float
     return worst, cosine
 
 
+def assert_same(ours: list[Tensor], theirs: list[Tensor]) -> None:
+    """The same to the bit."""
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
 def randomise(model: nn.Module) -> nn.Module:
     """Weights large enough for attention to be far from flat, and biases far from zero."""
     generator = torch.Generator().manual_seed(1)
@@ -118,6 +123,30 @@ def save_fair(model: ESM2, path: Path) -> Path:
     state = {f"encoder.sentence_encoder.{k}": v for k, v in model.state_dict().items()}
     torch.save({"cfg": {"model": settings}, "model": state}, path)
     return path
+
+
+def rename_to_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """fair-esm's names in Hugging Face's words, spelt out here a second time on purpose."""
+    words = {
+        "embed_tokens": "embeddings.word_embeddings",
+        "emb_layer_norm_after": "encoder.emb_layer_norm_after",
+        "self_attn_layer_norm": "attention.LayerNorm",
+        "final_layer_norm": "LayerNorm",
+        "self_attn.q_proj": "attention.self.query",
+        "self_attn.k_proj": "attention.self.key",
+        "self_attn.v_proj": "attention.self.value",
+        "self_attn.out_proj": "attention.output.dense",
+        "self_attn.rot_emb": "attention.self.rotary_embeddings",
+        "fc1": "intermediate.dense",
+        "fc2": "output.dense",
+        "layers.": "encoder.layer.",
+    }
+    renamed = {}
+    for name, tensor in state.items():
+        for word, other in words.items():
+            name = name.replace(word, other)
+        renamed[name] = tensor
+    return renamed
 
 
 def dnabert_state(layers: int, width: int, ffn_width: int) -> dict[str, Tensor]:

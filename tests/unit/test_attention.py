@@ -16,7 +16,6 @@ from models_in_plain import (
 )
 from torch import Tensor, nn
 
-from seqembed.models.architecture import DnabertArchitecture, Esm2Architecture
 from seqembed.models.encoders.attention import (
     BY_LENGTH,
     CHUNK,
@@ -33,6 +32,7 @@ from seqembed.models.encoders.attention import (
 from seqembed.models.encoders.dnabert_s import DnabertS
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.encoders.esm2 import Esm2
+from seqembed.models.families import DnabertArchitecture, Esm2Architecture
 
 HEADS, HEAD_DIM = 12, 16
 # Equal lengths beside each other and apart, and the edges of chunks.

@@ -28,12 +28,12 @@ from seqembed.inference.batches import PackedBatch, RawBatch, VarlenCollator
 from seqembed.inference.failure_tracker import MAX_IN_A_ROW, FailureTracker
 from seqembed.inference.plan import plan_batches, plan_passes
 from seqembed.inference.runner import AsyncInferenceRunner, BatchRows, Outputs
-from seqembed.models.architecture import Architecture, DnabertArchitecture, Esm2Architecture
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.dnabert_s import DnabertS
 from seqembed.models.encoders.encoder import CPU_FFN_ROWS, in_chunks
 from seqembed.models.encoders.esm2 import Esm2
 from seqembed.models.encoders.tokenization import Esm2Tokenizer
+from seqembed.models.families import Architecture, DnabertArchitecture, Esm2Architecture
 from seqembed.settings.lengths import LengthPolicy
 
 CPU = torch.device("cpu")

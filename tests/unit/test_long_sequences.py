@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqembed.errors import ConfigError
-from seqembed.models.architecture import DnabertArchitecture, Esm2Architecture
+from seqembed.models.families import DnabertArchitecture, Esm2Architecture
 from seqembed.models.prepared import PreparedModel
 from seqembed.settings.lengths import LengthPolicy, Window, resolve_policy
 

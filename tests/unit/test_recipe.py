@@ -12,7 +12,7 @@ import torch
 
 from seqembed.environment import EnvConfig
 from seqembed.errors import ConfigError, DeviceError, RecipeError
-from seqembed.models.architecture import Esm2Architecture
+from seqembed.models.families import Esm2Architecture
 from seqembed.models.prepared import PreparedModel
 from seqembed.settings.recipe import Recipe, adopt_recipe, read_recipe
 from seqembed.settings.request import Request

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from seqembed.machine.control_groups import memory_limit
-from seqembed.models.architecture import DnabertArchitecture, Esm2Architecture
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.dnabert_s import DnabertS
 from seqembed.models.encoders.esm2 import Esm2
+from seqembed.models.families import DnabertArchitecture, Esm2Architecture
 from seqembed.settings.memory import available_memory, bytes_a_token, cpu_streams, gpu_budget
 
 ESM2 = Esm2Architecture(layers=1, width=320, heads=20, ffn_width=1280)

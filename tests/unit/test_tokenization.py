@@ -85,7 +85,7 @@ def test_dnaberts_letters_are_those_it_has_tokens_for():
 def test_a_file_that_is_no_tokenizer_is_refused(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     for path in (tmp_path / "tokenizer.json", tmp_path / "nowhere.json"):
-        with pytest.raises(ModelError, match=f"{path}: is no tokenizer"):
+        with pytest.raises(ModelError, match=f"{path}: is not a tokenizer"):
             BpeTokenizer(path)
 
 

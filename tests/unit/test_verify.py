@@ -26,8 +26,8 @@ from seqembed.errors import FileFormatError
 from seqembed.index.parquet import read_metadata
 from seqembed.index.split import split_index
 from seqembed.index.table import read_shard_index, write_index
-from seqembed.models.architecture import Esm2Architecture
 from seqembed.models.encoders.tokenization import ESM2_LETTERS
+from seqembed.models.families import Esm2Architecture
 from seqembed.models.prepared import PreparedModel, read_prepared, write_prepared
 from seqembed.results.merge import merge
 from seqembed.results.quarantine import write_quarantine

@@ -1,13 +1,62 @@
-"""The families of models, and what is true of every model of one."""
+"""The families of models: the sizes of one model, and what is true of all of its family.
+
+No PyTorch is needed to read them.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import ClassVar, Literal
 
-from seqembed.models.architecture import DnabertArchitecture, Esm2Architecture
+from seqembed.errors import ModelError
+from seqembed.models.source import TOKENIZER
 
 Molecule = Literal["protein", "DNA"]
+# What a size of each type must be, in words.
+_SIZES = {"int": "a whole number above 0", "float": "a number above 0", "bool": "true or false"}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The sizes of a model, the same in all families; raises ModelError where they do not fit."""
+
+    layers: int
+    width: int
+    heads: int
+    ffn_width: int
+    # Of what each head's width must be a multiple.
+    head_multiple: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if type(value).__name__ != field.type or (field.type != "bool" and not value > 0):
+                raise ModelError(f"{field.name} must be {_SIZES[str(field.type)]}, not {value!r}")
+        if self.width % (self.heads * self.head_multiple):
+            even = "an even multiple" if self.head_multiple == 2 else "a multiple"
+            raise ModelError(f"width {self.width} is not {even} of {self.heads} heads")
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+
+@dataclass(frozen=True)
+class Esm2Architecture(Architecture):
+    """An ESM-2's sizes."""
+
+    token_dropout: bool = True
+    layer_norm_eps: float = 1e-5
+    # Rotary positions turn pairs of values.
+    head_multiple: ClassVar[int] = 2
+
+
+@dataclass(frozen=True)
+class DnabertArchitecture(Architecture):
+    """A DNABERT-S's or DNABERT-2's sizes."""
+
+    vocabulary: int
+    layer_norm_eps: float = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,15 +65,17 @@ class Family:
 
     max_length: tokens without specials that a model is trained on at once. reads_whole: there is
     no position limit, so that a longer sequence may be read at once. pools_specials: the authors'
-    mean counts the special tokens around a sequence.
+    mean counts the special tokens around a sequence. tokenizer: the file of it in a model's
+    folder, or None where the program has the tokenizer built in.
     """
 
     name: str
     molecule: Molecule
-    architecture: type[Esm2Architecture] | type[DnabertArchitecture]
+    architecture: type[Architecture]
     max_length: int
     reads_whole: bool
     pools_specials: bool
+    tokenizer: str | None
 
 
 # ESM-2 was trained on crops of 1,024 tokens, BOS and EOS included (Lin et al. 2023,
@@ -36,6 +87,7 @@ ESM2 = Family(
     max_length=1022,
     reads_whole=False,
     pools_specials=False,
+    tokenizer=None,
 )
 # DNABERT-S's tokenizer.json cuts at 2,000 tokens, [CLS] and [SEP] included; its authors' README
 # takes the mean of all of them (Zhou et al. 2024, arXiv:2402.08777).
@@ -46,5 +98,13 @@ DNABERT_S = Family(
     max_length=1998,
     reads_whole=True,
     pools_specials=True,
+    tokenizer=TOKENIZER,
 )
 FAMILIES = {family.name: family for family in (ESM2, DNABERT_S)}
+
+
+def find_family(name: object) -> Family:
+    """A family by its name; ModelError where it is not known."""
+    if name not in FAMILIES:
+        raise ModelError(f"{name!r} is not a known family of models")
+    return FAMILIES[str(name)]

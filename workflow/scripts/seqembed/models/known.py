@@ -2,44 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from seqembed.models.source import CONFIG, INDEX, PICKLED, SAFETENSORS, TOKENIZER, VOCABULARY
 
 
 @dataclass(frozen=True)
-class KnownFile:
-    """A file of a repository; sha256 is 64 hex characters, or None where it is not known here."""
-
-    name: str
-    sha256: str | None = None
-
-
-@dataclass(frozen=True)
 class KnownModel:
     """A model's files in a repository of the hub, as they are at one revision.
 
-    revision: a commit, so that a name means the same weights for ever. files: all are needed, and
-    so are those that an index among them names. weights: one more, the first that the repository
-    has, where it is not known here in which form it keeps the weights.
+    revision: a commit, so that a name means the same weights for ever. files: the SHA-256 of each,
+    64 hex characters, or None where it is not known here. All are needed, and so are those that an
+    index among them names.
     """
 
     name: str
     repository: str
     revision: str
-    files: tuple[KnownFile, ...]
-    weights: tuple[KnownFile, ...] = ()
+    files: Mapping[str, str | None]
 
 
-_ESM2_VOCABULARY = KnownFile(
-    VOCABULARY, "0b82cc0a7c7cf9e567b1e5892d793285b9fbae822c964ca48696f7db44598e03"
-)
+_ESM2_VOCABULARY = "0b82cc0a7c7cf9e567b1e5892d793285b9fbae822c964ca48696f7db44598e03"
 
 
-def _esm2(size: str, revision: str, config: str | None, *weights: KnownFile) -> KnownModel:
-    """An ESM-2; config: the SHA-256 of its config.json."""
+def _esm2(size: str, revision: str, config: str | None, files: dict[str, str | None]) -> KnownModel:
+    """An ESM-2; config: the SHA-256 of its config.json; files: those but it and the vocabulary."""
     name = f"esm2_{size}_UR50D"
-    files = KnownFile(CONFIG, config), _ESM2_VOCABULARY, *weights
+    files = {CONFIG: config, VOCABULARY: _ESM2_VOCABULARY} | files
     return KnownModel(name, f"facebook/{name}", revision, files)
 
 
@@ -48,70 +38,65 @@ _MODELS = (
         "t6_8M",
         "c731040fcd8d73dceaa04b0a8e6329b345b0f5df",
         "facb9355e8252149f6f99dff5fd1e32e890c3c655362b261d0c81cd6b5839c85",
-        KnownFile(SAFETENSORS, "24c5fa474c48f3b754b86efe752d5f189d2bcd88190fa2270fc92b2ef3034189"),
+        {SAFETENSORS: "24c5fa474c48f3b754b86efe752d5f189d2bcd88190fa2270fc92b2ef3034189"},
     ),
     _esm2(
         "t12_35M",
         "6fbf070e65b0b7291e7bbcd451118c216cff79d8",
         "ae07364efa51e0fa1d81da3fe608f6d948abdbbb69785ba6e1df379a458e58ee",
-        KnownFile(SAFETENSORS, "e35647818e0e064351d4531ed480d225a002567b4b2b93ad3a9246d753150fc0"),
+        {SAFETENSORS: "e35647818e0e064351d4531ed480d225a002567b4b2b93ad3a9246d753150fc0"},
     ),
     _esm2(
         "t30_150M",
         "a695f6045e2e32885fa60af20c13cb35398ce30c",
         "e512f68ec444d99477703a9806639ca83da3dbc19f6c5fe428d6e5b7460972dc",
-        KnownFile(SAFETENSORS, "c3f1da8aea53bddd32c246c86168c23b9fd72341fb9db9a94436f855f5053566"),
+        {SAFETENSORS: "c3f1da8aea53bddd32c246c86168c23b9fd72341fb9db9a94436f855f5053566"},
     ),
     _esm2(
         "t33_650M",
         "08e4846e537177426273712802403f7ba8261b6c",
         "539095c22efc52a09d6147074ba4ca119f76a890df5901213b2b55f7d2f96b2b",
-        KnownFile(SAFETENSORS, "a08adabb949fa67ad3c14b509d04fd60368b35007b0095e3358f81200c4f4db0"),
+        {SAFETENSORS: "a08adabb949fa67ad3c14b509d04fd60368b35007b0095e3358f81200c4f4db0"},
     ),
     _esm2(
         "t36_3B",
         "476b639933c8baad5ad09a60ac1a87f987b656fc",
         None,
-        KnownFile(PICKLED + INDEX),
-        KnownFile(
-            "pytorch_model-00001-of-00002.bin",
-            "0f971f11c449d21422aa982b791619c10351972992c735f4c3cd43fe09790412",
-        ),
-        KnownFile(
-            "pytorch_model-00002-of-00002.bin",
-            "7560b46fc383c691fb74b915b7d4bcef40d3df181447f16ba4b298845e308d0c",
-        ),
+        {
+            PICKLED + INDEX: None,
+            "pytorch_model-00001-of-00002.bin": (
+                "0f971f11c449d21422aa982b791619c10351972992c735f4c3cd43fe09790412"
+            ),
+            "pytorch_model-00002-of-00002.bin": (
+                "7560b46fc383c691fb74b915b7d4bcef40d3df181447f16ba4b298845e308d0c"
+            ),
+        },
     ),
-    KnownModel(
-        "esm2_t48_15B_UR50D",
-        "facebook/esm2_t48_15B_UR50D",
+    _esm2(
+        "t48_15B",
         "5fbca39631164edc1d402a5aa369f982f72ee282",
-        files=(KnownFile(CONFIG), KnownFile(VOCABULARY)),
-        weights=(KnownFile(SAFETENSORS + INDEX), KnownFile(PICKLED + INDEX)),
+        None,
+        {VOCABULARY: None, PICKLED + INDEX: None},
     ),
     KnownModel(
         "DNABERT-S",
         "zhihan1996/DNABERT-S",
         "00e47f96cdea35e4b6f5df89e5419cbe47d490c6",
-        files=(
-            KnownFile(CONFIG, "d54c142114563aa34ef7c2b54ccc921d08e50cd7c3cd69c439d5e0d2bbcfcdee"),
-            KnownFile(
-                TOKENIZER, "667f5a0e6e9630f7052b004784dda7c7aeba395cc4ca3c01b11b02e6aa29d7b1"
-            ),
-            KnownFile(PICKLED, "f3cfc3d0541859df64759e758cc4bc40fe1d5760799a7d098a9f9f09501c1e5f"),
-        ),
+        {
+            CONFIG: "d54c142114563aa34ef7c2b54ccc921d08e50cd7c3cd69c439d5e0d2bbcfcdee",
+            TOKENIZER: "667f5a0e6e9630f7052b004784dda7c7aeba395cc4ca3c01b11b02e6aa29d7b1",
+            PICKLED: "f3cfc3d0541859df64759e758cc4bc40fe1d5760799a7d098a9f9f09501c1e5f",
+        },
     ),
     KnownModel(
         "DNABERT-2",
         "zhihan1996/DNABERT-2-117M",
         "7bce263b15377fc15361f52cfab88f8b586abda0",
-        files=(
-            KnownFile(CONFIG, "ba9bdafaff0cc3e30556927474d4a179519a9864012bed2628e9f1bc23c84bfd"),
-            KnownFile(
-                TOKENIZER, "5d178e8ce2ba55df97fff197f4b30f40133b95d7096be398c2df6b526c5d8cd3"
-            ),
-            KnownFile(PICKLED, "7ff39ec77a484dd01070a41bfd6e95cdd7247bec80fe357ab43a4be33687aeba"),
-        ),
+        {
+            CONFIG: "ba9bdafaff0cc3e30556927474d4a179519a9864012bed2628e9f1bc23c84bfd",
+            TOKENIZER: "5d178e8ce2ba55df97fff197f4b30f40133b95d7096be398c2df6b526c5d8cd3",
+            PICKLED: "7ff39ec77a484dd01070a41bfd6e95cdd7247bec80fe357ab43a4be33687aeba",
+        },
     ),
 )
 

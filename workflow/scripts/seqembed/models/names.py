@@ -11,7 +11,7 @@ from seqembed.errors import shorten
 from seqembed.models.known import KNOWN
 from seqembed.storage.paths import as_name, expand
 
-_HUB = ("https://huggingface.co/", "http://huggingface.co/", "https://hf.co/", "huggingface.co/")
+_HUB = re.compile(r"^(https?://)?(huggingface\.co|hf\.co)/")
 _BY_REPOSITORY = {model.repository: model.name for model in KNOWN.values()}
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 _PLAIN_PATH = re.compile(r"[\w./~$+@%-]+")
@@ -31,30 +31,24 @@ _UNREAD = {
     "ProtBERT": r"prot-?_?bert",
     "Ankh": r"ankh",
     "SaProt": r"saprot",
-    "ProGen": r"progen",
     "Nucleotide Transformer": r"nucleotide-?_?transformer",
     "the first DNABERT": r"dna_?-?bert_?-?[3456](?![0-9])",
-    "HyenaDNA": r"hyena-?_?dna",
-    "Caduceus": r"caduceus",
-    "Evo": r"evo-?[12]",
 }
 
 
 def known_name(text: str) -> str | None:
     """The known model that this is the name, the hub's repository or its page of; else None."""
-    for begin in _HUB:
-        text = text.removeprefix(begin)
-    text = text.rstrip("/")
+    text = _HUB.sub("", text).rstrip("/")
     return text if text in KNOWN else _BY_REPOSITORY.get(text)
 
 
 def model_name(text: str, models: Mapping[str, str]) -> str:
-    """The name that a dataset's `model` goes by: a key of `models`, else a known name, if it is."""
+    """The name of a dataset's `model`: a key of `models`, else a known name, else as it stands."""
     return text if text in models else known_name(text) or text
 
 
 def get_model_source(name: str, models: Mapping[str, str]) -> str:
-    """Where a model comes from: what `models` says of it, else its known name."""
+    """Where a model comes from: the path that `models` gives, else its known name."""
     if name not in models:
         return name
     path = models[name]
@@ -66,50 +60,46 @@ def get_model_source(name: str, models: Mapping[str, str]) -> str:
 
 
 def explain_model(place: str, model: str, models: Mapping[str, str]) -> str:
-    """Say what to write where `model`, which stands at `place`, is neither known nor given."""
-    beginning = (
-        f"{place} is {shorten(repr(model))}, which is no known name and does not stand under"
-    )
+    """Say what to write where `model`, the setting at `place`, is neither known nor given."""
+    beginning = f"{place} is {shorten(repr(model))}, which is no known name and does not stand"
     known = f"Known: {', '.join(KNOWN)}."
     if family := _unread_family(model):
-        return (
-            f"{beginning} `models`. It looks like {family}, which cannot be read yet; {_READ} can. "
-            f"{known}"
-        )
+        reason = f"It looks like {family}, which cannot be read yet; {_READ} can."
+        return f"{beginning} under `models`. {reason} {known}"
     close = _close_names(model, [*models, *KNOWN])
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
-    return f"{beginning} `models`.{hint} {known} {_advise(model)}"
+    return f"{beginning} under `models`.{hint} {known} {_advise(model)}"
 
 
 def explain_missing_source(name: str, source: str) -> str:
-    """Say what to write where the path that `models` gives is not there."""
-    place = f"models: {name}: {source}"
+    """Say what to write where the path that `models` gives does not exist."""
+    message = f"models: {name}: {source} does not exist"
     if family := _unread_family(source):
-        return f"{place} does not exist, and looks like {family}, which cannot be read yet"
-    message = f"{place} does not exist; give the folder or file of the model"
-    if _REPOSITORY.fullmatch(source):
-        folder = source.rpartition("/")[2]
-        return f"{message}; if this is a repository, run `{_download(source)}` and give {folder}"
-    return message
+        return f"{message}, and looks like {family}, which cannot be read yet"
+    message += "; give the folder or file of the model"
+    if not _REPOSITORY.fullmatch(source):
+        return message
+    folder = source.rpartition("/")[2]
+    return f"{message}; if this is a repository, run `{_download(source)}` and give {folder}"
 
 
 def _advise(model: str) -> str:
-    """The lines to write, after --config and in a file, of a folder that may need a download."""
+    """The lines to write, after --config and in a file, for a folder that may need a download."""
     name = as_name(model.rpartition("/")[2]) or "my_model"
     source = model if "/" in model and model.isprintable() else "/path/to/its_folder_or_file.pt"
-    action = "Of another model give the folder or .pt file under `models:`"
+    advice = "Of another model give the folder or .pt file under `models:`"
     if _REPOSITORY.fullmatch(model):
         source = name
-        action = f"If it is {_READ}, run `{_download(model)}`, give that folder under `models:`"
-    rename = f" and write `model: {name}` in the dataset" if name != model else ""
-    option = ""
+        advice = f"If it is {_READ}, run `{_download(model)}`, give that folder under `models:`"
+    if name != model:
+        advice += f" and write `model: {name}` in the dataset"
     if _PLAIN_PATH.fullmatch(source):
-        option = f"; after --config, model={name} 'models={{{name}: {source}}}'; in a file"
-    return f"{action}{rename}{option}:\nmodels:\n  {name}: {source}"
+        advice += f"; after --config, model={name} 'models={{{name}: {source}}}'; in a file"
+    return f"{advice}:\nmodels:\n  {name}: {source}"
 
 
 def _close_names(model: str, names: list[str]) -> list[str]:
-    """The names like this one; else those that it is a part of, such as 650M, if they are few."""
+    """The names like this one; else the one or two that it is a part of, such as 650M."""
     holding = [name for name in names if model.lower() in name.lower()]
     return difflib.get_close_matches(model, names) or (holding if len(holding) <= 2 else [])
 

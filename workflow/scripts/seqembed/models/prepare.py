@@ -10,28 +10,25 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from seqembed.errors import ModelError
-from seqembed.models.architecture import Esm2Architecture
 from seqembed.models.encoders.encoder import Encoder
-from seqembed.models.families import DNABERT_S, ESM2
 from seqembed.models.hub import fetch
 from seqembed.models.known import KNOWN
 from seqembed.models.prepared import (
     BUILT_IN,
     PreparedModel,
-    changed,
+    error_of_change,
     read_prepared,
     sha256_of,
     write_prepared,
 )
-from seqembed.models.source import CONFIG, SAFETENSORS, TOKENIZER, list_weight_files
+from seqembed.models.source import CONFIG, SAFETENSORS, list_weight_files
 from seqembed.models.weights.build import (
     Checkpoint,
     build_model,
     check_checkpoint,
-    check_finite,
     read_checkpoint,
+    refuse_other_copies,
 )
-from seqembed.models.weights.copies import refuse_other_copies
 from seqembed.models.weights.tensors import read_state
 from seqembed.storage.paths import expand
 from seqembed.storage.publish import published
@@ -47,41 +44,22 @@ def prepare_model(name: str, source: str, output: Path, logger: logging.Logger) 
     beside `output`. A tokenizer.json is used where it lies, too.
 
     Raises:
-        ModelError: the source is no model of a known family that can be loaded.
+        ModelError: the source is not a model of a known family that can be loaded.
     """
+    folder = output.parent / name
     if source in KNOWN:
-        place = fetch(KNOWN[source], output.parent / name / "original", logger)
+        place = fetch(KNOWN[source], folder / "original", logger)
     else:
         place = Path(expand(source))
     checkpoint = read_checkpoint(place)
     # A bad model fails here, not on a GPU.
     check_checkpoint(checkpoint)
-    check_finite(checkpoint)
     if place.is_dir():
-        refuse_other_copies(place, checkpoint.state, checkpoint.path)
-    weights, original = checkpoint.path, None
+        refuse_other_copies(place, checkpoint)
+    weights = checkpoint.path
     if not weights.name.startswith(SAFETENSORS):
-        original = weights
-        weights = _convert(checkpoint, output.parent / name / SAFETENSORS)
-    files = list_weight_files(weights)
-    protein = isinstance(checkpoint.architecture, Esm2Architecture)
-    family = ESM2 if protein else DNABERT_S
-    tokenizer = None if protein else place / TOKENIZER
-    model = PreparedModel(
-        name=name,
-        family=family.name,
-        source=source,
-        weights=str(weights),
-        size=_size(files),
-        sha256=sha256_of(*files),
-        architecture=checkpoint.architecture,
-        tokenizer=sha256_of(tokenizer) if tokenizer else BUILT_IN,
-        max_length=family.max_length,
-        tokenizer_file=str(tokenizer) if tokenizer else None,
-        original=str(original) if original else None,
-        original_sha256=sha256_of(*list_weight_files(original)) if original else None,
-    )
-    write_prepared(model, output)
+        weights = _convert(checkpoint, folder / SAFETENSORS)
+    write_prepared(_describe(name, source, place, checkpoint, weights), output)
 
 
 def load_prepared(path: Path, layer: int, dtype: torch.dtype = torch.float32) -> Encoder:
@@ -92,15 +70,8 @@ def load_prepared(path: Path, layer: int, dtype: torch.dtype = torch.float32) ->
             the model has no such layer.
     """
     model = read_prepared(path)
+    _require_unchanged(model, path)
     weights = Path(model.weights)
-    if not weights.is_file():
-        raise _missing(weights, path)
-    files = list_weight_files(weights)
-    for file in files:
-        if not file.is_file():
-            raise _missing(file, path)
-    if _changed(model, files, path):
-        raise changed(model, path)
     state = read_state(weights)
     checkpoint = Checkpoint(architecture=model.architecture, state=state, path=weights)
     return build_model(checkpoint, layer, dtype)
@@ -123,19 +94,46 @@ def _own(tensor: Tensor) -> Tensor:
     return tensor.detach().clone().contiguous()
 
 
-def _missing(file: Path, path: Path) -> ModelError:
-    return ModelError(f"{file}: is missing; put it back, or remove {path} and run again")
+def _describe(
+    name: str, source: str, place: Path, checkpoint: Checkpoint, weights: Path
+) -> PreparedModel:
+    """The description of a checked model; weights: the checkpoint's, or converted ones."""
+    family, files = checkpoint.layout.family, list_weight_files(weights)
+    tokenizer = place / family.tokenizer if family.tokenizer else None
+    original = checkpoint.path if weights != checkpoint.path else None
+    return PreparedModel(
+        name=name,
+        family=family.name,
+        source=source,
+        weights=str(weights),
+        size=_size(files),
+        sha256=sha256_of(*files),
+        architecture=checkpoint.architecture,
+        tokenizer=sha256_of(tokenizer) if tokenizer else BUILT_IN,
+        max_length=family.max_length,
+        tokenizer_file=str(tokenizer) if tokenizer else None,
+        original=str(original) if original else None,
+        original_sha256=sha256_of(*list_weight_files(original)) if original else None,
+    )
+
+
+def _require_unchanged(model: PreparedModel, path: Path) -> None:
+    """Raise ModelError unless the weights are there, and those that `path` describes.
+
+    They are read in full only where they may have changed.
+    """
+    weights = Path(model.weights)
+    files = list_weight_files(weights) if weights.is_file() else [weights]
+    for file in files:
+        if not file.is_file():
+            raise ModelError(f"{file}: is missing; put it back, or remove {path} and run again")
+    stats = [file.stat() for file in files]
+    # A file moved or copied in keeps an old mtime, but its ctime is new.
+    touched = max(max(stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats)
+    old = touched < path.stat().st_mtime_ns
+    if _size(files) != model.size or not (old or sha256_of(*files) == model.sha256):
+        raise error_of_change(model, path)
 
 
 def _size(files: list[Path]) -> int:
     return sum(file.stat().st_size for file in files)
-
-
-def _changed(model: PreparedModel, files: list[Path], path: Path) -> bool:
-    """Whether the weights differ from those described; read in full only where they may."""
-    if _size(files) != model.size:
-        return True
-    # A file moved or copied in keeps an old mtime, but its ctime is new.
-    stats = [file.stat() for file in files]
-    touched = max(max(stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats)
-    return touched >= path.stat().st_mtime_ns and sha256_of(*files) != model.sha256

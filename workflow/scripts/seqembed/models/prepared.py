@@ -1,4 +1,4 @@
-"""`{model}.json`, which describes a prepared model: what rules depend on, and workers load.
+"""`{model}.json`, which describes a prepared model: rules depend on it, and workers load it.
 
 Content only: the same bytes for the same model. No PyTorch is needed to read it.
 """
@@ -8,17 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from seqembed.errors import ConfigError, ModelError
-from seqembed.models.architecture import Architecture
 from seqembed.models.encoders.tokenization import BpeTokenizer, Esm2Tokenizer, Tokenizer
-from seqembed.models.families import FAMILIES, Family
-from seqembed.storage.json_files import add_checksum, check_checksum
-from seqembed.storage.publish import published
+from seqembed.models.families import Architecture, Family, find_family
+from seqembed.storage.json_files import read_json, write_json
 
 FORMAT_VERSION = "1"
 KIND = "model"
@@ -30,13 +27,12 @@ BUILT_IN = "esm2"
 class PreparedModel:
     """What `{model}.json` records; raises ModelError for what no model can have.
 
-    source: as the user gave it; weights: the safetensors file, or the index of several, relative
+    source: as the user gave it. weights: the safetensors file, or the index of several, relative
     to the working folder unless the source was absolute; size: its bytes; sha256: its checksum, 64
-    hex characters; of several files, both are of the index and then the parts in name order, one
-    after the other (as `cat` has them);
-    tokenizer: its name, or the sha256 of tokenizer_file; max_length: tokens, specials left out,
-    that the model was trained on at once; original: what the weights were converted from, if they
-    were, and its checksum.
+    hex characters. Of several files, both are of the index and then the parts in name order, one
+    after the other (as `cat` has them). tokenizer: its name, or the sha256 of tokenizer_file.
+    max_length: tokens, specials left out, that the model was trained on at once. original: the
+    file that the weights were converted from, if they were, and its checksum.
     """
 
     name: str
@@ -60,7 +56,7 @@ class PreparedModel:
             if type(value := getattr(self, field)) is not int or value < 1:
                 raise ModelError(f"{field} must be a positive whole number, not {value!r}")
         if not isinstance(self.architecture, self.facts.architecture):
-            raise ModelError(f"{self.architecture!r} is no {self.family}")
+            raise ModelError(f"{self.architecture!r} is not of the family {self.family}")
         if (self.tokenizer == BUILT_IN) != (self.tokenizer_file is None):
             raise ModelError(f"tokenizer {self.tokenizer!r} with file {self.tokenizer_file!r}")
         if not re.fullmatch("[0-9a-f]{64}", self.sha256):
@@ -69,9 +65,7 @@ class PreparedModel:
     @property
     def facts(self) -> Family:
         """What is true of the model's whole family."""
-        if self.family not in FAMILIES:
-            raise ModelError(f"{self.family!r} is no family of models that is known")
-        return FAMILIES[self.family]
+        return find_family(self.family)
 
     def layer(self, asked: str | int) -> int:
         """The number of a layer, `last` being the model's own; ConfigError for one it lacks."""
@@ -85,12 +79,12 @@ class PreparedModel:
         return number
 
     def longest(self, asked: str | int) -> int:
-        """The most tokens of a sequence that reach the model; `auto` is the model's own limit."""
+        """The most tokens of a sequence that go through the model; `auto` is its own limit."""
         return self.max_length if asked == "auto" else int(asked)
 
     @property
     def fingerprint(self) -> str:
-        """64 hex characters that stand for the weights and the architecture."""
+        """The identity of the weights and the architecture, 64 hex characters."""
         content = {"sha256": self.sha256, "architecture": asdict(self.architecture)}
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.blake2b(canonical.encode(), digest_size=32).hexdigest()
@@ -98,29 +92,29 @@ class PreparedModel:
 
 def write_prepared(model: PreparedModel, path: Path) -> None:
     """Write `{model}.json` durably; a key without a value is left out."""
-    content = {"format_version": FORMAT_VERSION, "kind": KIND, **asdict(model)}
-    content = {key: value for key, value in content.items() if value is not None}
-    content = add_checksum(content)
-    with published(path) as temporary:
-        text = json.dumps(content, sort_keys=True, indent=2, ensure_ascii=False) + "\n"
-        temporary.write_text(text, encoding="utf-8")
+    content = {key: value for key, value in asdict(model).items() if value is not None}
+    write_json(path, KIND, FORMAT_VERSION, content)
 
 
 def read_prepared(path: Path) -> PreparedModel:
     """Read `{model}.json`; keys that this version does not know are passed over.
 
-    Raises:
-        ModelError: the file is missing, damaged, or of another format version.
+    Raises ModelError for a file that is missing, damaged, or of another format version.
     """
     try:
-        return _parse(json.loads(path.read_text(encoding="utf-8")))
-    except (ModelError, OSError, ValueError) as error:
-        message = f"no description of a model that can be read ({error})"
+        content = read_json(path, KIND, FORMAT_VERSION)
+        kind = find_family(content["family"]).architecture
+        sizes = {field.name: content["architecture"][field.name] for field in fields(kind)}
+        known: dict[str, Any] = {f.name: content.get(f.name) for f in fields(PreparedModel)}
+        return PreparedModel(**known | {"architecture": kind(**sizes)})
+    except (ModelError, OSError, ValueError, KeyError, TypeError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        message = f"does not describe a prepared model ({reason})"
         raise ModelError(f"{path}: {message}; remove it and run again") from error
 
 
 def load_tokenizer(model: PreparedModel) -> Tokenizer:
-    """The model's tokenizer; raises ModelError where its file is missing or another one."""
+    """The model's tokenizer; ModelError where its file is missing or has changed."""
     if model.tokenizer_file is None:
         return Esm2Tokenizer()
     path = Path(model.tokenizer_file)
@@ -132,7 +126,7 @@ def load_tokenizer(model: PreparedModel) -> Tokenizer:
     return BpeTokenizer(path)
 
 
-def changed(model: PreparedModel, path: Path) -> ModelError:
+def error_of_change(model: PreparedModel, path: Path) -> ModelError:
     """The error of weights that are not those which `path`, a `{model}.json`, describes."""
     message = "changed since it was prepared; put the old file back, or"
     return ModelError(f"{model.weights}: {message} remove {path} and run again")
@@ -145,30 +139,3 @@ def sha256_of(*paths: Path) -> str:
         with path.open("rb") as file:
             hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()
-
-
-def _parse(content: Any) -> PreparedModel:
-    """The description in a parsed JSON file."""
-    if not isinstance(content, dict) or content.get("kind") != KIND:
-        raise ModelError("it describes no model")
-    if (version := content.get("format_version")) != FORMAT_VERSION:
-        raise ModelError(f"format version {version!r} is not known")
-    # One flipped bit makes 4 layers of 6, and other numbers.
-    check_checksum(content)
-    optional = dict.fromkeys(("tokenizer_file", "original", "original_sha256"))
-    values = _pick(optional | content, PreparedModel)
-    if values["family"] not in FAMILIES:
-        raise ModelError(f"{values['family']!r} is no family of models that is known")
-    kind = FAMILIES[values["family"]].architecture
-    architecture = kind(**_pick(values.pop("architecture"), kind))
-    return PreparedModel(architecture=architecture, **values)
-
-
-def _pick(content: Any, kind: type[Any]) -> dict[str, Any]:
-    """The values of each field of `kind`; ModelError for one that is missing."""
-    names = [field.name for field in fields(kind)]
-    if not isinstance(content, Mapping):
-        raise ModelError(f"{content!r} stands where {', '.join(names)} should")
-    if missing := [name for name in names if name not in content]:
-        raise ModelError(f"{missing[0]} is missing")
-    return {name: content[name] for name in names}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from seqembed.errors import ModelError
 
@@ -27,23 +28,25 @@ ADAPTERS = (
 
 
 def list_model_files(source: Path) -> list[Path]:
-    """The files that decide what a model is: of a Hugging Face folder, or a file itself.
+    """The files that decide what a model is: those of a Hugging Face folder, or a file itself.
 
-    Those that are not there are left out, also of an index: whoever reads it says so.
+    Files that are not there are left out; a damaged index is reported when the model is prepared.
     """
     if not source.is_dir():
         return [source]
-    files = {source / name: None for name in (CONFIG, VOCABULARY, TOKENIZER, *ADAPTERS, *WEIGHTS)}
+    files = [source / name for name in (CONFIG, VOCABULARY, TOKENIZER, *ADAPTERS, *WEIGHTS)]
     for index in [path for path in files if path.name.endswith(INDEX) and path.exists()]:
-        files |= dict.fromkeys(_listed(index))
-    return [path for path in files if path.exists()]
+        try:
+            files += list_weight_files(index)
+        except ModelError:
+            continue
+    return [path for path in dict.fromkeys(files) if path.exists()]
 
 
 def list_weight_files(weights: Path) -> list[Path]:
     """The files that hold the weights: `weights`, and the parts in name order if it is an index.
 
-    Raises:
-        ModelError: the index cannot be read, or names a file outside its own folder.
+    Raises ModelError for an index that cannot be read, or names a file outside its own folder.
     """
     if not weights.name.endswith(INDEX):
         return [weights]
@@ -51,26 +54,23 @@ def list_weight_files(weights: Path) -> list[Path]:
 
 
 def read_weight_map(index: Path) -> dict[str, Path]:
-    """Which file holds each weight, from `*.index.json`; raises as list_weight_files does."""
-    try:
-        content = json.loads(index.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{index}: cannot be read: {error}") from error
-    places = content.get("weight_map") if isinstance(content, dict) else None
+    """The file that holds each weight, from `*.index.json`; raises as list_weight_files does."""
+    places = read_json_object(index).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise ModelError(f"{index}: has no weight_map that names files")
-    return {name: index.parent / _part_name(index, part) for name, part in places.items()}
+    for part in places.values():
+        # An index may not lead out of its folder, whoever wrote it.
+        if not isinstance(part, str) or part in ("", ".", "..") or any(c in part for c in "/\\\0"):
+            raise ModelError(f"{index}: {part!r} is not the name of a file beside it")
+    return {name: index.parent / part for name, part in places.items()}
 
 
-def _part_name(index: Path, part: object) -> str:
-    """A plain file name: an index may not lead out of its folder, whoever wrote it."""
-    if not isinstance(part, str) or part in ("", ".", "..") or any(c in part for c in "/\\\0"):
-        raise ModelError(f"{index}: {part!r} is not the name of a file beside it")
-    return part
-
-
-def _listed(index: Path) -> list[Path]:
+def read_json_object(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object; ModelError where it cannot be read."""
     try:
-        return list_weight_files(index)
-    except ModelError:
-        return []
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: is not a JSON object")
+    return content

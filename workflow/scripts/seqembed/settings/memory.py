@@ -8,7 +8,7 @@ from __future__ import annotations
 import psutil
 
 from seqembed.machine.control_groups import memory_limit
-from seqembed.models.architecture import Architecture
+from seqembed.models.families import Architecture
 
 # Of a batch, by device. A CPU's keeps what passes between steps in the caches of one core
 # (measured); a GPU's is a guess that no card has confirmed yet.

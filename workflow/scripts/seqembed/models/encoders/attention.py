@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import accumulate, pairwise
 
 import torch
@@ -80,12 +80,7 @@ class Attention:
 
     def over(self, packing: Packing, table: Tensor | None = None) -> Attend:
         """Attention over one batch; table: its alibi_table, or None for no bias."""
-        return partial(self._attend, packing=packing, table=table)
-
-    def _attend(
-        self, q: Tensor, k: Tensor, v: Tensor, packing: Packing, table: Tensor | None
-    ) -> Tensor:
-        return self.attend(q, k, v, packing, table)
+        return lambda q, k, v: self.attend(q, k, v, packing, table)
 
 
 def alibi_slopes(heads: int) -> Tensor:

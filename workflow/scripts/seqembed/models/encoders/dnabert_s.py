@@ -9,9 +9,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqembed.models.architecture import DnabertArchitecture
 from seqembed.models.encoders.attention import Attend, Packing, alibi_slopes, alibi_table
 from seqembed.models.encoders.encoder import Encoder, in_chunks
+from seqembed.models.families import DnabertArchitecture
 
 
 class DnabertLayer(nn.Module):

@@ -1,4 +1,4 @@
-"""What encoders of packed batches share."""
+"""The base class of encoders of packed batches."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from seqembed.errors import ModelError
-from seqembed.models.architecture import Architecture
 from seqembed.models.encoders.attention import Attention, choose_attention
+from seqembed.models.families import Architecture
 
 # Rows that go through a CPU's feed-forward part at once: what lies between its two products stays
-# in the cache. Fewer than some tens, a last rest, would take other code paths (measured).
+# in the cache. A rest of fewer than some tens would take other code paths (measured).
 CPU_FFN_ROWS = 1024
 # PyTorch gives each thread at least so many values, and computes an activation on two vectors, of
 # 64 bytes each at most, at a time; a rest of fewer has other last bits (ATen/Parallel.h,
@@ -32,7 +32,7 @@ class Encoder(nn.Module):
     alibi: ClassVar[bool]
 
     def __init__(self, architecture: Architecture, layer: int) -> None:
-        """Raises ModelError for a layer that the architecture has not."""
+        """Raise ModelError for a layer that the architecture does not have."""
         super().__init__()
         if not 0 <= layer <= architecture.layers:
             raise ModelError(f"layer {layer} is not one of 0 to {architecture.layers}")
@@ -45,9 +45,9 @@ class Encoder(nn.Module):
         return choose_attention(weight.device, weight.dtype, self.alibi)
 
     def even_threads(self, rows: int, threads: int) -> int:
-        """At most so many threads, of which each one's part of an activation is whole vectors.
+        """The largest thread count, up to `threads`, with which bits are those of one thread.
 
-        A row's bits are the same then on one thread and on several. rows: of the batch.
+        It splits an activation of a batch of `rows` rows at vector boundaries.
         """
         width = self.architecture.ffn_width
         part = rows // max(1, rows // CPU_FFN_ROWS) * width
@@ -57,17 +57,15 @@ class Encoder(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # .half() would round them: far positions would turn by wrong angles, or lose their bias.
-        exact = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
+        exact = dict(self.named_buffers(recurse=False))
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, buffer in exact.items():
-            moved = self._buffers[name]
-            assert moved is not None
-            self._buffers[name] = buffer.to(moved.device)
+        for name, moved in self.named_buffers(recurse=False):
+            self._buffers[name] = exact[name].to(moved.device)
         return self
 
 
 def in_chunks(part: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """What `part`, the feed-forward part, makes of the rows of x (T, n), some of them at a time."""
+    """Apply the feed-forward part `part` to x (T, n), on a CPU some rows at a time."""
     if x.device.type != "cpu" or len(x) < 2 * CPU_FFN_ROWS:
         return part(x)
     return torch.cat([part(rows) for rows in x.tensor_split(len(x) // CPU_FFN_ROWS)])

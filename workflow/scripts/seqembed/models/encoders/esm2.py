@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqembed.models.architecture import Esm2Architecture
 from seqembed.models.encoders.attention import Attend, Packing
 from seqembed.models.encoders.encoder import Encoder, in_chunks
 from seqembed.models.encoders.tokenization import ESM2_ALPHABET
+from seqembed.models.families import Esm2Architecture
 
 ROTARY_BASE = 10000.0
 # fair-esm scales embeddings by (1 - trained mask ratio) / (1 - observed); we never mask.

@@ -1,9 +1,8 @@
-"""Checkpoints of every family: read without building a model, and built up to one layer."""
+"""Checkpoints of every family: read, checked, and built as an encoder up to one layer."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,38 +11,38 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from seqembed.errors import ModelError, named
-from seqembed.models.architecture import Architecture, DnabertArchitecture, Esm2Architecture
-from seqembed.models.encoders.dnabert_s import DnabertS
+from seqembed.errors import ModelError, count_of, named, show
 from seqembed.models.encoders.encoder import Encoder
-from seqembed.models.encoders.esm2 import Esm2
-from seqembed.models.weights import dnabert_s as dnabert_s_weights
-from seqembed.models.weights import esm2 as esm2_weights
-from seqembed.models.weights.encoder_names import find_encoder, plain_names
+from seqembed.models.families import Architecture
+from seqembed.models.source import WEIGHTS
+from seqembed.models.weights import dnabert_s, esm2
+from seqembed.models.weights.encoder_names import find_encoder
 from seqembed.models.weights.fair_esm import read_fair_esm
 from seqembed.models.weights.hugging_face import EXPECTED, find_weights, read_architecture
-from seqembed.models.weights.loading import Weight, check_values, check_weights, fill
-from seqembed.models.weights.other_models import refuse_changes, refuse_other_models
-from seqembed.models.weights.tensors import State, read_state
-from seqembed.models.weights.unused_weights import DNABERT_UNUSED, ESM2_UNUSED, refuse_unknown
+from seqembed.models.weights.layout import Layout, Weight
+from seqembed.models.weights.tensors import State, Stored, read_state
 
+# One a family.
+LAYOUTS = (esm2.LAYOUT, dnabert_s.LAYOUT)
 OTHER_SUFFIXES = {
     ".ckpt": " but a checkpoint of training (Lightning's): save the weights in it alone",
     ".safetensors": ": give the folder it lies in",
     ".bin": ": give the folder it lies in",
-    ".gz": ": unpack it",
-    ".zip": ": unpack it",
-    ".tar": ": unpack it",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """What a checkpoint holds, under its own names; `path` is the file the tensors come from."""
+    """A checkpoint's tensors under their own names; `path` is the file they come from."""
 
     architecture: Architecture
     state: State
     path: Path
+
+    @property
+    def layout(self) -> Layout:
+        kind = type(self.architecture)
+        return next(layout for layout in LAYOUTS if layout.family.architecture is kind)
 
 
 def read_checkpoint(source: Path) -> Checkpoint:
@@ -53,7 +52,7 @@ def read_checkpoint(source: Path) -> Checkpoint:
         ModelError: the source is neither, is of no known family, is damaged, or would execute code.
     """
     if source.is_dir():
-        architecture, path = read_architecture(source), find_weights(source)
+        architecture, path = read_architecture(source, LAYOUTS), find_weights(source)
         return Checkpoint(architecture=architecture, state=read_state(path), path=path)
     if not source.exists():
         raise ModelError(f"{source}: does not exist; {EXPECTED}")
@@ -65,19 +64,36 @@ def read_checkpoint(source: Path) -> Checkpoint:
 
 
 def check_checkpoint(checkpoint: Checkpoint) -> None:
-    """Raises ModelError, with the file's name, unless every layer can be built; reads no weight."""
-    with named(checkpoint.path):
-        _plan(checkpoint, checkpoint.architecture.layers)
+    """Raise ModelError, with the file's name, unless every layer can be built of finite numbers.
 
-
-def check_finite(checkpoint: Checkpoint) -> None:
-    """Raises ModelError, with the file's name, for NaN or infinities in weights that are used.
-
-    Every weight is read, one at a time.
+    Every weight that is used is read, one at a time.
     """
     with named(checkpoint.path):
-        state, weights, _ = _plan(checkpoint, checkpoint.architecture.layers)
-        check_values(state, weights)
+        state, weights = _plan(checkpoint, checkpoint.architecture.layers)
+        _check_values(state, weights)
+
+
+def refuse_other_copies(folder: Path, checkpoint: Checkpoint) -> None:
+    """Raise ModelError where another file of the folder has other values for one of its weights.
+
+    Which of the two is meant, as when a fine-tuned model was saved over a downloaded one, nobody
+    but the user knows. One weight is read at a time, and a form that cannot be read is passed over.
+    """
+    own = find_encoder(checkpoint.state, checkpoint.layout).encoder
+    for other in (folder / name for name in WEIGHTS):
+        if other == checkpoint.path or not other.exists():
+            continue
+        try:
+            copy = find_encoder(read_state(other), checkpoint.layout).encoder
+        except ModelError:
+            continue
+        shared = [n for n in own if n in copy and n.startswith(("embeddings.", "encoder."))]
+        for name in shared:
+            if not _are_equal(own[name].read(), copy[name].read()):
+                raise ModelError(
+                    f"{folder}: {checkpoint.path.name} and {other.name} have other values for "
+                    f"{name!r}; remove the one that is not meant"
+                )
 
 
 def build_model(checkpoint: Checkpoint, layer: int, dtype: torch.dtype = torch.float32) -> Encoder:
@@ -86,17 +102,17 @@ def build_model(checkpoint: Checkpoint, layer: int, dtype: torch.dtype = torch.f
     Weights are read and cast one by one, so that memory peaks little above the encoder's own.
     """
     with named(checkpoint.path):
-        encoder = _outline(checkpoint.architecture, layer)
-        state, weights, buffers = _plan(checkpoint, layer)
-        return fill(encoder, state, weights, buffers, dtype)
-
-
-def _outline(architecture: Architecture, layer: int) -> Encoder:
-    """The encoder without memory for its weights."""
-    with _NoWeights():
-        if isinstance(architecture, Esm2Architecture):
-            return Esm2(architecture, layer)
-        return DnabertS(architecture, layer)
+        with _NoWeights():
+            encoder = checkpoint.layout.encoder(checkpoint.architecture, layer)
+        state, weights = _plan(checkpoint, layer)
+        # Buffers stay as exact as the checkpoint has them.
+        buffers = dict(encoder.named_buffers())
+        filled = {
+            own: _make(state, weight, torch.float32 if own in buffers else dtype)
+            for own, weight in weights.items()
+        }
+        encoder.load_state_dict(buffers | filled, assign=True)
+        return encoder.requires_grad_(False).eval()
 
 
 class _NoWeights(TorchFunctionMode):
@@ -113,61 +129,87 @@ class _NoWeights(TorchFunctionMode):
         return func(*args, **(kwargs or {}) | memory)
 
 
-def _plan(checkpoint: Checkpoint, layer: int) -> tuple[State, dict[str, Weight], dict[str, Tensor]]:
-    """The tensors by plain name, what weights up to `layer` are made of, and its own buffers."""
-    architecture, held = checkpoint.architecture, len(checkpoint.state)
-    # Whatever a configuration claims, it must not take for ever to look for it.
-    if architecture.layers > held:
-        raise ModelError(f"has {held:,} weights, too few for {architecture.layers:,} layers")
-    # Whoever has changed layers lacks plain ones: what was done to them comes first.
-    refuse_changes(plain_names(checkpoint.state))
-    refuse_other_models(checkpoint.state)
-    layout = _LAYOUTS[type(architecture)]
-    names = find_encoder(checkpoint.state, layout.prefixes, layout.embeddings)
-    state = names.encoder
-    weights = layout.weights(architecture, architecture.layers, state)
-    buffers = layout.buffers(architecture, state)
-    check_weights(state, weights)
-    refuse_unknown(names, _used(weights) | set(layout.buffer_names(state)), layout.unused)
-    return state, layout.weights(architecture, layer, state), buffers
+def _plan(checkpoint: Checkpoint, layer: int) -> tuple[State, dict[str, Weight]]:
+    """The tensors by plain name, and how the encoder's weights up to `layer` are made of them.
 
-
-@dataclass(frozen=True, kw_only=True)
-class _Layout:
-    """How checkpoints of a family are laid out.
-
-    weights: what the encoder up to a layer is made of; buffers: its buffers that a checkpoint
-    holds; buffer_names: the tensors these are read from; unused: matches what else may be there.
+    Raises ModelError unless the whole model can be made of them, and for tensors beside that may
+    change its rows.
     """
-
-    prefixes: tuple[str, ...]
-    embeddings: tuple[str, ...]
-    weights: Callable[[Any, int, State], dict[str, Weight]]
-    buffers: Callable[[Any, State], dict[str, Tensor]]
-    buffer_names: Callable[[State], list[str]]
-    unused: re.Pattern[str]
-
-
-_LAYOUTS: dict[type[Architecture], _Layout] = {
-    Esm2Architecture: _Layout(
-        prefixes=esm2_weights.PREFIXES,
-        embeddings=esm2_weights.EMBEDDINGS,
-        weights=esm2_weights.esm2_weights,
-        buffers=esm2_weights.esm2_buffers,
-        buffer_names=esm2_weights.rotary_names,
-        unused=ESM2_UNUSED,
-    ),
-    # ALiBi's slopes are in no checkpoint.
-    DnabertArchitecture: _Layout(
-        prefixes=dnabert_s_weights.PREFIXES,
-        embeddings=dnabert_s_weights.EMBEDDINGS,
-        weights=dnabert_s_weights.dnabert_weights,
-        buffers=lambda architecture, state: {},
-        buffer_names=lambda state: [],
-        unused=DNABERT_UNUSED,
-    ),
-}
+    architecture, layout = checkpoint.architecture, checkpoint.layout
+    # Whatever a configuration claims, it must not take for ever to look for it.
+    if architecture.layers > (held := len(checkpoint.state)):
+        raise ModelError(f"has {held:,} weights, too few for {architecture.layers:,} layers")
+    names = find_encoder(checkpoint.state, layout)
+    weights = layout.weights(architecture, architecture.layers, names.encoder)
+    for weight in weights.values():
+        for name, shape in weight.parts.items():
+            _find(names.encoder, name, shape)
+    used = {name for weight in weights.values() for name in weight.parts}
+    names.refuse_unknown(used, layout.unused)
+    return names.encoder, layout.weights(architecture, layer, names.encoder)
 
 
-def _used(weights: dict[str, Weight]) -> set[str]:
-    return {name for weight in weights.values() for name in weight.parts}
+def _check_values(state: State, weights: Mapping[str, Weight]) -> None:
+    """Raise ModelError for NaN or infinities in the weights that are used, and for lost ones.
+
+    A layer's matrix of nothing but zeros was lost: it is of a file that was not written to its end.
+    """
+    bad, lost = [], []
+    for own, weight in weights.items():
+        parts = {name: _read_part(state, name, shape) for name, shape in weight.parts.items()}
+        # It may be that they cannot be joined.
+        weight.make(*parts.values())
+        for name, tensor in parts.items():
+            if count := _count_not_finite(tensor):
+                bad.append(f"{name}: {count:,} of {tensor.numel():,}")
+            elif own.startswith("layers.") and tensor.dim() > 1 and not tensor.any():
+                lost.append(name)
+    if bad:
+        raise ModelError(
+            f"holds {count_of(len(bad), 'weight')} with NaN or infinite values ({show(bad)}); the "
+            "file is damaged or training diverged: copy it again, or take an earlier checkpoint"
+        )
+    if lost:
+        raise ModelError(
+            f"holds {count_of(len(lost), 'weight')} of zeros alone ({show(lost)}); the file was "
+            "not written to its end: copy it again"
+        )
+
+
+def _count_not_finite(tensor: Tensor) -> int:
+    """How many values of a float32 tensor are not finite."""
+    # A sum is several times faster than a look at each value. It is finite only if all values are;
+    # where it overflows, the values are counted.
+    return 0 if tensor.sum().isfinite() else int(tensor.isfinite().logical_not().sum())
+
+
+def _are_equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are equal, in the shorter of their dtypes."""
+    short = min(one.dtype, other.dtype, key=lambda dtype: dtype.itemsize)
+    return torch.equal(one.to(short), other.to(short))
+
+
+def _make(state: State, weight: Weight, dtype: torch.dtype) -> Tensor:
+    made = weight.make(*(_read_part(state, name, shape) for name, shape in weight.parts.items()))
+    # A copy of our own, so that the file can be let go. Other strides than the plain ones would
+    # choose other kernels, and other last bits.
+    return made.to(dtype, copy=True, memory_format=torch.contiguous_format)
+
+
+def _read_part(state: State, name: str, shape: tuple[int, ...]) -> Tensor:
+    """One of a checkpoint's tensors as float32."""
+    return _find(state, name, shape).read().float()
+
+
+def _find(state: State, name: str, shape: tuple[int, ...]) -> Stored:
+    """A tensor of a checkpoint; ModelError where it is missing, misshapen or quantised."""
+    if name not in state:
+        raise ModelError(f"lacks the weight {name!r}; save the model with its own save_pretrained")
+    stored = state[name]
+    if stored.shape != shape:
+        raise ModelError(
+            f"weight {name!r} has shape {stored.shape}, but {shape} by the model's settings"
+        )
+    if not stored.floating:
+        raise ModelError(f"weight {name!r} is quantised; only fp16, bf16, fp32 and fp64 are read")
+    return stored

@@ -1,21 +1,48 @@
-"""Where checkpoints of DNABERT-S and DNABERT-2 keep the weights."""
+"""The checkpoints of DNABERT-S and DNABERT-2, with the names of their authors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from seqembed.errors import ModelError
-from seqembed.models.architecture import DnabertArchitecture
-from seqembed.models.weights.loading import Weight
+from seqembed.errors import ModelError, named
+from seqembed.models.encoders.dnabert_s import DnabertS
+from seqembed.models.encoders.tokenization import BpeTokenizer
+from seqembed.models.families import DNABERT_S, DnabertArchitecture
+from seqembed.models.source import TOKENIZER
+from seqembed.models.weights.layout import (
+    Layout,
+    Required,
+    Weight,
+    check_config,
+    read_sizes,
+    refuse_more_layers,
+    weight_and_bias,
+)
 from seqembed.models.weights.tensors import State
 
-PREFIXES = ("", "bert.")
-EMBEDDINGS = ("embeddings.word_embeddings.weight",)
 # Token types that checkpoints have; only the first is ever used.
 TOKEN_TYPES = 2
+# The defaults are those of the authors' configuration_bert.py. position_embedding_type is
+# "absolute" there, though the model has ALiBi, so it is not looked at.
+CONFIG: Required = {
+    "hidden_act": ("gelu", "gelu"),
+    "type_vocab_size": (TOKEN_TYPES, TOKEN_TYPES),
+    "is_decoder": (False, False),
+    "add_cross_attention": (False, False),
+}
+# Of the BERTs, only those with ALiBi have this setting.
+ALIBI = "alibi_starting_size"
+# After the authors' bert_layers.py, which has ALiBi in place of position embeddings.
+UNUSED = re.compile(
+    r"pooler\.dense\.(weight|bias)"
+    r"|embeddings\.(position_ids|token_type_ids)"
+    r"|embeddings\.position_embeddings\.weight"
+)
 LAYER = "encoder.layer"
 PARTS = {
     "qkv": "attention.self.Wqkv",
@@ -25,28 +52,21 @@ PARTS = {
     "wo": "mlp.wo",
     "ffn_norm": "mlp.layernorm",
 }
+EMBEDDING = "embeddings.word_embeddings.weight"
 
 
 def dnabert_weights(
     architecture: DnabertArchitecture, layer: int, state: State
 ) -> dict[str, Weight]:
-    """What DnabertS(architecture, layer) is made of; `state` has plain names.
-
-    Raises ModelError for a checkpoint of more layers than the architecture's.
-    """
-    if f"{LAYER}.{architecture.layers}.{PARTS['wo']}.weight" in state:
-        raise ModelError(
-            f"the checkpoint has more than {architecture.layers} layers, the number that its "
-            "settings give (num_hidden_layers in config.json); correct them"
-        )
+    """The weights of DnabertS(architecture, layer), as Layout.weights has them."""
+    refuse_more_layers(state, LAYER, architecture.layers)
     width = architecture.width
     embedding = {
-        "embeddings.word_embeddings.weight": (architecture.vocabulary, width),
+        EMBEDDING: (architecture.vocabulary, width),
         "embeddings.token_type_embeddings.weight": (TOKEN_TYPES, width),
     }
     weights = {"embedding.weight": Weight(embedding, lambda words, types: words + types[0])}
-    for kind in ("weight", "bias"):
-        weights[f"embedding_norm.{kind}"] = Weight({f"embeddings.LayerNorm.{kind}": (width,)})
+    weights |= weight_and_bias("embedding_norm", "embeddings.LayerNorm", width)
     for number in range(layer):
         weights |= _layer(architecture, number)
     return weights
@@ -54,30 +74,51 @@ def dnabert_weights(
 
 def _layer(architecture: DnabertArchitecture, number: int) -> dict[str, Weight]:
     width, ffn_width = architecture.width, architecture.ffn_width
-    shapes: dict[str, tuple[int, ...]] = {
-        "qkv.weight": (3 * width, width),
-        "qkv.bias": (3 * width,),
-        "out.weight": (width, width),
-        "out.bias": (width,),
-        "attention_norm.weight": (width,),
-        "attention_norm.bias": (width,),
-        "gated.weight": (2 * ffn_width, width),
-        "wo.weight": (width, ffn_width),
-        "wo.bias": (width,),
-        "ffn_norm.weight": (width,),
-        "ffn_norm.bias": (width,),
+    shapes = {
+        "qkv": (3 * width, width),
+        "out": (width, width),
+        "attention_norm": (width,),
+        "gated": (2 * ffn_width, width),
+        "wo": (width, ffn_width),
+        "ffn_norm": (width,),
     }
-    weights = {}
-    for own, shape in shapes.items():
-        part, kind = own.split(".")
-        parts = {f"{LAYER}.{number}.{PARTS[part]}.{kind}": shape}
-        fused = part == "qkv"
-        weight = Weight(parts, _scale_query(architecture)) if fused else Weight(parts)
-        weights[f"layers.{number}.{own}"] = weight
+    weights: dict[str, Weight] = {}
+    for part, shape in shapes.items():
+        name = f"{LAYER}.{number}.{PARTS[part]}"
+        weights |= weight_and_bias(f"layers.{number}.{part}", name, *shape)
+    del weights[f"layers.{number}.gated.bias"]
+    scale = architecture.head_dim**-0.5
+    for kind in ("weight", "bias"):
+        own = f"layers.{number}.qkv.{kind}"
+        # The query's rows are scaled, as our attention wants them.
+        weights[own] = Weight(
+            weights[own].parts, lambda qkv: torch.cat((qkv[:width] * scale, qkv[width:]))
+        )
     return weights
 
 
-def _scale_query(architecture: DnabertArchitecture) -> Callable[[Tensor], Tensor]:
-    """Scale the query's rows of a fused weight as attention wants them."""
-    width, scale = architecture.width, architecture.head_dim**-0.5
-    return lambda qkv: torch.cat((qkv[:width] * scale, qkv[width:]))
+def read_config(path: Path, config: Mapping[str, Any]) -> DnabertArchitecture:
+    """The architecture in a DNABERT's config.json, as Layout.read_config has it."""
+    if ALIBI not in config:
+        raise ModelError(
+            f"{path}: model_type is 'bert' and there is no {ALIBI}; of the BERTs only DNABERT-S "
+            "and DNABERT-2, which have it, are supported"
+        )
+    check_config(path, config, CONFIG, "DNABERT-S")
+    vocabulary: Any = config.get("vocab_size")
+    with named(path):
+        architecture = DnabertArchitecture(**read_sizes(config), vocabulary=vocabulary)
+    BpeTokenizer(path.parent / TOKENIZER).check(architecture.vocabulary)
+    return architecture
+
+
+LAYOUT = Layout(
+    family=DNABERT_S,
+    encoder=DnabertS,
+    prefixes=("", "bert."),
+    embeddings=(EMBEDDING,),
+    unused=UNUSED,
+    weights=dnabert_weights,
+    model_type="bert",
+    read_config=read_config,
+)

@@ -1,12 +1,15 @@
-"""Find the encoder's tensors in a checkpoint, by plain name, and list the other names."""
+"""Find the encoder in a checkpoint by the names of its tensors, and refuse what may change it."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from seqembed.errors import ModelError, count_of, show
-from seqembed.models.weights.tensors import State, Stored
+from seqembed.models.weights.layout import Layout
+from seqembed.models.weights.other_models import is_head, refuse_other_models
+from seqembed.models.weights.tensors import State
 
 # A wrapped module has one more part in its names, and the same weights: DataParallel,
 # torch.compile, FSDP and activation checkpointing.
@@ -14,86 +17,86 @@ WRAPPERS = re.compile(
     r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
 # transformers 5 saves some LayerNorms under the names of its TensorFlow days.
-LEGACY_NAMES = {
-    "LayerNorm.gamma": "LayerNorm.weight",
-    "LayerNorm.beta": "LayerNorm.bias",
-    "layernorm.gamma": "layernorm.weight",
-    "layernorm.beta": "layernorm.bias",
-}
+LEGACY_NAMES = re.compile(r"(?<=\.LayerNorm\.|\.layernorm\.)(?:gamma|beta)$")
+TODAY = {"gamma": "weight", "beta": "bias"}
 
 
 @dataclass(frozen=True)
 class EncoderNames:
-    """Tensors of the encoder by plain name, and the names of those outside its prefix."""
+    """A checkpoint's tensors by plain name.
+
+    encoder: those below `prefix`, which is taken from their names; beside: the names of the others.
+    """
 
     prefix: str
-    encoder: dict[str, Stored]
+    encoder: State
     beside: tuple[str, ...]
 
+    def refuse_unknown(self, used: Collection[str], unused: re.Pattern[str]) -> None:
+        """Raise ModelError for a tensor that may change a row, and that is not used.
 
-def find_encoder(
-    state: State, prefixes: tuple[str, ...], embeddings: tuple[str, ...]
-) -> EncoderNames:
-    """The encoder whose word embedding is one of `embeddings`, below one of `prefixes`.
+        used: plain names. unused: matches the whole of a plain name that may lie in the encoder.
+        A head may lie beside the encoder, or in a model without a prefix at its top.
+        """
+        inside = [name for name in self.encoder if name not in used and not unused.fullmatch(name)]
+        if not self.prefix:
+            inside = [name for name in inside if not is_head(name)]
+        beside = [name for name in self.beside if not is_head(name.removeprefix("encoder."))]
+        if unknown := [self.prefix + name for name in inside] + beside:
+            raise ModelError(
+                f"holds {count_of(len(unknown), 'weight')} that the encoder does not use and that "
+                f"may change its rows ({show(unknown)}); if not, save the encoder alone, with its "
+                "own save_pretrained"
+            )
+
+
+def find_encoder(state: State, layout: Layout) -> EncoderNames:
+    """The encoder of a checkpoint of the layout's family.
 
     Raises:
-        ModelError: there is no encoder, more than one, or one below another prefix.
+        ModelError: there is no encoder, more than one, one below another prefix, or the names are
+            those of another model.
     """
-    plain = plain_names(state)
-    prefix = _find_prefix(plain, prefixes, embeddings)
-    return EncoderNames(
-        prefix=prefix,
-        encoder={n.removeprefix(prefix): held for n, held in plain.items() if n.startswith(prefix)},
-        beside=tuple(name for name in plain if not name.startswith(prefix)),
-    )
+    plain = _plain_names(state)
+    refuse_other_models(plain.keys())
+    prefix = _find_prefix(plain, layout)
+    encoder = {n.removeprefix(prefix): held for n, held in plain.items() if n.startswith(prefix)}
+    return EncoderNames(prefix, encoder, tuple(n for n in plain if not n.startswith(prefix)))
 
 
-def plain_names(state: State) -> dict[str, Stored]:
-    """The same tensors without the names of wrappers, and in today's words.
+def _plain_names(state: State) -> State:
+    """The same tensors without the names of wrappers, and with today's names.
 
     Raises ModelError where two tensors come to have one name: either could be the right one.
     """
-    plain: dict[str, Stored] = {}
     origins: dict[str, str] = {}
-    for name, stored in state.items():
-        today = _plain_name(name)
-        if today in plain:
-            both = f"{origins[today]!r} and {name!r}"
+    for name in state:
+        plain = LEGACY_NAMES.sub(lambda found: TODAY[found[0]], WRAPPERS.sub("", name))
+        if plain in origins:
+            both = f"{origins[plain]!r} and {name!r}"
             raise ModelError(f"holds one weight twice, as {both}; save the model without one copy")
-        plain[today], origins[today] = stored, name
-    return plain
+        origins[plain] = name
+    return {plain: state[name] for plain, name in origins.items()}
 
 
-def _plain_name(name: str) -> str:
-    name = WRAPPERS.sub("", name)
-    for legacy, today in LEGACY_NAMES.items():
-        name = name.replace(legacy, today)
-    return name
-
-
-def _find_prefix(state: State, prefixes: tuple[str, ...], embeddings: tuple[str, ...]) -> str:
-    """What stands before the encoder's own names."""
-    name, embedding = _find_embedding(state, embeddings)
-    prefix = name.removesuffix(embedding)
-    if prefix not in prefixes:
-        raise ModelError(
-            f"the checkpoint lacks the weight {embedding!r}: its encoder's names begin with "
-            f"{prefix!r}; save the encoder alone, with its own save_pretrained"
-        )
-    return prefix
-
-
-def _find_embedding(state: State, embeddings: tuple[str, ...]) -> tuple[str, str]:
-    """The name of the only word embedding, and the one of `embeddings` that it ends with."""
-    found = [(name, e) for name in state for e in embeddings if f".{name}".endswith(f".{e}")]
-    if len(found) > 1:
-        names = show([name for name, _ in found])
-        raise ModelError(f"holds {len(found)} encoders ({names}); save the one that is meant alone")
+def _find_prefix(state: State, layout: Layout) -> str:
+    """What stands before the encoder's own names: the only word embedding tells."""
+    names = layout.embeddings
+    found = [(name, own) for name in state for own in names if f".{name}".endswith(f".{own}")]
     if not found:
-        others = "".join(f" (or {name!r})" for name in embeddings[1:])
         raise ModelError(
-            f"the checkpoint lacks the weight {embeddings[0]!r}{others}; it holds "
+            f"lacks the weight {' or '.join(map(repr, names))}; it holds "
             f"{count_of(len(state), 'weight')}: {show(list(state))}; save the model with its own "
             "save_pretrained"
         )
-    return found[0]
+    if len(found) > 1:
+        both = show([name for name, _ in found])
+        raise ModelError(f"holds {len(found)} encoders ({both}); save the one that is meant alone")
+    name, own = found[0]
+    prefix = name.removesuffix(own)
+    if prefix not in layout.prefixes:
+        raise ModelError(
+            f"lacks the weight {own!r}: its encoder's names begin with {prefix!r}; save the "
+            "encoder alone, with its own save_pretrained"
+        )
+    return prefix

@@ -1,140 +1,225 @@
-"""Where checkpoints of ESM-2 keep the weights, in Hugging Face's and in fair-esm's words."""
+"""ESM-2's checkpoints, with Hugging Face's names and with fair-esm's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from seqembed.errors import ModelError
-from seqembed.models.architecture import Esm2Architecture
+from seqembed.errors import ModelError, named, show
+from seqembed.models.encoders.esm2 import ROTARY_BASE, Esm2
 from seqembed.models.encoders.tokenization import ESM2_ALPHABET
-from seqembed.models.weights.loading import Weight, read_part
+from seqembed.models.families import ESM2, Esm2Architecture
+from seqembed.models.source import TOKENIZER, VOCABULARY, read_json_object
+from seqembed.models.weights.layout import (
+    Layout,
+    Required,
+    Weight,
+    check_config,
+    read_sizes,
+    refuse_more_layers,
+    weight_and_bias,
+)
 from seqembed.models.weights.tensors import State
 
-# The last two are what fair-esm itself removes.
-PREFIXES = ("", "esm.", "encoder.sentence_encoder.", "encoder.")
-HF_LAYER = {
-    "attention_norm": "attention.LayerNorm",
-    "q": "attention.self.query",
-    "k": "attention.self.key",
-    "v": "attention.self.value",
-    "out": "attention.output.dense",
-    "ffn_norm": "LayerNorm",
-    "fc1": "intermediate.dense",
-    "fc2": "output.dense",
+TOKENS = len(ESM2_ALPHABET)
+# The defaults are those of Hugging Face's EsmConfig.
+CONFIG: Required = {
+    "position_embedding_type": ("rotary", "absolute"),
+    "emb_layer_norm_before": (False, None),
+    "hidden_act": ("gelu", "gelu"),
+    "is_folding_model": (False, False),
+    "is_decoder": (False, False),
+    "rope_theta": (ROTARY_BASE, ROTARY_BASE),
 }
-FAIR_LAYER = {
-    "attention_norm": "self_attn_layer_norm",
-    "q": "self_attn.q_proj",
-    "k": "self_attn.k_proj",
-    "v": "self_attn.v_proj",
-    "out": "self_attn.out_proj",
-    "ffn_norm": "final_layer_norm",
-    "fc1": "fc1",
-    "fc2": "fc2",
-}
+# Tokens that config.json may name. Other ids mean that it was trained with another alphabet.
+NAMED_TOKENS = {"pad_token_id": "<pad>", "mask_token_id": "<mask>"}
+# The contact head: fair-esm's esm2.py, and transformers' EsmModel. The pooler:
+# EsmModel(add_pooling_layer=True). position_embeddings lie unused in the official folders, which
+# have rotary positions (transformers pull request 39063); transformers 4.29 still saved
+# position_ids. No version of EsmModel reads token types. fair-esm's own ESM2 has the language
+# model's head inside.
+UNUSED = re.compile(
+    r"contact_head\.regression\.(weight|bias)"
+    r"|pooler\.dense\.(weight|bias)"
+    r"|embeddings\.position_ids"
+    r"|embeddings\.(position|token_type)_embeddings\.weight"
+    r"|lm_head\.(weight|bias|(dense|layer_norm|decoder)\.(weight|bias))"
+)
 
 
 @dataclass(frozen=True)
 class Naming:
-    """The words of one kind of checkpoints."""
+    """The names that one kind of checkpoint has; parts: by ours, those within a layer."""
 
     embedding: str
     layer: str
-    parts: Mapping[str, str]
     final_norm: str
+    parts: Mapping[str, str]
 
-    def part(self, number: int, part: str, kind: str) -> str:
-        return f"{self.layer}.{number}.{self.parts[part]}.{kind}"
+    def part(self, number: int, part: str) -> str:
+        return f"{self.layer}.{number}.{self.parts[part]}"
 
 
 HUGGING_FACE = Naming(
-    "embeddings.word_embeddings", "encoder.layer", HF_LAYER, "encoder.emb_layer_norm_after"
+    "embeddings.word_embeddings",
+    "encoder.layer",
+    "encoder.emb_layer_norm_after",
+    {
+        "attention_norm": "attention.LayerNorm",
+        "q": "attention.self.query",
+        "k": "attention.self.key",
+        "v": "attention.self.value",
+        "out": "attention.output.dense",
+        "ffn_norm": "LayerNorm",
+        "fc1": "intermediate.dense",
+        "fc2": "output.dense",
+    },
 )
-FAIR_ESM = Naming("embed_tokens", "layers", FAIR_LAYER, "emb_layer_norm_after")
-EMBEDDINGS = (f"{HUGGING_FACE.embedding}.weight", f"{FAIR_ESM.embedding}.weight")
+FAIR_ESM = Naming(
+    "embed_tokens",
+    "layers",
+    "emb_layer_norm_after",
+    {
+        "attention_norm": "self_attn_layer_norm",
+        "q": "self_attn.q_proj",
+        "k": "self_attn.k_proj",
+        "v": "self_attn.v_proj",
+        "out": "self_attn.out_proj",
+        "ffn_norm": "final_layer_norm",
+        "fc1": "fc1",
+        "fc2": "fc2",
+    },
+)
 
 
-def naming_of(state: State) -> Naming:
-    """The words of a checkpoint's plain names."""
-    return HUGGING_FACE if EMBEDDINGS[0] in state else FAIR_ESM
+def find_naming(state: State) -> Naming:
+    """The kind of names that an encoder's tensors have."""
+    return HUGGING_FACE if f"{HUGGING_FACE.embedding}.weight" in state else FAIR_ESM
 
 
-def rotary_names(state: State) -> list[str]:
-    """The names of stored rotary frequencies, of each layer or of all together."""
+def find_rotary(state: State) -> list[str]:
+    """The names of the stored rotary frequencies: one a layer, or one for all."""
     return [name for name in state if name.endswith(".inv_freq")]
 
 
 def esm2_weights(architecture: Esm2Architecture, layer: int, state: State) -> dict[str, Weight]:
-    """What Esm2(architecture, layer) is made of; `state` has plain names.
-
-    Raises ModelError for a checkpoint of more layers than the architecture's.
-    """
-    naming = naming_of(state)
-    if naming.part(architecture.layers, "fc1", "weight") in state:
-        raise ModelError(
-            f"the checkpoint has more than {architecture.layers} layers, the number that its "
-            "settings give (num_hidden_layers in config.json); correct them"
-        )
-    width = architecture.width
+    """The weights of Esm2(architecture, layer), as Layout.weights has them."""
+    naming, width = find_naming(state), architecture.width
+    refuse_more_layers(state, naming.layer, architecture.layers)
     weights = {"embedding.weight": _embedding(f"{naming.embedding}.weight", width, state)}
+    if rotary := find_rotary(state):
+        shapes = dict.fromkeys(rotary, (architecture.head_dim // 2,))
+        weights["inv_freq"] = Weight(shapes, _require_equal)
     for number in range(layer):
         weights |= _layer(architecture, naming, number)
     if layer == architecture.layers:
-        for kind in ("weight", "bias"):
-            weights[f"final_norm.{kind}"] = Weight({f"{naming.final_norm}.{kind}": (width,)})
+        weights |= weight_and_bias("final_norm", naming.final_norm, width)
     return weights
 
 
-def esm2_buffers(architecture: Esm2Architecture, state: State) -> dict[str, Tensor]:
-    """The checkpoint's rotary frequencies, if it has any.
-
-    Raises ModelError where layers have different ones, or they are not finite.
-    """
-    names = rotary_names(state)
-    shape = (architecture.head_dim // 2,)
-    if not names:
-        return {}
-    # A copy of our own: the file's mapping could not be let go.
-    first = read_part(state, names[0], shape).clone()
-    if not first.isfinite().all():
-        raise ModelError(f"{names[0]!r} holds NaN or infinite values; copy the file again")
-    for name in names[1:]:
-        if not torch.equal(read_part(state, name, shape), first):
-            raise ModelError(f"{names[0]!r} and {name!r} differ; all layers must share one")
-    return {"inv_freq": first}
-
-
 def _embedding(name: str, width: int, state: State) -> Weight:
-    """The rows of ESM-2's tokens; those that pad an embedding stand behind them."""
-    count = len(ESM2_ALPHABET)
-    rows = max(count, *state[name].shape[:1]) if name in state else count
-    return Weight({name: (rows, width)}, lambda words: words[:count])
+    """The rows of ESM-2's tokens, without those that pad an embedding behind them."""
+    rows = max(TOKENS, *state[name].shape[:1]) if name in state else TOKENS
+    return Weight({name: (rows, width)}, lambda words: words[:TOKENS])
+
+
+def _require_equal(first: Tensor, *others: Tensor) -> Tensor:
+    """The rotary frequencies of all layers; ModelError where layers have different ones."""
+    if not all(torch.equal(first, other) for other in others):
+        raise ModelError(
+            "its layers have different rotary frequencies (inv_freq); all of an ESM-2 share one set"
+        )
+    return first
 
 
 def _layer(architecture: Esm2Architecture, naming: Naming, number: int) -> dict[str, Weight]:
     width, ffn_width = architecture.width, architecture.ffn_width
-    sizes = {
-        "attention_norm": ((width,), (width,)),
-        "out": ((width, width), (width,)),
-        "ffn_norm": ((width,), (width,)),
-        "fc1": ((ffn_width, width), (ffn_width,)),
-        "fc2": ((width, ffn_width), (width,)),
+    shapes = {
+        "attention_norm": (width,),
+        "out": (width, width),
+        "ffn_norm": (width,),
+        "fc1": (ffn_width, width),
+        "fc2": (width, ffn_width),
     }
-    weights = {}
-    for part, (weight, bias) in sizes.items():
-        for kind, shape in (("weight", weight), ("bias", bias)):
-            name = naming.part(number, part, kind)
-            weights[f"layers.{number}.{part}.{kind}"] = Weight({name: shape})
-    for kind, shape in (("weight", (width, width)), ("bias", (width,))):
-        names = {naming.part(number, part, kind): shape for part in "qkv"}
-        weights[f"layers.{number}.qkv.{kind}"] = Weight(names, _fuse(architecture.head_dim**-0.5))
+    weights: dict[str, Weight] = {}
+    for part, shape in shapes.items():
+        weights |= weight_and_bias(f"layers.{number}.{part}", naming.part(number, part), *shape)
+    scale = architecture.head_dim**-0.5
+    for kind, size in (("weight", (width, width)), ("bias", (width,))):
+        names = {f"{naming.part(number, part)}.{kind}": size for part in "qkv"}
+        # In one, and the query scaled, as our attention wants it.
+        fused = Weight(names, lambda q, k, v: torch.cat((q * scale, k, v)))
+        weights[f"layers.{number}.qkv.{kind}"] = fused
     return weights
 
 
-def _fuse(scale: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """Query, key and value in one, the query scaled as attention wants it."""
-    return lambda q, k, v: torch.cat((q * scale, k, v))
+def read_config(path: Path, config: Mapping[str, Any]) -> Esm2Architecture:
+    """The architecture in an ESM-2's config.json, as Layout.read_config has it."""
+    check_config(path, config, CONFIG, "ESM-2")
+    _check_tokens(path, config)
+    _check_vocabulary(path, config.get("vocab_size"))
+    with named(path):
+        return Esm2Architecture(
+            **read_sizes(config), token_dropout=bool(config.get("token_dropout", False))
+        )
+
+
+def _check_tokens(path: Path, config: Mapping[str, Any]) -> None:
+    """Raise ModelError where config.json or tokenizer.json gives tokens other ids than ESM-2's."""
+    for name, token in NAMED_TOKENS.items():
+        number = ESM2_ALPHABET.index(token)
+        if config.get(name) not in (None, number):
+            message = f"{name} is {config[name]!r}, but ESM-2 has {number}"
+            raise ModelError(f"{path}: {message}: the model has another tokenizer")
+    if config.get("vocab_list") and tuple(config["vocab_list"]) != ESM2_ALPHABET:
+        raise ModelError(f"{path}: vocab_list is not the ESM-2 alphabet")
+    tokenizer = path.parent / TOKENIZER
+    vocabulary = _read_vocabulary(tokenizer) if tokenizer.exists() else {}
+    wrong = [t for n, t in enumerate(ESM2_ALPHABET) if vocabulary.get(t, n) != n]
+    if wrong:
+        raise ModelError(f"{tokenizer}: gives {show(wrong)} other ids than the ESM-2 alphabet")
+
+
+def _read_vocabulary(path: Path) -> dict[str, Any]:
+    """The ids of the tokens in a tokenizer.json; empty if it is of another form."""
+    content = read_json_object(path)
+    try:
+        added = {token["content"]: token["id"] for token in content.get("added_tokens") or []}
+        return dict(content["model"]["vocab"]) | added
+    except (KeyError, TypeError, ValueError):
+        return {}
+
+
+def _check_vocabulary(path: Path, size: Any) -> None:
+    """Raise ModelError where config.json's vocab_size or vocab.txt is not ESM-2's.
+
+    More tokens than ESM-2's may follow them, as training scripts pad an embedding; then vocab.txt
+    has to say that ESM-2's come first.
+    """
+    vocabulary = path.parent / VOCABULARY
+    tokens = vocabulary.read_text("utf-8", errors="replace").split() if vocabulary.exists() else []
+    if vocabulary.exists() and tuple(tokens[:TOKENS]) != ESM2_ALPHABET:
+        raise ModelError(f"{vocabulary}: is not the ESM-2 alphabet")
+    padded = type(size) is int and size > TOKENS and tokens
+    if size != TOKENS and not padded:
+        message = f"vocab_size is {size!r}; ESM-2 has {TOKENS}"
+        raise ModelError(f"{path}: {message}, or more where {VOCABULARY} lies beside it")
+
+
+LAYOUT = Layout(
+    family=ESM2,
+    encoder=Esm2,
+    # The last two are what fair-esm itself removes.
+    prefixes=("", "esm.", "encoder.sentence_encoder.", "encoder."),
+    embeddings=(f"{HUGGING_FACE.embedding}.weight", f"{FAIR_ESM.embedding}.weight"),
+    unused=UNUSED,
+    weights=esm2_weights,
+    model_type="esm",
+    read_config=read_config,
+)

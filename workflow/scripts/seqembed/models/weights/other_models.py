@@ -1,14 +1,15 @@
-"""Other models and changed ones, recognised by the names of their weights."""
+"""Other models, changed ones and heads, recognised by the names of their weights."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from seqembed.errors import ModelError, count_of, show
-from seqembed.models.weights.heads import is_head
 
 SUPPORTED = "only ESM-2, DNABERT-S and DNABERT-2 are supported"
+MERGE = "merge it into the model (PEFT's `merge_and_unload()`), save that and give its folder"
+UNQUANTISED = "save the model in fp32, fp16 or bf16"
 # Names that only the model's own files have, after esm/ of fair-esm 2.0.0 (model/esm1.py,
 # model/msa_transformer.py, esmfold/v1/esmfold.py, inverse_folding/), and for Hugging Face's
 # folders after transformers' modeling_esm.py, modeling_esmfold.py and modeling_t5.py. ESM C's are
@@ -39,37 +40,45 @@ QUANTISED = re.compile(
     r"|(?:weight|input|output)_scale(?:_inv)?|weight_packed|zero_points?|_packed_params)(?:[._]|$)"
 )
 PARAMETRISED = re.compile(r"(?:weight|bias)_(?:orig|mask)$|weight_[gv]$|(?:^|\.)parametrizations\.")
+PLAIN = (
+    "make them plain (torch.nn.utils.prune.remove, parametrize.remove_parametrizations) and save "
+    "the model again"
+)
 CHANGES = (
-    (
-        ADAPTER,
-        "of an adapter (LoRA or the like)",
-        "merge it into the model (PEFT's `merge_and_unload()`) and save the merged model",
-    ),
-    (QUANTISED, "of a quantised model", "save the model in fp32, fp16 or bf16"),
-    (
-        PARAMETRISED,
-        "of pruned or parametrised layers",
-        "make them plain (torch.nn.utils.prune.remove, parametrize.remove_parametrizations) "
-        "and save the model again",
-    ),
+    (ADAPTER, "an adapter (LoRA or the like)", MERGE),
+    (QUANTISED, "a quantised model", UNQUANTISED),
+    (PARAMETRISED, "pruned or parametrised layers", PLAIN),
 )
 
+# A head takes the encoder's rows and does not change them: lm_head, classifier, qa_outputs and
+# score in transformers, cls in DNABERT's bert_layers.py, encoder.classification_heads in fairseq,
+# and whatever users call the heads of their own models. What has another name could come before
+# the encoder.
+HEAD = re.compile(
+    r"head|classif|regress|scor|predict|logit|output|decoder|pooler|proj|dropout|loss|criterion"
+    r"|^(cls|out|mlp|fc\d*|linear\d*|dense\d*|final\d*)$",
+    re.IGNORECASE,
+)
+NO_HEAD = re.compile(r"embed|encoder|input|layers?$|attention|attn", re.IGNORECASE)
 
-def refuse_other_models(names: Iterable[str]) -> None:
-    """Raises ModelError, which says what the model is, for one that is not supported."""
-    listed = list(names)
+
+def refuse_other_models(names: Collection[str]) -> None:
+    """Raise ModelError for another model, an adapter, quantised or parametrised weights.
+
+    names: plain ones. Heads may be quantised or parametrised, for no row depends on them.
+    """
+    encoder = [name for name in names if ADAPTER.search(name) or not is_head(name)]
+    # A changed model lacks plain weights, so it could seem to be another one.
+    for changed, what, advice in CHANGES:
+        if found := [name for name in encoder if changed.search(name)]:
+            count = count_of(len(found), "weight")
+            raise ModelError(f"holds {count} of {what} ({show(found)}); {advice}")
     for model, pattern in OTHER_MODELS.items():
-        if any(re.search(pattern, name) for name in listed):
+        if any(re.search(pattern, name) for name in names):
             raise ModelError(f"is {model}; {SUPPORTED}")
 
 
-def refuse_changes(names: Iterable[str]) -> None:
-    """Raises ModelError for weights of adapters, of quantisation, or of parametrised layers.
-
-    names: plain ones. What is done to a head does not matter.
-    """
-    listed = [name for name in names if ADAPTER.search(name) or not is_head(name)]
-    for pattern, what, advice in CHANGES:
-        if found := [name for name in listed if pattern.search(name)]:
-            count = count_of(len(found), "weight")
-            raise ModelError(f"holds {count} {what} ({show(found)}); {advice}")
+def is_head(name: str) -> bool:
+    """Whether a weight's name begins with the name of a head; prefixes must be removed before."""
+    module = name.partition(".")[0]
+    return HEAD.search(module) is not None and NO_HEAD.search(module) is None
