@@ -17,8 +17,7 @@ from seqembed.models.prepared import PreparedModel
 from seqembed.settings.lengths import LengthPolicy, LongSequences, resolve_policy
 from seqembed.settings.precision import resolve_precision
 from seqembed.settings.request import Pooling, Precision, Request, Storage, check_choice
-from seqembed.storage.json_files import read_json
-from seqembed.storage.publish import publish_exclusively
+from seqembed.storage.json_files import read_json, write_json
 
 FORMAT_VERSION = "1"
 # Raised only when the same weights and settings give other numbers than before.
@@ -114,9 +113,7 @@ def adopt_recipe(
     path = folder / f"{_request_key(request, model)}.json"
     own = resolve_recipe(request, model, device, environment)
     try:
-        with publish_exclusively(path) as temporary:
-            content = {"format_version": FORMAT_VERSION, "kind": "recipe"} | own.fields()
-            temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+        write_json(path, "recipe", FORMAT_VERSION, own.fields(), exclusive=True)
     except FileExistsError:
         return _adopt(path, own, request, device, environment)
     return own
