@@ -85,7 +85,6 @@ def test_it_is_alone_and_every_other_setting_stays():
     assert not {"fasta", "model", "name"} & set(completed)
     (dataset,) = get_datasets(completed).values()
     assert (dataset.shards, dataset.request.pooling) == (4, "max")
-    assert dataset.model_source == "/data/m"
     assert list(get_datasets(complete(config))) == ["other"]
 
 

@@ -32,7 +32,7 @@ from seqembed.rules.invocation import (
     refuse_other_gpu_limits,
 )
 from seqembed.settings import short_form
-from seqembed.settings.schema import complete, describe_empty, get_datasets
+from seqembed.settings.schema import NO_DATASETS, complete, get_datasets
 from seqembed.settings.yaml_file import check_yaml
 from seqembed.storage.paths import expand
 
@@ -140,7 +140,7 @@ if IS_MAIN:
 
 def get_results(wildcards):
     if not DATASETS:
-        raise WorkflowError(describe_empty())
+        raise WorkflowError(NO_DATASETS)
     return list_results()
 
 

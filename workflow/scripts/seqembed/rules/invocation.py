@@ -7,11 +7,10 @@ import shlex
 from collections.abc import Collection, Mapping, Sequence
 
 from seqembed.errors import ConfigError
-from seqembed.settings.unknown_keys import OTHER_GPU_NAMES
+from seqembed.settings.explain import GPU_NAMES
 from seqembed.settings.yaml_file import check_option
 
 _SETTING = re.compile(r"(fasta|model|datasets)=")
-_GPUS = ("gpu", *OTHER_GPU_NAMES, "nvidia_gpus", "cuda")
 
 
 def refuse_lost_words(arguments: Sequence[str], config: Sequence[str]) -> None:
@@ -39,7 +38,7 @@ def refuse_other_gpu_limits(resources: Mapping[str, object], device: str) -> Non
     if device == "cpu" or "gpu" in resources:
         return
     for name in resources:
-        if name.lower() in _GPUS:
+        if name.lower() in GPU_NAMES:
             count = getattr(resources[name], "raw", resources[name])
             message = f"--resources {name}={count} limits no job of this workflow"
             raise ConfigError(f"{message}; write --resources gpu={count}.")
@@ -55,7 +54,6 @@ def _explain_twice(key: str, first: str, second: str) -> str:
     message = f"{key} is given twice, as {first!r} and {second!r}, and the first would be lost"
     if key == "fasta":
         return f"{message}; write fasta={first},{second}, commas and no braces."
-    if ":" in first and ":" in second:
-        pairs = ", ".join(": ".join(part.split(":", 1)) for part in (first, second))
-        return f"{message}; put it in quotes, with a blank after each colon: '{key}={{{pairs}}}'."
+    if ":" in second:
+        return f"{message}; write it once, in quotes: '{key}={{key: value, other: value}}'."
     return f"{message}; write it once."

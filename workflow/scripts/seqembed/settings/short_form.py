@@ -1,6 +1,6 @@
 """The short form of a configuration: `fasta=my.faa model=NAME`, one dataset alone.
 
-It is what `--config` takes without quotes and braces; how those go wrong is recognised here, too.
+It needs no quotes and braces after `--config`; what goes wrong with these is explained here, too.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ def derive_name(fasta: list[str]) -> str | None:
 
 
 def refuse_misread(given: Any) -> None:
-    """Raise ConfigError for `{mine:{fasta:a}}`, which YAML reads as one key without a value.
+    """Raise ConfigError for what YAML reads otherwise than it was meant.
 
-    Braces without quotes reach us so, too: bash expands them. Also raised for `fasta=-`, standard
-    input, and for a dataset without its name.
+    That is `{pooling:max}`, which YAML reads as one key without a value (as bash leaves of braces
+    without quotes); `fasta=-`, standard input; and a dataset without its name.
     """
     if not isinstance(given, Mapping):
         return
@@ -71,14 +71,7 @@ def refuse_misread(given: Any) -> None:
     if isinstance(datasets, Mapping) and isinstance(datasets.get("fasta"), str):
         raise ConfigError(_explain_no_name(datasets))
     for path in _glued_keys(given):
-        if path[0] == "datasets":
-            raise ConfigError(_explain_glued_datasets(given["datasets"], path[-1]))
-        key, _, value = path[-1].partition(":")
-        group = f"{'={'.join(path[:-1])}={{{key}: {value}}}"
-        raise ConfigError(
-            f"{path[0]}: {path[-1]!r} lacks a blank after its colon, and is read as one key. Write "
-            f"`{key}: {value}`; after --config, in quotes: '{group}'."
-        )
+        raise ConfigError(_explain_glued(path))
 
 
 def _split(fasta: str | list[str]) -> list[str]:
@@ -144,14 +137,14 @@ def _glued_keys(group: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, 
             yield from _glued_keys(value, path)
 
 
-def _explain_glued_datasets(datasets: Mapping[str, Any], key: str) -> str:
-    name, found = _read_glued(datasets)
-    plain = {"name": name} if name and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) else {}
-    return (
-        f"datasets: {key!r} lacks a blank after its colon, or quotes around it, and is read as "
-        f"one key. Write on the command line `{_command(found | plain)}`; in a file, a blank after "
-        "each colon."
+def _explain_glued(path: tuple[str, ...]) -> str:
+    key, _, value = path[-1].partition(":")
+    message = (
+        f"{path[0]}: {path[-1]!r} lacks a blank after its colon, and is read as one key. Write"
     )
+    if path[0] == "datasets":
+        return f"{message} a blank after each colon; on the command line write `{_command({})}`."
+    return f"{message} `{key}: {value}`; after --config, in quotes: '{path[0]}={{{key}: {value}}}'."
 
 
 def _explain_no_name(datasets: Mapping[str, Any]) -> str:
@@ -160,23 +153,3 @@ def _explain_no_name(datasets: Mapping[str, Any]) -> str:
         f"`{_command(datasets)}`; in a file, a name such as `mine:`, and its keys indented below "
         "it."
     )
-
-
-def _read_glued(datasets: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
-    """The first dataset's name, and what its keys were meant to hold."""
-    name, found = "", {}
-    for path in _paths(datasets):
-        parts = ":".join(path).split(":", 2)
-        name = name or parts[0]
-        if len(parts) == 3 and parts[0] == name and parts[1] in ("fasta", "model"):
-            found[parts[1]] = parts[2].strip()
-    return name, found
-
-
-def _paths(group: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The keys that lead to each value, and the value, as texts."""
-    if isinstance(group, Mapping):
-        for key, value in group.items():
-            yield from _paths(value, (*above, str(key)))
-    else:
-        yield (*above, str(group)) if group else above
