@@ -145,8 +145,7 @@ def test_no_rule_could_run_what_it_is_given(path):
     for block in re.findall(r'shell:\s+r"""(.*?)"""', text, re.DOTALL):
         # Numbers: a wildcard of digits, and what the schema holds to be numbers.
         plain = set(re.findall(r"\{([^}]*)\}", block)) - {"wildcards.rank", "threads"}
-        plain -= {f"params.{name}" for name in ("world_size", "checkpoint_sequences")}
-        plain -= {"params.checkpoint_seconds"}
+        plain -= {"params.world_size"}
         assert all(name.endswith(":q") for name in plain)
     assert text.count("shell:") == len(re.findall(r'shell:\s+r"""', text))
 

@@ -5,6 +5,7 @@ thing is computed. One that takes `wildcards` alone gives what is computed, and 
 """
 
 import atexit
+import json
 import os
 import sys
 import time
@@ -226,12 +227,9 @@ def get_world_size(wildcards):
     return get_dataset(wildcards).shards
 
 
-def get_embedding_options(wildcards):
-    """What is computed, as options of embed_shard."""
-    request = asdict(get_dataset(wildcards).request)
-    switch = "--per-residue" if request.pop("per_residue") else "--no-per-residue"
-    pairs = ((f"--{key.replace('_', '-')}", value) for key, value in request.items())
-    return [switch, *(word for pair in pairs for word in pair)]
+def get_settings(wildcards):
+    """What embed_shard computes, as JSON: another value runs the shard again."""
+    return json.dumps(asdict(get_dataset(wildcards).request))
 
 
 def get_layer(wildcards):
@@ -271,24 +269,22 @@ def get_scripts(wildcards, resources):
     return str(SCRIPTS)
 
 
-def get_device(wildcards, resources):
-    """On a cluster `auto` means the GPU that the job asked for: the CPU would waste it in silence."""
-    device = SETTINGS["device"]
-    return "cuda" if device == "auto" and workflow.remote_exec else device
-
-
 def get_own_step(wildcards, resources):
     """On a cluster a worker has to hear of a time limit; elsewhere it hears what Snakemake does."""
     return ["--own-step"] if workflow.remote_exec else []
 
 
-def get_token_budget(wildcards, resources):
-    return SETTINGS["execution"]["token_budget"]
-
-
-def get_checkpoint_sequences(wildcards, resources):
-    return SETTINGS["execution"]["checkpoint"]["sequences"]
-
-
-def get_checkpoint_seconds(wildcards, resources):
-    return SETTINGS["execution"]["checkpoint"]["seconds"]
+def get_execution(wildcards, resources):
+    """How embed_shard computes, as JSON: another value runs nothing again."""
+    execution, device = SETTINGS["execution"], SETTINGS["device"]
+    if device == "auto" and workflow.remote_exec:
+        # On a cluster the job asked for a GPU: on the CPU it would waste it silently.
+        device = "cuda"
+    return json.dumps(
+        {
+            "device": device,
+            "token_budget": execution["token_budget"],
+            "checkpoint_seq_threshold": execution["checkpoint"]["sequences"],
+            "checkpoint_time_threshold": execution["checkpoint"]["seconds"],
+        }
+    )

@@ -46,7 +46,7 @@ from seqembed.settings.memory import (
 )
 from seqembed.settings.precision import torch_dtype
 from seqembed.settings.recipe import Recipe, adopt_recipe
-from seqembed.settings.worker import WorkerSettings, read_settings
+from seqembed.settings.request import WorkerSettings, read_settings
 from seqembed.worker.writer import CheckpointWriter
 
 
