@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import yaml
-from jsonschema import Draft202012Validator
+from jsonschema import Draft4Validator, Draft202012Validator
 from jsonschema.validators import extend
 
 from seqembed.errors import ConfigError
@@ -68,13 +68,13 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     ConfigError with all problems, one a line.
     """
     schema = load_schema()
-    given = _normalised({} if config is None else config, schema)
-    refuse_misread(given)
-    problems = [line for error in _Validator(schema).iter_errors(given) for line in explain(error)]
-    if problems:
-        # jsonschema visits free names in no fixed order, and names a missing key once per key.
-        raise ConfigError("\n".join(sorted(set(problems))))
-    return _filled(as_datasets(given), schema)
+    filled = _fill(config, schema)
+    refuse_misread(filled)
+    errors = _Validator(schema).iter_errors(filled)
+    if problems := {line for error in errors for line in explain(error)}:
+        # jsonschema visits datasets and models in no fixed order.
+        raise ConfigError("\n".join(sorted(problems)))
+    return as_datasets(filled)
 
 
 def get_datasets(config: Mapping[str, Any]) -> dict[str, Dataset]:
@@ -105,13 +105,26 @@ def _dataset(name: str, entry: Mapping[str, Any], config: Mapping[str, Any]) -> 
     )
 
 
-def _normalised(value: Any, schema: Mapping[str, Any]) -> Any:
-    """Copy what the schema knows into plain dicts and lists, without empty keys."""
-    if schema.get("type") == "object" and isinstance(value, Mapping):
-        return dict(_normalised_items(value, schema))
+def _fill(value: Any, schema: Mapping[str, Any], *, defaults: bool = True) -> Any:
+    """Copy a value into plain dicts and lists, with defaults in place of absent and empty keys.
+
+    A dataset's own keys get no defaults: those that it lacks count as everywhere else.
+    """
     if isinstance(value, list):
         return list(value)
-    return _retyped(value, schema) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return _retyped(value, schema)
+    if schema.get("type") != "object" or not isinstance(value, Mapping | None):
+        return value
+    known, others = schema.get("properties", {}), schema.get("additionalProperties") or {}
+    group = {key: node["default"] for key, node in known.items() if defaults and "default" in node}
+    for key, inner in (value or {}).items():
+        if inner is not None or key not in known:
+            group[key] = inner
+    return {
+        key: _fill(inner, known.get(key, others), defaults=defaults and key in known)
+        for key, inner in group.items()
+    }
 
 
 def _retyped(text: str, schema: Mapping[str, Any]) -> Any:
@@ -127,43 +140,11 @@ def _retyped(text: str, schema: Mapping[str, Any]) -> Any:
     return text
 
 
-def _normalised_items(
-    group: Mapping[Any, Any], schema: Mapping[str, Any]
-) -> Iterator[tuple[Any, Any]]:
-    known, others = schema.get("properties", {}), schema.get("additionalProperties") or {}
-    for key, value in group.items():
-        if value is None and key in known:
-            continue
-        node = known.get(key, others)
-        if value is None and node.get("type") == "object":
-            value = {}
-        yield key, _normalised(value, node)
+def _is_number(_checker: object, value: object) -> bool:
+    return type(value) is int or (type(value) is float and math.isfinite(value))
 
 
-def _filled(group: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Fill in the defaults of `properties`; datasets and models stay as they are."""
-    result = {}
-    for key, node in schema["properties"].items():
-        if key not in group and "default" not in node:
-            continue
-        value = group[key] if key in group else node["default"]
-        result[key] = _filled(value, node) if "properties" in node else value
-    return result
-
-
-def _is_integer(_checker: object, value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(checker: object, value: object) -> bool:
-    finite = isinstance(value, float) and math.isfinite(value)
-    return finite or _is_integer(checker, value)
-
-
-# JSON Schema takes 2.0 for an integer; YAML knows .inf and .nan.
+# Later drafts take 2.0 for an integer; YAML knows .inf and .nan.
 _Validator = extend(
-    Draft202012Validator,
-    type_checker=Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_integer).redefine(
-        "number", _is_number
-    ),
+    Draft202012Validator, type_checker=Draft4Validator.TYPE_CHECKER.redefine("number", _is_number)
 )
