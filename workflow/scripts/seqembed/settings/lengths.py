@@ -74,7 +74,7 @@ class LengthPolicy:
         over = np.maximum(tokens - self.max_length, 0)
         return 1 - (-over // self._step)
 
-    def read(self, tokens: Int64s) -> Int64s:
+    def model_tokens(self, tokens: Int64s) -> Int64s:
         """How many tokens of each sequence go through the model, specials included, (n,)."""
         windows = self.windows(tokens)
         whole = self.kept(tokens) + SPECIALS
@@ -91,7 +91,7 @@ class LengthPolicy:
     def last_pass(self, tokens: Int64s, token_budget: int) -> Int64s:
         """How many tokens of each sequence are in its last pass, (n,); others may join them."""
         earlier = (self.passes(tokens, token_budget) - 1) * self.windows_a_pass(token_budget)
-        return self.read(tokens) - earlier * (self.max_length + SPECIALS)
+        return self.model_tokens(tokens) - earlier * (self.max_length + SPECIALS)
 
     def cut(self, tokens: int) -> list[Window]:
         """The windows of one sequence, in order; what they keep covers each kept token once."""

@@ -100,7 +100,8 @@ class Run:
         planned = plan_passes(boundaries, batches, passes, at_once)
         dataset = IndexBasedDataset(index_path, boundaries, planned, at_once)
         loader = create_async_dataloader(dataset, VarlenCollator(convert, policy), self.device)
-        sums = np.diff(np.append(0, policy.read(self.shard.tokens).cumsum())[boundaries])[batches]
+        counts = policy.model_tokens(self.shard.tokens)
+        sums = np.diff(np.append(0, counts.cumsum())[boundaries])[batches]
         self._tell_fill(sums, passes[boundaries[batches]] * token_budget)
         return loader, int(sums.sum())
 
