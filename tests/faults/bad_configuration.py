@@ -143,12 +143,12 @@ BAD_CONFIGURATIONS: dict[str, tuple[dict[Any, Any], str]] = {
         {"datasets": {"fasta": "a b.faa", "model": "m"}},
         "`--config fasta='a b.faa' model=m`",
     ),
-    "the short form without a model": ({"fasta": "a.faa"}, "`fasta` is given without `model`"),
+    "the short form without a model": ({"fasta": "a.faa"}, "`model` is missing beside `fasta`"),
     "the short form without sequences": (
         {"model": "m", "name": "mine"},
-        "`model` and `name` are given without `fasta`",
+        "`fasta` is missing beside `model` and `name`",
     ),
-    "a name alone": ({"name": "mine"}, "`name` is given without `fasta`"),
+    "a name alone": ({"name": "mine"}, "`fasta` is missing beside `name`"),
     "the short form in one pair of quotes": (
         {"fasta": "a.faa model=m"},
         "Here 'a.faa model=m' is one word",
