@@ -1,7 +1,7 @@
 """The configuration, and the functions that give rules their inputs and params.
 
-A params function that takes `resources` gives a value that triggers no re-run: so is passed how a
-thing is computed. One that takes `wildcards` alone gives what is computed, and triggers.
+A params function that takes `wildcards` alone says what is computed: another value runs the job
+again. One that also takes `resources` says how: another value runs nothing again.
 """
 
 import atexit
@@ -43,7 +43,7 @@ OWN_CONFIG = (
 )
 
 try:
-    # Of --configfile, JSON may be what is no YAML.
+    # A JSON file for --configfile need not be valid YAML.
     given = [
         path
         for path in workflow.overwrite_configfiles
@@ -60,8 +60,8 @@ if OWN_CONFIG:
 
 
 STARTED = time.time()
-# What is checked once, and not in every job; in a module the command line is of the importer's own
-# rules, too.
+# Some checks run once, not in every job; and not in a module, where the command line is meant for
+# the importing workflow too.
 IS_MAIN = workflow.is_main_process and workflow.modifier.is_main_snakefile()
 
 try:
@@ -74,7 +74,7 @@ except SeqembedError as error:
 
 
 def check_short_form():
-    """Say what it leaves out; refuse to replace the results of other files."""
+    """Say which datasets are left out; refuse to replace the results of other files."""
     (dataset,) = DATASETS.values()
     if left_out := config.get("datasets"):
         logger.info(describe_left_out(left_out, dataset.name))
@@ -84,7 +84,7 @@ def check_short_form():
     try:
         files = find_fasta_files(list(dataset.fasta))
     except FastaError:
-        # The rule that reads the files says so, with the dataset's name.
+        # get_fasta_files refuses them later, with the dataset's name.
         return
     refuse_to_replace(dataset.fasta, files, index)
 
@@ -118,7 +118,7 @@ def list_results():
 
 
 def list_failures():
-    """The error of each log that a failed job of this run wrote; of any log, if none is known."""
+    """The errors of the logs of failed jobs; of all logs, if no failed job is known."""
     failed = getattr(workflow.scheduler, "failed", ())
     jobs = [job for group in failed for job in getattr(group, "jobs", [group])]
     logs = {Path(log) for job in jobs for log in job.log} or Path("logs").glob(
@@ -128,14 +128,14 @@ def list_failures():
 
 
 def report_changes(folder):
-    """Say, as the last of a run, what results were made of and is otherwise now."""
+    """Say, at the end of a run, which FASTA files have changed since they were indexed."""
     for line in closing.list_changes(DATASETS, folder):
         print(line, file=sys.stderr)
 
 
 if IS_MAIN:
-    # Where there is nothing to do, Snakemake calls neither onsuccess nor onerror. It leaves the
-    # working folder before this is called.
+    # With nothing to do, Snakemake calls neither onsuccess nor onerror. It has left the working
+    # folder when this is called.
     atexit.register(report_changes, Path.cwd())
 
 
@@ -146,7 +146,7 @@ def get_results(wildcards):
 
 
 def get_checks(wildcards):
-    """What `rule all` wants beside the results."""
+    """The further inputs of `rule all`, beside the results."""
     if SETTINGS["execution"]["on_quarantine"] == "warn":
         return []
     return [f"results/{name}/quarantine.checked" for name in DATASETS]
@@ -170,16 +170,16 @@ def get_fasta_files(wildcards):
 
 
 def get_fasta_patterns(wildcards):
-    """As the user wrote them, but none that looks like an option.
+    """The paths as the user wrote them, except that none looks like an option.
 
-    `~` and variables are filled in by index.py: another HOME is no reason to run it again.
+    index.py fills in `~` and variables, so that another HOME does not run it again.
     """
     patterns = get_dataset(wildcards).fasta
     return [f"./{text}" if text.startswith("-") else text for text in patterns]
 
 
 def get_fasta_sizes(wildcards):
-    """So that a file in whose place an older one was put is indexed anew."""
+    """The files' sizes: a file that an older one replaced is indexed anew."""
     return [os.path.getsize(path) for path in get_fasta_files(wildcards)]
 
 
@@ -206,7 +206,7 @@ def get_model_source(wildcards):
 def get_model_files(wildcards):
     source = get_model_source(wildcards)
     if source in KNOWN:
-        # Its files are fetched, and are none that Snakemake has to watch.
+        # Its files are downloaded, and Snakemake does not have to watch them.
         return []
     path = Path(expand(source))
     if not path.exists():
@@ -245,14 +245,14 @@ def get_max_length(wildcards):
 
 
 def get_gpus(wildcards):
-    """One GPU for a job that embeds; unset where the device is the CPU."""
+    """One GPU for each job that embeds; unset if the device is the CPU."""
     return None if SETTINGS["device"] == "cpu" else 1
 
 
 def get_threads(wildcards):
-    """What of the machine's cores falls to one shard, so that all shards run side by side.
+    """The cores of one shard when all shards run side by side.
 
-    On a cluster one, unless --set-threads says more: --cores is of no machine there.
+    On a cluster one, unless --set-threads says more: --cores means no single machine there.
     """
     if workflow.remote_exec or workflow.non_local_exec:
         return 1
@@ -270,7 +270,7 @@ def get_scripts(wildcards, resources):
 
 
 def get_own_step(wildcards, resources):
-    """On a cluster a worker has to hear of a time limit; elsewhere it hears what Snakemake does."""
+    """On a cluster a worker needs a step of its own, to be told of a time limit."""
     return ["--own-step"] if workflow.remote_exec else []
 
 
@@ -278,7 +278,7 @@ def get_execution(wildcards, resources):
     """How embed_shard computes, as JSON: another value runs nothing again."""
     execution, device = SETTINGS["execution"], SETTINGS["device"]
     if device == "auto" and workflow.remote_exec:
-        # On a cluster the job asked for a GPU: on the CPU it would waste it silently.
+        # The job has asked for a GPU, and would silently waste it on the CPU.
         device = "cuda"
     return json.dumps(
         {

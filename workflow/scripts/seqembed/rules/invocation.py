@@ -1,4 +1,4 @@
-"""Mistakes on Snakemake's own command line that Snakemake accepts silently."""
+"""Mistakes on the command line that Snakemake accepts silently."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _SETTING = re.compile(r"(fasta|model|datasets)=")
 
 
 def refuse_lost_words(arguments: Sequence[str], config: Sequence[str]) -> None:
-    """Raise ConfigError where Snakemake does not read a setting, or lets a later one replace it.
+    """Raise ConfigError for a setting that Snakemake would not read, or would replace.
 
-    arguments: the whole command line. config: what followed the last --config.
+    arguments: the whole command line. config: the words after the last --config.
     """
     settings = [word for word in arguments if _SETTING.match(word)]
     if settings and not config:
@@ -45,9 +45,10 @@ def refuse_other_gpu_limits(resources: Mapping[str, object], device: str) -> Non
 
 
 def describe_left_out(datasets: Collection[str], name: str) -> str:
-    """Say that the datasets of a configuration do not run beside the short form's."""
+    """Say that the short form's dataset runs alone, without those of the configuration."""
     listed = ", ".join(map(str, list(datasets)[:10]))
-    return f"Only {name} is run, which fasta= names, and no dataset of the configuration: {listed}."
+    message = f"Only {name}, which fasta= names, is run"
+    return f"{message}; the datasets of the configuration are not: {listed}."
 
 
 def _explain_twice(key: str, first: str, second: str) -> str:

@@ -1,4 +1,4 @@
-"""Which precision a device computes in."""
+"""The precision that a device computes in."""
 
 from __future__ import annotations
 
@@ -25,24 +25,23 @@ CPUINFO = Path("/proc/cpuinfo")
 
 
 def should_use_fp16(device: torch.device, environment: EnvConfig) -> bool:
-    """Whether fp16 is possible on this device and not forbidden by SEQEMBED_DISABLE_FP16."""
+    """Whether this device can compute in fp16, and SEQEMBED_DISABLE_FP16 does not forbid it."""
     return not environment.disable_fp16 and _obstacle("fp16", device) is None
 
 
 def resolve_precision(
     asked: AskedPrecision, device: torch.device, environment: EnvConfig
 ) -> Precision:
-    """The precision to compute in; `auto` is fp16 on a card that is good at it, else fp32.
+    """The precision to compute in; `auto` is fp16 on a GPU that is good at it, else fp32.
 
-    Raises DeviceError where the device cannot do what is asked for, ConfigError where
-    SEQEMBED_DISABLE_FP16 forbids it.
+    Raises DeviceError if the device lacks it, ConfigError if SEQEMBED_DISABLE_FP16 forbids it.
     """
     if asked == "auto":
         return "fp16" if should_use_fp16(device, environment) else "fp32"
     if asked == "fp16" and environment.disable_fp16:
         raise ConfigError(
-            "`precision: fp16` is asked for, and the environment variable "
-            "SEQEMBED_DISABLE_FP16 forbids it; unset it, or set `precision: fp32`"
+            "the environment variable SEQEMBED_DISABLE_FP16 forbids `precision: fp16`; unset it, "
+            "or set `precision: fp32`"
         )
     if obstacle := _obstacle(asked, device):
         raise DeviceError(
@@ -58,15 +57,14 @@ def torch_dtype(precision: Precision) -> torch.dtype:
 
 
 def _obstacle(precision: Precision, device: torch.device) -> str | None:
-    """Why this device cannot compute in this precision; None where it can."""
+    """Why this device cannot compute in this precision; None if it can."""
     if precision == "fp32":
         return None
     if device.type == "cuda":
         capability = torch.cuda.get_device_capability(device)
-        found = ".".join(map(str, capability))
-        return (
-            f"it needs {CARD}, and this one has {found}" if capability < OLDEST_CAPABILITY else None
-        )
+        if capability >= OLDEST_CAPABILITY:
+            return None
+        return f"it needs {CARD}, and this one has {'.'.join(map(str, capability))}"
     if precision == "fp16":
         return f"it needs {CARD}"
     if not BF16_INSTRUCTIONS & _cpu_flags():
@@ -75,7 +73,7 @@ def _obstacle(precision: Precision, device: torch.device) -> str | None:
 
 
 def _cpu_flags() -> set[str]:
-    """What the kernel says that this CPU can do; nothing where it does not say."""
+    """The CPU's features as the kernel lists them; empty if it lists none."""
     if not CPUINFO.exists():
         return set()
     lines = CPUINFO.read_text(encoding="utf-8").splitlines()
