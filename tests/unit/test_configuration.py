@@ -51,6 +51,7 @@ DEFAULTS = {
         "on_quarantine": "warn",
     },
 }
+EMBEDDING = load_schema()["properties"]["embedding"]["properties"]
 GOOD = "{fasta: a.faa, model: m}"
 SHORT = ("fasta", "model", "name")
 
@@ -105,11 +106,6 @@ def test_completes_into_new_plain_objects_and_leaves_the_argument_alone():
     assert complete({}) == DEFAULTS
 
 
-def test_completing_twice_changes_nothing():
-    once = _complete("{datasets: {a: {fasta: x, model: m, shards: 1}}, models: {m: d}}")
-    assert complete(once) == once
-
-
 @pytest.mark.parametrize(
     "text",
     [
@@ -149,48 +145,6 @@ def test_a_dataset_overrides_the_global_values_key_by_key():
     }
 
 
-# Every key of `embedding`, and what it may be beside its default.
-CHOICES: list[tuple[str, Any]] = [
-    ("layer", 0),
-    ("layer", 12),
-    ("pooling", "cls"),
-    ("pooling", "max"),
-    ("per_residue", True),
-    *(("precision", precision) for precision in ("fp32", "fp16", "bf16")),
-    ("storage", "float16"),
-    *(("long_sequences", policy) for policy in ("window", "truncate", "full", "error")),
-    ("max_length", 1),
-    ("invalid_residues", "unk"),
-    ("invalid_residues", "skip"),
-]
-
-
-@pytest.mark.parametrize(("key", "value"), CHOICES)
-def test_every_choice_counts_for_all_datasets_and_for_one_alone(key, value):
-    default = DEFAULTS["embedding"][key]
-
-    def found(shared: dict[str, Any], own: dict[str, Any]) -> list[Any]:
-        entry = {"fasta": "x", "model": "m"}
-        datasets = {"plain": entry, "own": entry | {"embedding": own}}
-        config = complete({"models": {"m": "d"}, "datasets": datasets, "embedding": shared})
-        return [_asked(dataset, key) for dataset in get_datasets(config).values()]
-
-    assert found({}, {}) == [default, default]
-    assert found({key: value}, {}) == [value, value]
-    assert found({}, {key: value}) == [default, value]
-    assert found({key: value}, {key: default}) == [value, default]
-    # As Snakemake hands on what stands within braces after --config.
-    assert found({}, {key: str(value)}) == [default, value]
-
-
-def test_every_key_of_embedding_has_a_choice_that_is_tried():
-    embedding = load_schema()["properties"]["embedding"]["properties"]
-    for key, node in embedding.items():
-        tried = [value for name, value in CHOICES if name == key]
-        assert tried and set(node.get("enum", [])) <= {*tried, node["default"]}
-    assert set(embedding) == set(DEFAULTS["embedding"]) == {name for name, _ in CHOICES}
-
-
 @pytest.mark.parametrize(
     ("text", "value"),
     [
@@ -211,11 +165,10 @@ def test_a_word_for_yes_stays_a_word_where_a_word_is_meant():
 
 
 def test_a_dataset_types_what_the_schema_allows():
-    embedding = load_schema()["properties"]["embedding"]["properties"]
     hints = get_type_hints(Request) | get_type_hints(Dataset)
     for key in ("pooling", "precision", "storage", "long_sequences", "invalid_residues"):
-        assert _choices(hints[key]) == embedding[key]["enum"]
-    assert set(embedding) == {*get_type_hints(Request), "invalid_residues"}
+        assert _choices(hints[key]) == EMBEDDING[key]["enum"]
+    assert set(EMBEDDING) == {*get_type_hints(Request), "invalid_residues"}
 
 
 def _choices(hint: Any) -> list[str]:
@@ -288,10 +241,8 @@ def test_the_lines_to_write_for_a_model_can_be_followed(model):
             "embedding: {layer: first}",
             "embedding.layer is 'first', .* last, or a whole number from 0",
         ),
-        ("embedding: {layer: -1}", "embedding.layer is -1"),
         ("embedding: {layer: 2.0}", "embedding.layer is 2.0"),
         ("embedding: {per_residue: 1}", "embedding.per_residue is 1, but must be true or false"),
-        ("embedding: {per_residue: often}", "embedding.per_residue is 'often'"),
         ("embedding: {per_residue: ''}", "embedding.per_residue is empty"),
         ("embedding: {storage: fp16}", "embedding.storage is 'fp16', .* float32 or float16"),
         (
@@ -299,10 +250,8 @@ def test_the_lines_to_write_for_a_model_can_be_followed(model):
             "invalid_residues is 'drop', .* error, unk or skip",
         ),
         ("embedding: fp16", "embedding is 'fp16', but must be a group of keys"),
-        ("embedding: {long_sequences: cut}", "embedding.long_sequences is 'cut'"),
         ("embedding: {precision: true}", "embedding.precision is true"),
         ("embedding: {max_length: 0}", "embedding.max_length is 0, but must be auto, or a whole"),
-        ("embedding: {max_length: 1022.0}", "embedding.max_length is 1022.0"),
         ("device: gpu", "device is 'gpu', but must be auto, cuda or cpu"),
         ("device: [cpu]", "device is the list \\['cpu'\\]"),
         ("ids: file", "ids is 'file'"),
@@ -324,20 +273,17 @@ def test_the_lines_to_write_for_a_model_can_be_followed(model):
             ]
         ),
         ("execution: {token_budget: no}", "execution.token_budget is false, but must be auto, or"),
-        ("execution: {checkpoint: {seconds: 0}}", "checkpoint.seconds is 0, .* a number over 0"),
         ("execution: {checkpoint: {seconds: .inf}}", "checkpoint.seconds is inf"),
         ("execution: {checkpoint: {seconds: true}}", "checkpoint.seconds is true"),
         ("execution: {checkpoint: {sequence: 5}}", "checkpoint.sequence .* Did you mean sequences"),
         ("[1]", "The configuration is the list \\[1\\], but must be a group of keys"),
         ("datasets: x", "datasets is 'x', but must be names of datasets"),
         ("datasets: {mine: }", "(?s)mine.fasta is missing; .*mine.model is missing; write"),
-        ("datasets: {fasta: x}", "the dataset's name is missing above `fasta`"),
         (
             "datasets: {mine: {fasta: [], model: m}}",
             "mine.fasta is an empty list, but must be a path",
         ),
         ("datasets: {mine: {fasta: '', model: m}}", "mine.fasta is empty"),
-        ("datasets: {mine: {fasta: [''], model: m}}", "mine.fasta is the list"),
         ("datasets: {mine: {fasta: [a, 3], model: m}}", "mine.fasta is the list"),
         (
             "datasets: {mine: {fasta: a, model: 5}}",
@@ -352,15 +298,8 @@ def test_the_lines_to_write_for_a_model_can_be_followed(model):
             "(?s)datasets.mine.embedding.max_length is 'x'.*datasets.mine.shards is 0",
         ),
         *(
-            (f"datasets: {{{name}: {GOOD}}}", f"the name {shown} becomes part of file names")
-            for name, shown in [
-                ("a b", "'a b'"),
-                ("a/b", "'a/b'"),
-                (".a", "'.a'"),
-                ("''", "''"),
-                ("é", "'é'"),
-                ('"a\\n"', r"'a\\n'"),
-            ]
+            (f"datasets: {{{name}: {GOOD}}}", "the name .* becomes part of file names")
+            for name in ("a b", ".a", "''", "é")
         ),
         *(
             (f"datasets: {{{name}: {GOOD}}}", f"YAML reads a name as {found}, .* name in quotes")
@@ -382,12 +321,6 @@ def test_all_problems_are_listed_at_once_one_a_line():
     starts = ["datasets.'b c'.fasta", "datasets.'b c'.model", "datasets.a.fasta"]
     starts += ["datasets.a.model", "datasets: the name", "device is", "ids is", "shards is"]
     assert [line[: len(start)] for line, start in zip(lines, starts, strict=True)] == starts
-
-
-@pytest.mark.parametrize("name", ["a", "A1", "1", "a.b-c_d", "esm2_t33_650M_UR50D"])
-def test_names_that_are_allowed(name):
-    config = _complete(f"{{datasets: {{'{name}': {GOOD}}}, models: {{m: x, '{name}': y}}}}")
-    assert list(get_datasets(config)) == [name]
 
 
 _keys = st.sampled_from(
@@ -434,21 +367,19 @@ def test_junk_is_refused_or_completed(config):
     assert repr(config) == before
 
 
+def _allowed(node: dict[str, Any]) -> st.SearchStrategy[Any]:
+    """What the schema allows for a key of `embedding`."""
+    if "anyOf" in node:
+        return st.one_of([_allowed(branch) for branch in node["anyOf"]])
+    if "const" in node or "enum" in node:
+        return st.sampled_from(node.get("enum") or [node["const"]])
+    if node["type"] == "boolean":
+        return st.booleans()
+    return st.integers(node["minimum"], node["maximum"])
+
+
+_embedding = st.fixed_dictionaries({}, optional={k: _allowed(v) for k, v in EMBEDDING.items()})
 _names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,8}", fullmatch=True)
-_length = st.one_of(st.just("auto"), st.integers(1, 1_000_000_000))
-_embedding = st.fixed_dictionaries(
-    {},
-    optional={
-        "layer": st.one_of(st.just("last"), st.integers(0, 10_000)),
-        "pooling": st.sampled_from(["mean", "cls", "max"]),
-        "per_residue": st.booleans(),
-        "precision": st.sampled_from(["auto", "fp32", "fp16", "bf16"]),
-        "storage": st.sampled_from(["float32", "float16"]),
-        "long_sequences": st.sampled_from(["auto", "window", "truncate", "full", "error"]),
-        "max_length": _length,
-        "invalid_residues": st.sampled_from(["error", "unk", "skip"]),
-    },
-)
 _texts = st.text(min_size=1)
 
 
@@ -466,6 +397,7 @@ def test_what_is_allowed_is_never_refused(data):
     datasets = data.draw(st.dictionaries(_names, entry, max_size=3))
     shared = data.draw(_embedding)
     config = complete({"models": models, "datasets": datasets, "embedding": shared})
+    assert complete(config) == config
     for name, dataset in get_datasets(config).items():
         own = datasets[name].get("embedding", {})
         for key, default in DEFAULTS["embedding"].items():

@@ -428,8 +428,3 @@ def test_what_names_a_gpu_is_a_text(tmp_path):
     with pytest.raises(DeviceError):
         lease(f"{PAYLOAD},../../0")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_yes_or_a_no_is_nothing_else():
-    with pytest.raises(ConfigError, match="SEQEMBED_DISABLE_FP16"):
-        EnvConfig.from_environ({"SEQEMBED_DISABLE_FP16": PAYLOAD})

@@ -83,4 +83,4 @@ def test_a_wrong_key_of_its_configuration_is_refused(outer):
     path = outer.folder / "wrong.json"
     path.write_text(json.dumps({"seqembed": {"datasets": {}, "shard": 3}}))
     outcome = outer.plan("--configfile", str(path), ok=False)
-    assert "\nshard is no key of the configuration. Did you mean shards?" in outcome.text
+    assert "\nshard is not a key of the configuration. Did you mean shards?" in outcome.text

@@ -36,6 +36,7 @@ def test_a_fresh_checkout_says_what_to_write(fresh):
 
 def test_one_dataset_plans_its_own_jobs_and_no_others(planned):
     assert planned.jobs == PLAN | {"total": sum(PLAN.values())}
+    assert "Using workflow specific profile profiles/default" in planned.text
 
 
 def test_the_slurm_profile_plans_the_same_jobs_and_says_what_each_asks_for(fresh, planned):
@@ -51,13 +52,6 @@ def test_the_slurm_profile_plans_the_same_jobs_and_says_what_each_asks_for(fresh
         assert asked in jobs["embed_shard"]
     for asked in ("mem_mb=8000", "slurm_partition=cpu", "slurm_account=me", "runtime=120"):
         assert asked in jobs["merge"]
-
-
-def test_a_known_name_needs_no_path(fresh, planned):
-    known = DATASETS.replace("esm2_random", "esm2_t33_650M_UR50D")
-    outcome = fresh.plan("--printshellcmds", "--config", known)
-    assert outcome.jobs == planned.jobs
-    assert "--source=esm2_t33_650M_UR50D" in outcome.text
 
 
 def test_a_known_name_is_no_folder_of_the_working_directory(checkout, tmp_path):
@@ -78,10 +72,6 @@ def test_planning_leaves_nothing_behind(fresh, planned):
     names = {path.name for path in fresh.folder.iterdir()} - {".snakemake", ".home"}
     given = {"my.faa", "{sample}.faa"}
     assert names == given | {part.partition("/")[0] for part in PARTS}
-
-
-def test_the_default_profile_is_read(planned):
-    assert "Using workflow specific profile profiles/default" in planned.text
 
 
 def test_auto_asks_for_a_gpu_for_each_shard_and_for_nothing_else(planned):

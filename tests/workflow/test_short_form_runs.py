@@ -104,13 +104,6 @@ def test_a_limit_of_other_gpus_in_a_profile_is_refused_too(place):
     assert "\n--resources gpus=2 limits no job" in outcome.text
 
 
-def test_a_repositorys_name_is_the_known_models(place):
-    spelling = "model=facebook/esm2_t6_8M_UR50D"
-    text = place.plan("-p", "--config", "fasta=my.faa", spelling, "name=n").text
-    assert "output: resources/models/esm2_t6_8M_UR50D.json\n" in text
-    assert "--source=esm2_t6_8M_UR50D " in text
-
-
 def test_gaps_and_suspicious_texts_are_handed_to_the_index(place, outcome):
     changed = ("--config", "fasta=my.faa", MODEL, "gaps=remove", "suspicious=allow")
     planned = place.plan("-p", *changed)
