@@ -17,8 +17,6 @@ from seqembed.rules.invocation import refuse_lost_words, refuse_other_gpu_limits
         ("--config fasta=a.faa fasta=b.faa", "fasta is given twice.*write fasta=a.faa,b.faa"),
         ("--config shards=2 shards=4", "shards is given twice"),
         ("--config embedding=pooling:max embedding=precision:fp32", "embedding is given twice"),
-        ("--config 'embedding={pooling: max, pooling: cls}'", "'pooling' is already in line 1"),
-        ("--config 'datasets={mine: {fasta: a.faa, model: m}'", "is a brace, .* missing"),
         ("--cores 4 fasta=a.faa model=m", "write --config fasta=a.faa model=m"),
     ],
 )

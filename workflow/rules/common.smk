@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -42,17 +43,21 @@ OWN_CONFIG = (
     [Path("config/config.yaml")] if os.path.lexists("config/config.yaml") else []
 )
 
-try:
-    # A JSON file for --configfile need not be valid YAML.
-    given = [
-        path
-        for path in workflow.overwrite_configfiles
-        if path.suffix.lower() != ".json"
-    ]
-    for path in OWN_CONFIG + given:
-        check_yaml(path)
-except SeqembedError as error:
-    raise WorkflowError(str(error)) from None
+
+@contextmanager
+def explained(beginning=""):
+    """Turn an error that a user can mend into Snakemake's own, which shows no traceback."""
+    try:
+        yield
+    except SeqembedError as error:
+        raise WorkflowError(f"{beginning}{error}") from None
+
+
+with explained():
+    for path in OWN_CONFIG + list(workflow.overwrite_configfiles):
+        # A JSON file for --configfile need not be valid YAML.
+        if path.suffix.lower() != ".json":
+            check_yaml(path)
 
 if OWN_CONFIG:
 
@@ -64,13 +69,11 @@ STARTED = time.time()
 # the importing workflow too.
 IS_MAIN = workflow.is_main_process and workflow.modifier.is_main_snakefile()
 
-try:
+with explained("The configuration is not right:\n"):
     if IS_MAIN:
         refuse_lost_words(sys.argv, workflow.config_settings.config_args)
     SETTINGS = complete(config)
     DATASETS = get_datasets(SETTINGS)
-except SeqembedError as error:
-    raise WorkflowError(f"The configuration is not right:\n{error}") from None
 
 
 def check_short_form():
@@ -90,12 +93,10 @@ def check_short_form():
 
 
 if IS_MAIN:
-    try:
+    with explained():
         refuse_other_gpu_limits(workflow.global_resources, SETTINGS["device"])
         if short_form.is_short(config):
             check_short_form()
-    except SeqembedError as error:
-        raise WorkflowError(str(error)) from None
 
 
 wildcard_constraints:
@@ -162,11 +163,8 @@ def as_inputs(paths):
 
 
 def get_fasta_files(wildcards):
-    try:
-        paths = find_fasta_files(list(get_dataset(wildcards).fasta))
-    except SeqembedError as error:
-        raise WorkflowError(f"Dataset {wildcards.dataset}: {error}") from None
-    return as_inputs(paths)
+    with explained(f"Dataset {wildcards.dataset}: "):
+        return as_inputs(find_fasta_files(list(get_dataset(wildcards).fasta)))
 
 
 def get_fasta_patterns(wildcards):

@@ -8,7 +8,6 @@ from collections.abc import Collection, Mapping, Sequence
 
 from seqembed.errors import ConfigError
 from seqembed.settings.explain import GPU_NAMES
-from seqembed.settings.yaml_file import check_option
 
 _SETTING = re.compile(r"(fasta|model|datasets)=")
 
@@ -29,7 +28,6 @@ def refuse_lost_words(arguments: Sequence[str], config: Sequence[str]) -> None:
     for key, _, value in (word.partition("=") for word in config):
         if key in given and not value.startswith("{"):
             raise ConfigError(_explain_twice(key, given[key], value))
-        check_option(key, value)
         given[key] = value
 
 

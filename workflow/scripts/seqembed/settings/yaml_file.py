@@ -21,10 +21,6 @@ _MERGE = "tag:yaml.org,2002:merge"
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
     """PyYAML's safe loader, but that it refuses repeated keys and names the line of bad values."""
 
-    def __init__(self, text: str, name: object) -> None:
-        super().__init__(text)
-        self.name = str(name)
-
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         lines: dict[tuple[str, str], int] = {}
@@ -64,22 +60,9 @@ def check_yaml(path: Path) -> None:
         raise ConfigError(f"{path}: its values are nested too deeply; write plain ones.") from error
 
 
-def check_option(key: str, value: str) -> None:
-    """Raise ConfigError for braces after --config that are incomplete or hold a key twice.
-
-    Snakemake takes the first for a text, and the last of two equal keys.
-    """
-    if not value.startswith("{"):
-        return
-    try:
-        _Loader(value, f"{key}={value}").get_single_node()
-    except (yaml.YAMLError, RecursionError) as error:
-        message = f"{key}={value} is incomplete; is a brace, a comma or a quote missing?"
-        raise ConfigError(f"After --config, {message}") from error
-
-
 def _check(path: Path) -> None:
-    loader: Any = _Loader(_read(path), path)
+    loader: Any = _Loader(_read(path))
+    loader.name = str(path)
     root = loader.get_single_node()
     if not isinstance(root, yaml.MappingNode):
         message = "has no keys; write `datasets:` and what belongs below it, or remove the file."
