@@ -113,7 +113,7 @@ def test_completes_into_new_plain_objects_and_leaves_the_argument_alone():
         "{embedding: {max_length: 1022}, execution: {checkpoint: {seconds: 300.0}}}",
     ],
 )
-def test_numbers_may_be_text_as_snakemake_gives_them_within_a_command_line_group(text):
+def test_numbers_may_be_text(text):
     found = _complete(text)
     assert type(found["embedding"]["max_length"]) is int
     assert found["embedding"]["max_length"] == 1022
@@ -153,7 +153,7 @@ def test_a_dataset_overrides_the_global_values_key_by_key():
         *[("true", True), ("yes", True)],
     ],
 )
-def test_yes_and_no_may_be_text_as_snakemake_gives_them(text, value):
+def test_yes_and_no_may_be_text(text, value):
     config = f"{{embedding: {{per_residue: {text}}}, datasets: {{a: {GOOD}}}, models: {{m: d}}}}"
     assert get_datasets(_complete(config))["a"].request.per_residue is value
 
@@ -164,7 +164,7 @@ def test_a_word_for_yes_stays_a_word_where_a_word_is_meant():
     assert (dataset.name, dataset.fasta, dataset.model) == ("true", ("true",), "true")
 
 
-def test_a_dataset_types_what_the_schema_allows():
+def test_types_of_a_dataset_agree_with_the_schema():
     hints = get_type_hints(Request) | get_type_hints(Dataset)
     for key in ("pooling", "precision", "storage", "long_sequences", "invalid_residues"):
         assert _choices(hints[key]) == EMBEDDING[key]["enum"]
@@ -500,5 +500,5 @@ def test_the_advice_for_an_empty_configuration_can_be_followed():
     assert list(get_datasets(complete(written))) == ["mine"]
 
 
-def test_our_own_file_passes():
+def test_config_yaml_passes_the_check():
     check_yaml(ROOT / "config/config.yaml")

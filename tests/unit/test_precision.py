@@ -5,7 +5,7 @@ import torch
 
 from seqembed.environment import EnvConfig
 from seqembed.errors import ConfigError, DeviceError
-from seqembed.settings.precision import resolve_precision, should_use_fp16, torch_dtype
+from seqembed.settings.precision import resolve_precision, should_use_fp16
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 ALLOWED = EnvConfig.from_environ({})
@@ -82,9 +82,3 @@ def test_bf16_on_the_cpu_needs_its_instructions(flags, able, monkeypatch, tmp_pa
         return
     with pytest.raises(DeviceError, match="on cpu: .* a CPU with amx_bf16 or avx512_bf16"):
         resolve_precision("bf16", CPU, ALLOWED)
-
-
-def test_dtypes():
-    assert torch_dtype("fp32") is torch.float32
-    assert torch_dtype("fp16") is torch.float16
-    assert torch_dtype("bf16") is torch.bfloat16

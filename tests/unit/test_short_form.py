@@ -58,14 +58,14 @@ def test_commas_separate_files(fasta, paths):
     assert (dataset.name, dataset.fasta, dataset.model) == ("mine", paths, MODEL)
 
 
-def test_a_comma_in_the_name_of_a_file_that_exists_is_none(tmp_path, monkeypatch):
+def test_a_file_with_a_comma_in_its_name_is_one_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("a,b.faa").touch()
     assert _dataset(fasta="a,b.faa").fasta == ("a,b.faa",)
     assert _dataset(fasta="a,b.faa").name == "a_b"
 
 
-def test_it_is_alone_and_every_other_setting_stays():
+def test_the_short_form_runs_alone_with_all_other_settings():
     config = {
         "datasets": {"other": {"fasta": "o.faa", "model": "DNABERT-S"}},
         "models": {"m": "/data/m"},

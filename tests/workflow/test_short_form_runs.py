@@ -109,17 +109,3 @@ def test_gaps_and_suspicious_texts_are_handed_to_the_index(place, outcome):
     planned = place.plan("-p", *changed)
     assert planned.jobs["index"] == 1
     assert "--gaps remove " in planned.text and "--suspicious allow " in planned.text
-
-
-def test_an_error_of_several_lines_is_told_at_the_end(place):
-    bad = place.folder / "two\nlines"
-    bad.mkdir()
-    (bad / "config.json").write_text("{}")
-    models = f'models={{bad: "{place.folder}/two\\nlines"}}'
-    (place.folder / "bad.yaml").write_text(models.replace("models=", "models: "))
-    outcome = place.run(
-        "resources/models/bad.json", "--configfile", str(place.folder / "bad.yaml"), ok=False
-    )
-    end = outcome.text.partition("Not finished. What went wrong, from logs/:\n")[2].splitlines()
-    assert end[0].endswith(f" ERROR {place.folder}/two")
-    assert end[1].startswith("What is finished is kept")
