@@ -268,7 +268,7 @@ def get_scripts(wildcards, resources):
 
 
 def get_own_step(wildcards, resources):
-    """On a cluster a worker needs a step of its own, to be told of a time limit."""
+    """The option by which a worker on a cluster runs as a step of its own, to hear of time limits."""
     return ["--own-step"] if workflow.remote_exec else []
 
 

@@ -28,8 +28,8 @@ def main() -> int:
     settings = "what to compute, as JSON: the keys of `embedding` but invalid_residues"
     parser.add_argument("--settings", type=json.loads, required=True, help=settings)
     execution = (
-        "how to compute it, as JSON: device, token_budget, checkpoint_seq_threshold and "
-        "checkpoint_time_threshold (a checkpoint is due after so many sequences, or seconds)"
+        "how to compute it, as JSON: device; token_budget; checkpoint_seq_threshold (sequences) "
+        "and checkpoint_time_threshold (seconds), after which a checkpoint is due"
     )
     parser.add_argument("--execution", type=json.loads, required=True, help=execution)
     parser.add_argument("--threads", type=int, required=True)

@@ -24,11 +24,12 @@ def refuse_lost_words(arguments: Sequence[str], config: Sequence[str]) -> None:
     if sum(word in ("--config", "-C") or word.startswith("--config=") for word in arguments) > 1:
         message = "--config is given twice, and Snakemake reads the last alone; write all of it"
         raise ConfigError(f"{message} after one --config.")
-    given: dict[str, str] = {}
-    for key, _, value in (word.partition("=") for word in config):
-        if key in given and not value.startswith("{"):
-            raise ConfigError(_explain_twice(key, given[key], value))
-        given[key] = value
+    given = [word.partition("=") for word in config]
+    keys = [key for key, _, _ in given]
+    # Snakemake merges groups of keys.
+    if twice := [key for key, _, value in given if keys.count(key) > 1 and value[:1] != "{"]:
+        message = f"{twice[0]} is given twice, and only the last would count; write it once"
+        raise ConfigError(f"{message} (several files as fasta=a.faa,b.faa, without braces).")
 
 
 def refuse_other_gpu_limits(resources: Mapping[str, object], device: str) -> None:
@@ -47,12 +48,3 @@ def describe_left_out(datasets: Collection[str], name: str) -> str:
     listed = ", ".join(map(str, list(datasets)[:10]))
     message = f"Only {name}, which fasta= names, is run"
     return f"{message}; the datasets of the configuration are not: {listed}."
-
-
-def _explain_twice(key: str, first: str, second: str) -> str:
-    message = f"{key} is given twice, as {first!r} and {second!r}, and the first would be lost"
-    if key == "fasta":
-        return f"{message}; write fasta={first},{second}, commas and no braces."
-    if ":" in second:
-        return f"{message}; write it once, in quotes: '{key}={{key: value, other: value}}'."
-    return f"{message}; write it once."

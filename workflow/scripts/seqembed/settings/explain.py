@@ -62,10 +62,9 @@ def _guess(key: str, known: Mapping[str, Any], value: object) -> str:
 def _placed(path: str, value: object) -> str:
     """A key's path, with what to write after --config if it is in a group and its value plain."""
     group, _, key = path.rpartition(".")
-    text = str(value).lower() if isinstance(value, bool) else str(value)
-    if not group or "." in group or not _PLAIN.fullmatch(text):
+    if not group or "." in group or not _PLAIN.fullmatch(str(value)):
         return path
-    return f"{path}, after --config '{group}={{{key}: {text}}}'"
+    return f"{path}, after --config '{group}={{{key}: {value}}}'"
 
 
 def _key_paths(known: Mapping[str, Any]) -> Iterator[str]:

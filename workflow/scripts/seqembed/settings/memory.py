@@ -46,5 +46,5 @@ def available_memory() -> int:
     if limit is None:
         return available
     # The rest of what the group holds is mostly cached files, which the kernel can drop.
-    ours: int = psutil.Process().memory_info().rss
-    return max(0, min(available, limit - ours))
+    own: int = psutil.Process().memory_info().rss
+    return max(0, min(available, limit - own))

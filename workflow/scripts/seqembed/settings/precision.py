@@ -12,8 +12,7 @@ from seqembed.settings.request import AskedPrecision, Precision
 
 # Attention over packed sequences has no half-precision kernel for cards older than Ampere.
 OLDEST_CAPABILITY = (8, 0)
-CAPABILITY = ".".join(map(str, OLDEST_CAPABILITY))
-CARD = f"an NVIDIA card of compute capability {CAPABILITY} (Ampere) or newer"
+CARD = "an NVIDIA GPU of compute capability 8.0 (Ampere) or newer"
 DTYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
     "fp16": torch.float16,
@@ -61,15 +60,14 @@ def _obstacle(precision: Precision, device: torch.device) -> str | None:
     if precision == "fp32":
         return None
     if device.type == "cuda":
-        capability = torch.cuda.get_device_capability(device)
-        if capability >= OLDEST_CAPABILITY:
-            return None
-        return f"it needs {CARD}, and this one has {'.'.join(map(str, capability))}"
+        major, minor = torch.cuda.get_device_capability(device)
+        old = (major, minor) < OLDEST_CAPABILITY
+        return f"it needs {CARD}, and this one has {major}.{minor}" if old else None
     if precision == "fp16":
         return f"it needs {CARD}"
-    if not BF16_INSTRUCTIONS & _cpu_flags():
-        return f"it needs {CARD}, or a CPU with {' or '.join(sorted(BF16_INSTRUCTIONS))}"
-    return None
+    if BF16_INSTRUCTIONS & _cpu_flags():
+        return None
+    return f"it needs {CARD}, or a CPU with {' or '.join(sorted(BF16_INSTRUCTIONS))}"
 
 
 def _cpu_flags() -> set[str]:

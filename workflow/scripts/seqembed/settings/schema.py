@@ -80,7 +80,7 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
 def get_datasets(config: Mapping[str, Any]) -> dict[str, Dataset]:
     """Return the datasets of a completed configuration by name, in its order.
 
-    Raises ConfigError for every dataset whose model is neither known nor stands under `models`.
+    Raises ConfigError for every dataset whose model is neither known nor a key of `models`.
     """
     datasets, models = config["datasets"], config["models"]
     problems = [
@@ -128,7 +128,7 @@ def _fill(value: Any, schema: Mapping[str, Any], *, defaults: bool = True) -> An
 
 
 def _retyped(text: str, schema: Mapping[str, Any]) -> Any:
-    """The number, or the yes or no, that a text stands for.
+    """Read the number, or the yes or no, in a text.
 
     Snakemake makes texts of the inner values of `--config 'execution={token_budget: 9000}'`.
     """
