@@ -268,7 +268,7 @@ def get_scripts(wildcards, resources):
 
 
 def get_own_step(wildcards, resources):
-    """The option by which a worker on a cluster runs as a step of its own, to hear of time limits."""
+    """On a cluster, the option for a Slurm step of its own, which hears of time limits."""
     return ["--own-step"] if workflow.remote_exec else []
 
 
