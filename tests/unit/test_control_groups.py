@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from worker_runs import SCRIPTS, make_project, make_sequences
+from worker_runs import EMBEDDING, SCRIPTS, make_project, make_sequences
 
 from seqembed.machine.control_groups import GROUPS, OWN_GROUPS, count_oom_kills
 
@@ -20,11 +21,14 @@ V1 = "oom_kill_disable 0\nunder_oom 0\noom_kill {}\n"
 V2 = "low 0\nhigh 0\nmax 12\noom 4\noom_kill {}\noom_group_kill 0\n"
 MEMORY = GROUPS / "memory"
 OPTIONS = [
-    *("--rank", "0", "--world-size", "1", "--layer", "last", "--pooling", "mean"),
-    *("--no-per-residue", "--storage", "float32", "--precision", "fp32", "--device", "cpu"),
-    *("--long-sequences", "error", "--max-length", "auto", "--threads", "1"),
-    *("--checkpoint-sequences", "10000", "--checkpoint-seconds", "300"),
+    *("--rank", "0", "--world-size", "1", "--threads", "1"),
+    *("--settings", json.dumps(EMBEDDING | {"precision": "fp32"})),
 ]
+EXECUTION = {
+    "device": "cpu",
+    "checkpoint_seq_threshold": 10_000,
+    "checkpoint_time_threshold": 300,
+}
 
 
 @pytest.mark.parametrize(
@@ -102,16 +106,17 @@ def test_a_kill_of_the_kernel_counts(group):
 def test_a_worker_that_the_kernel_kills_goes_on_with_smaller_steps(group, prepared_model, tmp_path):
     project = make_project(tmp_path / "shard", prepared_model, make_sequences([300] * 200))
 
-    def embed(*options: str, **how: Any) -> subprocess.CompletedProcess:
+    def embed(token_budget: int, **options: Any) -> subprocess.CompletedProcess:
+        execution = json.dumps(EXECUTION | {"token_budget": token_budget})
         command = [sys.executable, SCRIPTS / "embed_shard.py", "--index", project.index()]
         command += ["--model", prepared_model, "--output", project.output / "shard_0.h5"]
-        command += [*OPTIONS, *options, "--log", project.log]
-        return subprocess.run(command, capture_output=True, text=True, **how)
+        command += [*OPTIONS, "--execution", execution, "--log", project.log]
+        return subprocess.run(command, capture_output=True, text=True, **options)
 
     def enter() -> None:
         (group / "cgroup.procs").write_text(str(os.getpid()))
 
-    done = embed("--token-budget", "1000000", preexec_fn=enter)
+    done = embed(1_000_000, preexec_fn=enter)
     assert done.returncode == 0, done.stderr
     assert "was killed by the kernel, for want of memory; a fresh worker goes on" in done.stderr
     log = project.log.read_text()
@@ -119,5 +124,5 @@ def test_a_worker_that_the_kernel_kills_goes_on_with_smaller_steps(group, prepar
     assert "failed alone" not in log and "quarantined" not in log
     rows = project.content()
     shutil.rmtree(project.results / "checkpoints")
-    assert embed("--token-budget", "2048").returncode == 0
+    assert embed(2048).returncode == 0
     assert project.content() == rows

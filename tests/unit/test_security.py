@@ -145,8 +145,7 @@ def test_no_rule_could_run_what_it_is_given(path):
     for block in re.findall(r'shell:\s+r"""(.*?)"""', text, re.DOTALL):
         # Numbers: a wildcard of digits, and what the schema holds to be numbers.
         plain = set(re.findall(r"\{([^}]*)\}", block)) - {"wildcards.rank", "threads"}
-        plain -= {f"params.{name}" for name in ("world_size", "checkpoint_sequences")}
-        plain -= {"params.checkpoint_seconds"}
+        plain -= {"params.world_size"}
         assert all(name.endswith(":q") for name in plain)
     assert text.count("shell:") == len(re.findall(r'shell:\s+r"""', text))
 
@@ -429,8 +428,3 @@ def test_what_names_a_gpu_is_a_text(tmp_path):
     with pytest.raises(DeviceError):
         lease(f"{PAYLOAD},../../0")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_yes_or_a_no_is_nothing_else():
-    with pytest.raises(ConfigError, match="SEQEMBED_DISABLE_FP16"):
-        EnvConfig.from_environ({"SEQEMBED_DISABLE_FP16": PAYLOAD})

@@ -4,12 +4,14 @@ called. tests/slurm has the real one.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from worker_runs import EMBEDDING
 
 from seqembed.machine.slurm_step import SRUN, keep_job
 
@@ -21,16 +23,8 @@ WORDS = {
     "--rank": "0",
     "--world-size": "1",
     "--output": "results/work/shards/shard_0.h5",
-    "--layer": "last",
-    "--pooling": "mean",
-    "--precision": "auto",
-    "--storage": "float32",
-    "--long-sequences": "auto",
-    "--max-length": "auto",
-    "--device": "cpu",
-    "--token-budget": "auto",
-    "--checkpoint-sequences": "1",
-    "--checkpoint-seconds": "1",
+    "--settings": json.dumps(EMBEDDING),
+    "--execution": '{"device": "cpu", "token_budget": "auto"}',
     "--threads": "1",
     "--log": "worker.log",
 }
@@ -38,7 +32,6 @@ COMMAND = [
     sys.executable,
     str(ENTRY),
     *(word for pair in WORDS.items() for word in pair),
-    "--no-per-residue",
 ]
 
 

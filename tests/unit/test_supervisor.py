@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from worker_runs import SCRIPTS, Project, make_project, make_sequences
+from worker_runs import EMBEDDING, SCRIPTS, Project, make_project, make_sequences
 
 from seqembed import supervisor
 from seqembed.checkpoints.blocks import list_blocks, read_block
@@ -28,6 +29,12 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are s
 
 ENVIRONMENT = EnvConfig.from_environ({})
 LOGGER = logging.getLogger("seqembed.tests")
+EXECUTION = {
+    "device": "cpu",
+    "token_budget": 600,
+    "checkpoint_seq_threshold": 20,
+    "checkpoint_time_threshold": 300,
+}
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 60.0) -> Any:
@@ -78,11 +85,8 @@ class Entry:
             *(sys.executable, str(SCRIPTS / "embed_shard.py")),
             *("--index", str(project.index()), "--model", str(project.model)),
             *("--rank", "0", "--world-size", "1", "--output", str(folder / "shards/shard_0.h5")),
-            *("--layer", "last", "--pooling", "mean", "--no-per-residue", "--storage", "float32"),
-            *("--precision", "auto", "--long-sequences", "error", "--max-length", "auto"),
-            *("--device", "cpu", "--token-budget", "600", "--threads", "1"),
-            *("--checkpoint-sequences", "20", "--checkpoint-seconds", "300"),
-            *("--log", str(folder / "worker.log")),
+            *("--settings", json.dumps(EMBEDDING), "--execution", json.dumps(EXECUTION)),
+            *("--threads", "1", "--log", str(folder / "worker.log")),
         ]
 
     def start(self) -> None:

@@ -59,7 +59,7 @@ def span(log: Path) -> tuple[datetime, datetime]:
     return datetime.fromisoformat(times[0]), datetime.fromisoformat(times[-1])
 
 
-def test_how_it_is_computed_triggers_nothing(finished, model):
+def test_execution_settings_trigger_nothing(finished, model):
     execution = {"token_budget": 500, "checkpoint": {"sequences": 3, "seconds": 7}}
     configure(finished, model, device="cpu", execution=execution)
     assert finished.plan().nothing_to_do

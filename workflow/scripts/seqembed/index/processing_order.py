@@ -24,7 +24,7 @@ def arrange(tokens: Int64s, policy: LengthPolicy) -> Int64s:
     Those that a CPU's budget takes lie together, and so do those that a GPU's takes; budgets of
     some multiples of a CPU's are filled nearly as well.
     """
-    read = policy.read(tokens)
+    read = policy.model_tokens(tokens)
     batches = list(_fill(read.tolist(), policy.last_pass(tokens, TOKENS["cpu"]), TOKENS["cpu"]))
     last = policy.last_pass(tokens, TOKENS["cuda"])
     # What is about full counts as full, so that such batches keep their order.

@@ -168,7 +168,7 @@ def _metadata(rank: int, world_size: int, fingerprint: str) -> dict[str, str]:
 
 def _predict_costs(tokens: Int64s, policy: LengthPolicy) -> npt.NDArray[np.float64]:
     """What (n,) sequences cost to embed, in tokens of short ones, (n,)."""
-    read = policy.read(tokens)
+    read = policy.model_tokens(tokens)
     # Windows attend only to themselves.
     return read * (1 + read / policy.windows(tokens) / QUADRATIC_TOKENS)
 

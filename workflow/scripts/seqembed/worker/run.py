@@ -52,7 +52,7 @@ from seqembed.settings.memory import (
 )
 from seqembed.settings.precision import torch_dtype
 from seqembed.settings.recipe import Recipe, adopt_recipe
-from seqembed.settings.worker import WorkerSettings, read_settings
+from seqembed.settings.request import WorkerSettings, read_settings
 from seqembed.storage.digests import DigestIndex, from_hex
 from seqembed.worker.writer import CheckpointWriter
 
@@ -122,7 +122,8 @@ class Run:
         planned = plan_passes(boundaries, batches, passes, at_once)
         dataset = IndexBasedDataset(index_path, boundaries, planned, at_once)
         loader = create_async_dataloader(dataset, VarlenCollator(convert, policy), self.device)
-        sums = np.diff(np.append(0, policy.read(self.shard.tokens).cumsum())[boundaries])[batches]
+        counts = policy.model_tokens(self.shard.tokens)
+        sums = np.diff(np.append(0, counts.cumsum())[boundaries])[batches]
         self._log_fill(sums, passes[boundaries[batches]] * token_budget)
         return loader, int(sums.sum())
 
