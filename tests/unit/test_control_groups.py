@@ -113,9 +113,9 @@ def test_a_worker_that_the_kernel_kills_goes_on_with_smaller_steps(group, prepar
 
     done = embed("--token-budget", "1000000", preexec_fn=enter)
     assert done.returncode == 0, done.stderr
-    assert "was killed by the kernel, for want of memory; a fresh worker goes on" in done.stderr
+    assert "was killed by the kernel, because memory ran out; a fresh worker goes on" in done.stderr
     log = project.log.read_text()
-    assert "out of memory in a step of 60,400 tokens: steps hold at most 30,200" in log
+    assert "out of memory in a batch of 60,400 tokens: batches hold at most 30,200" in log
     assert "failed alone" not in log and "quarantined" not in log
     rows = project.content()
     shutil.rmtree(project.results / "checkpoints")

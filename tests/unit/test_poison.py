@@ -295,7 +295,7 @@ def test_a_kill_by_a_person_is_nobodys_fault(supervise, poisoned):
 @pytest.mark.parametrize(
     ("work", "workers", "message"),
     [
-        (crashes_as_it_begins, 1, "ended without a word: it was killed by SIGSEGV"),
+        (crashes_as_it_begins, 1, "without reporting a status: it was killed by SIGSEGV"),
         (crashes_with_the_model, 2, "killed by SIGSEGV while no sequence"),
     ],
 )

@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from seqembed import command_line
 from seqembed.environment import EnvConfig
-from seqembed.machine import slurm_step
+from seqembed.machine.processes import OWN_STEP, become_own_step
 from seqembed.settings.lengths import LongSequences
 from seqembed.settings.request import Pooling, Precision, Request, Storage
 from seqembed.supervisor import Supervisor
@@ -58,7 +58,7 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--checkpoint-seconds", type=float, required=True)
     how.add_argument("--threads", type=int, required=True)
     how.add_argument(
-        slurm_step.OPTION, action="store_true", help="in a Slurm job, run as a step of its own"
+        OWN_STEP, action="store_true", help="in a Slurm job, run as a step of its own"
     )
     how.add_argument("--parent", type=int, help="end when the process of this pid does")
     how.add_argument("--force-restart", action="store_true", help="leave checkpoints unused")
@@ -68,7 +68,7 @@ def embed_shard(arguments: argparse.Namespace, logger: logging.Logger) -> None:
     environment = EnvConfig.from_environ(os.environ)
     if environment.slurm_job:
         if arguments.own_step:
-            slurm_step.become_own_step(os.environ, logger)
+            become_own_step(os.environ, logger)
         logger.info("job %s of Slurm, on %s", environment.slurm_job, platform.node())
     supervisor = Supervisor(logger, environment, arguments.parent)
     status = supervisor.run(

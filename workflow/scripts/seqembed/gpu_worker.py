@@ -43,7 +43,7 @@ from seqembed.errors import (
 )
 from seqembed.index.table import read_assigned
 from seqembed.inference.failure_tracker import FailureTracker
-from seqembed.machine.sigterm import Sigterm
+from seqembed.machine.processes import StopFlag
 from seqembed.models.prepare import load_prepared
 from seqembed.models.prepared import load_tokenizer, read_prepared
 from seqembed.results.reader import store_path
@@ -73,7 +73,7 @@ def gpu_worker(
     SIGTERM makes it write a checkpoint at once, and another one of the batches that were begun, and
     exit 143; any failure keeps what is finished and exits 1.
     """
-    sigterm = Sigterm()
+    sigterm = StopFlag()
     logger = setup_worker_logging(rank, Path(model_config["log_path"]))
     try:
         run = open_run(index_path, output_dir, model_config, logger)
