@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -123,10 +123,8 @@ def works(parent: int, *arguments: Any) -> None:
 
 
 @pytest.fixture
-def supervise(context, monkeypatch) -> Iterator[Callable[..., list[supervisor.WorkerEnd]]]:
+def supervise(context, monkeypatch, restored_process) -> Callable[..., list[supervisor.WorkerEnd]]:
     """Runs a Supervisor over a project; gives how each of its workers ended."""
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.getsignal(number) for number in numbers]
     monkeypatch.setattr("multiprocessing.get_context", lambda method: context)
     ends: list[supervisor.WorkerEnd] = []
     run_worker = Supervisor._run_worker
@@ -145,9 +143,7 @@ def supervise(context, monkeypatch) -> Iterator[Callable[..., list[supervisor.Wo
         return list(ends)
 
     run.ends = ends
-    yield run
-    for number, handler in zip(numbers, before, strict=True):
-        signal.signal(number, handler)
+    return run
 
 
 @pytest.fixture

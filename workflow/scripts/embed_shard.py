@@ -57,9 +57,7 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--checkpoint-sequences", type=int, required=True)
     how.add_argument("--checkpoint-seconds", type=float, required=True)
     how.add_argument("--threads", type=int, required=True)
-    how.add_argument(
-        OWN_STEP, action="store_true", help="in a Slurm job, run as a step of its own"
-    )
+    how.add_argument(OWN_STEP, action="store_true", help="in a Slurm job, run as a step of its own")
     how.add_argument("--parent", type=int, help="end when the process of this pid does")
     how.add_argument("--force-restart", action="store_true", help="leave checkpoints unused")
 

@@ -1,6 +1,7 @@
 """The supervisor: gives a worker its GPU and a process of its own, and acts on how it ends.
 
-It never touches CUDA itself, so that what the worker sees is decided before CUDA starts.
+It is the only one in its process, whose signals and environment it sets. It never touches CUDA
+itself, so that what the worker sees is decided before CUDA starts.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ ORPHAN_GRACE_SECONDS = 5.0
 # these from joining when they are freed: glibc keeps freed blocks for reuse, and oneDNN the code
 # that it compiled for each of 1,024 shapes, of which every batch has its own. Arrow's own allocator
 # keeps what is returned to it. Large blocks stay with the process: the next batch needs them again,
-# and the system clears each page that it gives. A process reads these variables as it begins.
+# and the system clears each page that it gives.
 TUNABLES = ":".join(
     (
         "glibc.malloc.tcache_count=0",
@@ -69,6 +70,8 @@ class Supervisor:
         where there is no device to run on.
         """
         self._stop = StopFlag(ctrl_c=True)
+        # A worker reads them as it begins, before any line of ours.
+        os.environ.update(_even_memory(os.environ, model_config["threads"]))
         if self._parent is not None:
             die_with_parent(self._parent, signal.SIGTERM)
         with lease_device(
@@ -139,8 +142,7 @@ def _started(arguments: tuple[Any, ...]) -> Iterator[tuple[SpawnProcess, Any, An
     # The child keeps this mask: Ctrl-C reaches it only as the SIGTERM that we send.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        with _environment(_even_memory(os.environ, arguments[-1]["threads"])):
-            worker.start()
+        worker.start()
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     try:
@@ -161,19 +163,6 @@ def _even_memory(environ: Mapping[str, str], threads: int) -> dict[str, str]:
     return {name: environ.get(name, value) for name, value in variables.items()} | {
         "GLIBC_TUNABLES": ":".join(tunables)
     }
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for what is started in the body."""
-    before = os.environ.copy()
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name in variables:
-            del os.environ[name]
-        os.environ.update(before)
 
 
 def _work(
