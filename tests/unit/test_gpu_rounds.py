@@ -17,7 +17,7 @@ SPAWN = multiprocessing.get_context("spawn")
 
 
 class Round(NamedTuple):
-    """One lease: the GPU, and the seconds at which it was wanted, taken and given back."""
+    """One lease: the GPU, and when it was wanted, taken and given back, in seconds."""
 
     gpu: str
     wanted: float

@@ -7,7 +7,6 @@ import fcntl
 import logging
 import multiprocessing
 import os
-import shutil
 import threading
 import time
 from pathlib import Path
@@ -89,22 +88,6 @@ def test_a_lock_on_a_folder_that_was_removed_before_it_came_does_not_count(
     monkeypatch.setattr(fcntl, "flock", remove_first)
     with lock_folder(folder, stay, LOGGER) as locked:
         assert locked and folder.is_dir() and len(calls) == 2
-
-
-def test_a_folder_that_was_removed_while_it_was_held_is_made_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(locks, "POLL_SECONDS", 0.01)
-    folder, asked = tmp_path / "folder", []
-
-    def remove_at_the_second_try() -> None:
-        asked.append(None)
-        if len(asked) == 2:
-            shutil.rmtree(folder)
-
-    with (
-        lock_folder(folder, stay, LOGGER),
-        lock_folder(folder, remove_at_the_second_try, LOGGER) as locked,
-    ):
-        assert locked and folder.is_dir() and len(asked) == 2
 
 
 def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, caplog):

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from worker_runs import SCRIPTS
+from worker_runs import SCRIPTS, embed_command
 
 from seqembed.machine.processes import SRUN, keep_job
 
@@ -22,15 +22,8 @@ from seqembed.machine.processes import die_with_parent
 die_with_parent({parent}, signal.SIGTERM)
 """
 SRUN_STAND_IN = '#!/bin/sh\nprintf "%s\\n" "$@"\nprintf "job %s\\n" "$SLURM_JOB_ID"\nexit 7\n'
-COMMAND = [
-    *(sys.executable, str(SCRIPTS / "embed_shard.py"), "--index", "none.parquet"),
-    *("--model", "none.json", "--rank", "0", "--world-size", "1"),
-    *("--output", "results/work/shards/shard_0.h5", "--layer", "last", "--pooling", "mean"),
-    *("--precision", "auto", "--storage", "float32", "--long-sequences", "auto"),
-    *("--max-length", "auto", "--device", "cpu", "--token-budget", "auto"),
-    *("--checkpoint-sequences", "1", "--checkpoint-seconds", "1", "--threads", "1"),
-    *("--log", "worker.log", "--no-per-residue"),
-]
+FILES = ("none.parquet", "none.json", "results/work/shards/shard_0.h5", "worker.log")
+COMMAND = embed_command(*map(Path, FILES))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no prctl")

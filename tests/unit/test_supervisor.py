@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from worker_runs import SCRIPTS, Project, make_project, make_sequences
+from worker_runs import SCRIPTS, Project, embed_command, make_project, make_sequences
 
 from seqembed import supervisor
 from seqembed.checkpoints.blocks import list_blocks, read_block
@@ -74,16 +74,9 @@ class Entry:
 
     def __init__(self, project: Project, folder: Path) -> None:
         self.folder = folder
-        self.command = [
-            *(sys.executable, str(SCRIPTS / "embed_shard.py")),
-            *("--index", str(project.index()), "--model", str(project.model)),
-            *("--rank", "0", "--world-size", "1", "--output", str(folder / "shards/shard_0.h5")),
-            *("--layer", "last", "--pooling", "mean", "--no-per-residue", "--storage", "float32"),
-            *("--precision", "auto", "--long-sequences", "error", "--max-length", "auto"),
-            *("--device", "cpu", "--token-budget", "600", "--threads", "1"),
-            *("--checkpoint-sequences", "20", "--checkpoint-seconds", "300"),
-            *("--log", str(folder / "worker.log")),
-        ]
+        output, log = folder / "shards/shard_0.h5", folder / "worker.log"
+        often = ("--token-budget", "600", "--checkpoint-sequences", "20")
+        self.command = embed_command(project.index(), project.model, output, log, *often)
 
     def start(self) -> None:
         self.process = subprocess.Popen(

@@ -7,6 +7,7 @@ import os
 import queue
 import random
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +106,18 @@ def make_project(
     shards = [project.index(rank) for rank in range(world_size)]
     split_index(project.results / "index.parquet", shards)
     return project
+
+
+def embed_command(index: Path, model: Path, output: Path, log: Path, *more: str) -> list[str]:
+    """embed_shard.py for rank 0 of 1 on a CPU; of an option that comes twice the last counts."""
+    return [
+        *(sys.executable, str(SCRIPTS / "embed_shard.py"), "--rank", "0", "--world-size", "1"),
+        *("--index", str(index), "--model", str(model), "--output", str(output), "--log", str(log)),
+        *("--layer", "last", "--pooling", "mean", "--no-per-residue", "--storage", "float32"),
+        *("--precision", "auto", "--long-sequences", "error", "--max-length", "auto"),
+        *("--device", "cpu", "--token-budget", "auto", "--threads", "1"),
+        *("--checkpoint-sequences", "10000", "--checkpoint-seconds", "300", *more),
+    ]
 
 
 @dataclass(frozen=True)
