@@ -86,7 +86,7 @@ class WorkerEnd:
             return f"was killed by {name}"
         killers = {
             True: "the kernel, because memory ran out",
-            False: "SIGKILL, which another process sent",
+            False: "SIGKILL, from outside",
             None: "SIGKILL (the kernel does this when memory is short)",
         }
         return f"was killed by {killers[self.oom_killed]}"

@@ -128,7 +128,7 @@ class FailureTracker:
         self._check = check
 
     def note_in_flight(self, batches: Sequence[PackedBatch]) -> None:
-        """Write down which batches are being computed, before and after each; the last is new."""
+        """Write down, before and after each batch, which are being computed; the last is new."""
         if not batches:
             self._file.write(None)
             return
@@ -145,7 +145,7 @@ class FailureTracker:
         self._file.write(flight)
 
     def record_success(self, rows: NDArray[np.int64]) -> None:
-        """Count rows that are computed: they end the row of failures before them."""
+        """Note rows that are computed: no suspects any more, and the end of failures in a row."""
         for row in rows.tolist():
             self._known.suspects.pop(row, None)
         if len(rows) and self._known.in_a_row:
