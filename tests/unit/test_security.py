@@ -93,9 +93,9 @@ def test_no_program_of_ours_could_run_what_it_reads(path):
     """torch.load is allowed with weights_only: its reader builds tensors and plain containers.
 
     The processes of one run do speak to each other in pickle, over pipes that only they hold. And
-    slurm_step starts the program that it is part of once more, with the same words.
+    processes.py starts the program that it is part of once more, with the same words.
     """
-    own = {"slurm_step": ["os.execvpe"]}
+    own = {"processes": ["os.execvpe"]}
     assert forbidden(path.read_text()) == own.get(path.stem, [])
 
 
@@ -420,7 +420,7 @@ def test_a_link_in_a_checkpoint_folder_is_moved_or_removed_itself(
 def test_what_names_a_gpu_is_a_text(tmp_path):
     def lease(visible: str) -> dict[str, str]:
         environment = EnvConfig.from_environ({"CUDA_VISIBLE_DEVICES": visible})
-        how = {"interrupted": lambda: False, "logger": LOGGER, "dev": tmp_path, "proc": tmp_path}
+        how = {"leave_if_asked": lambda: None, "logger": LOGGER, "dev": tmp_path, "proc": tmp_path}
         with lease_device("cuda", 0, environment, **how) as variables:
             return variables
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import queue
 import random
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,6 +116,20 @@ def begin(folder: Path, manifest: CheckpointManifest, index_path: Path) -> None:
     """Make a checkpoint folder what it is before its first block."""
     write_manifest(folder, manifest)
     link(index_path, folder / INDEX)
+
+
+def embed_command(
+    index: Path, model: Path, output: Path, log: Path, *more: str, **execution: Any
+) -> list[str]:
+    """embed_shard.py for rank 0 of 1 on a CPU."""
+    chosen = {"device": "cpu", "token_budget": "auto"} | execution
+    intervals = {"checkpoint_seq_threshold": 10_000, "checkpoint_time_threshold": 300}
+    return [
+        *(sys.executable, str(SCRIPTS / "embed_shard.py"), "--rank", "0", "--world-size", "1"),
+        *("--index", str(index), "--model", str(model), "--output", str(output), "--log", str(log)),
+        *("--settings", json.dumps(EMBEDDING), "--execution", json.dumps(intervals | chosen)),
+        *("--threads", "1", *more),
+    ]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from seqembed import command_line
 from seqembed.environment import EnvConfig
-from seqembed.machine import slurm_step
+from seqembed.machine.processes import OWN_STEP, become_own_step
 from seqembed.settings.request import read_settings
 from seqembed.supervisor import Supervisor
 
@@ -34,7 +34,7 @@ def main() -> int:
     parser.add_argument("--execution", type=json.loads, required=True, help=execution)
     parser.add_argument("--threads", type=int, required=True)
     own_step = "in a Slurm job, run as a step of its own"
-    parser.add_argument(slurm_step.OPTION, action="store_true", help=own_step)
+    parser.add_argument(OWN_STEP, action="store_true", help=own_step)
     parser.add_argument("--parent", type=int, help="end when the process of this pid does")
     parser.add_argument("--force-restart", action="store_true", help="leave checkpoints unused")
     arguments = parser.parse_args()
@@ -46,7 +46,7 @@ def embed_shard(arguments: argparse.Namespace, logger: logging.Logger) -> None:
     environment = EnvConfig.from_environ(os.environ)
     if environment.slurm_job:
         if arguments.own_step:
-            slurm_step.become_own_step(os.environ, logger)
+            become_own_step(os.environ, logger)
         logger.info("job %s of Slurm, on %s", environment.slurm_job, platform.node())
     model_config = _model_config(arguments)
     # What makes no sense is refused before a GPU is taken.

@@ -32,7 +32,7 @@ from seqembed.errors import (
 )
 from seqembed.index.table import read_assigned
 from seqembed.inference.failure_tracker import FailureTracker
-from seqembed.machine.sigterm import Sigterm
+from seqembed.machine.processes import StopFlag
 from seqembed.models.prepare import load_prepared
 from seqembed.models.prepared import load_tokenizer, read_prepared
 from seqembed.settings.precision import resolve_precision, torch_dtype
@@ -61,7 +61,7 @@ def gpu_worker(
     SIGTERM makes it write a checkpoint at once and another one when the batches in flight are done,
     and exit 143. Any failure keeps what is finished and exits 1.
     """
-    sigterm = Sigterm()
+    sigterm = StopFlag()
     logger = setup_worker_logging(rank, Path(model_config["log_path"]))
     try:
         run = open_run(index_path, output_dir, model_config, logger)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +85,10 @@ class PackedBatch:
             offset += len(parts[-1])
         return _pack(windows, parts)
 
-    def halves(self) -> list[PackedBatch]:
-        """Two batches of half its sequences each, in order, of the two or more that it holds."""
-        firsts = set(self.positions[: len(self.positions) // 2])
-        middle = sum(window.position in firsts for window in self.windows)
-        return [self.select(range(middle)), self.select(range(middle, len(self.windows)))]
+    def split(self) -> list[PackedBatch]:
+        """A batch for each of its sequences, in order."""
+        numbers = groupby(range(len(self.windows)), lambda number: self.windows[number].position)
+        return [self.select(list(own)) for _, own in numbers]
 
     def cut(self, token_limit: int | None) -> list[PackedBatch]:
         """Batches of at most `token_limit` tokens, in order; a larger window is one by itself."""

@@ -1,11 +1,10 @@
-"""Decides what is computed in place of a batch that failed, until one sequence is left.
+"""Decides what is computed in place of a batch that failed, down to a single sequence.
 
-A batch that ran out of memory is cut in two, and no later batch is larger than a half of it. A
-batch that raised is halved until one sequence fails alone. After a crash the next process computes
-each sequence of the batches that were in flight alone, so that the next crash names its sequence. A
-sequence that failed alone twice, each time before anything else in a fresh process, is quarantined.
-Where sequence after sequence fails and none succeeds, the model or the machine is at fault: the run
-ends with the error.
+A batch that ran out of memory is cut in two, and no later batch is larger than a half of it. Of any
+other batch that failed each sequence is computed alone: at once where it raised an error, by a
+fresh process where the process crashed. A sequence that failed alone twice, each time before
+anything else in a fresh process, is quarantined. Where sequence after sequence fails and none
+succeeds, the model or the machine is at fault: the run ends with the error.
 """
 
 from __future__ import annotations
@@ -129,7 +128,7 @@ class FailureTracker:
         self._check = check
 
     def note_in_flight(self, batches: Sequence[PackedBatch]) -> None:
-        """Write down which batches are being computed, before and after each; the last is new."""
+        """Write down, before and after each batch, which are being computed; the last is new."""
         if not batches:
             self._file.write(None)
             return
@@ -146,7 +145,7 @@ class FailureTracker:
         self._file.write(flight)
 
     def record_success(self, rows: NDArray[np.int64]) -> None:
-        """Count rows that are computed: they end the row of failures before them."""
+        """Note rows that are computed: no suspects any more, and the end of failures in a row."""
         for row in rows.tolist():
             self._known.suspects.pop(row, None)
         if len(rows) and self._known.in_a_row:
@@ -160,21 +159,17 @@ class FailureTracker:
 
         That is nothing where it was one sequence, which is given up in this process.
 
-        alone: no other batch was being computed; else the batch is tried once more by itself.
-        Raises NotTheSequencesError where too many sequences failed in a row, each alone.
+        alone: no other batch was being computed. Raises NotTheSequencesError where too many
+        sequences failed in a row, each alone.
         """
         reason = _shorten(f"{type(error).__name__}: {error}")
         if memory and (len(batch.windows) > 1 or not alone):
             self._lower_limit(batch.size, alone=alone)
             self._save()
             return [batch]
-        if not alone:
-            self._logger.warning("a batch failed beside others and is tried alone: %s", reason)
-            return [batch]
-        if len(batch.positions) > 1:
-            words = "a batch of %s sequences failed and is halved: %s"
-            self._logger.warning(words, len(batch.positions), reason)
-            return batch.halves()
+        if len(batch.positions) > 1 or not alone:
+            self._logger.warning("a batch failed, its sequences are tried one by one: %s", reason)
+            return batch.split()
         (row,) = batch.positions
         self._fail_alone(row, reason, memory, fresh=self._fresh, error=error)
         self.given_up.add(row)

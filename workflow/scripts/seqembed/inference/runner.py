@@ -7,7 +7,7 @@ finite are computed again in fp32.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import cache, partial
@@ -63,7 +63,7 @@ class BatchRows:
     rows: NDArray[np.floating]
     flags: NDArray[np.uint8]
     residues: list[tuple[int, NDArray[np.floating]]]
-    given_up: list[int]
+    given_up: Sequence[int]
     tokens: int
 
 
@@ -129,19 +129,17 @@ class AsyncInferenceRunner:
 
     def _run(self, batch: PackedBatch, *, alone: bool = False) -> Iterator[BatchRows]:
         """Submit a batch, cut to the token limit, once there is room for it."""
-        parts = deque([batch])
-        while parts:
-            by_itself = alone or self._needs_all(parts[0])
-            yield from self._make_room(1 if by_itself else self._streams.depth)
-            # Batches before it may have been cancelled.
-            if self._stopped():
-                return
-            # Only now: a batch before it may have failed, and lowered the limit.
-            wanted = self._wanted(parts.popleft())
-            if wanted is not None:
-                part, *others = wanted.cut(self._tracker.token_limit)
-                parts.extendleft(reversed(others))
-                yield from self._submit(part, alone or self._needs_all(part))
+        by_itself = alone or self._needs_all(batch)
+        yield from self._make_room(1 if by_itself else self._streams.depth)
+        # Batches before it may have been cancelled.
+        if self._stopped():
+            return
+        # Only now: a batch before it may have failed, and lowered the limit.
+        if wanted := self._wanted(batch):
+            part, *others = wanted.cut(self._tracker.token_limit)
+            yield from self._submit(part, alone or self._needs_all(part))
+            for other in others:
+                yield from self._run(other, alone=alone)
 
     def _needs_all(self, batch: PackedBatch) -> bool:
         """Whether nothing may be computed beside it: it may end the process, or fill memory."""
@@ -163,7 +161,7 @@ class AsyncInferenceRunner:
             if wait([self._submitted[0].rows], WAIT_SECONDS).done:
                 yield from self._collect()
             else:
-                yield _nothing(given_up=[])
+                yield _nothing()
             # The last ones first: what is computed has no gap.
             while self._stopped() and self._submitted and self._submitted[-1].rows.cancel():
                 self._submitted.pop()
@@ -214,7 +212,7 @@ class AsyncInferenceRunner:
         self._drop_submitted()
         memory = is_out_of_memory(error)
         parts = self._tracker.handle_failure(batch, error, memory, alone=alone)
-        yield _nothing(given_up=[] if parts else batch.positions)
+        yield _nothing(given_up=() if parts else batch.positions)
         for part in parts:
             yield from self._run(part, alone=True)
         for following in later:
@@ -287,7 +285,7 @@ class AsyncInferenceRunner:
         return np.where(retried, FP32_RETRY, 0).astype(np.uint8)
 
 
-def _nothing(given_up: list[int]) -> BatchRows:
+def _nothing(given_up: Sequence[int] = ()) -> BatchRows:
     none = np.empty(0, np.int64), np.empty((0, 0), np.float32), np.empty(0, np.uint8)
     return BatchRows(*none, residues=[], given_up=given_up, tokens=0)
 
