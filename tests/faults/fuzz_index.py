@@ -126,7 +126,7 @@ def run_case(case: Case, output: Path) -> tuple[str, int]:
         except SeqembedError as error:
             _check_leftovers(output.parent, [])
             return _check_error(case, truth, error), 0
-        _check_leftovers(output.parent, [output.name])
+        _check_leftovers(output.parent, [output.with_suffix(".bin").name, output.name])
         _check_index(case, truth, output)
         if case.shards:
             _check_shards(case, truth, output)
@@ -137,7 +137,7 @@ def run_case(case: Case, output: Path) -> tuple[str, int]:
 def _settings(case: Case) -> Iterator[None]:
     """Read in chunks, and write in groups, of the case's sizes."""
     read = partial(reader.read_batches, chunk_bytes=case.chunk_bytes)
-    residues.read_batches = split.read_batches = read
+    residues.read_batches = read
     table.INDEX_BATCH_ROWS = case.batch_rows
     yield
 

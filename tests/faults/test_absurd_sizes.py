@@ -87,13 +87,14 @@ def index(
     before: Callable[[], None] | None = None,
 ) -> Outcome:
     options = ["--ids", ids, "--invalid-residues", asked, "--output", "out/index.parquet"]
-    options += ["--gaps", "error", "--suspicious", "error"]
+    options += ["--gaps", "error", "--suspicious", "error", "--residues", "out/residues.bin"]
     return call(folder, "index", "--fasta", *fasta, *options, before=before)
 
 
 def split(folder: Path, shards: int = 1) -> Outcome:
     options = ["--long-sequences", "auto", "--max-length", "auto", "--layer", "last"]
-    where = ["--index", "out/index.parquet", "--output-dir", "shards"]
+    where = ["--index", "out/index.parquet", "--residues", "out/residues.bin"]
+    where += ["--output-dir", "shards"]
     return call(folder, "split", *where, "--world-size", str(shards), *options)
 
 

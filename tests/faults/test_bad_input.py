@@ -52,7 +52,8 @@ def _write(folder: Path, files: dict[str, bytes]) -> None:
 def _arguments(case: BadFasta, model: Path) -> list[str]:
     options = {"--ids": case.ids, "--invalid-residues": case.asked, "--model": str(model)}
     options |= {"--gaps": case.gaps, "--suspicious": case.suspicious}
-    options |= {"--output": "out/index.parquet", "--log": "index.log"}
+    options |= {"--output": "out/index.parquet", "--residues": "out/residues.bin"}
+    options |= {"--log": "index.log"}
     return ["index.py", "--fasta", *case.patterns, *(w for item in options.items() for w in item)]
 
 

@@ -63,7 +63,8 @@ def test_index_columns(tmp_path):
         (1, "s1", "about", 2, str(a), 14, digest(b"MK"), None),
         (2, "t0", "about", 1, str(b), 0, digest(b"W"), None),
     ]
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["index.parquet"]
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"index.bin", "index.parquet"}
+    assert (tmp_path / "out/index.bin").read_bytes() == b"MKVMKW"
 
 
 def test_index_fingerprint_is_of_ids_and_digests(tmp_path, monkeypatch):

@@ -40,13 +40,13 @@ class Place:
 
     def index(self, *fasta: str, asked: str = "error") -> Any:
         options = ["--ids", "header", "--invalid-residues", asked, "--output", "index.parquet"]
-        options += ["--gaps", "error", "--suspicious", "error"]
+        options += ["--gaps", "error", "--suspicious", "error", "--residues", "residues.bin"]
         return self.call("index", "--fasta", *fasta, *options)
 
     def split(self, asked: str = "auto", length: object = "auto", shards: int = 1) -> Any:
         options = ["--long-sequences", asked, "--max-length", length, "--world-size", shards]
         options += ["--layer", "last"]
-        where = ["--index", "index.parquet", "--output-dir", "index"]
+        where = ["--index", "index.parquet", "--residues", "residues.bin", "--output-dir", "index"]
         return self.call("split", *where, *options)
 
     def rows(self, shards: int = 1) -> list[dict[str, Any]]:
@@ -161,7 +161,12 @@ def test_a_genome_of_five_million_bases(dna):
 @pytest.mark.parametrize("missing", ["--model", "--invalid-residues", "--gaps", "--suspicious"])
 def test_index_needs_its_options(tmp_path, missing):
     options = {"--fasta": "a", "--ids": "header", "--model": "m", "--invalid-residues": "unk"}
-    options |= {"--output": "index.parquet", "--gaps": "keep", "--suspicious": "allow"}
+    options |= {
+        "--output": "index.parquet",
+        "--residues": "residues.bin",
+        "--gaps": "keep",
+        "--suspicious": "allow",
+    }
     words = [word for item in options.items() if item[0] != missing for word in item]
     command = [sys.executable, str(SCRIPTS / "index.py"), *words]
     outcome = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

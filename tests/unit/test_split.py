@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqembed.checks.residues import ResidueCheck, find_unknown
-from seqembed.errors import ConfigError, FastaError
+from seqembed.errors import ConfigError, IndexFormatError
 from seqembed.index import split
 from seqembed.index.parquet import read_metadata
 from seqembed.index.split import split_index
@@ -213,12 +213,29 @@ def test_dna_is_too_long_in_tokens(tmp_path):
     _split(tmp_path, [fasta], 1, policy=_policy("error", count), **options)
 
 
-@pytest.mark.parametrize("changed", [["MKV", "WW"], ["MKV"], ["MKV", "WE", "L"]])
-def test_split_refuses_a_changed_fasta(tmp_path, changed):
+def test_split_does_not_open_the_fasta(tmp_path):
     path = _fasta(tmp_path, ["MKV", "WE"])
     write_index([path], tmp_path / "index.parquet")
-    _fasta(tmp_path, changed)
-    with pytest.raises(FastaError, match="changed since"):
+    path.unlink()
+    assert split_index(tmp_path / "index.parquet", [tmp_path / "shard.parquet"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "cannot be read"),
+        (b"MKVW", "has 4 bytes, but its index speaks of 5"),
+        (b"MKVWEL", "has 6 bytes, but its index speaks of 5"),
+        (b"MKVWK", "is damaged, or belongs to another index"),
+        (b"WEMKV", "is damaged, or belongs to another index"),
+    ],
+)
+def test_damaged_or_foreign_residues_are_refused(tmp_path, content, problem):
+    write_index([_fasta(tmp_path, ["MKV", "WE"])], tmp_path / "index.parquet")
+    residues = tmp_path / "index.bin"
+    residues.write_bytes(content) if content else residues.unlink()
+    advice = f"remove {residues} and run again, so that the FASTA files are indexed anew"
+    with pytest.raises(IndexFormatError, match=f"^{residues}: {problem}.*; {advice}$"):
         split_index(tmp_path / "index.parquet", [tmp_path / "shard.parquet"])
     assert not (tmp_path / "shard.parquet").exists()
 
@@ -229,6 +246,7 @@ def test_an_index_of_before_is_split(tmp_path):
     table = pq.read_table(tmp_path / "new.parquet").drop_columns("excluded")
     metadata = read_metadata(tmp_path / "new.parquet", "index")
     pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "old.parquet")
+    (tmp_path / "new.bin").rename(tmp_path / "old.bin")
     assert split_index(tmp_path / "old.parquet", [tmp_path / "shard.parquet"]) == 2
     assert read_shard_index(tmp_path / "shard.parquet").rows.tolist() == [0, 1]
 

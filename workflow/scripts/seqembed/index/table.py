@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, repeat
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -96,11 +96,13 @@ def write_index(
     output: Path,
     ids: IdStyle = "header",
     check: ResidueCheck | None = None,
+    residues: Path | None = None,
 ) -> int:
     """Write the index of all records, in input order, as Parquet; return their number.
 
-    check: what becomes of residues, a fresh one; left out, all must be such as ESM-2 knows. Beside
-    the rows stand `gaps`, `ids`, and `files` as describe_files has them.
+    check: what becomes of residues, a fresh one; left out, all must be such as ESM-2 knows.
+    residues: the path of a second file, of each row's residues after those of the row before. In
+    the index's metadata are `gaps`, `ids`, and `files` as describe_files has them.
 
     Raises:
         FastaError: a file is not as it should be, or of another molecule.
@@ -110,16 +112,19 @@ def write_index(
     check = check or ResidueCheck(
         ESM2_LETTERS, "protein", "error", gaps="error", suspicious="error"
     )
-    batches = _index_rows(files, SequenceIds(ids), check)
     fingerprint, written = IndexFingerprint(), 0
     metadata = {"format_version": FORMAT_VERSION, "kind": "index", "gaps": check.gaps, "ids": ids}
     metadata |= {"files": describe_files(files)}
+    # The index is renamed last: where it is, its residues are, too.
     with (
         published(Path(output)) as temporary,
+        published(residues or Path(output).with_suffix(".bin")) as spool_path,
+        spool_path.open("wb") as spool,
         pq.ParquetWriter(
             temporary, INDEX_SCHEMA.with_metadata(metadata), write_page_checksum=True
         ) as writer,
     ):
+        batches = _index_rows(files, SequenceIds(ids), check, spool)
         for columns in _regroup(batches, INDEX_BATCH_ROWS):
             fingerprint.update(columns[1], columns[6], columns[7])
             written += len(columns[0])
@@ -130,14 +135,15 @@ def write_index(
 
 
 def _index_rows(
-    files: Sequence[str | Path], ids: SequenceIds, check: ResidueCheck
+    files: Sequence[str | Path], ids: SequenceIds, check: ResidueCheck, spool: IO[bytes]
 ) -> Iterator[list[Sequence[Any]]]:
-    """Yield the index's columns of one record or more at a time, in order."""
+    """Yield the index's columns of one record or more at a time, and spool their residues."""
     row = 0
     for path in map(Path, files):
         ids.begin(path)
         for records, reasons in check.read(path):
             end = row + len(records)
+            spool.write(b"".join(records.residues))
             yield [
                 range(row, end),
                 ids.name(records),

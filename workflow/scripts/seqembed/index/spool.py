@@ -1,0 +1,54 @@
+"""The residues of an index's rows, in a file beside it that `split` reads in place of the FASTA.
+
+It holds each row's residues after those of the row before, and nothing else: the index has their
+lengths and digests.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from seqembed.errors import IndexFormatError
+from seqembed.index.parquet import Digests, Int64s
+from seqembed.storage.digests import digest
+
+
+class ResidueFile:
+    """The residues of rows with these lengths, (n,), and digests, (n, 16): a context manager.
+
+    Raises IndexFormatError where the file cannot be read, or has another size.
+    """
+
+    def __init__(self, path: Path, lengths: Int64s, digests: Digests) -> None:
+        self._path, self._lengths, self._digests = path, lengths, digests
+        self._ends = np.cumsum(lengths)
+        try:
+            self._file = open(path, "rb")  # noqa: SIM115 (__exit__ closes it)
+        except OSError as error:
+            raise self._error(f"cannot be read ({error.strerror})") from error
+        size, expected = path.stat().st_size, int(lengths.sum())
+        if size != expected or (lengths < 0).any():
+            self._file.close()
+            raise self._error(f"has {size:,} bytes, but its index speaks of {expected:,}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+
+    def read(self, row: int) -> bytes:
+        """The residues of a row; raises IndexFormatError unless they have the row's digest."""
+        length = int(self._lengths[row])
+        self._file.seek(int(self._ends[row]) - length)
+        residues = self._file.read(length)
+        if digest(residues) != self._digests[row].tobytes():
+            raise self._error("is damaged, or belongs to another index")
+        return residues
+
+    def _error(self, problem: str) -> IndexFormatError:
+        advice = f"remove {self._path} and run again, so that the FASTA files are indexed anew"
+        return IndexFormatError(f"{self._path}: {problem}; {advice}")
