@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,13 @@ from hypothesis import strategies as st
 
 from seqembed.errors import FastaError
 from seqembed.fasta.files import find_fasta_files
-from seqembed.fasta.reader import read_records
+from seqembed.fasta.reader import read_batches
+from seqembed.fasta.records import Record
 from seqembed.storage.digests import digest
+
+
+def read_records(path: Path, **options: int) -> Iterator[Record]:
+    return (record for records in read_batches(path, **options) for record in records)
 
 
 def _write(folder: Path, content: bytes, name: str = "a.fasta") -> Path:

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqembed.checkpoints.shard import adopt_index
-from seqembed.checks.residues import ResidueCheck, find_unknown
+from seqembed.checks.residues import ResidueCheck
+from seqembed.checks.tally import find_unknown
 from seqembed.errors import FastaError, IndexFormatError, ResidueError
 from seqembed.index import table as index
 from seqembed.index.parquet import read_metadata, whole

@@ -10,7 +10,8 @@ from described_models import DNA_TOKENIZER
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqembed.checks.residues import ResidueCheck, find_unknown
+from seqembed.checks.residues import ResidueCheck
+from seqembed.checks.tally import find_unknown
 from seqembed.errors import FastaError, ResidueError
 from seqembed.models.encoders.tokenization import ESM2_LETTERS, BpeTokenizer
 
@@ -224,8 +225,3 @@ def test_the_other_molecule_is_refused_in_any_file(tmp_path, molecule, own, othe
 )
 def test_what_is_not_plainly_the_other_molecule_passes(tmp_path, molecule, content):
     assert read_all(tmp_path, make_check(molecule, "unk"), content)
-
-
-def test_unknown_policy():
-    with pytest.raises(ValueError, match="must be one of error, unk, skip, not 'drop'"):
-        ResidueCheck(b"A", "DNA", "drop", gaps="error", suspicious="error")

@@ -14,7 +14,8 @@ from described_models import DNA_TOKENIZER
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqembed.checks.residues import ResidueCheck, find_unknown
+from seqembed.checks.residues import ResidueCheck
+from seqembed.checks.tally import find_unknown
 from seqembed.errors import ConfigError, IndexFormatError
 from seqembed.index import split
 from seqembed.index.parquet import read_metadata
@@ -258,11 +259,6 @@ def test_what_a_killed_split_left_goes(tmp_path):
     left.touch()
     split_index(tmp_path / "index.parquet", [tmp_path / "index/shard_0.parquet"])
     assert [path.name for path in left.parent.iterdir()] == ["shard_0.parquet"]
-
-
-def test_no_shard_is_no_split(tmp_path):
-    with pytest.raises(ValueError, match="at least one shard"):
-        split_index(tmp_path / "index.parquet", [])
 
 
 def test_the_letters_of_the_tokenizers():

@@ -10,8 +10,7 @@ from typing import get_args
 
 from seqembed import command_line
 from seqembed.checks.file_check import Suspicious
-from seqembed.checks.gaps import Gaps
-from seqembed.checks.residues import InvalidResidues, ResidueCheck
+from seqembed.checks.residues import Gaps, InvalidResidues, ResidueCheck
 from seqembed.fasta.files import find_fasta_files
 from seqembed.index.sequence_ids import IdStyle
 from seqembed.index.table import write_index

@@ -65,7 +65,7 @@ class Lengths:
     count: int = 0
     first: tuple[int, bytes] = (0, b"")
 
-    def add(self, records: Records) -> None:
+    def add(self, records: Records, text: bytes) -> None:
         """Count the records of one block."""
         self.records += len(records)
         longest = int(records.lengths.max(initial=0))
@@ -98,7 +98,7 @@ class StatedLengths:
     others: int = 0
     last: Place | None = None
 
-    def add(self, records: Records) -> None:
+    def add(self, records: Records, text: bytes) -> None:
         """Compare the records of one block with what their headers say."""
         self.last = None
         # Programs that write lengths write them everywhere.

@@ -48,7 +48,7 @@ class LineWidths:
     first_step: Place | None = None
     first_word: Place | None = None
 
-    def add(self, records: Records) -> None:
+    def add(self, records: Records, text: bytes) -> None:
         """Count the lines of one block; blank ones between others do not count."""
         widths = records.line_ends - records.line_begins
         letters = np.frombuffer(records.block + b"\n", np.uint8)[records.line_begins]

@@ -22,8 +22,6 @@ _STRUCTURE = b"HECTSGBIPL"
 _STRUCTURE_MIN = 15
 _RUNS = re.compile(rb"H{3,}|E{3,}")
 _PREFIX = 12
-# Behind the `>` stand two letters and this.
-_PIR, _PIR_PLACE = re.compile(r"(P1|F1|D[LC]|R[LC]|N[13]|XX);"), 3
 # No name ends so: it would have other letters, too.
 _AMINO_ACIDS = b"ACDEFGHIKLMNPQRSTVWY"
 _HEADER_RESIDUES = re.compile(r"[ACDEFGHIKLMNPQRSTVWY]{30,}\Z")
@@ -31,13 +29,13 @@ _HEADER_END = 200
 _IS_PIR = "is PIR, whose second line is a title, not residues; convert the file to FASTA"
 _IS_GAP_LINE = "is a gap of NCBI's tbl2asn within the record above; write its N, or leave it out"
 _HAS_RESIDUES = "looks like a sequence within a header: is a line break missing before it?"
-_GAP_LINE = re.compile(r"\?(unk)?[0-9]+")
 _ENTITIES = frozenset(("ccd", "smiles", "ligand", "glycan", "dna", "rna", "protein"))
-# By their first two letters. They stand first, or behind a short name of the chain.
-_IS_ENTITY, _CHAIN_BYTES = np.zeros((256, 256), np.bool_), 6
-for _kind in _ENTITIES:
-    for _two in (_kind[:2], _kind[:2].upper(), _kind[:2].title()):
-        _IS_ENTITY[ord(_two[0]), ord(_two[1])] = True
+# At the beginning of a header; a kind of molecule may stand behind a short name of its chain.
+_ODD_HEADER = re.compile(
+    rf"\n(?:(?P<pir>(?:P1|F1|D[LC]|R[LC]|N[13]|XX);)|(?P<gap>\?(?:unk)?[0-9]+$)|"
+    rf"(?:[^|\n]{{,5}}\|)?(?i:{'|'.join(sorted(_ENTITIES))})(?![^|\s]))",
+    re.MULTILINE,
+)
 # Classes of amino acids in place of them: of Dayhoff, and hydrophobic or polar.
 _REDUCED, _REDUCED_MIN = (b"ABCDEF", b"HP"), 15
 _USUAL, _WORD_LETTERS = bytes(byte for byte in range(256) if byte not in b"OU"), 20
@@ -51,8 +49,7 @@ def find_suspicious_records(
 
     rna_refused: RNA is no DNA, and would be read.
     """
-    yield from _find_odd_headers(records)
-    yield from _find_other_entities(records, molecule)
+    yield from _find_odd_headers(records, molecule)
     if molecule == "DNA":
         yield from _find_double_strands(records)
         yield from _find_rna(records, text) if rna_refused else ()
@@ -63,36 +60,32 @@ def find_suspicious_records(
             yield number, Finding(1, records.residues[number], name)
 
 
-def _find_odd_headers(records: Records) -> Iterator[tuple[int, Finding]]:
-    """The records whose header is of another format, or has residues in it.
-
-    What most files have nowhere is looked for in one step, and is tested only where it is.
-    """
-    letters = np.frombuffer(records.block, np.uint8)
-    kinds = (
-        (letters[records.begins + _PIR_PLACE] == ord(";"), _PIR.match, _IS_PIR),
-        (letters[records.begins + 1] == ord("?"), _GAP_LINE.fullmatch, _IS_GAP_LINE),
-    )
-    for places, matches, what in kinds:
-        for number in np.flatnonzero(places).tolist():
-            if matches(records.headers[number]):
-                yield number, Finding(0, records.headers[number].encode(), what)
-    for number in np.flatnonzero(_IS_AMINO_ACID[letters[records.ends - 1]]).tolist():
+def _find_odd_headers(records: Records, molecule: Molecule) -> Iterator[tuple[int, Finding]]:
+    """The records whose header is of another format, of another molecule, or has residues in it."""
+    # One search of all headers; most files have none of these.
+    text, number, place = "\n" + "\n".join(records.headers), -1, 0
+    for found in _ODD_HEADER.finditer(text):
+        number += text.count("\n", place, found.start() + 1)
+        place = found.start() + 1
+        what = _name_header(found, records.sequence_ids[number], molecule)
+        if what:
+            yield number, Finding(0, records.headers[number].encode(), what)
+    last = np.frombuffer(records.block, np.uint8)[records.ends - 1]
+    for number in np.flatnonzero(_IS_AMINO_ACID[last]).tolist():
         if _ends_with_residues(records, number):
             yield number, Finding(0, records.headers[number].encode(), _HAS_RESIDUES)
 
 
-def _find_other_entities(records: Records, molecule: Molecule) -> Iterator[tuple[int, Finding]]:
-    """The records that are something else by their header, as in the input of Boltz and Chai."""
-    letters = np.frombuffer(records.block + bytes(_CHAIN_BYTES + 2), np.uint8)
-    heads = letters[records.begins[:, None] + np.arange(1, _CHAIN_BYTES + 3)]
-    entities, bars = _IS_ENTITY[heads[:, :-1], heads[:, 1:]], heads == ord("|")
-    behind = (bars[:, :-2] & entities[:, 1:]).any(axis=1)
-    for number in np.flatnonzero(entities[:, 0] | behind).tolist():
-        kinds = _ENTITIES.intersection(records.sequence_ids[number].lower().split("|")[:2])
-        if kinds - {"protein" if molecule == "protein" else "dna"}:
-            what = f"says that this is {', '.join(kinds)}, no {molecule}; remove the record"
-            yield number, Finding(0, records.headers[number].encode(), what)
+def _name_header(found: re.Match[str], sequence_id: str, molecule: Molecule) -> str | None:
+    """What a header is; of molecules, as the input of Boltz and Chai has them, only another one."""
+    if found["pir"]:
+        return _IS_PIR
+    if found["gap"]:
+        return _IS_GAP_LINE
+    kinds = _ENTITIES.intersection(sequence_id.lower().split("|")[:2])
+    if kinds - {"protein" if molecule == "protein" else "dna"}:
+        return f"says that this is {', '.join(kinds)}, no {molecule}; remove the record"
+    return None
 
 
 def _find_double_strands(records: Records) -> Iterator[tuple[int, Finding]]:

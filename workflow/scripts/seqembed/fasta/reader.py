@@ -13,7 +13,7 @@ from pathlib import Path
 from seqembed.errors import FastaError
 from seqembed.fasta.compression import read_chunks
 from seqembed.fasta.other_formats import refuse_preamble
-from seqembed.fasta.record_faults import RecordFault, check_record
+from seqembed.fasta.record_faults import find_fault
 from seqembed.fasta.records import BLANKS, Record, Records, parse
 
 CHUNK_BYTES = 1 << 18
@@ -21,7 +21,6 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 # Lines in a row that begin with `;`. None is looked at twice, however many there are.
 _COMMENTS = re.compile(rb"(?m)^;.*+(?:\n;.*+)*+")
-_ODD_IN_NAMES = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 def read_records(path: str | Path, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Record]:
@@ -112,12 +111,12 @@ def _blank(run: re.Match[bytes]) -> bytes:
 def _refuse_faults(records: Records, path: str | Path, without_gaps: bool) -> Iterator[Records]:
     """Yield the records; raise FastaError for the first that is none, after those before it."""
     for number in records.odd:
-        try:
-            check_record(records.raw(number), records[number], without_gaps=without_gaps)
-        except RecordFault as fault:
-            # One of these may have a fault of another kind, which comes first.
-            if number:
-                yield records.before(number)
-            line = records.lines[number] + fault.line
-            raise FastaError(fault.message, path=path, record=fault.record, line=line) from None
+        raw, line = records.raw(number), records.lines[number]
+        if fault := find_fault(raw, records[number], without_gaps=without_gaps):
+            # Who reads the records before it may find a fault of another kind, which comes first.
+            if before := records.block[: records.begins[number]]:
+                first, offset = records.lines[0], records.byte_offsets[0]
+                yield parse(before, first, offset, without_gaps=without_gaps)
+            message, below, record = fault
+            raise FastaError(message, path=path, record=record, line=line + below)
     yield records

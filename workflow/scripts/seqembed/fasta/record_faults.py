@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from seqembed.fasta.characters import INVISIBLE, name_letter
 from seqembed.fasta.records import BLANKS, GAPS, MAX_ID_BYTES, Record, cut_header, decode_header
@@ -21,58 +22,65 @@ _INNER_HEADER_ADVICE = (
 )
 
 
-class RecordFault(Exception):
+class Fault(NamedTuple):
     """What is wrong with a record.
 
     line: counted from its header's, 0. record: its id, as it is to be shown; None where the header
     has none.
     """
 
-    def __init__(self, message: str, line: int, record: str | None) -> None:
-        self.message, self.line, self.record = message, line, record
-        super().__init__(message)
+    message: str
+    line: int = 0
+    record: str | None = None
 
 
-def check_record(raw: bytes, record: Record, *, without_gaps: bool) -> None:
-    """Raise RecordFault for the first thing that makes this text no record."""
+def find_fault(raw: bytes, record: Record, *, without_gaps: bool) -> Fault | None:
+    """The first thing that makes this text no record."""
     header, _, body = raw.partition(b"\n")
     if _LONE_RETURN.search(header):
-        raise RecordFault(_LONE_RETURN_ADVICE, 0, None)
-    _check_header(header[1:])
-    if fault := _find_fault(raw, body.translate(None, BLANKS)):
-        raise RecordFault(fault[0], raw.count(b"\n", 0, fault[1]), record.sequence_id)
-    if not record.residues:
-        gaps = without_gaps and any(gap in body for gap in GAPS)
-        what = "has gaps alone, which `gaps: remove` takes out" if gaps else "has no residues"
-        advice = "remove the record or add its sequence"
-        raise RecordFault(f"{what}; {advice}", 0, record.sequence_id)
+        return Fault(_LONE_RETURN_ADVICE)
+    if fault := _find_header_fault(header[1:]):
+        return fault
+    if found := _find_line_fault(raw, body.translate(None, BLANKS)):
+        message, place = found
+        return Fault(message, raw.count(b"\n", 0, place), record.sequence_id)
+    if record.residues:
+        return None
+    gaps = without_gaps and any(gap in body for gap in GAPS)
+    what = "has gaps alone, which `gaps: remove` takes out" if gaps else "has no residues"
+    return Fault(f"{what}; remove the record or add its sequence", 0, record.sequence_id)
 
 
-def _check_header(header: bytes) -> None:
-    """Raise RecordFault for a header, without its `>`, that gives no id."""
+def _find_header_fault(header: bytes) -> Fault | None:
+    """Why a header, without its `>`, gives no id."""
     if b"\0" in header:
-        raise RecordFault("the header holds a NUL byte; remove it", 0, None)
+        return Fault("the header holds a NUL byte; remove it")
     sequence_id = cut_header(decode_header(header).strip(" \t\r\v\f"))[0]
-    try:
-        header.decode()
-    except UnicodeDecodeError as error:
-        # Of a description in Latin-1 nothing depends; in an id, nobody knows what is meant.
-        if not sequence_id.isascii():
-            message = f"the id is not UTF-8 (byte {error.start + 2}); convert the file to UTF-8"
-            raise RecordFault(message, 0, None) from error
+    # A description may be Latin-1, as nothing depends on it; an id has to be what its user means.
+    if not sequence_id.isascii() and (place := _find_no_utf8(header)) is not None:
+        return Fault(f"the id is not UTF-8 (byte {place + 2}); convert the file to UTF-8")
     if not sequence_id or header[:1] in (b" ", b"\t"):
-        message = "the header has no id; write `>id description`, with no blank after `>`"
-        raise RecordFault(message, 0, None)
+        return Fault("the header has no id; write `>id description`, with no blank after `>`")
     if (size := len(sequence_id.encode())) > MAX_ID_BYTES:
         message = f"the id has {size:,} bytes; shorten it to at most {MAX_ID_BYTES:,}"
-        raise RecordFault(message, 0, sequence_id[:40] + "...")
+        return Fault(message, 0, sequence_id[:40] + "...")
     if found := INVISIBLE.search(sequence_id):
         message = f"the id holds {name_letter(found[0])}, which nobody sees; remove it"
-        raise RecordFault(message, 0, sequence_id)
+        return Fault(message, 0, sequence_id)
+    return None
 
 
-def _find_fault(raw: bytes, residues: bytes) -> tuple[str, int] | None:
-    """What of a record is never part of a sequence, and where in `raw` it is.
+def _find_no_utf8(text: bytes) -> int | None:
+    """The place of the first byte that is not UTF-8."""
+    try:
+        text.decode()
+    except UnicodeDecodeError as error:
+        return error.start
+    return None
+
+
+def _find_line_fault(raw: bytes, residues: bytes) -> tuple[str, int] | None:
+    """What of a record is never part of a sequence, and its place in `raw`.
 
     residues: the record without header and blanks.
     """

@@ -6,7 +6,6 @@ import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +15,9 @@ import pyarrow.parquet as pq
 from seqembed.index.parquet import (
     FORMAT_VERSION,
     SHARD_SCHEMA,
-    Digests,
     Int64s,
-    damage_named,
     digest_column,
+    int64_array,
     int64_column,
     read_columns,
 )
@@ -46,26 +44,23 @@ WHOLE = LengthPolicy(long_sequences="full", max_length=0)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Sequences:
-    """The columns of an index: (n,) each but `digests`, (n, 16), and `distinct`.
+    """What an index has of its n rows.
 
-    distinct: the first rows of the sequences that are not excluded, ascending. tokens: without
-    specials, 0 in excluded rows.
+    table: their ids, lengths and digests; excluded, tokens (without specials, 0 where excluded):
+    (n,); distinct: the first rows of the sequences that are not excluded, ascending.
     """
 
-    names: Any
-    lengths: Int64s
-    digests: Digests
+    table: pa.Table
+    residues: ResidueFile
     excluded: npt.NDArray[np.bool_]
     distinct: Int64s
     tokens: Int64s
-    residues: ResidueFile
 
-    def table(self, rows: Int64s) -> Any:
+    def take(self, rows: Int64s) -> pa.Table:
         """These rows, residues included, as a table of SHARD_SCHEMA."""
-        lengths, names = self.lengths[rows], self.names.take(pa.array(rows))
-        keys = pa.array([key.tobytes() for key in self.digests[rows]], pa.binary(16))
+        part = self.table.take(int64_array(rows))
         residues = pa.array(map(self.residues.read, rows.tolist()), pa.binary())
-        columns = [rows, names, lengths, keys, residues, self.tokens[rows]]
+        columns = [rows, *part.columns, residues, self.tokens[rows]]
         return pa.table(columns, schema=SHARD_SCHEMA)
 
 
@@ -88,8 +83,6 @@ def split_index(
         ConfigError: a sequence is too long for the policy; no shard is written then.
         IndexFormatError: the index or its file of residues is damaged.
     """
-    if not shard_paths:
-        raise ValueError("at least one shard is needed")
     shard_paths[0].parent.mkdir(parents=True, exist_ok=True)
     remove_temporary(shard_paths[0].parent)
     sequences = _read_sequences(
@@ -105,25 +98,22 @@ def split_index(
 
 
 def _read_sequences(index_path: Path, residues_path: Path, tokenizer: Tokenizer) -> _Sequences:
-    """The columns of an index, its distinct sequences counted in tokens."""
+    """What an index has, its distinct sequences counted in tokens."""
     excluded = read_excluded(index_path)
-    with damage_named(index_path):
-        table = read_columns(index_path, ["sequence_id", "length", "digest"])
-        lengths, digests = int64_column(table["length"]), digest_column(table["digest"])
+    table = read_columns(index_path, ["sequence_id", "length", "digest"])
+    digests = digest_column(table["digest"])
     check_rows(index_path, digests)
+    residues = ResidueFile(residues_path, int64_column(table["length"]), digests)
     firsts = first_rows(digests)
     distinct = np.flatnonzero((firsts == np.arange(len(firsts))) & ~excluded)
-    residues = ResidueFile(residues_path, lengths, digests)
     tokens = np.zeros(len(firsts), np.int64)
     tokens[distinct] = [tokenizer.count(residues.read(row)) for row in distinct.tolist()]
     return _Sequences(
-        names=table["sequence_id"],
-        lengths=lengths,
-        digests=digests,
+        table=table,
+        residues=residues,
         excluded=excluded,
         distinct=distinct,
         tokens=tokens[firsts],
-        residues=residues,
     )
 
 
@@ -138,19 +128,16 @@ def _refuse_long(index_path: Path, sequences: _Sequences, policy: LengthPolicy, 
 def _write_shard(
     path: Path, sequences: _Sequences, rows: Int64s, rank: int, world_size: int
 ) -> None:
-    metadata = _metadata(rank, world_size, shard_fingerprint(sequences.digests[rows]))
+    lengths, digests = sequences.residues.lengths[rows], sequences.residues.digests[rows]
+    metadata = {"format_version": FORMAT_VERSION, "kind": "shard", "rank": str(rank)}
+    metadata |= {"world_size": str(world_size), "fingerprint": shard_fingerprint(digests)}
     schema = SHARD_SCHEMA.with_metadata(metadata)
     with (
         published(Path(path)) as temporary,
         pq.ParquetWriter(temporary, schema, write_page_checksum=True) as writer,
     ):
-        for group in _groups(rows, sequences.lengths):
-            writer.write_table(sequences.table(group))
-
-
-def _metadata(rank: int, world_size: int, fingerprint: str) -> dict[str, str]:
-    own = {"rank": str(rank), "world_size": str(world_size), "fingerprint": fingerprint}
-    return {"format_version": FORMAT_VERSION, "kind": "shard"} | own
+        for group in _groups(lengths.tolist()):
+            writer.write_table(sequences.take(rows[group]))
 
 
 def _predict_costs(tokens: Int64s, policy: LengthPolicy) -> npt.NDArray[np.float64]:
@@ -175,13 +162,13 @@ def _assign(rows: Int64s, tokens: Int64s, policy: LengthPolicy, world_size: int)
     return [rows[places[arrange(tokens[places], policy)]] for places in shards]
 
 
-def _groups(rows: Int64s, lengths: Int64s) -> Iterator[Int64s]:
-    """Cut rows into groups of at most GROUP_ROWS, and of GROUP_BYTES unless one row is larger."""
+def _groups(lengths: list[int]) -> Iterator[slice]:
+    """Cut rows of these lengths into groups: at most GROUP_ROWS, and GROUP_BYTES or one row."""
     begin, size = 0, 0
-    for place, length in enumerate(lengths[rows].tolist()):
+    for place, length in enumerate(lengths):
         if place > begin and (size + length > GROUP_BYTES or place - begin == GROUP_ROWS):
-            yield rows[begin:place]
+            yield slice(begin, place)
             begin, size = place, 0
         size += length
-    if begin < len(rows):
-        yield rows[begin:]
+    if lengths:
+        yield slice(begin, None)

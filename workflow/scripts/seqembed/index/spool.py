@@ -23,7 +23,8 @@ class ResidueFile:
     """
 
     def __init__(self, path: Path, lengths: Int64s, digests: Digests) -> None:
-        self._path, self._lengths, self._digests = path, lengths, digests
+        self.lengths, self.digests = lengths, digests
+        self._path = path
         self._ends = np.cumsum(lengths)
         try:
             self._file = open(path, "rb")  # noqa: SIM115 (__exit__ closes it)
@@ -42,10 +43,10 @@ class ResidueFile:
 
     def read(self, row: int) -> bytes:
         """The residues of a row; raises IndexFormatError unless they have the row's digest."""
-        length = int(self._lengths[row])
+        length = int(self.lengths[row])
         self._file.seek(int(self._ends[row]) - length)
         residues = self._file.read(length)
-        if digest(residues) != self._digests[row].tobytes():
+        if digest(residues) != self.digests[row].tobytes():
             raise self._error("is damaged, or belongs to another index")
         return residues
 

@@ -202,14 +202,11 @@ def read_lengths_and_digests(path: Path) -> tuple[Int64s, Digests]:
 def read_excluded(path: Path) -> npt.NDArray[np.bool_]:
     """Which rows of a whole index get no embedding, (n,) bool."""
     read_metadata(path, "index")
-    parts = [np.empty(0, bool)]
-    with damage_named(path), open_parquet(path) as index:
-        if "excluded" not in index.schema_arrow.names:
-            return np.zeros(index.metadata.num_rows, bool)
-        for batch in index.iter_batches(columns=["excluded"]):
-            valid = batch["excluded"].is_valid().cast(pa.uint8())
-            parts.append(np.from_dlpack(valid).view(bool))
-    return np.concatenate(parts)
+    with damage_named(path):
+        if "excluded" not in pq.read_schema(path).names:
+            return np.zeros(pq.read_metadata(path).num_rows, bool)
+    valid = read_columns(path, ["excluded"])["excluded"].is_valid().cast(pa.uint8())
+    return np.from_dlpack(valid.combine_chunks()).view(bool)
 
 
 def read_assigned(path: Path, rank: int, world_size: int) -> tuple[Int64s, Digests]:
