@@ -100,14 +100,12 @@ ODD_FASTA: dict[str, dict[str, Case]] = {
             "header seems to be missing",
             3,
         ),
-        "pandas' missing value": _maybe(
-            ">a\nnan\n", "is what is written where there is no sequence", 2
-        ),
+        "pandas' missing value": _maybe(">a\nnan\n", "is written where a sequence is missing", 2),
         "R's missing value": _maybe(
-            f">a\n{A}\n>b\nNA\n", "is what is written where there is no sequence", 3
+            f">a\n{A}\n>b\nNA\n", "is written where a sequence is missing", 3
         ),
         "JSON's missing value": _maybe(
-            f">a\n{A}\n>b\nnull\n", "is what is written where there is no sequence", 4
+            f">a\n{A}\n>b\nnull\n", "is written where a sequence is missing", 4
         ),
         "peptides with their neighbours": _maybe(
             ">a\nK.PEPTIDEK.R\n", "residues beside it", 2, gaps="remove"
@@ -186,8 +184,8 @@ ODD_FASTA: dict[str, dict[str, Case]] = {
         "of DNA, as the model's": _odd(
             ">a\nAC-GT\n", "does not know 1 residue", molecule="DNA", gaps="keep"
         ),
-        "a record of gaps": _odd(">a\nMKV\n>b\n---\n", "has gaps alone", 3, gaps="remove"),
-        "a record of gaps and a stop": _odd(">b\n--*\n", "has gaps alone", 1, gaps="remove"),
+        "a record of gaps": _odd(">a\nMKV\n>b\n---\n", "has only gaps", 3, gaps="remove"),
+        "a record of gaps and a stop": _odd(">b\n--*\n", "has only gaps", 1, gaps="remove"),
         "GCG's tildes": _odd(">a\n~~MKV\n", ODD, 2, gaps="remove", asked="unk"),
         "NEXUS's unknown": _odd(">a\nMK??V\n", ODD, 2, asked="unk"),
     },

@@ -225,8 +225,8 @@ def test_split_does_not_open_the_fasta(tmp_path):
     ("content", "problem"),
     [
         (None, "cannot be read"),
-        (b"MKVW", "has 4 bytes, but its index speaks of 5"),
-        (b"MKVWEL", "has 6 bytes, but its index speaks of 5"),
+        (b"MKVW", "has 4 bytes, but its index has 5 residues"),
+        (b"MKVWEL", "has 6 bytes, but its index has 5 residues"),
         (b"MKVWK", "is damaged, or belongs to another index"),
         (b"WEMKV", "is damaged, or belongs to another index"),
     ],

@@ -1,4 +1,4 @@
-"""What in a FASTA file is no sequence of the model's molecule: certainly, or by all appearances."""
+"""Find what is not a sequence of the model's molecule in a FASTA file, or looks like none."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from seqembed.models.families import Molecule
 
 Suspicious = Literal["error", "allow"]
 
-# Fewer letters do not tell what a file holds.
+# Fewer letters do not show what a file holds.
 MIN_LETTERS = 100
-# A third of a usual protein, and none of them one of IUPAC's codes for nucleotides.
+# A third of a usual protein; none of them is one of IUPAC's codes for nucleotides.
 AMINO_ACIDS_ALONE = b"EFILPQ"
 PROTEIN_MIN_SHARE = 0.1
 _SET = "set `suspicious: allow` (after --config: suspicious=allow)"
@@ -37,11 +37,11 @@ _Finder = Composition | LineWidths | Lengths | StatedLengths
 
 
 class FileCheck:
-    """Looks at all records of one file; memory does not grow with them.
+    """Checks all records of one file, in constant memory.
 
-    impossible: whether a line that cannot be residues is an error; its sequence is left out
-    otherwise. gaps_kept: `-` and `.` are embedded. suspicious: whether what only looks like no
-    sequence is an error.
+    impossible: whether a line that cannot be residues is an error; otherwise its sequence is left
+    out. gaps_kept: whether `-` and `.` are embedded. suspicious: whether it is an error that a
+    record or the file looks like something else than sequences.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class FileCheck:
         self._count = 0
 
     def look(self, records: Records, text: bytes) -> None:
-        """Look at records, of which `text` is all residues."""
+        """Check the next records; text: the residues of all."""
         if self._suspicious:
             # Faster than to delete these letters, which are everywhere.
             marks = np.frombuffer(text.translate(self._is_foreign), np.bool_)
@@ -99,20 +99,21 @@ class FileCheck:
                 yield number, finding
 
     def _list_odd(self, records: Records, text: bytes) -> Iterable[int]:
-        """The records to look at; of DNA, upper-case letters may be wrong, too."""
+        """Return the records whose lines are to be checked."""
+        # Of DNA, upper-case letters may be wrong, too.
         if self._molecule == "protein" or not text.translate(None, POSSIBLE["DNA"]):
             return records.odd
         return range(len(records))
 
     def _look_closely(self, raw: bytes) -> Finding | None:
-        """What a record's lines hold that is no residue, or seems none."""
+        """Check a record's lines."""
         finding = find_impossible(raw, self._molecule) if self._impossible else None
         if finding or not self._suspicious:
             return finding
         return find_suspicious(raw, self._molecule, gaps_kept=self._gaps_kept)
 
     def finish(self) -> None:
-        """Raise FastaError where the file holds what is no sequence of the molecule."""
+        """Raise FastaError, after the last records, for the first finding."""
         if self._suspicious:
             _refuse_other_molecule(self._path, self._molecule, self._letters, self._foreign)
         if self._first:
@@ -124,14 +125,14 @@ class FileCheck:
     def _error(self, finding: Finding, line: int, record: str | None) -> FastaError:
         message = f"{show(finding.text)} {finding.what}"
         if self._count > 1:
-            message += f" ({self._count:,} records are so, or odd in another way)"
+            message += f" ({self._count:,} records look wrong in this or another way)"
         if not finding.certain:
             message += f"; {_ALLOW}"
         return FastaError(message, path=self._path, record=record, line=line)
 
 
 def _refuse_other_molecule(path: Path, molecule: Molecule, total: int, foreign: int) -> None:
-    """Raise FastaError for a file of which `foreign` letters of `total` show another molecule."""
+    """Raise FastaError for a file if `foreign` of its `total` letters show the other molecule."""
     if total < MIN_LETTERS:
         return
     share = f"{100 * foreign / total:.0f}% of its {total:,} letters are in"

@@ -1,4 +1,4 @@
-"""Lines of a record that cannot be residues of a molecule, or that look like something else."""
+"""Find lines of a record that cannot be residues, or look like something else."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from seqembed.models.families import Molecule
 
 GREP_SEPARATOR = b"--"
 SHOWN_BYTES = 60
-# Every letter may stand for an amino acid, or several; of nucleotides these are IUPAC's codes, U of
-# RNA, and the X of programs that mask. Stops and gaps may be in both.
+# Every letter may mean an amino acid, or several. Nucleotides: IUPAC's codes, the U of RNA and the
+# X of masking programs. Both may hold stops and gaps.
 POSSIBLE = {
     "protein": bytes(range(ord("A"), ord("Z") + 1)) + b"*.-",
     "DNA": b"ACGTURYSWKMBDHVNX*.-",
@@ -22,7 +22,7 @@ _PASSING = {
     molecule: letters + letters.lower() + b" \t\n\r\f\v" for molecule, letters in POSSIBLE.items()
 }
 _CHAINS = b":/|"
-# Blocks of another size than ten are taken for blocks where a line has several.
+# Groups of another size than ten count as blocks only if a line has several.
 _BLOCK, _FEW_GROUPS = 10, 3
 _NUCLEOTIDES = b"ACGTUNacgtun \t"
 _INNER_BLANK = re.compile(rb"\S[ \t]+\S")
@@ -31,13 +31,14 @@ _FILE_NAME = re.compile(
     re.IGNORECASE,
 )
 IS_WORD = "looks like a word, not residues"
-# A word behind a sequence, such as `Killed`.
+# Letters of a word below a sequence, such as `Killed`.
 _LONGEST_WORD = 20
 
 
 class Finding(NamedTuple):
-    """What a line of a record looks like; `line` counts from the record's header, 0.
+    """Something in a record that looks wrong.
 
+    line: counted from the record's header, 0; text: of the line; what: the rest of the message.
     certain: it cannot be residues, and no setting allows it.
     """
 
@@ -47,18 +48,18 @@ class Finding(NamedTuple):
     certain: bool = False
 
 
-# A finding, with the line of the file, from 1, that shows it.
+# A finding about a whole file, with the line (from 1) that shows it.
 Place = tuple[int, Finding]
 
 
 def show(text: bytes) -> str:
-    """The beginning of a line, as a message quotes it."""
+    """Quote the beginning of a line for a message."""
     cut = text[:SHOWN_BYTES].decode(errors="replace")
     return repr(cut + "..." * (len(text) > SHOWN_BYTES))
 
 
 def find_impossible(raw: bytes, molecule: Molecule) -> Finding | None:
-    """The first line of a record that holds what is no residue of this molecule."""
+    """Return the first line of a record that holds a character which no residue has."""
     body = raw.find(b"\n")
     others = raw[body:].translate(None, _PASSING[molecule]) if body >= 0 else b""
     if not others:
@@ -74,9 +75,9 @@ def find_impossible(raw: bytes, molecule: Molecule) -> Finding | None:
 
 
 def find_suspicious(raw: bytes, molecule: Molecule, *, gaps_kept: bool) -> Finding | None:
-    """The first line of a record that looks like something else than residues.
+    """Return the first line of a record that looks like something else than residues.
 
-    gaps_kept: `-` and `.` are embedded.
+    gaps_kept: whether `-` and `.` are embedded.
     """
     body = raw[raw.find(b"\n") + 1 :]
     if what := find_notation(body, molecule):
@@ -86,7 +87,7 @@ def find_suspicious(raw: bytes, molecule: Molecule, *, gaps_kept: bool) -> Findi
     if molecule == "protein" and _ends_with_word(body):
         *before, line = body.rstrip().split(b"\n")
         return Finding(1 + len(before), line.strip(), IS_WORD)
-    # Most records have neither, and need not be cut into lines.
+    # Most records have none of these, and need not be cut into lines.
     blanks = (b" " in body or b"\t" in body) and _INNER_BLANK.search(body)
     if not (blanks or b"-" in body or b"." in body):
         return None
@@ -96,7 +97,7 @@ def find_suspicious(raw: bytes, molecule: Molecule, *, gaps_kept: bool) -> Findi
 
 
 def _ends_with_word(body: bytes) -> bool:
-    """Whether the last line is a word in small letters below residues in capitals."""
+    """Whether the last line is a lower-case or title-case word below upper-case residues."""
     before, _, last = body.strip().rpartition(b"\n")
     if not last.strip().isalpha() or not 2 < len(last.strip()) <= _LONGEST_WORD:
         return False
@@ -104,7 +105,7 @@ def _ends_with_word(body: bytes) -> bool:
 
 
 def _find_words(lines: list[bytes], molecule: Molecule) -> Iterator[Finding]:
-    """The lines with blanks that are not between blocks of one size."""
+    """Yield the lines whose blanks do not divide them into blocks of one size."""
     cut = [line.split() for line in lines]
     sizes = {_block_size(groups) for groups in cut if len(groups) > 1}
     solid = max((len(groups[0]) for groups in cut if len(groups) == 1), default=0)
@@ -131,13 +132,13 @@ def _overlap(groups: list[bytes]) -> bool:
 
 
 def _block_size(groups: list[bytes]) -> int:
-    """The size of the blocks that blanks divide a line into; 0 where they are of several sizes."""
+    """Return the size of the blocks in which a line is written; 0 if their sizes differ."""
     *whole, last = map(len, groups)
     return whole[0] if len(set(whole)) == 1 and last <= whole[0] else 0
 
 
 def _find_other_lines(lines: list[bytes], gaps_kept: bool) -> Iterator[Finding]:
-    """The lines that grep or the shell left between residues."""
+    """Yield the lines that grep or the shell left between residues."""
     for number, line in enumerate(lines, 1):
         if line == GREP_SEPARATOR and gaps_kept:
             what = "is what `grep -A` writes between matches; remove these lines"

@@ -1,4 +1,4 @@
-"""Records that look like something else than sequences of one molecule, whatever their letters."""
+"""Find records that look like something else, although all their letters may be residues."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from seqembed.models.families import Molecule
 
 NUCLEOTIDES = b"ACGTUN"
 DNA_MIN_SHARE = 0.95
-# Fewer letters do not tell what a record holds.
+# Fewer letters do not show what a record holds.
 MIN_RECORD_LETTERS = 60
-# Secondary structure by DSSP and its like, and by three states: runs of helix and of strand.
+# Letters of secondary structure, by DSSP or in three states, and runs of helix and strand.
 _STRUCTURE = b"HECTSGBIPL"
 _STRUCTURE_MIN = 15
 _RUNS = re.compile(rb"H{3,}|E{3,}")
@@ -30,13 +30,13 @@ _IS_PIR = "is PIR, whose second line is a title, not residues; convert the file 
 _IS_GAP_LINE = "is a gap of NCBI's tbl2asn within the record above; write its N, or leave it out"
 _HAS_RESIDUES = "looks like a sequence within a header: is a line break missing before it?"
 _ENTITIES = frozenset(("ccd", "smiles", "ligand", "glycan", "dna", "rna", "protein"))
-# At the beginning of a header; a kind of molecule may stand behind a short name of its chain.
+# The beginning of odd headers. A kind of molecule may follow the short name of a chain.
 _ODD_HEADER = re.compile(
     rf"\n(?:(?P<pir>(?:P1|F1|D[LC]|R[LC]|N[13]|XX);)|(?P<gap>\?(?:unk)?[0-9]+$)|"
     rf"(?:[^|\n]{{,5}}\|)?(?i:{'|'.join(sorted(_ENTITIES))})(?![^|\s]))",
     re.MULTILINE,
 )
-# Classes of amino acids in place of them: of Dayhoff, and hydrophobic or polar.
+# Reduced alphabets: the classes of Dayhoff, and hydrophobic or polar.
 _REDUCED, _REDUCED_MIN = (b"ABCDEF", b"HP"), 15
 _USUAL, _WORD_LETTERS = bytes(byte for byte in range(256) if byte not in b"OU"), 20
 _COMPLEMENT, _STRAND_MIN = bytes.maketrans(b"ACGTU", b"TGCAA"), 10
@@ -45,9 +45,9 @@ _COMPLEMENT, _STRAND_MIN = bytes.maketrans(b"ACGTU", b"TGCAA"), 10
 def find_suspicious_records(
     records: Records, text: bytes, molecule: Molecule, *, rna_refused: bool
 ) -> Iterator[tuple[int, Finding]]:
-    """Records that look like something else, by number; text: the residues of all.
+    """Yield records that look like something else, by number; text: the residues of all.
 
-    rna_refused: RNA is no DNA, and would be read.
+    rna_refused: whether RNA is refused for a model of DNA.
     """
     yield from _find_odd_headers(records, molecule)
     if molecule == "DNA":
@@ -61,7 +61,7 @@ def find_suspicious_records(
 
 
 def _find_odd_headers(records: Records, molecule: Molecule) -> Iterator[tuple[int, Finding]]:
-    """The records whose header is of another format, of another molecule, or has residues in it."""
+    """Yield records whose header shows another format or molecule, or has residues in it."""
     # One search of all headers; most files have none of these.
     text, number, place = "\n" + "\n".join(records.headers), -1, 0
     for found in _ODD_HEADER.finditer(text):
@@ -77,19 +77,19 @@ def _find_odd_headers(records: Records, molecule: Molecule) -> Iterator[tuple[in
 
 
 def _name_header(found: re.Match[str], sequence_id: str, molecule: Molecule) -> str | None:
-    """What a header is; of molecules, as the input of Boltz and Chai has them, only another one."""
+    """Return what a header shows; Boltz and Chai write the kind of molecule into it."""
     if found["pir"]:
         return _IS_PIR
     if found["gap"]:
         return _IS_GAP_LINE
     kinds = _ENTITIES.intersection(sequence_id.lower().split("|")[:2])
     if kinds - {"protein" if molecule == "protein" else "dna"}:
-        return f"says that this is {', '.join(kinds)}, no {molecule}; remove the record"
+        return f"says that this is {', '.join(kinds)}, not {molecule}; remove the record"
     return None
 
 
 def _find_double_strands(records: Records) -> Iterator[tuple[int, Finding]]:
-    """The records whose second line is the other strand of the first."""
+    """Yield records whose second line is the other strand of the first."""
     headers = np.searchsorted(records.line_begins, records.begins)
     for number in np.flatnonzero(np.append(headers[1:], len(records.line_begins)) - headers > 2):
         one, two = (records.line(headers[number] + below).upper() for below in (1, 2))
@@ -99,14 +99,14 @@ def _find_double_strands(records: Records) -> Iterator[tuple[int, Finding]]:
 
 
 def _find_rna(records: Records, text: bytes) -> Iterator[tuple[int, Finding]]:
-    """The records with U in place of T, of which a model of DNA knows three letters alone."""
+    """Yield records with U in place of T, of which a model of DNA knows only three letters."""
     for number, residues in enumerate(records.residues if b"U" in text else []):
         if b"T" not in residues and residues.count(b"U") >= max(2, len(residues) / 20):
             yield number, Finding(1, residues, "is RNA; write T for U for a model of DNA")
 
 
 def _ends_with_residues(records: Records, number: int) -> bool:
-    """Whether a header ends with a sequence, and not with one that its record holds."""
+    """Whether a header ends with a sequence that its record does not hold."""
     found = _HEADER_RESIDUES.search(records.headers[number][-_HEADER_END:])
     if not found or len(set(found[0])) < 4:
         return False
@@ -114,7 +114,7 @@ def _ends_with_residues(records: Records, number: int) -> bool:
 
 
 def _find_words(records: Records) -> Iterator[tuple[int, Finding]]:
-    """The short sequences that have O, and more letters which proteins hardly have."""
+    """Yield short sequences with more O and U than peptides have."""
     for number in np.flatnonzero(
         (records.lengths > 3) & (records.lengths <= _WORD_LETTERS)
     ).tolist():
@@ -125,9 +125,9 @@ def _find_words(records: Records) -> Iterator[tuple[int, Finding]]:
 
 
 def _candidates(records: Records, text: bytes) -> list[int]:
-    """The records that begin as usual proteins do not.
+    """Return the records that begin as proteins usually do not.
 
-    Few operations for all of them, so that usual files take little time.
+    A few operations on all of them, so that usual files take little time.
     """
     lengths = records.lengths
     begins = np.cumsum(lengths) - lengths
@@ -141,11 +141,11 @@ def _candidates(records: Records, text: bytes) -> list[int]:
     return np.flatnonzero(structure | dna | reduced | codes).tolist()
 
 
-# Of each letter: whether it may be of a structure (1), of DNA (2), and of a reduced alphabet (4).
+# Of each letter, as bits: whether it is of a structure (1), of DNA (2), of a reduced alphabet (4).
 _KINDS = np.zeros(256, np.uint8)
 for _bit, _letters in ((1, _STRUCTURE), (2, NUCLEOTIDES), (4, b"".join(_REDUCED))):
     _KINDS[list(_letters)] |= _bit
-# By the first two letters of a code.
+# Indexed by the first two letters of a three-letter code.
 _IS_CODE = np.zeros((256, 256), np.bool_)
 for _code in AMINO_ACIDS:
     _IS_CODE[_code[0], _code[1]] = True
@@ -153,7 +153,7 @@ _IS_AMINO_ACID = np.array([byte in _AMINO_ACIDS for byte in range(256)])
 
 
 def _name_protein(residues: bytes) -> str | None:
-    """What a sequence looks like, if not like a protein."""
+    """Return what a sequence looks like, if not like a protein."""
     if is_three_letter_codes(residues):
         return THREE_LETTERS
     if not residues.translate(None, _STRUCTURE) and _has_runs(residues):
@@ -166,19 +166,19 @@ def _name_protein(residues: bytes) -> str | None:
 
 
 def _is_reduced(residues: bytes) -> bool:
-    """Whether there are only letters of a reduced alphabet; proteins have next to no B."""
+    """Whether all letters are of a reduced alphabet; proteins hardly have B."""
     dayhoff, polarity = (not residues.translate(None, letters) for letters in _REDUCED)
     return (dayhoff and b"B" in residues) or (polarity and len(set(residues)) > 1)
 
 
 def _has_runs(residues: bytes) -> bool:
-    """Whether a third of the letters are in runs of H or E, beside others."""
+    """Whether a third of the letters are in runs of H or E, and there are other letters."""
     runs = sum(map(len, _RUNS.findall(residues)))
     return len(residues) >= _STRUCTURE_MIN and runs >= len(residues) / 3 and len(set(residues)) > 1
 
 
 def _is_dna(residues: bytes) -> bool:
-    """Whether nearly all letters are nucleotides', and of three kinds at least."""
+    """Whether nearly all letters are of nucleotides, and of at least three kinds."""
     counts = Counter(residues)
     kinds = sum(counts[byte] > len(residues) / 20 for byte in NUCLEOTIDES)
     share = sum(counts[byte] for byte in NUCLEOTIDES) / len(residues)

@@ -1,4 +1,4 @@
-"""Residues as a model reads them: what it does not know, gaps, and files of the other molecule."""
+"""Check FASTA files for a model: residues that it does not know, gaps, and other text."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _HINTS = {
 
 
 class ResidueCheck:
-    """Reads files for one model, and counts what it does not know in them.
+    """Reads the files of a dataset for one model, and counts the residues that it does not know.
 
-    letters: the residues that the model knows; invalid_residues: what becomes of others; gaps: what
-    becomes of `-` and `.`; suspicious: whether what looks like no residues is allowed. Memory does
+    letters: the residues that the model knows; invalid_residues: what to do with others; gaps: what
+    to do with `-` and `.`; suspicious: what to do with what looks like something else. Memory does
     not grow with what is found.
     """
 
@@ -44,14 +44,14 @@ class ResidueCheck:
         self._molecule, self._asked = molecule, invalid_residues
         self._records = 0
         self._gaps = Tally(_NO_GAPS, "gap")
-        # Gaps that are refused are counted by themselves.
+        # Refused gaps are counted by themselves.
         self._unknown = Tally(letters + (GAPS if gaps == "error" else b""), "residue")
 
     def read(self, path: Path) -> Iterator[tuple[Records, list[str | None]]]:
         """Yield records of a file, and for each the reason to leave it out, if there is one.
 
-        Raises FastaError as read_batches does, and, at the end, where the file holds what is no
-        sequence of the molecule: nothing counts until the iterator is exhausted.
+        Raises FastaError as read_batches does, and at the end of a file that holds something else
+        than sequences of the molecule: no record counts until the iterator is exhausted.
         """
         file = FileCheck(
             path,
@@ -70,7 +70,7 @@ class ResidueCheck:
         file.finish()
 
     def finish(self) -> None:
-        """Raise ResidueError, after the last file, where what was found allows no way on."""
+        """Raise ResidueError, after the last file, if the settings refuse what was found."""
         if self._gaps.sequences:
             gaps, sequences, kinds = self._gaps.amounts
             raise ResidueError(
@@ -85,7 +85,7 @@ class ResidueCheck:
             raise self._error("`invalid_residues: skip` leaves no sequence to embed: ")
 
     def summary(self) -> str | None:
-        """What became of residues that the model does not know; None where there are none."""
+        """Say what is done with residues that the model does not know; None if there are none."""
         if not self._unknown.sequences:
             return None
         if self._asked == "skip":
@@ -94,7 +94,7 @@ class ResidueCheck:
         return f"{self._found()}; they are read as its unknown token{self._unknown.first}"
 
     def _exclude_all(self, path: Path, records: Records, text: bytes) -> list[str | None]:
-        """Count records, of which `text` is all residues; return the reasons to leave them out."""
+        """Count records, and return the reasons to leave them out; text: the residues of all."""
         self._records += len(records)
         if not text.translate(None, self._unknown.letters):
             return [None] * len(records)

@@ -1,4 +1,4 @@
-"""Characters that sequences should not hold: counted, with the first places for a message."""
+"""Count characters that sequences should not hold, and keep the first places for a message."""
 
 from __future__ import annotations
 
@@ -16,10 +16,7 @@ SHOWN_ID, SHOWN_PATH = 60, 200
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """What of a sequence is not among some letters: `count` characters, the first at `position`.
-
-    position: of its first byte, from 1. name: of the first character.
-    """
+    """`count` unknown characters of a sequence; name, position (from 1): of the first."""
 
     name: str
     position: int
@@ -30,7 +27,7 @@ class Unknown:
 
 
 def find_unknown(residues: bytes, letters: bytes) -> Unknown | None:
-    """What of the residues is not among `letters`."""
+    """Find the characters of a sequence that are not among `letters`."""
     others = residues.translate(None, letters)
     if not others:
         return None
@@ -40,9 +37,9 @@ def find_unknown(residues: bytes, letters: bytes) -> Unknown | None:
 
 
 class Tally:
-    """Counts what is not among `letters`, over all files; its memory does not grow with that.
+    """Counts characters that are not among `letters`, over all files, in constant memory.
 
-    noun: what such a character is called. sequences: how many hold any. counts: by name.
+    noun: what a message calls such a character. sequences: how many hold any; counts: by name.
     """
 
     def __init__(self, letters: bytes, noun: str) -> None:
@@ -52,7 +49,7 @@ class Tally:
         self._places: list[str] = []
 
     def add(self, path: Path, record: Record) -> Unknown | None:
-        """Count a record's characters; return what was found."""
+        """Count the unknown characters of a record, and return them."""
         if unknown := find_unknown(record.residues, self.letters):
             self.sequences += 1
             self.counts.update(_count_characters(record.residues.translate(None, self.letters)))
@@ -62,7 +59,7 @@ class Tally:
 
     @property
     def amounts(self) -> tuple[str, str, str]:
-        """For a message: how many characters, in how many sequences, and how many of each kind."""
+        """For a message: how many characters, how many sequences, and how many of each kind."""
         kinds = self.counts.most_common(SHOWN_KINDS)
         shown = ", ".join(f"{name} {count:,}" for name, count in kinds)
         more = ", ..." if len(self.counts) > SHOWN_KINDS else ""
@@ -76,7 +73,7 @@ class Tally:
 
 
 def _count_characters(text: bytes) -> dict[str, int]:
-    """How often each character occurs, by name; a byte that is part of none counts as one."""
+    """Count each character, by name; a byte that belongs to no character counts as one."""
     if text.isascii():
         return {name_character(bytes([byte]), 0): count for byte, count in Counter(text).items()}
     letters = Counter(text.decode(errors="surrogateescape"))

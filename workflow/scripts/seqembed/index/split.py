@@ -1,4 +1,4 @@
-"""The split of an index into shards of distinct sequences, in processing order."""
+"""Split an index into shards of distinct sequences, in processing order."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from seqembed.settings.lengths import LengthPolicy
 from seqembed.storage.digests import first_rows
 from seqembed.storage.publish import published, remove_temporary
 
-# A worker holds one group's residues in memory, a few times over while it reads them.
+# A worker holds the residues of one group in memory, several times while it reads them.
 GROUP_BYTES = 1 << 20
 GROUP_ROWS = 65_536
 # The length, in tokens, at which attention costs as much as the rest of the model.
@@ -44,10 +44,10 @@ WHOLE = LengthPolicy(long_sequences="full", max_length=0)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Sequences:
-    """What an index has of its n rows.
+    """The n rows of an index.
 
-    table: their ids, lengths and digests; excluded, tokens (without specials, 0 where excluded):
-    (n,); distinct: the first rows of the sequences that are not excluded, ascending.
+    table: ids, lengths and digests; excluded, (n,): rows without an embedding; tokens, (n,): of
+    their sequences, without specials; distinct: the first row of each sequence to embed, ascending.
     """
 
     table: pa.Table
@@ -57,7 +57,7 @@ class _Sequences:
     tokens: Int64s
 
     def take(self, rows: Int64s) -> pa.Table:
-        """These rows, residues included, as a table of SHARD_SCHEMA."""
+        """Return rows, residues included, as a table of SHARD_SCHEMA."""
         part = self.table.take(int64_array(rows))
         residues = pa.array(map(self.residues.read, rows.tolist()), pa.binary())
         columns = [rows, *part.columns, residues, self.tokens[rows]]
@@ -75,9 +75,8 @@ def split_index(
 ) -> int:
     """Write each distinct sequence, residues included, to one of the shards; return their number.
 
-    Sequences that the index excludes are in none. residues_path: what write_index wrote beside the
-    index; tokenizer: the model's; policy: how the model reads long sequences; unit: what its tokens
-    are, in words.
+    Sequences that the index excludes are left out. residues_path: the file that write_index wrote
+    beside the index; unit: what messages call a token.
 
     Raises:
         ConfigError: a sequence is too long for the policy; no shard is written then.
@@ -98,7 +97,7 @@ def split_index(
 
 
 def _read_sequences(index_path: Path, residues_path: Path, tokenizer: Tokenizer) -> _Sequences:
-    """What an index has, its distinct sequences counted in tokens."""
+    """Read the rows of an index, and count the tokens of its distinct sequences."""
     excluded = read_excluded(index_path)
     table = read_columns(index_path, ["sequence_id", "length", "digest"])
     digests = digest_column(table["digest"])
@@ -118,7 +117,7 @@ def _read_sequences(index_path: Path, residues_path: Path, tokenizer: Tokenizer)
 
 
 def _refuse_long(index_path: Path, sequences: _Sequences, policy: LengthPolicy, unit: str) -> None:
-    """Raise ConfigError where the policy refuses any id that would get an embedding."""
+    """Raise ConfigError if the policy refuses a sequence to embed for its length."""
     rows = np.flatnonzero(~sequences.excluded)
     policy.refuse(
         sequences.tokens[rows], unit, lambda places: describe_rows(index_path, rows[places])
@@ -141,14 +140,14 @@ def _write_shard(
 
 
 def _predict_costs(tokens: Int64s, policy: LengthPolicy) -> npt.NDArray[np.float64]:
-    """What (n,) sequences cost to embed, in tokens of short ones, (n,)."""
+    """Return what sequences of (n,) tokens cost to embed, in tokens of short ones, (n,)."""
     read = policy.read(tokens)
-    # Windows attend only to themselves.
+    # Attention spans a window, not the sequence.
     return read * (1 + read / policy.windows(tokens) / QUADRATIC_TOKENS)
 
 
 def _assign(rows: Int64s, tokens: Int64s, policy: LengthPolicy, world_size: int) -> list[Int64s]:
-    """Give each row, costliest first, to the least loaded shard; each is in processing order."""
+    """Give each row, costliest first, to the least loaded shard; return them in their order."""
     order = np.lexsort((rows, -tokens))
     rows, tokens = rows[order], tokens[order]
     costs = _predict_costs(tokens, policy)
@@ -163,7 +162,7 @@ def _assign(rows: Int64s, tokens: Int64s, policy: LengthPolicy, world_size: int)
 
 
 def _groups(lengths: list[int]) -> Iterator[slice]:
-    """Cut rows of these lengths into groups: at most GROUP_ROWS, and GROUP_BYTES or one row."""
+    """Cut rows of these lengths into groups of at most GROUP_ROWS, and GROUP_BYTES or one row."""
     begin, size = 0, 0
     for place, length in enumerate(lengths):
         if place > begin and (size + length > GROUP_BYTES or place - begin == GROUP_ROWS):

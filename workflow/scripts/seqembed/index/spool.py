@@ -1,7 +1,7 @@
-"""The residues of an index's rows, in a file beside it that `split` reads in place of the FASTA.
+"""Read the file of residues that `index` writes beside the index, for `split`.
 
-It holds each row's residues after those of the row before, and nothing else: the index has their
-lengths and digests.
+It holds the residues of all rows, in their order, and nothing else: lengths and digests are in the
+index.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from seqembed.storage.digests import digest
 
 
 class ResidueFile:
-    """The residues of rows with these lengths, (n,), and digests, (n, 16): a context manager.
+    """An open file of the residues of n rows; close it by leaving `with`.
 
-    Raises IndexFormatError where the file cannot be read, or has another size.
+    lengths, (n,), and digests, (n, 16), are the index's. Raises IndexFormatError if the file cannot
+    be read, or has the wrong size.
     """
 
     def __init__(self, path: Path, lengths: Int64s, digests: Digests) -> None:
@@ -33,7 +34,7 @@ class ResidueFile:
         size, expected = path.stat().st_size, int(lengths.sum())
         if size != expected or (lengths < 0).any():
             self._file.close()
-            raise self._error(f"has {size:,} bytes, but its index speaks of {expected:,}")
+            raise self._error(f"has {size:,} bytes, but its index has {expected:,} residues")
 
     def __enter__(self) -> Self:
         return self
@@ -42,7 +43,7 @@ class ResidueFile:
         self._file.close()
 
     def read(self, row: int) -> bytes:
-        """The residues of a row; raises IndexFormatError unless they have the row's digest."""
+        """Return the residues of a row; raises IndexFormatError if their digest is wrong."""
         length = int(self.lengths[row])
         self._file.seek(int(self._ends[row]) - length)
         residues = self._file.read(length)

@@ -1,4 +1,4 @@
-"""The index of the input, and what is read of it and of its shards."""
+"""Write the index of the input; read it and the indexes of shards."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ READ_BATCH_ROWS = 8192
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ShardIndex:
-    """A shard without its residues, in processing order.
+    """A shard's rows without residues, in processing order.
 
     `rows`, `lengths` and `tokens` (without specials) are (n,) int64, `digests` is (n, 16) uint8.
     """
@@ -56,7 +56,7 @@ class ShardIndex:
 
 
 class IndexFingerprint:
-    """Of the ids and digests of an index, in their order, and of what it excludes."""
+    """Hashes the ids and digests of an index, in order, and why rows are excluded."""
 
     def __init__(self) -> None:
         self._hash = hashlib.blake2b(digest_size=32)
@@ -67,10 +67,10 @@ class IndexFingerprint:
         digests: Iterable[bytes],
         excluded: Iterable[str | None] | None = None,
     ) -> None:
-        """Take the next rows: ids, digests of 16 bytes, and reasons of those without embedding."""
+        """Add rows: ids, digests of 16 bytes, and the reasons of excluded rows."""
         reasons = repeat(None, len(sequence_ids)) if excluded is None else excluded
-        # An id is not empty, neither it nor a reason holds a NUL, and a digest has 16 bytes: no two
-        # lists read the same.
+        # Ids are not empty, ids and reasons hold no NUL, and a digest has 16 bytes: no two lists of
+        # rows give the same bytes.
         rows = [
             sequence_id.encode() + b"\0" + key
             if reason is None
@@ -83,9 +83,9 @@ class IndexFingerprint:
         return self._hash.hexdigest()
 
     def check(self, path: Path) -> None:
-        """Raise IndexFormatError unless the rows taken are those that the index at `path` states.
+        """Raise IndexFormatError unless this is the fingerprint of the index at `path`.
 
-        Parquet itself may read a flipped bit as another letter, or as a row that is excluded.
+        Parquet may read a flipped bit as another letter, or as an excluded row.
         """
         if self.hexdigest() != read_metadata(path, "index")["fingerprint"]:
             raise damaged(path, "damaged")
@@ -137,7 +137,7 @@ def write_index(
 def _index_rows(
     files: Sequence[str | Path], ids: SequenceIds, check: ResidueCheck, spool: IO[bytes]
 ) -> Iterator[list[Sequence[Any]]]:
-    """Yield the index's columns of one record or more at a time, and spool their residues."""
+    """Yield the index's columns of some records at a time; write their residues to `spool`."""
     row = 0
     for path in map(Path, files):
         ids.begin(path)
@@ -158,7 +158,7 @@ def _index_rows(
 
 
 def _regroup(batches: Iterable[Sequence[Sequence[Any]]], size: int) -> Iterator[list[list[Any]]]:
-    """Yield columns of `size` rows, the last of fewer, of columns of any numbers of rows."""
+    """Regroup columns into groups of `size` rows; the last may have fewer."""
     held: list[list[Any]] = [[] for _ in INDEX_SCHEMA]
     for columns in batches:
         for column, more in zip(held, columns, strict=True):
@@ -176,10 +176,10 @@ def shard_fingerprint(digests: Digests) -> str:
 
 
 def read_shard_index(path: Path) -> ShardIndex:
-    """Read a shard without its residues; raises IndexFormatError unless it is whole."""
+    """Read a shard's index without residues; raises IndexFormatError if it is damaged."""
     metadata = read_metadata(path, "shard")
     with damage_named(path):
-        # Shards had no tokens while each residue was one.
+        # Older shards have no tokens: each residue was one.
         tokens = "tokens" if "tokens" in pq.read_schema(path).names else "length"
         table = read_columns(path, {"row", "length", "digest", tokens})
         rank, world_size = int(metadata["rank"]), int(metadata["world_size"])
@@ -192,7 +192,7 @@ def read_shard_index(path: Path) -> ShardIndex:
 
 
 def read_lengths_and_digests(path: Path) -> tuple[Int64s, Digests]:
-    """(n,) lengths and (n, 16) digests of a whole index, in input order."""
+    """Return (n,) lengths and (n, 16) digests of a whole index, in input order."""
     read_metadata(path, "index")
     with damage_named(path):
         table = read_columns(path, ["length", "digest"])
@@ -200,7 +200,7 @@ def read_lengths_and_digests(path: Path) -> tuple[Int64s, Digests]:
 
 
 def read_excluded(path: Path) -> npt.NDArray[np.bool_]:
-    """Which rows of a whole index get no embedding, (n,) bool."""
+    """Return which rows of a whole index get no embedding, (n,) bool."""
     read_metadata(path, "index")
     with damage_named(path):
         if "excluded" not in pq.read_schema(path).names:
@@ -210,10 +210,10 @@ def read_excluded(path: Path) -> npt.NDArray[np.bool_]:
 
 
 def read_assigned(path: Path, rank: int, world_size: int) -> tuple[Int64s, Digests]:
-    """The (n,) rows of a rank and their (n, 16) digests, longest first.
+    """Return the (n,) rows of a rank and their (n, 16) digests, longest first.
 
-    Of a shard's index, all; of a whole index, every world_size-th. Raises IndexFormatError where
-    the shard is another rank's.
+    All rows of a shard's index; every world_size-th of a whole index. Raises IndexFormatError for
+    another rank's shard.
     """
     if read_metadata(path, "shard", "index")["kind"] == "shard":
         shard = read_shard_index(path)
@@ -229,9 +229,9 @@ def read_assigned(path: Path, rank: int, world_size: int) -> tuple[Int64s, Diges
 
 
 def read_names(path: Path) -> Iterator[tuple[str, str | None]]:
-    """Each id of a whole index, and why it gets no embedding, if it does not.
+    """Yield each id of a whole index, and why it gets no embedding, or None.
 
-    They are read as they are asked for: they may be long.
+    They are read in parts, as ids may be long.
     """
     read_metadata(path, "index")
     with damage_named(path), open_parquet(path) as index:
@@ -240,14 +240,14 @@ def read_names(path: Path) -> Iterator[tuple[str, str | None]]:
         for batch in index.iter_batches(READ_BATCH_ROWS, columns=columns):
             texts = {batch[name].type for name in columns} == {pa.string()}
             if batch["sequence_id"].null_count or not texts:
-                raise ValueError("an id or a reason is no text")
+                raise ValueError("an id or a reason is not text")
             names = batch["sequence_id"].to_pylist()
             reasons = batch["excluded"].to_pylist() if known else [None] * len(names)
             yield from zip(names, reasons, strict=True)
 
 
 def check_rows(path: Path, digests: Digests) -> None:
-    """Raise IndexFormatError unless ids, digests and what is excluded are as they were indexed."""
+    """Raise IndexFormatError unless ids, digests and reasons match the index's fingerprint."""
     fingerprint, names = IndexFingerprint(), read_names(path)
     for begin in range(0, len(digests), READ_BATCH_ROWS):
         keys = [key.tobytes() for key in digests[begin : begin + READ_BATCH_ROWS]]
@@ -257,7 +257,7 @@ def check_rows(path: Path, digests: Digests) -> None:
 
 
 def describe_rows(path: Path, rows: Int64s) -> list[str]:
-    """Where rows of a whole index came from: "record 'ID' of FILE"."""
+    """Describe where rows of a whole index came from: "record 'ID' of FILE"."""
     read_metadata(path, "index")
     with damage_named(path):
         table = read_columns(path, ["sequence_id", "file"]).take(int64_array(rows))
@@ -265,6 +265,6 @@ def describe_rows(path: Path, rows: Int64s) -> list[str]:
 
 
 def read_name(path: Path, position: int) -> str:
-    """The id of one row of an index or a shard's index, by its place in the file."""
+    """Return the id of a row of an index or a shard's index, by its place in the file."""
     name: str = read_columns(path, ["sequence_id"])["sequence_id"][position].as_py()
     return name
