@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
+from typing import AnyStr
 
 import numpy as np
 
@@ -19,11 +20,10 @@ DNA_MIN_SHARE = 0.95
 MIN_RECORD_LETTERS = 60
 # Letters of secondary structure, by DSSP or in three states, and runs of helix and strand.
 _STRUCTURE = b"HECTSGBIPL"
-_STRUCTURE_MIN = 15
 _RUNS = re.compile(rb"H{3,}|E{3,}")
-_PREFIX = 12
 # No name ends so: it would have other letters, too.
 _AMINO_ACIDS = b"ACDEFGHIKLMNPQRSTVWY"
+_IS_AMINO_ACID = np.array([byte in _AMINO_ACIDS for byte in range(256)])
 _HEADER_RESIDUES = re.compile(r"[ACDEFGHIKLMNPQRSTVWY]{30,}\Z")
 _HEADER_END = 200
 _IS_PIR = "is PIR, whose second line is a title, not residues; convert the file to FASTA"
@@ -37,7 +37,11 @@ _ODD_HEADER = re.compile(
     re.MULTILINE,
 )
 # Reduced alphabets: the classes of Dayhoff, and hydrophobic or polar.
-_REDUCED, _REDUCED_MIN = (b"ABCDEF", b"HP"), 15
+_REDUCED = b"ABCDEF", b"HP"
+# Sequences begin like this that are written in another alphabet; proteins hardly do.
+_UNUSUAL = re.compile(
+    rb"\n(?:[HECTSGBIPL]{15}|[ACGTUN]{12}|[ABCDEF]{15}|[HP]{15}|(?:%b){2})" % b"|".join(AMINO_ACIDS)
+)
 _USUAL, _WORD_LETTERS = bytes(byte for byte in range(256) if byte not in b"OU"), 20
 _COMPLEMENT, _STRAND_MIN = bytes.maketrans(b"ACGTU", b"TGCAA"), 10
 
@@ -55,20 +59,29 @@ def find_suspicious_records(
         yield from _find_rna(records, text) if rna_refused else ()
         return
     yield from _find_words(records)
-    for number in _candidates(records, text):
+    for number, _ in _search(_UNUSUAL, b"\n" + b"\n".join(records.residues), b"\n"):
         if name := _name_protein(records.residues[number]):
             yield number, Finding(1, records.residues[number], name)
 
 
+def _search(
+    expression: re.Pattern[AnyStr], text: AnyStr, feed: AnyStr
+) -> Iterator[tuple[int, re.Match[AnyStr]]]:
+    """Search lines, each behind a line feed; yield the number of a line with what was found.
+
+    One search of many lines takes much less time than one search each.
+    """
+    number, place = -1, 0
+    for found in expression.finditer(text):
+        number += text.count(feed, place, found.start() + 1)
+        place = found.start() + 1
+        yield number, found
+
+
 def _find_odd_headers(records: Records, molecule: Molecule) -> Iterator[tuple[int, Finding]]:
     """Yield records whose header shows another format or molecule, or has residues in it."""
-    # One search of all headers; most files have none of these.
-    text, number, place = "\n" + "\n".join(records.headers), -1, 0
-    for found in _ODD_HEADER.finditer(text):
-        number += text.count("\n", place, found.start() + 1)
-        place = found.start() + 1
-        what = _name_header(found, records.sequence_ids[number], molecule)
-        if what:
+    for number, found in _search(_ODD_HEADER, "\n" + "\n".join(records.headers), "\n"):
+        if what := _name_header(found, records.sequence_ids[number], molecule):
             yield number, Finding(0, records.headers[number].encode(), what)
     last = np.frombuffer(records.block, np.uint8)[records.ends - 1]
     for number in np.flatnonzero(_IS_AMINO_ACID[last]).tolist():
@@ -124,41 +137,13 @@ def _find_words(records: Records) -> Iterator[tuple[int, Finding]]:
             yield number, Finding(1, residues, IS_WORD)
 
 
-def _candidates(records: Records, text: bytes) -> list[int]:
-    """Return the records that begin as proteins usually do not.
-
-    A few operations on all of them, so that usual files take little time.
-    """
-    lengths = records.lengths
-    begins = np.cumsum(lengths) - lengths
-    letters = np.frombuffer(text + bytes(_PREFIX), np.uint8)
-    first = letters[begins[:, None] + np.arange(_PREFIX)]
-    kinds = np.bitwise_and.reduce(_KINDS[first], axis=1)
-    structure = (kinds & 1 > 0) & (lengths >= _STRUCTURE_MIN)
-    dna = (kinds & 2 > 0) & (lengths >= MIN_RECORD_LETTERS)
-    reduced = (kinds & 4 > 0) & (lengths >= _REDUCED_MIN)
-    codes = _IS_CODE[first[:, 0], first[:, 1]] & _IS_CODE[first[:, 3], first[:, 4]]
-    return np.flatnonzero(structure | dna | reduced | codes).tolist()
-
-
-# Of each letter, as bits: whether it is of a structure (1), of DNA (2), of a reduced alphabet (4).
-_KINDS = np.zeros(256, np.uint8)
-for _bit, _letters in ((1, _STRUCTURE), (2, NUCLEOTIDES), (4, b"".join(_REDUCED))):
-    _KINDS[list(_letters)] |= _bit
-# Indexed by the first two letters of a three-letter code.
-_IS_CODE = np.zeros((256, 256), np.bool_)
-for _code in AMINO_ACIDS:
-    _IS_CODE[_code[0], _code[1]] = True
-_IS_AMINO_ACID = np.array([byte in _AMINO_ACIDS for byte in range(256)])
-
-
 def _name_protein(residues: bytes) -> str | None:
     """Return what a sequence looks like, if not like a protein."""
     if is_three_letter_codes(residues):
         return THREE_LETTERS
     if not residues.translate(None, _STRUCTURE) and _has_runs(residues):
         return "looks like secondary structure, not residues; remove the record"
-    if len(residues) >= _REDUCED_MIN and _is_reduced(residues):
+    if _is_reduced(residues):
         return "looks like classes of amino acids, not residues"
     if len(residues) >= MIN_RECORD_LETTERS and _is_dna(residues):
         return "looks like DNA or RNA; translate it first, or remove the record"
@@ -174,7 +159,7 @@ def _is_reduced(residues: bytes) -> bool:
 def _has_runs(residues: bytes) -> bool:
     """Whether a third of the letters are in runs of H or E, and there are other letters."""
     runs = sum(map(len, _RUNS.findall(residues)))
-    return len(residues) >= _STRUCTURE_MIN and runs >= len(residues) / 3 and len(set(residues)) > 1
+    return runs >= len(residues) / 3 and len(set(residues)) > 1
 
 
 def _is_dna(residues: bytes) -> bool:
