@@ -6,12 +6,12 @@ import bz2
 import gzip
 import io
 import lzma
-import struct
 import tarfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from fuzz_mutations import bgzip_block
 
 from seqembed.fasta.compression import zstd
 
@@ -66,13 +66,6 @@ def make_case(
     )
 
 
-def _bgzip_block(content: bytes) -> bytes:
-    deflate = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
-    body = deflate.compress(content) + deflate.flush()
-    head = bytes.fromhex("1f8b08040000000000ff060042430200") + struct.pack("<H", len(body) + 25)
-    return head + body + struct.pack("<II", zlib.crc32(content), len(content))
-
-
 def _tar(content: bytes) -> bytes:
     """A tar archive of one FASTA file."""
     archive = io.BytesIO()
@@ -87,7 +80,7 @@ XZ = lzma.compress(b">g\n" + b"MKVLAT\n" * 40)
 GZIP = gzip.compress(b">g\n" + b"MKVLAT\n" * 40, mtime=0)
 # Not compressed, so that a flipped bit is one of a residue.
 STORED = gzip.compress(b">g\n" + b"MKVLAT\n" * 40, 0, mtime=0)
-BGZIP = _bgzip_block(b">a\nMKV\n") + _bgzip_block(b">b\nLLL\n")
+BGZIP = bgzip_block(b">a\nMKV\n") + bgzip_block(b">b\nLLL\n")
 
 
 _bad = make_case

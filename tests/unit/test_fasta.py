@@ -16,7 +16,6 @@ from seqembed.errors import FastaError
 from seqembed.fasta.files import find_fasta_files
 from seqembed.fasta.reader import read_batches
 from seqembed.fasta.records import Record
-from seqembed.storage.digests import digest
 
 
 def read_records(path: Path, **options: int) -> Iterator[Record]:
@@ -104,11 +103,6 @@ def test_find_fasta_files(tmp_path):
     for patterns in ([str(b), str(tmp_path / "*.faa")], []):
         with pytest.raises(FastaError):
             find_fasta_files(patterns)
-
-
-def test_digest():
-    assert len(digest(b"MKV")) == 16
-    assert digest(b"MKV") != digest(b"MKL")
 
 
 NAMES = st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S"]), min_size=1)

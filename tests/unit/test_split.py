@@ -7,7 +7,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from described_models import DNA_TOKENIZER
@@ -21,7 +20,7 @@ from seqembed.index import split
 from seqembed.index.parquet import read_metadata
 from seqembed.index.split import split_index
 from seqembed.index.table import read_shard_index, write_index
-from seqembed.models.encoders.tokenization import ESM2_LETTERS, BpeTokenizer, Esm2Tokenizer
+from seqembed.models.encoders.tokenization import BpeTokenizer, Esm2Tokenizer
 from seqembed.settings.lengths import LengthPolicy
 from seqembed.storage.digests import digest
 
@@ -144,14 +143,6 @@ def _lengths_of(folder: Path, sequences: list[str], count: int, **options: Any) 
     return [read_shard_index(path).tokens for path in paths]
 
 
-def test_split_balances_cost(tmp_path):
-    choose = np.random.default_rng(0)
-    sequences = ["".join(choose.choice(list("LWEK"), n)) for n in choose.integers(5, 900, 200)]
-    tokens = _lengths_of(tmp_path, sequences, 4)
-    costs = [((t + 2) * (1 + (t + 2) / 3840)).sum() for t in tokens]
-    assert max(costs) / min(costs) < 1.02
-
-
 @pytest.mark.parametrize("name", ["window", "truncate", "full"])
 @pytest.mark.parametrize("tokenizer", [PROTEIN, DNA])
 def test_costs_are_those_of_the_policy(tmp_path, name, tokenizer):
@@ -175,14 +166,6 @@ def _cost(tokens: int, name: str, limit: int) -> float:
     else:
         spans = [limit + 2] * (1 + -(-(tokens - limit) // (limit // 2)))
     return sum(span + span * span / 3840 for span in spans)
-
-
-@pytest.mark.parametrize("tokens", [[1, 99, 100, 101, 150, 151, 9000]])
-@pytest.mark.parametrize("name", ["window", "truncate", "full"])
-def test_predicted_costs(tokens, name):
-    policy = _policy(name, 0 if name == "full" else 100)
-    found = split._predict_costs(np.array(tokens), policy)
-    np.testing.assert_allclose(found, [_cost(t, name, 100) for t in tokens])
 
 
 def test_more_shards_than_sequences(tmp_path):
@@ -241,7 +224,7 @@ def test_damaged_or_foreign_residues_are_refused(tmp_path, content, problem):
     assert not (tmp_path / "shard.parquet").exists()
 
 
-def test_an_index_of_before_is_split(tmp_path):
+def test_an_older_index_is_split(tmp_path):
     """One without the column `excluded`."""
     write_index([_fasta(tmp_path, ["MKV", "WE", "MKV"])], tmp_path / "new.parquet")
     table = pq.read_table(tmp_path / "new.parquet").drop_columns("excluded")
@@ -252,14 +235,10 @@ def test_an_index_of_before_is_split(tmp_path):
     assert read_shard_index(tmp_path / "shard.parquet").rows.tolist() == [0, 1]
 
 
-def test_what_a_killed_split_left_goes(tmp_path):
+def test_leftovers_of_a_killed_split_are_removed(tmp_path):
     write_index([_fasta(tmp_path, ["MKV", "WE"])], tmp_path / "index.parquet")
     left = tmp_path / f"index/.shard_0.parquet.{'0123456789abcdef' * 2}.tmp"
     left.parent.mkdir()
     left.touch()
     split_index(tmp_path / "index.parquet", [tmp_path / "index/shard_0.parquet"])
     assert [path.name for path in left.parent.iterdir()] == ["shard_0.parquet"]
-
-
-def test_the_letters_of_the_tokenizers():
-    assert (DNA.letters, PROTEIN.letters) == (b"ACGT", ESM2_LETTERS)
