@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -94,23 +94,16 @@ class FileCheck:
                 records, text, self._molecule, rna_refused=self._impossible
             )
             yield from self._identities.find(records)
-        for number in self._list_odd(records, text):
-            if finding := self._look_closely(records.raw(number)):
-                yield number, finding
-
-    def _list_odd(self, records: Records, text: bytes) -> Iterable[int]:
-        """Return the records whose lines are to be checked."""
         # Of DNA, upper-case letters may be wrong, too.
-        if self._molecule == "protein" or not text.translate(None, POSSIBLE["DNA"]):
-            return records.odd
-        return range(len(records))
-
-    def _look_closely(self, raw: bytes) -> Finding | None:
-        """Check a record's lines."""
-        finding = find_impossible(raw, self._molecule) if self._impossible else None
-        if finding or not self._suspicious:
-            return finding
-        return find_suspicious(raw, self._molecule, gaps_kept=self._gaps_kept)
+        usual = self._molecule == "protein" or not text.translate(None, POSSIBLE["DNA"])
+        for number in records.odd if usual else range(len(records)):
+            raw, finding = records.raw(number), None
+            if self._impossible:
+                finding = find_impossible(raw, self._molecule)
+            if self._suspicious and not finding:
+                finding = find_suspicious(raw, self._molecule, gaps_kept=self._gaps_kept)
+            if finding:
+                yield number, finding
 
     def finish(self) -> None:
         """Raise FastaError, after the last records, for the first finding."""
