@@ -252,7 +252,7 @@ def _check_shards(case: Case, truth: Truth, path: Path) -> None:
 
 
 def _check_reading(truth: Truth, kept: list[bool], path: Path) -> None:
-    names = list(table.read_names(path))
+    names = list(table.read_ids_and_reasons(path))
     _same("the names", [name for name, _ in names], [row.sequence_id for row in truth.rows])
     _same("what names exclude", [reason is None for _, reason in names], kept)
     _same("what is excluded", (~table.read_excluded(path)).tolist(), kept)

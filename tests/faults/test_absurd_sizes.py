@@ -18,7 +18,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from seqembed.index.table import read_excluded, read_names, read_shard_index
+from seqembed.index.table import read_excluded, read_ids_and_reasons, read_shard_index
 
 TESTS = Path(__file__).parents[1]
 SCRIPTS = TESTS.parent / "workflow/scripts"
@@ -161,7 +161,7 @@ def test_the_longest_ids_are_kept(tmp_path):
     ids = ["é" * 512, "i" * 1024, "\U0001f9ec" * 256]
     (tmp_path / "a.faa").write_text("".join(f">{name}\nMKV\n" for name in ids))
     assert index(tmp_path, "a.faa").code == 0
-    assert [name for name, _ in read_names(tmp_path / "out/index.parquet")] == ids
+    assert [name for name, _ in read_ids_and_reasons(tmp_path / "out/index.parquet")] == ids
 
 
 HOSTILE_IDS = ["$(touch${IFS}oops)", "`touch${IFS}oops`", "'\"\\", "../../../etc/passwd"]
@@ -176,7 +176,9 @@ def test_hostile_ids_are_kept(tmp_path):
     (tmp_path / "a.faa").write_bytes(text.encode())
     outcome = index(tmp_path, "a.faa", asked="skip")
     assert outcome.code == 0, outcome.said
-    names = [name for name, reason in read_names(tmp_path / "out/index.parquet") if reason]
+    names = [
+        name for name, reason in read_ids_and_reasons(tmp_path / "out/index.parquet") if reason
+    ]
     assert names == HOSTILE_IDS
     # They are told on one line that a terminal shows as it stands.
     assert outcome.said.count("\n") == 2 and outcome.said.replace("\n", "").isprintable()

@@ -21,7 +21,7 @@ from snapshot import check_snapshot
 
 from seqembed.fasta.compression import zstd
 from seqembed.fasta.reader import read_batches
-from seqembed.index.table import read_lengths_and_digests, read_names
+from seqembed.index.table import read_ids_and_reasons, read_lengths_and_digests
 
 TESTS = Path(__file__).parents[1]
 ODD = {f"{kind}: {name}": odd for kind, cases in ODD_FASTA.items() for name, odd in cases.items()}
@@ -115,7 +115,7 @@ def test_layouts_of_programs_and_databases(name, indexer):
     code, folder = indexer.call(make_case(layout.content, "", molecule=layout.molecule, **how))
     assert code == 0
     index = folder / "out/index.parquet"
-    names = [found for found, _ in read_names(index)]
+    names = [found for found, _ in read_ids_and_reasons(index)]
     lengths, _ = read_lengths_and_digests(index)
     found = list(zip(names, lengths.tolist(), strict=True))
     assert found == [(name, len(residues)) for name, residues in layout.expected]

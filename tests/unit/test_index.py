@@ -26,8 +26,8 @@ from seqembed.index.table import (
     IndexFingerprint,
     describe_rows,
     read_excluded,
+    read_ids_and_reasons,
     read_lengths_and_digests,
-    read_names,
     read_shard_index,
     write_index,
 )
@@ -104,7 +104,9 @@ def test_the_index_gives_reasons_for_excluded_rows(tmp_path, monkeypatch, batch_
     assert write_index([a, b], path, "header", _check("skip")) == 4
     reason = "residue {} is unknown to the model (1 such)"
     expected = [None, reason.format("'J' at 2"), reason.format("'*' at 2"), None]
-    assert list(read_names(path)) == list(zip(["s0", "s1", "t0", "t1"], expected, strict=True))
+    assert list(read_ids_and_reasons(path)) == list(
+        zip(["s0", "s1", "t0", "t1"], expected, strict=True)
+    )
     assert read_excluded(path).tolist() == [False, True, True, False]
     lengths, digests = read_lengths_and_digests(path)
     assert lengths.tolist() == [3, 2, 3, 1]
@@ -116,7 +118,7 @@ def test_the_index_gives_reasons_for_excluded_rows(tmp_path, monkeypatch, batch_
 def test_an_older_index_excludes_nothing():
     path = GOLDEN / "index.parquet"
     assert read_excluded(path).tolist() == [False] * 6
-    assert list(read_names(path))[3:] == [("näme", None), ("long", None), ("last", None)]
+    assert list(read_ids_and_reasons(path))[3:] == [("näme", None), ("long", None), ("last", None)]
 
 
 def test_an_older_shard_has_a_token_for_each_residue():
@@ -194,7 +196,7 @@ def test_files_that_are_no_shard_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "read", [read_excluded, read_lengths_and_digests, lambda path: list(read_names(path))]
+    "read", [read_excluded, read_lengths_and_digests, lambda path: list(read_ids_and_reasons(path))]
 )
 def test_a_damaged_index_is_refused(tmp_path, read):
     path = tmp_path / "i.parquet"

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from described_models import DNA_TOKENIZER, write_dna_model, write_protein_model
 
-from seqembed.index.table import read_excluded, read_names, read_shard_index
+from seqembed.index.table import read_excluded, read_ids_and_reasons, read_shard_index
 from seqembed.models.encoders.tokenization import BpeTokenizer
 
 SCRIPTS = Path(__file__).parents[2] / "workflow/scripts"
@@ -99,7 +99,7 @@ def test_invalid_residues(proteins):
     assert "4 distinct sequences" in proteins.split().stderr
 
     assert "2 of 4 sequences are left out" in proteins.index(*files, asked="skip").stderr
-    reasons = dict(read_names(proteins.folder / "index.parquet"))
+    reasons = dict(read_ids_and_reasons(proteins.folder / "index.parquet"))
     assert [key for key, reason in reasons.items() if reason] == ["b", "c"]
     assert "2 distinct sequences" in proteins.split().stderr
     assert [row["sequence_id"] for row in proteins.rows()] == ["a", "d"]

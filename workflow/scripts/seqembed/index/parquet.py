@@ -45,7 +45,7 @@ SHARD_SCHEMA = pa.schema(
 TYPES = {field.name: field.type for schema in (INDEX_SCHEMA, SHARD_SCHEMA) for field in schema}
 
 
-def damaged(path: Path, problem: str) -> IndexFormatError:
+def damage_error(path: Path, problem: str) -> IndexFormatError:
     """Return the error for an index, or a shard's index, that cannot be used as it is.
 
     The indexes of all shards are made anew together: to Snakemake, their folder is one output.
@@ -60,7 +60,7 @@ def damage_named(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
-        raise damaged(path, f"damaged ({error})") from error
+        raise damage_error(path, f"damaged ({error})") from error
 
 
 def read_metadata(path: Path, *kinds: str) -> dict[str, str]:
@@ -72,14 +72,14 @@ def read_metadata(path: Path, *kinds: str) -> dict[str, str]:
         raw = pq.read_metadata(path).metadata or {}
         metadata = {k.decode(): v.decode() for k, v in raw.items() if k != b"ARROW:schema"}
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise damaged(path, f"cannot be read ({error})") from error
+        raise damage_error(path, f"cannot be read ({error})") from error
     version = metadata.get("format_version")
     if metadata.get("kind") not in kinds or version != FORMAT_VERSION:
         found = f"kind {metadata.get('kind')!r}, format {version!r}"
         wanted = f"{' or '.join(map(repr, kinds))}, format {FORMAT_VERSION!r}"
-        raise damaged(path, f"{found}, not {wanted}")
+        raise damage_error(path, f"{found}, not {wanted}")
     if "fingerprint" not in metadata:
-        raise damaged(path, "has no fingerprint")
+        raise damage_error(path, "has no fingerprint")
     return metadata
 
 

@@ -21,8 +21,8 @@ from seqembed.index.parquet import (
     INDEX_SCHEMA,
     Digests,
     Int64s,
+    damage_error,
     damage_named,
-    damaged,
     digest_column,
     int64_array,
     int64_column,
@@ -88,7 +88,7 @@ class IndexFingerprint:
         Parquet may read a flipped bit as another letter, or as an excluded row.
         """
         if self.hexdigest() != read_metadata(path, "index")["fingerprint"]:
-            raise damaged(path, "damaged")
+            raise damage_error(path, "damaged")
 
 
 def write_index(
@@ -187,7 +187,7 @@ def read_shard_index(path: Path) -> ShardIndex:
         rows, lengths, counts = (int64_column(table[name]) for name in ("row", "length", tokens))
     digests = digest_column(table["digest"])
     if shard_fingerprint(digests) != fingerprint:
-        raise damaged(path, "its fingerprint is wrong")
+        raise damage_error(path, "its fingerprint is wrong")
     return ShardIndex(rank, world_size, fingerprint, rows, lengths, digests, counts)
 
 
@@ -219,7 +219,7 @@ def read_assigned(path: Path, rank: int, world_size: int) -> tuple[Int64s, Diges
         shard = read_shard_index(path)
         if (shard.rank, shard.world_size) != (rank, world_size):
             found = f"is rank {shard.rank} of {shard.world_size}, not {rank} of {world_size}"
-            raise damaged(path, found)
+            raise damage_error(path, found)
         return np.arange(len(shard.rows)), shard.digests
     lengths, digests = read_lengths_and_digests(path)
     mine = np.arange(rank, len(lengths), world_size)
@@ -228,7 +228,7 @@ def read_assigned(path: Path, rank: int, world_size: int) -> tuple[Int64s, Diges
     return mine, digests[mine]
 
 
-def read_names(path: Path) -> Iterator[tuple[str, str | None]]:
+def read_ids_and_reasons(path: Path) -> Iterator[tuple[str, str | None]]:
     """Yield each id of a whole index, and why it gets no embedding, or None.
 
     They are read in parts, as ids may be long.
@@ -248,7 +248,7 @@ def read_names(path: Path) -> Iterator[tuple[str, str | None]]:
 
 def check_rows(path: Path, digests: Digests) -> None:
     """Raise IndexFormatError unless ids, digests and reasons match the index's fingerprint."""
-    fingerprint, names = IndexFingerprint(), read_names(path)
+    fingerprint, names = IndexFingerprint(), read_ids_and_reasons(path)
     for begin in range(0, len(digests), READ_BATCH_ROWS):
         keys = [key.tobytes() for key in digests[begin : begin + READ_BATCH_ROWS]]
         rows = list(islice(names, len(keys)))
@@ -264,7 +264,7 @@ def describe_rows(path: Path, rows: Int64s) -> list[str]:
     return [f"record {row['sequence_id']!r} of {row['file']}" for row in table.to_pylist()]
 
 
-def read_name(path: Path, position: int) -> str:
+def read_id(path: Path, position: int) -> str:
     """Return the id of a row of an index or a shard's index, by its place in the file."""
     name: str = read_columns(path, ["sequence_id"])["sequence_id"][position].as_py()
     return name

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from seqembed.checkpoints.failures import Suspect
-from seqembed.index.parquet import damage_named, damaged, open_parquet, read_row_group
+from seqembed.index.parquet import damage_error, damage_named, open_parquet, read_row_group
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.tokenization import SPECIALS
 from seqembed.settings.lengths import LengthPolicy, Window
@@ -222,7 +222,7 @@ class IndexBasedDataset(Dataset[RawBatch]):
             residues, key = (self._group[1][name][row].as_py() for name in columns)
         # The digest decides under which ids the row will stand.
         if digest(residues) != key:
-            raise damaged(self._path, f"damaged in row {position}")
+            raise damage_error(self._path, f"damaged in row {position}")
         return bytes(residues)
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from seqembed.errors import ShardError
 from seqembed.storage.publish import link, remove_temporary
 from seqembed.flags import TRUNCATED, WINDOWED
-from seqembed.index.table import IndexFingerprint, read_excluded, read_lengths_and_digests, read_names
+from seqembed.index.table import IndexFingerprint, read_excluded, read_lengths_and_digests, read_ids_and_reasons
 from seqembed.index.parquet import read_metadata
 from seqembed.results.quarantine import escape
 from seqembed.results.rows import RowPool
@@ -274,7 +274,7 @@ def _slabs(
     """
     width, fingerprint = shards[0].width, IndexFingerprint()
     pool = RowPool([shard.rows for shard in shards], width, shards[0].rows.dtype.name)
-    names, done = read_names(index_path), 0
+    names, done = read_ids_and_reasons(index_path), 0
     # Without any row, too, the index is read to its end and checked.
     for start, stop in list(slab_bounds(len(places), width)) or [(0, 0)]:
         # Up to the next row that gets an embedding, those without between them too.

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from seqembed.checkpoints.manifest import CheckpointManifest
 from seqembed.environment import EnvConfig
 from seqembed.errors import CheckpointError, DeviceError
-from seqembed.index.table import ShardIndex, read_name, read_shard_index
+from seqembed.index.table import ShardIndex, read_id, read_shard_index
 from seqembed.inference.batches import (
     Encode,
     IndexBasedDataset,
@@ -113,7 +113,7 @@ class Run:
 
     def open_trials(self, folder: Path, index_path: Path, logger: logging.Logger) -> Trials:
         """What earlier runs over the shard learnt of what fails."""
-        name_of = partial(read_name, index_path)
+        name_of = partial(read_id, index_path)
         return Trials(folder, self.shard.digests, name_of, logger)
 
     def open_runner(
