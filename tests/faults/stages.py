@@ -26,7 +26,7 @@ STAGES = ("prepare", "index", "split", "embed_0", "embed_1", "merge")
 RANKS = (0, 1)
 OUTPUTS: dict[str, tuple[str, ...]] = {
     "prepare": ("resources/models/demo.json",),
-    "index": (f"{RESULTS}/index.parquet",),
+    "index": (f"{RESULTS}/index.parquet", f"{RESULTS}/residues.bin"),
     "split": (f"{RESULTS}/index",),
     "embed_0": (f"{RESULTS}/shards/shard_0.h5",),
     "embed_1": (f"{RESULTS}/shards/shard_1.h5",),
@@ -103,16 +103,18 @@ class Tree:
         return command + (["--parent", str(parent)] if parent and name == "embed" else [])
 
     def _options(self, name: str, rank: str) -> Sequence[str]:
-        index, model = f"{RESULTS}/index.parquet", ["--model", OUTPUTS["prepare"][0]]
+        index, residues = OUTPUTS["index"]
+        model = ["--model", OUTPUTS["prepare"][0]]
         if name == "prepare":
             return ["--name", "demo", "--source", "model", "--output", model[1]]
         if name == "index":
             options = ["--fasta", "input.faa", "--ids", "header", "--invalid-residues", "skip"]
             options += ["--gaps", "error", "--suspicious", "error"]
-            return [*options, *model, "--output", index]
+            return [*options, *model, "--output", index, "--residues", residues]
         if name == "split":
             options = ["--index", index, "--world-size", "2", "--layer", "last", *WINDOW]
-            return [*options, *model, "--output-dir", f"{RESULTS}/index"]
+            options += ["--residues", residues, "--output-dir", f"{RESULTS}/index"]
+            return [*options, *model]
         if name == "merge":
             shards = [OUTPUTS[f"embed_{number}"][0] for number in RANKS]
             ends = ["--output", OUTPUTS["merge"][0], "--quarantine", OUTPUTS["merge"][1]]

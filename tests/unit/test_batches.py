@@ -17,7 +17,7 @@ from worker_runs import make_project, make_sequences
 
 from seqembed.errors import IndexFormatError
 from seqembed.index import split
-from seqembed.index.table import read_name, read_shard_index
+from seqembed.index.table import read_id, read_shard_index
 from seqembed.inference.batches import (
     MIN_BATCH_TOKENS,
     IndexBasedDataset,
@@ -147,7 +147,7 @@ def test_no_flipped_bit_of_a_shard_changes_what_is_read(tmp_path):
         shard = read_shard_index(path)
         dataset = dataset_of(path, np.arange(40), np.arange(39))
         columns = [shard.rows, shard.lengths, shard.tokens, shard.digests]
-        names = [read_name(path, row) for row in range(39)]
+        names = [read_id(path, row) for row in range(39)]
         return names, [dataset[n].residues for n in range(39)], [c.tolist() for c in columns]
 
     expected = read(path)

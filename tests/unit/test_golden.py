@@ -15,8 +15,8 @@ from seqembed.checkpoints.manifest import read_manifest
 from seqembed.index.parquet import read_metadata
 from seqembed.index.table import (
     read_excluded,
+    read_ids_and_reasons,
     read_lengths_and_digests,
-    read_names,
     read_shard_index,
 )
 from seqembed.models.prepare import read_prepared
@@ -59,7 +59,7 @@ def test_index():
     lengths, digests = read_lengths_and_digests(GOLDEN / "index.parquet")
     assert (lengths.tolist(), hexes(digests)) == (LENGTHS, DIGESTS)
     # It is older than what an index may exclude.
-    assert list(read_names(GOLDEN / "index.parquet")) == [(name, None) for name in IDS]
+    assert list(read_ids_and_reasons(GOLDEN / "index.parquet")) == [(name, None) for name in IDS]
     assert read_excluded(GOLDEN / "index.parquet").tolist() == [False] * 6
     first = pq.read_table(GOLDEN / "index.parquet").to_pylist()[0]
     assert first | {"digest": first["digest"].hex()} == {
@@ -228,7 +228,7 @@ def test_an_index_that_excludes():
     assert (lengths.tolist(), hexes(digests)) == (DNA_LENGTHS, DNA_DIGESTS)
     reasons = {row: f"residue 'N' at {told}" for row, told in REASONS.items()}
     named = [(name, reasons.get(row)) for row, name in enumerate(DNA_IDS)]
-    assert list(read_names(path)) == named
+    assert list(read_ids_and_reasons(path)) == named
     assert read_excluded(path).tolist() == [row in REASONS for row in range(9)]
 
 

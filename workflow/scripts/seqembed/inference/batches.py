@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from seqembed.index.parquet import damage_named, damaged, open_parquet, read_row_group
+from seqembed.index.parquet import damage_error, damage_named, open_parquet, read_row_group
 from seqembed.inference.plan import Int64s, plan_batches
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.tokenization import SPECIALS
@@ -146,7 +146,7 @@ class IndexBasedDataset(Dataset[RawBatch]):
             residues, expected = (self._group[1][name][row].as_py() for name in columns)
         # The digest decides which ids get the row.
         if digest(residues) != expected:
-            raise damaged(self._path, f"damaged in row {position}")
+            raise damage_error(self._path, f"damaged in row {position}")
         return bytes(residues)
 
 

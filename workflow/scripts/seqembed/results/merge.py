@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from seqembed.errors import ShardError
 from seqembed.storage.publish import link, remove_temporary
 from seqembed.flags import TRUNCATED, WINDOWED
-from seqembed.index.table import IndexFingerprint, read_excluded, read_lengths_and_digests, read_names
+from seqembed.index.table import IndexFingerprint, read_excluded, read_lengths_and_digests, read_ids_and_reasons
 from seqembed.index.parquet import read_metadata
 from seqembed.results.quarantine import escape
 from seqembed.results.rows import RowPool
@@ -247,7 +247,7 @@ def _slabs(
 
     Raises IndexFormatError at the end if ids or digests are not those that were indexed.
     """
-    names, done, fingerprint = read_names(index.path), 0, IndexFingerprint()
+    names, done, fingerprint = read_ids_and_reasons(index.path), 0, IndexFingerprint()
     # The index is read to its end and checked, even if no id gets a row.
     for start, stop in list(slab_bounds(len(places), pool.width)) or [(0, 0)]:
         # Up to the next id that gets a row; those between get none.

@@ -72,8 +72,7 @@ def count_distinct(digests: NDArray[np.uint8]) -> int:
 
 def first_rows(digests: NDArray[np.uint8]) -> NDArray[np.int64]:
     """The first row that has each row's digest, (n,) int64 of (n, 16)."""
-    _, firsts, groups = np.unique(_keys(digests), return_index=True, return_inverse=True)
-    return firsts[groups].astype(np.int64)
+    return DigestIndex(digests).find(digests)
 
 
 def digest_rows(keys: Iterable[bytes]) -> NDArray[np.uint8]:
@@ -95,8 +94,3 @@ def _order(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> NDArray[np.
     if (ascending[1:] == ascending[:-1]).any():
         return np.lexsort((second, first))
     return order
-
-
-def _keys(digests: NDArray[np.uint8]) -> NDArray[np.void]:
-    # One value a digest: these compare, sort and search as memory does.
-    return np.ascontiguousarray(digests).view("V16").reshape(-1)

@@ -21,7 +21,7 @@ from seqembed.checkpoints.checkpoint import Checkpoint
 from seqembed.checkpoints.manifest import CheckpointManifest
 from seqembed.environment import EnvConfig
 from seqembed.errors import CheckpointError, DeviceError
-from seqembed.index.table import ShardIndex, read_name, read_shard_index
+from seqembed.index.table import ShardIndex, read_id, read_shard_index
 from seqembed.inference.batches import (
     Encode,
     IndexBasedDataset,
@@ -136,7 +136,7 @@ class Run:
 
     def open_tracker(self, folder: Path, index_path: Path) -> FailureTracker:
         """The failures of earlier runs over the shard."""
-        name_of = partial(read_name, index_path)
+        name_of = partial(read_id, index_path)
         return FailureTracker(folder, self.shard.digests, name_of, self.logger)
 
     def open_runner(
