@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
 from seqembed.errors import ModelError
 from seqembed.models.encoders.encoder import Encoder
@@ -42,9 +41,7 @@ def prepare_model(name: str, source: str, output: Path, logger: logging.Logger) 
 
     Safetensors are used where they lie; other weights are converted to `{name}/model.safetensors`
     beside `output`. A tokenizer.json is used where it lies, too.
-
-    Raises:
-        ModelError: the source is not a model of a known family that can be loaded.
+    Raises ModelError for a source that is not a model of a known family, or cannot be loaded.
     """
     folder = output.parent / name
     if source in KNOWN:
@@ -65,9 +62,8 @@ def prepare_model(name: str, source: str, output: Path, logger: logging.Logger) 
 def load_prepared(path: Path, layer: int, dtype: torch.dtype = torch.float32) -> Encoder:
     """The model that `{model}.json` describes, up to `layer`, in eval mode and in `dtype`.
 
-    Raises:
-        ModelError: the description cannot be read, the weights are not those it describes, or
-            the model has no such layer.
+    Raises ModelError where the description cannot be read, the weights are not those it describes,
+    or the model has no such layer.
     """
     model = read_prepared(path)
     _require_unchanged(model, path)
@@ -83,15 +79,12 @@ def _convert(checkpoint: Checkpoint, path: Path) -> Path:
         message = "is a model's own folder, so the converted weights cannot be written there"
         raise ModelError(f"{path.parent}: {message}; give the model another name in `models`")
     with published(path) as temporary:
-        save_file({name: _own(held.read()) for name, held in checkpoint.state.items()}, temporary)
+        # Copies, for tied weights share their storage, which safetensors refuses.
+        tensors = {name: held.read().detach().clone() for name, held in checkpoint.state.items()}
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
         # safetensors makes files for their owner only; a group shares its models.
         temporary.chmod(0o644)
     return path
-
-
-def _own(tensor: Tensor) -> Tensor:
-    # Tied weights share their storage, which safetensors refuses.
-    return tensor.detach().clone().contiguous()
 
 
 def _describe(

@@ -14,7 +14,7 @@ from typing import Any
 
 from seqembed.errors import ConfigError, ModelError
 from seqembed.models.encoders.tokenization import BpeTokenizer, Esm2Tokenizer, Tokenizer
-from seqembed.models.families import Architecture, Family, find_family
+from seqembed.models.families import Architecture, Family, check_fields, find_family
 from seqembed.storage.json_files import read_json, write_json
 
 FORMAT_VERSION = "1"
@@ -49,12 +49,7 @@ class PreparedModel:
     original_sha256: str | None = None
 
     def __post_init__(self) -> None:
-        for field in ("name", "family", "source", "weights", "sha256", "tokenizer"):
-            if not isinstance(value := getattr(self, field), str) or not value:
-                raise ModelError(f"{field} must be a text, not {value!r}")
-        for field in ("size", "max_length"):
-            if type(value := getattr(self, field)) is not int or value < 1:
-                raise ModelError(f"{field} must be a positive whole number, not {value!r}")
+        check_fields(self)
         if not isinstance(self.architecture, self.facts.architecture):
             raise ModelError(f"{self.architecture!r} is not of the family {self.family}")
         if (self.tokenizer == BUILT_IN) != (self.tokenizer_file is None):

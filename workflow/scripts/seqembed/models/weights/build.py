@@ -48,8 +48,7 @@ class Checkpoint:
 def read_checkpoint(source: Path) -> Checkpoint:
     """Read a Hugging Face folder or an ESM-2's `.pt` file, without building the model.
 
-    Raises:
-        ModelError: the source is neither, is of no known family, is damaged, or would execute code.
+    Raises ModelError where it is neither, is damaged, or is not of a known family.
     """
     if source.is_dir():
         architecture, path = read_architecture(source, LAYOUTS), find_weights(source)
@@ -99,7 +98,7 @@ def refuse_other_copies(folder: Path, checkpoint: Checkpoint) -> None:
 def build_model(checkpoint: Checkpoint, layer: int, dtype: torch.dtype = torch.float32) -> Encoder:
     """The encoder up to a layer in eval mode, in `dtype`; a ModelError names the file.
 
-    Weights are read and cast one by one, so that memory peaks little above the encoder's own.
+    Weights are read and cast one by one, so that peak memory is little above the encoder's own.
     """
     with named(checkpoint.path):
         with _NoWeights():

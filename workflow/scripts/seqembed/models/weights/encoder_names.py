@@ -53,9 +53,7 @@ class EncoderNames:
 def find_encoder(state: State, layout: Layout) -> EncoderNames:
     """The encoder of a checkpoint of the layout's family.
 
-    Raises:
-        ModelError: there is no encoder, more than one, one below another prefix, or the names are
-            those of another model.
+    Raises ModelError where there is no encoder, more than one, or one of another model.
     """
     plain = _plain_names(state)
     refuse_other_models(plain.keys())

@@ -37,8 +37,7 @@ OTHER_WEIGHTS = {
 def read_architecture(folder: Path, layouts: Iterable[Layout]) -> Architecture:
     """The architecture that config.json describes; `layouts`: those of the known families.
 
-    Raises:
-        ModelError: the folder is of another model, or its tokenizer is not the model's.
+    Raises ModelError where the folder is of another model, or its tokenizer is not the model's.
     """
     _refuse_adapters(folder)
     path = folder / CONFIG

@@ -53,8 +53,7 @@ State = Mapping[str, Stored]
 def read_state(weights: Path) -> State:
     """The tensors of a safetensors or pickled file, or of those that an index names.
 
-    Raises:
-        ModelError: a file is damaged or missing, lacks what the index says, or would execute code.
+    Raises ModelError where a file is damaged or missing, or lacks a tensor that the index names.
     """
     read_file = _read_safetensors if SAFETENSORS in weights.name else _read_pickled
     if not weights.name.endswith(INDEX):
@@ -72,8 +71,7 @@ def read_state(weights: Path) -> State:
 def load_pickled(path: Path) -> Any:
     """torch.load restricted to tensors, plain containers and argparse.Namespace.
 
-    Raises:
-        ModelError: torch.save did not write the file, it is damaged, or it holds other objects.
+    Raises ModelError where the file is not of torch.save, is damaged, or holds other objects.
     """
     archive = (form := find_form(path)) == "zip"
     refusal = f"{path}: cannot be loaded as weights only"
