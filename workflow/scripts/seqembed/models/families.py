@@ -12,7 +12,7 @@ from seqembed.errors import ModelError
 from seqembed.models.source import TOKENIZER
 
 Molecule = Literal["protein", "DNA"]
-# What a field of each type must be, in words.
+# What a field must be, by its type, for messages.
 _FIELDS = {
     "int": "a whole number above 0",
     "float": "a number above 0",
@@ -38,7 +38,7 @@ class Architecture:
     width: int
     heads: int
     ffn_width: int
-    # Of what each head's width must be a multiple.
+    # The width of each head must be a multiple of it.
     head_multiple: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
@@ -72,12 +72,12 @@ class DnabertArchitecture(Architecture):
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """What its models read, and how their authors use them.
+    """Facts that all models of a family share, after their authors.
 
-    max_length: tokens without specials that a model is trained on at once. reads_whole: there is
-    no position limit, so that a longer sequence may be read at once. pools_specials: the authors'
-    mean counts the special tokens around a sequence. tokenizer: the file of it in a model's
-    folder, or None where the program has the tokenizer built in.
+    max_length: tokens without specials that a model was trained on at once. reads_whole: there is
+    no position limit, so a longer sequence may go through the model at once. pools_specials: the
+    authors' mean includes the special tokens around a sequence. tokenizer: the tokenizer's file in
+    a model's folder, or None where the tokenizer is built into this program.
     """
 
     name: str

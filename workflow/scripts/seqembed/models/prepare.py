@@ -1,4 +1,4 @@
-"""Prepare a model once, so that workers find checked safetensors weights and how to read them."""
+"""Prepare a model: check it, convert its weights where needed, and describe it for workers."""
 
 from __future__ import annotations
 
@@ -36,11 +36,10 @@ from seqembed.storage.publish import published
 def prepare_model(name: str, source: str, output: Path, logger: logging.Logger) -> None:
     """Check the model at `source` and describe it in `output`, resources/models/{name}.json.
 
-    A known name is fetched first, or taken from `{name}/original` beside `output` where somebody
-    put its files; a folder of such a name needs a separator in its path.
-
-    Safetensors are used where they lie; other weights are converted to `{name}/model.safetensors`
-    beside `output`. A tokenizer.json is used where it lies, too.
+    The files of a known name are downloaded, unless the user put them into `{name}/original` beside
+    `output`; a folder of such a name needs a separator in its path. Safetensors and tokenizer.json
+    are used where they lie; other weights are converted to `{name}/model.safetensors` beside
+    `output`.
     Raises ModelError for a source that is not a model of a known family, or cannot be loaded.
     """
     folder = output.parent / name

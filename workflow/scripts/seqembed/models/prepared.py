@@ -25,7 +25,7 @@ BUILT_IN = "esm2"
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedModel:
-    """What `{model}.json` records; raises ModelError for what no model can have.
+    """The content of `{model}.json`; raises ModelError for values that no model has.
 
     source: as the user gave it. weights: the safetensors file, or the index of several, relative
     to the working folder unless the source was absolute; size: its bytes; sha256: its checksum, 64
@@ -59,7 +59,7 @@ class PreparedModel:
 
     @property
     def facts(self) -> Family:
-        """What is true of the model's whole family."""
+        """The facts that all models of its family share."""
         return find_family(self.family)
 
     def layer(self, asked: str | int) -> int:

@@ -22,7 +22,7 @@ from seqembed.models.weights.hugging_face import EXPECTED, find_weights, read_ar
 from seqembed.models.weights.layout import Layout, Weight
 from seqembed.models.weights.tensors import State, Stored, read_state
 
-# One a family.
+# A new family adds its own here.
 LAYOUTS = (esm2.LAYOUT, dnabert_s.LAYOUT)
 OTHER_SUFFIXES = {
     ".ckpt": " but a checkpoint of training (Lightning's): save the weights in it alone",
@@ -75,8 +75,8 @@ def check_checkpoint(checkpoint: Checkpoint) -> None:
 def refuse_other_copies(folder: Path, checkpoint: Checkpoint) -> None:
     """Raise ModelError where another file of the folder has other values for one of its weights.
 
-    Which of the two is meant, as when a fine-tuned model was saved over a downloaded one, nobody
-    but the user knows. One weight is read at a time, and a form that cannot be read is passed over.
+    Only the user knows which of the two is meant, as when a fine-tuned model was saved over a
+    downloaded one. A file that cannot be read is passed over.
     """
     own = find_encoder(checkpoint.state, checkpoint.layout).encoder
     for other in (folder / name for name in WEIGHTS):
@@ -129,13 +129,13 @@ class _NoWeights(TorchFunctionMode):
 
 
 def _plan(checkpoint: Checkpoint, layer: int) -> tuple[State, dict[str, Weight]]:
-    """The tensors by plain name, and how the encoder's weights up to `layer` are made of them.
+    """The tensors by plain name, and a Weight for each of the encoder's up to `layer`.
 
-    Raises ModelError unless the whole model can be made of them, and for tensors beside that may
-    change its rows.
+    Raises ModelError where the whole model cannot be made of the tensors, and for other tensors
+    that may change its rows.
     """
     architecture, layout = checkpoint.architecture, checkpoint.layout
-    # Whatever a configuration claims, it must not take for ever to look for it.
+    # A configuration that claims a million layers must not keep us looking for them.
     if architecture.layers > (held := len(checkpoint.state)):
         raise ModelError(f"has {held:,} weights, too few for {architecture.layers:,} layers")
     names = find_encoder(checkpoint.state, layout)
@@ -149,14 +149,14 @@ def _plan(checkpoint: Checkpoint, layer: int) -> tuple[State, dict[str, Weight]]
 
 
 def _check_values(state: State, weights: Mapping[str, Weight]) -> None:
-    """Raise ModelError for NaN or infinities in the weights that are used, and for lost ones.
+    """Raise ModelError for weights with NaN or infinite values, and for lost ones.
 
-    A layer's matrix of nothing but zeros was lost: it is of a file that was not written to its end.
+    A layer's matrix of zeros alone was lost: its file was not written to the end.
     """
     bad, lost = [], []
     for own, weight in weights.items():
         parts = {name: _read_part(state, name, shape) for name, shape in weight.parts.items()}
-        # It may be that they cannot be joined.
+        # Fails where the parts contradict each other.
         weight.make(*parts.values())
         for name, tensor in parts.items():
             if count := _count_not_finite(tensor):
@@ -176,14 +176,14 @@ def _check_values(state: State, weights: Mapping[str, Weight]) -> None:
 
 
 def _count_not_finite(tensor: Tensor) -> int:
-    """How many values of a float32 tensor are not finite."""
+    """Count the values of a float32 tensor that are not finite."""
     # A sum is several times faster than a look at each value. It is finite only if all values are;
     # where it overflows, the values are counted.
     return 0 if tensor.sum().isfinite() else int(tensor.isfinite().logical_not().sum())
 
 
 def _are_equal(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are equal, in the shorter of their dtypes."""
+    """Compare two tensors in the shorter of their dtypes."""
     short = min(one.dtype, other.dtype, key=lambda dtype: dtype.itemsize)
     return torch.equal(one.to(short), other.to(short))
 

@@ -78,7 +78,7 @@ def _plain_names(state: State) -> State:
 
 
 def _find_prefix(state: State, layout: Layout) -> str:
-    """What stands before the encoder's own names: the only word embedding tells."""
+    """The prefix of the encoder's names, found by the name of its word embedding."""
     names = layout.embeddings
     found = [(name, own) for name in state for own in names if f".{name}".endswith(f".{own}")]
     if not found:

@@ -23,7 +23,7 @@ EXPECTED = (
     f"a model is a Hugging Face folder ({CONFIG} with {SAFETENSORS} or {PICKLED}) "
     "or a fair-esm file (.pt)"
 )
-# What else a folder may hold in place of weights that can be read, and what to do.
+# Files that a folder may hold in place of weights that can be read, and what to do.
 OTHER_WEIGHTS = {
     "tf_model.h5": ("TensorFlow's weights", "convert them with from_pretrained(from_tf=True)"),
     "flax_model.msgpack": ("Flax's weights", "convert them with from_pretrained(from_flax=True)"),

@@ -17,7 +17,7 @@ from seqembed.errors import ModelError, show
 from seqembed.models.source import INDEX, PICKLED, SAFETENSORS, read_weight_map
 from seqembed.models.weights.file_forms import find_form
 
-# What weights come in; whole numbers are quantised ones, which mean nothing without their scales.
+# The dtypes of weights; whole numbers are quantised weights, useless without their scales.
 FLOATS = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
@@ -28,7 +28,7 @@ SAVE = (
     "save the weights alone, with the model's own save_pretrained or as "
     "torch.save(model.state_dict(), 'model.pt')"
 )
-# What training programs save with a model's weights, or in place of them.
+# Keys that training programs save with a model's weights, or in place of them.
 OPTIMIZER = {"state", "param_groups"}
 TRAINING = {
     "state_dict", "model_state_dict", "optimizer_states", "optimizer_state_dict", "optimizer",
@@ -63,7 +63,7 @@ def read_state(weights: Path) -> State:
     for name, path in places.items():
         if name not in parts[path]:
             raise ModelError(f"{path}: lacks {name!r}, which {weights.name} says it holds")
-    # What the index does not name is there nevertheless, and must be accounted for.
+    # Tensors that the index does not name may be an adapter's: they are looked at, too.
     held = {name: stored for part in parts.values() for name, stored in part.items()}
     return held | {name: parts[path][name] for name, path in places.items()}
 
