@@ -17,7 +17,8 @@ from torch.nn import functional
 
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.encoder import Encoder
-from seqembed.models.weights.build import build_model, read_checkpoint
+from seqembed.models.weights.build import build_model
+from seqembed.models.weights.checkpoint import read_checkpoint
 
 Tokens = NDArray[np.int64]
 

@@ -25,7 +25,8 @@ from transformers import EsmForMaskedLM
 from seqembed.fasta.reader import read_records
 from seqembed.models.encoders.tokenization import BpeTokenizer
 from seqembed.models.prepare import load_prepared, prepare_model
-from seqembed.models.weights.build import build_model, read_checkpoint
+from seqembed.models.weights.build import build_model
+from seqembed.models.weights.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).parents[2]
 SEED = train_demo.SEED

@@ -1,9 +1,8 @@
-"""Checkpoints of every family: read, checked, and built as an encoder up to one layer."""
+"""Check a checkpoint, and build it as an encoder up to one layer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,53 +12,11 @@ from torch.overrides import TorchFunctionMode
 
 from seqembed.errors import ModelError, count_of, named, show
 from seqembed.models.encoders.encoder import Encoder
-from seqembed.models.families import Architecture
 from seqembed.models.source import WEIGHTS
-from seqembed.models.weights import dnabert_s, esm2
+from seqembed.models.weights.checkpoint import Checkpoint
 from seqembed.models.weights.encoder_names import find_encoder
-from seqembed.models.weights.fair_esm import read_fair_esm
-from seqembed.models.weights.hugging_face import EXPECTED, find_weights, read_architecture
-from seqembed.models.weights.layout import Layout, Weight
+from seqembed.models.weights.layout import Weight
 from seqembed.models.weights.tensors import State, Stored, read_state
-
-# A new family adds its own here.
-LAYOUTS = (esm2.LAYOUT, dnabert_s.LAYOUT)
-OTHER_SUFFIXES = {
-    ".ckpt": " but a checkpoint of training (Lightning's): save the weights in it alone",
-    ".safetensors": ": give the folder it lies in",
-    ".bin": ": give the folder it lies in",
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """A checkpoint's tensors under their own names; `path` is the file they come from."""
-
-    architecture: Architecture
-    state: State
-    path: Path
-
-    @property
-    def layout(self) -> Layout:
-        kind = type(self.architecture)
-        return next(layout for layout in LAYOUTS if layout.family.architecture is kind)
-
-
-def read_checkpoint(source: Path) -> Checkpoint:
-    """Read a Hugging Face folder or an ESM-2's `.pt` file, without building the model.
-
-    Raises ModelError where it is neither, is damaged, or is not of a known family.
-    """
-    if source.is_dir():
-        architecture, path = read_architecture(source, LAYOUTS), find_weights(source)
-        return Checkpoint(architecture=architecture, state=read_state(path), path=path)
-    if not source.exists():
-        raise ModelError(f"{source}: does not exist; {EXPECTED}")
-    if source.suffix != ".pt":
-        advice = OTHER_SUFFIXES.get(source.suffix, "")
-        raise ModelError(f"{source}: is not a model that can be read{advice}; {EXPECTED}")
-    architecture, state = read_fair_esm(source)
-    return Checkpoint(architecture=architecture, state=state, path=source)
 
 
 def check_checkpoint(checkpoint: Checkpoint) -> None:
