@@ -35,6 +35,7 @@ def prepare_model(name: str, source: str, output: Path, logger: logging.Logger) 
     `output`; a folder of such a name needs a separator in its path. Safetensors and tokenizer.json
     are used where they lie; other weights are converted to `{name}/model.safetensors` beside
     `output`.
+
     Raises ModelError for a source that is not a model of a known family, or cannot be loaded.
     """
     folder = output.parent / name
