@@ -6,29 +6,23 @@ the tokens are is learned from those alone.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from safetensors.torch import save_file
+from demo_model import DemoModel, Tokens
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 from torch import Tensor, nn
-from torch.nn import functional
 
-from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.dnabert_s import DnabertLayer, DnabertS
 from seqembed.models.families import DnabertArchitecture
-from seqembed.models.weights.build import build_model, read_checkpoint
 from seqembed.models.weights.dnabert_s import LAYER, PARTS, TOKEN_TYPES
-from seqembed.models.weights.tensors import State
 from seqembed.storage.digests import digest
 
 # In the order of their ids, as in DNABERT-S's tokenizer.json.
@@ -44,15 +38,8 @@ ARCHITECTURE = DnabertArchitecture(
 )
 # Wide, so that a step moves no token far; the head's norm begins small, for logits near 0.
 EMBEDDING_SPREAD, HEAD_NORM = 0.15, 0.2
-# What the authors put before the encoder's names, and the head's, where a head stands beside it.
-PREFIX, HEAD = "bert", "cls.predictions"
-HEAD_PARTS = {
-    "dense.weight": "transform.dense.weight",
-    "dense.bias": "transform.dense.bias",
-    "layer_norm.weight": "transform.LayerNorm.weight",
-    "layer_norm.bias": "transform.LayerNorm.bias",
-    "bias": "decoder.bias",
-}
+# What the authors put before the encoder's names, where a head stands beside it.
+PREFIX = "bert"
 
 HELD_OUT = 0.1  # of each genome, at its end
 PIECES = (250, 1250)  # lengths in bp, drawn anew for each piece
@@ -136,38 +123,33 @@ def config_of(architecture: DnabertArchitecture) -> dict[str, Any]:
     }
 
 
-class LanguageModelHead(nn.Module):
-    """BERT's head: dense, GELU, LayerNorm, then the embedding's own weights, and a bias."""
-
-    def __init__(self, architecture: DnabertArchitecture) -> None:
-        super().__init__()
-        self.dense = nn.Linear(architecture.width, architecture.width)
-        self.layer_norm = nn.LayerNorm(architecture.width, eps=architecture.layer_norm_eps)
-        self.bias = nn.Parameter(torch.zeros(architecture.vocabulary))
-
-    def forward(self, rows: Tensor, embedding: Tensor) -> Tensor:
-        """rows (n, width), embedding (tokens, width) -> logits (n, tokens)."""
-        hidden = self.layer_norm(functional.gelu(self.dense(rows)))
-        return functional.linear(hidden, embedding, self.bias)
-
-
-class DemoDnabertS(nn.Module):
+class DemoDnabertS(DemoModel):
     """The masked language model, and its tokens."""
 
     hold_out = staticmethod(hold_out)
-    # Base pairs in a row that two sequences share by chance once in 4 ** 32 places.
+    # Two sequences share so many base pairs in a row by chance once in 4 ** 32 places.
     related = 32
     mask_token = SPECIALS.index("[MASK]")
     # What may be masked, and what a masked token may be replaced by: any but the specials.
     maskable = np.arange(len(SPECIALS), VOCABULARY)
     replacements = maskable
 
-    def __init__(self, tokenizer: Tokenizer, architecture: DnabertArchitecture = ARCHITECTURE):
-        super().__init__()
+    head_names = {
+        "dense.weight": "cls.predictions.transform.dense.weight",
+        "dense.bias": "cls.predictions.transform.dense.bias",
+        "layer_norm.weight": "cls.predictions.transform.LayerNorm.weight",
+        "layer_norm.bias": "cls.predictions.transform.LayerNorm.bias",
+        "bias": "cls.predictions.decoder.bias",
+    }
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__(DnabertS(ARCHITECTURE, ARCHITECTURE.layers), VOCABULARY)
         self.tokenizer = tokenizer
-        self.encoder = DnabertS(architecture, architecture.layers)
-        self.head = LanguageModelHead(architecture)
-        self._initialise(architecture)
+        self._initialise(ARCHITECTURE)
+
+    @classmethod
+    def load(cls, folder: Path) -> DemoDnabertS:
+        return cls(Tokenizer.from_file(str(folder / "tokenizer.json"))).restore(folder)
 
     @torch.no_grad()
     def _initialise(self, architecture: DnabertArchitecture) -> None:
@@ -190,67 +172,29 @@ class DemoDnabertS(nn.Module):
         model.head.bias.data = shares.log().float()
         return model
 
-    def encode(self, residues: bytes) -> NDArray[np.int64]:
-        """Token ids of a whole piece, between [CLS] and [SEP]."""
+    def encode(self, residues: bytes) -> Tokens:
         return np.array(self.tokenizer.encode(residues.decode("ascii")).ids, np.int64)
 
-    def forward(self, tokens: Tensor, cu_seqlens: Tensor, chosen: Tensor) -> Tensor:
-        """Logits of the `chosen` places of a packed batch, (n, tokens)."""
-        packing = Packing.of(cu_seqlens.diff().tolist())
-        rows = self.encoder(tokens, packing)[chosen]
-        logits: Tensor = self.head(rows, self.encoder.embedding.weight)
-        return logits
-
-    @classmethod
-    def load(cls, folder: Path) -> DemoDnabertS:
-        """What save wrote, its encoder read as the workflow reads it."""
-        checkpoint = read_checkpoint(folder)
-        assert isinstance(checkpoint.architecture, DnabertArchitecture)
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        model = cls(tokenizer, checkpoint.architecture)
-        encoder = build_model(checkpoint, checkpoint.architecture.layers)
-        assert isinstance(encoder, DnabertS)
-        model.encoder = encoder
-        model.head.load_state_dict(head_state(checkpoint.state))
-        return model.eval()
-
-    def save(self, folder: Path) -> None:
-        """Write config.json, tokenizer.json and model.safetensors."""
-        folder.mkdir(parents=True, exist_ok=True)
-        config = json.dumps(config_of(self.encoder.architecture), indent=2, sort_keys=True) + "\n"
-        (folder / "config.json").write_text(config, encoding="utf-8")
+    def save_settings(self, folder: Path) -> dict[str, Any]:
         self.tokenizer.save(str(folder / "tokenizer.json"))
-        state = {f"{PREFIX}.{name}": tensor for name, tensor in encoder_state(self.encoder).items()}
-        for own, name in HEAD_PARTS.items():
-            state[f"{HEAD}.{name}"] = self.head.state_dict()[own]
-        state = {name: tensor.contiguous() for name, tensor in state.items()}
-        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        return config_of(self.encoder.architecture)
 
-
-def head_state(state: State) -> dict[str, Tensor]:
-    """The head's weights of a checkpoint, under our own names."""
-    return {own: state[f"{HEAD}.{name}"].read() for own, name in HEAD_PARTS.items()}
-
-
-def encoder_state(encoder: DnabertS) -> dict[str, Tensor]:
-    """The encoder's weights under the authors' names; what loading does, undone.
-
-    Our embedding is theirs of words plus that of token type 0, so the types' is all zeros here.
-    """
-    width = encoder.architecture.width
-    state = {
-        "embeddings.word_embeddings.weight": encoder.embedding.weight.detach(),
-        "embeddings.token_type_embeddings.weight": torch.zeros(TOKEN_TYPES, width),
-    }
-    for kind, tensor in encoder.embedding_norm.state_dict().items():
-        state[f"embeddings.LayerNorm.{kind}"] = tensor
-    for number, layer in enumerate(encoder.layers):
-        for own, tensor in layer.state_dict().items():
-            part, kind = own.split(".")
-            if part == "qkv":
-                tensor = unscale_query(tensor, encoder.architecture)
-            state[f"{LAYER}.{number}.{PARTS[part]}.{kind}"] = tensor
-    return state
+    def encoder_state(self) -> dict[str, Tensor]:
+        # Our embedding is theirs of words plus that of token type 0: the types' is all zeros here.
+        encoder, width = self.encoder, self.encoder.architecture.width
+        state = {
+            "embeddings.word_embeddings.weight": encoder.embedding.weight.detach(),
+            "embeddings.token_type_embeddings.weight": torch.zeros(TOKEN_TYPES, width),
+        }
+        for kind, tensor in encoder.embedding_norm.state_dict().items():
+            state[f"embeddings.LayerNorm.{kind}"] = tensor
+        for number, layer in enumerate(encoder.layers):
+            for own, tensor in layer.state_dict().items():
+                part, kind = own.split(".")
+                if part == "qkv":
+                    tensor = unscale_query(tensor, encoder.architecture)
+                state[f"{LAYER}.{number}.{PARTS[part]}.{kind}"] = tensor
+        return {f"{PREFIX}.{name}": tensor for name, tensor in state.items()}
 
 
 def unscale_query(qkv: Tensor, architecture: DnabertArchitecture) -> Tensor:

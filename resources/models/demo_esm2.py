@@ -7,23 +7,19 @@ trained here is to the letter what embeds later, and transformers, told by the s
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from safetensors.torch import save_file
+from demo_model import DemoModel, Tokens
 from torch import Tensor, nn
-from torch.nn import functional
 
-from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.esm2 import Esm2, Esm2Layer
 from seqembed.models.encoders.tokenization import ESM2_ALPHABET as ALPHABET
 from seqembed.models.encoders.tokenization import Esm2Tokenizer
 from seqembed.models.families import Esm2Architecture
-from seqembed.models.weights.build import build_model, read_checkpoint
 from seqembed.models.weights.esm2 import HUGGING_FACE
 
 ARCHITECTURE = Esm2Architecture(
@@ -59,22 +55,7 @@ def config_of(architecture: Esm2Architecture) -> dict[str, Any]:
     }
 
 
-class LanguageModelHead(nn.Module):
-    """ESM-2's head: dense, GELU, LayerNorm, then the embedding's own weights, and a bias."""
-
-    def __init__(self, architecture: Esm2Architecture) -> None:
-        super().__init__()
-        self.dense = nn.Linear(architecture.width, architecture.width)
-        self.layer_norm = nn.LayerNorm(architecture.width, eps=architecture.layer_norm_eps)
-        self.bias = nn.Parameter(torch.zeros(len(ALPHABET)))
-
-    def forward(self, rows: Tensor, embedding: Tensor) -> Tensor:
-        """rows (n, width), embedding (tokens, width) -> logits (n, tokens)."""
-        hidden = self.layer_norm(functional.gelu(self.dense(rows)))
-        return functional.linear(hidden, embedding, self.bias)
-
-
-class DemoEsm2(nn.Module):
+class DemoEsm2(DemoModel):
     """The masked language model; a token's id is its place in ESM-2's alphabet."""
 
     mask_token = ALPHABET.index("<mask>")
@@ -83,11 +64,22 @@ class DemoEsm2(nn.Module):
     # What a masked residue may be replaced by: one of the twenty amino acids.
     replacements = np.array([ALPHABET.index(letter) for letter in AMINO_ACIDS])
 
+    head_names = {
+        own: f"lm_head.{own}"
+        for own in ("dense.weight", "dense.bias", "layer_norm.weight", "layer_norm.bias", "bias")
+    }
+
     def __init__(self, architecture: Esm2Architecture = ARCHITECTURE) -> None:
-        super().__init__()
-        self.encoder = Esm2(architecture, architecture.layers)
-        self.lm_head = LanguageModelHead(architecture)
+        super().__init__(Esm2(architecture, architecture.layers), len(ALPHABET))
         self._initialise(architecture)
+
+    @classmethod
+    def start(cls, sequences: Iterable[bytes]) -> DemoEsm2:
+        return cls()
+
+    @classmethod
+    def load(cls, folder: Path) -> DemoEsm2:
+        return cls().restore(folder)
 
     @torch.no_grad()
     def _initialise(self, architecture: Esm2Architecture) -> None:
@@ -100,62 +92,32 @@ class DemoEsm2(nn.Module):
                 linear.weight *= (2 * architecture.layers) ** -0.5
 
     @staticmethod
-    def encode(residues: bytes) -> NDArray[np.int64]:
-        """Token ids of a whole sequence, its special tokens included."""
+    def encode(residues: bytes) -> Tokens:
         return Esm2Tokenizer().encode(residues)
 
-    def forward(self, tokens: Tensor, cu_seqlens: Tensor, chosen: Tensor) -> Tensor:
-        """Logits of the `chosen` places of a packed batch, (n, tokens)."""
-        packing = Packing.of(cu_seqlens.diff().tolist())
-        rows = self.encoder(tokens, packing)[chosen]
-        logits: Tensor = self.lm_head(rows, self.encoder.embedding.weight)
-        return logits
-
-    @classmethod
-    def load(cls, folder: Path) -> DemoEsm2:
-        """What save wrote, its encoder read as the workflow reads it."""
-        checkpoint = read_checkpoint(folder)
-        model = cls(checkpoint.architecture)
-        model.encoder = build_model(checkpoint, checkpoint.architecture.layers)
-        model.lm_head.load_state_dict(
-            {
-                name.removeprefix("lm_head."): held.read()
-                for name, held in checkpoint.state.items()
-                if name.startswith("lm_head.")
-            }
-        )
-        return model
-
-    def save(self, folder: Path) -> None:
-        """Write the folder that EsmForMaskedLM.save_pretrained would write, and vocab.txt."""
-        folder.mkdir(parents=True, exist_ok=True)
-        config = json.dumps(config_of(self.encoder.architecture), indent=2, sort_keys=True) + "\n"
-        (folder / "config.json").write_text(config, encoding="utf-8")
+    def save_settings(self, folder: Path) -> dict[str, Any]:
         (folder / "vocab.txt").write_text("\n".join(ALPHABET) + "\n", encoding="utf-8")
-        state = {f"{PREFIX}.{name}": tensor for name, tensor in encoder_state(self.encoder).items()}
-        state |= {f"lm_head.{name}": tensor for name, tensor in self.lm_head.state_dict().items()}
-        state = {name: tensor.contiguous() for name, tensor in state.items()}
-        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        return config_of(self.encoder.architecture)
 
-
-def encoder_state(encoder: Esm2) -> dict[str, Tensor]:
-    """The encoder's weights under Hugging Face's names; what esm2_weights reads, undone."""
-    architecture, naming = encoder.architecture, HUGGING_FACE
-    state = {
-        f"{naming.embedding}.weight": encoder.embedding.weight.detach(),
-        "rotary_embeddings.inv_freq": encoder.inv_freq,
-        # transformers builds a contact head into every encoder. This one is blank.
-        "contact_head.regression.weight": torch.zeros(1, architecture.layers * architecture.heads),
-        "contact_head.regression.bias": torch.zeros(1),
-    }
-    for kind, tensor in encoder.final_norm.state_dict().items():
-        state[f"{naming.final_norm}.{kind}"] = tensor
-    for number, layer in enumerate(encoder.layers):
-        for name, tensor in layer.state_dict().items():
-            for part, own in unfuse(name, tensor, architecture.head_dim).items():
-                part, kind = part.split(".")
-                state[f"{naming.layer}.{number}.{naming.parts[part]}.{kind}"] = own
-    return state
+    def encoder_state(self) -> dict[str, Tensor]:
+        encoder, architecture = self.encoder, self.encoder.architecture
+        state = {
+            f"{HUGGING_FACE.embedding}.weight": encoder.embedding.weight.detach(),
+            "rotary_embeddings.inv_freq": encoder.inv_freq,
+            # transformers builds a contact head into every encoder. This one is blank.
+            "contact_head.regression.weight": torch.zeros(
+                1, architecture.layers * architecture.heads
+            ),
+            "contact_head.regression.bias": torch.zeros(1),
+        }
+        for kind, tensor in encoder.final_norm.state_dict().items():
+            state[f"{HUGGING_FACE.final_norm}.{kind}"] = tensor
+        for number, layer in enumerate(encoder.layers):
+            for name, tensor in layer.state_dict().items():
+                for part, own in unfuse(name, tensor, architecture.head_dim).items():
+                    part, kind = part.split(".")
+                    state[f"{HUGGING_FACE.part(number, part)}.{kind}"] = own
+        return {f"{PREFIX}.{name}": tensor for name, tensor in state.items()}
 
 
 def unfuse(name: str, tensor: Tensor, head_dim: int) -> dict[str, Tensor]:

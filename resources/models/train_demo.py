@@ -19,33 +19,24 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from demo_model import DemoModel, Tokens
 from torch import Tensor
 from torch.nn import functional
 
 from seqembed.fasta.reader import read_records
 from seqembed.storage.digests import digest
 
-if TYPE_CHECKING:
-    from demo_dnabert_s import DemoDnabertS
-    from demo_esm2 import DemoEsm2
-
-    DemoModel = DemoDnabertS | DemoEsm2
-
-Tokens = NDArray[np.int64]
-# Each family's module and model. The model may have a hold_out, a `related` and a `start` of its
-# own instead of what is here.
+# Each family's module and model. The model may have a hold_out of its own instead of hold_out_some.
 FAMILIES = {"esm2": ("demo_esm2", "DemoEsm2"), "dnabert_s": ("demo_dnabert_s", "DemoDnabertS")}
 
 HELD_OUT = 20  # one distinct sequence in so many
 MASKED = 0.15  # of what may be masked; training alone can be told another share
 HIDDEN, RANDOM = 0.8, 0.1  # shares of what is masked in training; the rest stays as it is
 EVALUATED_TOKENS = 1024  # of a held-out sequence: as much as ESM-2 embeds
-RELATED = 12  # residues in a row, shared with a sequence trained on
 LOG_EVERY = 100
 SEED = 20260801
 
@@ -90,12 +81,12 @@ def split(
     return Split(trained, held_out, kept_out)
 
 
-def windows(sequences: Iterable[bytes], length: int = RELATED) -> set[bytes]:
+def windows(sequences: Iterable[bytes], length: int) -> set[bytes]:
     """Every run of `length` residues."""
     return {s[i : i + length] for s in sequences for i in range(len(s) - length + 1)}
 
 
-def without_relatives(split: Split, length: int = RELATED) -> list[bytes]:
+def without_relatives(split: Split, length: int) -> list[bytes]:
     """The held-out sequences that share no `length` residues in a row with one trained on."""
     mine = windows(split.held_out.values(), length)
     shared = set()
@@ -304,7 +295,7 @@ def run(options: argparse.Namespace) -> None:
     family = family_of(options.family)
     hold_out = getattr(family, "hold_out", hold_out_some)
     data = split(read_distinct(options.fasta), read_distinct(options.keep_out), hold_out)
-    model = family.start(data.trained.values()) if hasattr(family, "start") else family()
+    model = family.start(data.trained.values())
     started = time.monotonic()
     seen = train(model, data.trained.values(), options)
     seconds = time.monotonic() - started
@@ -323,7 +314,7 @@ def run(options: argparse.Namespace) -> None:
 def held_out_figures(model: DemoModel, data: Split, seed: int) -> dict[str, dict[str, float]]:
     groups = {
         "held_out": list(data.held_out.values()),
-        "held_out_without_relatives": without_relatives(data, getattr(model, "related", RELATED)),
+        "held_out_without_relatives": without_relatives(data, model.related),
         "kept_out": list(data.kept_out.values()),
     }
     trained = data.trained.values()

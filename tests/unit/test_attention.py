@@ -52,11 +52,6 @@ def test_slopes_are_the_papers(heads):
     assert alibi_slopes(heads).tolist() == pytest.approx(plain_slopes(heads), rel=1e-6)
 
 
-def test_slopes_of_twelve_heads():
-    exponents = [1, 2, 3, 4, 5, 6, 7, 8, 0.5, 1.5, 2.5, 3.5]
-    assert alibi_slopes(12).tolist() == pytest.approx([2**-e for e in exponents], rel=1e-6)
-
-
 @pytest.mark.parametrize("attend", IMPLEMENTATIONS)
 @pytest.mark.parametrize("alibi", [False, True])
 def test_attention_is_the_plain_formula(attend, alibi):

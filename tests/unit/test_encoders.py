@@ -37,7 +37,8 @@ from seqembed.errors import ModelError
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.encoders.esm2 import default_inv_freq
 from seqembed.models.families import Esm2Architecture
-from seqembed.models.weights.build import build_model, read_checkpoint
+from seqembed.models.weights.build import build_model
+from seqembed.models.weights.checkpoint import read_checkpoint
 
 SIZES = [(2, 32, 4), (3, 60, 5)]  # layers, width, heads; the second's query scale is inexact
 SEQUENCES = [*random_proteins([1, 2, 37, 128, 255, 600]), b"MXBZUO"]

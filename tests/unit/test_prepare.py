@@ -33,7 +33,8 @@ from seqembed.models.families import DNABERT_S, ESM2
 from seqembed.models.prepare import load_prepared, prepare_model
 from seqembed.models.prepared import load_tokenizer, read_prepared
 from seqembed.models.source import list_model_files, list_weight_files
-from seqembed.models.weights.build import build_model, read_checkpoint
+from seqembed.models.weights.build import build_model
+from seqembed.models.weights.checkpoint import read_checkpoint
 from seqembed.storage.digests import digest
 
 LOGGER = logging.getLogger("seqembed.tests")

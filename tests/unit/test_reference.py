@@ -152,8 +152,9 @@ def toy() -> ESM2:
     return fair_model((2, 40, 4))
 
 
-def fair(layer: int) -> Reference:
-    return lambda tokens: fair_layers(toy(), [tokens], [layer])[0][0]
+def fair(layer: int, model: ESM2 | None = None) -> Reference:
+    """fair-esm's rows of a layer; of `toy` where no model is given."""
+    return lambda tokens: fair_layers(model or toy(), [tokens], [layer])[0][0]
 
 
 @pytest.mark.parametrize(
@@ -187,11 +188,8 @@ def test_whole_shapes(size, pooling, tmp_path):
     write_fasta(tmp_path, proteins)
     source = save_fair(theirs, tmp_path / "m.pt")
     path = run(tmp_path, source, "error", pooling=pooling, long_sequences="full")
-    last = [size[0]]
-    assert_rows(
-        path, proteins, None, FULL, lambda tokens: fair_layers(theirs, [tokens], last)[0][0],
-        pooling, False,
-    )  # fmt: skip
+    rows_of = fair(size[0], theirs)
+    assert_rows(path, proteins, None, FULL, rows_of, pooling, False)
 
 
 @pytest.mark.parametrize(
@@ -225,10 +223,7 @@ def test_ids_stand_in_input_order_beside_their_own_rows(tmp_path):
     with h5py.File(path) as file:
         assert file["sequence_ids"].asstr()[:].tolist() == [r.sequence_id for r in records[:-1]]
         assert file["lengths"][:].tolist() == [len(residues) for residues in sequences]
-    assert_rows(
-        path, sequences, None, FULL, fair(2),
-        "mean", False,
-    )  # fmt: skip
+    assert_rows(path, sequences, None, FULL, fair(2), "mean", False)
     lines = (tmp_path / "r/quarantine.tsv").read_text().splitlines()
     assert lines[0] == "sequence_id\treason"
     assert len(lines) == 2 and lines[1].startswith("s5\tresidue 'J' at 2")

@@ -6,14 +6,28 @@ No PyTorch is needed to read them.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from seqembed.errors import ModelError
 from seqembed.models.source import TOKENIZER
 
 Molecule = Literal["protein", "DNA"]
-# What a size of each type must be, in words.
-_SIZES = {"int": "a whole number above 0", "float": "a number above 0", "bool": "true or false"}
+# What a field must be, by its type, for messages.
+_FIELDS = {
+    "int": "a whole number above 0",
+    "float": "a number above 0",
+    "bool": "true or false",
+    "str": "a text",
+}
+
+
+def check_fields(instance: Any) -> None:
+    """Raise ModelError for a field of a dataclass that is of another type, empty or not above 0."""
+    for field in fields(instance):
+        value, kind = getattr(instance, field.name), str(field.type)
+        right = type(value).__name__ == kind and (kind == "bool" or value > type(value)())
+        if kind in _FIELDS and not right:
+            raise ModelError(f"{field.name} must be {_FIELDS[kind]}, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -24,14 +38,11 @@ class Architecture:
     width: int
     heads: int
     ffn_width: int
-    # Of what each head's width must be a multiple.
+    # The width of each head must be a multiple of it.
     head_multiple: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if type(value).__name__ != field.type or (field.type != "bool" and not value > 0):
-                raise ModelError(f"{field.name} must be {_SIZES[str(field.type)]}, not {value!r}")
+        check_fields(self)
         if self.width % (self.heads * self.head_multiple):
             even = "an even multiple" if self.head_multiple == 2 else "a multiple"
             raise ModelError(f"width {self.width} is not {even} of {self.heads} heads")
@@ -61,12 +72,12 @@ class DnabertArchitecture(Architecture):
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """What its models read, and how their authors use them.
+    """Facts that all models of a family share, after their authors.
 
-    max_length: tokens without specials that a model is trained on at once. reads_whole: there is
-    no position limit, so that a longer sequence may be read at once. pools_specials: the authors'
-    mean counts the special tokens around a sequence. tokenizer: the file of it in a model's
-    folder, or None where the program has the tokenizer built in.
+    max_length: tokens without specials that a model was trained on at once. reads_whole: there is
+    no position limit, so a longer sequence may go through the model at once. pools_specials: the
+    authors' mean includes the special tokens around a sequence. tokenizer: the tokenizer's file in
+    a model's folder, or None where the tokenizer is built into this program.
     """
 
     name: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from httpx2 import HTTPError
@@ -18,35 +19,26 @@ from seqembed.models.source import INDEX, list_weight_files
 def fetch(model: KnownModel, by_hand: Path, logger: logging.Logger) -> Path:
     """The folder with the model's files: `by_hand` if it holds all of them, else a snapshot.
 
-    A snapshot is in huggingface_hub's own cache, and what is there is not downloaded again.
-
-    Raises:
-        ModelError: a file cannot be had, or has the wrong bytes; the message says what to do.
+    A snapshot is in huggingface_hub's own cache, and what is there is not downloaded again. Raises
+    ModelError, which says what to do, where a file cannot be had or has the wrong bytes.
     """
-    if not _list_missing(by_hand, model):
-        _verify(by_hand, model, "put the right one there, or remove it")
-        return by_hand
-    folder = _download(model, by_hand, logger)
-    try:
-        _verify(folder, model, "it was removed, run again")
-    except _WrongFileError as error:
-        # With the bytes that it links to: the next download would only link to them again.
-        for path in (error.path.resolve(), error.path):
-            path.unlink(missing_ok=True)
-        raise
+    downloaded = bool(_list_missing(by_hand, model))
+    folder = _download(model, by_hand, logger) if downloaded else by_hand
+    for path, expected in _list_hashes(folder, model):
+        if (found := sha256_of(path)) != expected:
+            advice = "put the right one there, or remove it"
+            if downloaded:
+                # With the bytes that it links to: the next download would only link to them again.
+                for file in (path.resolve(), path):
+                    file.unlink(missing_ok=True)
+                advice = "it was removed, run again"
+            message = f"its SHA-256 is {found}, but should be {expected}"
+            raise ModelError(f"{path}: {message}; {advice}")
     return folder
 
 
-class _WrongFileError(ModelError):
-    """The file at `path` is not the known one."""
-
-    def __init__(self, path: Path, message: str) -> None:
-        self.path = path
-        super().__init__(f"{path}: {message}")
-
-
 def _list_files(folder: Path, model: KnownModel) -> list[Path]:
-    """The model's files in a folder, whether they are there or not, and those an index names."""
+    """The paths of the model's files in a folder, there or not, and of those an index names."""
     files = [folder / name for name in model.files]
     for index in [path for path in files if path.name.endswith(INDEX) and path.exists()]:
         files += [path for path in list_weight_files(index) if path not in files]
@@ -88,12 +80,11 @@ def _explain(model: KnownModel, by_hand: Path, error: Exception) -> str:
     )
 
 
-def _verify(folder: Path, model: KnownModel, advice: str) -> None:
-    """Raise _WrongFileError unless each file has the SHA-256 that is known, or the hub states."""
+def _list_hashes(folder: Path, model: KnownModel) -> Iterator[tuple[Path, str]]:
+    """Yield each file with the SHA-256 that is known, or that the hub states."""
     for path in _list_files(folder, model):
         # The cache names a large file by what the hub states of it, and links to that.
         stated = path.readlink().name if path.is_symlink() else ""
         expected = model.files.get(path.name) or stated
-        if re.fullmatch("[0-9a-f]{64}", expected) and (found := sha256_of(path)) != expected:
-            message = f"its SHA-256 is {found}, but should be {expected}; {advice}"
-            raise _WrongFileError(path, message)
+        if re.fullmatch("[0-9a-f]{64}", expected):
+            yield path, expected

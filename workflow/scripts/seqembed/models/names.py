@@ -1,4 +1,4 @@
-"""The names of models: other spellings of a known one, and what to write for one that is not."""
+"""The names of models: other spellings of known ones, and advice for unknown ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 _PLAIN_PATH = re.compile(r"[\w./~$+@%-]+")
 _READ = "ESM-2, DNABERT-S or DNABERT-2"
 
-# Families that biologists ask for and that no encoder here reads, by a part of their names.
+# Families that users ask for and that have no encoder here yet, by a part of their names.
 _UNREAD = {
     "ESM-1b": r"esm-?1b",
     "ESM-1v": r"esm-?1v",
@@ -37,13 +37,13 @@ _UNREAD = {
 
 
 def known_name(text: str) -> str | None:
-    """The known model that this is the name, the hub's repository or its page of; else None."""
+    """The known model of this name, or of this repository or page of the hub; else None."""
     text = _HUB.sub("", text).rstrip("/")
     return text if text in KNOWN else _BY_REPOSITORY.get(text)
 
 
 def model_name(text: str, models: Mapping[str, str]) -> str:
-    """The name of a dataset's `model`: a key of `models`, else a known name, else as it stands."""
+    """The name of a dataset's `model`: a key of `models`, else a known name, else unchanged."""
     return text if text in models else known_name(text) or text
 
 

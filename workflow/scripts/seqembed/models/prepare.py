@@ -1,4 +1,4 @@
-"""Prepare a model once, so that workers find checked safetensors weights and how to read them."""
+"""Prepare a model: check it, convert its weights where needed, and describe it for workers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
 from seqembed.errors import ModelError
 from seqembed.models.encoders.encoder import Encoder
@@ -22,13 +21,8 @@ from seqembed.models.prepared import (
     write_prepared,
 )
 from seqembed.models.source import CONFIG, SAFETENSORS, list_weight_files
-from seqembed.models.weights.build import (
-    Checkpoint,
-    build_model,
-    check_checkpoint,
-    read_checkpoint,
-    refuse_other_copies,
-)
+from seqembed.models.weights.build import build_model, check_checkpoint, refuse_other_copies
+from seqembed.models.weights.checkpoint import Checkpoint, read_checkpoint
 from seqembed.models.weights.tensors import read_state
 from seqembed.storage.paths import expand
 from seqembed.storage.publish import published
@@ -37,14 +31,12 @@ from seqembed.storage.publish import published
 def prepare_model(name: str, source: str, output: Path, logger: logging.Logger) -> None:
     """Check the model at `source` and describe it in `output`, resources/models/{name}.json.
 
-    A known name is fetched first, or taken from `{name}/original` beside `output` where somebody
-    put its files; a folder of such a name needs a separator in its path.
+    The files of a known name are downloaded, unless the user put them into `{name}/original` beside
+    `output`; a folder of such a name needs a separator in its path. Safetensors and tokenizer.json
+    are used where they lie; other weights are converted to `{name}/model.safetensors` beside
+    `output`.
 
-    Safetensors are used where they lie; other weights are converted to `{name}/model.safetensors`
-    beside `output`. A tokenizer.json is used where it lies, too.
-
-    Raises:
-        ModelError: the source is not a model of a known family that can be loaded.
+    Raises ModelError for a source that is not a model of a known family, or cannot be loaded.
     """
     folder = output.parent / name
     if source in KNOWN:
@@ -65,9 +57,8 @@ def prepare_model(name: str, source: str, output: Path, logger: logging.Logger) 
 def load_prepared(path: Path, layer: int, dtype: torch.dtype = torch.float32) -> Encoder:
     """The model that `{model}.json` describes, up to `layer`, in eval mode and in `dtype`.
 
-    Raises:
-        ModelError: the description cannot be read, the weights are not those it describes, or
-            the model has no such layer.
+    Raises ModelError where the description cannot be read, the weights are not those it describes,
+    or the model has no such layer.
     """
     model = read_prepared(path)
     _require_unchanged(model, path)
@@ -83,15 +74,12 @@ def _convert(checkpoint: Checkpoint, path: Path) -> Path:
         message = "is a model's own folder, so the converted weights cannot be written there"
         raise ModelError(f"{path.parent}: {message}; give the model another name in `models`")
     with published(path) as temporary:
-        save_file({name: _own(held.read()) for name, held in checkpoint.state.items()}, temporary)
+        # Copies, for tied weights share their storage, which safetensors refuses.
+        tensors = {name: held.read().detach().clone() for name, held in checkpoint.state.items()}
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
         # safetensors makes files for their owner only; a group shares its models.
         temporary.chmod(0o644)
     return path
-
-
-def _own(tensor: Tensor) -> Tensor:
-    # Tied weights share their storage, which safetensors refuses.
-    return tensor.detach().clone().contiguous()
 
 
 def _describe(

@@ -14,7 +14,7 @@ from typing import Any
 
 from seqembed.errors import ConfigError, ModelError
 from seqembed.models.encoders.tokenization import BpeTokenizer, Esm2Tokenizer, Tokenizer
-from seqembed.models.families import Architecture, Family, find_family
+from seqembed.models.families import Architecture, Family, check_fields, find_family
 from seqembed.storage.json_files import read_json, write_json
 
 FORMAT_VERSION = "1"
@@ -25,7 +25,7 @@ BUILT_IN = "esm2"
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedModel:
-    """What `{model}.json` records; raises ModelError for what no model can have.
+    """The content of `{model}.json`; raises ModelError for values that no model has.
 
     source: as the user gave it. weights: the safetensors file, or the index of several, relative
     to the working folder unless the source was absolute; size: its bytes; sha256: its checksum, 64
@@ -49,12 +49,7 @@ class PreparedModel:
     original_sha256: str | None = None
 
     def __post_init__(self) -> None:
-        for field in ("name", "family", "source", "weights", "sha256", "tokenizer"):
-            if not isinstance(value := getattr(self, field), str) or not value:
-                raise ModelError(f"{field} must be a text, not {value!r}")
-        for field in ("size", "max_length"):
-            if type(value := getattr(self, field)) is not int or value < 1:
-                raise ModelError(f"{field} must be a positive whole number, not {value!r}")
+        check_fields(self)
         if not isinstance(self.architecture, self.facts.architecture):
             raise ModelError(f"{self.architecture!r} is not of the family {self.family}")
         if (self.tokenizer == BUILT_IN) != (self.tokenizer_file is None):
@@ -64,7 +59,7 @@ class PreparedModel:
 
     @property
     def facts(self) -> Family:
-        """What is true of the model's whole family."""
+        """The facts that all models of its family share."""
         return find_family(self.family)
 
     def layer(self, asked: str | int) -> int:

@@ -17,8 +17,8 @@ PICKLED = "pytorch_model.bin"
 INDEX = ".index.json"
 # Where a Hugging Face folder may keep its weights; the first that is there counts.
 WEIGHTS = (SAFETENSORS, SAFETENSORS + INDEX, PICKLED, PICKLED + INDEX)
-# What PEFT and the adapters library save beside a model, or in place of it: transformers would put
-# the adapter on the model.
+# Files that PEFT and the adapters library save beside a model, or in place of it. With them,
+# transformers changes the model.
 ADAPTERS = (
     "adapter_config.json",
     "adapter_model.safetensors",
@@ -59,7 +59,7 @@ def read_weight_map(index: Path) -> dict[str, Path]:
     if not isinstance(places, dict) or not places:
         raise ModelError(f"{index}: has no weight_map that names files")
     for part in places.values():
-        # An index may not lead out of its folder, whoever wrote it.
+        # An index may come from a stranger: it must not lead out of its folder.
         if not isinstance(part, str) or part in ("", ".", "..") or any(c in part for c in "/\\\0"):
             raise ModelError(f"{index}: {part!r} is not the name of a file beside it")
     return {name: index.parent / part for name, part in places.items()}

@@ -151,7 +151,7 @@ def attend_varlen(
     if table is not None:
         raise ValueError("attend_varlen takes no bias")
     bounds, longest = packing.cu_seqlens, packing.longest
-    # One split: else the longest neighbour decides how a sequence's sums are ordered.
+    # One split: else the batch's longest sequence decides in which order each one's sums are made.
     out = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=1.0, num_splits=1)
     assert isinstance(out, Tensor)  # a tuple comes back only where auxiliary output is asked for
     return out

@@ -52,7 +52,7 @@ class DnabertS(Encoder):
     def __init__(self, architecture: DnabertArchitecture, layer: int) -> None:
         super().__init__(architecture, layer)
         width = architecture.width
-        # Of words, with the embedding of token type 0 added: there is no other type.
+        # The embedding of words plus that of token type 0, the only type.
         self.embedding = nn.Embedding(architecture.vocabulary, width)
         self.embedding_norm = nn.LayerNorm(width, eps=architecture.layer_norm_eps)
         self.register_buffer("slopes", alibi_slopes(architecture.heads))

@@ -15,9 +15,9 @@ from seqembed.models.families import Architecture
 # Rows that go through a CPU's feed-forward part at once: what lies between its two products stays
 # in the cache. A rest of fewer than some tens would take other code paths (measured).
 CPU_FFN_ROWS = 1024
-# PyTorch gives each thread at least so many values, and computes an activation on two vectors, of
-# 64 bytes each at most, at a time; a rest of fewer has other last bits (ATen/Parallel.h,
-# ATen/native/cpu/Loops.h).
+# PyTorch gives each thread at least this many values, and computes an activation on two vectors of
+# at most 64 bytes at a time; the last values of a thread, if fewer, get other last bits
+# (ATen/Parallel.h, ATen/native/cpu/Loops.h).
 CPU_VALUES_A_THREAD, CPU_VECTORS_BYTES = 32_768, 128
 
 

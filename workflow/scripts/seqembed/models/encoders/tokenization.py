@@ -66,12 +66,9 @@ class BpeTokenizer:
     """DNABERT's byte-pair encoding, a `tokenizer.json` of the tokenizers library."""
 
     def __init__(self, path: Path) -> None:
-        """Raises ModelError for a file that is missing or no tokenizer."""
+        """Raise ModelError for a file that is missing or is not a tokenizer."""
         self._path = path
-        try:
-            self._file = TokenizerFile.from_file(str(path))
-        except Exception as error:  # noqa: BLE001 (the library raises plain Exception)
-            raise ModelError(f"{path}: is no tokenizer that can be read: {error}") from error
+        self._file = _read_tokenizer(path)
         # DNABERT-S's file, as saved, cuts at 2,000 tokens and fills up to as many.
         self._file.no_truncation()
         self._file.no_padding()
@@ -89,11 +86,11 @@ class BpeTokenizer:
         return len(self.encode(residues)) - SPECIALS
 
     def check(self, vocabulary: int) -> None:
-        """Raises ModelError unless this fits a model that has embeddings of `vocabulary` tokens."""
+        """Raise ModelError unless this fits a model that has embeddings of `vocabulary` tokens."""
         ids = self._file.get_vocab().values()
         if len(ids) != vocabulary or max(ids) >= vocabulary:
-            told = f"has {len(ids)} tokens up to id {max(ids, default=0)}"
-            raise ModelError(f"{self._path}: {told}, but the model has {vocabulary}")
+            message = f"has {len(ids)} tokens up to id {max(ids, default=0)}"
+            raise ModelError(f"{self._path}: {message}, but the model has {vocabulary}")
         cls, sep, unknown = map(self._file.token_to_id, ("[CLS]", "[SEP]", "[UNK]"))
         try:
             found = self.encode(b"??").tolist()
@@ -102,3 +99,15 @@ class BpeTokenizer:
         if None in (cls, sep, unknown) or found != [cls, unknown, unknown, sep]:
             message = "does not put sequences between [CLS] and [SEP], each unknown letter [UNK]"
             raise ModelError(f"{self._path}: {message}")
+
+
+def read_token_ids(path: Path) -> dict[str, int]:
+    """The ids of all tokens in a tokenizer.json; ModelError where it cannot be read."""
+    return dict(_read_tokenizer(path).get_vocab())
+
+
+def _read_tokenizer(path: Path) -> TokenizerFile:
+    try:
+        return TokenizerFile.from_file(str(path))
+    except Exception as error:  # noqa: BLE001 (the library raises plain Exception)
+        raise ModelError(f"{path}: is not a tokenizer that can be read: {error}") from error

@@ -1,9 +1,8 @@
-"""Checkpoints of every family: read, checked, and built as an encoder up to one layer."""
+"""Check a checkpoint, and build it as an encoder up to one layer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,54 +12,11 @@ from torch.overrides import TorchFunctionMode
 
 from seqembed.errors import ModelError, count_of, named, show
 from seqembed.models.encoders.encoder import Encoder
-from seqembed.models.families import Architecture
 from seqembed.models.source import WEIGHTS
-from seqembed.models.weights import dnabert_s, esm2
+from seqembed.models.weights.checkpoint import Checkpoint
 from seqembed.models.weights.encoder_names import find_encoder
-from seqembed.models.weights.fair_esm import read_fair_esm
-from seqembed.models.weights.hugging_face import EXPECTED, find_weights, read_architecture
-from seqembed.models.weights.layout import Layout, Weight
+from seqembed.models.weights.layout import Weight
 from seqembed.models.weights.tensors import State, Stored, read_state
-
-# One a family.
-LAYOUTS = (esm2.LAYOUT, dnabert_s.LAYOUT)
-OTHER_SUFFIXES = {
-    ".ckpt": " but a checkpoint of training (Lightning's): save the weights in it alone",
-    ".safetensors": ": give the folder it lies in",
-    ".bin": ": give the folder it lies in",
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """A checkpoint's tensors under their own names; `path` is the file they come from."""
-
-    architecture: Architecture
-    state: State
-    path: Path
-
-    @property
-    def layout(self) -> Layout:
-        kind = type(self.architecture)
-        return next(layout for layout in LAYOUTS if layout.family.architecture is kind)
-
-
-def read_checkpoint(source: Path) -> Checkpoint:
-    """Read a Hugging Face folder or an ESM-2's `.pt` file, without building the model.
-
-    Raises:
-        ModelError: the source is neither, is of no known family, is damaged, or would execute code.
-    """
-    if source.is_dir():
-        architecture, path = read_architecture(source, LAYOUTS), find_weights(source)
-        return Checkpoint(architecture=architecture, state=read_state(path), path=path)
-    if not source.exists():
-        raise ModelError(f"{source}: does not exist; {EXPECTED}")
-    if source.suffix != ".pt":
-        advice = OTHER_SUFFIXES.get(source.suffix, "")
-        raise ModelError(f"{source}: is not a model that can be read{advice}; {EXPECTED}")
-    architecture, state = read_fair_esm(source)
-    return Checkpoint(architecture=architecture, state=state, path=source)
 
 
 def check_checkpoint(checkpoint: Checkpoint) -> None:
@@ -76,8 +32,8 @@ def check_checkpoint(checkpoint: Checkpoint) -> None:
 def refuse_other_copies(folder: Path, checkpoint: Checkpoint) -> None:
     """Raise ModelError where another file of the folder has other values for one of its weights.
 
-    Which of the two is meant, as when a fine-tuned model was saved over a downloaded one, nobody
-    but the user knows. One weight is read at a time, and a form that cannot be read is passed over.
+    Only the user knows which of the two is meant, as when a fine-tuned model was saved over a
+    downloaded one. A file that cannot be read is passed over.
     """
     own = find_encoder(checkpoint.state, checkpoint.layout).encoder
     for other in (folder / name for name in WEIGHTS):
@@ -99,7 +55,7 @@ def refuse_other_copies(folder: Path, checkpoint: Checkpoint) -> None:
 def build_model(checkpoint: Checkpoint, layer: int, dtype: torch.dtype = torch.float32) -> Encoder:
     """The encoder up to a layer in eval mode, in `dtype`; a ModelError names the file.
 
-    Weights are read and cast one by one, so that memory peaks little above the encoder's own.
+    Weights are read and cast one by one, so that peak memory is little above the encoder's own.
     """
     with named(checkpoint.path):
         with _NoWeights():
@@ -130,13 +86,13 @@ class _NoWeights(TorchFunctionMode):
 
 
 def _plan(checkpoint: Checkpoint, layer: int) -> tuple[State, dict[str, Weight]]:
-    """The tensors by plain name, and how the encoder's weights up to `layer` are made of them.
+    """The tensors by plain name, and a Weight for each of the encoder's up to `layer`.
 
-    Raises ModelError unless the whole model can be made of them, and for tensors beside that may
-    change its rows.
+    Raises ModelError where the whole model cannot be made of the tensors, and for other tensors
+    that may change its rows.
     """
     architecture, layout = checkpoint.architecture, checkpoint.layout
-    # Whatever a configuration claims, it must not take for ever to look for it.
+    # A configuration that claims a million layers must not keep us looking for them.
     if architecture.layers > (held := len(checkpoint.state)):
         raise ModelError(f"has {held:,} weights, too few for {architecture.layers:,} layers")
     names = find_encoder(checkpoint.state, layout)
@@ -150,14 +106,14 @@ def _plan(checkpoint: Checkpoint, layer: int) -> tuple[State, dict[str, Weight]]
 
 
 def _check_values(state: State, weights: Mapping[str, Weight]) -> None:
-    """Raise ModelError for NaN or infinities in the weights that are used, and for lost ones.
+    """Raise ModelError for weights with NaN or infinite values, and for lost ones.
 
-    A layer's matrix of nothing but zeros was lost: it is of a file that was not written to its end.
+    A layer's matrix of zeros alone was lost: its file was not written to the end.
     """
     bad, lost = [], []
     for own, weight in weights.items():
         parts = {name: _read_part(state, name, shape) for name, shape in weight.parts.items()}
-        # It may be that they cannot be joined.
+        # Fails where the parts contradict each other.
         weight.make(*parts.values())
         for name, tensor in parts.items():
             if count := _count_not_finite(tensor):
@@ -177,14 +133,14 @@ def _check_values(state: State, weights: Mapping[str, Weight]) -> None:
 
 
 def _count_not_finite(tensor: Tensor) -> int:
-    """How many values of a float32 tensor are not finite."""
+    """Count the values of a float32 tensor that are not finite."""
     # A sum is several times faster than a look at each value. It is finite only if all values are;
     # where it overflows, the values are counted.
     return 0 if tensor.sum().isfinite() else int(tensor.isfinite().logical_not().sum())
 
 
 def _are_equal(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are equal, in the shorter of their dtypes."""
+    """Compare two tensors in the shorter of their dtypes."""
     short = min(one.dtype, other.dtype, key=lambda dtype: dtype.itemsize)
     return torch.equal(one.to(short), other.to(short))
 

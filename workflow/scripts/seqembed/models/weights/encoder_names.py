@@ -53,9 +53,7 @@ class EncoderNames:
 def find_encoder(state: State, layout: Layout) -> EncoderNames:
     """The encoder of a checkpoint of the layout's family.
 
-    Raises:
-        ModelError: there is no encoder, more than one, one below another prefix, or the names are
-            those of another model.
+    Raises ModelError where there is no encoder, more than one, or one of another model.
     """
     plain = _plain_names(state)
     refuse_other_models(plain.keys())
@@ -80,7 +78,7 @@ def _plain_names(state: State) -> State:
 
 
 def _find_prefix(state: State, layout: Layout) -> str:
-    """What stands before the encoder's own names: the only word embedding tells."""
+    """The prefix of the encoder's names, found by the name of its word embedding."""
     names = layout.embeddings
     found = [(name, own) for name in state for own in names if f".{name}".endswith(f".{own}")]
     if not found:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from seqembed.errors import ModelError, named, show
 from seqembed.models.encoders.esm2 import ROTARY_BASE, Esm2
-from seqembed.models.encoders.tokenization import ESM2_ALPHABET
+from seqembed.models.encoders.tokenization import ESM2_ALPHABET, read_token_ids
 from seqembed.models.families import ESM2, Esm2Architecture
-from seqembed.models.source import TOKENIZER, VOCABULARY, read_json_object
+from seqembed.models.source import TOKENIZER, VOCABULARY
 from seqembed.models.weights.layout import (
     Layout,
     Required,
@@ -66,35 +66,28 @@ class Naming:
         return f"{self.layer}.{number}.{self.parts[part]}"
 
 
+# By our names, Hugging Face's and fair-esm's.
+PARTS = {
+    "attention_norm": ("attention.LayerNorm", "self_attn_layer_norm"),
+    "q": ("attention.self.query", "self_attn.q_proj"),
+    "k": ("attention.self.key", "self_attn.k_proj"),
+    "v": ("attention.self.value", "self_attn.v_proj"),
+    "out": ("attention.output.dense", "self_attn.out_proj"),
+    "ffn_norm": ("LayerNorm", "final_layer_norm"),
+    "fc1": ("intermediate.dense", "fc1"),
+    "fc2": ("output.dense", "fc2"),
+}
 HUGGING_FACE = Naming(
     "embeddings.word_embeddings",
     "encoder.layer",
     "encoder.emb_layer_norm_after",
-    {
-        "attention_norm": "attention.LayerNorm",
-        "q": "attention.self.query",
-        "k": "attention.self.key",
-        "v": "attention.self.value",
-        "out": "attention.output.dense",
-        "ffn_norm": "LayerNorm",
-        "fc1": "intermediate.dense",
-        "fc2": "output.dense",
-    },
+    {own: name for own, (name, _) in PARTS.items()},
 )
 FAIR_ESM = Naming(
     "embed_tokens",
     "layers",
     "emb_layer_norm_after",
-    {
-        "attention_norm": "self_attn_layer_norm",
-        "q": "self_attn.q_proj",
-        "k": "self_attn.k_proj",
-        "v": "self_attn.v_proj",
-        "out": "self_attn.out_proj",
-        "ffn_norm": "final_layer_norm",
-        "fc1": "fc1",
-        "fc2": "fc2",
-    },
+    {own: name for own, (_, name) in PARTS.items()},
 )
 
 
@@ -180,20 +173,10 @@ def _check_tokens(path: Path, config: Mapping[str, Any]) -> None:
     if config.get("vocab_list") and tuple(config["vocab_list"]) != ESM2_ALPHABET:
         raise ModelError(f"{path}: vocab_list is not the ESM-2 alphabet")
     tokenizer = path.parent / TOKENIZER
-    vocabulary = _read_vocabulary(tokenizer) if tokenizer.exists() else {}
+    vocabulary = read_token_ids(tokenizer) if tokenizer.exists() else {}
     wrong = [t for n, t in enumerate(ESM2_ALPHABET) if vocabulary.get(t, n) != n]
     if wrong:
         raise ModelError(f"{tokenizer}: gives {show(wrong)} other ids than the ESM-2 alphabet")
-
-
-def _read_vocabulary(path: Path) -> dict[str, Any]:
-    """The ids of the tokens in a tokenizer.json; empty if it is of another form."""
-    content = read_json_object(path)
-    try:
-        added = {token["content"]: token["id"] for token in content.get("added_tokens") or []}
-        return dict(content["model"]["vocab"]) | added
-    except (KeyError, TypeError, ValueError):
-        return {}
 
 
 def _check_vocabulary(path: Path, size: Any) -> None:

@@ -78,9 +78,9 @@ def _described(settings: Mapping[str, Any]) -> Esm2Architecture:
 
 
 def _measured(encoder: State) -> Esm2Architecture:
-    """The architecture of a state dict, of an official size: its shapes do not tell the heads.
+    """The architecture of a state dict, which must be of an official size.
 
-    Whether the stored rotary frequencies fit the heads is checked where they are read.
+    The shapes of its weights do not show the number of heads: KNOWN_HEADS has it.
     """
     naming = find_naming(encoder)
     layers = 0

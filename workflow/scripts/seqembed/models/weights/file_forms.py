@@ -1,4 +1,4 @@
-"""What a file of weights is by its first bytes; one that cannot be of weights is refused."""
+"""Recognise a file of weights by its first bytes, and refuse a file that is something else."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from seqembed.errors import ModelError
 Form = Literal["safetensors", "zip", "other"]
 _UNPACK = "unpack it, and give the model's folder or file that was in it"
 _DOWNLOAD = "download the weights again"
-# What a file begins with, what it then is, and what to do.
+# The first bytes of other files, the name of each form, and what to do.
 _OTHER_FORMS = {
     rb"$": ("an empty file", _DOWNLOAD),
     rb"version https://git-lfs": (
@@ -33,7 +33,7 @@ _OTHER_FORMS = {
 def find_form(path: Path) -> Form:
     """The form of a file of weights; PyTorch's are zip archives, but for old ones.
 
-    Raises ModelError for a file that cannot be one of weights, and says what it is.
+    Raises ModelError, which names the form, for a file of anything else.
     """
     try:
         with path.open("rb") as file:

@@ -15,9 +15,9 @@ from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.families import Architecture, Family
 from seqembed.models.weights.tensors import State
 
-# What a setting must be, and what Hugging Face takes where config.json does not have it.
+# By a setting's name: the value that it must have, and Hugging Face's default for it.
 Required = Mapping[str, tuple[Any, Any]]
-# What another value of a setting says of the model.
+# Models that another value of a setting gives away.
 _OTHER_MODELS: Mapping[tuple[str, Any], str] = {
     ("position_embedding_type", "absolute"): "ESM-1b or ESM-1v",
     ("emb_layer_norm_before", True): "ESM-1b or MSA-1b",
@@ -38,14 +38,14 @@ class Weight:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What the checkpoints of a family hold.
+    """The layout of a family's checkpoints.
 
-    prefixes: what may stand before the encoder's names. embeddings: the names that the word
-    embedding may have. unused: matches the whole name of a tensor in the encoder that no row
-    depends on. weights: the encoder's weights up to a layer, and those of its buffers that the
-    checkpoint holds, by their names in the encoder; the State has the encoder's own names.
-    model_type: config.json's. read_config: the architecture in a config.json, by its path and
-    content; it refuses a model or a tokenizer that would give other rows.
+    prefixes: may stand before the encoder's names. embeddings: the names that the word embedding
+    may have. unused: matches the whole name of a tensor in the encoder that no row depends on.
+    weights: takes an architecture, a layer and the encoder's tensors, and returns the encoder's
+    weights up to that layer, with those of its buffers that the checkpoint holds. model_type: the
+    one in config.json. read_config: takes the path and the content of config.json, and returns the
+    architecture; it refuses a model or a tokenizer that would give other rows.
     """
 
     family: Family
@@ -79,7 +79,7 @@ def refuse_more_layers(state: State, names: str, layers: int) -> None:
 
 
 def check_config(path: Path, config: Mapping[str, Any], required: Required, model: str) -> None:
-    """Raise ModelError for a setting with which the model computes something else than ours."""
+    """Raise ModelError for a setting with which the model computes other rows than our encoder."""
     for name, (value, default) in required.items():
         found = config.get(name, default)
         # null means "not set" to Hugging Face, which then behaves as for false.

@@ -25,8 +25,8 @@ OTHER_MODELS = {
     "a T5 (ProtT5, ProstT5, Ankh)": r"\.SelfAttention\.[qkvo]\.",
     "a model of NVIDIA's Transformer Engine": r"\._extra_state$|layernorm_mlp",
 }
-# What tools add to a model's layers, and how the user gets plain weights again. Rows computed
-# without the additions would be the base model's. The words are those of peft
+# Names that tools add to a model's layers. Without these weights the rows would be the base
+# model's. The words are those of peft
 # (src/peft/tuners), loralib, adapters (src/adapters/methods), bitsandbytes, GPTQ, AWQ, and
 # torch.nn.utils.
 ADAPTER = re.compile(
@@ -79,6 +79,6 @@ def refuse_other_models(names: Collection[str]) -> None:
 
 
 def is_head(name: str) -> bool:
-    """Whether a weight's name begins with the name of a head; prefixes must be removed before."""
+    """Tell whether a weight's name, without its prefix, begins with the name of a head."""
     module = name.partition(".")[0]
     return HEAD.search(module) is not None and NO_HEAD.search(module) is None

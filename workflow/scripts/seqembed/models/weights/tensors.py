@@ -17,7 +17,7 @@ from seqembed.errors import ModelError, show
 from seqembed.models.source import INDEX, PICKLED, SAFETENSORS, read_weight_map
 from seqembed.models.weights.file_forms import find_form
 
-# What weights come in; whole numbers are quantised ones, which mean nothing without their scales.
+# The dtypes of weights; whole numbers are quantised weights, useless without their scales.
 FLOATS = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
@@ -28,7 +28,7 @@ SAVE = (
     "save the weights alone, with the model's own save_pretrained or as "
     "torch.save(model.state_dict(), 'model.pt')"
 )
-# What training programs save with a model's weights, or in place of them.
+# Keys that training programs save with a model's weights, or in place of them.
 OPTIMIZER = {"state", "param_groups"}
 TRAINING = {
     "state_dict", "model_state_dict", "optimizer_states", "optimizer_state_dict", "optimizer",
@@ -53,8 +53,7 @@ State = Mapping[str, Stored]
 def read_state(weights: Path) -> State:
     """The tensors of a safetensors or pickled file, or of those that an index names.
 
-    Raises:
-        ModelError: a file is damaged or missing, lacks what the index says, or would execute code.
+    Raises ModelError where a file is damaged or missing, or lacks a tensor that the index names.
     """
     read_file = _read_safetensors if SAFETENSORS in weights.name else _read_pickled
     if not weights.name.endswith(INDEX):
@@ -64,7 +63,7 @@ def read_state(weights: Path) -> State:
     for name, path in places.items():
         if name not in parts[path]:
             raise ModelError(f"{path}: lacks {name!r}, which {weights.name} says it holds")
-    # What the index does not name is there nevertheless, and must be accounted for.
+    # Tensors that the index does not name may be an adapter's: they are looked at, too.
     held = {name: stored for part in parts.values() for name, stored in part.items()}
     return held | {name: parts[path][name] for name, path in places.items()}
 
@@ -72,8 +71,7 @@ def read_state(weights: Path) -> State:
 def load_pickled(path: Path) -> Any:
     """torch.load restricted to tensors, plain containers and argparse.Namespace.
 
-    Raises:
-        ModelError: torch.save did not write the file, it is damaged, or it holds other objects.
+    Raises ModelError where the file is not of torch.save, is damaged, or holds other objects.
     """
     archive = (form := find_form(path)) == "zip"
     refusal = f"{path}: cannot be loaded as weights only"
