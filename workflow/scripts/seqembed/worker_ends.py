@@ -35,11 +35,9 @@ class WorkerEnd:
     @property
     def wants_fresh_worker(self) -> bool:
         """Whether a worker in a fresh process can go on, and would not just end in the same way."""
-        if self.status is None:
-            return self.crash is not None
-        suspects_left = self.status.get("error") == "generic_error"
-        retry = suspects_left and bool(self.status.get("retry_recommended"))
-        return self.began and (retry or self.crash is not None)
+        status = self.status or {}
+        suspects_left = status.get("error") == "generic_error" and status["retry_recommended"]
+        return self.began and (self.crash is not None or bool(suspects_left))
 
     @property
     def crash(self) -> dict[str, Any] | None:
