@@ -160,8 +160,8 @@ class Cluster:
         done = subprocess.run(
             command, env=os.environ | self.environment, capture_output=True, text=True, check=False
         )
-        said = f"{command}: {done.stdout}{done.stderr}"
-        assert ok is None or done.returncode == 0, f"{said}\n{self._logs()}"
+        output = f"{command}: {done.stdout}{done.stderr}"
+        assert ok is None or done.returncode == 0, f"{output}\n{self._logs()}"
         return done.stdout
 
     def jobs(self) -> list[Job]:

@@ -116,7 +116,7 @@ def gpu_worker(
                     sigterm.leave_if_asked()
                 finally:
                     writer.close()
-                    progress.tell(writer.spent)
+                    progress.log(writer.spent)
                 trials.finish()
             saved = _save_shard(
                 rank, folder, writer.blocks, writer.ids, resumed_ids, resumed_rows, logger

@@ -41,8 +41,8 @@ from seqembed.storage.publish import set_aside
 
 # How often a sequence has to fail alone, each time in a fresh process.
 TRIES = 2
-# With so many sequences in a row that failed alone, the model or the machine is at fault. The
-# longest come first, and many of them may be too long for the memory.
+# After this many failures in a row, each of a sequence alone, the model or the machine is at fault.
+# The longest sequences come first, and many of them may be too long for the memory.
 MAX_IN_A_ROW = 10
 MAX_TOO_LONG_IN_A_ROW = 30
 MAX_REASON_CHARACTERS = 300
