@@ -93,7 +93,7 @@ SRUN = '#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec /usr/bin/srun "$@"\n'
 
 
 def install() -> None:
-    """Debian's packages of Slurm, where they are not there."""
+    """Install Debian's packages of Slurm where they are missing."""
     if all(map(shutil.which, PROGRAMS)):
         return
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
@@ -113,14 +113,14 @@ class Job:
 
 
 class Cluster:
-    """The daemons, their folder, and what users and administrators do with them."""
+    """The daemons, their folder, and the commands of users and administrators."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.host = folder, platform.node().partition(".")[0]
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """What a user's shell has."""
+        """The environment variables of a user's shell."""
         path = f"{self.folder}/bin:{os.environ['PATH']}"
         return {"SLURM_CONF": f"{self.folder}/slurm.conf", "PATH": path}
 
@@ -156,12 +156,12 @@ class Cluster:
         self.wait_until(lambda: not self.jobs(), "no job is left")
 
     def run(self, *command: str, ok: bool | None = True) -> str:
-        """Run a program of Slurm's, which must succeed unless `ok` is None; what it said."""
+        """Run a program of Slurm, which must succeed unless `ok` is None; return its output."""
         done = subprocess.run(
             command, env=os.environ | self.environment, capture_output=True, text=True, check=False
         )
-        said = f"{command}: {done.stdout}{done.stderr}"
-        assert ok is None or done.returncode == 0, f"{said}\n{self._logs()}"
+        output = f"{command}: {done.stdout}{done.stderr}"
+        assert ok is None or done.returncode == 0, f"{output}\n{self._logs()}"
         return done.stdout
 
     def jobs(self) -> list[Job]:
@@ -170,12 +170,12 @@ class Cluster:
         return sorted((Job(*line.split("|")) for line in lines), key=lambda job: int(job.number))
 
     def running(self, comment: str) -> list[Job]:
-        """The running jobs whose comment, which names rule and wildcards, begins so."""
+        """The running jobs whose comment, which names rule and wildcards, begins with a text."""
         jobs = self.jobs()
         return [job for job in jobs if job.comment.startswith(comment) and job.state == "RUNNING"]
 
     def details(self, number: str) -> dict[str, str]:
-        """What scontrol says of a job, its devices too."""
+        """The fields that scontrol shows of a job, its devices too."""
         text = self.run("scontrol", "show", "job", "--details", number)
         return dict(re.findall(r"(\S+?)=(\S*)", text))
 
@@ -235,7 +235,7 @@ class Cluster:
 
 
 def _has_freezer() -> bool:
-    """Whether Slurm can follow processes by cgroups of version 1, as clusters do."""
+    """Whether Slurm can track processes by cgroups of version 1, as clusters do."""
     probe = FREEZER / "seqembed-probe"
     try:
         probe.mkdir()

@@ -1,4 +1,4 @@
-"""Projects for the cluster, their runs, and what the runs' logs tell."""
+"""Projects for the cluster, their runs, and what is read from the runs' logs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RESULT = "results/work/embeddings.h5"
 PROFILE = "profiles/slurm/config.yaml"
 # There is no time for the default 40 s.
 QUICK = ("--slurm-init-seconds-before-status-checks=4",)
-# Never due: what is finished was written because the run was to end.
+# Never due: a checkpoint is written only because the run has to end.
 NOT_DUE = {"sequences": 1_000_000, "seconds": 100_000}
 RUN_SECONDS = 600
 # What a user edits, for a node of this size. Its GPUs compute nothing: the job asks for one, and
@@ -37,8 +37,8 @@ _BEFORE = re.compile(r"([0-9,]+) sequences were finished before")
 
 @dataclass(frozen=True)
 class Project:
-    """A checkout with its configuration, sequences and index, what is to come out, and how many
-    sequences one core computed in a second.
+    """A checkout with its configuration, sequences and index; the expected rows, and the speed of
+    one core.
     """
 
     folder: Path
@@ -51,7 +51,7 @@ class Project:
 
 
 def make_project(folder: Path, count: int) -> Project:
-    """`count` proteins, embedded here on one core and then undone, but for the index's split."""
+    """`count` proteins; embedded here on one core, then all results but the split are removed."""
     place = Place(copy_checkout(folder), folder)
     write_fasta(folder / "work.faa", make_proteins(count, lengths=(250, 350)))
     configure(place)
@@ -90,7 +90,7 @@ def edit_profile(place: Place, edits: Mapping[str, str]) -> None:
 
 @contextmanager
 def submitted(place: Place, *arguments: str) -> Iterator[Driver]:
-    """A run of the profile, under way; the log of each worker of rank 0 is kept."""
+    """Start a run with the profile; keep the log of each worker of rank 0."""
     with (
         kept_logs(place),
         place.start("--profile", "profiles/slurm", *QUICK, *arguments, cores=None) as driver,
@@ -118,19 +118,19 @@ def _keep_logs(folder: Path, ended: threading.Event) -> None:
         with suppress(FileNotFoundError):
             if (inode := (folder / LOG).stat().st_ino) not in seen:
                 os.link(folder / LOG, folder / KEPT / f"{len(seen):03d}.log")
-                # Its name keeps the number from being given again.
+                # The second name keeps the inode's number from being used again.
                 seen.add(inode)
 
 
 def finish(driver: Driver, *, ok: bool = True) -> str:
-    """Wait for the end of the run; what it said."""
+    """Wait for the end of the run; return its output."""
     text = driver.communicate(timeout=RUN_SECONDS)[0]
     assert (driver.returncode == 0) is ok, text
     return text
 
 
 def read_batch_script() -> str:
-    """The one of docs/clusters.md, whose environment is the one that the tests run in."""
+    """The batch script of docs/clusters.md, for the environment that the tests run in."""
     text = (ROOT / "docs/clusters.md").read_text()
     (script,) = re.findall(r"```bash\n(#!/bin/bash\n.*?)```", text, re.DOTALL)
     for size, here in (("--cores 16", "--cores 2"), ("task=16", "task=2"), ("mem=64G", "mem=4G")):
@@ -145,12 +145,12 @@ def attempts(place: Place) -> list[str]:
 
 
 def is_computing(place: Place, attempt: int = 1) -> bool:
-    """Whether so many workers of rank 0 have got as far as computing."""
+    """Whether `attempt` workers of rank 0 have begun to compute."""
     return "".join(attempts(place)).count("batches are to compute") >= attempt
 
 
 def lost(place: Place) -> list[int]:
-    """After each attempt but the last: how many sequences it computed in vain."""
+    """How many sequences each attempt but the last computed in vain."""
     parts = attempts(place)
     done = [_number(_DONE.findall(part)[-1]) for part in parts[:-1]]
     kept = [_number(_BEFORE.findall(part)[0]) for part in parts[1:]]

@@ -43,7 +43,7 @@ SECONDS = 3
 
 @pytest.fixture
 def ends_well(place, projects):
-    """Check what every test ends with."""
+    """Check that the run succeeded and its rows are right."""
 
     def check(driver, name="short"):
         text = finish(driver)
@@ -83,7 +83,7 @@ def starts_again(place, computing, ends_well):
 
 
 def check_nothing_lost(what, place):
-    """Every worker of rank 0 but the last left because it was told to, and kept what it had."""
+    """Every worker of rank 0 but the last stopped at a signal, and kept what it had computed."""
     first, *others = attempts(place)[:-1]
     assert "interrupted: stopped by a signal" in first, first
     # A time limit may come in the very seconds in which a job ends whose worker is done.
@@ -124,7 +124,7 @@ def test_four_ranks_use_four_devices_and_no_job_runs_on_the_login_node(place, cl
 
 @pytest.mark.skipif(bool(find_gpus()), reason="CUDA would take their numbers for real GPUs")
 def test_a_worker_that_gets_no_gpu_says_so_and_does_not_use_the_cpu(place):
-    """The devices of this cluster are none that CUDA knows."""
+    """CUDA does not know the devices of this cluster."""
     configure(place, device="auto")
     with submitted(place, "--retries=0") as driver:
         text = finish(driver, ok=False)

@@ -141,7 +141,7 @@ def test_other_residues_are_refused(change, message, index):
 def test_no_flipped_bit_of_a_shard_changes_what_is_read(tmp_path):
     project = make_project(tmp_path, tmp_path / "no model", make_sequences(range(1, 40)))
     path, damaged = project.index(), tmp_path / "damaged.parquet"
-    content, choice, told = path.read_bytes(), random.Random(4), 0
+    content, choice, refused = path.read_bytes(), random.Random(4), 0
 
     def read(path: Path) -> Any:
         shard = read_shard_index(path)
@@ -159,8 +159,8 @@ def test_no_flipped_bit_of_a_shard_changes_what_is_read(tmp_path):
             assert read(damaged) == expected
         except IndexFormatError as error:
             assert str(error).startswith(str(damaged))
-            told += 1
-    assert told > 200
+            refused += 1
+    assert refused > 200
 
 
 def test_a_shard_without_rows_has_no_batches(tmp_path):

@@ -241,13 +241,15 @@ def test_the_users_of_a_machine_share_its_gpus(name):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_holder_frees_its_gpu(machine, holder, number):
-    gpus = machine.gpus()[:1]
-    child, _ = holder(gpus)
-    assert not is_free(gpus[0])
+@pytest.mark.parametrize("name", ["0", MIGS[2]])
+def test_a_killed_holder_frees_its_device(machine, holder, name, number):
+    (device,) = choose_candidates(machine.gpus(), name, machine.dev)
+    child, _ = holder([device])
+    with pytest.raises(BlockingIOError):
+        device.lock()
     os.kill(child.pid, number)
     child.join()
-    assert is_free(gpus[0])
+    device.lock().close()
 
 
 def test_a_run_that_is_asked_to_stop_leases_nothing(machine):
@@ -395,16 +397,6 @@ def test_each_mig_device_has_one_holder(machine, messages):
     assert first["CUDA_VISIBLE_DEVICES"] == MIGS[0]
     assert second["CUDA_VISIBLE_DEVICES"] == MIGS[1]
     assert f"leased {MIGS[0]}" in messages()
-
-
-def test_a_mig_device_is_free_when_its_holder_is_killed(machine, holder):
-    (mig,) = choose_candidates([], MIGS[2], machine.dev)
-    child, _ = holder([mig])
-    with pytest.raises(BlockingIOError):
-        mig.lock()
-    child.kill()
-    child.join()
-    mig.lock().close()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ import pytest
 
 from seqembed.checkpoints.failures import (
     Failures,
-    LoneFailure,
     Suspect,
     read_failures,
     write_failures,
@@ -205,7 +204,7 @@ def test_what_was_learnt_survives_a_kill(tmp_path):
     assert tracker.handle_failure(batch_of(3), ValueError("bad"), False, alone=True) == []
     assert [*open_tracker(tmp_path).suspects] == [3]
     tracker.record_success(np.array([5]))
-    assert read_failures(tmp_path).in_a_row == []
+    assert read_failures(tmp_path).in_a_row == {}
     tracker.quarantine(4, "it is not finite", in_doubt=False)
     assert open_tracker(tmp_path).given_up == {4}
 
@@ -215,7 +214,7 @@ def test_failures_come_back_as_written(tmp_path):
         token_limit=77,
         suspects={1: Suspect(reason="a\nb", failed=True, tries=1, memory=True)},
         quarantined={hex_of(3): "é"},
-        in_a_row=[LoneFailure(digest=hex_of(3), memory=False)],
+        in_a_row={hex_of(3): False},
     )
     write_failures(tmp_path, failures)
     assert read_failures(tmp_path) == failures

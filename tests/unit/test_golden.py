@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from seqembed.checkpoints.blocks import read_block
-from seqembed.checkpoints.failures import LoneFailure, Suspect, read_failures
+from seqembed.checkpoints.failures import Suspect, read_failures
 from seqembed.checkpoints.manifest import read_manifest
 from seqembed.index.parquet import read_metadata
 from seqembed.index.table import (
@@ -313,7 +313,7 @@ BROKEN = "IndexError: index out of range in self"
 def test_failures():
     found = read_failures(QUARANTINE)
     assert (found.token_limit, found.quarantined) == (1024, {POISON: BROKEN})
-    assert found.in_a_row == [LoneFailure(digest=POISON, memory=False)]
+    assert found.in_a_row == {POISON: False}
     crashed = Suspect(reason="the worker was killed by SIGSEGV")
     memory = "OutOfMemoryError: CUDA out of memory"
     alone = Suspect(reason=memory, failed=True, tries=1, memory=True)

@@ -109,8 +109,8 @@ class Entry:
 
     def finish(self) -> tuple[int, list[str]]:
         """The exit code and the lines on the screen."""
-        _, said = self.process.communicate(timeout=30)
-        return self.process.returncode, said.splitlines()
+        _, screen = self.process.communicate(timeout=30)
+        return self.process.returncode, screen.splitlines()
 
 
 @pytest.fixture
@@ -148,12 +148,12 @@ def test_a_signal_lets_the_worker_write_a_checkpoint(stop, entry):
     assert "libtorch" in Path(f"/proc/{worker}/maps").read_text()
     assert "libtorch" not in Path(f"/proc/{entry.pid}/maps").read_text()
     stop(entry)
-    code, said = entry.finish()
+    code, lines = entry.finish()
     assert code == 143
-    name, _, message = said[-1].partition(": ")
+    name, _, message = lines[-1].partition(": ")
     assert name.startswith("embed_shard") and name.endswith(" 0")
     assert message == "stopped by a signal; what is finished is kept, run again to go on"
-    assert "Traceback" not in "".join(said)
+    assert "Traceback" not in "".join(lines)
     assert gone(worker)
     assert_checkpointed(entry)
 
@@ -168,10 +168,10 @@ def test_a_signal_while_the_worker_starts(entry):
 def test_a_killed_worker_is_an_error_that_says_so(entry):
     entry.start()
     os.kill(entry.worker(), signal.SIGKILL)
-    code, said = entry.finish()
+    code, lines = entry.finish()
     assert code == 1
-    assert "without reporting a status: it was killed by SIGKILL" in said[-1]
-    assert "what is finished is kept" in said[-1]
+    assert "without reporting a status: it was killed by SIGKILL" in lines[-1]
+    assert "what is finished is kept" in lines[-1]
     assert len(entry.blocks()) > 0
 
 

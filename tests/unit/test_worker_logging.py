@@ -115,10 +115,10 @@ def test_a_line_comes_as_soon_as_a_long_batch_ends(clock, lines):
 
 def test_lines_of_the_beginning_and_the_end(clock, lines):
     progress = Progress(LOGGER, 10, 4, 500, clock=clock)
-    progress.tell()
+    progress.log()
     clock.now = 2.0
     progress.advance(6, 500, 2.0)
-    progress.tell()
+    progress.log()
     assert lines() == [
         "4 of 10 sequences done, 0 tokens/s, unknown time left, last checkpoint none in this run",
         "10 of 10 sequences done, 250 tokens/s, 0:00:00 left, last checkpoint 0:00:00 ago",
@@ -129,5 +129,5 @@ def test_more_tokens_than_were_pending_leave_no_time_below_zero(clock, lines):
     progress = Progress(LOGGER, 10, 0, 100, clock=clock)
     clock.now = 1.0
     progress.advance(10, 150, None)
-    progress.tell()
+    progress.log()
     assert "0:00:00 left" in lines()[0]

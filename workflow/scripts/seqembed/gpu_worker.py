@@ -249,7 +249,7 @@ def _closing(writer: CheckpointWriter, progress: Progress) -> Iterator[None]:
         yield
     finally:
         writer.close()
-        progress.tell(writer.spent)
+        progress.log(writer.spent)
 
 
 def _open_tracker(

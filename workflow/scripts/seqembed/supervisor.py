@@ -64,13 +64,13 @@ class Supervisor:
     ) -> dict[str, Any]:
         """Run the worker of `rank` to its end; return its status, which is "complete".
 
-        Where a sequence ended the worker, a fresh one goes on; it is told how the last one ended.
+        Where a sequence ended the worker, a fresh one goes on, and gets the reason in `crash`.
 
         Raises InterruptedRun after SIGTERM or SIGINT, WorkerError for any other end, DeviceError
         where there is no device to run on.
         """
         self._stop = StopFlag(ctrl_c=True)
-        # A worker reads them as it begins, before any line of ours.
+        # A process reads these as it starts, before any Python runs in it.
         os.environ.update(_even_memory(os.environ, model_config["threads"]))
         if self._parent is not None:
             die_with_parent(self._parent, signal.SIGTERM)

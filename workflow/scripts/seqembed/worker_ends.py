@@ -35,11 +35,9 @@ class WorkerEnd:
     @property
     def wants_fresh_worker(self) -> bool:
         """Whether a worker in a fresh process can go on, and would not just end in the same way."""
-        if self.status is None:
-            return self.crash is not None
-        suspects_left = self.status.get("error") == "generic_error"
-        retry = suspects_left and bool(self.status.get("retry_recommended"))
-        return self.began and (retry or self.crash is not None)
+        status = self.status or {}
+        suspects_left = status.get("error") == "generic_error" and status.get("retry_recommended")
+        return self.began and (self.crash is not None or bool(suspects_left))
 
     @property
     def crash(self) -> dict[str, Any] | None:
@@ -62,11 +60,11 @@ class WorkerEnd:
 
         stopping: a signal asked for the end.
         """
-        word = self.status["status"] if self.status else None
-        if self.status and word == "complete" and self.exit_code == 0:
+        kind = self.status["status"] if self.status else None
+        if self.status and kind == "complete" and self.exit_code == 0:
             return dict(self.status)
         # A worker that failed while it stopped is an error: its checkpoint may not be written.
-        if word == "interrupted" or (stopping and word in (None, "complete")):
+        if kind == "interrupted" or (stopping and kind in (None, "complete")):
             raise InterruptedRun(STOPPED)
         raise WorkerError(f"{self.describe()}; {KEPT}", self.status)
 

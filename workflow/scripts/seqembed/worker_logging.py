@@ -67,9 +67,9 @@ class Progress:
         self._tokens += tokens
         self._checkpoint = checkpoint
         if self._clock() - self._logged >= PROGRESS_SECONDS:
-            self.tell()
+            self.log()
 
-    def tell(self, spent: float | None = None) -> None:
+    def log(self, spent: float | None = None) -> None:
         """Log sequences done, tokens a second, time left and the last checkpoint.
 
         spent: at the end of a run, the seconds spent on checkpoints; logged, too.

@@ -34,27 +34,20 @@ class Suspect:
     memory: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoneFailure:
-    """A sequence, by hex digest, that failed alone; memory: it ran out of memory."""
-
-    digest: str
-    memory: bool
-
-
 @dataclass(kw_only=True)
 class Failures:
     """What a shard's runs learnt.
 
     token_limit: the most tokens that a batch may hold, None while none ran out of memory.
     suspects: by their row in the shard. quarantined: hex digests of the sequences that are given
-    up, with the reason. in_a_row: the sequences that failed alone since the last success.
+    up, with the reason. in_a_row: hex digests of the sequences that failed alone since the last
+    success, and whether each ran out of memory.
     """
 
     token_limit: int | None = None
     suspects: dict[int, Suspect] = field(default_factory=dict)
     quarantined: dict[str, str] = field(default_factory=dict)
-    in_a_row: list[LoneFailure] = field(default_factory=list)
+    in_a_row: dict[str, bool] = field(default_factory=dict)
 
 
 def read_failures(folder: Path) -> Failures:
@@ -68,7 +61,7 @@ def read_failures(folder: Path) -> Failures:
             token_limit=content["token_limit"],
             suspects=_read_suspects(content["suspects"]),
             quarantined=_digests_with_reasons(content["quarantined"]),
-            in_a_row=[LoneFailure(**failure) for failure in content["doubts"]],
+            in_a_row={failed["digest"]: failed["memory"] for failed in content["doubts"]},
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path}: damaged ({error!r}); remove it") from error
@@ -83,7 +76,9 @@ def write_failures(folder: Path, failures: Failures) -> None:
             for row, suspect in failures.suspects.items()
         ],
         "quarantined": failures.quarantined,
-        "doubts": [asdict(failure) for failure in failures.in_a_row],
+        "doubts": [
+            {"digest": digest, "memory": memory} for digest, memory in failures.in_a_row.items()
+        ],
     }
     write_json(folder / FAILURES, "failures", FORMAT_VERSION, content)
 

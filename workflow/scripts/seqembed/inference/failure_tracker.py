@@ -23,7 +23,6 @@ from seqembed.checkpoints.failures import (
     Failures,
     InFlight,
     InFlightFile,
-    LoneFailure,
     Suspect,
     read_failures,
     take_in_flight,
@@ -42,8 +41,8 @@ from seqembed.storage.publish import set_aside
 
 # How often a sequence has to fail alone, each time in a fresh process.
 TRIES = 2
-# With so many sequences in a row that failed alone, the model or the machine is at fault. The
-# longest come first, and many of them may be too long for the memory.
+# After this many failures in a row, each of a sequence alone, the model or the machine is at fault.
+# The longest sequences come first, and many of them may be too long for the memory.
 MAX_IN_A_ROW = 10
 MAX_TOO_LONG_IN_A_ROW = 30
 MAX_REASON_CHARACTERS = 300
@@ -247,12 +246,12 @@ class FailureTracker:
 
         Then none of these sequences is at fault, and what was held against them is forgotten.
         """
-        self._known.in_a_row.append(LoneFailure(digest=self._digest(row), memory=memory))
-        count = sum(failure.memory == memory for failure in self._known.in_a_row)
+        self._known.in_a_row[self._digest(row)] = memory
+        count = list(self._known.in_a_row.values()).count(memory)
         if count < (MAX_TOO_LONG_IN_A_ROW if memory else MAX_IN_A_ROW):
             return 0
-        for failure in self._known.in_a_row:
-            self._known.quarantined.pop(failure.digest, None)
+        for digest in self._known.in_a_row:
+            self._known.quarantined.pop(digest, None)
         self._known = Failures(
             token_limit=self._known.token_limit, quarantined=self._known.quarantined
         )

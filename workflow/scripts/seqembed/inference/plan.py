@@ -1,4 +1,8 @@
-"""The batch plan of a shard: which rows are computed together, and in which order."""
+"""The batch plan of a shard: which rows are computed together, and in which order.
+
+A batch goes through the model in one pass, or in several where its first sequence has more windows
+than the token budget holds.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +25,10 @@ def plan_batches(
     is over the budget by itself is a batch of its own.
 
     Args:
-        tokens: (N,) tokens of each row, specials included, in processing order; of a row that
-            takes several passes, those of its last, which others may join.
-        token_budget: tokens a pass may hold, at least 1.
-        begins: (N,) rows that take several passes, each the first of its batch; left out, none.
+        tokens: (N,) tokens of each row, specials included, in processing order; of a row of
+            several passes only those of its last pass, which other rows may join.
+        token_budget: the most tokens of a pass, at least 1.
+        begins: (N,) the rows of several passes, each the first of its batch; None for no such row.
 
     Returns:
         (B+1,) boundaries: batch b holds the rows from boundaries[b] to boundaries[b + 1].
@@ -73,11 +77,12 @@ def put_suspects_first(
 def plan_passes(
     boundaries: Int64s, batches: Int64s, passes: Int64s, windows_a_pass: int
 ) -> tuple[Int64s, Int64s]:
-    """How often the model runs: once a batch, more often where its first sequence has many windows.
+    """Split batches into their passes.
 
     Args:
-        boundaries: (B+1,) of the plan; batches: (b,) those to compute.
-        passes: (N,) of each row. windows_a_pass: of one sequence that go in at once.
+        boundaries: (B+1,) of the plan. batches: (b,) those to compute.
+        passes: (N,) how many each row takes. windows_a_pass: how many windows of one sequence a
+            pass holds.
 
     Returns:
         (p,) the batch of each pass, and (p,) the window of its first row that it begins with.

@@ -42,8 +42,8 @@ def pool(rows: Tensor, spans: Sequence[tuple[int, int]], pooling: Pooling) -> Te
 class WindowPool:
     """Joins the pooled rows of windows, which come in order, to one row a sequence.
 
-    The mean of a sequence is that of its windows' means, weighted by how many rows each stands for,
-    in float64. The mean of one window keeps its bits.
+    The mean of a sequence is that of its windows' means, weighted by how many rows each was pooled
+    from, in float64. The mean of one window keeps its bits.
     """
 
     def __init__(self, pooling: Pooling) -> None:
@@ -71,7 +71,7 @@ class WindowPool:
         return np.array(positions, np.int64), rows
 
     def _take(self, window: PackedWindow, row: NDArray[Any], count: int) -> None:
-        """Add a window's row, which stands for `count` token rows."""
+        """Add a window's row, pooled from `count` token rows."""
         if self._pooling == "mean":
             row = row.astype(np.float64) * count
         if window.first:

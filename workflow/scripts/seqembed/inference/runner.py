@@ -82,7 +82,7 @@ class AsyncInferenceRunner:
 
     The next batches are read and submitted while the first is computed (streams.py).
 
-    tracker: is told of every batch, and says what to compute where one fails. load_fp32: gives the
+    tracker: records every batch, and says what to compute where one fails. load_fp32: gives the
     model in fp32; called once at most, when values are not finite. token_budget: a larger batch is
     computed alone, with all threads. streams, threads: of the CPU.
     """

@@ -19,7 +19,7 @@ OWN_STEP = "--own-step"
 # The step shares all that the job has with the step that starts it. Slurm before 22.05 shares no
 # GPU: srun gives up there after 300 seconds, where it would wait until the job's end.
 SRUN = ("srun", "--overlap", "--nodes=1", "--ntasks=1", "--cpu-bind=quiet,none", "--immediate=300")
-# Slurm's other variables say how the step around us was asked for, and srun would ask so again.
+# Slurm's other variables hold the options of the step around us, which srun would apply again.
 KEPT = frozenset({"SLURM_CONF", "SLURM_CLUSTER_NAME", "SLURM_JOB_ID", "SLURM_JOBID"})
 
 
@@ -78,7 +78,7 @@ def become_own_step(environ: Mapping[str, str], logger: logging.Logger) -> None:
 
 
 def keep_job(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment without what says how Slurm's steps were asked for; the job's id stays."""
+    """The environment without the options of Slurm's steps; the job's id stays."""
     asked = ("SLURM_", "SRUN_")
     return {
         name: value for name, value in environ.items() if name in KEPT or not name.startswith(asked)
