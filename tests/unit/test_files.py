@@ -28,22 +28,47 @@ def _refuse_links(monkeypatch, number):
     monkeypatch.setattr(os, "link", refuse)
 
 
-def test_the_final_name_appears_complete(tmp_path):
+# Each way to give a file its name; with a number, on a file system that refuses hard links so.
+WAYS = [(published, None), *((publish_exclusively, n) for n in (None, errno.EPERM, errno.EXDEV))]
+
+
+@pytest.mark.parametrize(("publish", "number"), WAYS)
+def test_the_final_name_appears_complete_and_durable(
+    publish, number, tmp_path, monkeypatch, durable
+):
+    if number:
+        _refuse_links(monkeypatch, number)
     path = tmp_path / "new" / "result.bin"
-    with published(path) as temporary:
+    with publish(path) as temporary:
         temporary.write_bytes(b"all of it")
-        assert not path.exists()
+        assert not path.exists() and durable == []
     assert path.read_bytes() == b"all of it"
+    assert durable == [path.stat().st_ino, path.name, path.parent.stat().st_ino]
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_failure_leaves_the_earlier_file_and_no_litter(tmp_path):
+@pytest.mark.parametrize(("publish", "number"), WAYS)
+def test_a_failure_leaves_the_earlier_file_and_no_litter(publish, number, tmp_path, monkeypatch):
+    if number:
+        _refuse_links(monkeypatch, number)
     path = tmp_path / "result.bin"
     path.write_bytes(b"earlier")
-    with pytest.raises(OSError, match="disk full"), published(path) as temporary:
+    with pytest.raises(OSError, match="disk full"), publish(path) as temporary:
         temporary.write_bytes(b"half")
         raise OSError("disk full")
     assert path.read_bytes() == b"earlier"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("number", [None, errno.EPERM, errno.EXDEV])
+def test_an_exclusive_file_is_written_once(tmp_path, monkeypatch, number):
+    if number:
+        _refuse_links(monkeypatch, number)
+    path = tmp_path / "block.bin"
+    path.write_bytes(b"first")
+    with pytest.raises(FileExistsError), publish_exclusively(path) as temporary:
+        temporary.write_bytes(b"second")
+    assert path.read_bytes() == b"first"
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -58,22 +83,6 @@ def test_an_error_of_the_disk_names_the_file(tmp_path):
 def test_an_error_of_another_file_is_left_as_it_is(tmp_path):
     with pytest.raises(FileNotFoundError, match="other"), published(tmp_path / "result.bin"):
         (tmp_path / "other").read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("publish", "number"),
-    [(published, None), (publish_exclusively, None), (publish_exclusively, errno.EPERM)],
-)
-def test_content_is_durable_before_its_name_and_the_name_thereafter(
-    publish, number, tmp_path, monkeypatch, durable
-):
-    if number:
-        _refuse_links(monkeypatch, number)
-    path = tmp_path / "result.bin"
-    with publish(path) as temporary:
-        temporary.write_bytes(b"all of it")
-        assert durable == []
-    assert durable == [path.stat().st_ino, path.name, tmp_path.stat().st_ino]
 
 
 def _write_manifest(folder: Path) -> None:
@@ -128,17 +137,6 @@ def test_whatever_we_write_is_durable_before_its_name(
     assert durable[-3:] == [path.stat().st_ino, name, path.parent.stat().st_ino]
 
 
-@pytest.mark.parametrize("number", [None, errno.EPERM])
-def test_a_links_name_is_durable_and_so_is_a_copys_content(number, tmp_path, monkeypatch, durable):
-    source, target = tmp_path / "source.bin", tmp_path / "target.bin"
-    source.write_bytes(b"content")
-    if number:
-        _refuse_links(monkeypatch, number)
-    link(source, target)
-    assert durable[-2:] == [target.name, tmp_path.stat().st_ino]
-    assert (durable[0] == target.stat().st_ino) == bool(number)
-
-
 def test_two_writers_of_one_name_do_not_meet(tmp_path):
     path = tmp_path / "result.bin"
     with published(path) as first, published(path) as second:
@@ -148,73 +146,38 @@ def test_two_writers_of_one_name_do_not_meet(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("number", [None, errno.EPERM, errno.EXDEV])
-def test_an_exclusive_file_is_written_once(tmp_path, monkeypatch, number):
-    if number:
-        _refuse_links(monkeypatch, number)
-    path = tmp_path / "new" / "block.bin"
-    with publish_exclusively(path) as temporary:
-        temporary.write_bytes(b"first")
-        assert not path.exists()
-    with pytest.raises(FileExistsError), publish_exclusively(path) as temporary:
-        temporary.write_bytes(b"second")
-    assert path.read_bytes() == b"first"
-    assert list(path.parent.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("number", [None, errno.EPERM])
-def test_an_exclusive_file_appears_in_no_part(tmp_path, monkeypatch, number):
-    if number:
-        _refuse_links(monkeypatch, number)
-    with (
-        pytest.raises(OSError, match="disk full"),
-        publish_exclusively(tmp_path / "block.bin") as temporary,
-    ):
-        temporary.write_bytes(b"half")
-        raise OSError("disk full")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_full_disk_is_not_taken_for_missing_hard_links(tmp_path, monkeypatch):
+@pytest.mark.parametrize("way", ["exclusive", "link"])
+def test_a_full_disk_is_not_taken_for_missing_hard_links(way, tmp_path, monkeypatch):
     _refuse_links(monkeypatch, errno.ENOSPC)
     source = tmp_path / "source.bin"
     source.write_bytes(b"content")
-    with pytest.raises(OSError) as caught:
-        link(source, tmp_path / "target.bin")
-    assert caught.value.errno == errno.ENOSPC
-    with (
-        pytest.raises(OSError) as caught,
-        publish_exclusively(tmp_path / "block.bin") as temporary,
-    ):
-        temporary.write_bytes(b"content")
-    assert caught.value.errno == errno.ENOSPC
+    with pytest.raises(OSError, match="No space"):
+        if way == "link":
+            link(source, tmp_path / "target.bin")
+        else:
+            with publish_exclusively(tmp_path / "block.bin") as temporary:
+                temporary.write_bytes(b"content")
     assert list(tmp_path.iterdir()) == [source]
 
 
-def test_a_link_shares_the_file_and_replaces_what_stood_there(tmp_path):
+@pytest.mark.parametrize(
+    "number", [None, errno.EPERM, errno.EXDEV, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS]
+)
+def test_a_link_or_a_durable_copy_replaces_what_stood_there(number, tmp_path, monkeypatch, durable):
     source, target = tmp_path / "source.bin", tmp_path / "new" / "target.bin"
     source.write_bytes(b"content")
+    target.parent.mkdir()
+    target.write_bytes(b"earlier")
+    if number:
+        _refuse_links(monkeypatch, number)
     for _ in range(2):  # The second time both names are the same file already.
+        durable.clear()
         link(source, target)
-        assert os.path.samefile(source, target)
-        assert list(target.parent.iterdir()) == [target]
-    target.unlink()
-    target.write_bytes(b"earlier")
-    link(source, target)
-    assert os.path.samefile(source, target)
-    assert source.read_bytes() == b"content"
-
-
-@pytest.mark.parametrize("number", [errno.EPERM, errno.EXDEV, errno.ENOTSUP, errno.EMLINK])
-def test_without_hard_links_a_link_is_a_copy(tmp_path, monkeypatch, number):
-    source, target = tmp_path / "source.bin", tmp_path / "target.bin"
-    source.write_bytes(b"content")
-    target.write_bytes(b"earlier")
-    _refuse_links(monkeypatch, number)
-    link(source, target)
-    assert target.read_bytes() == b"content"
-    assert not os.path.samefile(source, target)
-    assert sorted(tmp_path.iterdir()) == [source, target]
+        assert os.path.samefile(source, target) == (not number)
+        assert durable[-2:] == [target.name, target.parent.stat().st_ino]
+        assert (durable[0] == target.stat().st_ino) == bool(number)
+    assert source.read_bytes() == target.read_bytes() == b"content"
+    assert list(target.parent.iterdir()) == [target]
 
 
 def test_a_link_to_nothing_leaves_the_target_alone(tmp_path):

@@ -16,27 +16,17 @@ def test_all_come_in_their_order(items):
     assert list(prefetch(items)) == items
 
 
-def test_the_next_is_taken_meanwhile():
+def test_the_next_is_taken_meanwhile_and_what_it_raises_comes_in_its_turn():
     taken = Event()
 
     def items():
         yield "first"
         taken.set()
-        yield "second"
-
-    coming = prefetch(items())
-    assert next(coming) == "first"
-    assert taken.wait(20)
-    assert next(coming) == "second"
-
-
-def test_what_is_raised_comes_in_its_turn():
-    def items():
-        yield "first"
         raise ValueError("the second cannot be had")
 
     coming = prefetch(items())
     assert next(coming) == "first"
+    assert taken.wait(20)
     with pytest.raises(ValueError, match="the second"):
         next(coming)
 

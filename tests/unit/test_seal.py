@@ -28,44 +28,34 @@ def test_a_flipped_bit_anywhere_is_seen(sealed):
         damaged = bytearray(content)
         damaged[position] ^= 1
         sealed.write_bytes(damaged)
-        with pytest.raises(ShardError, match="make it again|damaged"):
+        with pytest.raises(ShardError, match=f"^{sealed}: "):
             verify_seal(sealed)
 
 
-@pytest.mark.parametrize("keep", [0, 100, 512, 600, -1])
-def test_a_file_cut_short_is_seen(sealed, keep):
-    sealed.write_bytes(sealed.read_bytes()[:keep])
-    with pytest.raises(ShardError):
-        verify_seal(sealed)
-
-
-def test_a_longer_file_is_seen(sealed):
-    with sealed.open("ab") as file:
-        file.write(b"\0")
-    with pytest.raises(ShardError, match="damaged"):
-        verify_seal(sealed)
-
-
-def test_an_unsealed_file_is_refused(tmp_path):
-    path = tmp_path / "other.h5"
-    with h5py.File(path, "w") as file:
-        file["x"] = 1
-    with pytest.raises(ShardError, match="no sealed"):
-        verify_seal(path)
-
-
-def test_another_checksum_is_no_damage(sealed):
-    sealed.write_bytes(sealed.read_bytes().replace(b" xxh3-128 ", b" blake2b-128 ", 1))
-    with pytest.raises(ShardError, match=f"{sealed}: .*xxh3-128"):
-        verify_seal(sealed)
+def test_a_file_cut_short_or_longer_is_seen(sealed):
+    content = sealed.read_bytes()
+    for damaged in [*(content[:keep] for keep in (0, 100, 512, 600, -1)), content + b"\0"]:
+        sealed.write_bytes(damaged)
+        with pytest.raises(ShardError, match=f"^{sealed}: "):
+            verify_seal(sealed)
 
 
 @pytest.mark.parametrize("line", [b"SEQEMBED1", b"SEQEMBED1 \n", b"SEQEMBED1 5 xxh3-128", b"\0"])
 def test_a_line_cut_short_is_refused(line, sealed):
     content = sealed.read_bytes()
     sealed.write_bytes(line.ljust(USER_BLOCK_BYTES, b"\0") + content[USER_BLOCK_BYTES:])
-    with pytest.raises(ShardError, match=f"{sealed}: .* make it again|{sealed}: damaged"):
+    with pytest.raises(ShardError, match=f"^{sealed}: "):
         verify_seal(sealed)
+
+
+def test_a_file_without_a_seal_or_with_another_checksum_is_not_damaged(sealed, tmp_path):
+    other = tmp_path / "other.h5"
+    with h5py.File(other, "w") as file:
+        file["x"] = 1
+    sealed.write_bytes(sealed.read_bytes().replace(b" xxh3-128 ", b" blake2b-128 ", 1))
+    for path, problem in ((other, "not a sealed"), (sealed, "another checksum than xxh3-128")):
+        with pytest.raises(ShardError, match=f"^{path}: .*{problem}"):
+            verify_seal(path)
 
 
 def test_the_checksum_is_what_it_says(sealed):

@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,22 +18,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from known_files import WIDTH, write_indices, write_known_file
 
 from seqembed.checkpoints.blocks import write_next_block
 from seqembed.checkpoints.token_rows import ResidueSpool
 from seqembed.checks.residues import ResidueCheck
 from seqembed.errors import FileFormatError
 from seqembed.index.parquet import read_metadata
-from seqembed.index.split import split_index
 from seqembed.index.table import read_shard_index, write_index
 from seqembed.models.encoders.tokenization import ESM2_LETTERS
 from seqembed.models.families import Esm2Architecture
 from seqembed.models.prepared import PreparedModel, read_prepared, write_prepared
 from seqembed.results.merge import merge
 from seqembed.results.quarantine import write_quarantine
-from seqembed.results.rows import TokenRows
 from seqembed.results.seal import seal
-from seqembed.results.writer import Slab, write_embeddings
 from seqembed.settings.recipe import Recipe
 from seqembed.verify.inputs import check_fasta
 from seqembed.verify.rows import AGAIN
@@ -41,10 +39,9 @@ from seqembed.verify.verify import verify
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 LOGGER = logging.getLogger("test_verify")
-WIDTH = 4
 # s2 and s5 are of one sequence; the index excludes s1 and s6.
-SEQUENCES = ["MKV", "MJ", "WE", "ACDEFGH", "L", "we*", "JJ"]
-J = "residue 'J' at {} is unknown to the model ({} such)"
+RESIDUES = ["MKV", "MJ", "WE", "ACDEFGH", "L", "we*", "JJ"]
+SEQUENCES = {f"s{number}": residues for number, residues in enumerate(RESIDUES)}
 RECIPE = Recipe(
     weights="ab" * 32,
     tokenizer="esm2",
@@ -57,8 +54,8 @@ RECIPE = Recipe(
     numerics_version=1,
     per_residue=True,
 )
-# What nobody wrote here.
-ABSENT = "not there, and so not compared: resources/models/toy.json"
+# No test but those of weights writes it.
+MODEL = "resources/models/toy.json"
 SHARED = {"kind": "shard", "model": "toy", "weights_sha256": "ef" * 32, **RECIPE.fields()}
 SHARED |= {"recipe_fingerprint": RECIPE.fingerprint}
 
@@ -71,15 +68,13 @@ class Results:
         self.merged = self.folder / "embeddings.h5"
         self.table, self.index = (self.folder / n for n in ("quarantine.tsv", "index.parquet"))
 
-    def make(self, quarantined: Sequence[str] = ()) -> Results:
+    def make(
+        self, quarantined: Sequence[str] = (), sequences: Mapping[str, str] = SEQUENCES
+    ) -> Results:
         """Write all files; quarantined: ids of sequences that could not be embedded."""
-        self.fasta.write_text("".join(f">s{n}\n{s}\n" for n, s in enumerate(SEQUENCES)))
-        check = ResidueCheck(ESM2_LETTERS, "protein", "skip", gaps="error", suspicious="error")
-        write_index([self.fasta], self.index, check=check)
-        split_index(self.index, [self.shard_index(rank) for rank in range(2)])
-        for rank in range(2):
-            self._write_shard(rank, quarantined)
-        shards = [self.shard(rank) for rank in range(2)]
+        self.root.mkdir(exist_ok=True)
+        write_indices(self.folder, sequences, shards=2, fasta=self.fasta)
+        shards = [self._write_shard(rank, quarantined) for rank in range(2)]
         summary = merge(self.index, shards, self.merged, LOGGER)
         write_quarantine(self.index, self.table, summary.quarantined)
         return self
@@ -90,32 +85,20 @@ class Results:
     def shard_index(self, rank: int) -> Path:
         return self.folder / f"index/shard_{rank}.parquet"
 
-    def _write_shard(self, rank: int, quarantined: Sequence[str]) -> None:
+    def _write_shard(self, rank: int, quarantined: Sequence[str]) -> Path:
         part = read_shard_index(self.shard_index(rank))
+        order = np.argsort(part.rows)
         names = pq.read_table(self.shard_index(rank))["sequence_id"].to_pylist()
-        order = [n for n in np.argsort(part.rows) if names[n] not in quarantined]
-        lengths, digests = part.lengths[order], part.digests[order]
-        rows = digests[:, :WIDTH].astype(np.float32)
-        slab = Slab(
-            sequence_ids=[names[n] for n in order],
-            lengths=lengths,
-            digests=digests,
-            flags=np.zeros(len(order), np.uint8),
-            embeddings=rows,
-        )
+        failed = [part.digests[n].tobytes() for n in order if names[n] in quarantined]
         own = {"rank": rank, "world_size": 2, "shard_fingerprint": part.fingerprint}
-        left_out = [part.digests[n].tobytes() for n in np.argsort(part.rows) if n not in order]
-        write_embeddings(
+        return write_known_file(
             self.shard(rank),
-            count=len(order),
-            width=WIDTH,
-            storage="float32",
-            attributes=SHARED | own,
-            slabs=[slab],
-            residues=TokenRows(
-                offsets=np.append(0, lengths.cumsum()), parts=[rows.repeat(lengths, axis=0)]
-            ),
-            quarantine=dict.fromkeys(left_out, "is\ttoo long"),
+            part.lengths[order],
+            part.digests[order],
+            names=[names[n] for n in order],
+            tokens=True,
+            quarantine=dict.fromkeys(failed, "is\ttoo long"),
+            **SHARED | own,
         )
 
 
@@ -130,7 +113,7 @@ def results(good, tmp_path) -> Results:
     return Results(tmp_path / "copy")
 
 
-def tamper(path: Path, change: Callable[[h5py.File], None]) -> None:
+def tamper(path: Path, change: Callable[[h5py.File], object]) -> None:
     """Change a file of its own, whatever links to it, and seal it again."""
     shutil.copy(path, path.with_suffix(".new"))
     path.with_suffix(".new").replace(path)
@@ -146,12 +129,14 @@ def put(name: str, place: Any, value: Any) -> Callable[[h5py.File], None]:
     return change
 
 
-def attribute(name: str, value: Any) -> Callable[[h5py.File], None]:
+def attributes(**values: Any) -> Callable[[h5py.File], None]:
+    """Give attributes other values, None for none."""
+
     def change(file: h5py.File) -> None:
-        if value is None:
+        for name, value in values.items():
             del file.attrs[name]
-        else:
-            file.attrs[name] = value
+            if value is not None:
+                file.attrs[name] = value
 
     return change
 
@@ -166,14 +151,11 @@ def refused(path: Path, *arguments: Any, **options: Any) -> str:
 
 
 def test_what_is_good_is_counted(good):
-    assert verify(good.merged) == f"{good.merged}: 5 sequences, all is well; {ABSENT}"
-    for path, count in {
-        good.shard(0): 1,
-        good.shard(1): 3,
-        good.index: 7,
-        good.shard_index(1): 3,
-    }.items():
-        assert verify(path) == f"{path}: {count} sequences, all is well"
+    counts = {good.merged: 5, good.shard(0): 1, good.shard(1): 3}
+    for path, count in (counts | {good.index: 7, good.shard_index(1): 3}).items():
+        found = verify(path, fail_on_quarantine=True)
+        assert found.startswith(f"{path}: {count} sequences, all is well")
+        assert found.endswith(f"not compared: {MODEL}") == (path == good.merged)
 
 
 def test_files_of_the_first_versions_are_good():
@@ -186,8 +168,7 @@ def test_files_of_the_first_versions_are_good():
 
 def test_nothing_is_written(good):
     def content() -> dict[Path, int]:
-        paths = good.root.rglob("*")
-        return {path: path.stat().st_mtime_ns for path in paths}
+        return {path: path.stat().st_mtime_ns for path in good.root.rglob("*")}
 
     before = content()
     verify(good.merged)
@@ -195,56 +176,41 @@ def test_nothing_is_written(good):
     assert content() == before
 
 
-OTHER = "is {!r}, but its recipe and rows make it {!r}"
-
-
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "place", "problem"),
     [
-        (put("embeddings", (2, 3), np.nan), "embeddings, row 2 (of 's3'): has a value that is not"),
-        (put("embeddings", (4, 0), -np.inf), "embeddings, row 4 (of 's5'): has a value that is no"),
+        (put("embeddings", (2, 3), np.nan), "embeddings, row 2 (of 's3')", "not finite"),
+        (put("embeddings", (4, 0), -np.inf), "embeddings, row 4 (of 's5')", "not finite"),
         (
             put("residues/embeddings", (5, 1), np.inf),
-            "residues/embeddings, row 5 (of 's3'): has a value that is not finite",
+            "residues/embeddings, row 5 (of 's3')",
+            "not finite",
         ),
-        (put("flags", 1, 16), "flags, row 1 (of 's2'): has bits that mean nothing"),
-        (put("lengths", 0, 0), "lengths, row 0 (of 's0'): is no length of a sequence"),
-        (put("sequence_ids", 3, "s0"), "sequence_ids, row 3 (of 's0'): row 0 has this id, too"),
-        (put("sequence_ids", 3, ""), "sequence_ids, row 3 (of ''): is no id"),
-        (put("sequence_ids", 3, b"\xff"), "sequence_ids, row 3 (of '\ufffd'): is no id"),
-        (
-            put("embeddings", (4, 2), 7),
-            "digests, row 4 (of 's5'): row 1 is of the same sequence, with another embedding or",
-        ),
-        (put("lengths", 4, 3), "digests, row 4 (of 's5'): row 1 is of the same sequence, with"),
-        (attribute("kind", "other"), "attribute kind is 'other'"),
-        (attribute("layer", None), "attribute layer is missing"),
-        (attribute("index_fingerprint", None), "attribute index_fingerprint is missing"),
-        (attribute("pooling", "sum"), "attributes: pooling must be one of mean, cls, max, not"),
-        (attribute("storage", "float16"), "attribute recipe_fingerprint is"),
-        (attribute("per_residue", None), "attribute recipe_fingerprint is"),
-        (
-            attribute("recipe_fingerprint", "cd" * 32),
-            f"attribute recipe_fingerprint {OTHER.format('cd' * 32, RECIPE.fingerprint)}",
-        ),
+        (put("flags", 1, 16), "flags, row 1 (of 's2')", "unknown bits"),
+        (put("lengths", 0, 0), "lengths, row 0 (of 's0')", "not the length"),
+        (put("sequence_ids", 3, "s0"), "sequence_ids, row 3 (of 's0')", "row 0 has this id"),
+        (put("sequence_ids", 3, ""), "sequence_ids, row 3 (of '')", "valid id"),
+        (put("sequence_ids", 3, b"\xff"), "sequence_ids, row 3 (of '\ufffd')", "valid id"),
+        (put("embeddings", (4, 2), 7), "digests, row 4 (of 's5')", "row 1 is of the same"),
+        (put("lengths", 4, 3), "digests, row 4 (of 's5')", "row 1 is of the same"),
+        (attributes(kind="other"), "attribute kind", "'other'"),
+        (attributes(layer=None), "attribute layer", "missing"),
+        (attributes(index_fingerprint=None), "attribute index_fingerprint", "missing"),
+        (attributes(pooling="sum"), "attributes", "pooling must be one of"),
+        (attributes(per_residue=None), "attribute recipe_fingerprint", RECIPE.fingerprint),
+        (attributes(recipe_fingerprint="cd"), "attribute recipe_fingerprint is 'cd'", "recipe"),
         # Against the index
-        (
-            attribute("index_fingerprint", "cd" * 32),
-            "is of other ids or sequences than {index}; run again, so that it is merged anew",
-        ),
-        (
-            put("sequence_ids", 3, "x"),
-            "sequence_ids, row 3: 'x', where {index} has 's4'",
-        ),
-        (put("digests", (0, 5), 0), "digests, row 0 (of 's0'): is not that of {index}"),
-        (put("lengths", 2, 9), "lengths, row 2 (of 's3'): is not that of {index}"),
+        (attributes(index_fingerprint="cd"), "was made from other ids", "{index}; run again"),
+        (put("sequence_ids", 3, "x"), "sequence_ids, row 3", "'x', where {index} has 's4'"),
+        (put("digests", (0, 5), 0), "digests, row 0 (of 's0')", "not that of {index}"),
+        (put("lengths", 2, 9), "lengths, row 2 (of 's3')", "not that of {index}"),
     ],
 )
-def test_what_is_wrong_with_a_sealed_file_is_named(change, message, results):
+def test_what_is_wrong_with_a_sealed_file_is_named(change, place, problem, results):
     tamper(results.merged, change)
     found = refused(results.merged)
-    assert found.startswith(message.format(index=results.index))
-    assert found.endswith(f"; {AGAIN}") or "run again" in message
+    assert found.startswith(place) and problem.format(index=results.index) in found
+    assert found.endswith(f"; {AGAIN}") or place == "was made from other ids"
 
 
 def test_a_fingerprint_is_of_each_field_of_the_recipe(results):
@@ -254,28 +220,19 @@ def test_a_fingerprint_is_of_each_field_of_the_recipe(results):
     others |= {"pooling": "max", "long_sequences": "full", "storage": "float16"}
     others |= {"per_residue": False}
     for field in fields(Recipe):
-        tamper(results.merged, attribute(field.name, others.get(field.name, "other")))
+        tamper(results.merged, attributes(**{field.name: others.get(field.name, "other")}))
         assert refused(results.merged).startswith("attribute recipe_fingerprint is")
         results.merged.write_bytes(original)
 
 
-def test_token_rows_and_storage_are_those_of_the_recipe(results):
-    plain = {"per_residue": False}
-    fingerprint = Recipe(**vars(RECIPE) | plain).fingerprint
-
-    def change(file: h5py.File) -> None:
-        file.attrs.update({"per_residue": False, "recipe_fingerprint": fingerprint})
-
-    tamper(results.merged, change)
-    assert refused(results.merged).startswith("has token rows that its recipe does not want")
-    fingerprint = Recipe(**vars(RECIPE) | {"storage": "float16"}).fingerprint
-
-    def change_storage(file: h5py.File) -> None:
-        own = {"storage": "float16", "per_residue": True, "recipe_fingerprint": fingerprint}
-        file.attrs.update(own)
-
-    tamper(results.merged, change_storage)
-    assert refused(results.merged).startswith("attribute storage is 'float16', but its recipe and")
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [({"per_residue": False}, "has token rows"), ({"storage": "float16"}, "attribute storage is")],
+)
+def test_token_rows_and_storage_are_those_of_the_recipe(change, problem, results):
+    fingerprint = Recipe(**vars(RECIPE) | change).fingerprint
+    tamper(results.merged, attributes(**change, recipe_fingerprint=fingerprint))
+    assert refused(results.merged).startswith(problem)
 
 
 def test_a_flipped_bit_and_a_cut_file_are_damaged(results):
@@ -283,49 +240,37 @@ def test_a_flipped_bit_and_a_cut_file_are_damaged(results):
     content[-1] ^= 1
     for damaged in (content, content[:-1], b"", b"\0" * 4096):
         results.merged.write_bytes(damaged)
-        found = refused(results.merged)
-        assert found.startswith(("damaged since it was written", "is not a sealed seqembed file"))
+        assert refused(results.merged).startswith(("damaged", "is not a sealed"))
 
 
-def test_a_row_more_or_less_than_the_index_has_is_named(results):
-    def cut(file: h5py.File, count: int) -> None:
-        for name in ("embeddings", "sequence_ids", "lengths", "digests", "flags"):
-            data = file[name][:][[*range(4), 4, 4][:count]]
-            if name == "sequence_ids" and count > 5:
-                data[-1] = b"more"
-            del file[name]
-            file[name] = data
-        offsets = file["residues/offsets"][:]
-        rows = file["residues/embeddings"][:]
-        del file["residues"]
-        ends = np.append(offsets, offsets[-1])[: count + 1]
-        file["residues/offsets"], file["residues/embeddings"] = ends, rows[: ends[-1]]
-
-    original = results.merged.read_bytes()
-    tamper(results.merged, lambda file: cut(file, 4))
-    found = refused(results.merged)
-    assert found.startswith(f"sequence_ids, row after the last: nothing, where {results.index} has")
-    results.merged.write_bytes(original)
-    tamper(results.merged, lambda file: cut(file, 6))
-    found = refused(results.merged)
-    assert found.startswith(f"sequence_ids, row 5: 'more', where {results.index} has nothing")
+def test_a_row_more_or_less_than_the_index_has_is_named(results, tmp_path):
+    fewer = {name: residues for name, residues in SEQUENCES.items() if name != "s5"}
+    other = Results(tmp_path / "other").make(sequences=fewer)
+    for held, index, expected in (
+        (other, results.index, f"row after the last: nothing, where {results.index} has 's5'"),
+        (results, other.index, f"row 4: 's5', where {other.index} has nothing"),
+    ):
+        fingerprint = read_metadata(index, "index")["fingerprint"]
+        tamper(held.merged, attributes(index_fingerprint=fingerprint))
+        assert refused(held.merged, index).startswith(f"sequence_ids, {expected}")
 
 
 # quarantine.tsv
 
+J = "residue 'J' at {} is unknown to the model ({} such)"
 LINES = ["sequence_id\treason", f"s1\t{J.format(2, 1)}", f"s6\t{J.format(1, 2)}"]
 
 
 @pytest.mark.parametrize(
     ("lines", "place"),
     [
-        (LINES[:2], f"line after the last: nothing, where {{}} has {LINES[2]!r}"),
-        ([*LINES, "s0\tno"], "line 4: 's0\\tno', where {} has nothing"),
-        ([LINES[0], LINES[2], LINES[1]], f"line 2: {LINES[2]!r}, where {{}} has {LINES[1]!r}"),
-        ([LINES[0], "s1\tother", LINES[2]], f"line 2: 's1\\tother', where {{}} has {LINES[1]!r}"),
-        (LINES[1:], "line 1: is not its header"),
-        ([], "line 1: is not its header"),
-        (None, f"line after the last: nothing, where {{}} has {LINES[1]!r}"),
+        (LINES[:2], f"after the last: nothing, where {{}} has {LINES[2]!r}"),
+        ([*LINES, "s0\tno"], "4: 's0\\tno', where {} has nothing"),
+        ([LINES[0], LINES[2], LINES[1]], f"2: {LINES[2]!r}, where {{}} has {LINES[1]!r}"),
+        ([LINES[0], "s1\tother", LINES[2]], f"2: 's1\\tother', where {{}} has {LINES[1]!r}"),
+        (LINES[1:], "1: is not the header"),
+        ([], "1: is not the header"),
+        (None, f"after the last: nothing, where {{}} has {LINES[1]!r}"),
     ],
 )
 def test_a_wrong_line_of_the_quarantine_is_named(lines, place, results):
@@ -334,29 +279,22 @@ def test_a_wrong_line_of_the_quarantine_is_named(lines, place, results):
     if lines is not None:
         results.table.write_text("".join(f"{line}\n" for line in lines))
     expected = place.format(results.index)
-    assert refused(results.merged) == f"{results.table}, {expected}; {AGAIN}"
+    assert refused(results.merged).startswith(f"{results.table}, line {expected}")
 
 
-def test_sequences_that_could_not_be_embedded_are_told(tmp_path):
+def test_sequences_that_could_not_be_embedded_are_named(tmp_path):
     results = Results(tmp_path).make(["s2", "s4"])
-    said = verify(results.merged)
     reasons = ", ".join(rf"'{name}' (is\ttoo long)" for name in ("s2", "s4", "s5"))
-    told = f"3 more could not be embedded: {reasons}"
-    assert said == f"{results.merged}: 2 sequences, all is well; {ABSENT}; {told}"
-    assert refused(results.merged, fail_on_quarantine=True) == (
-        f"{told}; {results.table} names all: take them out of the FASTA files, or set "
-        f"`execution: {{on_quarantine: warn}}`, or remove {results.merged} and "
-        f"{results.merged.with_name('shards')} to have them tried again"
-    )
-    shard = results.shard(1)
-    assert f"{shard}: 1 sequences, all is well; 2 more could not be embedded: " in verify(shard)
+    told, found = f"3 more could not be embedded: {reasons}", verify(results.merged)
+    assert found.startswith(f"{results.merged}: 2 sequences, all is well")
+    assert found.endswith(f"; {told}")
+    message = refused(results.merged, fail_on_quarantine=True)
+    assert message.startswith(f"{told}; {results.table} lists all")
+    assert f"remove {results.merged} and {results.merged.with_name('shards')}" in message
+    assert "1 sequences, all is well; 2 more could not be embedded: " in verify(results.shard(1))
     results.index.rename(tmp_path / "index.parquet")
     assert "2 sequences, all is well; 2 more could not be embedded: " in verify(results.merged)
-    assert verify(results.merged, tmp_path / "index.parquet") == said
-
-
-def test_what_the_index_excludes_is_no_failure(good):
-    assert "all is well" in verify(good.merged, fail_on_quarantine=True)
+    assert verify(results.merged, tmp_path / "index.parquet") == found
 
 
 def test_a_quarantine_of_other_sequences_is_named(tmp_path):
@@ -366,11 +304,6 @@ def test_a_quarantine_of_other_sequences_is_named(tmp_path):
     def quarantine_a_row(file: h5py.File) -> None:
         file["quarantine/digests"][0] = file["digests"][1]
 
-    tamper(results.merged, quarantine_a_row)
-    expected = "digests, row 1 (of 's2'): quarantine/digests has this sequence, too"
-    assert refused(results.merged).startswith(expected)
-    results.merged.write_bytes(original)
-
     def quarantine_more(file: h5py.File) -> None:
         for name, value in (("digests", np.full((1, 16), 9, np.uint8)), ("reasons", ["more"])):
             data = np.append(file[f"quarantine/{name}"][:], value, axis=0)
@@ -378,32 +311,33 @@ def test_a_quarantine_of_other_sequences_is_named(tmp_path):
             del file[f"quarantine/{name}"]
             file.create_dataset(f"quarantine/{name}", data=data, dtype=dtype)
 
-    tamper(results.merged, quarantine_more)
-    expected = f"quarantine/digests: 1 are of no sequence of {results.index}"
-    assert refused(results.merged).startswith(expected)
+    for change, expected in (
+        (quarantine_a_row, "digests, row 1 (of 's2'): quarantine/digests has this sequence"),
+        (quarantine_more, f"quarantine/digests: 1 belong to no sequence of {results.index}"),
+    ):
+        results.merged.write_bytes(original)
+        tamper(results.merged, change)
+        assert refused(results.merged).startswith(expected)
 
 
 # Shards
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "place"),
     [
-        (attribute("shard_fingerprint", None), "attribute shard_fingerprint is missing"),
-        (
-            attribute("shard_fingerprint", "cd" * 32),
-            f"attribute shard_fingerprint is {'cd' * 32!r}, but {{index}} makes it",
-        ),
-        (attribute("rank", 0), "attribute rank is 0, but {index} makes it 1"),
-        (attribute("world_size", 3), "attribute world_size is 3, but {index} makes it 2"),
+        (attributes(shard_fingerprint=None), "attribute shard_fingerprint is missing"),
+        (attributes(shard_fingerprint="cd"), "attribute shard_fingerprint is 'cd', not '"),
+        (attributes(rank=0), "attribute rank is 0, not 1 as in {index}"),
+        (attributes(world_size=3), "attribute world_size is 3, not 2 as in {index}"),
         (put("digests", (1, 0), 0), "digests, row 1 (of 's2'): is not that of {index}"),
         (put("lengths", 1, 9), "lengths, row 1 (of 's2'): is not that of {index}"),
     ],
 )
-def test_what_is_wrong_with_a_shard_is_named(change, message, results):
+def test_what_is_wrong_with_a_shard_is_named(change, place, results):
     tamper(results.shard(1), change)
     index = results.shard_index(1)
-    assert refused(results.shard(1), index).startswith(message.format(index=index))
+    assert refused(results.shard(1), index).startswith(place.format(index=index))
 
 
 def test_a_shard_finds_its_index_and_has_each_sequence_once(results):
@@ -420,17 +354,10 @@ def test_a_shard_finds_its_index_and_has_each_sequence_once(results):
     assert refused(results.shard(1)).startswith("digests, row 1 (of 's2'): row 0 is of the same")
 
 
-def test_a_shard_without_a_sequence_of_its_index_is_named(results):
-    shutil.copy(results.shard_index(1), results.folder / "kept.parquet")
-    (results.folder / "other").mkdir()
-    shorter = Results(results.folder / "other").make(["s4"])
-
-    def forget(file: h5py.File) -> None:
-        del file["quarantine"]
-
-    tamper(shorter.shard(1), forget)
-    kept = results.folder / "kept.parquet"
-    assert refused(shorter.shard(1), kept).startswith(f"has 2 rows, but {kept} makes it 3")
+def test_a_shard_without_a_sequence_of_its_index_is_named(results, tmp_path):
+    shorter, index = Results(tmp_path / "other").make(["s4"]), results.shard_index(1)
+    tamper(shorter.shard(1), lambda file: file.pop("quarantine"))
+    assert refused(shorter.shard(1), index).startswith(f"has 2 rows, not 3 as {index}")
 
 
 # Blocks and indices
@@ -447,7 +374,7 @@ def test_a_block_with_a_value_that_is_not_finite_is_named(where, tmp_path):
     digests, flags = np.arange(48, dtype=np.uint8).reshape(3, 16), np.zeros(3, np.uint8)
     sealed = spool.seal(range(3))
     block = write_next_block(tmp_path, digests, rows, flags, batches=1, residues=sealed)
-    assert refused(block).startswith(f"{where}, row 2: has a value that is not finite; remove it")
+    assert refused(block).startswith(f"{where}, row 2: has a value that is not finite")
 
 
 def test_a_damaged_block_is_named(tmp_path):
@@ -463,7 +390,7 @@ def test_a_damaged_block_is_named(tmp_path):
 
 
 def replace_first(path: Path, name: str, value: Any) -> None:
-    """Put another value in the first row of a Parquet file, which says of itself what it said."""
+    """Put another value in the first row of a Parquet file; its metadata stay as they were."""
     table, metadata = pq.read_table(path), read_metadata(path, "index", "shard")
     place = table.schema.names.index(name)
     column = pa.array([value, *table[name].to_pylist()[1:]], table.schema.field(name).type)
@@ -473,15 +400,15 @@ def replace_first(path: Path, name: str, value: Any) -> None:
 
 def test_an_index_that_states_another_fingerprint_is_named(results):
     replace_first(results.index, "sequence_id", "x")
-    assert refused(results.index) == "damaged; remove it and run again"
-    # It is the index that is told, not the file.
-    assert refused(results.merged) == f"{results.index}: damaged; remove it and run again"
+    assert refused(results.index).startswith("damaged; remove it")
+    # The index is named, not the file.
+    assert refused(results.merged).startswith(f"{results.index}: damaged; remove it")
 
 
 def test_a_shards_index_with_other_residues_is_named(results):
     path = results.shard_index(0)
     replace_first(path, "residues", b"W")
-    assert refused(path).startswith("residues of 's3': are not those of its digest; remove it")
+    assert refused(path).startswith("residues of 's3'")
 
 
 # The program
@@ -505,90 +432,87 @@ def run(monkeypatch, capsys) -> Iterator[Callable[..., tuple[int, list[str]]]]:
 
 
 def test_the_program_says_a_line_a_file_and_looks_at_all(run, results):
-    bad = results.shard(0)
-    tamper(bad, put("flags", 0, 16))
-    files = [results.merged, bad, results.folder / "none.h5", results.fasta, results.shard(1)]
-    code, lines = run(*files)
+    tamper(results.shard(0), put("flags", 0, 16))
+    problems = {
+        results.merged: "5 sequences, all is well",
+        results.shard(0): "flags, row 0 (of 's3')",
+        results.folder / "none.h5": "cannot be read",
+        results.fasta: "ends in none of .h5, .parquet, .safetensors",
+        results.shard(1): "3 sequences, all is well",
+    }
+    code, lines = run(*problems)
     assert (code, len(lines)) == (1, 6)
-    assert lines[0] == f"verify: {results.merged}: 5 sequences, all is well; {ABSENT}"
-    assert lines[1].startswith(f"verify: {bad}: flags, row 0 (of 's3'): has bits that mean nothing")
-    assert lines[2].startswith(f"verify: {results.folder / 'none.h5'}: cannot be read")
-    assert lines[3].startswith(f"verify: {results.fasta}: ends in none of .h5, .parquet, .safet")
-    assert lines[4] == f"verify: {results.shard(1)}: 3 sequences, all is well"
-    assert lines[5] == f"verify: 3 of 5 files are wrong: {', '.join(map(str, files[1:4]))}"
+    for line, (path, problem) in zip(lines[:-1], problems.items(), strict=True):
+        assert line.startswith(f"verify: {path}: {problem}")
+    wrong = ", ".join(map(str, [*problems][1:4]))
+    assert lines[5] == f"verify: 3 of 5 files are wrong: {wrong}"
 
 
-def test_of_one_file_there_is_one_line(run, results):
-    code, lines = run(results.merged, "--index", results.index, "--on-quarantine", "fail")
-    assert (code, lines) == (0, [f"verify: {results.merged}: 5 sequences, all is well; {ABSENT}"])
-    results.table.unlink()
-    code, lines = run(results.merged)
-    assert (code, len(lines)) == (1, 1)
-    assert lines[0].startswith(f"verify: {results.merged}: {results.table}, line after the last")
-
-
-def test_sequences_left_out_are_an_exit_code_where_asked(run, tmp_path):
+def test_of_one_file_there_is_one_line(run, tmp_path):
     results = Results(tmp_path).make(["s4"])
-    assert run(results.merged)[0] == 0
+    code, lines = run(results.merged, "--index", results.index)
+    assert (code, len(lines)) == (0, 1)
+    assert lines[0].startswith(f"verify: {results.merged}: 4 sequences, all is well")
     code, lines = run(results.merged, "--on-quarantine", "fail")
     assert (code, len(lines)) == (1, 1)
     assert lines[0].startswith(f"verify: {results.merged}: 1 more could not be embedded: 's4' (is")
 
 
-def write_description(root: Path, weights: bytes = b"weights", name: str = "toy") -> Path:
-    """resources/models/{name}.json of weights of these bytes."""
-    path, place = root / f"resources/models/{name}.json", root / "weights.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    place.write_bytes(weights)
+# What a result was made from
+
+
+@pytest.fixture
+def indexed(results, monkeypatch) -> Results:
+    """A copy whose index is of its own FASTA file, with the working folder beside it."""
+    check = ResidueCheck(ESM2_LETTERS, "protein", "skip", gaps="error", suspicious="error")
+    write_index([results.fasta], results.index, check=check)
+    monkeypatch.chdir(results.root)
+    return results
+
+
+def write_description(root: Path, weights: bytes) -> PreparedModel:
+    """Write resources/models/toy.json of weights of these bytes."""
+    (root / MODEL).parent.mkdir(parents=True, exist_ok=True)
+    (root / "weights.safetensors").write_bytes(weights)
     model = PreparedModel(
-        name=name,
+        name="toy",
         family="esm2",
         source="none",
-        weights=str(place),
+        weights=str(root / "weights.safetensors"),
         size=len(weights),
         sha256=hashlib.sha256(weights).hexdigest(),
         architecture=Esm2Architecture(layers=6, width=16, heads=2, ffn_width=32),
         tokenizer="esm2",
         max_length=1022,
     )
-    write_prepared(model, path)
-    return path
+    write_prepared(model, root / MODEL)
+    return model
 
 
-def reindex(results: Results) -> None:
-    """The index of the copy's own FASTA file; `good` has that of another folder."""
-    check = ResidueCheck(ESM2_LETTERS, "protein", "skip", gaps="error", suspicious="error")
-    write_index([results.fasta], results.index, check=check)
-
-
-def test_input_that_is_gone_is_told(results):
-    reindex(results)
-    results.fasta.unlink()
-    assert verify(results.merged).endswith(
-        f"all is well; not there, and so not compared: {results.fasta}, resources/models/toy.json"
-    )
+def test_input_that_is_missing_is_named(indexed):
+    indexed.fasta.unlink()
+    found = verify(indexed.merged)
+    assert "all is well" in found and found.endswith(f"not compared: {indexed.fasta}, {MODEL}")
 
 
 @pytest.mark.parametrize(
     ("old", "new", "place"),
     [
-        (">s0\nMKV", ">s0\nMKL", "line 1: record 's0'"),
-        (">s2\n", ">s9\n", "line 5: record 's9'"),
-        (">s6\nJJ\n", "", "record 's6' is missing, which"),
-        (">s6\nJJ\n", ">s6\nJJ\n>s7\nMKV\n", "line 15: record 's7'"),
+        (">s0\nMKV", ">s0\nMKL", ", line 1: record 's0'"),
+        (">s2\n", ">s9\n", ", line 5: record 's9'"),
+        (">s6\nJJ\n", "", ": record 's6' is missing"),
+        (">s6\nJJ\n", ">s6\nJJ\n>s7\nMKV\n", ", line 15: record 's7'"),
     ],
 )
-def test_another_fasta_file_is_told(old, new, place, results):
-    reindex(results)
-    text = results.fasta.read_text()
-    state = results.fasta.stat()
+def test_a_changed_fasta_file_is_named(old, new, place, indexed):
+    text, state = indexed.fasta.read_text(), indexed.fasta.stat()
     assert text.count(old) == 1
-    results.fasta.write_text(text.replace(old, new))
+    indexed.fasta.write_text(text.replace(old, new))
     # Not by its time: a file that was put back has an old one.
-    os.utime(results.fasta, ns=(state.st_atime_ns, state.st_mtime_ns))
-    said = refused(results.merged)
-    assert f"{results.fasta}" in said and place in said
-    assert f"run again with --forcerun {results.index}" in said
+    os.utime(indexed.fasta, ns=(state.st_atime_ns, state.st_mtime_ns))
+    found = refused(indexed.merged)
+    assert found.startswith(f"{indexed.fasta}{place}")
+    assert f"--forcerun {indexed.index}" in found
 
 
 def test_input_is_read_as_it_was_indexed(tmp_path):
@@ -599,29 +523,22 @@ def test_input_is_read_as_it_was_indexed(tmp_path):
     assert check_fasta(index) == []
 
 
-def test_weights_that_are_others_now_are_told(results, monkeypatch):
-    monkeypatch.chdir(results.root)
-    path = write_description(results.root)
-    sha256 = read_prepared(path).sha256
-    tamper(results.merged, lambda file: file.attrs.update(weights_sha256=sha256))
-    assert verify(results.merged) == f"{results.merged}: 5 sequences, all is well"
-    (results.root / "weights.safetensors").write_bytes(b"Weights")
-    assert "weights.safetensors: is not what resources/models/toy.json" in refused(results.merged)
-    write_description(results.root, b"others")
-    assert "is of other weights than resources/models/toy.json" in refused(results.merged)
-
-
-def test_what_weights_were_converted_from_is_compared_too(results, monkeypatch):
-    monkeypatch.chdir(results.root)
-    path = write_description(results.root)
-    original = results.root / "esm2.pt"
+def test_weights_are_compared_and_what_they_were_converted_from(indexed):
+    original = indexed.root / "esm2.pt"
     original.write_bytes(b"original")
     sha256 = hashlib.sha256(b"original").hexdigest()
-    model = replace(read_prepared(path), original=str(original), original_sha256=sha256)
-    write_prepared(model, path)
-    tamper(results.merged, lambda file: file.attrs.update(weights_sha256=model.sha256))
-    assert verify(results.merged) == f"{results.merged}: 5 sequences, all is well"
-    original.write_bytes(b"another")
-    assert "esm2.pt: is not what resources/models/toy.json describes" in refused(results.merged)
-    original.unlink()
-    assert verify(results.merged).endswith(f"not there, and so not compared: {original}")
+    model = write_description(indexed.root, b"weights")
+    tamper(indexed.merged, attributes(weights_sha256=model.sha256))
+    model = replace(model, original=str(original), original_sha256=sha256)
+    write_prepared(model, indexed.root / MODEL)
+    assert read_prepared(indexed.root / MODEL) == model
+    assert verify(indexed.merged).endswith("5 sequences, all is well")
+    for path in (original, Path(model.weights)):
+        kept = path.read_bytes()
+        path.write_bytes(b"another")
+        assert refused(indexed.merged).startswith(f"{path}: is not the file that {MODEL}")
+        path.unlink()
+        assert verify(indexed.merged).endswith(f"not compared: {path}")
+        path.write_bytes(kept)
+    write_description(indexed.root, b"others")
+    assert refused(indexed.merged).startswith(f"was made with other weights than {MODEL}")

@@ -1,7 +1,8 @@
-"""Whether the files that a result was made of are still what its index and its model describe."""
+"""Compare the FASTA files and the weights that a result was made from with what it records."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -24,30 +25,25 @@ Row = tuple[str | None, bytes, int | None]
 
 
 def check_fasta(index: Path) -> list[str]:
-    """Read the FASTA files of an index again; return those that are not there.
+    """Read the FASTA files of an index again; return those that are missing.
 
-    Raises IndexFormatError where one holds other ids or sequences today, FastaError where it holds
-    what is no FASTA.
+    Raises IndexFormatError where one holds other ids or sequences than were indexed, FastaError
+    where it is no longer FASTA.
     """
     missing, without_gaps = [], reads_without_gaps(index)
-    style = cast(IdStyle | None, read_metadata(index, "index").get("ids"))
-    ids = SequenceIds(style) if style else None
-    rows = _read_index(index)
+    style = read_metadata(index, "index").get("ids")
+    ids = SequenceIds(cast(IdStyle, style)) if style else None
+    _, digests = read_lengths_and_digests(index)
+    names = (name for name, _ in read_ids_and_reasons(index))
+    rows = zip(names, map(bytes, digests), strict=True)
     for path, count in read_file_counts(index):
         indexed = islice(rows, count)
         if path.exists():
-            found = _read_file(path, ids, without_gaps=without_gaps)
-            _compare(index, path, indexed, found)
+            _compare(index, path, indexed, _read_file(path, ids, without_gaps=without_gaps))
         else:
             missing.append(str(path))
-            next(islice(rows, count, count), None)
+            deque(indexed, maxlen=0)
     return missing
-
-
-def _read_index(index: Path) -> Iterator[tuple[str, bytes]]:
-    _, digests = read_lengths_and_digests(index)
-    for (name, _), key in zip(read_ids_and_reasons(index), digests, strict=True):
-        yield name, key.tobytes()
 
 
 def _read_file(path: Path, ids: SequenceIds | None, *, without_gaps: bool) -> Iterator[Row]:
@@ -64,45 +60,40 @@ def _compare(
     """Raise IndexFormatError unless the records of a file are those that were indexed."""
     nothing: Row = (None, b"", None)
     for row, (name, key, line) in zip_longest(indexed, found, fillvalue=nothing):
-        if key != row[1] or (name is not None and name != row[0]):
-            place = f"{path}, line {line}" if line else str(path)
-            what = f"record {name or row[0]!r}" if line else f"record {row[0]!r} is missing, which"
-            raise IndexFormatError(
-                f"{place}: {what} is not as it was when {index} was made; put the old file back, "
-                f"or run again with --forcerun {index}, so that the dataset is made anew"
-            )
+        if key == row[1] and name in (None, row[0]):
+            continue
+        changed = f", line {line}: record {name or row[0]!r} is not as it was"
+        what = changed if line else f": record {row[0]!r} is missing, which was there"
+        advice = f"put the old file back, or run again with --forcerun {index}, to embed it anew"
+        raise IndexFormatError(f"{path}{what} when {index} was made; {advice}")
 
 
 def check_weights(file: EmbeddingsFile) -> list[str]:
-    """Compare the weights with their description, and that with a result; return what is missing.
+    """Compare a result with its model's description, and that with the weights.
 
-    Descriptions are looked for in the working folder, and in that of the results. Raises ModelError
-    where the weights, or what they were converted from, are others today.
+    Returns what is missing. The description is looked for in the working folder, and in that of the
+    results. Raises ModelError where the weights, or what they were converted from, have changed.
     """
-    name = f"{file.attributes['model']}.json"
+    name = MODELS / f"{file.attributes['model']}.json"
     folders = [Path(), *file.path.absolute().parents[2:3]]
-    path = next((p for folder in folders if (p := folder / MODELS / name).exists()), None)
+    path = next((folder / name for folder in folders if (folder / name).exists()), None)
     if path is None:
-        return [str(MODELS / name)]
+        return [str(name)]
     model = read_prepared(path)
     if model.sha256 != file.attributes["weights_sha256"]:
-        message = f"is of other weights than {path} describes; run again, so that it is made anew"
-        raise ModelError(f"{file.path}: {message}")
-    parts = {Path(model.weights): model.sha256}
+        message = f"was made with other weights than {path} describes"
+        raise ModelError(f"{message}; run again, so that it is made anew")
+    missing = _check_part(Path(model.weights), model.sha256, path)
     if model.original and model.original_sha256:
-        parts[Path(model.original)] = model.original_sha256
-    return [
-        missing for part, sha256 in parts.items() for missing in _check_part(part, sha256, path)
-    ]
+        missing += _check_part(Path(model.original), model.original_sha256, path)
+    return missing
 
 
 def _check_part(weights: Path, sha256: str, path: Path) -> list[str]:
     """Raise ModelError where weights have another SHA-256; return the files that are missing."""
-    if not weights.exists():
-        return [str(weights)]
-    files = list_weight_files(weights)
+    files = list_weight_files(weights) if weights.exists() else [weights]
     missing = [str(file) for file in files if not file.exists()]
     if not missing and sha256_of(*files) != sha256:
-        message = f"is not what {path} describes; put the old file back, or run again with"
-        raise ModelError(f"{weights}: {message} --forcerun {path}, so that it is prepared anew")
+        message = f"{weights}: is not the file that {path} describes; put the old one back"
+        raise ModelError(f"{message}, or run again with --forcerun {path}, to prepare it anew")
     return missing

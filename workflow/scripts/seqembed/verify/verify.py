@@ -1,35 +1,28 @@
-"""Looks for what is wrong with a finished file of ours, and writes nothing."""
+"""Look for what is wrong with a finished file, and write nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 
 from seqembed.checkpoints.blocks import read_block
-from seqembed.errors import (
-    CheckpointError,
-    FastaError,
-    FileFormatError,
-    IndexFormatError,
-    ModelError,
-    ShardError,
-)
-from seqembed.index.parquet import open_parquet, read_metadata, read_row_group
+from seqembed.errors import FileFormatError, SeqembedError
+from seqembed.index.parquet import damaged, open_parquet, read_metadata, read_row_group
 from seqembed.index.table import check_rows, read_lengths_and_digests, read_shard_index
-from seqembed.results.reader import EmbeddingsFile, open_embeddings
+from seqembed.results.quarantine import escape
+from seqembed.results.reader import open_embeddings
 from seqembed.storage.digests import digest
-from seqembed.verify.index import check_merged, check_shard
+from seqembed.verify.index import Quarantined, check_merged, check_shard
 from seqembed.verify.inputs import check_fasta, check_weights
-from seqembed.verify.rows import check_alone
+from seqembed.verify.rows import NOT_FINITE, check_alone, find_not_finite
 
 RESIDUES = ["sequence_id", "length", "digest", "residues"]
+SHOWN_IDS = 3
 
 
 def verify(path: Path, index: Path | None = None, *, fail_on_quarantine: bool = False) -> str:
-    """Look at an embeddings.h5, a shard, a checkpoint block or an index; say what it holds.
+    """Check an embeddings.h5, a shard, a checkpoint block or an index; say what it holds.
 
     index: the one that an HDF5 file belongs to; left out, the one beside it, if it is there.
 
@@ -37,54 +30,55 @@ def verify(path: Path, index: Path | None = None, *, fail_on_quarantine: bool = 
     `fail_on_quarantine` also where some sequences could not be embedded.
     """
     try:
-        if path.suffix == ".h5":
-            return _verify_embeddings(path, index, fail_on_quarantine)
-        if path.suffix in _VERIFIERS:
-            return f"{path}: {_VERIFIERS[path.suffix](path):,} sequences, all is well"
-    except FileFormatError as error:
-        if str(error).startswith(f"{path}: "):
-            raise
-        raise FileFormatError(f"{path}: {error}") from error
+        match path.suffix:
+            case ".h5":
+                found = _verify_embeddings(path, index, fail_on_quarantine)
+            case ".parquet":
+                found = f"{_verify_index(path):,} sequences, all is well"
+            case ".safetensors":
+                found = f"{_verify_block(path):,} sequences, all is well"
+            case _:
+                raise FileFormatError("ends in none of .h5, .parquet, .safetensors; name another")
+    except SeqembedError as error:
+        problem = str(error).removeprefix(f"{path}: ")
+        raise FileFormatError(f"{path}: {problem}") from error
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise FileFormatError(f"{path}: cannot be read ({error}); run again") from error
-    raise FileFormatError(f"{path}: ends in none of .h5, {', '.join(_VERIFIERS)}; name another")
+    return f"{path}: {found}"
 
 
 def _verify_embeddings(path: Path, index: Path | None, fail_on_quarantine: bool) -> str:
     with open_embeddings(path) as file:
         merged = check_alone(file) == "embeddings"
-        index = index or _find_index(path, None if merged else file.attributes["rank"])
-        quarantined = check_merged(file, index) if merged else check_shard(file, index)
-        missing = _check_inputs(file, index) if merged and index else []
-        said = f"{path}: {file.count:,} sequences, all is well"
-        if missing:
-            said += f"; not there, and so not compared: {', '.join(missing)}"
-    if not quarantined.count:
-        return said
-    told = f"{quarantined.count:,} more could not be embedded: {quarantined}"
-    if fail_on_quarantine:
-        raise ShardError(
-            f"{path}: {told}; {path.with_name('quarantine.tsv')} names all: take them out of the "
-            f"FASTA files, or set `execution: {{on_quarantine: warn}}`, or remove {path} and "
-            f"{path.with_name('shards')} to have them tried again"
+        index = index or _find_index(path, file.attributes.get("rank"))
+        # Without an index nothing names the ids, and digests stand for them.
+        quarantined = [(key.hex(), reason) for key, reason in file.quarantine().items()]
+        summary = f"{file.count:,} sequences, all is well"
+        if index and not merged:
+            check_shard(file, index)
+        elif index:
+            quarantined = check_merged(file, index)
+            if missing := check_fasta(index) + check_weights(file):
+                summary += f"; missing, and so not compared: {', '.join(missing)}"
+    if quarantined and fail_on_quarantine:
+        raise FileFormatError(
+            f"{_describe(quarantined)}; {path.with_name('quarantine.tsv')} lists all: take them "
+            "out of the FASTA files, or set `execution: {on_quarantine: warn}`, or remove "
+            f"{path} and {path.with_name('shards')} to have them tried again"
         )
-    return f"{said}; {told}"
+    return f"{summary}; {_describe(quarantined)}" if quarantined else summary
 
 
-def _check_inputs(file: EmbeddingsFile, index: Path) -> list[str]:
-    """Compare what a result was made of with what it remembers; return what is missing."""
-    try:
-        return check_fasta(index) + check_weights(file)
-    except (FastaError, ModelError) as error:
-        raise FileFormatError(f"{file.path}: {error}") from error
+def _describe(quarantined: Quarantined) -> str:
+    shown = [f"{name!r} ({escape(reason)})" for name, reason in quarantined[:SHOWN_IDS]]
+    more = ["..."] if len(quarantined) > SHOWN_IDS else []
+    return f"{len(quarantined):,} more could not be embedded: {', '.join(shown + more)}"
 
 
 def _find_index(path: Path, rank: str | int | None) -> Path | None:
     """The index that belongs to an HDF5 file, where the workflow puts both; rank: a shard's."""
-    index = path.with_name("index.parquet")
-    if rank is not None:
-        index = path.parent / f"../index/shard_{rank}.parquet"
-    return index if index.exists() else None
+    name = "index.parquet" if rank is None else f"../index/shard_{rank}.parquet"
+    return index if (index := path.parent / name).exists() else None
 
 
 def _verify_block(path: Path) -> int:
@@ -93,12 +87,8 @@ def _verify_block(path: Path) -> int:
     if block.residues:
         values["token rows"] = block.residues.rows(path.parent, block.rows.shape[1])
     for name, rows in values.items():
-        finite = np.isfinite(rows).all(axis=1)
-        if not finite.all():
-            row = f"{name}, row {int(finite.argmin()):,}"
-            raise CheckpointError(
-                f"{path}: {row}: has a value that is not finite; remove it and run again"
-            )
+        if (row := find_not_finite(rows)) is not None:
+            raise FileFormatError(f"{name}, row {row:,}: {NOT_FINITE}; remove it and run again")
     return len(block.rows)
 
 
@@ -111,16 +101,7 @@ def _verify_index(path: Path) -> int:
     with open_parquet(path) as file:
         for number in range(file.num_row_groups):
             for row in read_row_group(file, number, RESIDUES).to_pylist():
-                if (digest(row["residues"]), len(row["residues"])) != (
-                    row["digest"],
-                    row["length"],
-                ):
-                    told = f"residues of {row['sequence_id']!r}: are not those of its digest"
-                    raise IndexFormatError(f"{path}: {told}; remove it and run again")
+                found = digest(row["residues"]), len(row["residues"])
+                if found != (row["digest"], row["length"]):
+                    raise damaged(path, f"residues of {row['sequence_id']!r} are not its digest's")
     return count
-
-
-_VERIFIERS: dict[str, Callable[[Path], int]] = {
-    ".parquet": _verify_index,
-    ".safetensors": _verify_block,
-}

@@ -1,0 +1,105 @@
+"""Indices, and files of embeddings whose rows are known: a row is the beginning of its digest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seqembed.checks.residues import ResidueCheck
+from seqembed.index.split import split_index
+from seqembed.index.table import write_index
+from seqembed.models.encoders.tokenization import ESM2_LETTERS
+from seqembed.results.reader import slab_bounds
+from seqembed.results.rows import TokenRows
+from seqembed.results.writer import Slab, write_embeddings
+
+WIDTH = 4
+
+
+def write_indices(
+    folder: Path,
+    sequences: Mapping[str, str] | Sequence[str],
+    *,
+    shards: int = 0,
+    fasta: Path | None = None,
+    invalid: str = "skip",
+    ids: Any = "header",
+) -> Path:
+    """Write a FASTA file, its index and that of each shard, index/shard_*; return the index.
+
+    sequences: by id, or those of s0, s1, ...; those with a J are excluded.
+    """
+    if not isinstance(sequences, Mapping):
+        sequences = {f"s{number}": sequence for number, sequence in enumerate(sequences)}
+    folder.mkdir(parents=True, exist_ok=True)
+    fasta, index = fasta or folder / "a.fasta", folder / "index.parquet"
+    fasta.write_text("".join(f">{name}\n{sequence}\n" for name, sequence in sequences.items()))
+    check = ResidueCheck(ESM2_LETTERS, "protein", invalid, gaps="error", suspicious="error")
+    write_index([fasta], index, ids, check)
+    if shards:
+        split_index(index, [folder / f"index/shard_{rank}.parquet" for rank in range(shards)])
+    return index
+
+
+def rows_of(digests: np.ndarray, storage: str = "float32", width: int = WIDTH) -> np.ndarray:
+    """The rows, (n, width), of sequences of (n, 16) digests."""
+    return np.tile(digests, -(-width // 16))[:, :width].astype(storage)
+
+
+def token_rows_of(digest: np.ndarray, count: int, storage: str = "float32") -> np.ndarray:
+    """The token rows, (count, WIDTH), of a sequence."""
+    return rows_of(digest[None], storage) + np.arange(count)[:, None].astype(storage)
+
+
+def write_known_file(
+    path: Path,
+    lengths: np.ndarray,
+    digests: np.ndarray,
+    *,
+    names: Sequence[str] | None = None,
+    flags: np.ndarray | None = None,
+    width: int = WIDTH,
+    storage: str = "float32",
+    shift: int = 0,
+    tokens: bool = False,
+    quarantine: Mapping[bytes, str] | None = None,
+    **attributes: Any,
+) -> Path:
+    """Write a sealed file of sequences; `shift` is added to their rows, tokens are as the lengths.
+
+    quarantine: why sequences, by digest, have no row.
+    """
+    here = np.array([key.tobytes() not in (quarantine or {}) for key in digests], bool)
+    names = [f"row {row}" for row in range(len(here))] if names is None else names
+    names = [name for name, kept in zip(names, here, strict=True) if kept]
+    flags = (np.zeros(len(here), np.uint8) if flags is None else flags)[here]
+    lengths, digests = lengths[here], digests[here]
+    slabs = (
+        Slab(
+            sequence_ids=names[start:stop],
+            lengths=lengths[start:stop],
+            digests=digests[start:stop],
+            flags=flags[start:stop],
+            embeddings=rows_of(digests[start:stop], storage, width) + np.array(shift, storage),
+        )
+        for start, stop in slab_bounds(len(lengths), width)
+    )
+    counts = zip(digests, lengths.tolist(), strict=True)
+    residues = TokenRows(
+        offsets=np.append(0, lengths.cumsum()),
+        parts=(token_rows_of(key, count, storage) for key, count in counts),
+    )
+    write_embeddings(
+        path,
+        count=len(lengths),
+        width=width,
+        storage=storage,
+        attributes={"storage": storage} | attributes,
+        slabs=slabs,
+        residues=residues if tokens else None,
+        quarantine=quarantine,
+    )
+    return path
