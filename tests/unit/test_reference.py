@@ -80,11 +80,11 @@ def run(
     call(
         folder, "index", fasta="in.fasta", ids="header", model="toy.json",
         invalid_residues=invalid_residues, gaps="keep", suspicious="allow",
-        output="r/index.parquet",
+        output="r/index.parquet", residues="r/residues.bin",
     )  # fmt: skip
     call(
-        folder, "split", index="r/index.parquet", model="toy.json", world_size=world_size,
-        output_dir="r/index", **length,
+        folder, "split", index="r/index.parquet", residues="r/residues.bin", model="toy.json",
+        world_size=world_size, output_dir="r/index", **length,
     )  # fmt: skip
     for rank in range(world_size):
         call(

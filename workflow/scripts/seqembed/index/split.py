@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from seqembed.index.parquet import (
     FORMAT_VERSION,
     SHARD_SCHEMA,
     Int64s,
+    damage_named,
     digest_column,
     int64_array,
     int64_column,
@@ -84,10 +86,8 @@ def split_index(
     """
     shard_paths[0].parent.mkdir(parents=True, exist_ok=True)
     remove_temporary(shard_paths[0].parent)
-    sequences = _read_sequences(
-        index_path, residues_path or index_path.with_suffix(".bin"), tokenizer or Esm2Tokenizer()
-    )
-    with sequences.residues:
+    residues_path = residues_path or index_path.with_suffix(".bin")
+    with _open_sequences(index_path, residues_path, tokenizer or Esm2Tokenizer()) as sequences:
         _refuse_long(index_path, sequences, policy, unit)
         rows = sequences.distinct
         shards = _assign(rows, sequences.tokens[rows], policy, len(shard_paths))
@@ -96,24 +96,28 @@ def split_index(
     return len(rows)
 
 
-def _read_sequences(index_path: Path, residues_path: Path, tokenizer: Tokenizer) -> _Sequences:
-    """Read the rows of an index, and count the tokens of its distinct sequences."""
+@contextmanager
+def _open_sequences(
+    index_path: Path, residues_path: Path, tokenizer: Tokenizer
+) -> Iterator[_Sequences]:
+    """Read the rows of an index, open their residues, and count the distinct ones' tokens."""
     excluded = read_excluded(index_path)
-    table = read_columns(index_path, ["sequence_id", "length", "digest"])
-    digests = digest_column(table["digest"])
+    with damage_named(index_path):
+        table = read_columns(index_path, ["sequence_id", "length", "digest"])
+        lengths, digests = int64_column(table["length"]), digest_column(table["digest"])
     check_rows(index_path, digests)
-    residues = ResidueFile(residues_path, int64_column(table["length"]), digests)
     firsts = first_rows(digests)
     distinct = np.flatnonzero((firsts == np.arange(len(firsts))) & ~excluded)
     tokens = np.zeros(len(firsts), np.int64)
-    tokens[distinct] = [tokenizer.count(residues.read(row)) for row in distinct.tolist()]
-    return _Sequences(
-        table=table,
-        residues=residues,
-        excluded=excluded,
-        distinct=distinct,
-        tokens=tokens[firsts],
-    )
+    with ResidueFile(residues_path, lengths, digests) as residues:
+        tokens[distinct] = [tokenizer.count(residues.read(row)) for row in distinct.tolist()]
+        yield _Sequences(
+            table=table,
+            residues=residues,
+            excluded=excluded,
+            distinct=distinct,
+            tokens=tokens[firsts],
+        )
 
 
 def _refuse_long(index_path: Path, sequences: _Sequences, policy: LengthPolicy, unit: str) -> None:
