@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from seqembed.checkpoints.blocks import read_block
 from seqembed.errors import FileFormatError, SeqembedError
-from seqembed.index.parquet import damaged, open_parquet, read_metadata, read_row_group
+from seqembed.index.parquet import damage_error, open_parquet, read_metadata, read_row_group
 from seqembed.index.table import check_rows, read_lengths_and_digests, read_shard_index
 from seqembed.results.quarantine import escape
 from seqembed.results.reader import open_embeddings
@@ -103,5 +103,5 @@ def _verify_index(path: Path) -> int:
             for row in read_row_group(file, number, RESIDUES).to_pylist():
                 found = digest(row["residues"]), len(row["residues"])
                 if found != (row["digest"], row["length"]):
-                    raise damaged(path, f"residues of {row['sequence_id']!r} are not its digest's")
+                    raise damage_error(path, f"residues of {row['sequence_id']!r} are not its digest's")
     return count
