@@ -37,7 +37,7 @@ READ_BYTES = 1 << 20
 # who writes right after the removal of the last output would be spared what others pay.
 SETTLE = 6.0  # seconds
 RACES = {"index": ("write_index", "pyfastx"), "merge": ("merge", "plain_copy")}
-RESULTS = ("index.parquet", "input.fasta.fxi", "store", "embeddings.h5", "copy.h5")
+RESULTS = ("index.parquet", "residues.bin", "input.fasta.fxi", "store", "embeddings.h5", "copy.h5")
 
 
 def write_fasta(folder: Path, count: int) -> None:
@@ -59,12 +59,12 @@ def write_shards(folder: Path, count: int) -> None:
     """An index, and `count` rows in shards that its sequences are spread over at random."""
     import numpy as np
 
-    from seqembed.index.table import read_lengths_and_digests, write_index
+    from seqembed.index.table import read_lengths_and_digests
     from seqembed.storage.digests import first_rows
 
     write_fasta(folder, count)
     index = folder / "merge.parquet"
-    write_index([folder / "input.fasta"], index)
+    start_index(folder, index.name)()
     lengths, digests = read_lengths_and_digests(index)
     # Of equal sequences, shards hold one.
     distinct = np.flatnonzero(first_rows(digests) == np.arange(count))
@@ -107,10 +107,14 @@ def slabs(rank: int, lengths: Any, digests: Any) -> Iterator[Any]:
         )
 
 
-def start_index(folder: Path) -> Callable[[], object]:
-    from seqembed.index.table import write_index
+def start_index(folder: Path, name: str = "index.parquet") -> Callable[[], object]:
+    from seqembed.checks.residues import ResidueCheck
+    from seqembed.index.writer import write_index
+    from seqembed.models.encoders.tokenization import ESM2_LETTERS
 
-    return lambda: write_index([folder / "input.fasta"], folder / "index.parquet")
+    check = ResidueCheck(ESM2_LETTERS, "protein", "error", gaps="error", suspicious="error")
+    files, index, residues = [folder / "input.fasta"], folder / name, folder / "residues.bin"
+    return lambda: write_index(files, index, residues, "header", check)
 
 
 def start_pyfastx(folder: Path) -> Callable[[], object]:

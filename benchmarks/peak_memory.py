@@ -14,11 +14,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import psutil
 
-from seqembed.fasta.reader import read_records
+from seqembed.fasta.reader import read_batches
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 STAGES = ("prepare_model", "index", "split", "embed_shard", "merge")
@@ -30,7 +31,7 @@ EVERY = 0.02  # seconds
 def variants(fasta: Path, count: int) -> Iterator[bytes]:
     """`count` records of each sequence of a file; of one, the sequence itself."""
     choice = random.Random(SEED)
-    for record in read_records(fasta):
+    for record in chain.from_iterable(read_batches(fasta)):
         for number in range(count):
             residues = bytearray(record.residues)
             if count > 1:

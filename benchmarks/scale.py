@@ -31,9 +31,14 @@ HEADER = (
 
 def run_split(folder: Path, shards: int) -> Callable[[], object]:
     from seqembed.index.split import split_index
+    from seqembed.models.encoders.tokenization import Esm2Tokenizer
+    from seqembed.settings.lengths import LengthPolicy
 
     paths = [folder / f"index/shard_{rank}.parquet" for rank in range(shards)]
-    return lambda: split_index(folder / "index.parquet", paths)
+    policy = LengthPolicy(long_sequences="full", max_length=0)
+    index, residues = folder / "index.parquet", folder / "residues.bin"
+    options = {"tokenizer": Esm2Tokenizer(), "policy": policy, "unit": "residues"}
+    return lambda: split_index(index, residues, paths, **options)
 
 
 def make_shards(folder: Path, shards: int) -> Callable[[], object]:

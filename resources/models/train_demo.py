@@ -27,7 +27,7 @@ from demo_model import DemoModel, Tokens
 from torch import Tensor
 from torch.nn import functional
 
-from seqembed.fasta.reader import read_records
+from seqembed.fasta.reader import read_batches
 from seqembed.storage.digests import digest
 
 # Each family's module and model. The model may have a hold_out of its own instead of hold_out_some.
@@ -52,7 +52,8 @@ class Split:
 
 def read_distinct(paths: Iterable[Path]) -> dict[bytes, bytes]:
     """The distinct sequences of FASTA files by digest, in the order of the files."""
-    return {digest(r.residues): r.residues for path in paths for r in read_records(path)}
+    batches = (batch for path in paths for batch in read_batches(path))
+    return {digest(residues): residues for batch in batches for residues in batch.residues}
 
 
 Sides = tuple[dict[bytes, bytes], dict[bytes, bytes]]

@@ -36,8 +36,9 @@ from seqembed.checks import residues  # noqa: E402
 from seqembed.checks.residues import ResidueCheck  # noqa: E402
 from seqembed.errors import FastaError, ResidueError, SeqembedError  # noqa: E402
 from seqembed.fasta import reader  # noqa: E402
-from seqembed.index import parquet, split, table  # noqa: E402
+from seqembed.index import parquet, split, table, writer  # noqa: E402
 from seqembed.models.encoders.tokenization import BpeTokenizer, Esm2Tokenizer  # noqa: E402
+from seqembed.settings.lengths import LengthPolicy  # noqa: E402
 
 SOURCES = [
     ROOT / "resources/example/proteins.fasta",
@@ -122,7 +123,9 @@ def run_case(case: Case, output: Path) -> tuple[str, int]:
     )
     with _settings(case):
         try:
-            table.write_index(list(case.contents), output, case.style, check)
+            writer.write_index(
+                list(case.contents), output, output.with_suffix(".bin"), case.style, check
+            )
         except SeqembedError as error:
             _check_leftovers(output.parent, [])
             return _check_error(case, truth, error), 0
@@ -138,7 +141,7 @@ def _settings(case: Case) -> Iterator[None]:
     """Read in chunks, and write in groups, of the case's sizes."""
     read = partial(reader.read_batches, chunk_bytes=case.chunk_bytes)
     residues.read_batches = read
-    table.INDEX_BATCH_ROWS = case.batch_rows
+    writer.INDEX_BATCH_ROWS = case.batch_rows
     yield
 
 
@@ -241,7 +244,14 @@ def _check_shards(case: Case, truth: Truth, path: Path) -> None:
     for number, row in enumerate(truth.rows):
         if kept[number]:
             firsts.setdefault(row.residues, number)
-    count = split.split_index(path, shards, tokenizer=tokenizer)
+    count = split.split_index(
+        path,
+        path.with_suffix(".bin"),
+        shards,
+        tokenizer=tokenizer,
+        policy=LengthPolicy(long_sequences="full", max_length=0),
+        unit="tokens",
+    )
     _same("the number of distinct sequences", count, len(firsts))
     expected = [
         (n, truth.rows[n].sequence_id, len(text), truth.rows[n].digest, text, tokenizer.count(text))

@@ -10,7 +10,7 @@ from fuzz_index import SOURCES, describe, fuzz, read_sources
 
 from seqembed.checks import file_check, residues
 from seqembed.fasta import compression, reader, record_faults, records
-from seqembed.index import sequence_ids, table
+from seqembed.index import sequence_ids, writer
 
 SAMPLE = 800
 
@@ -19,7 +19,7 @@ SAMPLE = 800
 def settings(monkeypatch):
     """What the cases set is taken back after the test."""
     monkeypatch.setattr(residues, "read_batches", reader.read_batches)
-    monkeypatch.setattr(table, "INDEX_BATCH_ROWS", table.INDEX_BATCH_ROWS)
+    monkeypatch.setattr(writer, "INDEX_BATCH_ROWS", writer.INDEX_BATCH_ROWS)
 
 
 def run(folder: Path, count: int = SAMPLE) -> tuple[dict[str, int], list[str], int]:

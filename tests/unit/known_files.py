@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from indexing import index_proteins, split_proteins
 
 from seqembed.checks.residues import ResidueCheck
-from seqembed.index.split import split_index
-from seqembed.index.table import write_index
 from seqembed.models.encoders.tokenization import ESM2_LETTERS
 from seqembed.results.reader import slab_bounds
 from seqembed.results.rows import TokenRows
@@ -38,9 +37,9 @@ def write_indices(
     fasta, index = fasta or folder / "a.fasta", folder / "index.parquet"
     fasta.write_text("".join(f">{name}\n{sequence}\n" for name, sequence in sequences.items()))
     check = ResidueCheck(ESM2_LETTERS, "protein", invalid, gaps="error", suspicious="error")
-    write_index([fasta], index, ids, check)
+    index_proteins([fasta], index, ids, check)
     if shards:
-        split_index(index, [folder / f"index/shard_{rank}.parquet" for rank in range(shards)])
+        split_proteins(index, [folder / f"index/shard_{rank}.parquet" for rank in range(shards)])
     return index
 
 

@@ -28,6 +28,7 @@ from seqembed.checkpoints.manifest import (
     read_manifest,
     write_manifest,
 )
+from seqembed.checkpoints.shard import count_duplicate_rows
 from seqembed.checkpoints.token_rows import ResidueSpool
 from seqembed.errors import CheckpointError
 from seqembed.flags import FP32_RETRY
@@ -557,3 +558,16 @@ def test_other_folders_of_a_rank_are_named_and_left(tmp_path, caplog):
             assert (checkpoint.folder, checkpoint.locked) == (mine / "shard_0", True)
     assert [record.message.rpartition(": ")[2] for record in caplog.records] == ["recipe2-shard1"]
     assert (tmp_path / "recipe2-shard1/shard_0").is_dir()
+
+
+def test_more_blocks_than_files_may_be_open_are_read(tmp_path):
+    for row in range(60):
+        add_block(tmp_path, [row])
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    opened = len(list(Path("/proc/self/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 20, hard))
+    try:
+        assert_finished(tmp_path, list(range(60)))
+        assert count_duplicate_rows(tmp_path) == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -17,12 +17,12 @@ import pytest
 import torch
 import train_demo
 from demo_model import DemoModel
+from indexing import read_records
 from models_in_plain import assert_close, embed_layers, encode, plain_dnabert
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from transformers import EsmForMaskedLM
 
-from seqembed.fasta.reader import read_records
 from seqembed.models.encoders.tokenization import BpeTokenizer
 from seqembed.models.prepare import load_prepared, prepare_model
 from seqembed.models.weights.build import build_model

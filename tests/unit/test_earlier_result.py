@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from indexing import index_proteins
 
 from seqembed.errors import ConfigError
-from seqembed.index.table import write_index
 from seqembed.rules.earlier_result import refuse_to_replace
 
 INDEX = Path("results/my/index.parquet")
@@ -21,7 +21,7 @@ def made(tmp_path, monkeypatch) -> None:
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_text(f">{name}\nMKV\n")
     INDEX.parent.mkdir(parents=True)
-    write_index(["my.faa", "b.faa"], INDEX)
+    index_proteins(["my.faa", "b.faa"], INDEX)
 
 
 @pytest.mark.parametrize(

@@ -5,21 +5,15 @@ from __future__ import annotations
 import gzip
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from indexing import read_records
 
 from seqembed.errors import FastaError
 from seqembed.fasta.files import find_fasta_files
-from seqembed.fasta.reader import read_batches
-from seqembed.fasta.records import Record
-
-
-def read_records(path: Path, **options: int) -> Iterator[Record]:
-    return (record for records in read_batches(path, **options) for record in records)
 
 
 def _write(folder: Path, content: bytes, name: str = "a.fasta") -> Path:

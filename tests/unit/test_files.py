@@ -9,13 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from indexing import index_proteins, split_proteins
 
 from seqembed.checkpoints.blocks import write_next_block
 from seqembed.checkpoints.failures import Failures, write_failures
 from seqembed.checkpoints.manifest import CheckpointManifest, write_manifest
 from seqembed.errors import FileFormatError
-from seqembed.index.split import split_index
-from seqembed.index.table import write_index
 from seqembed.results.quarantine import write_quarantine
 from seqembed.results.writer import write_embeddings
 from seqembed.storage.publish import link, publish_exclusively, published, set_aside
@@ -99,12 +98,12 @@ def _write_block(folder: Path) -> None:
 def _write_index(folder: Path) -> None:
     fasta = folder.parent / "input.faa"
     fasta.write_text(">a\nMKV\n")
-    write_index([fasta], folder / "index.parquet")
+    index_proteins([fasta], folder / "index.parquet")
 
 
 def _write_shard_index(folder: Path) -> None:
     _write_index(folder)
-    split_index(folder / "index.parquet", [folder / "shard_0.parquet"])
+    split_proteins(folder / "index.parquet", [folder / "shard_0.parquet"])
 
 
 def _write_quarantine(folder: Path) -> None:

@@ -14,14 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from indexing import index_proteins, split_proteins
 
 from seqembed.checkpoints.shard import read_shard_ids
 from seqembed.checks.residues import ResidueCheck
 from seqembed.checks.tally import find_unknown
 from seqembed.errors import FastaError, IndexFormatError, ResidueError
-from seqembed.index import table as index
-from seqembed.index.parquet import read_metadata, whole
-from seqembed.index.split import split_index
+from seqembed.index import writer
+from seqembed.index.parquet import INDEX_SCHEMA, read_metadata, whole
 from seqembed.index.table import (
     IndexFingerprint,
     describe_rows,
@@ -29,7 +29,6 @@ from seqembed.index.table import (
     read_ids_and_reasons,
     read_lengths_and_digests,
     read_shard_index,
-    write_index,
 )
 from seqembed.models.encoders.tokenization import ESM2_LETTERS
 from seqembed.storage.digests import digest
@@ -48,17 +47,17 @@ def _check(asked: str) -> ResidueCheck:
 
 
 def _split(folder: Path, files: list[Path], world_size: int) -> list[Path]:
-    write_index(files, folder / "index.parquet")
+    index_proteins(files, folder / "index.parquet")
     shards = [folder / f"index/shard_{rank}.parquet" for rank in range(world_size)]
-    split_index(folder / "index.parquet", shards)
+    split_proteins(folder / "index.parquet", shards)
     return shards
 
 
 def test_index_columns(tmp_path):
     a, b = _fasta(tmp_path, ["MKV", "mk*"]), _fasta(tmp_path, ["W"], "b.fasta", "t")
-    write_index([a, b], tmp_path / "out/index.parquet")
+    index_proteins([a, b], tmp_path / "out/index.parquet")
     table = pq.read_table(tmp_path / "out/index.parquet")
-    assert table.schema.equals(index.INDEX_SCHEMA)
+    assert table.schema.equals(INDEX_SCHEMA)
     assert [tuple(row.values()) for row in table.to_pylist()] == [
         (0, "s0", "about", 3, str(a), 0, digest(b"MKV"), None),
         (1, "s1", "about", 2, str(a), 14, digest(b"MK"), None),
@@ -71,11 +70,11 @@ def test_index_columns(tmp_path):
 @pytest.mark.parametrize("batch_rows", [1, 65_536])
 def test_index_fingerprint_is_of_ids_digests_and_reasons(tmp_path, monkeypatch, batch_rows):
     """Without excluded rows, as before an index could exclude any."""
-    monkeypatch.setattr(index, "INDEX_BATCH_ROWS", batch_rows)
+    monkeypatch.setattr(writer, "INDEX_BATCH_ROWS", batch_rows)
     fasta, path = _fasta(tmp_path, ["MKV", "mj", "WE*"]), tmp_path / "i.parquet"
     reason = b"\0residue 'J' at 2 is unknown to the model (1 such)\0"
     for asked, excluded in (("unk", b""), ("skip", reason)):
-        write_index([fasta], path, "header", _check(asked))
+        index_proteins([fasta], path, "header", _check(asked))
         rows = b"s0\0" + digest(b"MKV") + b"s1\0" + digest(b"MJ") + excluded
         expected = hashlib.blake2b(rows + b"s2\0" + digest(b"WE"), digest_size=32).hexdigest()
         assert read_metadata(path, "index")["fingerprint"] == expected
@@ -98,10 +97,10 @@ def test_only_equal_rows_have_equal_fingerprints(rows, others):
 
 @pytest.mark.parametrize("batch_rows", [1, 2, 65_536])
 def test_the_index_gives_reasons_for_excluded_rows(tmp_path, monkeypatch, batch_rows):
-    monkeypatch.setattr(index, "INDEX_BATCH_ROWS", batch_rows)
+    monkeypatch.setattr(writer, "INDEX_BATCH_ROWS", batch_rows)
     a, b = _fasta(tmp_path, ["MKV", "mj"]), _fasta(tmp_path, ["M*K", "W"], "b.fasta", "t")
     path = tmp_path / "i.parquet"
-    assert write_index([a, b], path, "header", _check("skip")) == 4
+    assert index_proteins([a, b], path, "header", _check("skip")) == 4
     reason = "residue {} is unknown to the model (1 such)"
     expected = [None, reason.format("'J' at 2"), reason.format("'*' at 2"), None]
     assert list(read_ids_and_reasons(path)) == list(
@@ -111,7 +110,7 @@ def test_the_index_gives_reasons_for_excluded_rows(tmp_path, monkeypatch, batch_
     lengths, digests = read_lengths_and_digests(path)
     assert lengths.tolist() == [3, 2, 3, 1]
     assert digests[1].tobytes() == digest(b"MJ")
-    assert write_index([a, b], path, "header", _check("unk")) == 4
+    assert index_proteins([a, b], path, "header", _check("unk")) == 4
     assert not read_excluded(path).any()
 
 
@@ -128,7 +127,7 @@ def test_an_older_shard_has_a_token_for_each_residue():
 
 def test_describe_rows(tmp_path):
     fasta = _fasta(tmp_path, ["MKV", "WE", "L"])
-    write_index([fasta], tmp_path / "i.parquet")
+    index_proteins([fasta], tmp_path / "i.parquet")
     rows = describe_rows(tmp_path / "i.parquet", np.array([2, 0]))
     assert rows == [f"record 's2' of {fasta}", f"record 's0' of {fasta}"]
 
@@ -147,10 +146,10 @@ def test_every_record_is_in_the_index_once(sequences, cut, asked):
         files = [_fasta(folder, *part) for part in parts if part[0]]
         if "*" in sequences or (asked == "skip" and not any(known)):
             with pytest.raises((FastaError, ResidueError)):
-                write_index(files, path, "header", _check(asked))
+                index_proteins(files, path, "header", _check(asked))
             assert not path.exists()
             return
-        write_index(files, path, "header", _check(asked))
+        index_proteins(files, path, "header", _check(asked))
         rows = pq.read_table(path).to_pylist()
     ids = [f"{p[2]}{n}" for p in parts for n in range(len(p[0]))]
     assert [(row["row"], row["sequence_id"]) for row in rows] == list(enumerate(ids))
@@ -163,10 +162,10 @@ def test_every_record_is_in_the_index_once(sequences, cut, asked):
 def test_a_long_id_is_compared_whole(tmp_path):
     long = "i" * 100
     path = _fasta(tmp_path, ["M", "MK"], prefix=long)
-    assert write_index([path], tmp_path / "index.parquet") == 2
+    assert index_proteins([path], tmp_path / "index.parquet") == 2
     path.write_text(f">{long}0\nM\n>{long}1\nM\n>{long}0\nK\n")
     with pytest.raises(FastaError, match="line 1; rename") as caught:
-        write_index([path], tmp_path / "index.parquet")
+        index_proteins([path], tmp_path / "index.parquet")
     assert (caught.value.record, caught.value.line) == (f"{long}0", 5)
 
 
@@ -189,7 +188,7 @@ def test_files_that_are_no_shard_are_refused(tmp_path):
         with pytest.raises(IndexFormatError):
             read_shard_index(path)
         with pytest.raises(IndexFormatError):
-            split_index(path, [tmp_path / "other.parquet"])
+            split_proteins(path, [tmp_path / "other.parquet"])
     pq.write_table(pa.table({"a": [1]}), path)
     with pytest.raises(IndexFormatError, match="kind None"):
         read_shard_index(path)
@@ -200,7 +199,7 @@ def test_files_that_are_no_shard_are_refused(tmp_path):
 )
 def test_a_damaged_index_is_refused(tmp_path, read):
     path = tmp_path / "i.parquet"
-    write_index([_fasta(tmp_path, ["MKV", "MJ"])], path, "header", _check("skip"))
+    index_proteins([_fasta(tmp_path, ["MKV", "MJ"])], path, "header", _check("skip"))
     content, metadata = path.read_bytes(), read_metadata(path, "index")
     table = pq.read_table(path)
     # All columns, and not the footer, whose size stands in front of the last word.
@@ -232,12 +231,12 @@ def test_a_damaged_footer_is_refused(tmp_path):
 def test_a_flipped_bit_in_an_index_never_gives_another_shard(tmp_path):
     path, shard = tmp_path / "i.parquet", tmp_path / "shard.parquet"
     fasta = _fasta(tmp_path, ["MKV", "WE", "MJ", "mkv*"])
-    write_index([fasta], path, "header", _check("skip"))
-    split_index(path, [shard])
+    index_proteins([fasta], path, "header", _check("skip"))
+    split_proteins(path, [shard])
     content, expected = path.read_bytes(), pq.read_table(shard)
     for place in range(0, len(content), 19):
         flipped = bytes([content[place] ^ 1 << place % 8])
         path.write_bytes(content[:place] + flipped + content[place + 1 :])
         with suppress(IndexFormatError):
-            split_index(path, [shard])
+            split_proteins(path, [shard])
         assert pq.read_table(shard).equals(expected)

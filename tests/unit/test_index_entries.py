@@ -150,7 +150,7 @@ def test_more_shards_than_can_be_merged_are_refused(proteins):
     assert not (proteins.folder / "index").exists()
 
 
-@pytest.mark.parametrize(("entry", "module"), [("index", "table"), ("split", "split")])
+@pytest.mark.parametrize(("entry", "module"), [("index", "writer"), ("split", "split")])
 def test_torch_is_not_imported(entry, module):
     code = f"import sys, runpy; runpy.run_path({str(SCRIPTS / f'{entry}.py')!r})\n"
     code += f"assert 'seqembed.index.{module}' in sys.modules\nassert 'torch' not in sys.modules"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from indexing import read_records
 from models_in_plain import (
     assert_same,
     dnabert_folder,
@@ -26,7 +27,6 @@ from safetensors.torch import load_file, save_file
 from transformers import EsmModel
 
 from seqembed.errors import ModelError
-from seqembed.fasta.reader import read_records
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.encoders.esm2 import Esm2
 from seqembed.models.families import DNABERT_S, ESM2

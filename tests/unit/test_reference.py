@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from esm.model.esm2 import ESM2
+from indexing import read_records
 from models_in_plain import (
     SHAPES,
     WHOLE,
@@ -32,7 +33,6 @@ from models_in_plain import (
 )
 from torch import Tensor
 
-from seqembed.fasta.reader import read_records
 from seqembed.models.encoders.tokenization import Tokenizer
 from seqembed.settings.lengths import LengthPolicy
 

@@ -12,14 +12,14 @@ import pytest
 from described_models import DNA_TOKENIZER
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from indexing import index_proteins, split_proteins
 
 from seqembed.checks.residues import ResidueCheck
 from seqembed.checks.tally import find_unknown
 from seqembed.errors import ConfigError, IndexFormatError
 from seqembed.index import split
 from seqembed.index.parquet import read_metadata
-from seqembed.index.split import split_index
-from seqembed.index.table import read_shard_index, write_index
+from seqembed.index.table import read_shard_index
 from seqembed.models.encoders.tokenization import BpeTokenizer, Esm2Tokenizer
 from seqembed.settings.lengths import LengthPolicy
 from seqembed.storage.digests import digest
@@ -40,9 +40,9 @@ def _check(tokenizer: Any, asked: str) -> ResidueCheck:
 
 def _split(folder: Path, files: list[Path], world_size: int, **options: Any) -> list[Path]:
     check = _check(options.get("tokenizer", PROTEIN), options.pop("asked", "error"))
-    write_index(files, folder / "index.parquet", "header", check)
+    index_proteins(files, folder / "index.parquet", "header", check)
     shards = [folder / f"index/shard_{rank}.parquet" for rank in range(world_size)]
-    split_index(folder / "index.parquet", shards, **options)
+    split_proteins(folder / "index.parquet", shards, **options)
     return shards
 
 
@@ -199,9 +199,9 @@ def test_dna_is_too_long_in_tokens(tmp_path):
 
 def test_split_does_not_open_the_fasta(tmp_path):
     path = _fasta(tmp_path, ["MKV", "WE"])
-    write_index([path], tmp_path / "index.parquet")
+    index_proteins([path], tmp_path / "index.parquet")
     path.unlink()
-    assert split_index(tmp_path / "index.parquet", [tmp_path / "shard.parquet"]) == 2
+    assert split_proteins(tmp_path / "index.parquet", [tmp_path / "shard.parquet"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -215,30 +215,30 @@ def test_split_does_not_open_the_fasta(tmp_path):
     ],
 )
 def test_damaged_or_foreign_residues_are_refused(tmp_path, content, problem):
-    write_index([_fasta(tmp_path, ["MKV", "WE"])], tmp_path / "index.parquet")
+    index_proteins([_fasta(tmp_path, ["MKV", "WE"])], tmp_path / "index.parquet")
     residues = tmp_path / "index.bin"
     residues.write_bytes(content) if content else residues.unlink()
     advice = f"remove {residues} and run again, so that the FASTA files are indexed anew"
     with pytest.raises(IndexFormatError, match=f"^{residues}: {problem}.*; {advice}$"):
-        split_index(tmp_path / "index.parquet", [tmp_path / "shard.parquet"])
+        split_proteins(tmp_path / "index.parquet", [tmp_path / "shard.parquet"])
     assert not (tmp_path / "shard.parquet").exists()
 
 
 def test_an_older_index_is_split(tmp_path):
     """One without the column `excluded`."""
-    write_index([_fasta(tmp_path, ["MKV", "WE", "MKV"])], tmp_path / "new.parquet")
+    index_proteins([_fasta(tmp_path, ["MKV", "WE", "MKV"])], tmp_path / "new.parquet")
     table = pq.read_table(tmp_path / "new.parquet").drop_columns("excluded")
     metadata = read_metadata(tmp_path / "new.parquet", "index")
     pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "old.parquet")
     (tmp_path / "new.bin").rename(tmp_path / "old.bin")
-    assert split_index(tmp_path / "old.parquet", [tmp_path / "shard.parquet"]) == 2
+    assert split_proteins(tmp_path / "old.parquet", [tmp_path / "shard.parquet"]) == 2
     assert read_shard_index(tmp_path / "shard.parquet").rows.tolist() == [0, 1]
 
 
 def test_leftovers_of_a_killed_split_are_removed(tmp_path):
-    write_index([_fasta(tmp_path, ["MKV", "WE"])], tmp_path / "index.parquet")
+    index_proteins([_fasta(tmp_path, ["MKV", "WE"])], tmp_path / "index.parquet")
     left = tmp_path / f"index/.shard_0.parquet.{'0123456789abcdef' * 2}.tmp"
     left.parent.mkdir()
     left.touch()
-    split_index(tmp_path / "index.parquet", [tmp_path / "index/shard_0.parquet"])
+    split_proteins(tmp_path / "index.parquet", [tmp_path / "index/shard_0.parquet"])
     assert [path.name for path in left.parent.iterdir()] == ["shard_0.parquet"]

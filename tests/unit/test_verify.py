@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from indexing import index_proteins
 from known_files import WIDTH, write_indices, write_known_file
 
 from seqembed.checkpoints.blocks import write_next_block
@@ -25,7 +26,7 @@ from seqembed.checkpoints.token_rows import ResidueSpool
 from seqembed.checks.residues import ResidueCheck
 from seqembed.errors import FileFormatError
 from seqembed.index.parquet import read_metadata
-from seqembed.index.table import read_shard_index, write_index
+from seqembed.index.table import read_shard_index
 from seqembed.models.encoders.tokenization import ESM2_LETTERS
 from seqembed.models.families import Esm2Architecture
 from seqembed.models.prepared import PreparedModel, read_prepared, write_prepared
@@ -465,7 +466,7 @@ def test_of_one_file_there_is_one_line(run, tmp_path):
 def indexed(results, monkeypatch) -> Results:
     """A copy whose index is of its own FASTA file, with the working folder beside it."""
     check = ResidueCheck(ESM2_LETTERS, "protein", "skip", gaps="error", suspicious="error")
-    write_index([results.fasta], results.index, check=check)
+    index_proteins([results.fasta], results.index, check=check)
     monkeypatch.chdir(results.root)
     return results
 
@@ -519,7 +520,7 @@ def test_input_is_read_as_it_was_indexed(tmp_path):
     fasta, index = tmp_path / "a.faa", tmp_path / "index.parquet"
     fasta.write_text(">sp|P1|ONE\nMK-V\n>P2 x\nmk..v\n")
     check = ResidueCheck(ESM2_LETTERS, "protein", "error", gaps="remove", suspicious="error")
-    write_index([fasta], index, "accession", check)
+    index_proteins([fasta], index, "accession", check)
     assert check_fasta(index) == []
 
 

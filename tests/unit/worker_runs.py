@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+from indexing import index_proteins, split_proteins
 
 import seqembed
 from seqembed.checkpoints.manifest import CheckpointManifest, write_manifest
 from seqembed.checkpoints.shard import INDEX
-from seqembed.index.split import split_index
-from seqembed.index.table import write_index
 from seqembed.models.prepared import read_prepared
 from seqembed.storage.publish import link
 
@@ -106,9 +105,9 @@ def make_project(
     fasta = folder / "input.faa"
     records = enumerate(sequences)
     fasta.write_text("".join(f">{prefix}{n}\n{sequence}\n" for n, sequence in records))
-    write_index([fasta], project.results / "index.parquet")
+    index_proteins([fasta], project.results / "index.parquet")
     shards = [project.index(rank) for rank in range(world_size)]
-    split_index(project.results / "index.parquet", shards)
+    split_proteins(project.results / "index.parquet", shards)
     return project
 
 

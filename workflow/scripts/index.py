@@ -13,7 +13,7 @@ from seqembed.checks.file_check import Suspicious
 from seqembed.checks.residues import Gaps, InvalidResidues, ResidueCheck
 from seqembed.fasta.files import find_fasta_files
 from seqembed.index.sequence_ids import IdStyle
-from seqembed.index.table import write_index
+from seqembed.index.writer import write_index
 from seqembed.models.prepared import load_tokenizer, read_prepared
 
 
@@ -42,7 +42,7 @@ def index(arguments: argparse.Namespace, logger: logging.Logger) -> None:
         suspicious=arguments.suspicious,
     )
     files = find_fasta_files(arguments.fasta)
-    count = write_index(files, arguments.output, arguments.ids, check, arguments.residues)
+    count = write_index(files, arguments.output, arguments.residues, arguments.ids, check)
     if summary := check.summary():
         logger.warning("%s", summary)
     amounts = f"{count:,} sequences of {len(files):,} files"

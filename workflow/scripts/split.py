@@ -39,8 +39,8 @@ def split(arguments: argparse.Namespace, logger: logging.Logger) -> None:
     paths = [arguments.output_dir / f"shard_{rank}.parquet" for rank in ranks]
     count = split_index(
         arguments.index,
+        arguments.residues,
         paths,
-        residues_path=arguments.residues,
         tokenizer=load_tokenizer(model),
         policy=resolve_policy(arguments.long_sequences, arguments.max_length, model),
         unit="residues" if model.facts.molecule == "protein" else "tokens",

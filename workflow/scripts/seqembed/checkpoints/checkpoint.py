@@ -20,7 +20,7 @@ from seqembed.checkpoints.shard import INDEX, read_shard_ids
 from seqembed.checkpoints.token_rows import copy_residues
 from seqembed.errors import CheckpointError, ShardError
 from seqembed.results.reader import EmbeddingsFile, open_embeddings, pool_token_rows, slab_bounds
-from seqembed.storage.digests import DigestIndex, first_rows, to_hex
+from seqembed.storage.digests import DigestIndex
 from seqembed.storage.locks import lock_folder
 from seqembed.storage.publish import link, remove_temporary, set_aside
 
@@ -57,7 +57,7 @@ class Checkpoint:
         remove_temporary(self.folder)
         if not (found := list(self.folder.glob("residues_*.raw"))):
             return
-        blocks = [read_block(path, check=False) for path in list_blocks(self.folder)]
+        blocks = (read_block(path, check=False) for path in list_blocks(self.folder))
         named = {block.residues.name for block in blocks if block.residues}
         for path in found:
             if path.name not in named:
@@ -134,21 +134,22 @@ def read_finished(
     Row i belongs to the i-th digest. A damaged block is set aside with a warning: its sequences
     are embedded again.
     """
-    blocks = list(filter(None, (_read_or_set_aside(path, logger) for path in list_blocks(folder))))
-    if not sum(len(block.digests) for block in blocks):
-        return {}.keys(), None
-    digests = np.concatenate([block.digests for block in blocks])
-    # Two workers may have computed one batch: the rows are equal, and one is taken.
-    new = first_rows(digests) == np.arange(len(digests))
+    found: dict[str, None] = {}
+    if not list_blocks(folder):
+        return found.keys(), None
+    width, dtype = 0, np.dtype(np.float32)
     with tempfile.TemporaryFile(dir=folder) as file:
-        ends = np.cumsum([len(block.digests) for block in blocks])
-        for block, wanted in zip(blocks, np.split(new, ends[:-1]), strict=True):
-            (block.rows if wanted.all() else block.rows[wanted]).tofile(file)
+        # One block is open at a time: there may be more of them than files may be open.
+        for block in filter(None, (_read_or_set_aside(p, logger) for p in list_blocks(folder))):
+            # Two workers may have computed one batch: the rows are equal, and one is taken.
+            new = np.array([name not in found for name in block.ids], bool)
+            (block.rows if new.all() else block.rows[new]).tofile(file)
+            found.update(dict.fromkeys(block.ids))
+            width, dtype = block.rows.shape[1], block.rows.dtype
         file.flush()
         # The mapping keeps the unlinked file alive.
-        shape = (int(new.sum()), blocks[0].rows.shape[1])
-        rows = np.memmap(file, blocks[0].rows.dtype, "r", shape=shape)
-    return dict.fromkeys(to_hex(digests[new])).keys(), rows
+        rows = np.memmap(file, dtype, "r", shape=(len(found), width)) if found else None
+    return found.keys(), rows
 
 
 def clear(folder: Path) -> None:

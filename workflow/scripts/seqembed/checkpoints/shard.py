@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seqembed.checkpoints.blocks import Block, list_blocks, read_block
+from seqembed.checkpoints.blocks import list_blocks, read_block
 from seqembed.checkpoints.failures import read_failures
 from seqembed.checkpoints.manifest import CheckpointManifest, read_manifest
+from seqembed.checkpoints.token_rows import ResidueFile
 from seqembed.errors import CheckpointError, ShardError
 from seqembed.index.parquet import int64_array, read_columns
 from seqembed.index.table import ShardIndex, read_shard_index
@@ -31,7 +32,7 @@ def read_shard_ids(index_path: Path) -> Any:
 
 def count_duplicate_rows(folder: Path) -> int:
     """How many rows of a folder's blocks stand there twice: two workers computed them."""
-    digests = _digests([read_block(path, check=False) for path in list_blocks(folder)])
+    digests, _, _ = _read_details(folder)
     return len(digests) - count_distinct(digests)
 
 
@@ -57,8 +58,8 @@ def assemble_shard(
         raise ShardError(f"{path}: {missing:,} sequences have no row; run again")
     order = np.argsort(shard.rows, kind="stable")
     order = order[places[order] >= 0]
-    blocks = [read_block(block, check=False) for block in list_blocks(folder)]
-    in_blocks = DigestIndex(_digests(blocks)).find(shard.digests[order])
+    digests, flags, token_rows = _read_details(folder)
+    in_blocks = DigestIndex(digests).find(shard.digests[order])
     pool = RowPool(arrays, manifest.width, str(manifest.recipe["storage"]))
     write_embeddings(
         path,
@@ -66,19 +67,27 @@ def assemble_shard(
         width=manifest.width,
         storage=str(manifest.recipe["storage"]),
         attributes=_attributes(manifest),
-        slabs=_slabs(folder, shard, order, places, _flags(blocks)[in_blocks], pool),
-        residues=_token_rows(path, blocks, in_blocks, manifest),
+        slabs=_slabs(folder, shard, order, places, flags[in_blocks], pool),
+        residues=_take_token_rows(path, token_rows, in_blocks, manifest),
         quarantine=quarantined,
     )
     return path
 
 
-def _digests(blocks: Sequence[Block]) -> NDArray[np.uint8]:
-    return np.concatenate([np.empty((0, 16), np.uint8), *(block.digests for block in blocks)])
+def _read_details(
+    folder: Path,
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[ResidueFile | None]]:
+    """Of all rows in a folder's blocks, (n, 16) digests and (n,) flags; of each, its token rows.
 
-
-def _flags(blocks: Sequence[Block]) -> NDArray[np.uint8]:
-    return np.concatenate([np.empty(0, np.uint8), *(block.flags for block in blocks)])
+    No block stays open: there may be more of them than files may be open.
+    """
+    digests, flags = [np.empty((0, 16), np.uint8)], [np.empty(0, np.uint8)]
+    token_rows = []
+    for block in (read_block(path, check=False) for path in list_blocks(folder)):
+        digests.append(block.digests)
+        flags.append(block.flags)
+        token_rows.append(block.residues)
+    return np.concatenate(digests), np.concatenate(flags), token_rows
 
 
 def _quarantined(folder: Path, digests: NDArray[np.uint8]) -> dict[bytes, str]:
@@ -112,14 +121,17 @@ def _slabs(
         )
 
 
-def _token_rows(
-    path: Path, blocks: Sequence[Block], places: NDArray[np.int64], manifest: CheckpointManifest
+def _take_token_rows(
+    path: Path,
+    files: Sequence[ResidueFile | None],
+    places: NDArray[np.int64],
+    manifest: CheckpointManifest,
 ) -> TokenRows | None:
     """The token rows at these places, if the recipe asks for them; `path` is for the message."""
     if not manifest.recipe.get("per_residue"):
         return None
-    kept = [block.residues for block in blocks if block.residues]
-    if len(kept) < len(blocks) or (places < 0).any():
+    kept = [residues for residues in files if residues]
+    if len(kept) < len(files) or (places < 0).any():
         raise ShardError(f"{path}: some sequences have no token rows; run again")
     pool = TokenRowPool(
         [residues.rows(path.parent, manifest.width) for residues in kept],

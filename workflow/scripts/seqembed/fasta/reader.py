@@ -14,19 +14,13 @@ from seqembed.errors import FastaError
 from seqembed.fasta.compression import read_chunks
 from seqembed.fasta.other_formats import refuse_preamble
 from seqembed.fasta.record_faults import find_fault
-from seqembed.fasta.records import BLANKS, Record, Records, parse
+from seqembed.fasta.records import BLANKS, Records, parse
 
 CHUNK_BYTES = 1 << 18
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 # Consecutive lines that begin with `;`. Possessive: no line is looked at twice, however many.
 _COMMENTS = re.compile(rb"(?m)^;.*+(?:\n;.*+)*+")
-
-
-def read_records(path: str | Path, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Record]:
-    """Yield the records of a FASTA file in order; raises FastaError as read_batches does."""
-    for records in read_batches(path, chunk_bytes=chunk_bytes):
-        yield from records
 
 
 def read_batches(

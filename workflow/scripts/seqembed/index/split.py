@@ -31,7 +31,7 @@ from seqembed.index.table import (
     read_excluded,
     shard_fingerprint,
 )
-from seqembed.models.encoders.tokenization import Esm2Tokenizer, Tokenizer
+from seqembed.models.encoders.tokenization import Tokenizer
 from seqembed.settings.lengths import LengthPolicy
 from seqembed.storage.digests import first_rows
 from seqembed.storage.publish import published, remove_temporary
@@ -41,7 +41,6 @@ GROUP_BYTES = 1 << 20
 GROUP_ROWS = 65_536
 # The length, in tokens, at which attention costs as much as the rest of the model.
 QUADRATIC_TOKENS = 3840
-WHOLE = LengthPolicy(long_sequences="full", max_length=0)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,12 +67,12 @@ class _Sequences:
 
 def split_index(
     index_path: Path,
+    residues_path: Path,
     shard_paths: Sequence[Path],
     *,
-    residues_path: Path | None = None,
-    tokenizer: Tokenizer | None = None,
-    policy: LengthPolicy = WHOLE,
-    unit: str = "residues",
+    tokenizer: Tokenizer,
+    policy: LengthPolicy,
+    unit: str,
 ) -> int:
     """Write each distinct sequence, residues included, to one of the shards; return their number.
 
@@ -86,8 +85,7 @@ def split_index(
     """
     shard_paths[0].parent.mkdir(parents=True, exist_ok=True)
     remove_temporary(shard_paths[0].parent)
-    residues_path = residues_path or index_path.with_suffix(".bin")
-    with _open_sequences(index_path, residues_path, tokenizer or Esm2Tokenizer()) as sequences:
+    with _open_sequences(index_path, residues_path, tokenizer) as sequences:
         _refuse_long(index_path, sequences, policy, unit)
         rows = sequences.distinct
         shards = _assign(rows, sequences.tokens[rows], policy, len(shard_paths))

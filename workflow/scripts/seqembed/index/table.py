@@ -1,4 +1,4 @@
-"""Write the index of the input; read it and the indexes of shards."""
+"""Read the index of the input, and the indexes of shards."""
 
 from __future__ import annotations
 
@@ -7,18 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, repeat
 from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from seqembed.checks.residues import ResidueCheck
-from seqembed.index.input_files import describe_files
 from seqembed.index.parquet import (
-    FORMAT_VERSION,
-    INDEX_SCHEMA,
     Digests,
     Int64s,
     damage_error,
@@ -30,12 +25,7 @@ from seqembed.index.parquet import (
     read_columns,
     read_metadata,
 )
-from seqembed.index.sequence_ids import IdStyle, SequenceIds
-from seqembed.models.encoders.tokenization import ESM2_LETTERS
-from seqembed.storage.digests import digest_all
-from seqembed.storage.publish import published
 
-INDEX_BATCH_ROWS = 65_536
 READ_BATCH_ROWS = 8192
 
 
@@ -89,85 +79,6 @@ class IndexFingerprint:
         """
         if self.hexdigest() != read_metadata(path, "index")["fingerprint"]:
             raise damage_error(path, "damaged")
-
-
-def write_index(
-    files: Sequence[str | Path],
-    output: Path,
-    ids: IdStyle = "header",
-    check: ResidueCheck | None = None,
-    residues: Path | None = None,
-) -> int:
-    """Write the index of all records, in input order, as Parquet; return their number.
-
-    check: what becomes of residues, a fresh one; left out, all must be such as ESM-2 knows.
-    residues: the path of a second file, of each row's residues after those of the row before. In
-    the index's metadata are `gaps`, `ids`, and `files` as describe_files has them.
-
-    Raises:
-        FastaError: a file is not as it should be, or of another molecule.
-        ResidueError: residues are not known, and `check` does not let them pass.
-        ValueError: `ids` is unknown.
-    """
-    check = check or ResidueCheck(
-        ESM2_LETTERS, "protein", "error", gaps="error", suspicious="error"
-    )
-    fingerprint, written = IndexFingerprint(), 0
-    metadata = {"format_version": FORMAT_VERSION, "kind": "index", "gaps": check.gaps, "ids": ids}
-    metadata |= {"files": describe_files(files)}
-    # The index is renamed last: where it is, its residues are, too.
-    with (
-        published(Path(output)) as temporary,
-        published(residues or Path(output).with_suffix(".bin")) as spool_path,
-        spool_path.open("wb") as spool,
-        pq.ParquetWriter(
-            temporary, INDEX_SCHEMA.with_metadata(metadata), write_page_checksum=True
-        ) as writer,
-    ):
-        batches = _index_rows(files, SequenceIds(ids), check, spool)
-        for columns in _regroup(batches, INDEX_BATCH_ROWS):
-            fingerprint.update(columns[1], columns[6], columns[7])
-            written += len(columns[0])
-            writer.write_table(pa.table(columns, schema=INDEX_SCHEMA))
-        check.finish()
-        writer.add_key_value_metadata({"fingerprint": fingerprint.hexdigest()})
-    return written
-
-
-def _index_rows(
-    files: Sequence[str | Path], ids: SequenceIds, check: ResidueCheck, spool: IO[bytes]
-) -> Iterator[list[Sequence[Any]]]:
-    """Yield the index's columns of some records at a time; write their residues to `spool`."""
-    row = 0
-    for path in map(Path, files):
-        ids.begin(path)
-        for records, reasons in check.read(path):
-            end = row + len(records)
-            spool.write(b"".join(records.residues))
-            yield [
-                range(row, end),
-                ids.name(records),
-                records.descriptions,
-                records.lengths.tolist(),
-                [str(path)] * len(records),
-                records.byte_offsets,
-                digest_all(records.residues),
-                reasons,
-            ]
-            row = end
-
-
-def _regroup(batches: Iterable[Sequence[Sequence[Any]]], size: int) -> Iterator[list[list[Any]]]:
-    """Regroup columns into groups of `size` rows; the last may have fewer."""
-    held: list[list[Any]] = [[] for _ in INDEX_SCHEMA]
-    for columns in batches:
-        for column, more in zip(held, columns, strict=True):
-            column.extend(more)
-        while len(held[0]) >= size:
-            yield [column[:size] for column in held]
-            held = [column[size:] for column in held]
-    if held[0]:
-        yield held
 
 
 def shard_fingerprint(digests: Digests) -> str:

@@ -61,6 +61,15 @@ def allow_open_files(count: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
 
 
+def raise_open_file_limit() -> None:
+    """Raise this process's soft limit of open files to the hard one.
+
+    Each checkpoint block whose rows are mapped stays open.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def link(source: Path, target: Path) -> None:
     """Make `target` a hard link to `source`, in place of what stands there.
 

@@ -103,5 +103,7 @@ def _verify_index(path: Path) -> int:
             for row in read_row_group(file, number, RESIDUES).to_pylist():
                 found = digest(row["residues"]), len(row["residues"])
                 if found != (row["digest"], row["length"]):
-                    raise damage_error(path, f"residues of {row['sequence_id']!r} are not its digest's")
+                    raise damage_error(
+                        path, f"residues of {row['sequence_id']!r} are not its digest's"
+                    )
     return count

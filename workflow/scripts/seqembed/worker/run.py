@@ -54,6 +54,7 @@ from seqembed.settings.precision import torch_dtype
 from seqembed.settings.recipe import Recipe, adopt_recipe
 from seqembed.settings.request import WorkerSettings, read_settings
 from seqembed.storage.digests import DigestIndex, from_hex
+from seqembed.storage.publish import raise_open_file_limit
 from seqembed.worker.writer import CheckpointWriter
 
 
@@ -244,6 +245,7 @@ def open_run(
     """Resolve every `auto`; raises a SeqembedError that says why this worker cannot run."""
     settings, environment = read_settings(model_config), EnvConfig.from_environ(os.environ)
     keep_products_equal(os.environ)
+    raise_open_file_limit()
     torch.set_num_threads(settings.threads)
     # The supervisor leaves the list empty where it chose the CPU, and has said so.
     on_cpu = settings.device == "auto" and environment.visible_devices == ""

@@ -1,0 +1,36 @@
+"""Indexes of proteins as the programs make them for ESM-2, each with its residues beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from seqembed.checks.residues import ResidueCheck
+from seqembed.fasta.reader import read_batches
+from seqembed.fasta.records import Record
+from seqembed.index.split import split_index
+from seqembed.index.writer import write_index
+from seqembed.models.encoders.tokenization import ESM2_LETTERS, Esm2Tokenizer
+from seqembed.settings.lengths import LengthPolicy
+
+WHOLE = LengthPolicy(long_sequences="full", max_length=0)
+
+
+def index_proteins(
+    files: Sequence[str | Path], index: Path, ids: Any = "header", check: ResidueCheck | None = None
+) -> int:
+    """Index files; left out, `check` refuses whatever ESM-2 does not know."""
+    strict = ResidueCheck(ESM2_LETTERS, "protein", "error", gaps="error", suspicious="error")
+    return write_index(files, index, index.with_suffix(".bin"), ids, check or strict)
+
+
+def split_proteins(index: Path, shards: Sequence[Path], **options: Any) -> int:
+    """Split an index that index_proteins wrote; options: split_index's, in place of ESM-2's."""
+    known = {"tokenizer": Esm2Tokenizer(), "policy": WHOLE, "unit": "residues"}
+    return split_index(index, index.with_suffix(".bin"), shards, **known | options)
+
+
+def read_records(path: Path, **options: int) -> Iterator[Record]:
+    """Read a FASTA file record by record; options: read_batches'."""
+    return (record for records in read_batches(path, **options) for record in records)

@@ -1,0 +1,95 @@
+"""Write the index of FASTA files, and the residues of its rows beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from seqembed.checks.residues import ResidueCheck
+from seqembed.index.input_files import describe_files
+from seqembed.index.parquet import FORMAT_VERSION, INDEX_SCHEMA
+from seqembed.index.sequence_ids import IdStyle, SequenceIds
+from seqembed.index.table import IndexFingerprint
+from seqembed.storage.digests import digest_all
+from seqembed.storage.publish import published
+
+INDEX_BATCH_ROWS = 65_536
+
+
+def write_index(
+    files: Sequence[str | Path],
+    output: Path,
+    residues: Path,
+    ids: IdStyle,
+    check: ResidueCheck,
+) -> int:
+    """Write the index of all records, in input order, as Parquet; return their number.
+
+    residues: a second file to write, of the residues of all rows, one after the other; check: a
+    fresh one. The index's metadata has `gaps`, `ids`, and `files` as describe_files gives them.
+
+    Raises:
+        FastaError: a file is not as it should be, or of another molecule.
+        ResidueError: residues are not known, and `check` does not let them pass.
+        ValueError: `ids` is unknown.
+    """
+    fingerprint, written = IndexFingerprint(), 0
+    metadata = {"format_version": FORMAT_VERSION, "kind": "index", "gaps": check.gaps, "ids": ids}
+    metadata |= {"files": describe_files(files)}
+    # The index is renamed last: where it is, its residues are, too.
+    with (
+        published(output) as temporary,
+        published(residues) as spool_path,
+        spool_path.open("wb") as spool,
+        pq.ParquetWriter(
+            temporary, INDEX_SCHEMA.with_metadata(metadata), write_page_checksum=True
+        ) as writer,
+    ):
+        batches = _index_rows(files, SequenceIds(ids), check, spool)
+        for columns in _regroup(batches, INDEX_BATCH_ROWS):
+            fingerprint.update(columns[1], columns[6], columns[7])
+            written += len(columns[0])
+            writer.write_table(pa.table(columns, schema=INDEX_SCHEMA))
+        check.finish()
+        writer.add_key_value_metadata({"fingerprint": fingerprint.hexdigest()})
+    return written
+
+
+def _index_rows(
+    files: Sequence[str | Path], ids: SequenceIds, check: ResidueCheck, spool: IO[bytes]
+) -> Iterator[list[Sequence[Any]]]:
+    """Yield the index's columns of some records at a time; write their residues to `spool`."""
+    row = 0
+    for path in map(Path, files):
+        ids.begin(path)
+        for records, reasons in check.read(path):
+            end = row + len(records)
+            spool.write(b"".join(records.residues))
+            yield [
+                range(row, end),
+                ids.name(records),
+                records.descriptions,
+                records.lengths.tolist(),
+                [str(path)] * len(records),
+                records.byte_offsets,
+                digest_all(records.residues),
+                reasons,
+            ]
+            row = end
+
+
+def _regroup(batches: Iterable[Sequence[Sequence[Any]]], size: int) -> Iterator[list[list[Any]]]:
+    """Regroup columns into groups of `size` rows; the last may have fewer."""
+    held: list[list[Any]] = [[] for _ in INDEX_SCHEMA]
+    for columns in batches:
+        for column, more in zip(held, columns, strict=True):
+            column.extend(more)
+        while len(held[0]) >= size:
+            yield [column[:size] for column in held]
+            held = [column[size:] for column in held]
+    if held[0]:
+        yield held
