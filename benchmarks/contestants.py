@@ -28,6 +28,19 @@ TOLD = re.compile(r"([0-9,]+) tokens were computed in ([0-9.]+) seconds")
 BEGUN = re.compile(r"^(\S+ \S+) INFO at most [0-9,]+ tokens a batch", re.MULTILINE)
 LOG_TIME = "%Y-%m-%d %H:%M:%S,%f"
 SPECIALS = 2
+EMBEDDING = {
+    "layer": "last",
+    "pooling": "mean",
+    "per_residue": False,
+    "storage": "float32",
+    "long_sequences": "auto",
+    "max_length": "auto",
+}
+EXECUTION = {
+    "token_budget": "auto",
+    "checkpoint_seq_threshold": 10_000,
+    "checkpoint_time_threshold": 300,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,19 +110,11 @@ class Ours:
             rank=rank,
             world_size=self.shards,
             output=folder / f"race/shards/shard_{rank}.h5",
-            layer="last",
-            pooling="mean",
-            precision=self.precision or scene.precision,
-            storage="float32",
-            long_sequences="auto",
-            max_length="auto",
-            device=scene.device,
-            token_budget="auto",
-            checkpoint_sequences=10_000,
-            checkpoint_seconds=300,
+            settings=json.dumps(EMBEDDING | {"precision": self.precision or scene.precision}),
+            execution=json.dumps(EXECUTION | {"device": scene.device}),
             threads=threads,
             log=folder / f"worker_{rank}.log",
-        ) + ["--no-per-residue"]
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

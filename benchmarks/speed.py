@@ -33,7 +33,9 @@ PRECISION = {"cpu": "fp32", "cuda": "fp16"}
 def prepare(scene: Scene, shard_counts: set[int]) -> None:
     """Models and index shards of the input, once for all runs."""
     folder, variables = scene.folder, processes.environment(scene.threads, {})
-    index, model = folder / "index.parquet", folder / "model.json"
+    index, residues, model = (
+        folder / name for name in ("index.parquet", "residues.bin", "model.json")
+    )
     length = {"layer": "last", "long_sequences": "auto", "max_length": "auto"}
     models = folder / "models"
     commands = [
@@ -42,10 +44,11 @@ def prepare(scene: Scene, shard_counts: set[int]) -> None:
         entry(
             "index", fasta=scene.fasta, ids="header", model=model,
             invalid_residues="unk", gaps="keep", suspicious="allow", output=index,
+            residues=residues,
         ),
         *(
             entry(
-                "split", index=index, model=model, world_size=count,
+                "split", index=index, residues=residues, model=model, world_size=count,
                 output_dir=scene.shards(count), **length,
             )
             for count in shard_counts

@@ -18,6 +18,7 @@ Damage = Callable[[Path, Random], None]
 # then, which reads it or makes it anew.
 FILES: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     "index": (f"{RESULTS}/index.parquet", (("split", "split"), ("merge", "merge"))),
+    "residues": (f"{RESULTS}/residues.bin", (("split", "split"),)),
     "shard index": (f"{RESULTS}/index/shard_0.parquet", (("embed_0", "embed_0"),)),
     "shard index, adopted": (
         f"{RESULTS}/checkpoints/*/shard_0/index.parquet",

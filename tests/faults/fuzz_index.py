@@ -126,7 +126,7 @@ def run_case(case: Case, output: Path) -> tuple[str, int]:
         except SeqembedError as error:
             _check_leftovers(output.parent, [])
             return _check_error(case, truth, error), 0
-        _check_leftovers(output.parent, [output.name])
+        _check_leftovers(output.parent, [output.with_suffix(".bin").name, output.name])
         _check_index(case, truth, output)
         if case.shards:
             _check_shards(case, truth, output)
@@ -137,7 +137,7 @@ def run_case(case: Case, output: Path) -> tuple[str, int]:
 def _settings(case: Case) -> Iterator[None]:
     """Read in chunks, and write in groups, of the case's sizes."""
     read = partial(reader.read_batches, chunk_bytes=case.chunk_bytes)
-    residues.read_batches = split.read_batches = read
+    residues.read_batches = read
     table.INDEX_BATCH_ROWS = case.batch_rows
     yield
 
@@ -175,36 +175,25 @@ def _check_error(case: Case, truth: Truth, error: SeqembedError) -> str:
     if truth.faults or not isinstance(error, ResidueError):
         raise Failure(f"{type(error).__name__} {error}; but the oracle finds {truth.faults}")
     if case.gaps == "error" and truth.gapped:
-        return _check_gap_error(truth.gapped, str(error))
+        _check_counts(truth.gapped, [row.gaps for row in truth.gapped], ["gap", "in"], str(error))
+        return "refused: gaps"
     if not truth.refused_residues(case.asked):
         raise Failure(f"{error}; but the oracle finds nothing that `{case.asked}` refuses")
-    _check_residue_error(truth.unknown, str(error))
+    counts = [row.unknown for row in truth.unknown]
+    _check_counts(truth.unknown, counts, ["residue", "of"], str(error))
+    if f" at {truth.unknown[0].first:,}" not in str(error):
+        raise Failure(f"an error without the first place: {error}")
     return "refused: unknown residues"
 
 
-def _check_gap_error(gapped: list[Row], text: str) -> str:
-    first, total = gapped[0], sum(row.gaps for row in gapped)
-    gaps, sequences = "gap" + "s" * (total != 1), "sequence" + "s" * (len(gapped) != 1)
-    for words in (
-        f"{total:,} {gaps} in {len(gapped):,} {sequences} (",
-        f"; the first: {first.path}, line {first.line}, record ",
-    ):
-        if words not in text:
-            raise Failure(f"an error without {words!r}: {text}")
-    return "refused: gaps"
-
-
-def _check_residue_error(unknown: list[Row], text: str) -> None:
-    first, total = unknown[0], sum(row.unknown for row in unknown)
-    amounts = [f"{count:,} {noun}{'s' * (count != 1)}" for count, noun in [(total, "residue")]]
-    amounts.append(f"{len(unknown):,} sequence{'s' * (len(unknown) != 1)}")
-    for words in (
-        f"the model does not know {' of '.join(amounts)} (",
-        f"; the first: {first.path}, line {first.line}, record ",
-        f" at {first.first:,}",
-    ):
-        if words not in text:
-            raise Failure(f"an error without {words!r}: {text}")
+def _check_counts(rows: list[Row], counts: list[int], words: list[str], text: str) -> None:
+    """An error has the number of characters and sequences, and the first place."""
+    (noun, between), total, first = words, sum(counts), rows[0]
+    amounts = f"{total:,} {noun}{'s' * (total != 1)} {between} {len(rows):,} sequence"
+    place = f"; the first: {first.path}, line {first.line}, record "
+    for expected in (amounts + "s" * (len(rows) != 1) + " (", place):
+        if expected not in text:
+            raise Failure(f"an error without {expected!r}: {text}")
 
 
 def _check_index(case: Case, truth: Truth, path: Path) -> None:
@@ -223,7 +212,9 @@ def _check_index(case: Case, truth: Truth, path: Path) -> None:
     for row, wanted in zip(found, expected, strict=True):
         if (row[7] is None) != (wanted[7] is None) or not (row[7] or "").endswith(wanted[7] or ""):
             raise Failure(f"row {row} is excluded for {row[7]!r}, but should be for {wanted[7]!r}")
-    _same("the fingerprint", _read_fingerprint(path), _fingerprint(found))
+    _same("the fingerprint", parquet.read_metadata(path, "index")["fingerprint"], _hash(found))
+    spool = path.with_suffix(".bin").read_bytes()
+    _same("the residues", spool, b"".join(row.residues for row in truth.rows))
 
 
 def _reason(row: Row, asked: str) -> str | None:
@@ -232,11 +223,7 @@ def _reason(row: Row, asked: str) -> str | None:
     return f" at {row.first:,} is unknown to the model ({row.unknown:,} such)"
 
 
-def _read_fingerprint(path: Path) -> str:
-    return parquet.read_metadata(path, "index")["fingerprint"]
-
-
-def _fingerprint(rows: list[tuple[Any, ...]]) -> str:
+def _hash(rows: list[tuple[Any, ...]]) -> str:
     parts = (
         row[1].encode() + b"\0" + row[6] + (b"\0%b\0" % row[7].encode() if row[7] else b"")
         for row in rows
@@ -265,7 +252,7 @@ def _check_shards(case: Case, truth: Truth, path: Path) -> None:
 
 
 def _check_reading(truth: Truth, kept: list[bool], path: Path) -> None:
-    names = list(table.read_names(path))
+    names = list(table.read_ids_and_reasons(path))
     _same("the names", [name for name, _ in names], [row.sequence_id for row in truth.rows])
     _same("what names exclude", [reason is None for _, reason in names], kept)
     _same("what is excluded", (~table.read_excluded(path)).tolist(), kept)

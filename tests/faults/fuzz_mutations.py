@@ -15,50 +15,11 @@ Mutation = Callable[[Random, bytes], bytes]
 
 MOST_RECORDS, MOST_BYTES = 5, 900
 # What stands in files where it should not, and what programs take for something else.
-ODDITIES = [
-    b"\0",
-    b">",
-    b"\n>",
-    b"\r>",
-    b"\n >",
-    b">\n",
-    b"\n>x\n\n",
-    b"\n\n",
-    b" ",
-    b"\t",
-    b"\v",
-    b"\f",
-    b"\r",
-    b"\r\n",
-    b"\r\r\n",
-    b"*",
-    b"**\n",
-    b"\n;",
-    b"\n; a comment\n",
-    b";",
-    b"-",
-    b"--",
-    b".",
-    b".\n",
-    b"..",
-    b"\xa0",
-    "\u200b\u3000".encode(),
-    b"\x01",
-    b"\x1b[2J",
-    b"\x7f",
-    b"\xff\xfe",
-    b"\xef\xbb\xbf",
-    b"\xc3",
-    "é\u2028\u0085\u202e".encode(),
-    b"$(touch x)`x`'\"",
-    b"../../x",
-    b"J",
-    b"N",
-    b"U",
-    b"-",
-    b"1",
-    b"\x1f\x8b",
-]
+ODDITIES = (
+    b"\0|>|\n>|\r>|\n >|>\n|\n>x\n\n|\n\n| |\t|\v|\f|\r|\r\n|\r\r\n|*|**\n|\n;|\n; a comment\n"
+    b"|;|-|--|.|.\n|..|\xa0|\xe2\x80\x8b\xe3\x80\x80|\x01|\x1b[2J|\x7f|\xff\xfe|\xef\xbb\xbf|\xc3"
+    b"|\xc3\xa9\xe2\x80\xa8\xc2\x85\xe2\x80\xae|$(touch x)`x`'\"|../../x|J|N|U|-|1|\x1f\x8b"
+).split(b"|")
 LINE_ENDS = [b"\r\n", b"\r", b"\n\r", b"\r\r\n", b"\n\n", b" \n", b""]
 PREAMBLES = [b"\n", b" \n\t\n", b"\xef\xbb\xbf", b"; a comment\n", b"@", b"\r\n", b"x\n", b" "]
 
@@ -218,31 +179,11 @@ def _rename(random: Random, content: bytes) -> bytes:
     return parts[0] + b"".join(b">%d_%b" % (n, part) for n, part in enumerate(parts[1:]))
 
 
-MUTATIONS: list[Mutation] = [
-    _flip_bit,
-    _insert,
-    _insert,
-    _insert_bytes,
-    _insert_at_line,
-    _delete,
-    _duplicate,
-    _swap,
-    _truncate,
-    _replace_line_ends,
-    _replace_one_line_end,
-    _drop_last_line_end,
-    _swap_case,
-    _precede,
-    _insert_within_residues,
-    _insert_within_residues,
-    _wrap_lines,
-    _stretch_id,
-    _blank_residues,
-    _wrap_lines,
-    _repeat,
-    _rename,
-    _rename,
-]
+MUTATIONS: list[Mutation] = [_flip_bit, _insert, _insert, _insert_bytes, _insert_at_line, _delete]
+MUTATIONS += [_duplicate, _swap, _truncate, _replace_line_ends, _replace_one_line_end]
+MUTATIONS += [_drop_last_line_end, _swap_case, _precede, _insert_within_residues]
+MUTATIONS += [_insert_within_residues, _wrap_lines, _stretch_id, _blank_residues]
+MUTATIONS += [_wrap_lines, _repeat, _rename, _rename]
 
 
 def _plain(random: Random, content: bytes) -> bytes:
@@ -266,13 +207,13 @@ def _members(random: Random, content: bytes) -> bytes:
 
 
 def _bgzip(random: Random, content: bytes) -> bytes:
-    blocks = [_bgzip_block(piece) for piece in _pieces(random, content)]
+    blocks = [bgzip_block(piece) for piece in _pieces(random, content)]
     if random.random() < 0.1:
         blocks = blocks[: random.randrange(len(blocks) + 1)]
     return b"".join(blocks) + random.choice([BGZIP_END] * 9 + [b""])
 
 
-def _bgzip_block(content: bytes) -> bytes:
+def bgzip_block(content: bytes) -> bytes:
     deflate = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
     body = deflate.compress(content) + deflate.flush()
     head = bytes.fromhex("1f8b08040000000000ff060042430200") + struct.pack("<H", len(body) + 25)

@@ -173,7 +173,7 @@ def _read_file(
     plain, damage = unpack(content)
     rows: list[Row] = []
     found = list(_read_lines(path, plain, molecule, rows))
-    words = ("has no residues", "has gaps alone")
+    words = ("has no residues", "has only gaps")
     for row in rows:
         if not _finish(row, gaps):
             found.append(Fault(path, row.line, words[gaps == "remove" and row.gaps > 0]))
@@ -271,7 +271,7 @@ def _read_header(path: Path, text: bytes, number: int, offset: int) -> tuple[Row
         return row, "no id"
     if len(row.sequence_id.encode()) > MAX_ID_BYTES:
         return row, "shorten it to at most 1,024"
-    return row, "which nobody sees" if INVISIBLE.search(row.sequence_id) else None
+    return row, "which cannot be seen" if INVISIBLE.search(row.sequence_id) else None
 
 
 def _is_utf8(text: bytes) -> bool:
@@ -288,7 +288,7 @@ def _read_residues(text: bytes, row: Row) -> str | None:
     if b">" in text:
         return "`>` within a line"
     if any(byte < 32 and byte not in BLANKS or byte == 127 for byte in text):
-        return "which is no text"
+        return "which is not text"
     return "begins with `;`" if text[:1] == b";" else None
 
 

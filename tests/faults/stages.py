@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -25,7 +26,7 @@ STAGES = ("prepare", "index", "split", "embed_0", "embed_1", "merge")
 RANKS = (0, 1)
 OUTPUTS: dict[str, tuple[str, ...]] = {
     "prepare": ("resources/models/demo.json",),
-    "index": (f"{RESULTS}/index.parquet",),
+    "index": (f"{RESULTS}/index.parquet", f"{RESULTS}/residues.bin"),
     "split": (f"{RESULTS}/index",),
     "embed_0": (f"{RESULTS}/shards/shard_0.h5",),
     "embed_1": (f"{RESULTS}/shards/shard_1.h5",),
@@ -35,6 +36,21 @@ HANG_SECONDS = 120
 # Within these every process of a stage is gone once the stage is.
 LINGER_SECONDS = 15
 WINDOW = ("--long-sequences", "window", "--max-length", "100")
+EMBEDDING = {
+    "layer": "last",
+    "pooling": "mean",
+    "precision": "auto",
+    "storage": "float32",
+    "long_sequences": "window",
+    "max_length": 100,
+}
+# With these, rows are left for a last block at the end of each shard.
+EXECUTION = {
+    "device": "cpu",
+    "token_budget": 700,
+    "checkpoint_seq_threshold": 9,
+    "checkpoint_time_threshold": 300,
+}
 
 
 @dataclass(frozen=True)
@@ -87,16 +103,18 @@ class Tree:
         return command + (["--parent", str(parent)] if parent and name == "embed" else [])
 
     def _options(self, name: str, rank: str) -> Sequence[str]:
-        index, model = f"{RESULTS}/index.parquet", ["--model", OUTPUTS["prepare"][0]]
+        index, residues = OUTPUTS["index"]
+        model = ["--model", OUTPUTS["prepare"][0]]
         if name == "prepare":
             return ["--name", "demo", "--source", "model", "--output", model[1]]
         if name == "index":
             options = ["--fasta", "input.faa", "--ids", "header", "--invalid-residues", "skip"]
             options += ["--gaps", "error", "--suspicious", "error"]
-            return [*options, *model, "--output", index]
+            return [*options, *model, "--output", index, "--residues", residues]
         if name == "split":
             options = ["--index", index, "--world-size", "2", "--layer", "last", *WINDOW]
-            return [*options, *model, "--output-dir", f"{RESULTS}/index"]
+            options += ["--residues", residues, "--output-dir", f"{RESULTS}/index"]
+            return [*options, *model]
         if name == "merge":
             shards = [OUTPUTS[f"embed_{number}"][0] for number in RANKS]
             ends = ["--output", OUTPUTS["merge"][0], "--quarantine", OUTPUTS["merge"][1]]
@@ -104,14 +122,11 @@ class Tree:
         return [*model, *self._embedding_options(rank)]
 
     def _embedding_options(self, rank: str) -> Sequence[str]:
-        what = f"--{'' if self.per_residue else 'no-'}per-residue --layer last --pooling mean"
-        # With these, rows are left for a last block at the end of each shard.
-        how = "--device cpu --token-budget 700 --checkpoint-sequences 9 --checkpoint-seconds 300"
         place = f"--index {RESULTS}/index/shard_{rank}.parquet --rank {rank} --world-size 2"
-        rest = f"--precision auto --storage float32 --threads 1 --output {RESULTS}/shards"
-        return [*what.split(), *how.split(), *place.split(), *f"{rest}/shard_{rank}.h5".split()] + [
-            *WINDOW
-        ]
+        rest = f"--threads 1 --output {RESULTS}/shards/shard_{rank}.h5"
+        settings = json.dumps(EMBEDDING | {"per_residue": self.per_residue})
+        how = ["--settings", settings, "--execution", json.dumps(EXECUTION)]
+        return [*place.split(), *rest.split(), *how]
 
     def run(
         self,

@@ -1,7 +1,6 @@
-"""Inputs of absurd sizes and kinds: each ends rightly, or with one clear line, and soon.
+"""Inputs of extreme sizes and kinds: the programs succeed, or end with one clear line.
 
-All are given to the real programs, whose memory is measured: the most that was resident, of which
-Python with its libraries takes some 100 MB.
+Their peak resident memory is measured; Python with its libraries takes some 100 MB of it.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from seqembed.index.table import read_excluded, read_names, read_shard_index
+from seqembed.index.table import read_excluded, read_ids_and_reasons, read_shard_index
 
 TESTS = Path(__file__).parents[1]
 SCRIPTS = TESTS.parent / "workflow/scripts"
@@ -87,13 +86,14 @@ def index(
     before: Callable[[], None] | None = None,
 ) -> Outcome:
     options = ["--ids", ids, "--invalid-residues", asked, "--output", "out/index.parquet"]
-    options += ["--gaps", "error", "--suspicious", "error"]
+    options += ["--gaps", "error", "--suspicious", "error", "--residues", "out/residues.bin"]
     return call(folder, "index", "--fasta", *fasta, *options, before=before)
 
 
 def split(folder: Path, shards: int = 1) -> Outcome:
     options = ["--long-sequences", "auto", "--max-length", "auto", "--layer", "last"]
-    where = ["--index", "out/index.parquet", "--output-dir", "shards"]
+    where = ["--index", "out/index.parquet", "--residues", "out/residues.bin"]
+    where += ["--output-dir", "shards"]
     return call(folder, "split", *where, "--world-size", str(shards), *options)
 
 
@@ -116,13 +116,6 @@ def test_a_sequence_of_five_million_residues(tmp_path):
         assert outcome.memory < 250 * MEGABYTE
     shard = read_shard_index(tmp_path / "shards/shard_0.parquet")
     assert shard.lengths.tolist() == shard.tokens.tolist() == [5_000_000]
-
-
-def test_five_million_residues_that_are_none(tmp_path):
-    (tmp_path / "a.faa").write_bytes(b">a\n" + b"J" * 5_000_000)
-    assert "the model does not know 5,000,000 residues of 1 sequence ('J' 5,000,000)" in refusal(
-        tmp_path, "a.faa"
-    )
 
 
 def test_a_header_of_five_million_letters(tmp_path):
@@ -164,42 +157,28 @@ def test_ten_thousand_files(tmp_path):
     assert refusal(tmp_path, "data/*.faa").startswith(start)
 
 
-def test_an_id_that_ends_the_largest_of_ids(tmp_path):
+def test_the_longest_ids_are_kept(tmp_path):
     ids = ["é" * 512, "i" * 1024, "\U0001f9ec" * 256]
     (tmp_path / "a.faa").write_text("".join(f">{name}\nMKV\n" for name in ids))
     assert index(tmp_path, "a.faa").code == 0
-    assert [name for name, _ in read_names(tmp_path / "out/index.parquet")] == ids
+    assert [name for name, _ in read_ids_and_reasons(tmp_path / "out/index.parquet")] == ids
 
 
-HOSTILE_IDS = [
-    "$(touch${IFS}oops)",
-    "`touch${IFS}oops`",
-    "'\"\\",
-    "../../../etc/passwd",
-    "/etc/passwd",
-    "a;b&c|d>e<f",
-    "\x1b[2J\x1b[31m",
-    "\u202eevil\u202c",
-    "a\u2028b\u0085c",
-    "a\vb\fc",
-    "{wildcards.dataset}",
-    "%s%n",
-    "NULL",
-    "-rf",
-    "=cmd()",
-    "\u2066",
-    "é",
-    "e\u0301",
-]
+HOSTILE_IDS = ["$(touch${IFS}oops)", "`touch${IFS}oops`", "'\"\\", "../../../etc/passwd"]
+HOSTILE_IDS += ["/etc/passwd", "a;b&c|d>e<f", "\x1b[2J\x1b[31m", "\u202eevil\u202c"]
+HOSTILE_IDS += ["a\u2028b\u0085c", "a\vb\fc", "{wildcards.dataset}", "%s%n", "NULL", "-rf"]
+HOSTILE_IDS += ["=cmd()", "\u2066", "é", "e\u0301"]
 
 
-def test_hostile_ids_stay_what_they_are(tmp_path):
+def test_hostile_ids_are_kept(tmp_path):
     """All of them are ids; what none may hold is in bad_fasta.py."""
     text = "".join(f">{name}\tabout {name}\nMJ\n>{n}\nMKV\n" for n, name in enumerate(HOSTILE_IDS))
     (tmp_path / "a.faa").write_bytes(text.encode())
     outcome = index(tmp_path, "a.faa", asked="skip")
     assert outcome.code == 0, outcome.said
-    names = [name for name, reason in read_names(tmp_path / "out/index.parquet") if reason]
+    names = [
+        name for name, reason in read_ids_and_reasons(tmp_path / "out/index.parquet") if reason
+    ]
     assert names == HOSTILE_IDS
     # They are told on one line that a terminal shows as it stands.
     assert outcome.said.count("\n") == 2 and outcome.said.replace("\n", "").isprintable()
@@ -218,48 +197,27 @@ def beside(tmp_path) -> Path:
     return tmp_path
 
 
-def _make_loop(path: Path) -> None:
-    path.symlink_to(path.name)
-
-
-def _link_to_nothing(path: Path) -> None:
-    path.symlink_to("moved/away.faa")
-
-
 NO_FILES: list[tuple[Callable[[Path], object], str]] = [
-    (os.mkfifo, "is a pipe, and sequences are read twice; write them to a file first"),
-    (_make_loop, "is a symbolic link that leads back to itself; link it to a file"),
-    (
-        _link_to_nothing,
-        "is a symbolic link to moved/away.faa, which is not there; bring it back",
-    ),
-    (
-        lambda path: path.symlink_to("/dev/zero"),
-        "is a device or a socket, and sequences are read twice; write them to a file first",
-    ),
+    (os.mkfifo, "is a pipe"),
+    (lambda path: path.symlink_to(path.name), "leads back to itself"),
+    (lambda path: path.symlink_to("moved/away.faa"), "link to moved/away.faa, which is not there"),
+    (lambda path: path.symlink_to("/dev/zero"), "is a device or a socket"),
 ]
 
 
 @pytest.mark.parametrize(("make", "message"), NO_FILES)
 @pytest.mark.parametrize("pattern", ["b.faa", "*.faa"])
-def test_what_is_no_file_is_named(beside, make, message, pattern):
+def test_files_of_other_kinds_are_refused(beside, make, message, pattern):
     """By a pattern too: what it stands for would be lost in silence."""
     make(beside / "b.faa")
-    assert refusal(beside, pattern) == f"b.faa: {message}"
-
-
-@pytest.mark.parametrize("path", ["/dev/zero", "/dev/null"])
-def test_devices_are_refused(tmp_path, path):
-    message = "is a device or a socket, and sequences are read twice; write them to a file first"
-    assert refusal(tmp_path, path) == f"{path}: {message}"
+    said = refusal(beside, pattern)
+    assert said.startswith("b.faa: is a ") and message in said
 
 
 def test_a_folder(beside):
     (beside / "b.faa").mkdir()
-    assert refusal(beside, "b.faa") == "b.faa: is a folder; name its files, such as b.faa/*.fasta"
-    assert refusal(beside, "b*") == (
-        "b*: matches folders alone; name the files in them; correct the path or the pattern"
-    )
+    assert refusal(beside, "b.faa").startswith("b.faa: is a folder; name its files")
+    assert refusal(beside, "b*").startswith("b*: matches only folders")
     # As data/* or data/** match folders wherever there are some.
     assert "1 sequences of 1 files" in index(beside, "*.faa").said
 
@@ -269,16 +227,16 @@ def test_a_link_to_a_file_counts_once(beside):
     assert "1 sequences of 1 files" in index(beside, "*.faa").said
 
 
-def test_a_file_that_may_not_be_read(beside):
+def test_a_file_without_permission_is_refused(beside):
     (beside / "a.faa").chmod(0)
-    message = "cannot be read (Permission denied); check the path and its permissions"
-    assert refusal(beside, "a.faa", before=_heed_permissions) == f"a.faa: {message}"
+    message = "cannot be read (Permission denied)"
+    assert refusal(beside, "a.faa", before=_heed_permissions).startswith(f"a.faa: {message}")
     (beside / "closed").mkdir()
     (beside / "closed/a.faa").write_bytes(b">a\nMKV\n")
     (beside / "closed").chmod(0)
     found = refusal(beside, "closed/a.faa", before=_heed_permissions)
     (beside / "closed").chmod(0o700)
-    assert found == f"closed/a.faa: {message}"
+    assert found.startswith(f"closed/a.faa: {message}")
 
 
 def _heed_permissions() -> None:
@@ -288,11 +246,10 @@ def _heed_permissions() -> None:
 
 
 @pytest.mark.parametrize("name", [b"\xff.faa", b"b\n.faa", b"b\x1b[31m.faa"])
-def test_a_name_that_no_log_can_hold(beside, name):
+def test_a_file_name_with_control_characters_is_refused(beside, name):
     (beside / os.fsdecode(name)).write_bytes(b">b\nMKV\n")
     shown = ascii(os.fsdecode(name))[1:-1]
-    message = "the name holds control characters, or is not UTF-8; rename the file or folder"
-    assert refusal(beside, "*.faa") == f"{shown}: {message}"
+    assert refusal(beside, "*.faa").startswith(f"{shown}: the name holds control characters")
 
 
 def test_hostile_file_names(tmp_path):

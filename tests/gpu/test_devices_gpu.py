@@ -1,4 +1,4 @@
-"""A real card: leased by its node, pinned by its UUID, asked for its precision."""
+"""A real card: leased by its node, pinned by its UUID, and its precision."""
 
 import logging
 import os
@@ -26,9 +26,14 @@ print([str(card.uuid).removeprefix("GPU-") for card in cards])
 """
 
 
-def waits_at_most(seconds):
+def leave_after(seconds):
     deadline = time.monotonic() + seconds
-    return lambda: time.monotonic() > deadline
+
+    def leave_if_asked():
+        if time.monotonic() > deadline:
+            raise InterruptedRun("asked to stop")
+
+    return leave_if_asked
 
 
 def uuids_seen_under(variables):
@@ -46,46 +51,40 @@ def candidates(card):
         pytest.skip("CUDA works here, and the driver lists no GPU in /proc: nothing to lease")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible and visible.startswith("MIG-"):
-        pytest.skip("a part of a GPU (MIG) is visible: what it is part of is not looked up")
+        pytest.skip("a part of a GPU (MIG) is visible: its card is not looked up")
     return choose_candidates(gpus, visible)
 
 
 def test_a_leased_gpu_is_the_one_that_cuda_then_sees(candidates):
-    with lease_gpu(candidates, interrupted=waits_at_most(60), logger=LOGGER) as gpu:
-        assert gpu.uuid is not None
-        pin = {"CUDA_VISIBLE_DEVICES": gpu.cuda_name, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-        assert uuids_seen_under(pin) == str([gpu.uuid.removeprefix("GPU-")])
-
-
-def test_the_place_on_the_bus_names_the_same_gpu(candidates):
-    gpu = candidates[-1]
-    pin = {"CUDA_VISIBLE_DEVICES": str(gpu.index), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-    assert uuids_seen_under(pin) == str([gpu.uuid.removeprefix("GPU-")])
+    with lease_gpu(candidates, leave_if_asked=leave_after(60), logger=LOGGER) as gpu:
+        for name in (gpu.uuid, str(gpu.index)):
+            pin = {"CUDA_VISIBLE_DEVICES": name, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+            assert uuids_seen_under(pin) == str([gpu.uuid.removeprefix("GPU-")])
 
 
 def test_a_leased_gpu_is_not_leased_again(candidates):
     with (
-        lease_gpu(candidates, interrupted=waits_at_most(60), logger=LOGGER) as gpu,
+        lease_gpu(candidates, leave_if_asked=leave_after(60), logger=LOGGER) as gpu,
         pytest.raises(InterruptedRun),
-        lease_gpu([gpu], interrupted=waits_at_most(0.5), logger=LOGGER),
+        lease_gpu([gpu], leave_if_asked=leave_after(0.5), logger=LOGGER),
     ):
         pytest.fail("a GPU was held twice")
 
 
 def test_the_worker_of_a_lease_sees_one_gpu(candidates):
     environment = EnvConfig.from_environ(os.environ)
-    lease = lease_device("cuda", 0, environment, interrupted=waits_at_most(60), logger=LOGGER)
+    lease = lease_device("cuda", 0, environment, leave_if_asked=leave_after(60), logger=LOGGER)
     with lease as variables:
         assert uuids_seen_under(variables).count("-") == 4
 
 
-def test_the_cpu_asked_for_hides_every_gpu():
-    lease = lease_device("cpu", 0, ALLOWED, interrupted=waits_at_most(0), logger=LOGGER)
+def test_the_cpu_hides_every_gpu():
+    lease = lease_device("cpu", 0, ALLOWED, leave_if_asked=leave_after(0), logger=LOGGER)
     with lease as variables:
         assert uuids_seen_under(variables) == "[]"
 
 
-def test_the_card_itself_says_whether_it_does_fp16():
+def test_fp16_follows_the_cards_capability():
     new_enough = torch.cuda.get_device_capability(DEVICE) >= (8, 0)
     assert should_use_fp16(DEVICE, ALLOWED) is new_enough
     assert should_use_fp16(torch.device("cuda", 0), ALLOWED) is new_enough

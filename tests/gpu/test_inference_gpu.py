@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from seqembed.inference.batches import RawBatch, VarlenCollator
+from seqembed.inference.failure_tracker import FailureTracker
 from seqembed.inference.runner import AsyncInferenceRunner, Outputs
-from seqembed.inference.trials import Trials
 from seqembed.models.encoders.dnabert_s import DnabertS
 from seqembed.models.encoders.esm2 import Esm2
 from seqembed.models.encoders.tokenization import Esm2Tokenizer
@@ -20,7 +20,7 @@ from seqembed.settings.lengths import LengthPolicy
 
 CPU = torch.device("cpu")
 WINDOW = LengthPolicy(long_sequences="window", max_length=400)
-# Of unlike sizes: were a batch's memory given away too early, the next one would write over it.
+# Of different sizes: if a batch's memory were freed too early, the next one would overwrite it.
 LENGTHS = [1000, 300, 40, *range(700, 20, -17), 3, 900]
 SHAPES = {
     Esm2: Esm2Architecture(3, 320, 20, 1280),
@@ -53,12 +53,14 @@ def pack_all(pinned):
 def embed(model, device, folder):
     """(N, D) rows, and the token rows, of all sequences."""
     digests = np.arange(16 * len(LENGTHS), dtype=np.uint16).view(np.uint8)[: 16 * len(LENGTHS)]
-    trials = Trials(folder, digests.reshape(-1, 16), str, logging.getLogger("seqembed.tests"))
-    trials.expect(range(len(LENGTHS)), lambda: None)
+    tracker = FailureTracker(
+        folder, digests.reshape(-1, 16), str, logging.getLogger("seqembed.tests")
+    )
+    tracker.start(range(len(LENGTHS)), lambda: None)
     wanted = Outputs(pooling="mean", pools_specials=True, per_residue=True, storage="float32")
     model = copy.deepcopy(model).to(device)
     runner = AsyncInferenceRunner(
-        model, device, wanted, trials, lambda: model, token_budget=4096, streams=1, threads=1
+        model, device, wanted, tracker, lambda: model, token_budget=4096, streams=1, threads=1
     )
     parts = list(runner.run(pack_all(pinned=device.type == "cuda")))
     assert np.concatenate([part.positions for part in parts]).tolist() == [*range(len(LENGTHS))]

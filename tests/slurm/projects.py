@@ -130,8 +130,8 @@ def finish(driver: Driver, *, ok: bool = True) -> str:
 
 
 def read_batch_script() -> str:
-    """README's, whose environment is the one that the tests run in."""
-    text = (ROOT / "README.md").read_text()
+    """The one of docs/clusters.md, whose environment is the one that the tests run in."""
+    text = (ROOT / "docs/clusters.md").read_text()
     (script,) = re.findall(r"```bash\n(#!/bin/bash\n.*?)```", text, re.DOTALL)
     for size, here in (("--cores 16", "--cores 2"), ("task=16", "task=2"), ("mem=64G", "mem=4G")):
         assert script.count(size) == 1

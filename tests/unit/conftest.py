@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,3 +72,16 @@ def context() -> Any:
         folders = [str(SCRIPTS), str(Path(worker_runs.__file__).parent)]
         patch.setenv("PYTHONPATH", os.pathsep.join(folders))
         yield worker_runs.get_context("forkserver")
+
+
+@pytest.fixture
+def restored_process() -> Iterator[None]:
+    """Afterwards this process has its signal handlers and its environment again."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    handlers, environment = [signal.getsignal(n) for n in numbers], os.environ.copy()
+    yield
+    for number, handler in zip(numbers, handlers, strict=True):
+        signal.signal(number, handler)
+    os.environ.clear()
+    os.environ.update(environment)
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from seqembed.environment import EnvConfig
+from seqembed.errors import InterruptedRun
 from seqembed.machine.devices import lease_device
 from seqembed.machine.gpus import Gpu, find_gpus
 
@@ -27,6 +29,21 @@ GPU Firmware: \t 550.54.15
 GPU Excluded:\t {excluded}
 """
 UNKNOWN_UUID = "GPU-????????-????-????-????-????????????"
+
+
+def stay() -> None:
+    """No signal came."""
+
+
+def leave_after(seconds: float) -> Callable[[], None]:
+    """As if a signal came after so long."""
+    deadline = time.monotonic() + seconds
+
+    def leave_if_asked() -> None:
+        if time.monotonic() > deadline:
+            raise InterruptedRun("asked to stop")
+
+    return leave_if_asked
 
 
 class Machine:
@@ -55,13 +72,13 @@ class Machine:
         asked: str = "auto",
         rank: int = 0,
         visible: str | None = None,
-        interrupted: Callable[[], bool] = lambda: False,
+        leave_if_asked: Callable[[], None] = stay,
         **job: str,
     ) -> AbstractContextManager[dict[str, str]]:
-        """`visible` is what CUDA_VISIBLE_DEVICES says, `job` other variables."""
+        """visible: the value of CUDA_VISIBLE_DEVICES. job: other environment variables."""
         allowed = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
         environment = EnvConfig.from_environ(allowed | job)
         places = {"proc": self.proc, "dev": self.dev}
         return lease_device(
-            asked, rank, environment, interrupted=interrupted, logger=LOGGER, **places
+            asked, rank, environment, leave_if_asked=leave_if_asked, logger=LOGGER, **places
         )

@@ -10,11 +10,11 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from worker_runs import SEQUENCES, Project, make_project, make_sequences
+from worker_runs import SEQUENCES, Project, begin, make_project, make_sequences
 
 from seqembed.checkpoints.blocks import list_blocks, read_block, write_block, write_next_block
 from seqembed.checkpoints.manifest import CheckpointManifest, read_manifest, write_manifest
-from seqembed.checkpoints.shard import adopt_index, assemble_shard
+from seqembed.checkpoints.shard import assemble_shard
 from seqembed.checkpoints.token_rows import ResidueSpool
 from seqembed.errors import CheckpointError, IndexFormatError, ShardError
 from seqembed.index.table import read_shard_index
@@ -60,8 +60,7 @@ def fill(
         width=width,
         recipe=RECIPE | recipe,
     )
-    write_manifest(folder, manifest)
-    adopt_index(folder, project.index(rank))
+    begin(folder, manifest, project.index(rank))
     ids, arrays = [], []
     for part in np.split(order, cuts):
         storage = manifest.recipe["storage"]
@@ -149,8 +148,7 @@ def test_token_rows_that_are_missing_stop_it(shard_project):
         block = read_block(path)
         path.unlink()
         write_block(folder, replace(block, residues=None))
-    missing = len(SEQUENCES) - 3
-    with pytest.raises(ShardError, match=f"shard_0.h5: {missing} sequences have no token rows"):
+    with pytest.raises(ShardError, match="shard_0.h5: .* no token rows"):
         assemble_shard(folder, 0, *given)
     assert not (folder / "shard_0.h5").exists()
 
@@ -238,11 +236,3 @@ def test_a_damaged_index_is_an_error(shard_project):
     (folder / "index.parquet").write_bytes(b"PAR1")
     with pytest.raises(IndexFormatError, match="index.parquet"):
         assemble_shard(folder, 0, *given)
-
-
-def test_the_newest_index_is_adopted(shard_project):
-    folder = shard_project.folder / "shard_0"
-    for prefix in ("a", "b"):
-        make_project(shard_project.folder, shard_project.model, prefix=prefix)
-        adopt_index(folder, shard_project.index())
-        assert (folder / "index.parquet").read_bytes() == shard_project.index().read_bytes()

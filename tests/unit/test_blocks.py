@@ -11,9 +11,7 @@ import pytest
 from seqembed.checkpoints.blocks import (
     Block,
     list_blocks,
-    map_rows,
     read_block,
-    read_flags,
     write_block,
     write_next_block,
 )
@@ -75,7 +73,7 @@ def test_rows_without_digests_are_refused():
 
 @pytest.mark.parametrize(("first", "last"), [(-1, 0), (3, 2)])
 def test_a_range_that_is_none_is_refused(first, last):
-    with pytest.raises(CheckpointError, match=f"batches {first} to {last} are no range"):
+    with pytest.raises(CheckpointError, match=f"batches {first} to {last} are not a range"):
         block_of(2, first=first, last=last)
 
 
@@ -165,17 +163,7 @@ def test_rows_are_mapped_from_disk(count, dtype, tmp_path):
     block = block_of(count)
     rows = block.rows.astype(dtype)
     path = write_next_block(tmp_path, block.digests, rows, block.flags, batches=1)
-    mapped = map_rows(path)
+    mapped = read_block(path).rows
     np.testing.assert_array_equal(mapped, rows)
     assert (mapped.dtype, mapped.shape) == (dtype, (count, 8))
     assert isinstance(mapped, np.memmap) or not count
-
-
-def test_flags_of_all_blocks(tmp_path):
-    digests, flags = read_flags([])
-    assert (digests.shape, flags.shape) == ((0, 16), (0,))
-    blocks = [block_of(3), block_of(0), block_of(5)]
-    paths = [write_next_block(tmp_path, b.digests, b.rows, b.flags, batches=1) for b in blocks]
-    digests, flags = read_flags(paths)
-    np.testing.assert_array_equal(digests, np.concatenate([b.digests for b in blocks]))
-    np.testing.assert_array_equal(flags, np.concatenate([b.flags for b in blocks]))

@@ -7,6 +7,7 @@ import json
 import logging
 import resource
 from collections.abc import Set
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,13 +22,10 @@ from seqembed.checkpoints.blocks import (
     write_block,
     write_next_block,
 )
+from seqembed.checkpoints.checkpoint import Checkpoint, clear, open_checkpoint, read_finished
 from seqembed.checkpoints.manifest import (
     CheckpointManifest,
-    clear,
-    name_other_folders,
-    read_finished,
     read_manifest,
-    sweep,
     write_manifest,
 )
 from seqembed.checkpoints.token_rows import ResidueSpool
@@ -107,7 +105,8 @@ def test_a_damaged_manifest_is_named(content, tmp_path):
         read_manifest(tmp_path)
 
 
-def test_a_sweep_removes_what_no_block_names(tmp_path):
+def test_leftovers_of_killed_workers_are_removed(tmp_path):
+    tmp_path = tmp_path / "shard_1"
     spool = ResidueSpool(tmp_path)
     spool.add(0, np.ones((3, 2), np.float32))
     digests, rows, flags = np.zeros((1, 16), np.uint8), np.ones((1, 2)), np.zeros(1, np.uint8)
@@ -119,7 +118,10 @@ def test_a_sweep_removes_what_no_block_names(tmp_path):
     spool.seal([1])
     spool.add(2, np.ones((3, 2), np.float32))
     assert len(list(tmp_path.iterdir())) == 4
-    sweep(tmp_path)
+    checkpoint = Checkpoint(base=tmp_path.parent, rank=1, locked=False, logger=LOGGER)
+    checkpoint.remove_leftovers()
+    assert len(list(tmp_path.iterdir())) == 4
+    replace(checkpoint, locked=True).remove_leftovers()
     assert set(tmp_path.iterdir()) == {block, tmp_path / residues.name}
 
 
@@ -333,12 +335,12 @@ def test_ids_and_blocks_say_the_same(tmp_path):
     writer = open_writer(tmp_path, sequences=2)
     for rows in ([4, 3], [9], [8], [0]):
         add(writer, rows)
-    assert (writer.ids, [len(block) for block in writer.blocks]) == (names_of([4, 3, 9, 8]), [2, 2])
+    assert (writer.ids, [len(block) for block in writer.arrays]) == (names_of([4, 3, 9, 8]), [2, 2])
     writer.write()
     writer.write()
     assert writer.ids == names_of([4, 3, 9, 8, 0])
-    np.testing.assert_array_equal(np.concatenate(writer.blocks), values_of([4, 3, 9, 8, 0]))
-    assert all(isinstance(block, np.memmap) for block in writer.blocks)
+    np.testing.assert_array_equal(np.concatenate(writer.arrays), values_of([4, 3, 9, 8, 0]))
+    assert all(isinstance(block, np.memmap) for block in writer.arrays)
     assert len(list_blocks(tmp_path)) == 3
 
 
@@ -366,7 +368,7 @@ def test_a_block_that_could_not_be_written_is_tried_again(tmp_path, monkeypatch)
         patch.setattr(checkpoint_writer, "write_next_block", fail)
         with pytest.raises(OSError, match="No space left"):
             add(writer, [0, 1])
-        assert (writer.ids, writer.blocks) == ([], [])
+        assert (writer.ids, writer.arrays) == ([], [])
     writer.write()
     assert contents(tmp_path) == [[0, 1]]
 
@@ -527,7 +529,7 @@ def test_rows_in_half_precision_stay_so(tmp_path):
     rows = values_of([4, 9]).astype(np.float16)
     writer.add(batch_rows(np.array([4, 9]), rows, []))
     writer.close()
-    assert [block.dtype for block in writer.blocks] == [np.float16]
+    assert [block.dtype for block in writer.arrays] == [np.float16]
     ids, found = read_finished(tmp_path, LOGGER)
     assert list(ids) == names_of([4, 9])
     assert found.dtype == np.float16 and isinstance(found, np.memmap)
@@ -550,6 +552,8 @@ def test_other_folders_of_a_rank_are_named_and_left(tmp_path, caplog):
     for folder in (mine / "shard_0", tmp_path / "recipe2-shard1/shard_0", tmp_path / "r-s/shard_1"):
         folder.mkdir(parents=True)
     with caplog.at_level(logging.INFO):
-        name_other_folders(mine, 0, logging.getLogger())
+        config = {"enable_checkpointing": True, "checkpoint_dir": mine}
+        with open_checkpoint(config, tmp_path, 0, lambda: None, logging.getLogger()) as checkpoint:
+            assert (checkpoint.folder, checkpoint.locked) == (mine / "shard_0", True)
     assert [record.message.rpartition(": ")[2] for record in caplog.records] == ["recipe2-shard1"]
     assert (tmp_path / "recipe2-shard1/shard_0").is_dir()

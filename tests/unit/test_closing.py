@@ -28,13 +28,13 @@ def logger(log):
     handler.close()
 
 
-def test_of_an_error_of_several_lines_the_first_is_told(log, logger):
+def test_only_the_first_line_of_an_error_is_shown(log, logger):
     logger.info("it begins")
     logger.error(CUDA)
     assert read_error(log).partition(" ERROR ")[2] == "CUDA error: an illegal memory access"
 
 
-def test_of_a_traceback_its_last_line_is_told_too(log, logger):
+def test_a_traceback_adds_its_last_line(log, logger):
     try:
         raise RuntimeError("why")
     except RuntimeError:
@@ -42,7 +42,7 @@ def test_of_a_traceback_its_last_line_is_told_too(log, logger):
     assert read_error(log).partition(" ERROR ")[2] == "this is a bug (RuntimeError: why)"
 
 
-def test_a_warning_that_ends_a_log_is_told_and_one_before_is_not(log, logger):
+def test_a_warning_is_shown_only_at_the_end_of_a_log(log, logger):
     logger.warning("stopped by Ctrl-C")
     assert read_error(log).endswith(" WARNING stopped by Ctrl-C")
     logger.info("all is well")
@@ -50,12 +50,12 @@ def test_a_warning_that_ends_a_log_is_told_and_one_before_is_not(log, logger):
 
 
 @pytest.mark.parametrize("text", ["", "no record\n"])
-def test_a_log_without_records_tells_nothing(log, logger, text):
+def test_a_log_without_records_shows_nothing(log, logger, text):
     log.write_text(text)
     assert read_error(log) is None
 
 
-def test_logs_of_earlier_runs_and_logs_that_are_not_there_are_passed_over(log, logger):
+def test_logs_of_earlier_runs_and_missing_logs_are_passed_over(log, logger):
     logger.error("first\nsecond")
     os.utime(log, (100, 100))
     missing = log.with_name("missing.log")

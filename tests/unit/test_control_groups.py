@@ -1,4 +1,4 @@
-"""What the kernel says that it killed for want of memory, and a worker that it does kill."""
+"""The kernel's count of processes killed out of memory, and a worker that it kills."""
 
 from __future__ import annotations
 
@@ -12,19 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from worker_runs import SCRIPTS, make_project, make_sequences
+from worker_runs import SCRIPTS, embed_command, make_project, make_sequences
 
 from seqembed.machine.control_groups import GROUPS, OWN_GROUPS, count_oom_kills
 
 V1 = "oom_kill_disable 0\nunder_oom 0\noom_kill {}\n"
 V2 = "low 0\nhigh 0\nmax 12\noom 4\noom_kill {}\noom_group_kill 0\n"
 MEMORY = GROUPS / "memory"
-OPTIONS = [
-    *("--rank", "0", "--world-size", "1", "--layer", "last", "--pooling", "mean"),
-    *("--no-per-residue", "--storage", "float32", "--precision", "fp32", "--device", "cpu"),
-    *("--long-sequences", "error", "--max-length", "auto", "--threads", "1"),
-    *("--checkpoint-sequences", "10000", "--checkpoint-seconds", "300"),
-]
 
 
 @pytest.mark.parametrize(
@@ -45,7 +39,7 @@ def test_the_count_is_found_in_both_versions(own, place, text, tmp_path):
 
 
 @pytest.mark.parametrize("text", [None, "", "oom 1\n", "oom_kill x\n"])
-def test_where_nothing_is_said_nobody_knows(text, tmp_path):
+def test_without_a_count_there_is_none(text, tmp_path):
     (tmp_path / "cgroup").write_text("0::/a\n")
     if text is not None:
         (tmp_path / "a").mkdir()
@@ -56,7 +50,7 @@ def test_where_nothing_is_said_nobody_knows(text, tmp_path):
 
 @pytest.fixture
 def group(request) -> Iterator[Path]:
-    """A control group of so many MB, version 1 or 2."""
+    """A control group that may hold `request.param` MB, of version 1 or 2."""
     own = dict(reversed(line.split(":", 2)[1:]) for line in OWN_GROUPS.read_text().splitlines())
     version_1 = next((g for g, names in own.items() if "memory" in names.split(",")), None)
     parent = MEMORY / version_1.lstrip("/") if version_1 else GROUPS / next(iter(own)).lstrip("/")
@@ -99,25 +93,26 @@ def test_a_kill_of_the_kernel_counts(group):
 
 
 @pytest.mark.parametrize("group", [320], indirect=True)
-def test_a_worker_that_the_kernel_kills_goes_on_with_smaller_steps(group, prepared_model, tmp_path):
+def test_a_worker_killed_by_the_kernel_goes_on_with_smaller_batches(
+    group, prepared_model, tmp_path
+):
     project = make_project(tmp_path / "shard", prepared_model, make_sequences([300] * 200))
 
-    def embed(*options: str, **how: Any) -> subprocess.CompletedProcess:
-        command = [sys.executable, SCRIPTS / "embed_shard.py", "--index", project.index()]
-        command += ["--model", prepared_model, "--output", project.output / "shard_0.h5"]
-        command += [*OPTIONS, *options, "--log", project.log]
+    def embed(token_budget: int, **how: Any) -> subprocess.CompletedProcess:
+        files = (project.index(), prepared_model, project.output / "shard_0.h5", project.log)
+        command = embed_command(*files, token_budget=token_budget)
         return subprocess.run(command, capture_output=True, text=True, **how)
 
     def enter() -> None:
         (group / "cgroup.procs").write_text(str(os.getpid()))
 
-    done = embed("--token-budget", "1000000", preexec_fn=enter)
+    done = embed(1_000_000, preexec_fn=enter)
     assert done.returncode == 0, done.stderr
-    assert "was killed by the kernel, for want of memory; a fresh worker goes on" in done.stderr
+    assert "was killed by the kernel, because memory ran out; a fresh worker goes on" in done.stderr
     log = project.log.read_text()
-    assert "out of memory in a step of 60,400 tokens: steps hold at most 30,200" in log
+    assert "out of memory in a batch of 60,400 tokens: batches hold at most 30,200" in log
     assert "failed alone" not in log and "quarantined" not in log
     rows = project.content()
     shutil.rmtree(project.results / "checkpoints")
-    assert embed("--token-budget", "2048").returncode == 0
+    assert embed(2048).returncode == 0
     assert project.content() == rows

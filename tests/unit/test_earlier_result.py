@@ -41,30 +41,10 @@ def test_a_moved_checkout_passes(tmp_path, monkeypatch):
     refuse_to_replace(["my.faa"], ["my.faa"], INDEX)
 
 
-def test_another_home_with_the_same_files_passes(tmp_path, monkeypatch):
-    for home in ("home", "new"):
-        (tmp_path / home).mkdir()
-    old, new = (tmp_path / home / "my.faa" for home in ("home", "new"))
-    old.write_text(">a\nMKV\n")
-    write_index([old], INDEX)
-    monkeypatch.setenv("HOME", str(new.parent))
-    with pytest.raises(ConfigError):
-        refuse_to_replace(["~/my.faa"], [new], INDEX)
-    old.rename(new)
-    for pattern in ("~/my.faa", "$HOME/my.faa", "${HOME}/*.faa"):
-        refuse_to_replace([pattern], [new], INDEX)
-    with pytest.raises(ConfigError):
-        refuse_to_replace(["~/other.faa"], ["other/my.faa"], INDEX)
-
-
 def test_another_file_of_the_same_name_is_refused():
-    with pytest.raises(ConfigError) as caught:
+    message = "results/my holds the results of my.faa and 1 more, .*name=.*remove .*index.parquet"
+    with pytest.raises(ConfigError, match=message):
         refuse_to_replace(["other/my.faa"], ["other/my.faa"], INDEX)
-    assert str(caught.value) == (
-        "results/my holds the results of my.faa and 1 more, which would be lost. Give these files "
-        "another name, by name=... after --config; or, if that file only moved, remove "
-        "results/my/index.parquet and run again."
-    )
 
 
 def test_a_pattern_whose_files_were_all_replaced_passes():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,12 @@ from hypothesis import strategies as st
 
 from seqembed.errors import FastaError
 from seqembed.fasta.files import find_fasta_files
-from seqembed.fasta.reader import read_records
-from seqembed.storage.digests import digest
+from seqembed.fasta.reader import read_batches
+from seqembed.fasta.records import Record
+
+
+def read_records(path: Path, **options: int) -> Iterator[Record]:
+    return (record for records in read_batches(path, **options) for record in records)
 
 
 def _write(folder: Path, content: bytes, name: str = "a.fasta") -> Path:
@@ -98,11 +103,6 @@ def test_find_fasta_files(tmp_path):
     for patterns in ([str(b), str(tmp_path / "*.faa")], []):
         with pytest.raises(FastaError):
             find_fasta_files(patterns)
-
-
-def test_digest():
-    assert len(digest(b"MKV")) == 16
-    assert digest(b"MKV") != digest(b"MKL")
 
 
 NAMES = st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S"]), min_size=1)

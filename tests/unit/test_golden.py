@@ -10,13 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from seqembed.checkpoints.blocks import read_block
-from seqembed.checkpoints.failures import Doubt, Suspect, read_failures
+from seqembed.checkpoints.failures import LoneFailure, Suspect, read_failures
 from seqembed.checkpoints.manifest import read_manifest
 from seqembed.index.parquet import read_metadata
 from seqembed.index.table import (
     read_excluded,
+    read_ids_and_reasons,
     read_lengths_and_digests,
-    read_names,
     read_shard_index,
 )
 from seqembed.models.prepare import read_prepared
@@ -59,7 +59,7 @@ def test_index():
     lengths, digests = read_lengths_and_digests(GOLDEN / "index.parquet")
     assert (lengths.tolist(), hexes(digests)) == (LENGTHS, DIGESTS)
     # It is older than what an index may exclude.
-    assert list(read_names(GOLDEN / "index.parquet")) == [(name, None) for name in IDS]
+    assert list(read_ids_and_reasons(GOLDEN / "index.parquet")) == [(name, None) for name in IDS]
     assert read_excluded(GOLDEN / "index.parquet").tolist() == [False] * 6
     first = pq.read_table(GOLDEN / "index.parquet").to_pylist()[0]
     assert first | {"digest": first["digest"].hex()} == {
@@ -228,7 +228,7 @@ def test_an_index_that_excludes():
     assert (lengths.tolist(), hexes(digests)) == (DNA_LENGTHS, DNA_DIGESTS)
     reasons = {row: f"residue 'N' at {told}" for row, told in REASONS.items()}
     named = [(name, reasons.get(row)) for row, name in enumerate(DNA_IDS)]
-    assert list(read_names(path)) == named
+    assert list(read_ids_and_reasons(path)) == named
     assert read_excluded(path).tolist() == [row in REASONS for row in range(9)]
 
 
@@ -313,12 +313,11 @@ BROKEN = "IndexError: index out of range in self"
 def test_failures():
     found = read_failures(QUARANTINE)
     assert (found.token_limit, found.quarantined) == (1024, {POISON: BROKEN})
-    assert found.doubts == [Doubt(digest=POISON, memory=False)]
+    assert found.in_a_row == [LoneFailure(digest=POISON, memory=False)]
+    crashed = Suspect(reason="the worker was killed by SIGSEGV")
     memory = "OutOfMemoryError: CUDA out of memory"
-    assert found.suspects == [
-        Suspect(first=3, last=9, reason="the worker was killed by SIGSEGV"),
-        Suspect(first=12, last=12, reason=memory, failed=True, tries=1, memory=True),
-    ]
+    alone = Suspect(reason=memory, failed=True, tries=1, memory=True)
+    assert found.suspects == {**dict.fromkeys(range(3, 10), crashed), 12: alone}
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from stand_in_gpus import Machine
+from stand_in_gpus import Machine, leave_after
 
 RANKS, ROUNDS = 16, 1_000
 SPAWN = multiprocessing.get_context("spawn")
 
 
 class Round(NamedTuple):
-    """One lease: the GPU, and the seconds at which it was wanted, taken and given back."""
+    """One lease: the GPU, and when it was wanted, taken and given back, in seconds."""
 
     gpu: str
     wanted: float
@@ -28,10 +28,10 @@ class Round(NamedTuple):
 def take_turns(root: Path, rank: int, rounds: int, start: float, results) -> None:
     machine, found = Machine(root), []
     time.sleep(max(0.0, start - time.monotonic()))
-    deadline = time.monotonic() + 120
+    leave = leave_after(120)
     for _ in range(rounds):
         wanted = time.monotonic()
-        with machine.lease("cuda", rank, interrupted=lambda: time.monotonic() > deadline) as pin:
+        with machine.lease("cuda", rank, leave_if_asked=leave) as pin:
             taken = time.monotonic()
             time.sleep(0.002)
             given = time.monotonic()

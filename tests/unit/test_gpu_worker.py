@@ -21,12 +21,11 @@ import numpy as np
 import pytest
 import torch
 import worker_runs
-from worker_runs import SEQUENCES, WIDTH, Outcome, Project, WorkerProcess
+from worker_runs import SEQUENCES, WIDTH, Outcome, Project, WorkerProcess, begin
 
 from seqembed import gpu_worker
 from seqembed.checkpoints.blocks import list_blocks, read_block, write_next_block
 from seqembed.checkpoints.manifest import CheckpointManifest, read_manifest, write_manifest
-from seqembed.checkpoints.shard import adopt_index
 from seqembed.errors import (
     CheckpointError,
     ConfigError,
@@ -260,8 +259,7 @@ def saved(project: Project, folder: Path, count: int) -> Path:
 
 def test_save_shard_puts_rows_in_input_order(project, tmp_path):
     folder, shard = tmp_path / "shard_0", read_shard_index(project.index())
-    write_manifest(folder, manifest_of(shard_fingerprint=shard.fingerprint))
-    adopt_index(folder, project.index())
+    begin(folder, manifest_of(shard_fingerprint=shard.fingerprint), project.index())
     path = saved(project, folder, len(SEQUENCES))
     assert path == folder / "shard_0.h5"
     with h5py.File(path) as file:
@@ -277,8 +275,7 @@ def test_save_shard_misses_no_row(project, tmp_path):
     folder, shard = tmp_path / "shard_0", read_shard_index(project.index())
     with pytest.raises(CheckpointError, match="lacks its manifest or index"):
         saved(project, folder, 40)
-    write_manifest(folder, manifest_of(shard_fingerprint=shard.fingerprint))
-    adopt_index(folder, project.index())
+    begin(folder, manifest_of(shard_fingerprint=shard.fingerprint), project.index())
     with pytest.raises(ShardError, match="1 sequences have no row"):
         saved(project, folder, 39)
     assert not list(folder.glob("*.h5"))
@@ -509,6 +506,15 @@ def test_rows_of_an_earlier_result_are_taken(run, project, undisturbed):
     outcome = run()
     assert (outcome.exit_code, outcome.status["computed"]) == (0, 2)
     assert project.content()[0].startswith(undisturbed.content()[0])
+    # What is damaged since then is taken again, and what is whole is not.
+    before = project.content()
+    list_blocks(project.checkpoints())[0].write_bytes(b"")
+    shutil.rmtree(project.output)
+    outcome = run()
+    assert (outcome.exit_code, outcome.status["computed"]) == (0, 0)
+    assert outcome.status["resumed_sequences"] == len(more)
+    assert project.content() == before
+    assert len(list_blocks(project.checkpoints())) == 2
 
 
 # Failures.

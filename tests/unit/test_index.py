@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqembed.checkpoints.shard import adopt_index
-from seqembed.checks.residues import ResidueCheck, find_unknown
+from seqembed.checkpoints.shard import read_shard_ids
+from seqembed.checks.residues import ResidueCheck
+from seqembed.checks.tally import find_unknown
 from seqembed.errors import FastaError, IndexFormatError, ResidueError
 from seqembed.index import table as index
 from seqembed.index.parquet import read_metadata, whole
@@ -25,8 +26,8 @@ from seqembed.index.table import (
     IndexFingerprint,
     describe_rows,
     read_excluded,
+    read_ids_and_reasons,
     read_lengths_and_digests,
-    read_names,
     read_shard_index,
     write_index,
 )
@@ -63,44 +64,21 @@ def test_index_columns(tmp_path):
         (1, "s1", "about", 2, str(a), 14, digest(b"MK"), None),
         (2, "t0", "about", 1, str(b), 0, digest(b"W"), None),
     ]
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["index.parquet"]
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"index.bin", "index.parquet"}
+    assert (tmp_path / "out/index.bin").read_bytes() == b"MKVMKW"
 
 
-def test_index_fingerprint_is_of_ids_and_digests(tmp_path, monkeypatch):
-    def fingerprint(*arguments: str) -> str:
-        sequences, name, prefix = arguments[0].split(), arguments[1], arguments[2]
-        write_index([_fasta(tmp_path, sequences, name, prefix)], tmp_path / "i.parquet")
-        return read_metadata(tmp_path / "i.parquet", "index")["fingerprint"]
-
-    first = fingerprint("MKV WE", "a.fasta", "s")
-    assert first == fingerprint("mkv WE*", "b.fasta", "s")
-    monkeypatch.setattr(index, "INDEX_BATCH_ROWS", 1)
-    assert first == fingerprint("MKV WE", "a.fasta", "s")
-    others = [fingerprint("MKV WE", "a.fasta", "t"), fingerprint("WE MKV", "a.fasta", "s")]
-    assert len({first, *others}) == 3
-
-
-def test_index_fingerprint_stays_what_it_was(tmp_path):
-    """As it was before an index could exclude anything."""
-    write_index([_fasta(tmp_path, ["MKV", "WE"])], tmp_path / "i.parquet", "header", _check("skip"))
-    content = b"s0\0" + digest(b"MKV") + b"s1\0" + digest(b"WE")
-    expected = hashlib.blake2b(content, digest_size=32).hexdigest()
-    assert read_metadata(tmp_path / "i.parquet", "index")["fingerprint"] == expected
-
-
-def test_index_fingerprint_tells_what_is_excluded(tmp_path):
-    fasta, reason = (
-        _fasta(tmp_path, ["MKV", "MJ", "WE"]),
-        b"residue 'J' at 2 is unknown to the model",
-    )
-    found = {}
-    for asked in ("skip", "unk"):
-        write_index([fasta], tmp_path / "i.parquet", "header", _check(asked))
-        found[asked] = read_metadata(tmp_path / "i.parquet", "index")["fingerprint"]
-    marked = b"s1\0" + digest(b"MJ") + b"\0" + reason + b" (1 such)\0"
-    content = b"s0\0" + digest(b"MKV") + marked + b"s2\0" + digest(b"WE")
-    assert found["skip"] == hashlib.blake2b(content, digest_size=32).hexdigest()
-    assert found["skip"] != found["unk"]
+@pytest.mark.parametrize("batch_rows", [1, 65_536])
+def test_index_fingerprint_is_of_ids_digests_and_reasons(tmp_path, monkeypatch, batch_rows):
+    """Without excluded rows, as before an index could exclude any."""
+    monkeypatch.setattr(index, "INDEX_BATCH_ROWS", batch_rows)
+    fasta, path = _fasta(tmp_path, ["MKV", "mj", "WE*"]), tmp_path / "i.parquet"
+    reason = b"\0residue 'J' at 2 is unknown to the model (1 such)\0"
+    for asked, excluded in (("unk", b""), ("skip", reason)):
+        write_index([fasta], path, "header", _check(asked))
+        rows = b"s0\0" + digest(b"MKV") + b"s1\0" + digest(b"MJ") + excluded
+        expected = hashlib.blake2b(rows + b"s2\0" + digest(b"WE"), digest_size=32).hexdigest()
+        assert read_metadata(path, "index")["fingerprint"] == expected
 
 
 REASONS = st.one_of(st.none(), st.text("ab1", max_size=2))
@@ -108,7 +86,7 @@ ROWS = st.lists(st.tuples(st.text("ab1", min_size=1, max_size=2), REASONS), max_
 
 
 @given(ROWS, ROWS)
-def test_index_fingerprints_are_equal_for_equal_rows_alone(rows, others):
+def test_only_equal_rows_have_equal_fingerprints(rows, others):
     def fingerprint(rows: list[tuple[str, str | None]]) -> str:
         result = IndexFingerprint()
         keys = [b"1" * 16] * len(rows)
@@ -118,21 +96,17 @@ def test_index_fingerprints_are_equal_for_equal_rows_alone(rows, others):
     assert (fingerprint(rows) == fingerprint(others)) == (rows == others)
 
 
-def test_index_fingerprint_takes_as_many_of_each():
-    for keys, reasons in (([], [None]), ([b"1" * 16], []), ([b"1" * 16] * 2, None)):
-        with pytest.raises(ValueError, match="zip"):
-            IndexFingerprint().update(["a"], keys, reasons)
-
-
 @pytest.mark.parametrize("batch_rows", [1, 2, 65_536])
-def test_what_is_excluded_is_in_the_index_with_its_reason(tmp_path, monkeypatch, batch_rows):
+def test_the_index_gives_reasons_for_excluded_rows(tmp_path, monkeypatch, batch_rows):
     monkeypatch.setattr(index, "INDEX_BATCH_ROWS", batch_rows)
     a, b = _fasta(tmp_path, ["MKV", "mj"]), _fasta(tmp_path, ["M*K", "W"], "b.fasta", "t")
     path = tmp_path / "i.parquet"
     assert write_index([a, b], path, "header", _check("skip")) == 4
     reason = "residue {} is unknown to the model (1 such)"
     expected = [None, reason.format("'J' at 2"), reason.format("'*' at 2"), None]
-    assert list(read_names(path)) == list(zip(["s0", "s1", "t0", "t1"], expected, strict=True))
+    assert list(read_ids_and_reasons(path)) == list(
+        zip(["s0", "s1", "t0", "t1"], expected, strict=True)
+    )
     assert read_excluded(path).tolist() == [False, True, True, False]
     lengths, digests = read_lengths_and_digests(path)
     assert lengths.tolist() == [3, 2, 3, 1]
@@ -141,20 +115,13 @@ def test_what_is_excluded_is_in_the_index_with_its_reason(tmp_path, monkeypatch,
     assert not read_excluded(path).any()
 
 
-@pytest.mark.parametrize("check", [None, _check("error")])
-def test_no_index_is_left_where_residues_are_refused(tmp_path, check):
-    with pytest.raises(ResidueError, match="'J' at 2"):
-        write_index([_fasta(tmp_path, ["MKV", "MJ"])], tmp_path / "out/i.parquet", "header", check)
-    assert list((tmp_path / "out").iterdir()) == []
-
-
-def test_an_index_of_before_excludes_nothing():
+def test_an_older_index_excludes_nothing():
     path = GOLDEN / "index.parquet"
     assert read_excluded(path).tolist() == [False] * 6
-    assert list(read_names(path))[3:] == [("näme", None), ("long", None), ("last", None)]
+    assert list(read_ids_and_reasons(path))[3:] == [("näme", None), ("long", None), ("last", None)]
 
 
-def test_a_shard_of_before_has_a_token_for_each_residue():
+def test_an_older_shard_has_a_token_for_each_residue():
     shard = read_shard_index(GOLDEN / "shard_1.parquet")
     assert shard.tokens.tolist() == shard.lengths.tolist()
 
@@ -193,28 +160,7 @@ def test_every_record_is_in_the_index_once(sequences, cut, asked):
     assert [row["excluded"] is None for row in rows] == list(expected)
 
 
-def test_duplicate_ids_name_both_places(tmp_path):
-    a, b = _fasta(tmp_path, ["M", "MK"]), _fasta(tmp_path, ["W", "WE"], "b.fasta")
-    with pytest.raises(FastaError) as caught:
-        write_index([a, b], tmp_path / "index.parquet")
-    assert (caught.value.path, caught.value.record, caught.value.line) == (b, "s0", 1)
-    assert f"{a}, line 1" in str(caught.value)
-    assert "ids: file:header" in str(caught.value)
-    assert not (tmp_path / "index.parquet").exists()
-    write_index([a, b], tmp_path / "index.parquet", "file:header")
-    names = pq.read_table(tmp_path / "index.parquet")["sequence_id"].to_pylist()
-    assert names == ["a.fasta:s0", "a.fasta:s1", "b.fasta:s0", "b.fasta:s1"]
-
-
-def test_duplicate_id_in_one_file(tmp_path):
-    path = tmp_path / "a.fasta"
-    path.write_text(">a\nM\n>b\nM\n>a\nK\n")
-    with pytest.raises(FastaError, match="line 1; rename") as caught:
-        write_index([path], tmp_path / "index.parquet", "file:header")
-    assert (caught.value.record, caught.value.line) == ("a.fasta:a", 5)
-
-
-def test_a_long_id_is_known_again_whole(tmp_path):
+def test_a_long_id_is_compared_whole(tmp_path):
     long = "i" * 100
     path = _fasta(tmp_path, ["M", "MK"], prefix=long)
     assert write_index([path], tmp_path / "index.parquet") == 2
@@ -224,18 +170,10 @@ def test_a_long_id_is_known_again_whole(tmp_path):
     assert (caught.value.record, caught.value.line) == (f"{long}0", 5)
 
 
-def test_ids_limits(tmp_path):
-    with pytest.raises(ValueError, match="ids must be"):
-        write_index([], tmp_path / "index.parquet", "name")
-    path = _fasta(tmp_path, ["M"], prefix="i" * 1020)
-    with pytest.raises(FastaError, match="over 1,024 bytes"):
-        write_index([path], tmp_path / "index.parquet", "file:header")
-
-
 @pytest.mark.parametrize(
     "metadata", [{"format_version": "2"}, {"kind": "index"}, {"fingerprint": "0"}, {"rank": "x"}]
 )
-def test_read_shard_index_checks(tmp_path, metadata):
+def test_a_shard_with_wrong_metadata_is_refused(tmp_path, metadata):
     (path,) = _split(tmp_path, [_fasta(tmp_path, ["MKV", "WE"])], 1)
     table = pq.read_table(path)
     kept = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
@@ -244,7 +182,7 @@ def test_read_shard_index_checks(tmp_path, metadata):
         read_shard_index(path)
 
 
-def test_damaged_files(tmp_path):
+def test_files_that_are_no_shard_are_refused(tmp_path):
     path = tmp_path / "shard.parquet"
     for content in (b"", b"PAR1 no parquet PAR1"):
         path.write_bytes(content)
@@ -258,12 +196,13 @@ def test_damaged_files(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "read", [read_excluded, read_lengths_and_digests, lambda path: list(read_names(path))]
+    "read", [read_excluded, read_lengths_and_digests, lambda path: list(read_ids_and_reasons(path))]
 )
-def test_damage_in_an_index_is_named(tmp_path, read):
+def test_a_damaged_index_is_refused(tmp_path, read):
     path = tmp_path / "i.parquet"
     write_index([_fasta(tmp_path, ["MKV", "MJ"])], path, "header", _check("skip"))
-    content = path.read_bytes()
+    content, metadata = path.read_bytes(), read_metadata(path, "index")
+    table = pq.read_table(path)
     # All columns, and not the footer, whose size stands in front of the last word.
     columns = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
     path.write_bytes(b"\xff" * columns + content[columns:])
@@ -272,20 +211,13 @@ def test_damage_in_an_index_is_named(tmp_path, read):
     pq.write_table(pa.table({"a": [1]}), path)
     with pytest.raises(IndexFormatError, match="kind None"):
         read(path)
-
-
-def test_an_index_without_its_fingerprint_is_refused(tmp_path):
-    path = tmp_path / "i.parquet"
-    write_index([_fasta(tmp_path, ["MKV"])], path)
-    metadata = read_metadata(path, "index")
     del metadata["fingerprint"]
-    pq.write_table(pq.read_table(path).replace_schema_metadata(metadata), path)
-    for read in (read_excluded, read_lengths_and_digests, lambda path: list(read_names(path))):
-        with pytest.raises(IndexFormatError, match="has no fingerprint; remove it and run again"):
-            read(path)
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+    with pytest.raises(IndexFormatError, match="has no fingerprint; remove it and run again"):
+        read(path)
 
 
-def test_a_footer_that_says_otherwise_of_one_column_is_told(tmp_path):
+def test_a_damaged_footer_is_refused(tmp_path):
     (path,) = _split(tmp_path, [_fasta(tmp_path, ["MKV", "WE"])], 1)
     table = pq.read_table(path)
     schema = table.schema.set(1, pa.field("sequence_id", pa.binary()))
@@ -294,12 +226,10 @@ def test_a_footer_that_says_otherwise_of_one_column_is_told(tmp_path):
         whole(table, 3)
     pq.write_table(table.cast(schema), path)
     with pytest.raises(IndexFormatError, match="column sequence_id is of binary, not string"):
-        adopt_index(tmp_path / "folder", path)
-    assert not (tmp_path / "folder").exists()
+        read_shard_ids(path)
 
 
 def test_a_flipped_bit_in_an_index_never_gives_another_shard(tmp_path):
-    """What is said may be of the index, or of a file that seems to have changed."""
     path, shard = tmp_path / "i.parquet", tmp_path / "shard.parquet"
     fasta = _fasta(tmp_path, ["MKV", "WE", "MJ", "mkv*"])
     write_index([fasta], path, "header", _check("skip"))
@@ -308,6 +238,6 @@ def test_a_flipped_bit_in_an_index_never_gives_another_shard(tmp_path):
     for place in range(0, len(content), 19):
         flipped = bytes([content[place] ^ 1 << place % 8])
         path.write_bytes(content[:place] + flipped + content[place + 1 :])
-        with suppress(FastaError, IndexFormatError):
+        with suppress(IndexFormatError):
             split_index(path, [shard])
         assert pq.read_table(shard).equals(expected)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from described_models import DNA_TOKENIZER, write_dna_model, write_protein_model
 
-from seqembed.index.table import read_excluded, read_names, read_shard_index
+from seqembed.index.table import read_excluded, read_ids_and_reasons, read_shard_index
 from seqembed.models.encoders.tokenization import BpeTokenizer
 
 SCRIPTS = Path(__file__).parents[2] / "workflow/scripts"
@@ -40,13 +40,13 @@ class Place:
 
     def index(self, *fasta: str, asked: str = "error") -> Any:
         options = ["--ids", "header", "--invalid-residues", asked, "--output", "index.parquet"]
-        options += ["--gaps", "error", "--suspicious", "error"]
+        options += ["--gaps", "error", "--suspicious", "error", "--residues", "residues.bin"]
         return self.call("index", "--fasta", *fasta, *options)
 
     def split(self, asked: str = "auto", length: object = "auto", shards: int = 1) -> Any:
         options = ["--long-sequences", asked, "--max-length", length, "--world-size", shards]
         options += ["--layer", "last"]
-        where = ["--index", "index.parquet", "--output-dir", "index"]
+        where = ["--index", "index.parquet", "--residues", "residues.bin", "--output-dir", "index"]
         return self.call("split", *where, *options)
 
     def rows(self, shards: int = 1) -> list[dict[str, Any]]:
@@ -99,32 +99,10 @@ def test_invalid_residues(proteins):
     assert "4 distinct sequences" in proteins.split().stderr
 
     assert "2 of 4 sequences are left out" in proteins.index(*files, asked="skip").stderr
-    reasons = dict(read_names(proteins.folder / "index.parquet"))
+    reasons = dict(read_ids_and_reasons(proteins.folder / "index.parquet"))
     assert [key for key, reason in reasons.items() if reason] == ["b", "c"]
     assert "2 distinct sequences" in proteins.split().stderr
     assert [row["sequence_id"] for row in proteins.rows()] == ["a", "d"]
-
-
-def test_n_in_dna(dna):
-    fasta = dna.fasta("a.fna", a="ACGTNNAC", b="ACGT")
-    outcome = dna.index(fasta)
-    assert outcome.returncode == 1
-    assert outcome.stderr.startswith("index: sequences hold N, as contigs often do: ")
-    assert dna.index(fasta, asked="unk").returncode == 0
-    assert dna.split().returncode == 0
-    assert [row["sequence_id"] for row in dna.rows()] == ["a", "b"]
-    assert dna.index(dna.fasta("b.fna", a="N"), asked="skip").returncode == 1
-
-
-def test_the_wrong_molecule_is_refused(proteins, dna):
-    fasta = dna.fasta("a.faa", a="MKVLWEDRSTAGQIPFYNHC" * 5)
-    for asked in ("error", "unk", "skip"):
-        outcome = dna.index(fasta, asked=asked)
-        assert (outcome.returncode, "looks like proteins" in outcome.stderr) == (1, True)
-    fasta = proteins.fasta("a.fna", a="ACGTN" * 20)
-    for asked in ("error", "unk", "skip"):
-        outcome = proteins.index(fasta, asked=asked)
-        assert (outcome.returncode, "looks like DNA" in outcome.stderr) == (1, True)
 
 
 def test_long_sequences(proteins):
@@ -140,15 +118,6 @@ def test_long_sequences(proteins):
     assert "max_length must be at least 1" in proteins.split("window", 0).stderr
 
 
-def test_long_dna_is_counted_in_tokens(dna):
-    assert dna.index(dna.fasta("a.fna", a="ACGTTGCA" * 3000)).returncode == 0
-    assert dna.split().returncode == 0
-    (row,) = dna.rows()
-    assert 1998 < row["tokens"] < row["length"]
-    outcome = dna.split("error")
-    assert f"longer than 1,998 tokens (the longest has {row['tokens']:,})" in outcome.stderr
-
-
 def test_a_genome_of_five_million_bases(dna):
     genome = "".join(random.Random(4).choices("ACGT", k=5_000_000))
     assert dna.index(dna.fasta("a.fna", a=genome, b="ACGT")).returncode == 0
@@ -158,18 +127,19 @@ def test_a_genome_of_five_million_bases(dna):
     assert 900_000 < shard.tokens[0] < 1_200_000
 
 
-@pytest.mark.parametrize("missing", ["--model", "--invalid-residues", "--gaps", "--suspicious"])
-def test_index_needs_its_options(tmp_path, missing):
-    options = {"--fasta": "a", "--ids": "header", "--model": "m", "--invalid-residues": "unk"}
-    options |= {"--output": "index.parquet", "--gaps": "keep", "--suspicious": "allow"}
-    words = [word for item in options.items() if item[0] != missing for word in item]
-    command = [sys.executable, str(SCRIPTS / "index.py"), *words]
-    outcome = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("missing", ["--model", "--gaps"])
+def test_index_requires_its_options(proteins, missing):
+    words = ["--fasta", "a", "--ids", "header", "--invalid-residues", "unk", "--gaps", "keep"]
+    words += ["--suspicious", "allow", "--output", "i.parquet", "--residues", "residues.bin"]
+    words += ["--model", "m"]
+    place = words.index(missing)
+    command = [sys.executable, SCRIPTS / "index.py", *words[:place], *words[place + 2 :]]
+    outcome = subprocess.run(command, capture_output=True, text=True, check=False)
     assert outcome.returncode == 2
     assert missing in outcome.stderr
 
 
-def test_more_shards_than_could_be_merged_are_refused_before_a_gpu_is_used(proteins):
+def test_more_shards_than_can_be_merged_are_refused(proteins):
     assert proteins.index(proteins.fasta("a.faa", one="MKV")).returncode == 0
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY:

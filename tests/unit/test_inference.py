@@ -1,4 +1,4 @@
-"""Inference: batches in order, a row's bits its own, and what fails narrowed down."""
+"""The batch runner: rows in order, a row's bits its own, and what is computed after a failure."""
 
 from __future__ import annotations
 
@@ -24,15 +24,10 @@ from worker_runs import make_sequences
 from seqembed.checkpoints.failures import Failures, Suspect, read_failures, write_failures
 from seqembed.errors import FreshProcessError, NonFiniteError, NotTheSequencesError
 from seqembed.flags import FP32_RETRY
-from seqembed.inference.batches import (
-    PackedBatch,
-    RawBatch,
-    VarlenCollator,
-    plan_batches,
-    plan_passes,
-)
+from seqembed.inference.batches import PackedBatch, RawBatch, VarlenCollator
+from seqembed.inference.failure_tracker import MAX_IN_A_ROW, FailureTracker
+from seqembed.inference.plan import plan_batches, plan_passes
 from seqembed.inference.runner import AsyncInferenceRunner, BatchRows, Outputs
-from seqembed.inference.trials import MAX_IN_A_ROW, Trials
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.dnabert_s import DnabertS
 from seqembed.models.encoders.encoder import CPU_FFN_ROWS, in_chunks
@@ -88,20 +83,20 @@ def folder() -> tempfile.TemporaryDirectory:
     return tempfile.TemporaryDirectory()
 
 
-def trials_of(count: int, where: Path | None = None) -> Trials:
-    """Of a shard of so many sequences, about which nothing is known."""
+def tracker_of(count: int, where: Path | None = None) -> FailureTracker:
+    """That of a shard of `count` sequences without failures."""
     digests = np.arange(16 * count, dtype=np.uint16).view(np.uint8)[: 16 * count].reshape(-1, 16)
     (where or Path(folder().name)).joinpath("failures.json").unlink(missing_ok=True)
-    trials = Trials(where or Path(folder().name), digests, "sequence {}".format, LOGGER)
-    trials.expect(range(count), lambda: None)
-    return trials
+    tracker = FailureTracker(where or Path(folder().name), digests, "sequence {}".format, LOGGER)
+    tracker.start(range(count), lambda: None)
+    return tracker
 
 
 def runner_of(
     model: nn.Module,
     count: int,
     wanted: Outputs,
-    trials: Trials | None = None,
+    tracker: FailureTracker | None = None,
     *,
     precise: nn.Module | None = None,
     budget: int = 4096,
@@ -111,7 +106,7 @@ def runner_of(
         model,
         CPU,
         wanted,
-        trials or trials_of(count),
+        tracker or tracker_of(count),
         lambda: precise or model,
         token_budget=budget,
         streams=threads,
@@ -282,57 +277,62 @@ def test_half_storage_is_the_rounded_row():
         np.testing.assert_array_equal(a, b.astype(np.float16))
 
 
-class Threaded(nn.Module):
-    """As an encoder is, whose bits no number of threads changes."""
+class StandIn(nn.Module):
+    """A model whose rows are the tokens, or those of another model; it notes sizes and threads.
+
+    act: called with each batch's tokens and (T, 3) rows; it may change these, or raise.
+    """
+
+    def __init__(
+        self,
+        act: Callable[[torch.Tensor, torch.Tensor], None] = lambda tokens, rows: None,
+        model: nn.Module | None = None,
+        width: int = 3,
+    ) -> None:
+        super().__init__()
+        self.act, self.model, self.width = act, model, width
+        self.sizes: list[int] = []
+        self.threads: list[int] = []
 
     def even_threads(self, rows: int, threads: int) -> int:
         return threads
 
-
-class Echo(Threaded):
-    """A model whose rows are the tokens; it notes how many batches it has seen.
-
-    bad: the value of the second row, by the number of the batch.
-    """
-
-    def __init__(self, bad: dict[int, float] | None = None) -> None:
-        super().__init__()
-        self.bad, self.calls = bad or {}, 0
-
     def forward(self, tokens: torch.Tensor, packing: Packing) -> torch.Tensor:
-        self.calls += 1
         assert torch.is_inference_mode_enabled()
-        rows = tokens.float()[:, None].repeat(1, 3)
-        rows[1] = self.bad.get(self.calls, rows[1])
-        return rows
+        self.sizes.append(len(tokens))
+        self.threads.append(torch.get_num_threads())
+        rows = tokens.float()[:, None].repeat(1, self.width)
+        self.act(tokens, rows)
+        return self.model(tokens, packing) if self.model else rows
+
+
+def positions_of(parts: Iterable[BatchRows]) -> list[int]:
+    return np.concatenate([part.positions for part in parts]).tolist()
 
 
 def test_batches_come_in_order_with_their_tokens_and_without_the_dummy():
     sequences = [POOL[n] for n in (130, 40, 50, 60, 3)]
-    parts = list(runner_of(Echo(), 5, outputs()).run(pack(sequences, 160)))
+    parts = list(runner_of(StandIn(), 5, outputs()).run(pack(sequences, 160)))
     assert [part.positions.tolist() for part in parts] == [[0], [1, 2, 3], [4]]
     assert [part.tokens for part in parts] == [132, 42 + 52 + 62, 5]
     assert [part.rows.shape for part in parts] == [(1, 3), (3, 3), (1, 3)]
     assert {part.rows.dtype for part in parts} == {np.dtype(np.float32)}
 
 
-def test_batches_are_asked_for_when_they_are_needed():
-    model = Echo()
+def test_batches_are_computed_when_they_are_asked_for():
+    model = StandIn()
     rows = runner_of(model, 4, outputs()).run(pack([POOL[200]] * 4, 1))
-    assert model.calls == 0
+    assert model.sizes == []
     next(rows)
-    assert model.calls == 1
+    assert len(model.sizes) == 1
 
 
-def test_no_batch_is_held_longer_than_it_takes():
-    class Wide(Threaded):
-        def forward(self, tokens: torch.Tensor, packing: Packing) -> torch.Tensor:
-            return tokens.float()[:, None].repeat(1, 1000)
-
+def test_rows_are_not_held_once_they_are_yielded():
     held, batches = [], pack([POOL[130]] * 60, 1)
     tracemalloc.start()
     try:
-        for number, part in enumerate(runner_of(Wide(), 60, outputs()).run(batches)):
+        runner = runner_of(StandIn(width=1000), 60, outputs())
+        for number, part in enumerate(runner.run(batches)):
             del part
             if number in (9, 59):
                 gc.collect()
@@ -347,31 +347,31 @@ def test_no_batch_is_held_longer_than_it_takes():
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_what_is_not_finite_is_computed_again_alone_in_fp32(value):
-    precise = Echo()
-    runner = runner_of(Echo({2: value}), 9, outputs(per_residue=True), precise=precise)
+def test_values_that_are_not_finite_are_computed_again_alone_in_fp32(value):
+    def spoil_second(tokens: torch.Tensor, rows: torch.Tensor) -> None:
+        if len(model.sizes) == 2:
+            rows[1] = value
+
+    model, precise, wanted = StandIn(spoil_second), StandIn(), outputs(per_residue=True)
     sequences = [POOL[n] for n in range(50, 59)]
-    found = list(runner.run(pack(sequences, 160)))
-    assert precise.calls == 1
-    plain = list(runner_of(Echo(), 9, outputs(per_residue=True)).run(pack(sequences, 160)))
+    found = list(runner_of(model, 9, wanted, precise=precise).run(pack(sequences, 160)))
+    assert len(precise.sizes) == 1
+    plain = list(runner_of(StandIn(), 9, wanted).run(pack(sequences, 160)))
     flags = np.concatenate([part.flags for part in found])
     assert flags.tolist() == [0, 0, 0, FP32_RETRY, *[0] * 5]
-    for one, other in zip(found, plain, strict=True):
-        assert one.rows.tobytes() == other.rows.tobytes()
-        tokens = zip(one.residues, other.residues, strict=True)
-        assert all(a[0] == b[0] and np.array_equal(a[1], b[1]) for a, b in tokens)
+    (rows, tokens), (expected, whole) = gather(found, 9), gather(plain, 9)
+    assert rows.tobytes() == expected.tobytes()
+    assert [own.tobytes() for own in tokens] == [own.tobytes() for own in whole]
 
 
-def spoilt(token: str, value: float) -> nn.Module:
-    """Echo, but for this residue, whose rows are of one value in every precision."""
+U = int(encode(b"U")[1])
 
-    class Spoilt(Echo):
-        def forward(self, tokens: torch.Tensor, packing: Packing) -> torch.Tensor:
-            rows = super().forward(tokens, packing)
-            rows[tokens == int(encode(token.encode())[1])] = value
-            return rows
 
-    return Spoilt()
+def spoil(value: float) -> Callable[[torch.Tensor, torch.Tensor], None]:
+    def act(tokens: torch.Tensor, rows: torch.Tensor) -> None:
+        rows[tokens == U] = value
+
+    return act
 
 
 @pytest.mark.parametrize(
@@ -383,122 +383,96 @@ def spoilt(token: str, value: float) -> nn.Module:
         (torch.inf, outputs("cls", per_residue=True), "not finite, in fp32 too"),
     ],
 )
-def test_what_stays_so_is_quarantined_and_its_neighbours_are_not(value, wanted, reason, tmp_path):
+def test_a_sequence_that_stays_so_is_quarantined_and_its_neighbours_are_not(
+    value, wanted, reason, tmp_path
+):
     sequences = [POOL[50], POOL[51] + "U", POOL[52], "U" + POOL[90], POOL[53]]
-    trials = trials_of(5, tmp_path)
-    parts = list(runner_of(spoilt("U", value), 5, wanted, trials).run(pack(sequences, 170)))
-    assert np.concatenate([part.positions for part in parts]).tolist() == [0, 2, 4]
+    tracker, model = tracker_of(5, tmp_path), StandIn(spoil(value))
+    parts = list(runner_of(model, 5, wanted, tracker).run(pack(sequences, 170)))
+    assert positions_of(parts) == [0, 2, 4]
     assert {name for part in parts for name, _ in part.residues} <= {0, 2, 4}
-    assert trials.given_up == {1, 3} and len(trials.quarantined) == 2
+    assert tracker.given_up == {1, 3} and len(tracker.quarantined) == 2
     assert all(reason in text for text in read_failures(tmp_path).quarantined.values())
-    trials.finish()
+    tracker.finish()
 
 
 def test_a_model_that_gives_nothing_finite_ends_the_run(tmp_path):
-    trials = trials_of(30, tmp_path)
-    runner = runner_of(spoilt("<cls>", torch.nan), 30, outputs("max"), trials)
-    sequences = ["U" * 60] * 30
-    runner = runner_of(spoilt("U", torch.nan), 30, outputs(), trials)
+    runner = runner_of(StandIn(spoil(torch.nan)), 30, outputs(), tracker_of(30, tmp_path))
     with pytest.raises(NonFiniteError, match=f"for {MAX_IN_A_ROW} sequences in a row.*weights"):
-        list(runner.run(pack(sequences, 62)))
+        list(runner.run(pack(["U" * 60] * 30, 62)))
     assert read_failures(tmp_path).quarantined == {}
 
 
-# Steps that raise.
+# Batches that raise.
 
 
-class Raising(Threaded):
-    """A model that raises where `fails` says so of a batch; it notes the sizes of its steps."""
+def raise_in(*calls: int, seconds: float = 0.1) -> Callable[..., None]:
+    """Raise in the calls of these numbers, the first of them after some time."""
+    numbers = itertools.count()
 
-    def __init__(self, model: nn.Module, fails: Callable[[torch.Tensor], Exception | None]) -> None:
-        super().__init__()
-        self.model, self.fails, self.sizes = model, fails, []
+    def act(tokens: torch.Tensor, rows: torch.Tensor) -> None:
+        number = next(numbers)
+        if number == calls[0]:
+            time.sleep(seconds)
+        if number in calls:
+            raise RuntimeError("crowded")
 
-    def forward(self, tokens: torch.Tensor, packing: Packing) -> torch.Tensor:
-        self.sizes.append(len(tokens))
-        if error := self.fails(tokens):
-            raise error
-        return self.model(tokens, packing)
-
-
-def out_of_memory_over(limit: int) -> Callable[[torch.Tensor], Exception | None]:
-    def fails(tokens: torch.Tensor) -> Exception | None:
-        return torch.OutOfMemoryError("CUDA out of memory") if len(tokens) > limit else None
-
-    return fails
+    return act
 
 
 @pytest.mark.parametrize("policy", [TRUNCATE, WINDOW])
-def test_what_fails_beside_others_is_tried_once_more_alone(policy, tmp_path, caplog):
+def test_batches_behind_one_that_failed_are_computed_again_in_order(policy, tmp_path, caplog):
     # Of the first, its second pass and the last are computed when its first one fails.
-    sequences, numbers = [POOL[n] for n in (1022, *range(120, 20, -4))], itertools.count()
-
-    def twice(tokens: torch.Tensor) -> Exception | None:
-        number = next(numbers)
-        time.sleep(0 if number else 0.1)
-        return RuntimeError("crowded") if number in (0, 1) else None
-
-    wanted, trials = outputs(per_residue=True), trials_of(len(sequences), tmp_path)
-    runner = runner_of(
-        Raising(model_of(SMALL[0]), twice), len(sequences), wanted, trials, budget=1100, threads=2
-    )
+    sequences = [POOL[n] for n in (1022, *range(120, 20, -4))]
+    wanted, tracker = outputs(per_residue=True), tracker_of(len(sequences), tmp_path)
+    model = StandIn(raise_in(0, 1), model_of(SMALL[0]))
+    runner = runner_of(model, len(sequences), wanted, tracker, budget=1100, threads=2)
     parts = list(runner.run(pack(sequences, 1100, policy)))
-    words = "a step failed beside others and is tried alone: RuntimeError: crowded"
-    assert caplog.messages.count(words) == 2
+    assert "its sequences are tried one by one: RuntimeError: crowded" in caplog.text
     rows, residues = gather(parts, len(sequences))
     expected = embed(SMALL[0], sequences, 1100, 1, policy, wanted)
     assert rows.tobytes() == expected[0].tobytes()
     assert [own.tobytes() for own in residues] == [own.tobytes() for own in expected[1]]
-    assert not trials.given_up and not trials.suspects
+    assert not tracker.given_up and not tracker.suspects
 
 
-def test_the_rows_of_batches_beside_a_failing_one_are_kept_aside(tmp_path):
-    sequences, numbers = make_sequences([120, 110, 100]), itertools.count()
+def wait_for(event: Event) -> Callable[..., None]:
+    def act(tokens: torch.Tensor, rows: torch.Tensor) -> None:
+        event.wait(20)
 
-    def first(tokens: torch.Tensor) -> Exception | None:
-        return RuntimeError("crowded") if next(numbers) == 0 else None
-
-    model = Raising(model_of(SMALL[0]), first)
-    runner = runner_of(model, 3, outputs(), trials_of(3, tmp_path), budget=130, threads=2)
-    busy = [runner.busy for _ in runner.run(pack(sequences, 130))]
-    assert all(busy[:-1]) and not busy[-1]
+    return act
 
 
-def test_who_is_asked_to_stop_is_not_kept_waiting_and_begins_nothing():
+def test_after_a_stop_what_was_begun_is_finished_and_nothing_else_begins():
     go, asked = Event(), Event()
-
-    def wait(tokens: torch.Tensor) -> Exception | None:
-        go.wait(20)
-        return None
-
     sequences = make_sequences(range(120, 80, -4))
-    model = Raising(model_of(SMALL[0]), wait)
+    model, taken = StandIn(wait_for(go)), []
     runner = runner_of(model, len(sequences), outputs(), budget=130, threads=2)
-    taken = []
     batches = (taken.append(None) or batch for batch in pack(sequences, 130))
     parts = runner.run(batches, asked.is_set)
     assert not len(next(parts).positions)
     asked.set()
     assert not len(next(parts).positions)
     go.set()
-    assert np.concatenate([part.positions for part in parts]).tolist() == [0, 1]
+    assert positions_of(parts) == [0, 1]
     # Two were computed, two waited, one was at hand, and the next was not even looked at.
     assert (len(model.sizes), len(taken)) == (2, 6)
 
 
 @pytest.mark.parametrize("failing", [0, 1])
-def test_who_is_asked_to_stop_while_a_pass_is_tried_again_gets_no_row_without_it(failing):
+def test_a_stop_while_a_failure_is_handled_leaves_no_row_without_a_part(failing):
     # It fails while those after it, which end its sequence, are computed.
-    sequences, numbers, asked = [POOL[n] for n in (400, 50, 40)], itertools.count(), Event()
+    sequences, asked = [POOL[n] for n in (400, 50, 40)], Event()
+    fails = raise_in(failing, seconds=0.3)
 
-    def fails(tokens: torch.Tensor) -> Exception | None:
-        if next(numbers) != failing:
-            return None
-        time.sleep(0.3)
-        asked.set()
-        return RuntimeError("crowded")
+    def fail_and_stop(tokens: torch.Tensor, rows: torch.Tensor) -> None:
+        try:
+            fails(tokens, rows)
+        except RuntimeError:
+            asked.set()
+            raise
 
-    model = Raising(model_of(SMALL[0]), fails)
+    model = StandIn(fail_and_stop, model_of(SMALL[0]))
     runner = runner_of(model, len(sequences), outputs(), budget=300, threads=2)
     parts = [*runner.run(pack(sequences, 300, WINDOW), asked.is_set)]
     expected, _ = embed(SMALL[0], sequences, 300, 1, WINDOW)
@@ -506,24 +480,19 @@ def test_who_is_asked_to_stop_while_a_pass_is_tried_again_gets_no_row_without_it
     assert all(row.tobytes() == expected[n].tobytes() for n, row in found)
 
 
-def test_nothing_is_begun_after_what_was_let_go_of(tmp_path):
-    go, asked, trials = Event(), Event(), trials_of(1, tmp_path)
-    at_work = trials.at_work
+def test_nothing_is_begun_behind_a_cancelled_batch(tmp_path):
+    go, asked, tracker = Event(), Event(), tracker_of(1, tmp_path)
+    note_in_flight = tracker.note_in_flight
 
     def free_the_streams(batches: Sequence[PackedBatch]) -> None:
         if asked.is_set():
             go.set()
             time.sleep(0.3)
-        at_work(batches)
-
-    def wait(tokens: torch.Tensor) -> None:
-        go.wait(20)
+        note_in_flight(batches)
 
     # Of five passes, two are computed, two wait, and the last one is at hand.
-    trials.at_work = free_the_streams
-    runner = runner_of(
-        Raising(model_of(SMALL[0]), wait), 1, outputs(), trials, budget=130, threads=2
-    )
+    tracker.note_in_flight = free_the_streams
+    runner = runner_of(StandIn(wait_for(go)), 1, outputs(), tracker, budget=130, threads=2)
     parts = runner.run(pack([POOL[330]], 130, WINDOW), asked.is_set)
     next(parts)
     asked.set()
@@ -532,14 +501,13 @@ def test_nothing_is_begun_after_what_was_let_go_of(tmp_path):
     assert not any(len(part.positions) for part in parts)
 
 
-def test_who_is_asked_to_stop_goes_on_with_no_part_of_a_batch(tmp_path):
-    asked, sequences = Event(), make_sequences([60, 60, 60, 60])
+def test_after_a_stop_no_further_part_of_a_batch_is_begun(tmp_path):
+    asked = Event()
     write_failures(tmp_path, Failures(token_limit=130))
-    trials = Trials(tmp_path, np.arange(64, dtype=np.uint8).reshape(4, 16), str, LOGGER)
-    model = Raising(model_of(SMALL[0]), lambda tokens: asked.set())
-    runner = runner_of(model, 4, outputs(), trials)
-    parts = [*runner.run(pack(sequences, 4096), asked.is_set)]
-    assert np.concatenate([part.positions for part in parts]).tolist() == [0, 1]
+    tracker = FailureTracker(tmp_path, np.arange(64, dtype=np.uint8).reshape(4, 16), str, LOGGER)
+    runner = runner_of(StandIn(lambda tokens, rows: asked.set()), 4, outputs(), tracker)
+    parts = [*runner.run(pack([POOL[60]] * 4, 4096), asked.is_set)]
+    assert positions_of(parts) == [0, 1]
 
 
 @pytest.mark.parametrize("threads", [2, 3, 7])
@@ -558,51 +526,37 @@ def test_a_feed_forward_part_is_given_no_few_rows_at_the_end(rows):
     assert min(sizes) >= min(rows, CPU_FFN_ROWS) and max(sizes) < 2 * CPU_FFN_ROWS
 
 
-def test_a_suspect_is_alone_with_every_thread(tmp_path):
-    used = []
-
-    def note(tokens: torch.Tensor) -> None:
-        used.append((len(tokens), torch.get_num_threads()))
-
-    lengths = [200, 190, 180, 170, 160]
-    suspect = Suspect(first=2, last=2, reason="it crashed")
-    write_failures(tmp_path, Failures(suspects=[suspect]))
-    trials = Trials(tmp_path, np.arange(80, dtype=np.uint8).reshape(5, 16), str, LOGGER)
-    runner = runner_of(
-        Raising(model_of(SMALL[0]), note), 5, outputs(), trials, budget=210, threads=2
-    )
-    list(runner.run(pack(make_sequences(lengths), 210)))
-    assert sorted(used) == sorted((n + 2, 2 if n == 180 else 1) for n in lengths)
-
-
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_a_lone_batch_has_every_thread_and_others_have_one(threads, monkeypatch):
-    used = []
+def test_suspects_and_batches_over_the_budget_have_every_thread(threads, tmp_path):
+    lengths = [500, 400, 290, 280, 270, 260]
+    write_failures(tmp_path, Failures(suspects={3: Suspect(reason="it crashed")}))
+    digests, model = np.arange(96, dtype=np.uint8).reshape(6, 16), StandIn()
+    tracker = FailureTracker(tmp_path, digests, str, LOGGER)
+    runner = runner_of(model, 6, outputs(), tracker, budget=300, threads=threads)
+    list(runner.run(pack(make_sequences(lengths), 300)))
+    expected = {n + 2: threads if n in (500, 400, 280) else 1 for n in lengths}
+    assert dict(zip(model.sizes, model.threads, strict=True)) == expected
 
-    class Counting(Echo):
-        def forward(self, tokens: torch.Tensor, packing: Packing) -> torch.Tensor:
-            used.append((len(tokens) > 300, torch.get_num_threads()))
-            return super().forward(tokens, packing)
 
-    sequences = [POOL[n] for n in (500, 400, *range(120, 20, -4))]
-    runner = runner_of(Counting(), len(sequences), outputs(), budget=300, threads=threads)
-    assert len(list(runner.run(pack(sequences, 300)))) > 4
-    assert set(used) == {(True, threads), (False, 1)}
+def out_of_memory_over(limit: int) -> Callable[..., None]:
+    def act(tokens: torch.Tensor, rows: torch.Tensor) -> None:
+        if len(tokens) > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    return act
 
 
 @pytest.mark.parametrize("policy", [TRUNCATE, WINDOW])
 @pytest.mark.parametrize("limit", [130, 400, 1500])
-def test_out_of_memory_halves_steps_and_changes_no_bit(limit, policy):
+def test_out_of_memory_halves_batches_and_changes_no_bit(limit, policy):
     lengths = [*range(128 if policy is TRUNCATE else 600, 20, -9)]
     sequences, wanted = [POOL[n] for n in lengths], outputs(per_residue=True)
     expected = embed(SMALL[0], sequences, 4096, 1, policy, wanted)
-    model = Raising(model_of(SMALL[0]), out_of_memory_over(limit))
+    model = StandIn(out_of_memory_over(limit), model_of(SMALL[0]))
     runner = runner_of(model, len(sequences), wanted)
-    parts = [part for part in runner.run(pack(sequences, 4096, policy)) if part.tokens]
-    assert np.concatenate([part.positions for part in parts]).tolist() == [*range(len(sequences))]
-    assert np.concatenate([part.rows for part in parts]).tobytes() == expected[0].tobytes()
-    residues = b"".join(rows.tobytes() for part in parts for _, rows in part.residues)
-    assert residues == b"".join(rows.tobytes() for rows in expected[1])
+    rows, residues = gather(runner.run(pack(sequences, 4096, policy)), len(sequences))
+    assert rows.tobytes() == expected[0].tobytes()
+    assert [own.tobytes() for own in residues] == [own.tobytes() for own in expected[1]]
     # What was learnt holds: each size failed once, and nothing that large is tried again.
     failed = [size for size in model.sizes if size > limit]
     assert failed == sorted(set(failed), reverse=True) and len(failed) <= 6
@@ -610,50 +564,50 @@ def test_out_of_memory_halves_steps_and_changes_no_bit(limit, policy):
 
 def test_a_sequence_that_is_too_long_alone_is_left_for_a_fresh_process(tmp_path):
     sequences = [POOL[n] for n in (900, 800, 120, 110, 100)]
-    trials = trials_of(5, tmp_path)
-    model = Raising(Echo(), out_of_memory_over(500))
-    parts = list(runner_of(model, 5, outputs(), trials).run(pack(sequences, 2048)))
-    assert np.concatenate([part.positions for part in parts]).tolist() == [2, 3, 4]
-    assert trials.given_up == {0, 1} and not trials.quarantined
+    tracker, model = tracker_of(5, tmp_path), StandIn(out_of_memory_over(500))
+    parts = list(runner_of(model, 5, outputs(), tracker).run(pack(sequences, 2048)))
+    assert positions_of(parts) == [2, 3, 4]
+    assert tracker.given_up == {0, 1} and not tracker.quarantined
     with pytest.raises(FreshProcessError, match="2 sequences failed, .*OutOfMemoryError"):
-        trials.finish()
-    assert [(s.first, s.failed, s.tries, s.memory) for s in read_failures(tmp_path).suspects] == [
-        (0, True, 0, True),
-        (1, True, 0, True),
-    ]
+        tracker.finish()
+    suspects = read_failures(tmp_path).suspects
+    assert [*suspects] == [0, 1]
+    assert all((s.failed, s.tries, s.memory) == (True, 0, True) for s in suspects.values())
 
 
-def raise_at(token: str) -> Callable[[torch.Tensor], Exception | None]:
-    number = int(encode(token.encode())[1])
-    return lambda tokens: IndexError("out of range") if (tokens == number).any() else None
+def fail_with(error: Exception, token: int | None = None) -> Callable[..., None]:
+    """Raise in each batch, or in those that hold a token."""
+
+    def act(tokens: torch.Tensor, rows: torch.Tensor) -> None:
+        if token is None or (tokens == token).any():
+            raise error
+
+    return act
 
 
-def test_a_sequence_at_which_the_model_raises_is_narrowed_down(tmp_path):
+def test_a_batch_that_raises_is_tried_sequence_by_sequence(tmp_path):
     sequences = [POOL[n] for n in range(60, 20, -1)]
     sequences[17] += "U"
-    trials = trials_of(40, tmp_path)
-    model = Raising(Echo(), raise_at("U"))
-    parts = list(runner_of(model, 40, outputs(), trials).run(pack(sequences, 4096)))
-    positions = np.concatenate([part.positions for part in parts]).tolist()
-    assert positions == [n for n in range(40) if n != 17]
-    assert len(model.sizes) < 2 * 7  # halved each time
+    tracker, model = tracker_of(40, tmp_path), StandIn(fail_with(IndexError("out of range"), U))
+    parts = list(runner_of(model, 40, outputs(), tracker).run(pack(sequences, 4096)))
+    assert positions_of(parts) == [n for n in range(40) if n != 17]
+    assert len(model.sizes) == 1 + 40
     with pytest.raises(FreshProcessError, match="IndexError: out of range"):
-        trials.finish()
+        tracker.finish()
 
 
 def test_a_model_that_always_raises_ends_the_run(tmp_path):
-    trials = trials_of(400, tmp_path)
-    model = Raising(Echo(), lambda tokens: ValueError("a bug"))
+    tracker, model = tracker_of(400, tmp_path), StandIn(fail_with(ValueError("a bug")))
     with pytest.raises(NotTheSequencesError, match="10 sequences in a row failed.*a bug") as caught:
-        list(runner_of(model, 400, outputs(), trials).run(pack([POOL[30]] * 400, 4096)))
+        list(runner_of(model, 400, outputs(), tracker).run(pack([POOL[30]] * 400, 4096)))
     assert isinstance(caught.value.__cause__, ValueError)
-    assert len(model.sizes) < 40
+    assert len(model.sizes) == 1 + MAX_IN_A_ROW
     left = read_failures(tmp_path)
-    assert (left.suspects, left.quarantined) == ([], {})
+    assert (left.suspects, left.quarantined) == ({}, {})
 
 
-def test_a_broken_gpu_ends_the_process_and_what_was_at_work_is_known(tmp_path):
-    model = Raising(Echo(), lambda tokens: torch.AcceleratorError("CUDA error: launch failure"))
+def test_a_broken_gpu_ends_the_process_and_in_flight_names_the_batch(tmp_path):
+    model = StandIn(fail_with(torch.AcceleratorError("CUDA error: launch failure")))
     with pytest.raises(torch.AcceleratorError):
-        list(runner_of(model, 3, outputs(), trials_of(3, tmp_path)).run(pack([POOL[30]] * 3, 64)))
+        list(runner_of(model, 3, outputs(), tracker_of(3, tmp_path)).run(pack([POOL[30]] * 3, 64)))
     assert '"steps": [[0, 1, 2]]' in (tmp_path / "in_flight.json").read_text()

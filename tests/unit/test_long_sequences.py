@@ -71,12 +71,13 @@ def test_each_token_is_taken_once_from_where_it_is_farthest_from_an_edge(tokens,
     st.integers(1, 1200),
     st.sampled_from(["window", "truncate", "full", "error"]),
 )
-def test_what_is_counted_is_what_is_cut(lengths, limit, long_sequences):
+def test_counts_agree_with_the_windows(lengths, limit, long_sequences):
     tokens = np.array(lengths, np.int64)
     chosen = policy(long_sequences, 0 if long_sequences == "full" else limit)
     cuts = [chosen.cut(n) for n in lengths]
     assert chosen.windows(tokens).tolist() == [len(cut) for cut in cuts]
-    assert chosen.read(tokens).tolist() == [sum(w.stop - w.start + 2 for w in cut) for cut in cuts]
+    read = [sum(window.stop - window.start + 2 for window in cut) for cut in cuts]
+    assert chosen.model_tokens(tokens).tolist() == read
     assert chosen.kept(tokens).tolist() == [cut[-1].keep_stop for cut in cuts]
 
 
@@ -123,11 +124,11 @@ def test_error_counts_and_names_long_sequences():
         (DNABERT_S, "window", 512, policy("window", 512)),
     ],
 )
-def test_auto_is_what_suits_the_model(model, asked, length, found):
+def test_auto_follows_the_family(model, asked, length, found):
     assert resolve_policy(asked, length, model) == found
 
 
 @pytest.mark.parametrize(("word", "length"), [("wrap", 5), ("window", 0), ("error", -1)])
-def test_what_cannot_be_is_refused(word, length):
+def test_impossible_values_are_refused(word, length):
     with pytest.raises(ConfigError):
         policy(word, length)

@@ -23,7 +23,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqembed import merge as merge_module
 from seqembed.checks.residues import ResidueCheck
 from seqembed.errors import IndexFormatError, ShardError
 from seqembed.flags import TRUNCATED, WINDOWED
@@ -31,11 +30,13 @@ from seqembed.index.parquet import INDEX_SCHEMA, read_metadata
 from seqembed.index.split import split_index
 from seqembed.index.table import read_lengths_and_digests, read_shard_index, write_index
 from seqembed.models.encoders.tokenization import ESM2_LETTERS
-from seqembed.results.merge import Summary, clear_checkpoints, merge
+from seqembed.results import merge as merge_module
+from seqembed.results.merge import Summary, merge, remove_checkpoints
 from seqembed.results.quarantine import write_quarantine
 from seqembed.results.reader import open_embeddings, slab_bounds
+from seqembed.results.rows import TokenRows
 from seqembed.results.seal import seal
-from seqembed.results.writer import Slab, TokenRows, write_embeddings
+from seqembed.results.writer import Slab, write_embeddings
 from seqembed.storage.digests import digest
 
 RECIPE = "ab" * 32
@@ -622,15 +623,15 @@ def test_what_is_no_folder_of_checkpoints_is_left(tmp_path):
     link, file = own.with_name(f"{RECIPE[:12]}-link"), own.with_name(f"{RECIPE[:12]}-file")
     link.symlink_to(tmp_path / "outside")
     file.touch()
-    clear_checkpoints(own.parent, RECIPE)
+    remove_checkpoints(own.parent, RECIPE)
     assert sorted(own.parent.iterdir()) == [file, link]
 
 
 def test_an_empty_folder_of_checkpoints_goes(tmp_path):
     _checkpoints(tmp_path, RECIPE)
-    clear_checkpoints(tmp_path / "checkpoints", RECIPE)
+    remove_checkpoints(tmp_path / "checkpoints", RECIPE)
     assert not (tmp_path / "checkpoints").exists()
-    clear_checkpoints(tmp_path / "checkpoints", RECIPE)
+    remove_checkpoints(tmp_path / "checkpoints", RECIPE)
 
 
 @pytest.mark.parametrize(
@@ -690,7 +691,7 @@ def _private_bytes(pid: int) -> int:
 def _peak_growth(small: Path, folder: Path) -> int:
     """Bytes that a merge in a process of its own takes, slabs of 4,096 rows included."""
     # Arrow's own allocators keep what was given back, now more, now less.
-    own = {"PYTHONPATH": str(Path(merge_module.__file__).parents[1])}
+    own = {"PYTHONPATH": str(Path(merge_module.__file__).parents[2])}
     own["ARROW_DEFAULT_MEMORY_POOL"] = "system"
     with subprocess.Popen(
         [sys.executable, "-c", MERGE_TWICE, str(small), str(folder)],

@@ -16,8 +16,7 @@ from seqembed.settings.schema import complete, get_datasets
 def test_a_repository_means_its_known_name(model):
     for text in (model.repository, f"https://huggingface.co/{model.repository}/", model.name):
         config = complete({"fasta": "a.faa", "model": text})
-        dataset = get_datasets(config)["a"]
-        assert (dataset.model, dataset.model_source) == (model.name, model.name)
+        assert get_datasets(config)["a"].model == model.name
 
 
 def test_an_unknown_repository_is_no_known_name():
@@ -75,7 +74,7 @@ def test_of_an_unknown_repository_the_advice_can_be_followed():
     assert "model=my.esm2 'models={my.esm2: my.esm2}'" in message
     assert message.endswith("models:\n  my.esm2: my.esm2")
     config = {"fasta": "a.faa", "model": "my.esm2", "models": {"my.esm2": "my.esm2"}}
-    assert get_datasets(complete(config))["a"].model_source == "my.esm2"
+    assert get_datasets(complete(config))["a"].model == "my.esm2"
 
 
 def test_a_path_that_is_not_there_may_have_been_a_repository():

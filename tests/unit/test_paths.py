@@ -1,7 +1,8 @@
-"""Paths as users write them: `~`, variables, and what is no path."""
+"""Paths as users write them: `~`, variables, and what is not a path."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -42,31 +43,20 @@ def test_a_file_of_the_literal_name_wins(text):
     assert find_fasta_files(text) == [Path(text)]
 
 
-STDIN = "is standard input, and sequences are read twice; write them to a file and name that"
-ADDRESS = "is an address, and nothing is downloaded from it; download the file and name that"
-SEVERAL = "is no file; if these are several, write them as a list, `fasta: [{}]`, or after --config"
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("-", f"-: {STDIN}"),
-        ("/dev/stdin", f"/dev/stdin: {STDIN}"),
-        ("https://x.org/a.faa", f"https://x.org/a.faa: {ADDRESS}"),
-        ("s3://bucket/a.faa", f"s3://bucket/a.faa: {ADDRESS}"),
-        ("ftp://x.org/a.faa", f"ftp://x.org/a.faa: {ADDRESS}"),
-        (
-            "$NOT_SET/a.faa",
-            "$NOT_SET/a.faa: the variable $NOT_SET is not set; set and export it, or write the "
-            "path out",
-        ),
-        ("a.faa,b.faa", f"a.faa,b.faa: {SEVERAL.format('a.faa, b.faa')} as fasta=a.faa,b.faa"),
-        ("~/a.faa ~/*.faa", f"~/a.faa ~/*.faa: {SEVERAL.format('~/a.faa, ~/*.faa')} as fasta="),
-        ("no file.faa", "no file.faa: matches no file; correct the path or the pattern"),
-        (".", ".: is a folder; name its files, such as ./*.fasta"),
+        ("-", "-: is standard input"),
+        ("/dev/stdin", "/dev/stdin: is standard input"),
+        ("https://x.org/a.faa", "https://x.org/a.faa: is an address"),
+        ("s3://bucket/a.faa", "s3://bucket/a.faa: is an address"),
+        ("$NOT_SET/a.faa", "$NOT_SET/a.faa: the variable $NOT_SET is not set"),
+        ("a.faa,b.faa", "`fasta: [a.faa, b.faa]`, or after --config as fasta=a.faa,b.faa"),
+        ("~/a.faa ~/*.faa", "`fasta: [~/a.faa, ~/*.faa]`"),
+        ("no file.faa", "no file.faa: matches no file"),
+        (".", ".: is a folder"),
     ],
 )
-def test_what_is_no_path_is_told_what_to_write(text, message):
-    with pytest.raises(FastaError) as caught:
+def test_for_what_is_not_a_path_the_message_says_what_to_write(text, message):
+    with pytest.raises(FastaError, match=re.escape(message)):
         find_fasta_files([text])
-    assert str(caught.value).startswith(message)

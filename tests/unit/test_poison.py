@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from seqembed import supervisor
 from seqembed.checkpoints.failures import read_failures
 from seqembed.environment import EnvConfig
 from seqembed.errors import WorkerError
-from seqembed.index.table import read_shard_index
 from seqembed.models.encoders.tokenization import Esm2Tokenizer
 from seqembed.results.merge import merge
 from seqembed.results.quarantine import write_quarantine
@@ -36,7 +35,7 @@ GOOD = make_sequences([1, 7, 300, *range(30, 90, 2)], seed=5)
 CONFIG = {"token_budget": 512, "checkpoint_seq_threshold": 1000}
 
 
-# Workers whose model does something at a step. They take _work's place, and are started with
+# Workers whose model does something at each batch, in the place of _work. They are started with
 # PyTorch imported already.
 
 
@@ -55,19 +54,19 @@ def _work_with(act: Callable[[Any], None], results: Any, began: Any, *arguments:
     gpu_worker(rank, world_size, results, index, output, {**config, "began": began.set})
 
 
-def steps_file(log: Path) -> Path:
-    """Where `crashes` notes each step that it lets pass: its process, and what it computes."""
-    return log.with_name("steps.txt")
+def batches_file(log: Path) -> Path:
+    """Where `crashes` notes each batch that it computes: its process, and its tokens."""
+    return log.with_name("batches.txt")
 
 
 def crashes(parent: int, *arguments: Any) -> None:
-    steps = steps_file(Path(arguments[-1]["log_path"]))
+    batches = batches_file(Path(arguments[-1]["log_path"]))
 
     def act(tokens: Any) -> None:
         if (tokens == U).any():
             # To this thread: it goes no further.
             signal.pthread_kill(threading.get_ident(), signal.SIGSEGV)
-        with steps.open("a") as file:
+        with batches.open("a") as file:
             file.write(f"{os.getpid()} {bytes(tokens.tolist()).hex()}\n")
 
     _work_with(act, *arguments)
@@ -123,10 +122,8 @@ def works(parent: int, *arguments: Any) -> None:
 
 
 @pytest.fixture
-def supervise(context, monkeypatch) -> Iterator[Callable[..., list[supervisor.WorkerEnd]]]:
+def supervise(context, monkeypatch, restored_process) -> Callable[..., list[supervisor.WorkerEnd]]:
     """Runs a Supervisor over a project; gives how each of its workers ended."""
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.getsignal(number) for number in numbers]
     monkeypatch.setattr("multiprocessing.get_context", lambda method: context)
     ends: list[supervisor.WorkerEnd] = []
     run_worker = Supervisor._run_worker
@@ -145,9 +142,7 @@ def supervise(context, monkeypatch) -> Iterator[Callable[..., list[supervisor.Wo
         return list(ends)
 
     run.ends = ends
-    yield run
-    for number, handler in zip(numbers, before, strict=True):
-        signal.signal(number, handler)
+    return run
 
 
 @pytest.fixture
@@ -180,47 +175,31 @@ def assert_only_the_poison_is_missing(project: Project, undisturbed: Project) ->
     return reason
 
 
-def assert_computed_once(project: Project) -> None:
-    """All but what the first process had not written: it did not know of a suspect yet."""
-    steps = [line.split() for line in steps_file(project.log).read_text().splitlines()]
-    later = [(pid, step) for pid, step in steps if pid != steps[0][0]]
-    assert len({pid for pid, _ in later}) > 1
-    assert len({step for _, step in later}) == len(later)
-
-
-def tried_alone(project: Project) -> int:
-    return project.log.read_text().count("s9 failed alone") + project.log.read_text().count(
-        "s9 is quarantined"
-    )
-
-
-def test_a_sequence_that_crashes_the_process_is_quarantined(supervise, poisoned, undisturbed):
-    ends = supervise(poisoned, crashes)
-    assert [end.exit_code for end in ends[:-1]] == [-signal.SIGSEGV] * (len(ends) - 1)
-    # Halved from a batch of at most 16, then alone: once among others perhaps, and twice afresh.
-    assert 4 <= len(ends) - 1 <= 4 + 3
+@pytest.mark.parametrize(
+    ("work", "codes", "reason"),
+    [
+        # In a batch, then alone in each of two fresh processes.
+        (crashes, [-signal.SIGSEGV] * 3 + [0], "the worker was killed by SIGSEGV"),
+        (breaks_the_gpu, [1, 1, 1, 0], "AcceleratorError: CUDA error: an illegal memory access"),
+        # All others are done in the first process; two fresh ones try the poison.
+        (raises, [1, 1, 0], "IndexError: index out of range in self"),
+    ],
+)
+def test_a_poison_is_quarantined_and_nothing_else_is(
+    work, codes, reason, supervise, poisoned, undisturbed
+):
+    ends = supervise(poisoned, work)
+    assert [end.exit_code for end in ends] == codes
     assert ends[-1].status["quarantined"] == 1
-    reason = assert_only_the_poison_is_missing(poisoned, undisturbed)
-    assert reason == "the worker was killed by SIGSEGV"
-    assert_computed_once(poisoned)
+    assert assert_only_the_poison_is_missing(poisoned, undisturbed).startswith(reason)
 
 
-def test_a_sequence_that_breaks_the_gpu_is_quarantined(supervise, poisoned, undisturbed):
-    ends = supervise(poisoned, breaks_the_gpu)
-    assert all(end.status["circuit_breaker"] for end in ends[:-1])
-    reason = assert_only_the_poison_is_missing(poisoned, undisturbed)
-    assert reason.startswith("AcceleratorError: CUDA error: an illegal memory access")
-
-
-def test_a_sequence_at_which_the_model_raises_is_quarantined(supervise, poisoned, undisturbed):
-    ends = supervise(poisoned, raises)
-    # All others are done in the first process; two fresh ones try the poison.
-    assert [end.exit_code for end in ends] == [1, 1, 0]
-    assert ends[1].status["error"] == "generic_error"
-    assert (ends[2].status["computed"], ends[2].status["quarantined"]) == (0, 1)
-    assert tried_alone(poisoned) == 3
-    reason = assert_only_the_poison_is_missing(poisoned, undisturbed)
-    assert reason == "IndexError: index out of range in self"
+def test_what_a_suspect_computed_is_not_computed_again(supervise, poisoned):
+    supervise(poisoned, crashes, checkpoint_seq_threshold=1)
+    lines = batches_file(poisoned.log).read_text().splitlines()
+    # The first process did not write what it computed beside the poison.
+    later = [line.split()[1] for line in lines if line.split()[0] != lines[0].split()[0]]
+    assert len(set(later)) == len(later) > 1
 
 
 def test_quarantine_survives_a_restart_and_is_not_tried_again(supervise, poisoned, undisturbed):
@@ -231,7 +210,7 @@ def test_quarantine_survives_a_restart_and_is_not_tried_again(supervise, poisone
     assert_only_the_poison_is_missing(poisoned, undisturbed)
 
 
-def test_what_was_merged_is_tried_again_when_its_shard_is_asked_for(supervise, poisoned):
+def test_a_quarantined_sequence_is_tried_again_after_merge(supervise, poisoned):
     supervise(poisoned, raises)
     index, shards = poisoned.results / "index.parquet", [poisoned.output / "shard_0.h5"]
     merge(index, shards, poisoned.results / "embeddings.h5", LOGGER)
@@ -242,25 +221,28 @@ def test_what_was_merged_is_tried_again_when_its_shard_is_asked_for(supervise, p
     assert (found.sequences, found.relinked) == (len(GOOD) + 2, False)
 
 
-def test_out_of_memory_costs_the_longest_sequence_only(supervise, tmp_path, prepared_model):
+def rows_of(project: Project) -> tuple[dict[bytes, bytes], dict[bytes, str]]:
+    """Rows by digest, and the quarantine."""
+    with open_embeddings(project.output / "shard_0.h5") as file:
+        pairs = zip(file.digests(), file.rows, strict=True)
+        return {key.tobytes(): row.tobytes() for key, row in pairs}, file.quarantine()
+
+
+def test_out_of_memory_costs_only_the_longest_sequence(
+    supervise, undisturbed, tmp_path, prepared_model
+):
     project = make_project(tmp_path / "short of memory", prepared_model, GOOD)
     ends = supervise(project, has_memory_for_200_tokens)
     assert [end.exit_code for end in ends] == [1, 1, 0]
-    with open_embeddings(project.output / "shard_0.h5") as file:
-        ((key, reason),) = file.quarantine().items()
-        rows = {
-            k.tobytes(): row.tobytes() for k, row in zip(file.digests(), file.rows, strict=True)
-        }
+    rows, quarantine = rows_of(project)
+    ((key, reason),) = quarantine.items()
     assert key == digest(GOOD[2].encode()) and "DefaultCPUAllocator" in reason
-    other = make_project(tmp_path / "other", prepared_model, GOOD)
-    supervise(other, works)
-    with open_embeddings(other.output / "shard_0.h5") as file:
-        expected = zip(file.digests(), file.rows, strict=True)
-        assert rows == {k.tobytes(): r.tobytes() for k, r in expected if k.tobytes() != key}
+    expected, _ = rows_of(undisturbed)
+    assert expected.pop(key) and rows == expected
 
 
-def test_a_long_sequence_without_memory_leaves_no_token_rows(supervise, tmp_path, prepared_model):
-    # Three windows of 150 fit one at a time, and never the poison's last one.
+def test_a_poison_of_many_windows_leaves_no_token_rows(supervise, tmp_path, prepared_model):
+    # The poison's last window alone holds the U.
     embedding = EMBEDDING | {"long_sequences": "window", "max_length": 150, "per_residue": True}
     long = make_sequences([400, 390, 380], seed=3)
     sequences = [long[0], long[1] + "U", long[2], *GOOD[3:]]
@@ -275,16 +257,16 @@ def test_a_long_sequence_without_memory_leaves_no_token_rows(supervise, tmp_path
         assert a["residues/offsets"][:].tolist() == b["residues/offsets"][:].tolist()
 
 
-def test_where_all_crashes_the_run_ends_and_blames_no_sequence(supervise, poisoned):
+def test_where_every_sequence_crashes_the_run_ends_and_quarantines_none(supervise, poisoned):
     with pytest.raises(WorkerError, match="10 sequences in a row failed, each alone .*SIGABRT"):
         supervise(poisoned, always_crashes)
     known = read_failures(poisoned.checkpoints())
-    assert (known.suspects, known.quarantined) == ([], {})
+    assert (known.suspects, known.quarantined) == ({}, {})
     (end,) = supervise(poisoned, works)
     assert end.status["quarantined"] == 0
 
 
-def test_a_kill_by_a_person_is_nobodys_fault(supervise, poisoned):
+def test_a_kill_by_a_person_blames_no_sequence(supervise, poisoned):
     for _ in range(3):
         with pytest.raises(WorkerError, match="was killed by SIGKILL"):
             supervise(poisoned, is_killed)
@@ -296,11 +278,11 @@ def test_a_kill_by_a_person_is_nobodys_fault(supervise, poisoned):
 @pytest.mark.parametrize(
     ("work", "workers", "message"),
     [
-        (crashes_as_it_begins, 1, "ended without a word: it was killed by SIGSEGV"),
-        (crashes_with_the_model, 2, "killed by SIGSEGV, and no sequence was at work"),
+        (crashes_as_it_begins, 1, "without reporting a status: it was killed by SIGSEGV"),
+        (crashes_with_the_model, 2, "killed by SIGSEGV while no sequence"),
     ],
 )
-def test_a_crash_at_no_sequence_does_not_start_workers_for_ever(
+def test_a_crash_outside_of_batches_does_not_start_workers_for_ever(
     work, workers, message, supervise, poisoned
 ):
     with pytest.raises(WorkerError, match=message):
@@ -308,14 +290,12 @@ def test_a_crash_at_no_sequence_does_not_start_workers_for_ever(
     assert len(supervise.ends) == workers
 
 
-def test_what_is_known_of_failures_is_set_aside_when_damaged(supervise, poisoned, undisturbed):
+def test_a_damaged_failures_file_is_set_aside(supervise, poisoned, undisturbed):
     supervise(poisoned, raises)
-    folder, shard = poisoned.checkpoints(), read_shard_index(poisoned.index())
-    for content in ("{", '{"format_version": "2"}'):
-        (folder / "failures.json").write_text(content)
-        (poisoned.output / "shard_0.h5").unlink()
-        ends = supervise(poisoned, raises)
-        assert ends[-1].status["quarantined"] == 1
-        assert ends[-1].status["resumed_sequences"] == len(shard.rows) - 1
-    assert len(list(Path(folder).glob("failures.json.damaged*"))) == 2
+    path = poisoned.checkpoints() / "failures.json"
+    path.write_text("{")
+    (poisoned.output / "shard_0.h5").unlink()
+    status = supervise(poisoned, raises)[-1].status
+    assert (status["quarantined"], status["resumed_sequences"]) == (1, len(GOOD))
+    assert len(list(path.parent.glob("failures.json.damaged*"))) == 1
     assert_only_the_poison_is_missing(poisoned, undisturbed)

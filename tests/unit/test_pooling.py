@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from seqembed.inference.batches import Piece
+from seqembed.inference.batches import PackedWindow
 from seqembed.inference.pooling import WindowPool, pool, pooled_span
 
 
@@ -24,7 +24,7 @@ from seqembed.inference.pooling import WindowPool, pool, pooled_span
     ],
 )
 def test_the_rows_that_count(pooling, pools_specials, first, last, span):
-    assert pooled_span(Piece(0, 5, 9, first, last), pooling, pools_specials) == span
+    assert pooled_span(PackedWindow(0, 5, 9, first, last), pooling, pools_specials) == span
 
 
 def test_each_span_is_pooled_by_itself():
@@ -43,19 +43,19 @@ def test_half_rows_are_averaged_in_single_precision():
     assert pool(rows, [(1, 3001)], "mean").tolist() == [[2049.0]]
 
 
-def pieces(*parts: tuple[int, bool, bool]) -> list[Piece]:
-    return [Piece(position, 1, 2, first, last) for position, first, last in parts]
+def windows_of(*parts: tuple[int, bool, bool]) -> list[PackedWindow]:
+    return [PackedWindow(position, 1, 2, first, last) for position, first, last in parts]
 
 
-def test_windows_of_a_sequence_come_in_several_batches():
+def test_windows_of_a_sequence_may_come_in_several_batches():
     windows = WindowPool("mean")
     one = np.float32([[1, 10], [4, 40]])
-    found = windows.add(pieces((0, True, True), (1, True, False)), [(0, 5), (0, 2)], one)
+    found = windows.add(windows_of((0, True, True), (1, True, False)), [(0, 5), (0, 2)], one)
     assert [part.tolist() for part in found] == [[0], [[1, 10]]]
-    found = windows.add(pieces((1, False, False)), [(0, 1)], np.float32([[1, 1]]))
+    found = windows.add(windows_of((1, False, False)), [(0, 1)], np.float32([[1, 1]]))
     assert found[0].tolist() == [] and found[1].shape == (0, 2)
     last = np.float32([[7, 7], [2, 3]])
-    found = windows.add(pieces((1, False, True), (2, True, True)), [(0, 3), (0, 1)], last)
+    found = windows.add(windows_of((1, False, True), (2, True, True)), [(0, 3), (0, 1)], last)
     assert found[0].tolist() == [1, 2]
     np.testing.assert_allclose(found[1], [[(8 + 1 + 21) / 6, (80 + 1 + 21) / 6], [2, 3]])
 
@@ -63,7 +63,7 @@ def test_windows_of_a_sequence_come_in_several_batches():
 @pytest.mark.parametrize(("pooling", "row"), [("max", [4, 7]), ("cls", [4, 0])])
 def test_the_largest_and_the_first_of_windows(pooling, row):
     rows = np.float32([[4, 0], [1, 7], [3, 3]])
-    parts = pieces((0, True, False), (0, False, False), (0, False, True))
+    parts = windows_of((0, True, False), (0, False, False), (0, False, True))
     positions, found = WindowPool(pooling).add(parts, [(0, 1)] * 3, rows)
     assert (positions.tolist(), found.tolist()) == ([0], [row])
 
@@ -74,5 +74,5 @@ def test_the_mean_of_one_window_keeps_its_bits():
     for count in (1, 3, 7, 1022, 999_983):
         row = random.standard_normal((1, 64)).astype(np.float32)
         whole = WindowPool("mean")
-        whole._take(Piece(0, 0, count, True, False), row[0], count)
-        assert np.float32(whole._whole()).tobytes() == row.tobytes()
+        whole._take(PackedWindow(0, 0, count, True, False), row[0], count)
+        assert np.float32(whole._join()).tobytes() == row.tobytes()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seqembed.index.processing_order import arrange
-from seqembed.inference.batches import plan_batches
+from seqembed.inference.plan import plan_batches
 from seqembed.settings.lengths import LengthPolicy
 from seqembed.settings.memory import TOKENS
 
@@ -29,7 +29,7 @@ def fill(tokens: np.ndarray, policy: LengthPolicy, budget: int) -> float:
     """Which share of the passes' budget is used, where tokens are in processing order."""
     passes = policy.passes(tokens, budget)
     bounds = plan_batches(policy.last_pass(tokens, budget), budget, passes > 1)
-    sums = np.add.reduceat(policy.read(tokens), bounds[:-1])
+    sums = np.add.reduceat(policy.model_tokens(tokens), bounds[:-1])
     return float(sums.sum() / np.maximum(sums, passes[bounds[:-1]] * budget).sum())
 
 
@@ -41,7 +41,7 @@ def test_every_sequence_has_one_place(tokens, policy):
 
 @given(TOKEN_COUNTS.filter(bool), st.sampled_from(POLICIES))
 def test_the_longest_come_first(tokens, policy):
-    read = policy.read(descending(tokens))
+    read = policy.model_tokens(descending(tokens))
     ordered = read[arrange(descending(tokens), policy)]
     assert ordered[0] == read[0]
     # What is larger than any batch, and may run out of memory, comes in its order.

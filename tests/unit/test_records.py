@@ -1,4 +1,4 @@
-"""Records cut from blocks of text: the same many at a time as one by one."""
+"""Parsing many records of a block at a time."""
 
 from __future__ import annotations
 
@@ -8,33 +8,20 @@ from hypothesis import strategies as st
 
 from seqembed.fasta.records import Record, cut_header, parse
 
-LINES = st.sampled_from(
-    [
-        b">b c",
-        b">b c\r",
-        b"> d",
-        b">",
-        b">e\tf",
-        b">g  h ",
-        b">\xc3\xa9",
-        b">\xff",
-        b">i" + b"i" * 300,
-        b">j\x01k l",
-        b">\x0cm",
-    ]
-    + [b"MKV", b"mk*", b"*", b".", b"M.", b"M-.", b"--", b"", b" ", b"M K", b"M>K", b";", b"M\0"]
-    + [b"\x7f", b"\xc3", b"M\r", b"M\rK", b"\r"]
-)
+HEADERS = [b">b c", b">b c\r", b"> d", b">", b">e\tf", b">g  h ", b">\xc3\xa9", b">\xff"]
+HEADERS += [b">j\x01k l", b">\x0cm", b">i" + b"i" * 300]
+LINES = [b"MKV", b"mk*", b"*", b".", b"M.", b"M-.", b"--", b"", b" ", b"M K", b"M>K", b";", b"M\0"]
+LINES += [b"\x7f", b"\xc3", b"M\r", b"M\rK", b"\r"]
 BLOCKS = st.builds(
     lambda lines, end: b"\n".join([b">a", *lines]) + end,
-    st.lists(LINES),
+    st.lists(st.sampled_from(HEADERS + LINES)),
     st.sampled_from([b"\n", b""]),
 )
 
 
 @settings(max_examples=500)
 @given(BLOCKS, st.booleans())
-def test_many_at_a_time_are_what_they_are_one_by_one(block, without_gaps):
+def test_records_of_a_block_equal_those_parsed_alone(block, without_gaps):
     records = parse(block, 7, 100, without_gaps=without_gaps)
     line, offset, odd = 7, 100, []
     for number, record in enumerate(records):
@@ -59,25 +46,17 @@ def test_usual_records_are_not_odd():
         Record("c", "*", b"XJ", 9, 75),
     ]
     assert records.odd == []
-    assert records.before(2).residues == [b"MKVL", b"M*"]
-    assert records.before(2).raw(1) == b">b\nM**\n"
+    assert records.raw(1) == b">b\nM**\n"
 
 
 @pytest.mark.parametrize(
     "record",
     [b">a", b">a\n", b">a\n*\n", b">a\nM\rK\n", b">a\n M\n", b">a\nm\n", b">a\n;\nM\n", b">a\nM>\n"]
-    + [
-        b">a\nM-\n",
-        b">a\n\0\n",
-        b">\nM\n",
-        b"> a\nM\n",
-        b">a\tb\nM\n",
-        b">\xff\nM\n",
-        b">a\x01b\nM\n",
-    ]
-    + [b">a\nM1\n", b">a\nM\xc2\xa0\n", b">a\nM\x02\n", b">" + b"i" * 1025 + b"\nM\n"],
+    + [b">a\nM-\n", b">a\n\0\n", b">\nM\n", b"> a\nM\n", b">a\tb\nM\n", b">\xff\nM\n"]
+    + [b">a\x01b\nM\n", b">a\nM1\n", b">a\nM\xc2\xa0\n", b">a\nM\x02\n"]
+    + [b">" + b"i" * 1025 + b"\nM\n"],
 )
-def test_whatever_may_be_wrong_is_odd(record):
+def test_faulty_records_are_odd(record):
     records = parse(b">x\nM\n" + record + b"\n>y\nM\n", 1, 0)
     assert 1 in records.odd
 
@@ -118,7 +97,7 @@ def test_stops_and_gaps(residues, kept, without_gaps):
         ("a\x0bb\u2028c", "a\x0bb\u2028c", ""),
     ],
 )
-def test_what_ends_an_id(header, sequence_id, description):
+def test_a_blank_ends_an_id(header, sequence_id, description):
     assert cut_header(header) == (sequence_id, description)
     records = parse(f">{header}\nM\n".encode(), 1, 0)
     assert (records.sequence_ids, records.descriptions) == ([sequence_id], [description])

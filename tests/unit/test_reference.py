@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -40,10 +41,17 @@ DNABERT = (2, 48, 4, 96)
 DEFAULTS = {
     "layer": "last",
     "pooling": "mean",
+    "per_residue": True,
     "precision": "auto",
     "storage": "float32",
     "long_sequences": "auto",
     "max_length": "auto",
+}
+EXECUTION = {
+    "device": "cpu",
+    "token_budget": 700,
+    "checkpoint_seq_threshold": 3,
+    "checkpoint_time_threshold": 300,
 }
 FULL = LengthPolicy(long_sequences="full", max_length=0)
 # (n + 2,) tokens -> (n + 2, D) rows of one layer, by somebody else's code.
@@ -54,8 +62,8 @@ def window(max_length: int) -> LengthPolicy:
     return LengthPolicy(long_sequences="window", max_length=max_length)
 
 
-def call(folder: Path, entry: str, *switches: str, **options: object) -> None:
-    words = [sys.executable, str(SCRIPTS / f"{entry}.py"), *switches]
+def call(folder: Path, entry: str, **options: object) -> None:
+    words = [sys.executable, str(SCRIPTS / f"{entry}.py")]
     for name, value in options.items():
         values = value if isinstance(value, list) else [value]
         words += [f"--{name.replace('_', '-')}", *map(str, values)]
@@ -80,10 +88,10 @@ def run(
     )  # fmt: skip
     for rank in range(world_size):
         call(
-            folder, "embed_shard", "--per-residue", index=f"r/index/shard_{rank}.parquet",
-            model="toy.json", rank=rank, world_size=world_size, output=f"r/shards/shard_{rank}.h5",
-            device="cpu", token_budget=700, checkpoint_sequences=3, checkpoint_seconds=300,
-            threads=1, log=f"worker_{rank}.log", **what,
+            folder, "embed_shard", index=f"r/index/shard_{rank}.parquet", model="toy.json",
+            rank=rank, world_size=world_size, output=f"r/shards/shard_{rank}.h5",
+            settings=json.dumps(what), execution=json.dumps(EXECUTION), threads=1,
+            log=f"worker_{rank}.log",
         )  # fmt: skip
     call(
         folder, "merge", index="r/index.parquet", output="r/embeddings.h5",

@@ -1,4 +1,4 @@
-"""What a model does not know of residues, and files of the other molecule."""
+"""Residues that a model does not know, and files of the other molecule."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from described_models import DNA_TOKENIZER
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqembed.checks.residues import ResidueCheck, find_unknown
+from seqembed.checks.residues import ResidueCheck
+from seqembed.checks.tally import find_unknown
 from seqembed.errors import FastaError, ResidueError
 from seqembed.models.encoders.tokenization import ESM2_LETTERS, BpeTokenizer
 
@@ -49,30 +50,22 @@ def refusal(folder: Path, check: ResidueCheck, *contents: bytes) -> str:
 
 
 @pytest.mark.parametrize(
-    ("residues", "letters", "expected"),
+    ("residues", "expected"),
     [
-        (b"MKV", ESM2_LETTERS, None),
-        (b"BZUOX-.", ESM2_LETTERS, None),
-        (b"MKJ", ESM2_LETTERS, ("'J' at 3", 1)),
-        (b"M1KJ1", ESM2_LETTERS, ("'1' at 2", 3)),
-        (b"M*K", ESM2_LETTERS, ("'*' at 2", 1)),
-        (b"M\xc3K", ESM2_LETTERS, ("byte 0xc3 at 2", 1)),
-        ("M\u200bK\u200b".encode(), ESM2_LETTERS, ("U+200B ZERO WIDTH SPACE at 2", 2)),
-        (b"\0MK", ESM2_LETTERS, ("byte 0x00 at 1", 1)),
-        (b"M" * 1234 + b"JJ", ESM2_LETTERS, ("'J' at 1,235", 2)),
-        (b"ACGT", DNA_LETTERS, None),
-        (b"ACGTN", DNA_LETTERS, ("'N' at 5", 1)),
-        (b"ACGU", DNA_LETTERS, ("'U' at 4", 1)),
-        (b"ACGR-", DNA_LETTERS, ("'R' at 4", 2)),
+        (b"BZUOX-.", None),
+        (b"M1KJ1", ("'1' at 2", 3)),
+        (b"M\xc3K", ("byte 0xc3 at 2", 1)),
+        ("M\u200bK\u200b".encode(), ("U+200B ZERO WIDTH SPACE at 2", 2)),
+        (b"M" * 1234 + b"JJ", ("'J' at 1,235", 2)),
     ],
 )
-def test_find_unknown(residues, letters, expected):
-    found = find_unknown(residues, letters)
+def test_find_unknown(residues, expected):
+    found = find_unknown(residues, ESM2_LETTERS)
     assert (found and (str(found), found.count)) == expected
 
 
 @given(st.binary(max_size=60))
-def test_unknown_is_the_first_and_all_are_counted(residues):
+def test_find_unknown_counts_all_and_names_the_first(residues):
     others = [(place, byte) for place, byte in enumerate(residues, 1) if byte not in ESM2_LETTERS]
     found = find_unknown(residues, ESM2_LETTERS)
     if not others:
@@ -90,7 +83,7 @@ def test_unknown_is_the_first_and_all_are_counted(residues):
         ("DNA", b">a\nacgt\nACGT\n>b\nA\n", [b"ACGTACGT", b"A"]),
     ],
 )
-def test_what_the_model_knows_passes(tmp_path, molecule, content, residues, asked):
+def test_known_residues_pass(tmp_path, molecule, content, residues, asked):
     check = make_check(molecule, asked)
     found = read_all(tmp_path, check, content, gzip.compress(content))
     assert [row[1:] for row in found] == [(text, None) for text in residues] * 2
@@ -100,7 +93,7 @@ def test_what_the_model_knows_passes(tmp_path, molecule, content, residues, aske
 FIRST, SECOND = b">a\nMKV\n>b x\nMJK\nJJ\n", b">c\nLW\n\n>d\nM*K*\n"
 
 
-def test_error_names_counts_places_and_key(tmp_path):
+def test_unknown_residues_are_counted_with_their_places(tmp_path):
     text = refusal(tmp_path, make_check("protein", "error"), FIRST, SECOND)
     assert text.startswith("the model does not know 4 residues of 2 sequences ('J' 3, '*' 1)")
     for part in (
@@ -115,61 +108,29 @@ def test_error_names_counts_places_and_key(tmp_path):
     assert "'c'" not in text
 
 
-def test_error_says_of_dna_with_n_what_it_is(tmp_path):
-    content = b">c1\nACGTNNNNAC\n>c2\nACGT\n"
-    text = refusal(tmp_path, make_check("DNA", "error"), content)
-    assert text.startswith("sequences hold N, as contigs often do: the model does not know 4 resid")
-    assert "1 sequence ('N' 4)" in text
-    assert "RNA" not in text
-    rna = refusal(tmp_path, make_check("DNA", "error"), b">r\nacgu\n")
-    assert rna.startswith("the model does not know 1 residue of 1 sequence ('U' 1)")
-    assert "RNA can be written with T for U" in rna
-
-
-def test_unk_lets_all_pass_and_tells(tmp_path):
-    check = make_check("protein", "unk")
+@pytest.mark.parametrize(
+    ("asked", "reasons", "summary"),
+    [
+        ("unk", [None] * 4, "the model does not know 4 residues of 2 sequences"),
+        ("skip", [None, "'J' at 2", None, "'*' at 2"], "2 of 4 sequences are left out"),
+    ],
+)
+def test_allowed_residues_are_summed_up(tmp_path, asked, reasons, summary):
+    check = make_check("protein", asked)
     found = read_all(tmp_path, check, FIRST, SECOND)
-    assert found == [
-        ("a", b"MKV", None),
-        ("b", b"MJKJJ", None),
-        ("c", b"LW", None),
-        ("d", b"M*K", None),
-    ]
-    assert check.summary().startswith("the model does not know 4 residues of 2 sequences")
-    assert "read as its unknown token" in check.summary()
+    assert [text for _, text, _ in found] == [b"MKV", b"MJKJJ", b"LW", b"M*K"]
+    for (_, _, reason), expected in zip(found, reasons, strict=True):
+        assert expected in reason if expected else reason is None
+    assert check.summary().startswith(summary)
     assert "record 'd': '*' at 2" in check.summary()
 
 
-def test_skip_gives_reasons_and_tells(tmp_path):
-    check = make_check("protein", "skip")
-    reasons = [reason for _, _, reason in read_all(tmp_path, check, FIRST, SECOND)]
-    assert reasons == [
-        None,
-        "residue 'J' at 2 is unknown to the model (3 such)",
-        None,
-        "residue '*' at 2 is unknown to the model (1 such)",
-    ]
-    assert check.summary().startswith("2 of 4 sequences are left out")
-
-
-def test_skip_of_every_sequence_is_an_error(tmp_path):
-    text = refusal(tmp_path, make_check("DNA", "skip"), b">a\nNA\n", b">b\nAN\n")
-    assert text.startswith("sequences hold N, as contigs often do: `invalid_residues: skip` leaves")
-    assert "2 residues of 2 sequences" in text
-    assert "{invalid_residues: unk}" in text
-    assert "or `skip`" not in text
-    read_all(tmp_path, make_check("DNA", "unk"), b">a\nNA\n", b">b\nAN\n")
-    make_check("DNA", "skip").finish()
-
-
-@pytest.mark.parametrize(("count", "shown"), [(10, 10), (11, 10), (500, 10)])
-def test_the_first_ten_places_are_told(tmp_path, count, shown):
-    content = b"".join(b">s%d\nMJ\n" % number for number in range(count))
+def test_the_first_ten_places_are_shown(tmp_path):
+    content = b"".join(b">s%d\nMJ\n" % number for number in range(500))
     text = refusal(tmp_path, make_check("protein", "error"), content)
-    assert f"{count} residues of {count} sequences" in text
-    assert text.count(", record '") == shown
-    assert "'s9'" in text
-    assert "'s10'" not in text
+    assert "500 residues of 500 sequences" in text
+    assert text.count(", record '") == 10
+    assert "'s9'" in text and "'s10'" not in text
 
 
 def test_messages_stay_small_and_on_one_line(tmp_path):
@@ -205,7 +166,7 @@ DNA = b">d\n" + b"acgtn" * 20
         ("DNA", b">d\n" + b"ACGT" * 40, PROTEIN, "looks like proteins (30% of its 100 letters"),
     ],
 )
-def test_the_other_molecule_is_refused_in_any_file(tmp_path, molecule, own, other, message, asked):
+def test_files_of_the_other_molecule_are_refused(tmp_path, molecule, own, other, message, asked):
     for contents in ([other], [own, other]):
         with pytest.raises(FastaError) as caught:
             read_all(tmp_path, make_check(molecule, asked), *contents)
@@ -222,10 +183,5 @@ def test_the_other_molecule_is_refused_in_any_file(tmp_path, molecule, own, othe
         ("DNA", b">a\n" + b"ACGTURYSWKMBDHVNX" * 20),
     ],
 )
-def test_what_is_not_plainly_the_other_molecule_passes(tmp_path, molecule, content):
+def test_files_that_may_be_of_the_molecule_pass(tmp_path, molecule, content):
     assert read_all(tmp_path, make_check(molecule, "unk"), content)
-
-
-def test_unknown_policy():
-    with pytest.raises(ValueError, match="must be one of error, unk, skip, not 'drop'"):
-        ResidueCheck(b"A", "DNA", "drop", gaps="error", suspicious="error")

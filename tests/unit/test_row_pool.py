@@ -120,20 +120,20 @@ def test_a_pool_gives_each_sequence_its_own_token_rows(counts, rows_a_part, data
     places = np.array(data.draw(numbers), np.int64)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("seqembed.results.rows.PART_BYTES", 4 * rows_a_part)
-        parts = list(pool.parts(places))
+        found = pool.take(places)
+        parts = list(found.parts)
     assert all(0 < len(part) <= rows_a_part and part.dtype == np.float16 for part in parts)
-    found = [row.tolist() for part in parts for row in part]
-    assert found == [row.tolist() for place in places for row in own[place]]
-    offsets = pool.offsets(places)
-    assert offsets.dtype == np.int64
-    assert offsets.tolist() == [0, *np.cumsum([flat[place] for place in places]).tolist()]
+    rows = [row.tolist() for part in parts for row in part]
+    assert rows == [row.tolist() for place in places for row in own[place]]
+    assert found.offsets.dtype == np.int64
+    assert found.offsets.tolist() == [0, *np.cumsum([flat[place] for place in places]).tolist()]
 
 
 def test_a_row_larger_than_a_part_is_a_part(monkeypatch):
     monkeypatch.setattr("seqembed.results.rows.PART_BYTES", 3)
     rows = np.arange(6, dtype=np.float32).reshape(2, 3)
     pool = TokenRowPool([rows], [np.array([0, 2])])
-    assert [part.tolist() for part in pool.parts(np.array([0]))] == [[[0, 1, 2]], [[3, 4, 5]]]
+    assert [part.tolist() for part in pool.take(np.array([0])).parts] == [[[0, 1, 2]], [[3, 4, 5]]]
 
 
 @pytest.mark.parametrize("place", [-1, 3])

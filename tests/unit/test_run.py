@@ -18,8 +18,8 @@ from worker_runs import SEQUENCES, Project
 from seqembed.checkpoints.failures import Failures, Suspect, write_failures
 from seqembed.checkpoints.manifest import CheckpointManifest
 from seqembed.errors import CheckpointError, ConfigError, DeviceError, IndexFormatError, ModelError
+from seqembed.inference.failure_tracker import FailureTracker
 from seqembed.inference.runner import BatchRows
-from seqembed.inference.trials import Trials
 from seqembed.models.encoders.tokenization import Esm2Tokenizer
 from seqembed.models.prepare import load_prepared
 from seqembed.models.prepared import read_prepared
@@ -41,10 +41,10 @@ def open_project(project: Project, **changes: Any) -> Run:
     return open_run(project.index(), project.output, project.config(**changes), LOGGER)
 
 
-def open_trials(run: Run, project: Project) -> Trials:
+def open_tracker(run: Run, project: Project) -> FailureTracker:
     folder = project.folder / "checkpoints"
     folder.mkdir(exist_ok=True)
-    return run.open_trials(folder, project.index(), LOGGER)
+    return run.open_tracker(folder, project.index())
 
 
 def test_a_run_is_settled(project, monkeypatch):
@@ -71,11 +71,11 @@ def test_long_sequences_are_read_by_the_policy(policy, tokens, passes, project):
     run = open_project(project, embedding=worker_runs.EMBEDDING | asked)
     budget = 320 if passes > 1 else tokens
     manifest = replace(run.manifest(None), token_budget=budget)
-    trials = open_trials(run, project)
+    trials = open_tracker(run, project)
     batches, total = run.load_batches(project.index(), [0], manifest, encode_residues, trials)
     found = list(batches)
     assert [batch.positions for batch in found] == [[0]] * passes
-    assert total == tokens == sum(batch.packing.bounds[len(batch.pieces)] for batch in found)
+    assert total == tokens == sum(batch.packing.bounds[len(batch.windows)] for batch in found)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_batches_with_a_missing_row_come_whole_and_no_other(project):
     run = open_project(project)
 
     def load(rows: list[int]) -> tuple[DataLoader, int]:
-        trials = open_trials(run, project)
+        trials = open_tracker(run, project)
         return run.load_batches(project.index(), rows, run.manifest(None), encode_residues, trials)
 
     all_rows = list(range(len(SEQUENCES)))
@@ -200,19 +200,20 @@ def test_batches_with_a_missing_row_come_whole_and_no_other(project):
 
 def test_suspects_come_first_and_apart_and_what_wants_memory_last(project):
     run = open_project(project)
-    trials = open_trials(run, project)
-    suspects = [
-        Suspect(first=36, last=38, reason="r"),
-        Suspect(first=11, last=11, reason="r", failed=True, memory=True),
-        Suspect(first=20, last=20, reason="r"),
-    ]
+    trials = open_tracker(run, project)
+    suspects = {
+        36: Suspect(reason="r"),
+        37: Suspect(reason="r"),
+        11: Suspect(reason="r", failed=True, memory=True),
+        20: Suspect(reason="r", failed=True, tries=1),
+    }
     write_failures(project.folder / "checkpoints", Failures(suspects=suspects))
-    trials = open_trials(run, project)
+    trials = open_tracker(run, project)
     rows = [row for row in range(len(SEQUENCES)) if row != 37]
     given = (project.index(), rows, run.manifest(None), encode_residues, trials)
     plan = [batch.positions for batch in run.load_batches(*given)[0]]
-    assert (plan[0], plan[1], plan[-1]) == ([20], [36, 37, 38], [11])
-    others = [row for row in range(len(SEQUENCES)) if row not in {11, 20, 36, 37, 38}]
+    assert (plan[0], plan[1], plan[-1]) == ([20], [36], [11])
+    others = [row for row in range(len(SEQUENCES)) if row not in {11, 20, 36}]
     assert sum(plan[2:-1], []) == others
 
 
@@ -233,6 +234,7 @@ def test_no_more_batches_are_computed_at_once_than_there_are(project, caplog, ba
     run = open_project(project, threads=4)
     model = load_prepared(project.model, 1, torch.float32)
     with caplog.at_level(logging.INFO, LOGGER.name):
-        run.open_runner(model, open_trials(run, project), lambda: (model, None), 512, batches)
+        manifest = run.manifest(None)
+        run.open_runner(model, open_tracker(run, project), lambda: (model, None), manifest, batches)
     run.weights.require()
     assert f"at most 512 tokens a batch, {at_once} at once;" in caplog.text

@@ -56,7 +56,7 @@ def test_an_unsealed_file_is_refused(tmp_path):
 
 def test_another_checksum_is_no_damage(sealed):
     sealed.write_bytes(sealed.read_bytes().replace(b" xxh3-128 ", b" blake2b-128 ", 1))
-    with pytest.raises(ShardError, match=f"{sealed}: no sealed .* with xxh3-128 in it; make it"):
+    with pytest.raises(ShardError, match=f"{sealed}: .*xxh3-128"):
         verify_seal(sealed)
 
 

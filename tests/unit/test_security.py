@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 
 from seqembed.checkpoints import blocks
 from seqembed.checkpoints.blocks import list_blocks, read_block, write_next_block
-from seqembed.checkpoints.manifest import clear, read_finished
+from seqembed.checkpoints.checkpoint import clear, read_finished
 from seqembed.checkpoints.token_rows import ResidueSpool
 from seqembed.environment import EnvConfig
 from seqembed.errors import CheckpointError, ConfigError, DeviceError, ModelError
@@ -93,9 +93,9 @@ def test_no_program_of_ours_could_run_what_it_reads(path):
     """torch.load is allowed with weights_only: its reader builds tensors and plain containers.
 
     The processes of one run do speak to each other in pickle, over pipes that only they hold. And
-    slurm_step starts the program that it is part of once more, with the same words.
+    processes.py starts the program that it is part of once more, with the same words.
     """
-    own = {"slurm_step": ["os.execvpe"]}
+    own = {"processes": ["os.execvpe"]}
     assert forbidden(path.read_text()) == own.get(path.stem, [])
 
 
@@ -145,8 +145,7 @@ def test_no_rule_could_run_what_it_is_given(path):
     for block in re.findall(r'shell:\s+r"""(.*?)"""', text, re.DOTALL):
         # Numbers: a wildcard of digits, and what the schema holds to be numbers.
         plain = set(re.findall(r"\{([^}]*)\}", block)) - {"wildcards.rank", "threads"}
-        plain -= {f"params.{name}" for name in ("world_size", "checkpoint_sequences")}
-        plain -= {"params.checkpoint_seconds"}
+        plain -= {"params.world_size"}
         assert all(name.endswith(":q") for name in plain)
     assert text.count("shell:") == len(re.findall(r'shell:\s+r"""', text))
 
@@ -421,7 +420,7 @@ def test_a_link_in_a_checkpoint_folder_is_moved_or_removed_itself(
 def test_what_names_a_gpu_is_a_text(tmp_path):
     def lease(visible: str) -> dict[str, str]:
         environment = EnvConfig.from_environ({"CUDA_VISIBLE_DEVICES": visible})
-        how = {"interrupted": lambda: False, "logger": LOGGER, "dev": tmp_path, "proc": tmp_path}
+        how = {"leave_if_asked": lambda: None, "logger": LOGGER, "dev": tmp_path, "proc": tmp_path}
         with lease_device("cuda", 0, environment, **how) as variables:
             return variables
 
@@ -429,8 +428,3 @@ def test_what_names_a_gpu_is_a_text(tmp_path):
     with pytest.raises(DeviceError):
         lease(f"{PAYLOAD},../../0")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_yes_or_a_no_is_nothing_else():
-    with pytest.raises(ConfigError, match="SEQEMBED_DISABLE_FP16"):
-        EnvConfig.from_environ({"SEQEMBED_DISABLE_FP16": PAYLOAD})

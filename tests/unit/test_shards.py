@@ -25,8 +25,9 @@ from seqembed.results.reader import (
     pool_token_rows,
     slab_bounds,
 )
+from seqembed.results.rows import TokenRows
 from seqembed.results.seal import seal, verify_seal
-from seqembed.results.writer import PACKAGES, Slab, TokenRows, write_embeddings
+from seqembed.results.writer import PACKAGES, Slab, write_embeddings
 
 
 def _columns(count: int, width: int = 3) -> dict[str, Any]:
@@ -193,7 +194,8 @@ def test_an_empty_file_may_keep_token_rows(tmp_path):
         assert empty.offsets().tolist() == [0]
         pool = pool_token_rows([empty, file, empty, file])
         np.testing.assert_array_equal(
-            np.concatenate(list(pool.parts(np.array([0, 8])))), file.residues[[0, 1, 3, 4, 5, 6]]
+            np.concatenate(list(pool.take(np.array([0, 8])).parts)),
+            file.residues[[0, 1, 3, 4, 5, 6]],
         )
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seqembed.checkpoints.blocks import list_blocks, read_block, write_next_block
-from seqembed.checkpoints.store import copy_from_store
+from seqembed.checkpoints.blocks import list_blocks, read_block
+from seqembed.checkpoints.checkpoint import Checkpoint
 from seqembed.index.split import split_index
 from seqembed.index.table import read_shard_index, write_index
 from seqembed.results.reader import store_path
-from seqembed.results.writer import Slab, TokenRows, write_embeddings
+from seqembed.results.rows import TokenRows
+from seqembed.results.writer import Slab, write_embeddings
 
 RECIPE = "ab" * 32
 WIDTH = 3
@@ -90,6 +91,16 @@ def _bytes(digests: np.ndarray) -> list[bytes]:
     return [digest.tobytes() for digest in digests]
 
 
+def copy_from_store(
+    path: Path, folder: Path, digests: np.ndarray, recipe: str, logger: logging.Logger
+) -> int:
+    """The number of rows that the checkpoint at `folder` takes over."""
+    checkpoint = Checkpoint(base=folder.parent, rank=0, locked=True, logger=logger)
+    blocks = checkpoint.copy_from_store(path, digests, recipe)
+    assert [block.ids for block in blocks] == [read_block(p).ids for p in list_blocks(folder)]
+    return sum(len(block.ids) for block in blocks)
+
+
 @pytest.fixture
 def stored(tmp_path):
     """The store of five sequences, one of them under two ids, as a result has it."""
@@ -106,31 +117,6 @@ def test_rows_of_the_store_become_blocks(tmp_path, stored):
     folder = tmp_path / "checkpoints/shard_0"
     assert copy_from_store(stored, folder, digests, RECIPE, LOGGER) == 3
     assert _held(folder) == _bytes(digests[[1, 2, 3]])  # MKVLA, ACD, LL: longest first
-
-
-def test_rows_that_are_held_already_are_left_out(tmp_path, stored):
-    digests = _digests(tmp_path / "now", ["LL", "MKVLA", "ACD", "Y"])
-    folder = tmp_path / "shard_0"
-    write_next_block(folder, digests[:1], _rows(digests[:1]), _flags(digests[:1]), batches=4)
-    assert copy_from_store(stored, folder, digests, RECIPE, LOGGER) == 2
-    assert _held(folder) == _bytes(digests[[0, 1, 2]])
-    before = list_blocks(folder)
-    assert before[1].name == "batch_00004.safetensors"
-    assert copy_from_store(stored, folder, digests, RECIPE, LOGGER) == 0
-    assert list_blocks(folder) == before
-
-
-def test_rows_of_a_damaged_block_are_taken_from_the_store(tmp_path, stored):
-    digests = _digests(tmp_path / "now", ["LL", "MKVLA"])
-    folder = tmp_path / "shard_0"
-    copy_from_store(stored, folder, digests, RECIPE, LOGGER)
-    (block,) = list_blocks(folder)
-    block.write_bytes(block.read_bytes()[:-1])
-    damaged = block.read_bytes()
-    assert copy_from_store(stored, folder, digests, RECIPE, LOGGER) == 2
-    assert block.read_bytes() == damaged
-    block.unlink()
-    assert _held(folder) == _bytes(digests)
 
 
 def test_blocks_are_no_larger_than_slabs(tmp_path, stored, monkeypatch):
@@ -163,17 +149,6 @@ def test_token_rows_of_the_store_become_those_of_blocks(tmp_path, storage, monke
         )
         names += [path.name, block.residues.name]
     assert len(names) == 4 and sorted(p.name for p in folder.iterdir()) == sorted(names)
-
-
-def test_token_rows_that_are_damaged_are_taken_from_the_store_again(tmp_path):
-    digests = _digests(tmp_path / "now", ["LL", "MKVLA"])
-    stored, folder = _write_store(tmp_path, digests, per_residue=True), tmp_path / "shard_0"
-    assert copy_from_store(stored, folder, digests, RECIPE, LOGGER) == 2
-    assert copy_from_store(stored, folder, digests, RECIPE, LOGGER) == 0
-    (folder / read_block(list_blocks(folder)[0]).residues.name).write_bytes(b"")
-    assert copy_from_store(stored, folder, digests, RECIPE, LOGGER) == 2
-    list_blocks(folder)[0].unlink()
-    assert _held(folder) == _bytes(digests)
 
 
 @pytest.mark.parametrize("sequences", [["YYY"], ["YYY", "TT"]])

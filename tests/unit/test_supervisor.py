@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from worker_runs import SCRIPTS, Project, make_project, make_sequences
+from worker_runs import SCRIPTS, Project, embed_command, make_project, make_sequences
 
 from seqembed import supervisor
 from seqembed.checkpoints.blocks import list_blocks, read_block
@@ -47,7 +47,7 @@ def stat_of(pid: int) -> list[str]:
 
 
 def gone(pid: int) -> bool:
-    # A zombie is waited for by nobody here, and does nothing.
+    # A zombie does nothing, and nobody here waits for it.
     return stat_of(pid)[0] in "XZ"
 
 
@@ -74,16 +74,9 @@ class Entry:
 
     def __init__(self, project: Project, folder: Path) -> None:
         self.folder = folder
-        self.command = [
-            *(sys.executable, str(SCRIPTS / "embed_shard.py")),
-            *("--index", str(project.index()), "--model", str(project.model)),
-            *("--rank", "0", "--world-size", "1", "--output", str(folder / "shards/shard_0.h5")),
-            *("--layer", "last", "--pooling", "mean", "--no-per-residue", "--storage", "float32"),
-            *("--precision", "auto", "--long-sequences", "error", "--max-length", "auto"),
-            *("--device", "cpu", "--token-budget", "600", "--threads", "1"),
-            *("--checkpoint-sequences", "20", "--checkpoint-seconds", "300"),
-            *("--log", str(folder / "worker.log")),
-        ]
+        output, log = folder / "shards/shard_0.h5", folder / "worker.log"
+        often = {"token_budget": 600, "checkpoint_seq_threshold": 20}
+        self.command = embed_command(project.index(), project.model, output, log, **often)
 
     def start(self) -> None:
         self.process = subprocess.Popen(
@@ -133,7 +126,7 @@ def entry(long_project, tmp_path) -> Iterator[Entry]:
 def assert_checkpointed(entry: Entry) -> None:
     """The last block holds what was finished when the signal came, not a full block's 20 rows."""
     log = (entry.folder / "worker.log").read_text()
-    assert "SIGTERM came" in log
+    assert "interrupted: stopped by a signal" in log
     rows = sum(len(read_block(path).rows) for path in entry.blocks())
     assert f"{rows:,} of 2,000 sequences done" in log
 
@@ -172,17 +165,17 @@ def test_a_signal_while_the_worker_starts(entry):
     assert entry.finish()[0] == 143
 
 
-def test_a_worker_that_is_killed_is_told_of(entry):
+def test_a_killed_worker_is_an_error_that_says_so(entry):
     entry.start()
     os.kill(entry.worker(), signal.SIGKILL)
     code, said = entry.finish()
     assert code == 1
-    assert "the worker ended without a word: it was killed by SIGKILL" in said[-1]
+    assert "without reporting a status: it was killed by SIGKILL" in said[-1]
     assert "what is finished is kept" in said[-1]
     assert len(entry.blocks()) > 0
 
 
-def test_who_loses_the_driver_ends(entry):
+def test_supervisor_and_worker_end_with_the_driver(entry):
     driver = entry.start_under_a_driver()
     worker = entry.worker()
     os.kill(driver, signal.SIGKILL)
@@ -205,128 +198,111 @@ def test_the_supervisor_does_not_import_torch():
     assert subprocess.run([sys.executable, "-c", program], env=environment).returncode == 0
 
 
-# Workers that only pretend: what the supervisor makes of their end. They take _work's place.
+# Workers that only pretend, in the place of _work.
 
 MEMORY = ("GLIBC_TUNABLES", "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "ARROW_DEFAULT_MEMORY_POOL")
 COMPLETE = {"rank": 0, "status": "complete", "num_sequences": 3}
 FAILED = {"rank": 0, "status": "failed", "error": "generic_error", "error_message": "M: bad"}
+NAN = {"rank": 0, "status": "numerical_instability", "failed_batch": [1, 2], "error": "nan"}
+INTERRUPTED = {"rank": 0, "status": "interrupted", "error_message": "x"}
 
 
-def say(results: Any, status: dict[str, Any], code: int) -> None:
+def report(results: Any, status: dict[str, Any], code: int) -> None:
     results.put(status)
     results.close()
     results.join_thread()
     sys.exit(code)
 
 
-def completes(
+def reports_what_it_was_given(
     parent: int, results: Any, began: Any, variables: dict[str, str], *arguments: Any
 ) -> None:
-    told = {"parent": parent, "variables": variables, "arguments": arguments}
-    told["memory"] = [os.environ.get(name) for name in MEMORY]
-    say(results, COMPLETE | told, 0)
+    given = {"parent": parent, "variables": variables, "arguments": arguments}
+    given["memory"] = [os.environ.get(name) for name in MEMORY]
+    report(results, COMPLETE | given, 0)
 
 
-def completes_and_fails(parent: int, results: Any, *_: Any) -> None:
-    say(results, COMPLETE, 5)
+def reports_as_asked(parent: int, results: Any, *others: Any) -> None:
+    """`status` and `code` stand in its settings."""
+    report(results, others[-1]["status"], others[-1]["code"])
 
 
-def fails(parent: int, results: Any, *_: Any) -> None:
-    say(results, FAILED, 1)
-
-
-def runs_out_of_memory(parent: int, results: Any, *_: Any) -> None:
-    say(results, FAILED | {"error": "cuda_oom"}, 1)
-
-
-def loses_the_gpu(parent: int, results: Any, *_: Any) -> None:
-    say(results, FAILED | {"error": "cuda_runtime"}, 1)
-
-
-def meets_a_nan(parent: int, results: Any, *_: Any) -> None:
-    status = {"rank": 0, "status": "numerical_instability", "failed_batch": [1, 2], "error": "nan"}
-    say(results, status, 1)
-
-
-def was_interrupted(parent: int, results: Any, *_: Any) -> None:
-    say(results, {"rank": 0, "status": "interrupted", "error_message": "x"}, 143)
-
-
-def says_nothing(parent: int, results: Any, *_: Any) -> None:
+def exits(parent: int, results: Any, *_: Any) -> None:
     os._exit(7)
 
 
-def hears_nothing(parent: int, results: Any, *_: Any) -> None:
+def ignores_signals(parent: int, results: Any, *others: Any) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    Path(_[-1]["log_path"]).touch()
+    Path(others[-1]["log_path"]).touch()
+    time.sleep(600)
+
+
+def fails_when_stopped(parent: int, results: Any, *others: Any) -> None:
+    signal.signal(signal.SIGTERM, lambda number, frame: report(results, FAILED, 1))
+    Path(others[-1]["log_path"]).touch()
     time.sleep(600)
 
 
 @pytest.fixture
-def supervise(tmp_path, monkeypatch) -> Iterator[Callable[..., dict[str, Any]]]:
+def supervise(tmp_path, monkeypatch, restored_process) -> Callable[..., dict[str, Any]]:
     """Runs a Supervisor over a worker that pretends."""
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.getsignal(number) for number in numbers]
 
-    def run(work: Any, parent: int | None = None, **changes: Any) -> dict[str, Any]:
+    def run(work: Any, **changes: Any) -> dict[str, Any]:
         monkeypatch.setattr(supervisor, "_work", work)
         config = {"device": "cpu", "threads": 2, "log_path": str(tmp_path / "ready")} | changes
         environment = EnvConfig.from_environ({"CUDA_VISIBLE_DEVICES": ""})
         arguments = (0, 1, tmp_path / "index", tmp_path / "shards", config)
-        return Supervisor(LOGGER, environment, parent).run(*arguments)
+        return Supervisor(LOGGER, environment, None).run(*arguments)
 
-    yield run
-    for number, handler in zip(numbers, before, strict=True):
-        signal.signal(number, handler)
-    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    return run
 
 
-def test_a_worker_begins_with_memory_that_does_not_grow(supervise, monkeypatch):
+@pytest.mark.parametrize("own", [(), ("glibc.malloc.perturb=0", "100", "mimalloc")])
+def test_allocators_are_limited_and_the_users_own_values_win(own, supervise, monkeypatch):
     for name in MEMORY:
         monkeypatch.delenv(name, raising=False)
-    tunables, shapes, pool = supervise(completes)["memory"]
-    assert "glibc.malloc.tcache_count=0" in tunables.split(":")
-    assert int(shapes) < 64
-    assert pool == "system"
-    assert not os.environ.keys() & set(MEMORY)
-
-
-def test_what_the_user_set_of_memory_stands(supervise, monkeypatch):
-    own = dict(zip(MEMORY, ("glibc.malloc.perturb=0", "100", "mimalloc"), strict=True))
-    for name, value in own.items():
+    for name, value in zip(MEMORY, own, strict=False):
         monkeypatch.setenv(name, value)
-    tunables, *others = supervise(completes)["memory"]
-    assert "glibc.malloc.tcache_count=0" in tunables.split(":")
-    assert own["GLIBC_TUNABLES"] in tunables.split(":")
-    assert others == ["100", "mimalloc"]
-    assert own.items() <= os.environ.items()
+    tunables, shapes, pool = supervise(reports_what_it_was_given)["memory"]
+    assert {"glibc.malloc.tcache_count=0", *own[:1]} <= set(tunables.split(":"))
+    assert [shapes, pool] == list(own[1:] or ("16", "system"))
 
 
 def test_a_complete_worker_gives_its_status(supervise, tmp_path):
-    status = supervise(completes)
+    status = supervise(reports_what_it_was_given)
     assert status["parent"] == os.getpid()
     assert status["variables"] == {"CUDA_VISIBLE_DEVICES": ""}
-    rank, world_size, index, output, config = status["arguments"]
-    assert (rank, world_size, index, output) == (0, 1, tmp_path / "index", tmp_path / "shards")
+    *given, config = status["arguments"]
+    assert given == [0, 1, tmp_path / "index", tmp_path / "shards"]
     assert config["device"] == "cpu"
 
 
 @pytest.mark.parametrize(
-    ("work", "message"),
+    ("status", "code", "message"),
     [
-        (fails, "^M: bad; what is finished is kept, run again to go on$"),
-        (runs_out_of_memory, "^M: bad; it was no batch that ran out of memory"),
-        (loses_the_gpu, "^M: bad; the GPU or its driver failed"),
-        (meets_a_nan, "^nan; what is finished is kept"),
-        (says_nothing, "ended without a word: it ended with exit code 7;"),
+        (FAILED, 1, "^M: bad; what is finished is kept, run again to go on$"),
+        (FAILED | {"error": "cuda_oom"}, 1, "^M: bad; out of memory .* fewer shards"),
+        (FAILED | {"error": "cuda_runtime"}, 1, "^M: bad; the GPU or its driver failed"),
+        (NAN, 1, "^nan; what is finished is kept"),
         # The exit code has the last word.
-        (completes_and_fails, "^the worker completed, and then ended with exit code 5;"),
+        (COMPLETE, 5, "^the worker completed, and then ended with exit code 5;"),
     ],
 )
-def test_any_other_end_is_an_error(work, message, supervise):
+def test_any_other_end_is_an_error(status, code, message, supervise):
     with pytest.raises(WorkerError, match=message) as caught:
-        supervise(work)
-    assert (caught.value.status is None) == (work is says_nothing)
+        supervise(reports_as_asked, status=status, code=code)
+    assert caught.value.status == status
+
+
+def test_an_exit_without_a_status_is_an_error(supervise):
+    with pytest.raises(WorkerError, match="without reporting a status: .* exit code 7;") as caught:
+        supervise(exits)
+    assert caught.value.status is None
+
+
+def test_an_interrupted_worker_is_no_error(supervise):
+    with pytest.raises(InterruptedRun, match="run again to go on"):
+        supervise(reports_as_asked, status=INTERRUPTED, code=143)
 
 
 @pytest.mark.parametrize(
@@ -334,14 +310,14 @@ def test_any_other_end_is_an_error(work, message, supervise):
     [
         (-signal.SIGSEGV, False, False),
         (-signal.SIGKILL, True, True),
-        # Nobody calls exit in the midst of a shard but a library that gives up.
+        # A library that gives up calls exit.
         (7, None, False),
         (-signal.SIGKILL, False, None),
         (-signal.SIGKILL, None, None),
         (-signal.SIGTERM, False, None),
     ],
 )
-def test_what_a_process_does_to_itself_is_a_crash(code, oom_killed, memory):
+def test_only_what_a_process_does_to_itself_is_a_crash(code, oom_killed, memory):
     """memory: None for no crash."""
     end = WorkerEnd(status=None, exit_code=code, began=True, oom_killed=oom_killed)
     assert (end.crash and end.crash["memory"]) == memory
@@ -350,42 +326,32 @@ def test_what_a_process_does_to_itself_is_a_crash(code, oom_killed, memory):
     assert unknown.crash is None and not unknown.wants_fresh_worker
 
 
-def test_an_interrupted_worker_is_no_error(supervise):
-    with pytest.raises(InterruptedRun, match="run again to go on"):
-        supervise(was_interrupted)
+@pytest.mark.parametrize(
+    ("work", "grace", "error", "message"),
+    [
+        (ignores_signals, 0.3, InterruptedRun, "stopped"),
+        (fails_when_stopped, 25, WorkerError, "M: bad"),
+    ],
+)
+def test_a_stop_kills_after_a_grace_and_keeps_an_error(
+    work, grace, error, message, supervise, tmp_path, monkeypatch
+):
+    """An error is kept: a checkpoint may not have been written."""
 
-
-def stop_when_ready(folder: Path) -> None:
     def stop() -> None:
-        wait_for((folder / "ready").exists)
+        wait_for((tmp_path / "ready").exists)
         os.kill(os.getpid(), signal.SIGTERM)
 
+    monkeypatch.setattr(supervisor, "GRACE_SECONDS", grace)
     threading.Thread(target=stop).start()
-
-
-def test_a_worker_that_hears_nothing_is_killed_after_a_grace(supervise, tmp_path, monkeypatch):
-    monkeypatch.setattr(supervisor, "GRACE_SECONDS", 0.3)
-    stop_when_ready(tmp_path)
-    with pytest.raises(InterruptedRun):
-        supervise(hears_nothing)
+    with pytest.raises(error, match=message):
+        supervise(work)
     assert workers_of(os.getpid()) == []
-
-
-def fails_when_stopped(parent: int, results: Any, *_: Any) -> None:
-    signal.signal(signal.SIGTERM, lambda number, frame: say(results, FAILED, 1))
-    Path(_[-1]["log_path"]).touch()
-    time.sleep(600)
-
-
-def test_a_checkpoint_that_could_not_be_written_is_told_of(supervise, tmp_path):
-    stop_when_ready(tmp_path)
-    with pytest.raises(WorkerError, match="M: bad"):
-        supervise(fails_when_stopped)
 
 
 def test_without_the_device_that_was_asked_for_no_worker_starts(supervise, tmp_path):
     with pytest.raises(DeviceError, match="device: cuda"):
-        supervise(hears_nothing, device="cuda")
+        supervise(ignores_signals, device="cuda")
     assert not (tmp_path / "ready").exists()
 
 

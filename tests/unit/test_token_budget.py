@@ -17,7 +17,7 @@ ESM2 = Esm2Architecture(layers=1, width=320, heads=20, ffn_width=1280)
 DNA = DnabertArchitecture(layers=1, width=384, heads=6, ffn_width=1536, vocabulary=30)
 
 
-def test_a_token_takes_what_a_layer_holds_of_it():
+def test_bytes_of_a_token():
     assert bytes_a_token(ESM2, 4) == 4 * (8 * 320 + 2 * 1280)
     assert bytes_a_token(DNA, 2) == 2 * (8 * 384 + 2 * 1536)
 
@@ -26,14 +26,14 @@ def test_a_token_takes_what_a_layer_holds_of_it():
     ("free", "budget"),
     [(0, 2048), (2 * 1000 * 4096, 4096), (2 * 1000 * 6143, 4096), (10**12, 16384)],
 )
-def test_a_gpus_batch_is_of_whole_cpu_batches_in_half_of_what_is_free(free, budget):
+def test_gpu_budget_fits_in_half_the_free_memory(free, budget):
     assert gpu_budget(1000, free) == budget
 
 
 @pytest.mark.parametrize(
     ("free", "streams"), [(0, 1), (2 * 2048 * 1000, 1), (3 * 4096 * 1000, 3), (10**12, 8)]
 )
-def test_a_cpu_computes_as_many_batches_at_once_as_fit_in_half(free, streams):
+def test_cpu_streams_fit_in_half_the_free_memory(free, streams):
     assert cpu_streams(1000, 2048, 8, free) == streams
 
 
@@ -47,7 +47,7 @@ def test_a_cpu_computes_as_many_batches_at_once_as_fit_in_half(free, streams):
         ("4:memory:/a\n", {}, None),
     ],
 )
-def test_the_limit_is_the_least_of_our_group_and_those_around_it(own, limits, found, tmp_path):
+def test_memory_limit_is_the_lowest_of_nested_groups(own, limits, found, tmp_path):
     (tmp_path / "cgroup").write_text(own)
     for name, text in limits.items():
         (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def test_the_limit_is_the_least_of_our_group_and_those_around_it(own, limits, fo
     assert memory_limit(tmp_path / "cgroup", tmp_path / "groups") == found
 
 
-def test_available_is_what_the_machine_has(monkeypatch):
+def test_the_control_group_limits_the_available_memory(monkeypatch):
     monkeypatch.setattr("seqembed.settings.memory.memory_limit", lambda: None)
     assert 0 < available_memory() <= psutil.virtual_memory().total
     monkeypatch.setattr("seqembed.settings.memory.memory_limit", lambda: 12_345)

@@ -31,8 +31,9 @@ from seqembed.models.families import Esm2Architecture
 from seqembed.models.prepared import PreparedModel, read_prepared, write_prepared
 from seqembed.results.merge import merge
 from seqembed.results.quarantine import write_quarantine
+from seqembed.results.rows import TokenRows
 from seqembed.results.seal import seal
-from seqembed.results.writer import Slab, TokenRows, write_embeddings
+from seqembed.results.writer import Slab, write_embeddings
 from seqembed.settings.recipe import Recipe
 from seqembed.verify.inputs import check_fasta
 from seqembed.verify.rows import AGAIN
@@ -283,7 +284,7 @@ def test_a_flipped_bit_and_a_cut_file_are_damaged(results):
     for damaged in (content, content[:-1], b"", b"\0" * 4096):
         results.merged.write_bytes(damaged)
         found = refused(results.merged)
-        assert found.startswith(("damaged since it was written", "no sealed seqembed file"))
+        assert found.startswith(("damaged since it was written", "is not a sealed seqembed file"))
 
 
 def test_a_row_more_or_less_than_the_index_has_is_named(results):

@@ -1,4 +1,4 @@
-"""How a failure is told: small, and by type."""
+"""A failure's status: small, and by the error's type."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ UNEXPECTED = {"error": "unexpected_error", "retry_recommended": False}
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else value["error"],
 )
-def test_failures_are_told_apart_by_type(error, expected):
+def test_failures_are_distinguished_by_type(error, expected):
     message = f"{type(error).__name__}: {error}"
     found = describe_error(error)
     assert found == {"status": "failed", "error_message": message} | expected
@@ -63,21 +63,15 @@ def test_an_interruption_is_no_failure():
     }
 
 
-def test_numbers_that_are_not_finite_name_the_batch():
+def test_values_that_are_not_finite_name_the_row():
     found = describe_error(NonFiniteError(30, 10))
-    assert found == {
-        "status": "numerical_instability",
-        "failed_batch": [30, 30],
-        "error": "NonFiniteError: the model gave values that are not finite for 10 sequences in a "
-        "row, in fp32 too: check its weights, and set `embedding: {storage: float32}` where that "
-        "is float16",
-    }
+    assert (found["status"], found["failed_batch"]) == ("numerical_instability", [30, 30])
+    assert "not finite for 10 sequences in a row" in found["error"]
     json.dumps(found)
 
 
-@pytest.mark.parametrize("kind", [ValueError, ConfigError, InterruptedRun])
-def test_texts_are_cut(kind):
-    found = describe_error(kind("x" * 5000))["error_message"]
-    assert len(found) == 2000
-    assert found.startswith(f"{kind.__name__}: xxx")
-    assert len(describe_error(kind("x" * 900))["error_message"]) == 902 + len(kind.__name__)
+@pytest.mark.parametrize("kind", [ValueError, InterruptedRun])
+def test_long_texts_are_cut(kind):
+    assert (
+        describe_error(kind("x" * 5000))["error_message"] == f"{kind.__name__}: {'x' * 5000}"[:2000]
+    )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import queue
 import random
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +17,12 @@ from typing import Any
 import h5py
 
 import seqembed
+from seqembed.checkpoints.manifest import CheckpointManifest, write_manifest
+from seqembed.checkpoints.shard import INDEX
 from seqembed.index.split import split_index
 from seqembed.index.table import write_index
 from seqembed.models.prepared import read_prepared
+from seqembed.storage.publish import link
 
 SCRIPTS = Path(seqembed.__file__).parents[1]
 BUNDLED_MODEL = Path(__file__).parents[1] / "data/esm2_random"
@@ -105,6 +110,26 @@ def make_project(
     shards = [project.index(rank) for rank in range(world_size)]
     split_index(project.results / "index.parquet", shards)
     return project
+
+
+def begin(folder: Path, manifest: CheckpointManifest, index_path: Path) -> None:
+    """Make a checkpoint folder what it is before its first block."""
+    write_manifest(folder, manifest)
+    link(index_path, folder / INDEX)
+
+
+def embed_command(
+    index: Path, model: Path, output: Path, log: Path, *more: str, **execution: Any
+) -> list[str]:
+    """embed_shard.py for rank 0 of 1 on a CPU."""
+    chosen = {"device": "cpu", "token_budget": "auto"} | execution
+    intervals = {"checkpoint_seq_threshold": 10_000, "checkpoint_time_threshold": 300}
+    return [
+        *(sys.executable, str(SCRIPTS / "embed_shard.py"), "--rank", "0", "--world-size", "1"),
+        *("--index", str(index), "--model", str(model), "--output", str(output), "--log", str(log)),
+        *("--settings", json.dumps(EMBEDDING), "--execution", json.dumps(intervals | chosen)),
+        *("--threads", "1", *more),
+    ]
 
 
 @dataclass(frozen=True)

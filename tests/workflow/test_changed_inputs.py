@@ -45,7 +45,7 @@ def test_an_older_file_of_the_same_size(place):
     assert (
         outcome.text.rstrip()
         .splitlines()[-1]
-        .startswith("Dataset work: work.faa has another time than when it was indexed")
+        .startswith("Dataset work: work.faa has another modification time")
     )
     refused = place.run("verify", ok=False).text
     assert f"is not as it was when {INDEX} was made; put the old file back" in refused
@@ -65,5 +65,5 @@ def test_an_older_file_of_another_size_is_indexed_anew(place):
 def test_the_same_file_with_another_time_is_said_to_be_maybe_another(place):
     path = place.folder / "work.faa"
     put_back(path, path.read_bytes())
-    assert "work.faa has another time" in place.run().text
+    assert "work.faa has another modification time" in place.run().text
     assert "all is well" in place.run("verify").text

@@ -1,10 +1,11 @@
-"""Names and texts that a stranger chose, and where a run writes."""
+"""Names and texts that a stranger chose, two datasets, ids by file, and where a run writes."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
 
+import h5py
 import pytest
 from driver import MODEL, Place, make_proteins, read_rows, write_fasta
 
@@ -29,8 +30,15 @@ IDS = [
     "a\x0bb\x0cc\x85d\u2028e",
 ]
 DESCRIPTION = f"$(touch {PWNED}5) `touch {PWNED}6`; {{input}} 'x\" ../.. \x1b[2J"
-FOLDER = f"a $(touch {PWNED}7)`touch {PWNED}8`;'\"&|<>*?#!~"
-FILES = [f"-o;touch {PWNED}9.faa", f"'\"$(touch {PWNED}10).faa", "sub/../../up.faa"]
+FOLDER = f"it's $HOME {{c}} [b] $(touch {PWNED}7)`touch {PWNED}8`;'\"&|<>*?#!~"
+FILES = [
+    f"-o;touch {PWNED}9.faa",
+    f"'\"$(touch {PWNED}10).faa",
+    "sub/../../up.faa",
+    'a\\ {"q", é} [1]; *.faa',
+]
+OWN_MODEL = "-m[o]'d'$e"
+ODD, PLAIN = "9.odd--names..x", "plain-1.0_b"
 VISIBLE = f"$(touch {PWNED}11)`touch {PWNED}12`;--x\n"
 
 # Put before every Python of the run: which program opens a path to write, or makes or renames it.
@@ -73,6 +81,9 @@ def place(root, checkout) -> Place:
     write_fasta(folder / FILES[0], proteins, DESCRIPTION)
     for number, name in enumerate(FILES[1:]):
         write_fasta(folder / name, {f"p{number}": "MKVLAT"})
+    for name in ("a.faa", "b.faa"):
+        write_fasta(folder / "data" / name, make_proteins(6))
+    shutil.copytree(checkout / MODEL, folder / OWN_MODEL)
     environment = {
         "HOME": str(root / "home"),
         "TMPDIR": str(root / "temporary"),
@@ -82,27 +93,60 @@ def place(root, checkout) -> Place:
     }
     environment |= {f"XDG_{n}_HOME": str(root / "home") for n in ("CACHE", "CONFIG", "DATA")}
     place = Place(root / "checkout", folder, environment)
+    length = {"max_length": 20, "long_sequences": "truncate"}
     place.configure(
-        datasets={"mine": {"fasta": FILES, "model": "random"}},
-        models={"random": str(root / "checkout" / MODEL)},
-        shards=1,
+        datasets={
+            ODD: {"fasta": FILES, "model": "odd", "shards": 1},
+            PLAIN: {"fasta": "data/*.faa", "model": "odd", "embedding": length},
+        },
+        models={"odd": OWN_MODEL},
+        ids="file:header",
     )
     return place
 
 
 @pytest.fixture(scope="module")
-def made(place, root):
+def before(place, root):
+    return set(root.rglob("*"))
+
+
+@pytest.fixture(scope="module")
+def outcome(place, before):
+    return place.run("--snakefile", "workflow/Snakefile")
+
+
+@pytest.fixture(scope="module")
+def made(root, before, outcome):
     """All that a run leaves behind, in all of these folders."""
-    before = set(root.rglob("*"))
-    place.run()
     return set(root.rglob("*")) - before - {root / "writes"}
 
 
-def test_ids_are_texts_and_come_back_as_they_are(place, made):
-    ids, _ = read_rows(place.folder / "results/mine/embeddings.h5")
-    assert ids == [*IDS, "p0", "p1"]
-    with (place.folder / "results/mine/quarantine.tsv").open() as table:
-        assert table.readlines() == ["sequence_id\treason\n"]
+def result(place: Place, dataset: str) -> Path:
+    return place.folder / f"results/{dataset}/embeddings.h5"
+
+
+def test_each_dataset_has_its_own_shards_and_settings(place, outcome):
+    shards = [(ODD, 0), (PLAIN, 0), (PLAIN, 1)]
+    assert sorted(outcome.embedded) == [f"results/{n}/shards/shard_{r}.h5" for n, r in shards]
+    found = {}
+    for name in (ODD, PLAIN):
+        with h5py.File(result(place, name), locking=False) as file:
+            found[name] = file.attrs["max_length"], file.attrs["long_sequences"]
+        assert f"\nEmbeddings: {result(place, name)}\n" in outcome.text
+    assert found == {ODD: (1022, "window"), PLAIN: (20, "truncate")}
+
+
+def test_files_that_share_ids_have_a_row_for_each(place, outcome):
+    ids, _ = read_rows(result(place, PLAIN))
+    assert ids == [f"{name}:p{n}" for name in ("a.faa", "b.faa") for n in range(6)]
+
+
+def test_ids_are_texts_and_come_back_as_they_are(place, outcome):
+    ids, _ = read_rows(result(place, ODD))
+    others = [f"{Path(name).name}:p{number}" for number, name in enumerate(FILES[1:])]
+    assert ids == [*(f"{FILES[0]}:{text}" for text in IDS), *others]
+    table = result(place, ODD).with_name("quarantine.tsv")
+    assert table.read_text() == "sequence_id\treason\n"
 
 
 def test_nothing_that_a_name_says_is_executed(made):
@@ -132,17 +176,3 @@ def test_our_own_programs_write_in_the_working_folder_alone(root, place, made):
     assert elsewhere <= {Path("/dev/null")}
     folders = {path.relative_to(place.folder).parts[0] for path in ours - elsewhere}
     assert folders == {"results", "logs", "resources"}
-
-
-def test_a_configuration_that_would_run_as_a_program_is_refused_unread(checkout, tmp_path):
-    """Snakemake takes such a file for a template, and what follows a `?` for Python."""
-    place = Place(checkout, tmp_path)
-    place.configure()
-    (tmp_path / "config/config.yaml").write_text(
-        f'__use_yte__: true\ndatasets: ?open("{tmp_path}/{PWNED}", "w").close()\n'
-    )
-    outcome = place.plan(ok=False)
-    assert "config/config.yaml: __use_yte__ would let Snakemake run what the file says" in (
-        outcome.text
-    )
-    assert not (tmp_path / PWNED).exists()

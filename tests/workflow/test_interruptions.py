@@ -56,8 +56,8 @@ def blocks(place: Place) -> list[Path]:
 
 
 def is_computing(place: Place) -> bool:
-    log = place.folder / LOG
-    return log.exists() and "the model is on" in log.read_text()
+    """Whether a batch has begun: a signal lets it end, and writes a checkpoint of it."""
+    return any(place.folder.glob("results/work/checkpoints/*/shard_0/in_flight.json"))
 
 
 def finish(place: Place, undisturbed: Place) -> int:

@@ -74,7 +74,7 @@ def test_it_works_in_the_importers_folder_and_under_a_prefix(outer, outcome):
         assert (base / "logs/mine/worker_0.log").exists()
 
 
-def test_it_leaves_the_last_word_to_the_importer(outcome):
+def test_only_the_importers_closing_message_is_shown(outcome):
     assert "\nthe outer workflow is done\n" in outcome.text
     assert "Embeddings: " not in outcome.text
 
@@ -83,4 +83,4 @@ def test_a_wrong_key_of_its_configuration_is_refused(outer):
     path = outer.folder / "wrong.json"
     path.write_text(json.dumps({"seqembed": {"datasets": {}, "shard": 3}}))
     outcome = outer.plan("--configfile", str(path), ok=False)
-    assert "\nshard is no key of the configuration. Did you mean shards?" in outcome.text
+    assert "\nshard is not a key of the configuration. Did you mean shards?" in outcome.text

@@ -36,6 +36,7 @@ def test_a_fresh_checkout_says_what_to_write(fresh):
 
 def test_one_dataset_plans_its_own_jobs_and_no_others(planned):
     assert planned.jobs == PLAN | {"total": sum(PLAN.values())}
+    assert "Using workflow specific profile profiles/default" in planned.text
 
 
 def test_the_slurm_profile_plans_the_same_jobs_and_says_what_each_asks_for(fresh, planned):
@@ -51,17 +52,6 @@ def test_the_slurm_profile_plans_the_same_jobs_and_says_what_each_asks_for(fresh
         assert asked in jobs["embed_shard"]
     for asked in ("mem_mb=8000", "slurm_partition=cpu", "slurm_account=me", "runtime=120"):
         assert asked in jobs["merge"]
-
-
-def test_a_known_name_needs_no_path(fresh, planned):
-    outcome = fresh.plan("--config", DATASETS.replace("esm2_random", "esm2_t33_650M_UR50D"))
-    assert outcome.jobs == planned.jobs
-    assert (
-        "--source=esm2_t33_650M_UR50D"
-        in fresh.plan(
-            "--printshellcmds", "--config", DATASETS.replace("esm2_random", "esm2_t33_650M_UR50D")
-        ).text
-    )
 
 
 def test_a_known_name_is_no_folder_of_the_working_directory(checkout, tmp_path):
@@ -84,10 +74,6 @@ def test_planning_leaves_nothing_behind(fresh, planned):
     assert names == given | {part.partition("/")[0] for part in PARTS}
 
 
-def test_the_default_profile_is_read(planned):
-    assert "Using workflow specific profile profiles/default" in planned.text
-
-
 def test_auto_asks_for_a_gpu_for_each_shard_and_for_nothing_else(planned):
     blocks = planned.text.split("\nrule ")[1:]
     asking = [block.partition(":")[0] for block in blocks if "gpu=1" in block]
@@ -108,20 +94,12 @@ def test_the_catalogs_snakefile_plans_the_same(fresh, planned):
     assert "Using workflow specific profile profiles/default" in outcome.text
 
 
-def test_wrong_settings_are_refused_in_sentences(fresh):
+def test_all_wrong_settings_are_listed(fresh):
     settings = ("device=gpu", "precision=fp16", "execution={token_budget: none}")
     outcome = fresh.plan("--config", DATASETS, MODELS, *settings, ok=False)
-    lines = outcome.text.splitlines()
-    first = lines.index("The configuration is not right:")
-    assert lines[first : first + 4] == [
-        "The configuration is not right:",
-        "device is 'gpu', but must be auto, cuda or cpu.",
-        "execution.token_budget is 'none', but must be auto, or a whole number from 1 to "
-        "1,000,000,000.",
-        "precision is no key of the configuration. Did you mean embedding.precision, after "
-        "--config 'embedding={precision: fp16}'? Known here: datasets, fasta, model, name, models, "
-        "shards, device, embedding, ids, gaps, suspicious, execution.",
-    ]
+    lines = outcome.text.partition("\nThe configuration is not right:\n")[2].splitlines()
+    starts = ["device is 'gpu'", "execution.token_budget is 'none'", "precision is not a key"]
+    assert [line[: len(start)] for line, start in zip(lines, starts, strict=False)] == starts
     assert "Traceback" not in outcome.text
     assert "jsonschema" not in outcome.text
 
@@ -131,24 +109,21 @@ def test_wrong_settings_are_refused_in_sentences(fresh):
     [
         (
             ["datasets={mine: {fasta: 'no/*.faa', model: esm2_random}}", MODELS],
-            "    Dataset mine: no/*.faa: matches no file; correct the path or the pattern",
+            "Dataset mine: no/*.faa: matches no file",
         ),
         (
             [DATASETS, "models={esm2_random: no/model}"],
-            "    models: esm2_random: no/model does not exist; give the folder or file of the "
-            "model; if this is a repository, run `hf download no/model --local-dir model` and "
-            "give model",
+            "models: esm2_random: no/model does not exist",
         ),
         (
             ["datasets={mine: {fasta: '{sample}.faa', model: esm2_random}}", MODELS],
-            "    {sample}.faa: Snakemake takes braces in a path for a wildcard; "
-            "rename the file or folder",
+            "{sample}.faa: Snakemake takes braces in a path for a wildcard",
         ),
     ],
 )
 def test_what_is_missing_is_named(fresh, config, sentence):
     outcome = fresh.plan("--config", *config, ok=False)
-    assert sentence in outcome.text.splitlines()
+    assert f"\n    {sentence}" in outcome.text
     assert outcome.text.count("Exception") == 1
     assert "Job stats" not in outcome.text
 

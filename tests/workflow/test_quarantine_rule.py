@@ -48,7 +48,7 @@ def finished(checkout, spoilt_model, tmp_path_factory) -> Place:
     return place
 
 
-def test_all_ids_of_it_are_named_and_all_others_have_their_rows(finished):
+def test_quarantined_ids_are_listed_and_all_others_have_rows(finished):
     lines = (finished.folder / RESULTS / "quarantine.tsv").read_text().splitlines()
     assert lines == ["sequence_id\treason", f"bad\t{REASON}", f"also\t{REASON}"]
     ids, _ = read_rows(finished.folder / RESULTS / "embeddings.h5")
@@ -56,7 +56,7 @@ def test_all_ids_of_it_are_named_and_all_others_have_their_rows(finished):
     assert "all is well" in finished.run("verify").text
 
 
-def test_a_run_fails_where_it_is_asked_to_and_keeps_all(finished, spoilt_model):
+def test_on_quarantine_fail_fails_the_run_and_keeps_results(finished, spoilt_model):
     configure(finished, spoilt_model, on_quarantine="fail")
     before = (finished.folder / RESULTS / "embeddings.h5").stat()
     for _ in range(2):
@@ -70,7 +70,7 @@ def test_a_run_fails_where_it_is_asked_to_and_keeps_all(finished, spoilt_model):
     assert finished.plan().nothing_to_do
 
 
-def test_without_shards_and_result_it_alone_is_tried_again(finished, spoilt_model):
+def test_without_shards_only_quarantined_sequences_are_tried_again(finished, spoilt_model):
     configure(finished, spoilt_model)
     rows = read_rows(finished.folder / RESULTS / "embeddings.h5")
     shutil.rmtree(finished.folder / RESULTS / "shards")

@@ -19,33 +19,37 @@ def place(checkout, tmp_path) -> Place:
     return Place(checkout, tmp_path)
 
 
-def refuse(place: Place, *arguments: str) -> list[str]:
-    """The lines of a plan that is refused, in Snakemake's words and with no traceback."""
+def refuse(place: Place, config: str, *arguments: str) -> str:
+    """What a plan says that is refused, in Snakemake's words and without a traceback."""
+    (place.folder / "config/config.yaml").write_text(config)
     outcome = place.plan(*arguments, ok=False)
     assert "Traceback (most recent call last)" not in outcome.text
     assert "Job stats" not in outcome.text
-    return outcome.text.splitlines()
+    return outcome.text
 
 
 def test_a_dataset_that_stands_twice(place):
     config = f"{MODELS}datasets:\n{DATASET}{DATASET}"
-    (place.folder / "config/config.yaml").write_text(config)
-    line = "config/config.yaml, line 4: the key 'mine' already stands in line 3; keep one."
-    assert line in refuse(place)
+    twice = ", line 4: the key 'mine' is already in line 3"
+    assert f"\nconfig/config.yaml{twice}" in refuse(place, config)
     given = place.folder / "mine.yaml"
-    (place.folder / "config/config.yaml").rename(given)
-    line = f"{given}, line 4: the key 'mine' already stands in line 3; keep one."
-    assert line in refuse(place, "--configfile", str(given))
+    given.write_text(config)
+    assert f"\n{given}{twice}" in refuse(place, "datasets: {}", "--configfile", str(given))
 
 
 def test_an_empty_configuration(place):
-    (place.folder / "config/config.yaml").write_text("#datasets:\n")
-    line = "config/config.yaml: holds no keys; write `datasets:` and what belongs below it, or "
-    assert f"{line}remove the file." in refuse(place)
+    assert "\nconfig/config.yaml: has no keys" in refuse(place, "#datasets:\n")
 
 
 def test_a_pipe_among_fasta_files(place):
-    (place.folder / "config/config.yaml").write_text(f"{MODELS}datasets:\n{DATASET}")
     os.mkfifo(place.folder / "b.faa")
-    line = "    Dataset mine: b.faa: is a pipe, and sequences are read twice; write them to a file "
-    assert f"{line}first" in refuse(place)
+    said = refuse(place, f"{MODELS}datasets:\n{DATASET}")
+    assert "\n    Dataset mine: b.faa: is a pipe" in said
+
+
+def test_a_configuration_that_would_run_as_a_program_is_refused_unread(place):
+    """Snakemake takes such a file for a template, and what follows a `?` for Python."""
+    pwned = place.folder / "PWNED"
+    program = f'__use_yte__: true\ndatasets: ?open("{pwned}", "w").close()\n'
+    assert "\nconfig/config.yaml: __use_yte__ would let Snakemake run" in refuse(place, program)
+    assert not pwned.exists()

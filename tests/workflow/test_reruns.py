@@ -59,10 +59,26 @@ def span(log: Path) -> tuple[datetime, datetime]:
     return datetime.fromisoformat(times[0]), datetime.fromisoformat(times[-1])
 
 
-def test_how_it_is_computed_triggers_nothing(finished, model):
+def test_execution_settings_trigger_nothing(finished, model):
     execution = {"token_budget": 500, "checkpoint": {"sequences": 3, "seconds": 7}}
     configure(finished, model, device="cpu", execution=execution)
     assert finished.plan().nothing_to_do
+
+
+def test_what_index_wrote_for_split_alone_is_not_missed(finished):
+    assert not (finished.folder / f"results/{DATASET}/residues.bin").exists()
+    assert finished.plan().nothing_to_do
+    outcome = finished.run("--forcerun", "split")
+    assert outcome.jobs == ALL
+    assert outcome.computed == 0
+
+
+def test_other_shards_are_indexed_again(finished, model):
+    before = read_rows(finished.folder / RESULT)
+    configure(finished, model, shards=1)
+    outcome = finished.run()
+    assert outcome.jobs == ALL | {"embed_shard": 1, "total": 5}
+    assert read_rows(finished.folder / RESULT) == before
 
 
 def test_a_touched_fasta_computes_nothing(finished):
@@ -105,9 +121,8 @@ def test_another_recipe_is_computed_and_the_first_is_kept(finished, model):
     before = read_rows(finished.folder / RESULT)
     configure(finished, model, embedding={"long_sequences": "truncate", "max_length": 7})
     outcome = finished.run()
-    assert outcome.jobs == {rule: count for rule, count in ALL.items() if rule != "index"} | {
-        "total": 5
-    }
+    # Split needs the residues, which index wrote for it alone.
+    assert outcome.jobs == ALL
     assert outcome.computed == COUNT
     assert read_rows(finished.folder / RESULT)[1] != before[1]
     configure(finished, model)

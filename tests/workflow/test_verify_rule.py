@@ -46,7 +46,7 @@ def test_results_are_made_and_then_verified(made):
         assert f"\nverify: {RESULT.format(name)}: {count} sequences, all is well\n" in made.text
 
 
-def test_what_is_there_is_verified_whenever_it_is_asked_for_and_never_else(finished):
+def test_results_are_verified_on_request_only(finished):
     for _ in range(2):
         assert finished.run("verify").jobs == {"verify": 1, "total": 1}
     assert finished.plan().nothing_to_do
@@ -64,7 +64,7 @@ def test_a_wrong_result_fails_the_run_and_stays(finished):
     assert all((finished.folder / RESULT.format(name)).exists() for name in NAMES)
 
 
-def test_on_quarantine_computes_nothing_and_is_looked_at_once(finished, model):
+def test_on_quarantine_fail_computes_nothing_and_is_checked_once(finished, model):
     configure(finished, model, on_quarantine="fail")
     assert finished.run().jobs == {"check_quarantine": 2, "all": 1, "total": 3}
     assert all((finished.folder / CHECKED.format(name)).exists() for name in NAMES)

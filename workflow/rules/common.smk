@@ -1,13 +1,15 @@
 """The configuration, and the functions that give rules their inputs and params.
 
-A params function that takes `resources` gives a value that triggers no re-run: so is passed how a
-thing is computed. One that takes `wildcards` alone gives what is computed, and triggers.
+A params function that takes `wildcards` alone says what is computed: another value runs the job
+again. One that also takes `resources` says how: another value runs nothing again.
 """
 
 import atexit
+import json
 import os
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -32,7 +34,7 @@ from seqembed.rules.invocation import (
     refuse_other_gpu_limits,
 )
 from seqembed.settings import short_form
-from seqembed.settings.schema import complete, describe_empty, get_datasets
+from seqembed.settings.schema import NO_DATASETS, complete, get_datasets
 from seqembed.settings.yaml_file import check_yaml
 from seqembed.storage.paths import expand
 
@@ -41,17 +43,21 @@ OWN_CONFIG = (
     [Path("config/config.yaml")] if os.path.lexists("config/config.yaml") else []
 )
 
-try:
-    # Of --configfile, JSON may be what is no YAML.
-    given = [
-        path
-        for path in workflow.overwrite_configfiles
-        if path.suffix.lower() != ".json"
-    ]
-    for path in OWN_CONFIG + given:
-        check_yaml(path)
-except SeqembedError as error:
-    raise WorkflowError(str(error)) from None
+
+@contextmanager
+def explained(beginning=""):
+    """Turn an error that a user can mend into Snakemake's own, which shows no traceback."""
+    try:
+        yield
+    except SeqembedError as error:
+        raise WorkflowError(f"{beginning}{error}") from None
+
+
+with explained():
+    for path in OWN_CONFIG + list(workflow.overwrite_configfiles):
+        # A JSON file for --configfile need not be valid YAML.
+        if path.suffix.lower() != ".json":
+            check_yaml(path)
 
 if OWN_CONFIG:
 
@@ -59,21 +65,19 @@ if OWN_CONFIG:
 
 
 STARTED = time.time()
-# What is checked once, and not in every job; in a module the command line is of the importer's own
-# rules, too.
+# Some checks run once, not in every job; and not in a module, where the command line is meant for
+# the importing workflow too.
 IS_MAIN = workflow.is_main_process and workflow.modifier.is_main_snakefile()
 
-try:
+with explained("The configuration is not right:\n"):
     if IS_MAIN:
         refuse_lost_words(sys.argv, workflow.config_settings.config_args)
     SETTINGS = complete(config)
     DATASETS = get_datasets(SETTINGS)
-except SeqembedError as error:
-    raise WorkflowError(f"The configuration is not right:\n{error}") from None
 
 
 def check_short_form():
-    """Say what it leaves out; refuse to replace the results of other files."""
+    """Say which datasets are left out; refuse to replace the results of other files."""
     (dataset,) = DATASETS.values()
     if left_out := config.get("datasets"):
         logger.info(describe_left_out(left_out, dataset.name))
@@ -83,18 +87,16 @@ def check_short_form():
     try:
         files = find_fasta_files(list(dataset.fasta))
     except FastaError:
-        # The rule that reads the files says so, with the dataset's name.
+        # get_fasta_files refuses them later, with the dataset's name.
         return
     refuse_to_replace(dataset.fasta, files, index)
 
 
 if IS_MAIN:
-    try:
+    with explained():
         refuse_other_gpu_limits(workflow.global_resources, SETTINGS["device"])
         if short_form.is_short(config):
             check_short_form()
-    except SeqembedError as error:
-        raise WorkflowError(str(error)) from None
 
 
 wildcard_constraints:
@@ -117,7 +119,7 @@ def list_results():
 
 
 def list_failures():
-    """The error of each log that a failed job of this run wrote; of any log, if none is known."""
+    """The errors of the logs of failed jobs; of all logs, if no failed job is known."""
     failed = getattr(workflow.scheduler, "failed", ())
     jobs = [job for group in failed for job in getattr(group, "jobs", [group])]
     logs = {Path(log) for job in jobs for log in job.log} or Path("logs").glob(
@@ -127,25 +129,25 @@ def list_failures():
 
 
 def report_changes(folder):
-    """Say, as the last of a run, what results were made of and is otherwise now."""
+    """Say, at the end of a run, which FASTA files have changed since they were indexed."""
     for line in closing.list_changes(DATASETS, folder):
         print(line, file=sys.stderr)
 
 
 if IS_MAIN:
-    # Where there is nothing to do, Snakemake calls neither onsuccess nor onerror. It leaves the
-    # working folder before this is called.
+    # With nothing to do, Snakemake calls neither onsuccess nor onerror. It has left the working
+    # folder when this is called.
     atexit.register(report_changes, Path.cwd())
 
 
 def get_results(wildcards):
     if not DATASETS:
-        raise WorkflowError(describe_empty())
+        raise WorkflowError(NO_DATASETS)
     return list_results()
 
 
 def get_checks(wildcards):
-    """What `rule all` wants beside the results."""
+    """The further inputs of `rule all`, beside the results."""
     if SETTINGS["execution"]["on_quarantine"] == "warn":
         return []
     return [f"results/{name}/quarantine.checked" for name in DATASETS]
@@ -161,24 +163,21 @@ def as_inputs(paths):
 
 
 def get_fasta_files(wildcards):
-    try:
-        paths = find_fasta_files(list(get_dataset(wildcards).fasta))
-    except SeqembedError as error:
-        raise WorkflowError(f"Dataset {wildcards.dataset}: {error}") from None
-    return as_inputs(paths)
+    with explained(f"Dataset {wildcards.dataset}: "):
+        return as_inputs(find_fasta_files(list(get_dataset(wildcards).fasta)))
 
 
 def get_fasta_patterns(wildcards):
-    """As the user wrote them, but none that looks like an option.
+    """The paths as the user wrote them, except that none looks like an option.
 
-    `~` and variables are filled in by index.py: another HOME is no reason to run it again.
+    index.py fills in `~` and variables, so that another HOME does not run it again.
     """
     patterns = get_dataset(wildcards).fasta
     return [f"./{text}" if text.startswith("-") else text for text in patterns]
 
 
 def get_fasta_sizes(wildcards):
-    """So that a file in whose place an older one was put is indexed anew."""
+    """The files' sizes: a file that an older one replaced is indexed anew."""
     return [os.path.getsize(path) for path in get_fasta_files(wildcards)]
 
 
@@ -205,7 +204,7 @@ def get_model_source(wildcards):
 def get_model_files(wildcards):
     source = get_model_source(wildcards)
     if source in KNOWN:
-        # Its files are fetched, and are none that Snakemake has to watch.
+        # Its files are downloaded, and Snakemake does not have to watch them.
         return []
     path = Path(expand(source))
     if not path.exists():
@@ -226,12 +225,9 @@ def get_world_size(wildcards):
     return get_dataset(wildcards).shards
 
 
-def get_embedding_options(wildcards):
-    """What is computed, as options of embed_shard."""
-    request = asdict(get_dataset(wildcards).request)
-    switch = "--per-residue" if request.pop("per_residue") else "--no-per-residue"
-    pairs = ((f"--{key.replace('_', '-')}", value) for key, value in request.items())
-    return [switch, *(word for pair in pairs for word in pair)]
+def get_settings(wildcards):
+    """What embed_shard computes, as JSON: another value runs the shard again."""
+    return json.dumps(asdict(get_dataset(wildcards).request))
 
 
 def get_layer(wildcards):
@@ -247,14 +243,14 @@ def get_max_length(wildcards):
 
 
 def get_gpus(wildcards):
-    """One GPU for a job that embeds; unset where the device is the CPU."""
+    """One GPU for each job that embeds; unset if the device is the CPU."""
     return None if SETTINGS["device"] == "cpu" else 1
 
 
 def get_threads(wildcards):
-    """What of the machine's cores falls to one shard, so that all shards run side by side.
+    """The cores of one shard when all shards run side by side.
 
-    On a cluster one, unless --set-threads says more: --cores is of no machine there.
+    On a cluster one, unless --set-threads says more: --cores means no single machine there.
     """
     if workflow.remote_exec or workflow.non_local_exec:
         return 1
@@ -271,24 +267,22 @@ def get_scripts(wildcards, resources):
     return str(SCRIPTS)
 
 
-def get_device(wildcards, resources):
-    """On a cluster `auto` means the GPU that the job asked for: the CPU would waste it in silence."""
-    device = SETTINGS["device"]
-    return "cuda" if device == "auto" and workflow.remote_exec else device
-
-
 def get_own_step(wildcards, resources):
-    """On a cluster a worker has to hear of a time limit; elsewhere it hears what Snakemake does."""
+    """On a cluster, the option for a Slurm step of its own, which hears of time limits."""
     return ["--own-step"] if workflow.remote_exec else []
 
 
-def get_token_budget(wildcards, resources):
-    return SETTINGS["execution"]["token_budget"]
-
-
-def get_checkpoint_sequences(wildcards, resources):
-    return SETTINGS["execution"]["checkpoint"]["sequences"]
-
-
-def get_checkpoint_seconds(wildcards, resources):
-    return SETTINGS["execution"]["checkpoint"]["seconds"]
+def get_execution(wildcards, resources):
+    """How embed_shard computes, as JSON: another value runs nothing again."""
+    execution, device = SETTINGS["execution"], SETTINGS["device"]
+    if device == "auto" and workflow.remote_exec:
+        # The job has asked for a GPU, and would silently waste it on the CPU.
+        device = "cuda"
+    return json.dumps(
+        {
+            "device": device,
+            "token_budget": execution["token_budget"],
+            "checkpoint_seq_threshold": execution["checkpoint"]["sequences"],
+            "checkpoint_time_threshold": execution["checkpoint"]["seconds"],
+        }
+    )

@@ -23,12 +23,9 @@ rule embed_shard:
         gpu=get_gpus,
     params:
         world_size=get_world_size,
-        embedding=get_embedding_options,
-        device=get_device,
+        settings=get_settings,
+        execution=get_execution,
         own_step=get_own_step,
-        token_budget=get_token_budget,
-        checkpoint_sequences=get_checkpoint_sequences,
-        checkpoint_seconds=get_checkpoint_seconds,
         python=get_python,
         scripts=get_scripts,
     shell:
@@ -39,11 +36,8 @@ rule embed_shard:
             --rank {wildcards.rank} \
             --world-size {params.world_size} \
             --output {output:q} \
-            {params.embedding:q} \
-            --device {params.device:q} \
-            --token-budget {params.token_budget:q} \
-            --checkpoint-sequences {params.checkpoint_sequences} \
-            --checkpoint-seconds {params.checkpoint_seconds} \
+            --settings {params.settings:q} \
+            --execution {params.execution:q} \
             --threads {threads} \
             --parent "$PPID" \
             {params.own_step:q} \

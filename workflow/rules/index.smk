@@ -1,7 +1,8 @@
 """From FASTA files to one index, and from the index to a shard for each rank.
 
 Input: the FASTA files of a dataset, and resources/models/{model}.json for what its model reads.
-Output: results/{dataset}/index.parquet and results/{dataset}/index/shard_{rank}.parquet
+Output: results/{dataset}/index.parquet and results/{dataset}/index/shard_{rank}.parquet;
+results/{dataset}/residues.bin goes from one rule to the other, so that split opens no FASTA file.
 """
 
 
@@ -11,7 +12,8 @@ rule index:
         fasta=get_fasta_files,
         model=get_prepared_model,
     output:
-        "results/{dataset}/index.parquet",
+        index="results/{dataset}/index.parquet",
+        residues=temp("results/{dataset}/residues.bin"),
     log:
         "logs/{dataset}/index.log",
     benchmark:
@@ -36,7 +38,8 @@ rule index:
             --invalid-residues {params.invalid_residues:q} \
             --gaps {params.gaps:q} \
             --suspicious {params.suspicious:q} \
-            --output {output:q} \
+            --output {output.index:q} \
+            --residues {output.residues:q} \
             --log {log:q}
         """
 
@@ -45,6 +48,7 @@ rule split:
     """Give each distinct sequence to one shard, longest first, costs balanced."""
     input:
         index="results/{dataset}/index.parquet",
+        residues="results/{dataset}/residues.bin",
         model=get_prepared_model,
     output:
         directory("results/{dataset}/index"),
@@ -65,6 +69,7 @@ rule split:
         r"""
         exec {params.python:q} {params.scripts:q}/split.py \
             --index {input.index:q} \
+            --residues {input.residues:q} \
             --model {input.model:q} \
             --world-size {params.world_size} \
             --long-sequences {params.long_sequences:q} \

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import platform
 import sys
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from seqembed import command_line
 from seqembed.environment import EnvConfig
-from seqembed.machine import slurm_step
-from seqembed.settings.lengths import LongSequences
-from seqembed.settings.request import Pooling, Precision, Request, Storage
+from seqembed.machine.processes import OWN_STEP, become_own_step
+from seqembed.settings.request import read_settings
 from seqembed.supervisor import Supervisor
 
 
@@ -26,57 +25,39 @@ def main() -> int:
     parser.add_argument("--rank", type=int, required=True)
     parser.add_argument("--world-size", type=int, required=True)
     parser.add_argument("--output", type=Path, required=True, help="shard_{rank}.h5")
-    _add_what(parser)
-    _add_how(parser)
+    settings = "what to compute, as JSON: the keys of `embedding` but invalid_residues"
+    parser.add_argument("--settings", type=json.loads, required=True, help=settings)
+    execution = (
+        "how to compute it, as JSON: device; token_budget; checkpoint_seq_threshold (sequences) "
+        "and checkpoint_time_threshold (seconds), after which a checkpoint is due"
+    )
+    parser.add_argument("--execution", type=json.loads, required=True, help=execution)
+    parser.add_argument("--threads", type=int, required=True)
+    own_step = "in a Slurm job, run as a step of its own"
+    parser.add_argument(OWN_STEP, action="store_true", help=own_step)
+    parser.add_argument("--parent", type=int, help="end when the process of this pid does")
+    parser.add_argument("--force-restart", action="store_true", help="leave checkpoints unused")
     arguments = parser.parse_args()
     dataset = arguments.output.absolute().parent.parent.name
     return command_line.run(embed_shard, arguments, label=f" {dataset} {arguments.rank}")
-
-
-def _add_what(parser: argparse.ArgumentParser) -> None:
-    what = parser.add_argument_group("what is computed")
-    what.add_argument(
-        "--layer", type=command_line.word_or_int, required=True, help="a number, or last"
-    )
-    what.add_argument("--pooling", choices=get_args(Pooling), required=True)
-    what.add_argument("--per-residue", action=argparse.BooleanOptionalAction, required=True)
-    what.add_argument("--precision", choices=["auto", *get_args(Precision)], required=True)
-    what.add_argument("--storage", choices=get_args(Storage), required=True)
-    what.add_argument("--long-sequences", choices=["auto", *get_args(LongSequences)], required=True)
-    what.add_argument(
-        "--max-length", type=command_line.word_or_int, required=True, help="tokens, or auto"
-    )
-
-
-def _add_how(parser: argparse.ArgumentParser) -> None:
-    how = parser.add_argument_group("how it is computed")
-    how.add_argument("--device", choices=["auto", "cuda", "cpu"], required=True)
-    how.add_argument(
-        "--token-budget", type=command_line.word_or_int, required=True, help="tokens a batch"
-    )
-    how.add_argument("--checkpoint-sequences", type=int, required=True)
-    how.add_argument("--checkpoint-seconds", type=float, required=True)
-    how.add_argument("--threads", type=int, required=True)
-    how.add_argument(
-        slurm_step.OPTION, action="store_true", help="in a Slurm job, run as a step of its own"
-    )
-    how.add_argument("--parent", type=int, help="end when the process of this pid does")
-    how.add_argument("--force-restart", action="store_true", help="leave checkpoints unused")
 
 
 def embed_shard(arguments: argparse.Namespace, logger: logging.Logger) -> None:
     environment = EnvConfig.from_environ(os.environ)
     if environment.slurm_job:
         if arguments.own_step:
-            slurm_step.become_own_step(os.environ, logger)
+            become_own_step(os.environ, logger)
         logger.info("job %s of Slurm, on %s", environment.slurm_job, platform.node())
+    model_config = _model_config(arguments)
+    # What makes no sense is refused before a GPU is taken.
+    read_settings(model_config)
     supervisor = Supervisor(logger, environment, arguments.parent)
     status = supervisor.run(
         arguments.rank,
         arguments.world_size,
         arguments.index,
         arguments.output.parent,
-        _model_config(arguments),
+        model_config,
     )
     logger.info(
         "%s sequences are in %s: %s computed on %s, %s finished before",
@@ -88,13 +69,10 @@ def embed_shard(arguments: argparse.Namespace, logger: logging.Logger) -> None:
 
 
 def _model_config(arguments: argparse.Namespace) -> dict[str, Any]:
-    return {
+    """What the worker is given, as a plain dict."""
+    return dict(arguments.execution) | {
         "model": str(arguments.model),
-        "embedding": {field.name: getattr(arguments, field.name) for field in fields(Request)},
-        "device": arguments.device,
-        "token_budget": arguments.token_budget,
-        "checkpoint_seq_threshold": arguments.checkpoint_sequences,
-        "checkpoint_time_threshold": arguments.checkpoint_seconds,
+        "embedding": arguments.settings,
         "threads": arguments.threads,
         "log_path": str(arguments.log),
         "force_restart": arguments.force_restart,

@@ -10,8 +10,7 @@ from typing import get_args
 
 from seqembed import command_line
 from seqembed.checks.file_check import Suspicious
-from seqembed.checks.gaps import Gaps
-from seqembed.checks.residues import InvalidResidues, ResidueCheck
+from seqembed.checks.residues import Gaps, InvalidResidues, ResidueCheck
 from seqembed.fasta.files import find_fasta_files
 from seqembed.index.sequence_ids import IdStyle
 from seqembed.index.table import write_index
@@ -28,6 +27,7 @@ def main() -> int:
     parser.add_argument("--gaps", choices=get_args(Gaps), required=True)
     parser.add_argument("--suspicious", choices=get_args(Suspicious), required=True)
     parser.add_argument("--output", type=Path, required=True, help="index.parquet")
+    parser.add_argument("--residues", type=Path, required=True, help="gets all residues, for split")
     return command_line.run(index, parser.parse_args())
 
 
@@ -42,7 +42,7 @@ def index(arguments: argparse.Namespace, logger: logging.Logger) -> None:
         suspicious=arguments.suspicious,
     )
     files = find_fasta_files(arguments.fasta)
-    count = write_index(files, arguments.output, arguments.ids, check)
+    count = write_index(files, arguments.output, arguments.ids, check, arguments.residues)
     if summary := check.summary():
         logger.warning("%s", summary)
     amounts = f"{count:,} sequences of {len(files):,} files"

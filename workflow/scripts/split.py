@@ -18,6 +18,7 @@ from seqembed.settings.lengths import LongSequences, resolve_policy
 def main() -> int:
     parser = command_line.parser(__doc__)
     parser.add_argument("--index", type=Path, required=True, help="index.parquet")
+    parser.add_argument("--residues", type=Path, required=True, help="what index wrote beside it")
     parser.add_argument("--model", type=Path, required=True, help="what prepare_model wrote")
     parser.add_argument("--world-size", type=int, required=True, help="how many shards")
     policies = ["auto", *get_args(LongSequences)]
@@ -39,6 +40,7 @@ def split(arguments: argparse.Namespace, logger: logging.Logger) -> None:
     count = split_index(
         arguments.index,
         paths,
+        residues_path=arguments.residues,
         tokenizer=load_tokenizer(model),
         policy=resolve_policy(arguments.long_sequences, arguments.max_length, model),
         unit="residues" if model.facts.molecule == "protein" else "tokens",

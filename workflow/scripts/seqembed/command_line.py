@@ -1,4 +1,4 @@
-"""What the entry programs share: their log, and the one place where errors are caught."""
+"""What the entry programs share: their log, and the one place that catches errors."""
 
 from __future__ import annotations
 
@@ -19,32 +19,30 @@ Step = Callable[[argparse.Namespace, logging.Logger], None]
 ADVICE = {
     errno.ENOSPC: "make room on its disk",
     errno.EDQUOT: "make room within your quota",
-    errno.EIO: "check its disk, which fails,",
-    errno.EROFS: "see that its disk can be written",
-    errno.EMFILE: "have the limit raised (`ulimit -Hn` tells it), or begin with fewer `shards`,",
-    errno.EACCES: "see that you may write there",
+    errno.EIO: "check its disk, which reports errors,",
+    errno.EROFS: "make its disk writable",
+    errno.EMFILE: "have the limit raised (`ulimit -Hn` shows it), or set fewer `shards`,",
+    errno.EACCES: "check the permissions",
 }
 
 
 def parser(description: str | None, *, needs_log: bool = False) -> argparse.ArgumentParser:
     """An argument parser with the options of every entry."""
     result = argparse.ArgumentParser(description=description, allow_abbrev=False)
-    explanation = "append what is said to this file, too"
-    result.add_argument("--log", type=Path, required=needs_log, help=explanation)
+    result.add_argument("--log", type=Path, required=needs_log, help="also append to this file")
     return result
 
 
 def word_or_int(text: str) -> str | int:
-    """The type of an option that is a whole number or a word, such as `auto`."""
+    """Parse an option that is a whole number or a word such as `auto`."""
     return text if text.isalpha() else int(text)
 
 
 def run(step: Step, arguments: argparse.Namespace, label: str = "") -> int:
     """Run an entry's one step; return its exit code: 0, 1 for an error, 143 for a signal.
 
-    `label` follows the program's name in each line, where several run side by side.
-    What a user can mend is told in a line, on stderr and in the log. Anything else is a bug of
-    ours, and its traceback is in both.
+    An error that a user can mend becomes one line on stderr and in the log; any other is a bug,
+    and its traceback goes to both. label: follows the program's name in each line on stderr.
     """
     signal.signal(signal.SIGTERM, _leave)
     logger = _open_logger(f"{Path(sys.argv[0]).stem}{label}")
@@ -69,9 +67,9 @@ def run(step: Step, arguments: argparse.Namespace, label: str = "") -> int:
 
 
 def _leave(number: int, frame: Any) -> None:
-    # It may come again, and must not end the clearing up.
+    # A second SIGTERM must not interrupt the cleanup.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    # As an exception, so that temporary files are removed on the way out.
+    # An exception, so that temporary files are removed on the way out.
     sys.exit(EXIT_INTERRUPTED)
 
 

@@ -1,4 +1,4 @@
-"""The environment variables that this program reads, all of them, in one place."""
+"""All the environment variables that this program reads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from seqembed.errors import ConfigError
 
 TRUE_WORDS = frozenset({"1", "true", "yes", "on"})
 FALSE_WORDS = frozenset({"", "0", "false", "no", "off"})
-# Of a job of Slurm, LSF and PBS.
+# Slurm, LSF and PBS set these in a job.
 JOB_NUMBERS = ("SLURM_JOB_ID", "LSB_JOBID", "PBS_JOBID")
 # Slurm numbers batch, interactive and external steps from here on (slurm.h).
 FIRST_SPECIAL_STEP = 0xFFFFFFF0
@@ -17,12 +17,12 @@ FIRST_SPECIAL_STEP = 0xFFFFFFF0
 
 @dataclass(frozen=True, kw_only=True)
 class EnvConfig:
-    """What the environment says.
+    """The values of the environment variables.
 
     disable_fp16: SEQEMBED_DISABLE_FP16, a yes or a no.
-    visible_devices: CUDA_VISIBLE_DEVICES as it stands, None where it is not set.
-    slurm_job: SLURM_JOB_ID, None outside of a job.
-    in_scheduler_job: a scheduler started this, and chose the devices.
+    visible_devices: CUDA_VISIBLE_DEVICES unchanged, None if it is not set.
+    slurm_job: SLURM_JOB_ID, None outside a Slurm job.
+    in_scheduler_job: a scheduler started this process, and chose its devices.
     in_slurm_step: SLURM_STEP_ID is the number of a step that srun started.
     """
 
@@ -34,7 +34,7 @@ class EnvConfig:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> EnvConfig:
-        """Read the variables; raises ConfigError, naming the one that makes no sense."""
+        """Read the variables; raises ConfigError, naming the one with an impossible value."""
         return cls(
             disable_fp16=_switch(environ, "SEQEMBED_DISABLE_FP16"),
             visible_devices=environ.get("CUDA_VISIBLE_DEVICES"),
@@ -47,10 +47,8 @@ class EnvConfig:
 def _switch(environ: Mapping[str, str], name: str) -> bool:
     word = environ.get(name, "").strip().lower()
     if word not in TRUE_WORDS | FALSE_WORDS:
-        choices = "1, true, yes, on; 0, false, no, off, or nothing"
-        raise ConfigError(
-            f"environment variable {name} is {environ[name]!r}; set it to one of {choices}"
-        )
+        choices = "1, true, yes or on, or to 0, false, no, off or nothing"
+        raise ConfigError(f"environment variable {name} is {environ[name]!r}; set it to {choices}")
     return word in TRUE_WORDS
 
 

@@ -1,4 +1,4 @@
-"""What can go wrong, as types: each message names the place and says what to do."""
+"""The types of errors; each message names the place and says what to do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# How our programs end: for an error, and, as shells count, for SIGTERM.
+# The exit codes of an entry: for an error, and for SIGTERM as shells count it.
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 128 + 15
 
@@ -17,10 +17,7 @@ class SeqembedError(Exception):
 
 
 class FastaError(SeqembedError):
-    """A FASTA file cannot be read as it is.
-
-    The file, the record's id and the line (counted from 1) stay available as attributes.
-    """
+    """A FASTA file has a fault; its attributes name file, record id and line (from 1)."""
 
     def __init__(
         self,
@@ -49,7 +46,7 @@ class ModelError(SeqembedError):
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Put the file's name in front of a ModelError that is raised meanwhile."""
+    """Put the file's name before the message of a ModelError raised in the body."""
     try:
         yield
     except ModelError as error:
@@ -73,31 +70,31 @@ def shorten(text: str) -> str:
 
 
 class FileFormatError(SeqembedError):
-    """A file of ours is damaged, incomplete, or of a version this program does not read."""
+    """A file of this program is damaged, incomplete, or of an unknown version."""
 
 
 class IndexFormatError(FileFormatError):
-    """An index or a shard's index."""
+    """An index or a shard's index is damaged."""
 
 
 class CheckpointError(FileFormatError):
-    """A checkpoint block or manifest."""
+    """A checkpoint block or manifest is damaged."""
 
 
 class ShardError(FileFormatError):
-    """An HDF5 file of embeddings."""
+    """An HDF5 file of embeddings is damaged."""
 
 
 class ConfigError(SeqembedError):
-    """The configuration asks for what cannot be done."""
+    """The configuration asks for something impossible."""
 
 
 class DeviceError(SeqembedError):
-    """No device is there that can do what was asked."""
+    """No available device can do what was asked."""
 
 
 class RecipeError(SeqembedError):
-    """The recipe on disk cannot be followed by this worker."""
+    """The recipe on disk is damaged, or differs from what this worker would compute."""
 
 
 class NonFiniteError(SeqembedError):
@@ -137,7 +134,7 @@ class InterruptedRun(SeqembedError):
 
 
 class WorkerError(SeqembedError):
-    """A worker did not complete its shard; `status` is what it said last, if anything."""
+    """A worker did not complete its shard; `status` is its last one, or None."""
 
     def __init__(self, message: str, status: Mapping[str, Any] | None) -> None:
         self.status = status

@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing.queues import Queue
@@ -20,19 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from seqembed.checkpoints.manifest import (
-    MANIFEST,
-    CheckpointManifest,
-    clear,
-    count_twice,
-    name_other_folders,
-    read_finished,
-    read_manifest,
-    sweep,
-    write_manifest,
-)
-from seqembed.checkpoints.shard import adopt_index, assemble_shard
-from seqembed.checkpoints.store import copy_from_store
+from seqembed.checkpoints.checkpoint import clear, open_checkpoint, read_finished
+from seqembed.checkpoints.manifest import MANIFEST, CheckpointManifest, read_manifest
+from seqembed.checkpoints.shard import assemble_shard, count_duplicate_rows
 from seqembed.environment import EnvConfig
 from seqembed.errors import (
     EXIT_FAILED,
@@ -42,20 +31,19 @@ from seqembed.errors import (
     InterruptedRun,
 )
 from seqembed.index.table import read_assigned
-from seqembed.inference.trials import Trials
-from seqembed.machine.sigterm import Sigterm
+from seqembed.inference.failure_tracker import FailureTracker
+from seqembed.machine.processes import StopFlag
 from seqembed.models.prepare import load_prepared
 from seqembed.models.prepared import load_tokenizer, read_prepared
-from seqembed.results.reader import store_path
 from seqembed.settings.precision import resolve_precision, torch_dtype
-from seqembed.storage.locks import hold_folder
+from seqembed.storage.digests import to_hex
 from seqembed.storage.publish import link, set_aside
 from seqembed.worker.run import Run, open_run
 from seqembed.worker.status import describe_error
 from seqembed.worker.writer import CheckpointWriter
 from seqembed.worker_logging import Progress, setup_worker_logging
 
-# What a model is loaded with to compute again what was not finite.
+# The precision in which rows that are not finite are computed again.
 FP32 = {"precision": "fp32"}
 
 
@@ -70,76 +58,65 @@ def gpu_worker(
     """Embed the shard of `rank` into `output_dir/shard_{rank}.h5`; put one status on the queue.
 
     Runs in a process of its own, on the first device that CUDA_VISIBLE_DEVICES leaves to it.
-    SIGTERM makes it write a checkpoint at once, and another one of the batches that were begun, and
-    exit 143; any failure keeps what is finished and exits 1.
+    SIGTERM makes it write a checkpoint at once and another one when the batches in flight are done,
+    and exit 143. Any failure keeps what is finished and exits 1.
     """
-    sigterm = Sigterm()
+    sigterm = StopFlag()
     logger = setup_worker_logging(rank, Path(model_config["log_path"]))
     try:
         run = open_run(index_path, output_dir, model_config, logger)
         sigterm.leave_if_asked()
-        key = {"checkpoint_key": run.checkpoint_key, "precision": run.recipe.precision}
-        config = _extract_checkpoint_config({**model_config, **key}, output_dir)
-        opened = _open_checkpoint_dir(config, output_dir, rank, sigterm.leave_if_asked, logger)
-        with opened as (base, alone):
-            folder, restart = base / f"shard_{rank}", config["force_restart"]
+        model_config = model_config | run.resolved
+        config = _extract_checkpoint_config(model_config, output_dir)
+        opened = open_checkpoint(config, output_dir, rank, sigterm.leave_if_asked, logger)
+        with opened as checkpoint:
+            base, restart = checkpoint.base, config["force_restart"]
             keeps = config["enable_checkpointing"] and not restart
             earlier = _load_checkpoint_manifest(rank, keeps, base, logger)
-            if keeps:
-                _copy_from_store(run, folder, output_dir, logger)
-            resumed_ids, resumed_rows = _resume_from_existing_checkpoints(
-                rank, base, restart, logger
-            )
-            if alone:
-                sweep(folder)
-            trials = _open_trials(run, folder, index_path, model_config, logger)
-            settled = resumed_ids | trials.quarantined
+            ids, resumed_rows = _resume_from_existing_checkpoints(rank, base, restart, logger)
+            checkpoint.remove_leftovers()
+            stored = run.copy_from_store(checkpoint, ids, output_dir) if keeps else []
+            tracker = _open_tracker(run, checkpoint.folder, index_path, model_config)
+            settled = {*ids, *tracker.quarantined, *(name for b in stored for name in b.ids)}
             rows = _load_and_filter_index(rank, world_size, index_path, settled, logger)
-            write_manifest(folder, manifest := run.manifest(earlier))
-            adopt_index(folder, index_path)
-            writer = run.open_writer(folder, rows, config)
+            checkpoint.begin(manifest := run.manifest(earlier), index_path)
+            writer = run.open_writer(checkpoint.folder, rows, config, stored)
             if rows:
                 sigterm.leave_if_asked()
-                model, convert = _load_model({**model_config, **key}, run.device, logger)
+                model, convert = _load_model(model_config, run.device, logger)
                 load_fp32 = partial(_load_model, model_config | FP32, run.device, logger)
-                batches, tokens = run.load_batches(index_path, rows, manifest, convert, trials)
-                progress = Progress(logger, len(run.shard.rows), len(resumed_ids), tokens)
-                try:
-                    runner = run.open_runner(
-                        model, trials, load_fp32, manifest.token_budget, len(batches)
-                    )
+                batches, tokens = run.load_batches(index_path, rows, manifest, convert, tracker)
+                finished = len(ids) + len(writer.ids)
+                progress = Progress(logger, len(run.shard.rows), finished, tokens)
+                runner = run.open_runner(model, tracker, load_fp32, manifest, len(batches))
+                with _closing(writer, progress):
                     for batch in runner.run(writer.make_room(batches), sigterm.asked):
-                        count = writer.add(batch)
-                        progress.advance(count, batch.tokens, writer.written)
-                        if trials.trying or sigterm.asked():
+                        progress.advance(writer.add(batch), batch.tokens, writer.written)
+                        # The next batch may crash the process, or there may be no time for it.
+                        if tracker.retrying or sigterm.asked():
                             writer.write()
-                        if not runner.busy:
-                            sigterm.leave_if_asked()
                     sigterm.leave_if_asked()
-                finally:
-                    writer.close()
-                    progress.tell(writer.spent)
-                trials.finish()
+                # Raised where a sequence failed that only a fresh process can try again.
+                tracker.finish()
             saved = _save_shard(
-                rank, folder, writer.blocks, writer.ids, resumed_ids, resumed_rows, logger
+                rank, checkpoint.folder, writer.arrays, writer.ids, ids, resumed_rows, logger
             )
-            link(saved, output_dir / saved.name)
-        status = {"rank": rank, "status": "complete", "shard_path": str(output_dir / saved.name)}
-        results_queue.put(status | _count(run, config, resumed_ids, writer, trials))
+            link(saved, shard_path := output_dir / saved.name)
+        results_queue.put(_describe_success(run, config, shard_path, len(ids), writer, tracker))
     except Exception as error:  # noqa: BLE001 (the boundary of the process: all is reported)
         _report_error(rank, error, results_queue, logger)
         sys.exit(EXIT_INTERRUPTED if isinstance(error, InterruptedRun) else EXIT_FAILED)
     finally:
-        # What stands in the queue's buffer at a hard exit is lost.
+        # A hard exit would lose what is still in the queue's buffer.
         results_queue.close()
         results_queue.join_thread()
 
 
 def _extract_checkpoint_config(model_config: dict[str, Any], output_dir: Path) -> dict[str, Any]:
-    """Where checkpoints lie, and when one is due; raises ConfigError, naming a missing key.
+    """Where checkpoints are, and when one is due; raises ConfigError, naming a missing key.
 
-    `checkpoint_dir` holds the `shard_{rank}` folders of one recipe and shard, which
-    `checkpoint_key` names; it stands in `checkpoint_base_dir`.
+    `checkpoint_dir` is the folder `checkpoint_key` in `checkpoint_base_dir`: it has the
+    `shard_{rank}` folder of one recipe and shard.
     """
     base = Path(model_config.get("checkpoint_base_dir", output_dir.parent / "checkpoints"))
     try:
@@ -160,8 +137,8 @@ def _load_checkpoint_manifest(
 ) -> CheckpointManifest | None:
     """The manifest of an earlier run in `checkpoint_base_dir/shard_{rank}`.
 
-    None where there is none, where checkpoints are off, or where it is damaged: then it is set
-    aside with a warning, and only the token budget of its plan is forgotten.
+    None if there is none or checkpoints are off. A damaged one is set aside with a warning; only
+    the token budget of its plan is lost.
     """
     if not enable_checkpointing:
         return None
@@ -176,9 +153,9 @@ def _load_checkpoint_manifest(
 def _resume_from_existing_checkpoints(
     rank: int, checkpoint_dir: Path, force_restart: bool, logger: logging.Logger
 ) -> tuple[Set[str], np.ndarray | None]:
-    """What is finished: hex digests in their order, and rows (n, D) on disk, None for none.
+    """The finished rows: hex digests in an ordered set, and (n, D) rows on disk, or None.
 
-    Raises RuntimeError for a folder in the old format, which holds no rows we could trust.
+    Raises RuntimeError for a folder in the old format, whose rows cannot be trusted.
     """
     if any(checkpoint_dir.glob("*.done")) and not any(checkpoint_dir.glob("shard_*")):
         raise RuntimeError(
@@ -198,15 +175,12 @@ def _load_and_filter_index(
 ) -> list[int]:
     """The rows to compute, longest first, without those whose digest is in `resumed_ids`.
 
-    Of a shard's index, places in it; of a whole index, every world_size-th row from `rank` on.
-    Raises IndexFormatError where the index is damaged or another rank's.
+    Of a shard's index these are all its rows, of a whole index every world_size-th from `rank` on.
+    Raises IndexFormatError if the index is damaged or of another rank.
     """
     rows, digests = read_assigned(index_path, rank, world_size)
-    pending = [
-        int(row)
-        for row, digest in zip(rows, digests, strict=True)
-        if digest.tobytes().hex() not in resumed_ids
-    ]
+    pairs = zip(rows.tolist(), to_hex(digests), strict=True)
+    pending = [row for row, digest in pairs if digest not in resumed_ids]
     logger.info("%s of %s sequences are to compute", f"{len(pending):,}", f"{len(rows):,}")
     return pending
 
@@ -214,12 +188,11 @@ def _load_and_filter_index(
 def _load_model(
     model_config: dict[str, Any], device: torch.device, logger: logging.Logger
 ) -> tuple[torch.nn.Module, Any]:
-    """The model on `device`, as far as its rows are needed, and what turns residues (bytes) into
-    token ids, (n + 2,) int64.
+    """The model on `device`, up to the layer that is asked for, and its tokenizer.
 
-    `precision` in `model_config`, else in its `embedding`, is followed, and `auto` asks
-    should_use_fp16; so is `layer` in its `embedding`, else the last is taken. Raises ModelError
-    or DeviceError where that cannot be.
+    The tokenizer turns residues (bytes) into token ids, (n + 2,) int64. The precision is that of
+    `model_config`, else of its `embedding`, where `auto` asks should_use_fp16; the layer is that of
+    its `embedding`, else the last. Raises ModelError or DeviceError.
     """
     asked = model_config.get("precision") or model_config["embedding"]["precision"]
     precision = resolve_precision(asked, device, EnvConfig.from_environ(os.environ))
@@ -227,8 +200,8 @@ def _load_model(
     described = read_prepared(path)
     layer = described.layer(model_config.get("embedding", {}).get("layer", "last"))
     model = load_prepared(path, layer, torch_dtype(precision)).to(device)
-    told = (device, precision, model.attention.name)
-    logger.info("the model is on %s in %s; attention: %s", *told)
+    words = (device, precision, model.attention.name)
+    logger.info("the model is on %s in %s; attention: %s", *words)
     return model, load_tokenizer(described).encode
 
 
@@ -243,11 +216,11 @@ def _save_shard(
 ) -> Path:
     """Write `shard_{rank}.h5` into a checkpoint folder, in input order, by streaming.
 
-    all_embeddings: a block (n, D) for each checkpoint; all_ids: its hex digests, one after the
-    other. The folder's manifest and index say the rest. Raises ShardError for a missing row.
+    all_embeddings: the (n, D) rows of each block; all_ids: their hex digests, one after the other.
+    Flags, token rows, order and ids come from the folder. Raises ShardError for a missing row.
     """
-    if twice := count_twice(output_dir):
-        logger.warning("%s sequences were computed twice: another worker, too, did", f"{twice:,}")
+    if twice := count_duplicate_rows(output_dir):
+        logger.warning("%s sequences were computed twice, by another worker too", f"{twice:,}")
     resumed = [] if resumed_embeddings is None else [resumed_embeddings]
     path = assemble_shard(output_dir, rank, [*resumed_ids, *all_ids], [*resumed, *all_embeddings])
     logger.info("%s sequences are in %s", f"{len(resumed_ids) + len(all_ids):,}", path)
@@ -260,7 +233,7 @@ def _report_error(
     results_queue: Queue,  # type: ignore[type-arg]
     logger: logging.Logger,
 ) -> None:
-    """Put what happened on the queue, small; the log has all of it."""
+    """Put a short status on the queue; the log has the whole error."""
     status = {"rank": rank} | describe_error(error)
     if status["status"] == "interrupted":
         logger.info("interrupted: %s", error)
@@ -270,67 +243,48 @@ def _report_error(
 
 
 @contextmanager
-def _open_checkpoint_dir(
-    config: dict[str, Any],
-    output_dir: Path,
-    rank: int,
-    leave_if_asked: Callable[[], None],
-    logger: logging.Logger,
-) -> Iterator[tuple[Path, bool]]:
-    """The folder of the `shard_{rank}` folders, and whether nobody else can be at work in ours.
+def _closing(writer: CheckpointWriter, progress: Progress) -> Iterator[None]:
+    """Write what waits, and log the last figures, however the loop ends."""
+    try:
+        yield
+    finally:
+        writer.close()
+        progress.tell(writer.spent)
 
-    Without checkpointing, one that goes at the end.
+
+def _open_tracker(
+    run: Run, folder: Path, index_path: Path, model_config: dict[str, Any]
+) -> FailureTracker:
+    """What failed in earlier runs, and in the process before this one.
+
+    `crash` in `model_config` describes how that ended; `began` is called once it is recorded.
     """
-    if config["enable_checkpointing"]:
-        base = config["checkpoint_dir"]
-        name_other_folders(base, rank, logger)
-        with hold_folder(base, leave_if_asked, logger) as alone:
-            yield base, alone
-        return
-    output_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output_dir, prefix=".embedding-") as folder:
-        yield Path(folder), True
-
-
-def _open_trials(
-    run: Run,
-    folder: Path,
-    index_path: Path,
-    model_config: dict[str, Any],
-    logger: logging.Logger,
-) -> Trials:
-    """What is known of failures, the end of the last process among them.
-
-    `crash` in `model_config` tells of that end, and `began` is called once it is written down.
-    """
-    trials = run.open_trials(folder, index_path, logger)
-    trials.take_blame(model_config.get("crash"))
+    tracker = run.open_tracker(folder, index_path)
+    tracker.record_crash(model_config.get("crash"))
     if began := model_config.get("began"):
         began()
-    return trials
+    return tracker
 
 
-def _copy_from_store(run: Run, folder: Path, output_dir: Path, logger: logging.Logger) -> None:
-    path = store_path(output_dir.parent / "store", run.recipe.fingerprint)
-    count = copy_from_store(path, folder, run.shard.digests, run.recipe.fingerprint, logger)
-    if count:
-        logger.info("%s sequences are taken from %s", f"{count:,}", path)
-
-
-def _count(
+def _describe_success(
     run: Run,
     config: dict[str, Any],
-    resumed_ids: Set[str],
+    shard_path: Path,
+    resumed: int,
     writer: CheckpointWriter,
-    trials: Trials,
+    tracker: FailureTracker,
 ) -> dict[str, Any]:
-    """What a complete shard's status tells of its run."""
+    """The status of a complete shard; `resumed` sequences were finished in earlier runs."""
+    sequences = resumed + len(writer.ids)
     return {
+        "rank": run.shard.rank,
+        "status": "complete",
+        "shard_path": str(shard_path),
         "device": str(run.device),
-        "num_sequences": len(resumed_ids) + len(writer.ids),
+        "num_sequences": sequences,
         "checkpointing_enabled": config["enable_checkpointing"],
-        "resumed_sequences": len(resumed_ids),
-        "computed": len(writer.ids),
+        "resumed_sequences": sequences - writer.computed,
+        "computed": writer.computed,
         "reused": 0,
-        "quarantined": len(trials.quarantined),
+        "quarantined": len(tracker.quarantined),
     }

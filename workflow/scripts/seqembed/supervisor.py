@@ -1,6 +1,7 @@
 """The supervisor: gives a worker its GPU and a process of its own, and acts on how it ends.
 
-It never touches CUDA itself, so that what the worker sees is decided before CUDA starts.
+It is the only one in its process, whose signals and environment it sets. It never touches CUDA
+itself, so that what the worker sees is decided before CUDA starts.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 from seqembed.environment import EnvConfig
 from seqembed.machine.control_groups import count_oom_kills
 from seqembed.machine.devices import lease_device
-from seqembed.machine.parent import die_with_parent
+from seqembed.machine.processes import StopFlag, die_with_parent
 from seqembed.worker_ends import WorkerEnd
 
 POLL_SECONDS = 0.2
@@ -29,11 +30,11 @@ GRACE_SECONDS = 25.0
 # Nobody waits for an orphan, and the next run may start at once.
 ORPHAN_GRACE_SECONDS = 5.0
 
-# What keeps a worker's memory from growing from batch to batch. Small blocks among large ones keep
-# these from joining when they are freed: glibc keeps freed blocks at hand, and oneDNN the code that
-# it compiled for each of 1,024 shapes, of which every batch has its own. Arrow's own allocator
-# keeps what it is given back. Large blocks stay with the process: the next batch wants them again,
-# and the system clears each page that it gives. A process reads these variables as it begins.
+# These keep a worker's memory from growing from batch to batch. Small blocks among large ones keep
+# these from joining when they are freed: glibc keeps freed blocks for reuse, and oneDNN the code
+# that it compiled for each of 1,024 shapes, of which every batch has its own. Arrow's own allocator
+# keeps what is returned to it. Large blocks stay with the process: the next batch needs them again,
+# and the system clears each page that it gives.
 TUNABLES = ":".join(
     (
         "glibc.malloc.tcache_count=0",
@@ -46,13 +47,12 @@ ONEDNN_SHAPES = 8  # of the batches that one thread computes at a time
 
 
 class Supervisor:
-    """Runs one worker. `parent` is the pid whose end is ours too, None for nobody's."""
+    """Runs one worker; stops when the process `parent` ends, None for no such process."""
 
     def __init__(self, logger: logging.Logger, environment: EnvConfig, parent: int | None) -> None:
         self._logger, self._environment = logger, environment
         # Inside a Slurm step the scheduler ends what has to end.
         self._parent = None if environment.in_slurm_step else parent
-        self._stopping = False
 
     def run(
         self,
@@ -64,25 +64,29 @@ class Supervisor:
     ) -> dict[str, Any]:
         """Run the worker of `rank` to its end; return its status, which is "complete".
 
-        Where a worker ends over a sequence, a fresh one goes on, which is told of the end.
+        Where a sequence ended the worker, a fresh one goes on; it is told how the last one ended.
 
         Raises InterruptedRun after SIGTERM or SIGINT, WorkerError for any other end, DeviceError
         where there is no device to run on.
         """
-        self._watch_signals()
+        self._stop = StopFlag(ctrl_c=True)
+        # A worker reads them as it begins, before any line of ours.
+        os.environ.update(_even_memory(os.environ, model_config["threads"]))
+        if self._parent is not None:
+            die_with_parent(self._parent, signal.SIGTERM)
         with lease_device(
             model_config["device"],
             rank,
             self._environment,
-            interrupted=lambda: self._stopping,
+            leave_if_asked=self._stop.leave_if_asked,
             logger=self._logger,
         ) as variables:
             arguments = (variables, rank, world_size, index_path, output_dir)
             end = self._run_worker(*arguments, dict(model_config))
-            while end.wants_fresh_worker and not self._stopping:
+            while end.wants_fresh_worker and not self._stop.asked():
                 self._logger.warning("%s; a fresh worker goes on", end.describe())
                 end = self._run_worker(*arguments, {**model_config, "crash": end.crash})
-        return end.judge(self._stopping)
+        return end.judge(self._stop.asked())
 
     def _run_worker(self, *arguments: Any) -> WorkerEnd:
         kills = count_oom_kills()
@@ -95,25 +99,15 @@ class Supervisor:
             oom_killed=None if kills is None else (count_oom_kills() or 0) > kills,
         )
 
-    def _watch_signals(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
-        if self._parent is not None:
-            die_with_parent(self._parent, signal.SIGTERM)
-
-    def _on_signal(self, number: int, frame: Any) -> None:
-        # It may come twice in an instant: only a flag is safe.
-        self._stopping = True
-
     def _wait(self, worker: SpawnProcess, results: Any) -> dict[str, Any] | None:
-        """Wait for the worker's end; return what it said of it, if it did.
+        """Wait for the worker's end; return the last status that it reported, if any.
 
-        The exit code is the authority: what a worker says before a hard exit may be lost.
+        The exit code is the authority: what a worker reports before a hard exit may be lost.
         """
         status, deadline = None, None
         while worker.is_alive():
             status = _take(results) or status
-            if self._stopping and deadline is None:
+            if self._stop.asked() and deadline is None:
                 worker.terminate()
                 deadline = time.monotonic() + self._grace()
                 self._logger.info("stopping: the worker writes its checkpoint")
@@ -138,17 +132,17 @@ def _take(results: Any) -> dict[str, Any] | None:
 
 @contextmanager
 def _started(arguments: tuple[Any, ...]) -> Iterator[tuple[SpawnProcess, Any, Any]]:
-    """The worker's process, its queue, and the event that says that it began; whatever happens, no
-    worker is left behind.
+    """Start a worker; give its process, its queue, and the event that it sets when it has begun.
+
+    Whatever happens in the body, no worker is left behind.
     """
     context = multiprocessing.get_context("spawn")
     results, began = context.Queue(), context.Event()
     worker = context.Process(target=_work, args=(os.getpid(), results, began, *arguments))
-    # The child keeps this mask: a Ctrl-C reaches it through us alone, as SIGTERM.
+    # The child keeps this mask: Ctrl-C reaches it only as the SIGTERM that we send.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        with _environment(_even_memory(os.environ, arguments[-1]["threads"])):
-            worker.start()
+        worker.start()
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     try:
@@ -160,7 +154,7 @@ def _started(arguments: tuple[Any, ...]) -> Iterator[tuple[SpawnProcess, Any, An
 
 
 def _even_memory(environ: Mapping[str, str], threads: int) -> dict[str, str]:
-    """What keeps memory even, for so many threads; what the user set of it stays."""
+    """Environment variables that limit allocator growth; the user's own values win."""
     variables = {
         "ONEDNN_PRIMITIVE_CACHE_CAPACITY": str(ONEDNN_SHAPES * threads),
         "ARROW_DEFAULT_MEMORY_POOL": "system",
@@ -171,28 +165,10 @@ def _even_memory(environ: Mapping[str, str], threads: int) -> dict[str, str]:
     }
 
 
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """What is started meanwhile has these variables."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            del os.environ[name]
-            if value is not None:
-                os.environ[name] = value
-
-
 def _work(
-    supervisor: int,
-    results: Any,
-    began: Any,
-    variables: dict[str, str],
-    *arguments: Any,
+    supervisor: int, results: Any, began: Any, variables: dict[str, str], *arguments: Any
 ) -> None:
-    """The child's side. It dies at once with its supervisor: nobody else would end it."""
+    """Run the worker in the child, which the kernel kills when the supervisor ends."""
     die_with_parent(supervisor, signal.SIGKILL)
     os.environ.update(variables)
     # Here, not above: the supervisor has no use for PyTorch, which takes seconds to import.

@@ -1,4 +1,4 @@
-"""How a worker ended, and what comes of it: a status, a fresh worker, or an error."""
+"""How a worker process ended, and what the supervisor does next."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from seqembed.errors import InterruptedRun, WorkerError
+from seqembed.machine.processes import STOPPED
 
 KEPT = "what is finished is kept, run again to go on"
 ADVICE = {
-    "cuda_oom": "; it was no batch that ran out of memory: run fewer shards at a time",
-    "cuda_runtime": "; the GPU or its driver failed: `nvidia-smi` tells more",
+    "cuda_oom": "; out of memory while loading the model, not in a batch: run fewer shards at once",
+    "cuda_runtime": "; the GPU or its driver failed: see `nvidia-smi`",
 }
 # What a process does to itself. SIGKILL and SIGTERM come from others.
 CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE}
@@ -22,8 +23,8 @@ CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.
 class WorkerEnd:
     """The last status of a worker, None for none, and its exit code, negative for a signal.
 
-    began: whether it came as far as to know of the end of the worker before it. oom_killed: whether
-    the kernel killed it for want of memory, None where nobody can tell.
+    began: it had recorded how the worker before it ended. oom_killed: the kernel killed it because
+    memory ran out; None where the kernel does not say.
     """
 
     status: Mapping[str, Any] | None
@@ -33,7 +34,7 @@ class WorkerEnd:
 
     @property
     def wants_fresh_worker(self) -> bool:
-        """Whether a worker in a fresh process can go on, and not only end in the same way."""
+        """Whether a worker in a fresh process can go on, and would not just end in the same way."""
         if self.status is None:
             return self.crash is not None
         suspects_left = self.status.get("error") == "generic_error"
@@ -42,8 +43,9 @@ class WorkerEnd:
 
     @property
     def crash(self) -> dict[str, Any] | None:
-        """What a fresh worker has to know of an end that was a crash: its reason, and whether it
-        was the memory; None for any other end, a person's SIGKILL among them.
+        """The `reason` of a crash, and whether it was out of `memory`, for the next worker.
+
+        None for any other end; a SIGKILL that a person sent is no crash.
         """
         if not self.began or self.exit_code is None:
             return None
@@ -56,22 +58,22 @@ class WorkerEnd:
         return None
 
     def judge(self, stopping: bool) -> dict[str, Any]:
-        """The status of a worker that completed; raises what tells of any other end.
+        """The status of a worker that completed; raises InterruptedRun or WorkerError otherwise.
 
-        stopping: a signal asked for the end. Raises InterruptedRun or WorkerError.
+        stopping: a signal asked for the end.
         """
         word = self.status["status"] if self.status else None
         if self.status and word == "complete" and self.exit_code == 0:
             return dict(self.status)
-        # A failure is told of even so: a checkpoint may not have been written.
+        # A worker that failed while it stopped is an error: its checkpoint may not be written.
         if word == "interrupted" or (stopping and word in (None, "complete")):
-            raise InterruptedRun(f"stopped by a signal; {KEPT}")
+            raise InterruptedRun(STOPPED)
         raise WorkerError(f"{self.describe()}; {KEPT}", self.status)
 
     def describe(self) -> str:
         """What happened, for people."""
         if self.status is None:
-            return f"the worker ended without a word: it {self._exit()}"
+            return f"the worker exited without reporting a status: it {self._exit()}"
         if self.status["status"] == "complete":
             return f"the worker completed, and then {self._exit()}"
         return f"{_message(self.status)}{ADVICE.get(str(self.status.get('error')), '')}"
@@ -83,7 +85,7 @@ class WorkerEnd:
         if name != "SIGKILL":
             return f"was killed by {name}"
         killers = {
-            True: "the kernel, for want of memory",
+            True: "the kernel, because memory ran out",
             False: "SIGKILL, from outside",
             None: "SIGKILL (the kernel does this when memory is short)",
         }

@@ -1,4 +1,4 @@
-"""The log of a rank: one file, which its rule names, and its steady word of progress."""
+"""The log file of a rank, and the progress lines in it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LINE = "%(asctime)s %(levelname)s %(message)s"
 
 
 def setup_worker_logging(rank: int, log_path: Path) -> logging.Logger:
-    """A logger of this rank that appends to `log_path`; called again, it does not write twice."""
+    """Open this rank's logger, which appends to `log_path`; a second call replaces the file."""
     logger = logging.getLogger(f"seqembed.worker.{rank}")
     logger.setLevel(logging.INFO)
     logger.propagate = False
@@ -25,7 +25,7 @@ def setup_worker_logging(rank: int, log_path: Path) -> logging.Logger:
 
 
 def open_log_file(path: Path) -> logging.Handler:
-    """A handler that appends to `path`: supervisor and worker write to one file, line by line."""
+    """Open a handler that appends to `path`; supervisor and worker write lines to one file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter(LINE))
@@ -33,7 +33,7 @@ def open_log_file(path: Path) -> logging.Handler:
 
 
 class _LogFile(logging.FileHandler):
-    """Loses lines that its disk does not take: a run that can go on is worth more than its log."""
+    """Drops lines where the disk is full: the run is worth more than its log."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exception(), OSError):
@@ -41,7 +41,7 @@ class _LogFile(logging.FileHandler):
 
 
 class Progress:
-    """Tells how far a shard is, at most every PROGRESS_SECONDS."""
+    """Logs the progress of a shard, at most every PROGRESS_SECONDS."""
 
     def __init__(
         self,
@@ -55,26 +55,26 @@ class Progress:
         self._logger, self._clock = logger, clock
         self._sequences, self._done = sequences, done
         self._pending_tokens, self._tokens = pending_tokens, 0
-        self._begin = self._told = clock()
+        self._begin = self._logged = clock()
         self._checkpoint: float | None = None
 
     def advance(self, sequences: int, tokens: int, checkpoint: float | None) -> None:
-        """Count a finished batch, and tell of it when it is time.
+        """Count a finished batch, and log a line when it is time.
 
-        checkpoint: the clock's time of the last one, None before the first.
+        checkpoint: when the last one was written, by the clock; None before the first.
         """
         self._done += sequences
         self._tokens += tokens
         self._checkpoint = checkpoint
-        if self._clock() - self._told >= PROGRESS_SECONDS:
+        if self._clock() - self._logged >= PROGRESS_SECONDS:
             self.tell()
 
     def tell(self, spent: float | None = None) -> None:
-        """Write the line: done of total, tokens a second, time left, the last checkpoint.
+        """Log sequences done, tokens a second, time left and the last checkpoint.
 
-        spent: of the run that ends, the clock's seconds in checkpoints, which are told, too.
+        spent: at the end of a run, the seconds spent on checkpoints; logged, too.
         """
-        self._told = now = self._clock()
+        self._logged = now = self._clock()
         rate = self._tokens / max(now - self._begin, 1e-9)
         ago = "none in this run"
         if self._checkpoint is not None:

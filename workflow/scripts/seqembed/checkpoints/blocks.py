@@ -1,11 +1,10 @@
-"""Checkpoint blocks: rows of finished batches, durable, and checked down to the bit."""
+"""Checkpoint blocks: files with the rows of finished batches, and a checksum of each byte."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,28 +12,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load, save
+from safetensors.numpy import save
 
 from seqembed.checkpoints.token_rows import COUNTS, ResidueFile, read_reference
 from seqembed.errors import CheckpointError
+from seqembed.storage.digests import to_hex
 from seqembed.storage.publish import publish_exclusively
 
 FORMAT_VERSION = "1"
 CHECKSUM_BYTES = 16
 BLOCK_NAME = re.compile(r"batch_(\d{5,})\.safetensors")
-# What stands in the checksum's place while the checksum is computed.
+# In place of the checksum while it is computed.
 BLANK = "0" * (2 * CHECKSUM_BYTES)
 MARK = b'"checksum":"'
-# What reading a file raises that is not what we wrote. Brackets without end are a RecursionError.
+# What reading a damaged file raises; a RecursionError is for brackets without end.
 DAMAGE = (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """The rows of the batches `first` to `last`, row i belonging to digest i.
+    """The rows of the batches `first` to `last`; row i belongs to digest i.
 
-    digests: (n, 16) uint8; rows: (n, D) float; flags: (n,) uint8. residues: where the token rows
-    lie, None where none are kept.
+    digests: (n, 16) uint8; rows: (n, D) float; flags: (n,) uint8. residues: the file of
+    the token rows, None if none are kept.
     """
 
     first: int
@@ -43,6 +43,11 @@ class Block:
     rows: NDArray[np.floating]
     flags: NDArray[np.uint8]
     residues: ResidueFile | None = None
+
+    @property
+    def ids(self) -> list[str]:
+        """Hex digests, in the order of the rows."""
+        return to_hex(self.digests)
 
     def __post_init__(self) -> None:
         count = len(self.digests)
@@ -58,13 +63,13 @@ class Block:
         if self.residues and self.residues.counts.shape != (count,):
             raise CheckpointError(f"{count} digests stand beside {self.residues.counts.shape}")
         if not 0 <= self.first <= self.last:
-            raise CheckpointError(f"batches {self.first} to {self.last} are no range")
+            raise CheckpointError(f"batches {self.first} to {self.last} are not a range")
 
 
 def write_block(folder: Path, block: Block) -> Path:
     """Write `block` durably as `batch_{first:05d}.safetensors` in `folder`; return its path.
 
-    Raises FileExistsError where that name is taken: a block is never written over.
+    Raises FileExistsError if there is such a file: a block is never overwritten.
     """
     content = _serialise(block)
     path = folder / f"batch_{block.first:05d}.safetensors"
@@ -82,7 +87,7 @@ def write_next_block(
     batches: int,
     residues: ResidueFile | None = None,
 ) -> Path:
-    """Write the rows of so many batches as the block after all that lie in the folder."""
+    """Write the rows of `batches` batches, numbered after the last block of the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     first = _next_number(folder)
     while True:
@@ -93,29 +98,32 @@ def write_next_block(
         try:
             return write_block(folder, block)
         except FileExistsError:
-            # Another worker, an orphan perhaps, writes here too.
+            # Another worker, perhaps an orphan, writes here too.
             first += 1
 
 
-def read_block(path: Path) -> Block:
-    """Read a block and check every byte of it, and of its token rows.
+def read_block(path: Path, *, check: bool = True) -> Block:
+    """Read a block; its rows stay on disk. check: verify each byte, of the token rows too.
 
     Raises:
         CheckpointError: the block is damaged, cut short, or of another format version.
     """
     try:
-        content = path.read_bytes()
-        _check(content)
-        metadata = _metadata(content)
+        header = _read_header(path)
+        if check:
+            _check(path, header)
+        metadata = dict(json.loads(header[8:])["__metadata__"])
         if metadata["format_version"] != FORMAT_VERSION:
             raise CheckpointError(f"format version {metadata['format_version']} is not known")
-        tensors = load(content)
-        residues = None
-        if COUNTS in tensors:
-            residues = read_reference(metadata, tensors.pop(COUNTS))
+        with safe_open(path, "numpy") as file:
+            held = {name: file.get_tensor(name) for name in set(file.keys()) - {"rows"}}
+        residues = read_reference(metadata, held.pop(COUNTS)) if COUNTS in held else None
+        if residues and check:
             residues.check(path.parent)
         first, last = int(metadata["first"]), int(metadata["last"])
-        return Block(first=first, last=last, residues=residues, **tensors)
+        return Block(
+            first=first, last=last, rows=_map_rows(path, header), residues=residues, **held
+        )
     except (CheckpointError, *DAMAGE) as error:
         raise CheckpointError(
             f"{path}: damaged checkpoint block ({error}); remove it, "
@@ -126,39 +134,6 @@ def read_block(path: Path) -> Block:
 def list_blocks(folder: Path) -> list[Path]:
     """The blocks of a folder in the order of their numbers; none where there is no folder."""
     return [path for _, path in _numbered_blocks(folder)]
-
-
-def map_rows(path: Path) -> NDArray[np.floating]:
-    """The rows of a block that was checked, (n, D), left on disk."""
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        entry = json.loads(file.read(size))["rows"]
-    dtype = {"F32": np.float32, "F16": np.float16}[entry["dtype"]]
-    begin = 8 + size + entry["data_offsets"][0]
-    if 0 in entry["shape"]:
-        return np.empty(entry["shape"], dtype)
-    return np.memmap(path, dtype, "r", begin, tuple(entry["shape"]))
-
-
-def read_flags(paths: Sequence[Path]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """(n, 16) digests and (n,) flags of all rows in blocks that were checked."""
-    digests, flags = [np.empty((0, 16), np.uint8)], [np.empty(0, np.uint8)]
-    for path in paths:
-        with safe_open(path, "numpy") as block:
-            digests.append(block.get_tensor("digests"))
-            flags.append(block.get_tensor("flags"))
-    return np.concatenate(digests), np.concatenate(flags)
-
-
-def list_residues(paths: Sequence[Path]) -> list[tuple[NDArray[np.uint8], ResidueFile]]:
-    """The digests and the token rows of each block that was checked and keeps some."""
-    found = []
-    for path in paths:
-        with safe_open(path, "numpy") as block:
-            if COUNTS in set(block.keys()):
-                residues = read_reference(block.metadata(), block.get_tensor(COUNTS))
-                found.append((block.get_tensor("digests"), residues))
-    return found
 
 
 def _serialise(block: Block) -> bytes:
@@ -179,22 +154,41 @@ def _serialise(block: Block) -> bytes:
     return save({name: np.ascontiguousarray(value) for name, value in tensors.items()}, metadata)
 
 
-def _metadata(content: bytes) -> dict[str, str]:
-    size = int.from_bytes(content[:8], "little")
-    return dict(json.loads(content[8 : 8 + size])["__metadata__"])
-
-
 def _checksum(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=CHECKSUM_BYTES).hexdigest()
 
 
-def _check(content: bytes) -> None:
+def _read_header(path: Path) -> bytes:
+    """The length and the JSON that a safetensors file begins with."""
+    with path.open("rb") as file:
+        # A damaged header may claim more bytes than there is memory.
+        size = min(int.from_bytes(file.read(8), "little"), path.stat().st_size)
+        file.seek(0)
+        return file.read(8 + size)
+
+
+def _check(path: Path, header: bytes) -> None:
     """Compare the stored checksum with that of the whole file, its own place left blank."""
-    start = content.find(MARK) + len(MARK)
-    stored = content[start : start + len(BLANK)]
-    blanked = content[:start] + BLANK.encode() + content[start + len(BLANK) :]
-    if start < len(MARK) or stored != _checksum(blanked).encode():
+    start = header.find(MARK) + len(MARK)
+    stored = header[start : start + len(BLANK)]
+    blanked = header[:start] + BLANK.encode() + header[start + len(BLANK) :]
+    digest = hashlib.blake2b(blanked, digest_size=CHECKSUM_BYTES)
+    with path.open("rb") as file:
+        file.seek(len(header))
+        hashlib.file_digest(file, lambda: digest)
+    if start < len(MARK) or stored != digest.hexdigest().encode():
         raise CheckpointError("its checksum does not match")
+
+
+def _map_rows(path: Path, header: bytes) -> NDArray[np.floating]:
+    """The rows of a block, (n, D), left on disk."""
+    entry = json.loads(header[8:])["rows"]
+    dtype = {"F32": np.float32, "F16": np.float16}[entry["dtype"]]
+    if 0 in entry["shape"]:
+        return np.empty(entry["shape"], dtype)
+    return np.memmap(
+        path, dtype, "r", len(header) + entry["data_offsets"][0], tuple(entry["shape"])
+    )
 
 
 def _numbered_blocks(folder: Path) -> list[tuple[int, Path]]:
@@ -212,10 +206,7 @@ def _next_number(folder: Path) -> int:
         return 0
     first, path = blocks[-1]
     try:
-        with path.open("rb") as file:
-            # A damaged header may claim more bytes than there is memory.
-            size = min(int.from_bytes(file.read(8), "little"), path.stat().st_size)
-            return int(json.loads(file.read(size))["__metadata__"]["last"]) + 1
+        return int(json.loads(_read_header(path)[8:])["__metadata__"]["last"]) + 1
     except DAMAGE:
-        # Damaged, and not set aside yet: the name alone is known.
+        # It is damaged and not set aside yet: only its name is known.
         return first + 1

@@ -1,4 +1,4 @@
-"""A finished shard: the rows of its checkpoint folder, in input order, as one HDF5 file."""
+"""A finished shard: the rows of its checkpoint, in input order, as one HDF5 file."""
 
 from __future__ import annotations
 
@@ -9,29 +9,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seqembed.checkpoints.blocks import list_blocks, list_residues, read_flags
+from seqembed.checkpoints.blocks import Block, list_blocks, read_block
 from seqembed.checkpoints.failures import read_failures
 from seqembed.checkpoints.manifest import CheckpointManifest, read_manifest
 from seqembed.errors import CheckpointError, ShardError
 from seqembed.index.parquet import int64_array, read_columns
 from seqembed.index.table import ShardIndex, read_shard_index
 from seqembed.results.reader import slab_bounds
-from seqembed.results.rows import RowPool, TokenRowPool
-from seqembed.results.writer import Slab, TokenRows, write_embeddings
-from seqembed.storage.digests import DigestIndex
-from seqembed.storage.publish import link
+from seqembed.results.rows import RowPool, TokenRowPool, TokenRows
+from seqembed.results.writer import Slab, write_embeddings
+from seqembed.storage.digests import DigestIndex, count_distinct, from_hex
 
-# The shard's index, as the checkpoint folder knows it.
+# The shard's index, linked into the checkpoint folder.
 INDEX = "index.parquet"
 
 
-def adopt_index(folder: Path, index_path: Path) -> None:
-    """Let the checkpoint folder know its shard's index: order, lengths and today's ids.
+def read_shard_ids(index_path: Path) -> Any:
+    """The ids of a shard's index, as an Arrow array; raises IndexFormatError where damaged."""
+    return read_columns(index_path, ["sequence_id"])["sequence_id"].combine_chunks()
 
-    Raises IndexFormatError where these are damaged: they are wanted when all is computed.
-    """
-    _read_names(index_path)
-    link(index_path, folder / INDEX)
+
+def count_duplicate_rows(folder: Path) -> int:
+    """How many rows of a folder's blocks stand there twice: two workers computed them."""
+    digests = _digests([read_block(path, check=False) for path in list_blocks(folder)])
+    return len(digests) - count_distinct(digests)
 
 
 def assemble_shard(
@@ -39,7 +40,8 @@ def assemble_shard(
 ) -> Path:
     """Write `shard_{rank}.h5` in the checkpoint folder, by streaming; return its path.
 
-    ids: hex digests of the rows of `arrays`, each (n_i, D), one after the other.
+    ids: hex digests of the rows of `arrays`, each (n_i, D), one after the other. Their flags and
+    token rows are taken from the folder's blocks.
 
     Raises:
         CheckpointError: the folder has no manifest or no index.
@@ -49,24 +51,34 @@ def assemble_shard(
     if manifest is None or not (folder / INDEX).exists():
         raise CheckpointError(f"{folder}: lacks its manifest or index; remove it and run again")
     shard, path = read_shard_index(folder / INDEX), folder / f"shard_{rank}.h5"
-    places = DigestIndex(_digests(ids)).find(shard.digests)
+    places = DigestIndex(from_hex(ids)).find(shard.digests)
     quarantined = _quarantined(folder, shard.digests[places < 0])
     if missing := int((places < 0).sum()) - len(quarantined):
         raise ShardError(f"{path}: {missing:,} sequences have no row; run again")
-    width, storage = manifest.width, str(manifest.recipe["storage"])
-    pool, order = RowPool(arrays, width, storage), np.argsort(shard.rows, kind="stable")
+    order = np.argsort(shard.rows, kind="stable")
     order = order[places[order] >= 0]
+    blocks = [read_block(block, check=False) for block in list_blocks(folder)]
+    in_blocks = DigestIndex(_digests(blocks)).find(shard.digests[order])
+    pool = RowPool(arrays, manifest.width, str(manifest.recipe["storage"]))
     write_embeddings(
         path,
         count=len(order),
-        width=width,
-        storage=storage,
+        width=manifest.width,
+        storage=str(manifest.recipe["storage"]),
         attributes=_attributes(manifest),
-        slabs=_slabs(folder, shard, order, places, pool, width),
-        residues=_residues(folder, path, shard.digests[order], manifest),
+        slabs=_slabs(folder, shard, order, places, _flags(blocks)[in_blocks], pool),
+        residues=_token_rows(path, blocks, in_blocks, manifest),
         quarantine=quarantined,
     )
     return path
+
+
+def _digests(blocks: Sequence[Block]) -> NDArray[np.uint8]:
+    return np.concatenate([np.empty((0, 16), np.uint8), *(block.digests for block in blocks)])
+
+
+def _flags(blocks: Sequence[Block]) -> NDArray[np.uint8]:
+    return np.concatenate([np.empty(0, np.uint8), *(block.flags for block in blocks)])
 
 
 def _quarantined(folder: Path, digests: NDArray[np.uint8]) -> dict[bytes, str]:
@@ -76,23 +88,20 @@ def _quarantined(folder: Path, digests: NDArray[np.uint8]) -> dict[bytes, str]:
     return {key: reasons[key.hex()] for key in keys if key.hex() in reasons}
 
 
-def _read_names(index_path: Path) -> Any:
-    """The ids of a shard's index, as an Arrow array."""
-    return read_columns(index_path, ["sequence_id"])["sequence_id"].combine_chunks()
-
-
 def _slabs(
     folder: Path,
     shard: ShardIndex,
     order: NDArray[np.int64],
     places: NDArray[np.int64],
+    flags: NDArray[np.uint8],
     pool: RowPool,
-    width: int,
 ) -> Iterator[Slab]:
-    """The shard in input order, a slab at a time."""
-    names = _read_names(folder / INDEX)
-    flags = _flags(folder, shard.digests[order])
-    for start, stop in slab_bounds(len(order), width):
+    """The shard in input order, a slab at a time.
+
+    order: (n,) rows of the index; places: of each row of the index in `pool`; flags: (n,).
+    """
+    names = read_shard_ids(folder / INDEX)
+    for start, stop in slab_bounds(len(order), pool.width):
         here = order[start:stop]
         yield Slab(
             sequence_ids=names.take(int64_array(here)).to_pylist(),
@@ -103,33 +112,20 @@ def _slabs(
         )
 
 
-def _residues(
-    folder: Path, path: Path, digests: NDArray[np.uint8], manifest: CheckpointManifest
+def _token_rows(
+    path: Path, blocks: Sequence[Block], places: NDArray[np.int64], manifest: CheckpointManifest
 ) -> TokenRows | None:
-    """The token rows of these digests, in their order, if the recipe asks for them."""
+    """The token rows at these places, if the recipe asks for them; `path` is for the message."""
     if not manifest.recipe.get("per_residue"):
         return None
-    found = list_residues(list_blocks(folder))
+    kept = [block.residues for block in blocks if block.residues]
+    if len(kept) < len(blocks) or (places < 0).any():
+        raise ShardError(f"{path}: some sequences have no token rows; run again")
     pool = TokenRowPool(
-        [residues.rows(folder, manifest.width) for _, residues in found],
-        [np.append(0, residues.counts.cumsum()) for _, residues in found],
+        [residues.rows(path.parent, manifest.width) for residues in kept],
+        [np.append(0, residues.counts.cumsum()) for residues in kept],
     )
-    known = np.concatenate([np.empty((0, 16), np.uint8), *(block for block, _ in found)])
-    places = DigestIndex(known).find(digests)
-    if missing := int((places < 0).sum()):
-        raise ShardError(f"{path}: {missing:,} sequences have no token rows; run again")
-    return TokenRows(offsets=pool.offsets(places), parts=pool.parts(places))
-
-
-def _flags(folder: Path, digests: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    known, flags = read_flags(list_blocks(folder))
-    places: NDArray[np.uint8] = flags[DigestIndex(known).find(digests)]
-    return places
-
-
-def _digests(ids: Sequence[str]) -> NDArray[np.uint8]:
-    """Hex digests as (n, 16) uint8."""
-    return np.frombuffer(bytes.fromhex("".join(ids)), np.uint8).reshape(-1, 16)
+    return pool.take(places)
 
 
 def _attributes(manifest: CheckpointManifest) -> dict[str, str | int]:

@@ -1,4 +1,4 @@
-"""Token rows of a checkpoint block, which may be larger than memory: a raw file beside it."""
+"""The token rows of a checkpoint block: a raw file beside it, which may be larger than memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DTYPES = ("float32", "float16")
 
 @dataclass(frozen=True, eq=False)
 class ResidueFile:
-    """Rows of `dtype` in `folder/name`, in the order of a block's sequences, nothing between.
+    """Rows of `dtype` in the file `name`, in the order of a block's sequences.
 
     counts: (n,) int64, the rows of each sequence. checksum: blake2b of the file, 32 hex characters.
     """
@@ -37,7 +37,7 @@ class ResidueFile:
     counts: NDArray[np.int64]
 
     def reference(self) -> dict[str, str]:
-        """What a block's metadata say of it."""
+        """The entries of a block's metadata that name it."""
         return {
             "residues_file": self.name,
             "residues_checksum": self.checksum,
@@ -53,7 +53,7 @@ class ResidueFile:
             raise CheckpointError(f"its token rows, {self.name}, are damaged")
 
     def rows(self, folder: Path, width: int) -> NDArray[np.floating]:
-        """All of them, (total, width), left on disk."""
+        """All rows, (total, width), left on disk."""
         total = int(self.counts.sum())
         if not total:
             return np.empty((0, width), self.dtype)
@@ -61,18 +61,18 @@ class ResidueFile:
 
 
 def read_reference(metadata: Mapping[str, str], counts: NDArray[np.int64]) -> ResidueFile:
-    """The token rows that a block's metadata tell of; CheckpointError for what is none of ours."""
+    """The token rows that a block's metadata name; CheckpointError for an unknown dtype."""
     name, checksum, dtype = (metadata[f"residues_{w}"] for w in ("file", "checksum", "dtype"))
-    # Rows of a type that holds objects would be read as addresses of memory.
+    # NumPy would read rows of an object dtype as addresses in memory.
     if dtype not in DTYPES or counts.dtype != np.int64 or (counts < 0).any():
         raise CheckpointError(f"its token rows are {dtype!r}, counted in {counts.dtype}")
     return ResidueFile(name, checksum, dtype, counts)
 
 
 class ResidueSpool:
-    """Takes the token rows of sequences one after the other, on disk, and seals them for a block.
+    """Collects the token rows of sequences in a file, and seals them for a block.
 
-    A sequence may come in several parts, nothing else between them.
+    The parts of a sequence come one after the other.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -82,14 +82,14 @@ class ResidueSpool:
     def _begin(self) -> None:
         self._name = f"residues_{uuid.uuid4().hex}.raw"
         self._path = self._folder / f".{self._name}.tmp"
-        # It is there as soon as it is needed: whoever has no rows leaves no file.
+        # Opened at the first row: without rows there is no file.
         self._file: BinaryIO | None = None
         self._counts: dict[int, int] = {}
         self._dtype, self._row_bytes = "float32", 0
 
     @property
     def sequences(self) -> int:
-        """Of how many sequences it holds rows."""
+        """How many sequences it holds rows of."""
         return len(self._counts)
 
     def _open(self) -> BinaryIO:
@@ -105,7 +105,7 @@ class ResidueSpool:
         self._counts[position] = self._counts.get(position, 0) + len(rows)
 
     def drop(self, positions: Iterable[int]) -> None:
-        """Forget what came of these sequences, the last ones that did."""
+        """Remove the rows of these sequences, which are the last that were added."""
         for position in positions:
             if self._counts.pop(position, 0):
                 file = self._open()
@@ -113,9 +113,10 @@ class ResidueSpool:
                 file.truncate()
 
     def seal(self, positions: Iterable[int]) -> ResidueFile:
-        """Make durable the rows of these sequences, and begin anew.
+        """Sync the rows of these sequences under a final name, and begin a new file.
 
-        They are the first that came; what came after them is of a sequence that is not whole.
+        They are the first that were added. Rows after theirs are of a sequence that is not whole,
+        and are removed.
         """
         counts = np.array([self._counts[position] for position in positions], np.int64)
         file = self._open()
@@ -129,17 +130,17 @@ class ResidueSpool:
         return sealed
 
     def discard(self) -> None:
-        """Remove what was not sealed."""
+        """Remove the rows that are not sealed."""
         if self._file is None:
             return
-        # A full disk may refuse what is still to be written, which nobody needs.
+        # A full disk may refuse what is still in the buffer, which is not needed.
         with suppress(OSError):
             self._file.close()
         self._path.unlink(missing_ok=True)
 
 
 def copy_residues(folder: Path, rows: TokenRowPool, places: NDArray[np.int64]) -> ResidueFile:
-    """Write the token rows of sequences of a pool as one sealed file."""
+    """Write the token rows at these places of a pool to a sealed file."""
     spool = ResidueSpool(folder)
     try:
         for number, place in enumerate(places):

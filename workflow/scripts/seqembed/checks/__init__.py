@@ -1,1 +1,1 @@
-"""Whether the records of a FASTA file are sequences that a model can read."""
+"""Checks whether the records of FASTA files are sequences that a model can read."""

@@ -1,11 +1,10 @@
-"""What in a FASTA file is no sequence of the model's molecule: certainly, or by all appearances."""
+"""Find what is not a sequence of the model's molecule in a FASTA file, or looks like none."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import chain
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
@@ -14,7 +13,6 @@ from seqembed.checks.line_widths import LineWidths
 from seqembed.checks.lines import (
     POSSIBLE,
     Finding,
-    Place,
     find_impossible,
     find_suspicious,
     show,
@@ -26,20 +24,24 @@ from seqembed.models.families import Molecule
 
 Suspicious = Literal["error", "allow"]
 
-# Fewer letters do not tell what a file holds.
+# Fewer letters do not show what a file holds.
 MIN_LETTERS = 100
-# A third of a usual protein, and none of them one of IUPAC's codes for nucleotides.
+# A third of a usual protein; none of them is one of IUPAC's codes for nucleotides.
 AMINO_ACIDS_ALONE = b"EFILPQ"
 PROTEIN_MIN_SHARE = 0.1
 _SET = "set `suspicious: allow` (after --config: suspicious=allow)"
 _ALLOW = f"correct the file, or {_SET} to have it read as residues"
 
 
-class FileCheck:
-    """Looks at all records of one file; memory does not grow with them.
+_Finder = Composition | LineWidths | Lengths | StatedLengths
 
-    impossible: whether a line that cannot be residues is an error; its sequence is left out
-    otherwise. Raises ValueError for an unknown `suspicious`.
+
+class FileCheck:
+    """Checks all records of one file, in constant memory.
+
+    impossible: whether a line that cannot be residues is an error; otherwise its sequence is left
+    out. gaps_kept: whether `-` and `.` are embedded. suspicious: whether it is an error that a
+    record or the file looks like something else than sequences.
     """
 
     def __init__(
@@ -51,90 +53,79 @@ class FileCheck:
         gaps_kept: bool,
         suspicious: Suspicious,
     ) -> None:
-        if suspicious not in get_args(Suspicious):
-            raise ValueError(f"suspicious must be error or allow, not {suspicious!r}")
         self._path, self._molecule = path, molecule
         self._impossible, self._gaps_kept = impossible, gaps_kept
         self._suspicious = suspicious == "error"
-        foreign = NUCLEOTIDES if molecule == "protein" else AMINO_ACIDS_ALONE
+        protein = molecule == "protein"
+        foreign = NUCLEOTIDES if protein else AMINO_ACIDS_ALONE
         self._is_foreign = bytes(byte in foreign for byte in range(256))
-        self._foreign = 0
-        self._composition, self._widths = Composition(), LineWidths(molecule == "protein")
-        self._identities, self._lengths = Identities(), Lengths()
-        self._stated = StatedLengths()
-        # The first that was found, with its line and its record's id.
+        self._letters = self._foreign = 0
+        self._identities = Identities()
+        self._finders: list[_Finder] = [LineWidths(protein), Lengths(), StatedLengths()]
+        if protein:
+            self._finders.insert(0, Composition())
+        # The first finding, with its line and id; and how many records have one.
         self._first: tuple[Finding, int, str] | None = None
         self._count = 0
 
     def look(self, records: Records, text: bytes) -> None:
-        """Look at records, of which `text` is all residues."""
-        found = self._find_suspicious(records, text) if self._suspicious else {}
-        for number in self._list_odd(records, text):
-            finding, earlier = self._look_closely(records.raw(number)), found.get(number)
-            if finding and (not earlier or (finding.certain and finding.line <= earlier.line)):
+        """Check the next records; text: the residues of all."""
+        if self._suspicious:
+            # Faster than to delete these letters, which are everywhere.
+            marks = np.frombuffer(text.translate(self._is_foreign), np.bool_)
+            self._letters += len(text)
+            self._foreign += int(np.count_nonzero(marks))
+            for finder in self._finders:
+                finder.add(records, text)
+        found: dict[int, Finding] = {}
+        for number, finding in self._find_in_records(records, text):
+            earlier = found.get(number)
+            if not earlier or (finding.certain and finding.line <= earlier.line):
                 found[number] = finding
         if found and not self._first:
             record, finding = records[min(found)], found[min(found)]
             self._first = finding, record.line + finding.line, record.sequence_id
         self._count += len(found)
 
-    def _find_suspicious(self, records: Records, text: bytes) -> dict[int, Finding]:
-        """What is suspicious about whole records, by number; of the file, it is only counted."""
-        # Faster than to delete these letters, which are everywhere.
-        marks = np.frombuffer(text.translate(self._is_foreign), np.bool_)
-        self._foreign += int(np.count_nonzero(marks))
-        self._composition.add(records, text)
-        self._widths.add(records)
-        self._lengths.add(records)
-        self._stated.add(records)
-        found: dict[int, Finding] = {}
-        # Where sequences with unknown residues are left out, RNA is, too.
-        parts = find_suspicious_records(records, text, self._molecule, rna_refused=self._impossible)
-        for number, finding in chain(parts, self._identities.find(records)):
-            found.setdefault(number, finding)
-        return found
-
-    def _list_odd(self, records: Records, text: bytes) -> Iterable[int]:
-        """The records to look at; of DNA, upper-case letters may be wrong, too."""
-        if self._molecule == "protein" or not text.translate(None, POSSIBLE["DNA"]):
-            return records.odd
-        return range(len(records))
-
-    def _look_closely(self, raw: bytes) -> Finding | None:
-        """What a record's lines hold that is no residue, or seems none."""
-        finding = find_impossible(raw, self._molecule) if self._impossible else None
-        if finding or not self._suspicious:
-            return finding
-        return find_suspicious(raw, self._molecule, gaps_kept=self._gaps_kept)
+    def _find_in_records(self, records: Records, text: bytes) -> Iterator[tuple[int, Finding]]:
+        if self._suspicious:
+            # Where sequences with unknown residues are left out, RNA is, too.
+            yield from find_suspicious_records(
+                records, text, self._molecule, rna_refused=self._impossible
+            )
+            yield from self._identities.find(records)
+        # Of DNA, upper-case letters may be wrong, too.
+        usual = self._molecule == "protein" or not text.translate(None, POSSIBLE["DNA"])
+        for number in records.odd if usual else range(len(records)):
+            raw, finding = records.raw(number), None
+            if self._impossible:
+                finding = find_impossible(raw, self._molecule)
+            if self._suspicious and not finding:
+                finding = find_suspicious(raw, self._molecule, gaps_kept=self._gaps_kept)
+            if finding:
+                yield number, finding
 
     def finish(self) -> None:
-        """Raise FastaError where the file holds what is no sequence of the molecule."""
+        """Raise FastaError, after the last records, for the first finding."""
         if self._suspicious:
-            _refuse_other_molecule(
-                self._path, self._molecule, self._composition.letters, self._foreign
-            )
+            _refuse_other_molecule(self._path, self._molecule, self._letters, self._foreign)
         if self._first:
             raise self._error(*self._first)
-        if self._suspicious and (place := self._find_in_file()):
-            line, finding = place
-            raise self._error(finding, line, None)
-
-    def _find_in_file(self) -> Place | None:
-        composition = self._composition.find() if self._molecule == "protein" else None
-        finders = self._widths, self._lengths, self._stated
-        return composition or next(filter(None, (finder.find() for finder in finders)), None)
+        if self._suspicious:
+            for line, finding in filter(None, (finder.find() for finder in self._finders)):
+                raise self._error(finding, line, None)
 
     def _error(self, finding: Finding, line: int, record: str | None) -> FastaError:
         message = f"{show(finding.text)} {finding.what}"
         if self._count > 1:
-            message += f" ({self._count:,} records are so, or odd in another way)"
+            message += f" ({self._count:,} records look wrong in this or another way)"
         if not finding.certain:
             message += f"; {_ALLOW}"
         return FastaError(message, path=self._path, record=record, line=line)
 
 
 def _refuse_other_molecule(path: Path, molecule: Molecule, total: int, foreign: int) -> None:
-    """Raise FastaError for a file of which `foreign` letters of `total` show another molecule."""
+    """Raise FastaError for a file if `foreign` of its `total` letters show the other molecule."""
     if total < MIN_LETTERS:
         return
     share = f"{100 * foreign / total:.0f}% of its {total:,} letters are in"

@@ -1,4 +1,4 @@
-"""Files whose records look like something else than sequences when they are taken together."""
+"""Recognise by its records together that a file holds something else than whole sequences."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from seqembed.checks.lines import Finding, Place
 from seqembed.checks.notations import NO_SEQUENCE
 from seqembed.fasta.records import Records
 
-# Of Foldseek's 20 letters of structure these three are half; of amino acids, a sixth. Collagen and
-# elastin have no D to speak of.
+# These three are half of Foldseek's 20 letters of structure, and a sixth of amino acids. Collagen
+# and elastin hardly have D.
 _FOLDSEEK = {b"D": 0.07, b"V": 0.12, b"P": 0.08}
 _FOLDSEEK_MIN_SHARE = 0.4
 _SAMPLE_LETTERS, _MIN_LETTERS = 1 << 20, 200
-# What R and pandas write for a missing value; peptides of these letters exist.
+# What R and pandas write for a missing value. Peptides of these letters exist.
 _MISSING, _MISSING_LETTERS = frozenset((b"NA", b"NAN")), 3
 _LONG = 20
-# How many sequences, of the most letters that spreadsheets and databases keep of a text, are too
-# many to be a matter of chance, where others are shorter.
+# Lengths at which spreadsheets and databases cut a text, and how many longest sequences of such a
+# length are no coincidence.
 _CUT = {255: 3, 256: 3, 4000: 2, 32_767: 1, 65_535: 1}
 _SHOWN_LETTERS = 100
 _LENGTH = re.compile(r"(?<![a-z])len(?:gth)?[ =:_]+([0-9]{1,12})(?![0-9.])", re.IGNORECASE)
@@ -27,16 +27,16 @@ _LENGTH = re.compile(r"(?<![a-z])len(?:gth)?[ =:_]+([0-9]{1,12})(?![0-9.])", re.
 
 @dataclass
 class Identities:
-    """Alignments in which a dot says: as in the first sequence.
+    """Finds records of an alignment in which a dot means: as in the first sequence.
 
-    width: columns of the first sequence, if it has no gap.
+    width: columns of the first sequence, None if it has gaps.
     """
 
     width: int | None = None
     begun: bool = False
 
     def find(self, records: Records) -> Iterator[tuple[int, Finding]]:
-        """The records, by number, that are dots for the most part, where the first has none."""
+        """Yield the records, by number, that are mostly dots, if the first record has none."""
         if not self.begun:
             self.begun = True
             self.width = None if _has_gap(records, 0) else int(records.lengths[0])
@@ -50,7 +50,7 @@ class Identities:
 
 
 def _has_gap(records: Records, number: int) -> bool:
-    """Whether there are gaps in a record's text, also where they are passed over."""
+    """Whether there are gaps in a record's text, even if they are dropped from its residues."""
     raw = records.raw(number)
     begin = max(0, raw.find(b"\n"))
     return any(raw.find(gap, begin) >= 0 for gap in (b".", b"-"))
@@ -58,14 +58,14 @@ def _has_gap(records: Records, number: int) -> bool:
 
 @dataclass
 class Lengths:
-    """The greatest length of a file's sequences, and how many have it."""
+    """Finds sequences that a program seems to have cut at its greatest length of a text."""
 
     records: int = 0
     longest: int = 0
     count: int = 0
     first: tuple[int, bytes] = (0, b"")
 
-    def add(self, records: Records) -> None:
+    def add(self, records: Records, text: bytes) -> None:
         """Count the records of one block."""
         self.records += len(records)
         longest = int(records.lengths.max(initial=0))
@@ -77,7 +77,7 @@ class Lengths:
             self.count += int((records.lengths == longest).sum())
 
     def find(self) -> Place | None:
-        """Whether sequences seem to be cut."""
+        """Return the first sequence that seems to be cut."""
         if not _CUT.get(self.longest, self.records) <= self.count < self.records:
             return None
         line, residues = self.first
@@ -89,17 +89,17 @@ class Lengths:
 
 @dataclass
 class StatedLengths:
-    """Whether the last record of a file is shorter than its header says, and no other is.
+    """Finds a last record that is shorter than its header says, where no other is.
 
-    Reads that were trimmed are so in many places; a file that was cut is so at its end.
+    Trimmed reads disagree in many records, a truncated file only in its last.
     """
 
     agreeing: int = 0
     others: int = 0
     last: Place | None = None
 
-    def add(self, records: Records) -> None:
-        """Compare the records of one block with what their headers say."""
+    def add(self, records: Records, text: bytes) -> None:
+        """Compare the lengths of records with those in their headers."""
         self.last = None
         # Programs that write lengths write them everywhere.
         if not _LENGTH.search(records.headers[-1]):
@@ -126,7 +126,10 @@ class StatedLengths:
 
 @dataclass
 class Composition:
-    """What the first letters of a file, and its shortest records, tell of the whole of it."""
+    """Finds letters of structure, and a missing value among long proteins.
+
+    sample: the first letters of the file. missing: line and text of the first missing value.
+    """
 
     letters: int = 0
     records: int = 0
@@ -145,7 +148,7 @@ class Composition:
             self.missing = next(pair for pair in pairs if pair[1] in _MISSING)
 
     def find(self) -> Place | None:
-        """What a protein file looks like."""
+        """Return what a protein file looks like, if not proteins."""
         if self.missing and self.letters > _LONG * self.records:
             return self.missing[0], Finding(1, self.missing[1], NO_SEQUENCE)
         if not self._is_foldseek():

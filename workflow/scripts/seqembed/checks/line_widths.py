@@ -1,4 +1,4 @@
-"""The widths of lines: where a header is missing, or words stand above a sequence."""
+"""Find a missing header, or a word above a sequence, by the widths of lines."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 from seqembed.checks.lines import Finding, Place
 from seqembed.fasta.records import Records
 
-# A program wraps at one width. Where lines have many, somebody did it by hand.
+# A program wraps at one width: many widths come from wrapping by hand.
 _MOST_STEPS = 0.05
 _LEAST_EQUAL = 4
-# Above a sequence, no short line of residues has one of these; many words have.
+# Rare in a short line of residues, frequent in words.
 _RARE = re.compile(rb"[OUBZ]", re.IGNORECASE)
 _SHORT = 30
-# Topology and structure stand in long runs of a letter, residues do not.
+# Annotations of topology and structure are long runs of a letter, residues are not.
 _RUNS = re.compile(rb"(?s)(.)\1*")
 _ANNOTATION_MIN = 15
 _ANNOTATION = "looks like an annotation of the line above it, not residues; remove such lines"
@@ -34,10 +34,10 @@ _WORDS = frozenset(
 
 @dataclass
 class LineWidths:
-    """What the lines of one file have in common.
+    """Counts pairs of neighbouring lines within the sequences of one file.
 
-    words: whether lines are looked at for words. pairs: neighbours within sequences; equal: of one
-    width; steps: where the second is longer.
+    words: whether to look for words. equal: pairs of one width; steps: pairs whose second line is
+    longer.
     """
 
     words: bool
@@ -48,8 +48,8 @@ class LineWidths:
     first_step: Place | None = None
     first_word: Place | None = None
 
-    def add(self, records: Records) -> None:
-        """Count the lines of one block; blank ones between others do not count."""
+    def add(self, records: Records, text: bytes) -> None:
+        """Count the pairs of one block; blank lines are left out."""
         widths = records.line_ends - records.line_begins
         letters = np.frombuffer(records.block + b"\n", np.uint8)[records.line_begins]
         # On Windows a blank line has a carriage return.
@@ -69,14 +69,14 @@ class LineWidths:
             self._look_below(records, int(filled[place + 1]))
 
     def _look_below(self, records: Records, number: int) -> None:
-        """Note a line, a number in the block, that annotates the one above it."""
+        """Note a line of the block, by its number, that annotates the one above it."""
         line = b"".join(records.line(number).split())
         if len(line) >= _ANNOTATION_MIN and len(_RUNS.findall(line)) * 5 < len(line):
             place = records.lines[0] + number
             self.first_annotation = self.first_annotation or (place, Finding(0, line, _ANNOTATION))
 
     def _look(self, records: Records, number: int, next_number: int) -> None:
-        """Count a line, a number in the block, that seems shorter than the next one."""
+        """Count a line of the block, by its number, if it is shorter than the next one."""
         line, below = (b"".join(records.line(n).split()) for n in (number, next_number))
         # Blanks, or a carriage return, are no part of their width.
         if not line or len(line) >= len(below):
@@ -92,7 +92,7 @@ class LineWidths:
             self.first_word = place, Finding(0, line, _WORD)
 
     def find(self) -> Place | None:
-        """What is suspicious about the file, with its line (from 1)."""
+        """Return what is suspicious about the file, with its line (from 1)."""
         few = self.steps <= max(1, _MOST_STEPS * self.pairs)
         if few and self.equal >= _LEAST_EQUAL:
             return self.first_annotation or self.first_word or self.first_step
@@ -100,14 +100,14 @@ class LineWidths:
 
 
 def _repeats_id(records: Records, number: int, line: bytes) -> bool:
-    """Whether a line is the id that stands in the header above it."""
+    """Whether a line repeats the id of the header above it."""
     owner = int(np.searchsorted(records.begins, records.line_begins[number], "right")) - 1
     above = records.block[records.ends[owner] : records.line_begins[number]]
     return not above.strip() and records.sequence_ids[owner].encode() == line
 
 
 def _is_word(line: bytes, below: bytes) -> bool:
-    """Whether a line is a word rather than residues; below: the line after it, which is longer."""
+    """Whether a line is a word rather than residues; below: the next line, which is longer."""
     if not line.isalpha() or len(line) > _SHORT:
         return False
     cased = line != line.upper() and below == below.upper()

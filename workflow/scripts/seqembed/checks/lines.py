@@ -1,8 +1,9 @@
-"""Lines of a record that cannot be residues of a molecule, or that look like something else."""
+"""Find lines of a record that cannot be residues, or look like something else."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from seqembed.checks.notations import find_notation
@@ -11,21 +12,17 @@ from seqembed.models.families import Molecule
 
 GREP_SEPARATOR = b"--"
 SHOWN_BYTES = 60
-# Every letter may stand for an amino acid, or several; of nucleotides these are IUPAC's codes, U of
-# RNA, and the X of programs that mask. Stops and gaps may be in both.
+# Every letter may mean an amino acid, or several. Nucleotides: IUPAC's codes, the U of RNA and the
+# X of masking programs. Both may hold stops and gaps.
 POSSIBLE = {
     "protein": bytes(range(ord("A"), ord("Z") + 1)) + b"*.-",
     "DNA": b"ACGTURYSWKMBDHVNX*.-",
-}
-_IMPOSSIBLE = {
-    molecule: re.compile(rb"[^" + re.escape(letters + letters.lower()) + rb"\s]")
-    for molecule, letters in POSSIBLE.items()
 }
 _PASSING = {
     molecule: letters + letters.lower() + b" \t\n\r\f\v" for molecule, letters in POSSIBLE.items()
 }
 _CHAINS = b":/|"
-# Blocks of another size than ten are taken for blocks where a line has several.
+# Groups of another size than ten count as blocks only if a line has several.
 _BLOCK, _FEW_GROUPS = 10, 3
 _NUCLEOTIDES = b"ACGTUNacgtun \t"
 _INNER_BLANK = re.compile(rb"\S[ \t]+\S")
@@ -34,13 +31,14 @@ _FILE_NAME = re.compile(
     re.IGNORECASE,
 )
 IS_WORD = "looks like a word, not residues"
-# A word behind a sequence, such as `Killed`.
+# Letters of a word below a sequence, such as `Killed`.
 _LONGEST_WORD = 20
 
 
 class Finding(NamedTuple):
-    """What a line of a record looks like; `line` counts from the record's header, 0.
+    """Something in a record that looks wrong.
 
+    line: counted from the record's header, 0; text: of the line; what: the rest of the message.
     certain: it cannot be residues, and no setting allows it.
     """
 
@@ -50,37 +48,36 @@ class Finding(NamedTuple):
     certain: bool = False
 
 
-# A finding, with the line of the file, from 1, that shows it.
+# A finding about a whole file, with the line (from 1) that shows it.
 Place = tuple[int, Finding]
 
 
 def show(text: bytes) -> str:
-    """The beginning of a line, as a message quotes it."""
+    """Quote the beginning of a line for a message."""
     cut = text[:SHOWN_BYTES].decode(errors="replace")
     return repr(cut + "..." * (len(text) > SHOWN_BYTES))
 
 
 def find_impossible(raw: bytes, molecule: Molecule) -> Finding | None:
-    """The first line of a record that holds what is no residue of this molecule."""
+    """Return the first line of a record that holds a character which no residue has."""
     body = raw.find(b"\n")
-    # A search for a byte of many takes ten times as long as to take all others away.
-    others = body >= 0 and raw[body:].translate(None, _PASSING[molecule])
-    found = _IMPOSSIBLE[molecule].search(raw, body) if others else None
-    if not found:
+    others = raw[body:].translate(None, _PASSING[molecule]) if body >= 0 else b""
+    if not others:
         return None
-    line = raw.count(b"\n", 0, found.start())
+    place = raw.index(others[:1], body)
+    line = raw.count(b"\n", 0, place)
     text = raw.split(b"\n")[line].strip()
     advice = "correct the line, or remove it"
-    if found[0] in _CHAINS:
+    if others[:1] in _CHAINS:
         advice = "give each chain of a complex a record of its own"
-    what = f"cannot be residues of {molecule}, for {name_character(raw, found.start())}; {advice}"
+    what = f"cannot be residues of {molecule}, for {name_character(raw, place)}; {advice}"
     return Finding(line, text, what, certain=True)
 
 
 def find_suspicious(raw: bytes, molecule: Molecule, *, gaps_kept: bool) -> Finding | None:
-    """The first line of a record that looks like something else than residues.
+    """Return the first line of a record that looks like something else than residues.
 
-    gaps_kept: `-` and `.` are embedded.
+    gaps_kept: whether `-` and `.` are embedded.
     """
     body = raw[raw.find(b"\n") + 1 :]
     if what := find_notation(body, molecule):
@@ -90,7 +87,7 @@ def find_suspicious(raw: bytes, molecule: Molecule, *, gaps_kept: bool) -> Findi
     if molecule == "protein" and _ends_with_word(body):
         *before, line = body.rstrip().split(b"\n")
         return Finding(1 + len(before), line.strip(), IS_WORD)
-    # Most records have neither, and need not be cut into lines.
+    # Most records have none of these, and need not be cut into lines.
     blanks = (b" " in body or b"\t" in body) and _INNER_BLANK.search(body)
     if not (blanks or b"-" in body or b"." in body):
         return None
@@ -100,15 +97,15 @@ def find_suspicious(raw: bytes, molecule: Molecule, *, gaps_kept: bool) -> Findi
 
 
 def _ends_with_word(body: bytes) -> bool:
-    """Whether the last line is a word in small letters below residues in capitals."""
+    """Whether the last line is a lower-case or title-case word below upper-case residues."""
     before, _, last = body.strip().rpartition(b"\n")
     if not last.strip().isalpha() or not 2 < len(last.strip()) <= _LONGEST_WORD:
         return False
     return last.istitle() and not before or before.isupper() and (last.istitle() or last.islower())
 
 
-def _find_words(lines: list[bytes], molecule: Molecule) -> list[Finding]:
-    """The first line with blanks that are not between blocks of one size."""
+def _find_words(lines: list[bytes], molecule: Molecule) -> Iterator[Finding]:
+    """Yield the lines whose blanks do not divide them into blocks of one size."""
     cut = [line.split() for line in lines]
     sizes = {_block_size(groups) for groups in cut if len(groups) > 1}
     solid = max((len(groups[0]) for groups in cut if len(groups) == 1), default=0)
@@ -117,15 +114,14 @@ def _find_words(lines: list[bytes], molecule: Molecule) -> list[Finding]:
         if len(groups) < 2:
             continue
         size = _block_size(groups)
-        if _overlap(groups):
-            return [Finding(number, line, "looks like overlapping words; write the sequence once")]
-        if molecule == "DNA" and not line.translate(None, _NUCLEOTIDES):
-            continue
         two = len(groups) < _FEW_GROUPS and size != _BLOCK and (filled == 1 or size > _BLOCK)
+        if _overlap(groups):
+            yield Finding(number, line, "looks like overlapping words; write the sequence once")
+        elif molecule == "DNA" and not line.translate(None, _NUCLEOTIDES):
+            continue
         # A line of residues in blocks has no neighbour that is longer than a block and has none.
-        if not size or len(sizes) > 1 or two or solid > size:
-            return [Finding(number, line, "looks like words, not residues")]
-    return []
+        elif not size or len(sizes) > 1 or two or solid > size:
+            yield Finding(number, line, "looks like words, not residues")
 
 
 def _overlap(groups: list[bytes]) -> bool:
@@ -136,17 +132,16 @@ def _overlap(groups: list[bytes]) -> bool:
 
 
 def _block_size(groups: list[bytes]) -> int:
-    """The size of the blocks that blanks divide a line into; 0 where they are of several sizes."""
+    """Return the size of the blocks in which a line is written; 0 if their sizes differ."""
     *whole, last = map(len, groups)
     return whole[0] if len(set(whole)) == 1 and last <= whole[0] else 0
 
 
-def _find_other_lines(lines: list[bytes], gaps_kept: bool) -> list[Finding]:
-    """The first line that grep or the shell left between residues."""
+def _find_other_lines(lines: list[bytes], gaps_kept: bool) -> Iterator[Finding]:
+    """Yield the lines that grep or the shell left between residues."""
     for number, line in enumerate(lines, 1):
         if line == GREP_SEPARATOR and gaps_kept:
             what = "is what `grep -A` writes between matches; remove these lines"
-            return [Finding(number, line, what)]
-        if _FILE_NAME.fullmatch(line):
-            return [Finding(number, line, "looks like the name of a file")]
-    return []
+            yield Finding(number, line, what)
+        elif _FILE_NAME.fullmatch(line):
+            yield Finding(number, line, "looks like the name of a file")

@@ -1,4 +1,4 @@
-"""Ways to write a sequence that are not one letter a residue."""
+"""Recognise sequences that are not written as one letter a residue."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ AMINO_ACIDS = frozenset(
     b"ALA ARG ASN ASP CYS GLN GLU GLY HIS ILE LEU LYS MET PHE PRO SER THR TRP TYR VAL "
     b"SEC PYL ASX GLX XAA UNK MSE".split()
 )
-NO_SEQUENCE = "is what is written where there is no sequence"
+NO_SEQUENCE = "is written where a sequence is missing"
 THREE_LETTERS = "looks like three-letter codes; write one letter a residue"
-# What programs write where there is no sequence, and people, in letters of any case.
+# What programs write for a missing sequence, and people, in any case.
 _MISSING = frozenset(b"nan NaN none None NONE null Null NULL nil".split())
 _WORDS = frozenset(
     b"error obsolete protein removed seq sequence tbd todo unavailable undefined unknown".split()
 )
 _LONGEST_WORD = 40
 _DISPLAYED = re.compile(rb"\A[A-Za-z\s]+\.{3}[A-Za-z\s]*\Z")
-# Of proteins, what is searched in the text of a sequence, and what it is then.
+# Expressions to search in a protein's text, and what it is if one is found.
 _PROTEIN = {
-    # Residues on both sides of where a protease cuts, as search engines of mass spectra have them.
+    # Search engines of mass spectra write the residues on both sides of a protease's cut.
     re.compile(rb"\A\s*[A-Z-]\.[A-Za-z]+\.[A-Z-]\s*\Z"): (
         "looks like a peptide with the residues beside it; write the peptide alone"
     ),
@@ -41,7 +41,7 @@ _PROTEIN = {
 
 
 def find_notation(body: bytes, molecule: Molecule) -> str | None:
-    """What the text of a sequence, line breaks included, looks like; None for residues."""
+    """Return what the text of a sequence, line breaks included, looks like; None for residues."""
     short = len(body) < _LONGEST_WORD and body.strip()
     if short and (short in _MISSING or short.lower() in _WORDS):
         return NO_SEQUENCE
@@ -55,9 +55,9 @@ def find_notation(body: bytes, molecule: Molecule) -> str | None:
 
 
 def is_three_letter_codes(text: bytes) -> bool:
-    """Whether these are names of amino acids, as in `MetLys` or `MET LYS`."""
+    """Whether the text is three-letter codes, as in `MetLys` or `MET LYS`."""
     letters = re.sub(rb"[\s-]", b"", text)
-    # Most sequences begin with none, and need not be cut.
+    # Most sequences do not begin with a code, and need not be cut.
     if letters[:3].upper() not in AMINO_ACIDS or len(letters) % 3 or not letters.isalpha():
         return False
     codes = [letters[place : place + 3] for place in range(0, len(letters), 3)]

@@ -1,10 +1,11 @@
-"""Records that look like something else than sequences of one molecule, whatever their letters."""
+"""Find records that look like something else, although all their letters may be residues."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 from collections.abc import Iterator
+from typing import AnyStr
 
 import numpy as np
 
@@ -15,31 +16,32 @@ from seqembed.models.families import Molecule
 
 NUCLEOTIDES = b"ACGTUN"
 DNA_MIN_SHARE = 0.95
-# Fewer letters do not tell what a record holds.
+# Fewer letters do not show what a record holds.
 MIN_RECORD_LETTERS = 60
-# Secondary structure by DSSP and its like, and by three states: runs of helix and of strand.
+# Letters of secondary structure, by DSSP or in three states, and runs of helix and strand.
 _STRUCTURE = b"HECTSGBIPL"
-_STRUCTURE_MIN = 15
 _RUNS = re.compile(rb"H{3,}|E{3,}")
-_PREFIX = 12
-# Behind the `>` stand two letters and this.
-_PIR, _PIR_PLACE = re.compile(r"(P1|F1|D[LC]|R[LC]|N[13]|XX);"), 3
 # No name ends so: it would have other letters, too.
 _AMINO_ACIDS = b"ACDEFGHIKLMNPQRSTVWY"
+_IS_AMINO_ACID = np.array([byte in _AMINO_ACIDS for byte in range(256)])
 _HEADER_RESIDUES = re.compile(r"[ACDEFGHIKLMNPQRSTVWY]{30,}\Z")
 _HEADER_END = 200
 _IS_PIR = "is PIR, whose second line is a title, not residues; convert the file to FASTA"
 _IS_GAP_LINE = "is a gap of NCBI's tbl2asn within the record above; write its N, or leave it out"
 _HAS_RESIDUES = "looks like a sequence within a header: is a line break missing before it?"
-_GAP_LINE = re.compile(r"\?(unk)?[0-9]+")
 _ENTITIES = frozenset(("ccd", "smiles", "ligand", "glycan", "dna", "rna", "protein"))
-# By their first two letters. They stand first, or behind a short name of the chain.
-_IS_ENTITY, _CHAIN_BYTES = np.zeros((256, 256), np.bool_), 6
-for _kind in _ENTITIES:
-    for _two in (_kind[:2], _kind[:2].upper(), _kind[:2].title()):
-        _IS_ENTITY[ord(_two[0]), ord(_two[1])] = True
-# Classes of amino acids in place of them: of Dayhoff, and hydrophobic or polar.
-_REDUCED, _REDUCED_MIN = (b"ABCDEF", b"HP"), 15
+# The beginning of odd headers. A kind of molecule may follow the short name of a chain.
+_ODD_HEADER = re.compile(
+    rf"\n(?:(?P<pir>(?:P1|F1|D[LC]|R[LC]|N[13]|XX);)|(?P<gap>\?(?:unk)?[0-9]+$)|"
+    rf"(?:[^|\n]{{,5}}\|)?(?i:{'|'.join(sorted(_ENTITIES))})(?![^|\s]))",
+    re.MULTILINE,
+)
+# Reduced alphabets: the classes of Dayhoff, and hydrophobic or polar.
+_REDUCED = b"ABCDEF", b"HP"
+# Sequences begin like this that are written in another alphabet; proteins hardly do.
+_UNUSUAL = re.compile(
+    rb"\n(?:[HECTSGBIPL]{15}|[ACGTUN]{12}|[ABCDEF]{15}|[HP]{15}|(?:%b){2})" % b"|".join(AMINO_ACIDS)
+)
 _USUAL, _WORD_LETTERS = bytes(byte for byte in range(256) if byte not in b"OU"), 20
 _COMPLEMENT, _STRAND_MIN = bytes.maketrans(b"ACGTU", b"TGCAA"), 10
 
@@ -47,56 +49,60 @@ _COMPLEMENT, _STRAND_MIN = bytes.maketrans(b"ACGTU", b"TGCAA"), 10
 def find_suspicious_records(
     records: Records, text: bytes, molecule: Molecule, *, rna_refused: bool
 ) -> Iterator[tuple[int, Finding]]:
-    """Records that look like something else, by number; text: the residues of all.
+    """Yield records that look like something else, by number; text: the residues of all.
 
-    rna_refused: RNA is no DNA, and would be read.
+    rna_refused: whether RNA is refused for a model of DNA.
     """
-    yield from _find_odd_headers(records)
-    yield from _find_other_entities(records, molecule)
+    yield from _find_odd_headers(records, molecule)
     if molecule == "DNA":
         yield from _find_double_strands(records)
         yield from _find_rna(records, text) if rna_refused else ()
         return
     yield from _find_words(records)
-    for number in _candidates(records, text):
+    for number, _ in _search(_UNUSUAL, b"\n" + b"\n".join(records.residues), b"\n"):
         if name := _name_protein(records.residues[number]):
             yield number, Finding(1, records.residues[number], name)
 
 
-def _find_odd_headers(records: Records) -> Iterator[tuple[int, Finding]]:
-    """The records whose header is of another format, or has residues in it.
+def _search(
+    expression: re.Pattern[AnyStr], text: AnyStr, feed: AnyStr
+) -> Iterator[tuple[int, re.Match[AnyStr]]]:
+    """Search lines, each behind a line feed; yield the number of a line with what was found.
 
-    What most files have nowhere is looked for in one step, and is tested only where it is.
+    One search of many lines takes much less time than one search each.
     """
-    letters = np.frombuffer(records.block, np.uint8)
-    kinds = (
-        (letters[records.begins + _PIR_PLACE] == ord(";"), _PIR.match, _IS_PIR),
-        (letters[records.begins + 1] == ord("?"), _GAP_LINE.fullmatch, _IS_GAP_LINE),
-    )
-    for places, matches, what in kinds:
-        for number in np.flatnonzero(places).tolist():
-            if matches(records.headers[number]):
-                yield number, Finding(0, records.headers[number].encode(), what)
-    for number in np.flatnonzero(_IS_AMINO_ACID[letters[records.ends - 1]]).tolist():
+    number, place = -1, 0
+    for found in expression.finditer(text):
+        number += text.count(feed, place, found.start() + 1)
+        place = found.start() + 1
+        yield number, found
+
+
+def _find_odd_headers(records: Records, molecule: Molecule) -> Iterator[tuple[int, Finding]]:
+    """Yield records whose header shows another format or molecule, or has residues in it."""
+    for number, found in _search(_ODD_HEADER, "\n" + "\n".join(records.headers), "\n"):
+        if what := _name_header(found, records.sequence_ids[number], molecule):
+            yield number, Finding(0, records.headers[number].encode(), what)
+    last = np.frombuffer(records.block, np.uint8)[records.ends - 1]
+    for number in np.flatnonzero(_IS_AMINO_ACID[last]).tolist():
         if _ends_with_residues(records, number):
             yield number, Finding(0, records.headers[number].encode(), _HAS_RESIDUES)
 
 
-def _find_other_entities(records: Records, molecule: Molecule) -> Iterator[tuple[int, Finding]]:
-    """The records that are something else by their header, as in the input of Boltz and Chai."""
-    letters = np.frombuffer(records.block + bytes(_CHAIN_BYTES + 2), np.uint8)
-    heads = letters[records.begins[:, None] + np.arange(1, _CHAIN_BYTES + 3)]
-    entities, bars = _IS_ENTITY[heads[:, :-1], heads[:, 1:]], heads == ord("|")
-    behind = (bars[:, :-2] & entities[:, 1:]).any(axis=1)
-    for number in np.flatnonzero(entities[:, 0] | behind).tolist():
-        kinds = _ENTITIES.intersection(records.sequence_ids[number].lower().split("|")[:2])
-        if kinds - {"protein" if molecule == "protein" else "dna"}:
-            what = f"says that this is {', '.join(kinds)}, no {molecule}; remove the record"
-            yield number, Finding(0, records.headers[number].encode(), what)
+def _name_header(found: re.Match[str], sequence_id: str, molecule: Molecule) -> str | None:
+    """Return what a header shows; Boltz and Chai write the kind of molecule into it."""
+    if found["pir"]:
+        return _IS_PIR
+    if found["gap"]:
+        return _IS_GAP_LINE
+    kinds = _ENTITIES.intersection(sequence_id.lower().split("|")[:2])
+    if kinds - {"protein" if molecule == "protein" else "dna"}:
+        return f"says that this is {', '.join(kinds)}, not {molecule}; remove the record"
+    return None
 
 
 def _find_double_strands(records: Records) -> Iterator[tuple[int, Finding]]:
-    """The records whose second line is the other strand of the first."""
+    """Yield records whose second line is the other strand of the first."""
     headers = np.searchsorted(records.line_begins, records.begins)
     for number in np.flatnonzero(np.append(headers[1:], len(records.line_begins)) - headers > 2):
         one, two = (records.line(headers[number] + below).upper() for below in (1, 2))
@@ -106,14 +112,14 @@ def _find_double_strands(records: Records) -> Iterator[tuple[int, Finding]]:
 
 
 def _find_rna(records: Records, text: bytes) -> Iterator[tuple[int, Finding]]:
-    """The records with U in place of T, of which a model of DNA knows three letters alone."""
+    """Yield records with U in place of T, of which a model of DNA knows only three letters."""
     for number, residues in enumerate(records.residues if b"U" in text else []):
         if b"T" not in residues and residues.count(b"U") >= max(2, len(residues) / 20):
             yield number, Finding(1, residues, "is RNA; write T for U for a model of DNA")
 
 
 def _ends_with_residues(records: Records, number: int) -> bool:
-    """Whether a header ends with a sequence, and not with one that its record holds."""
+    """Whether a header ends with a sequence that its record does not hold."""
     found = _HEADER_RESIDUES.search(records.headers[number][-_HEADER_END:])
     if not found or len(set(found[0])) < 4:
         return False
@@ -121,7 +127,7 @@ def _ends_with_residues(records: Records, number: int) -> bool:
 
 
 def _find_words(records: Records) -> Iterator[tuple[int, Finding]]:
-    """The short sequences that have O, and more letters which proteins hardly have."""
+    """Yield short sequences with more O and U than peptides have."""
     for number in np.flatnonzero(
         (records.lengths > 3) & (records.lengths <= _WORD_LETTERS)
     ).tolist():
@@ -131,41 +137,13 @@ def _find_words(records: Records) -> Iterator[tuple[int, Finding]]:
             yield number, Finding(1, residues, IS_WORD)
 
 
-def _candidates(records: Records, text: bytes) -> list[int]:
-    """The records that begin as usual proteins do not.
-
-    Few operations for all of them, so that usual files take little time.
-    """
-    lengths = records.lengths
-    begins = np.cumsum(lengths) - lengths
-    letters = np.frombuffer(text + bytes(_PREFIX), np.uint8)
-    first = letters[begins[:, None] + np.arange(_PREFIX)]
-    kinds = np.bitwise_and.reduce(_KINDS[first], axis=1)
-    structure = (kinds & 1 > 0) & (lengths >= _STRUCTURE_MIN)
-    dna = (kinds & 2 > 0) & (lengths >= MIN_RECORD_LETTERS)
-    reduced = (kinds & 4 > 0) & (lengths >= _REDUCED_MIN)
-    codes = _IS_CODE[first[:, 0], first[:, 1]] & _IS_CODE[first[:, 3], first[:, 4]]
-    return np.flatnonzero(structure | dna | reduced | codes).tolist()
-
-
-# Of each letter: whether it may be of a structure (1), of DNA (2), and of a reduced alphabet (4).
-_KINDS = np.zeros(256, np.uint8)
-for _bit, _letters in ((1, _STRUCTURE), (2, NUCLEOTIDES), (4, b"".join(_REDUCED))):
-    _KINDS[list(_letters)] |= _bit
-# By the first two letters of a code.
-_IS_CODE = np.zeros((256, 256), np.bool_)
-for _code in AMINO_ACIDS:
-    _IS_CODE[_code[0], _code[1]] = True
-_IS_AMINO_ACID = np.array([byte in _AMINO_ACIDS for byte in range(256)])
-
-
 def _name_protein(residues: bytes) -> str | None:
-    """What a sequence looks like, if not like a protein."""
+    """Return what a sequence looks like, if not like a protein."""
     if is_three_letter_codes(residues):
         return THREE_LETTERS
     if not residues.translate(None, _STRUCTURE) and _has_runs(residues):
         return "looks like secondary structure, not residues; remove the record"
-    if len(residues) >= _REDUCED_MIN and _is_reduced(residues):
+    if _is_reduced(residues):
         return "looks like classes of amino acids, not residues"
     if len(residues) >= MIN_RECORD_LETTERS and _is_dna(residues):
         return "looks like DNA or RNA; translate it first, or remove the record"
@@ -173,19 +151,19 @@ def _name_protein(residues: bytes) -> str | None:
 
 
 def _is_reduced(residues: bytes) -> bool:
-    """Whether there are only letters of a reduced alphabet; proteins have next to no B."""
+    """Whether all letters are of a reduced alphabet; proteins hardly have B."""
     dayhoff, polarity = (not residues.translate(None, letters) for letters in _REDUCED)
     return (dayhoff and b"B" in residues) or (polarity and len(set(residues)) > 1)
 
 
 def _has_runs(residues: bytes) -> bool:
-    """Whether a third of the letters are in runs of H or E, beside others."""
+    """Whether a third of the letters are in runs of H or E, and there are other letters."""
     runs = sum(map(len, _RUNS.findall(residues)))
-    return len(residues) >= _STRUCTURE_MIN and runs >= len(residues) / 3 and len(set(residues)) > 1
+    return runs >= len(residues) / 3 and len(set(residues)) > 1
 
 
 def _is_dna(residues: bytes) -> bool:
-    """Whether nearly all letters are nucleotides', and of three kinds at least."""
+    """Whether nearly all letters are of nucleotides, and of at least three kinds."""
     counts = Counter(residues)
     kinds = sum(counts[byte] > len(residues) / 20 for byte in NUCLEOTIDES)
     share = sum(counts[byte] for byte in NUCLEOTIDES) / len(residues)

@@ -1,48 +1,34 @@
-"""Residues as a model reads them: what it does not know, and files of the other molecule."""
+"""Check FASTA files for a model: residues that it does not know, gaps, and other text."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from seqembed.checks.file_check import FileCheck, Suspicious
-from seqembed.checks.gaps import GapCheck, Gaps
-from seqembed.checks.places import FirstPlaces, find_unknown
-from seqembed.errors import ResidueError, count_of
-from seqembed.fasta.characters import name_character
+from seqembed.checks.tally import Tally
+from seqembed.errors import ResidueError
 from seqembed.fasta.reader import read_batches
-from seqembed.fasta.records import Record, Records
+from seqembed.fasta.records import GAPS, Record, Records
 from seqembed.models.families import Molecule
 
 InvalidResidues = Literal["error", "unk", "skip"]
+Gaps = Literal["error", "remove", "keep"]
 
-SHOWN_LETTERS = 5
-
+_NO_GAPS = bytes(byte for byte in range(256) if byte not in GAPS)
 _HINTS = {
     ("protein", "'*'"): "a stop may only end a sequence, which can be cut there",
     ("DNA", "'U'"): "RNA can be written with T for U",
 }
 
 
-def _count_characters(text: bytes) -> dict[str, int]:
-    """How often each character occurs, by name; a byte that is part of none counts as one."""
-    if text.isascii():
-        return {name_character(bytes([byte]), 0): count for byte, count in Counter(text).items()}
-    letters = Counter(text.decode(errors="surrogateescape"))
-    return {
-        name_character(letter.encode(errors="surrogateescape"), 0): count
-        for letter, count in letters.items()
-    }
-
-
 class ResidueCheck:
-    """Reads files for one model, and counts what it does not know in them.
+    """Reads the files of a dataset for one model, and counts the residues that it does not know.
 
-    letters: the residues that the model knows; invalid_residues: what becomes of others; gaps: what
-    becomes of `-` and `.`; suspicious: whether what looks like no residues is allowed. Raises
-    ValueError for what these cannot be. Memory does not grow with what is found.
+    letters: the residues that the model knows; invalid_residues: what to do with others; gaps: what
+    to do with `-` and `.`; suspicious: what to do with what looks like something else. Memory does
+    not grow with what is found.
     """
 
     def __init__(
@@ -54,26 +40,18 @@ class ResidueCheck:
         gaps: Gaps,
         suspicious: Suspicious,
     ) -> None:
-        if invalid_residues not in get_args(InvalidResidues):
-            choices = ", ".join(get_args(InvalidResidues))
-            raise ValueError(f"invalid_residues must be one of {choices}, not {invalid_residues!r}")
-        self._letters, self._molecule, self._asked = letters, molecule, invalid_residues
-        # Where gaps are refused, the check of gaps speaks of them.
-        self._passing = letters + (b"-." if gaps == "error" else b"")
-        self._gaps, self._suspicious = GapCheck(gaps), suspicious
-        self._records = self._sequences = 0
-        self._counts: Counter[str] = Counter()
-        self._places = FirstPlaces()
-
-    @property
-    def gaps(self) -> Gaps:
-        return self._gaps.asked
+        self.gaps, self._suspicious = gaps, suspicious
+        self._molecule, self._asked = molecule, invalid_residues
+        self._records = 0
+        self._gaps = Tally(_NO_GAPS, "gap")
+        # Refused gaps are counted by themselves.
+        self._unknown = Tally(letters + (GAPS if gaps == "error" else b""), "residue")
 
     def read(self, path: Path) -> Iterator[tuple[Records, list[str | None]]]:
         """Yield records of a file, and for each the reason to leave it out, if there is one.
 
-        Raises FastaError as read_batches does, and, at the end, where the file holds what is no
-        sequence of the molecule: nothing counts until the iterator is exhausted.
+        Raises FastaError as read_batches does, and at the end of a file that holds something else
+        than sequences of the molecule: no record counts until the iterator is exhausted.
         """
         file = FileCheck(
             path,
@@ -85,65 +63,62 @@ class ResidueCheck:
         for records in read_batches(path, without_gaps=self.gaps == "remove"):
             text = b"".join(records.residues)
             file.look(records, text)
-            self._gaps.look(path, records)
+            if self.gaps == "error":
+                for number in records.odd:
+                    self._gaps.add(path, records[number])
             yield records, self._exclude_all(path, records, text)
         file.finish()
 
     def finish(self) -> None:
-        """Raise ResidueError, after the last file, where what was found allows no way on."""
-        self._gaps.finish()
-        if self._sequences and self._asked == "error":
-            raise ResidueError(self._opening() + self._found() + self._advice() + self._first())
-        if self._sequences == self._records > 0 and self._asked == "skip":
-            message = f"{self._opening()}`invalid_residues: skip` leaves no sequence to embed: "
-            raise ResidueError(message + self._found() + self._advice() + self._first())
+        """Raise ResidueError, after the last file, if the settings refuse what was found."""
+        if self._gaps.sequences:
+            gaps, sequences, kinds = self._gaps.amounts
+            raise ResidueError(
+                f"{gaps} in {sequences} {kinds}, as in an alignment; set `gaps: remove` to have "
+                "them taken out, or `gaps: keep` to embed them as the model's own gap token "
+                f"(after --config: gaps=remove){self._gaps.first}"
+            )
+        refused = self._unknown.sequences
+        if refused and self._asked == "error":
+            raise self._error("")
+        if refused == self._records > 0 and self._asked == "skip":
+            raise self._error("`invalid_residues: skip` leaves no sequence to embed: ")
 
     def summary(self) -> str | None:
-        """What became of residues that the model does not know; None where there are none."""
-        if not self._sequences:
+        """Say what is done with residues that the model does not know; None if there are none."""
+        if not self._unknown.sequences:
             return None
         if self._asked == "skip":
-            what = f"{self._sequences:,} of {self._records:,} sequences are left out: "
-            return what + self._found() + self._first()
-        return f"{self._found()}; they are read as its unknown token{self._first()}"
+            left_out = f"{self._unknown.sequences:,} of {self._records:,} sequences are left out: "
+            return left_out + self._found() + self._unknown.first
+        return f"{self._found()}; they are read as its unknown token{self._unknown.first}"
 
     def _exclude_all(self, path: Path, records: Records, text: bytes) -> list[str | None]:
-        """Count records, of which `text` is all residues; return the reasons to leave them out."""
+        """Count records, and return the reasons to leave them out; text: the residues of all."""
         self._records += len(records)
-        if not text.translate(None, self._passing):
+        if not text.translate(None, self._unknown.letters):
             return [None] * len(records)
         return [self._exclude(path, record) for record in records]
 
     def _exclude(self, path: Path, record: Record) -> str | None:
-        unknown = find_unknown(record.residues, self._passing)
-        if not unknown:
-            return None
-        self._sequences += 1
-        self._counts.update(_count_characters(record.residues.translate(None, self._passing)))
-        self._places.add(path, record, str(unknown), unknown.count)
-        if self._asked != "skip":
+        unknown = self._unknown.add(path, record)
+        if not unknown or self._asked != "skip":
             return None
         return f"residue {unknown} is unknown to the model ({unknown.count:,} such)"
 
-    def _opening(self) -> str:
-        if self._molecule == "DNA" and "'N'" in self._counts:
-            return "sequences hold N, as contigs often do: "
-        return ""
+    def _error(self, problem: str) -> ResidueError:
+        names = self._unknown.counts
+        contigs = self._molecule == "DNA" and "'N'" in names
+        opening = "sequences hold N, as contigs often do: " if contigs else ""
+        skip = ", or `skip` to leave these sequences out" if self._asked == "error" else ""
+        advice = [
+            "set `embedding: {invalid_residues: unk}` to have them read as its unknown token"
+            f"{skip} (after --config: 'embedding={{invalid_residues: unk}}')"
+        ]
+        advice += [_HINTS[key] for name in names if (key := (self._molecule, name)) in _HINTS]
+        message = "; ".join([opening + problem + self._found(), *advice])
+        return ResidueError(message + self._unknown.first)
 
     def _found(self) -> str:
-        kinds = self._counts.most_common(SHOWN_LETTERS)
-        shown = ", ".join(f"{name} {count:,}" for name, count in kinds)
-        more = ", ..." if len(self._counts) > SHOWN_LETTERS else ""
-        residues = count_of(self._counts.total(), "residue")
-        sequences = count_of(self._sequences, "sequence")
-        return f"the model does not know {residues} of {sequences} ({shown}{more})"
-
-    def _advice(self) -> str:
-        unk = "set `embedding: {invalid_residues: unk}` to have them read as its unknown token"
-        skip = ", or `skip` to leave these sequences out" if self._asked == "error" else ""
-        on_command_line = " (after --config: 'embedding={invalid_residues: unk}')"
-        hints = [_HINTS[key] for name in self._counts if (key := (self._molecule, name)) in _HINTS]
-        return "; ".join([f"; {unk}{skip}{on_command_line}", *hints])
-
-    def _first(self) -> str:
-        return f"; the first: {self._places}"
+        residues, sequences, kinds = self._unknown.amounts
+        return f"the model does not know {residues} of {sequences} {kinds}"

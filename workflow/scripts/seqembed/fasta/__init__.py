@@ -1,1 +1,1 @@
-"""FASTA files, read record by record; what is wrong with one is an error with its line."""
+"""Reads FASTA files; an error names the file, the record and the line."""

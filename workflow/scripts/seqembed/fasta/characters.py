@@ -1,21 +1,21 @@
-"""Names of characters, for messages: of those that nobody sees, too."""
+"""Names of characters for messages, those that cannot be seen included."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 
-# What ends an id: a no-break space and its like look like a blank, and NCBI puts a control
-# character between the headers of equal sequences.
+# These end an id. A no-break space looks like a blank, and NCBI joins the headers of equal
+# sequences by a control character.
 BLANK_TEXT = re.compile("[ \t\x01\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
-# Nobody sees these, and an id with one of them is not the id that it looks like.
+# These cannot be seen: an id with one of them is not the id that it looks like.
 INVISIBLE = re.compile("[\u00ad\u034f\u180e\u200b-\u200f\u2060-\u2064\ufeff]")
 
 
 def name_character(text: bytes, place: int) -> str:
-    """The character at a place of UTF-8 text, such as 'J' or U+200B ZERO WIDTH SPACE.
+    """Name the character at a place of UTF-8 text, such as 'J' or U+200B ZERO WIDTH SPACE.
 
-    A byte that is part of no character is named by its value.
+    A byte that belongs to no character is named by its value.
     """
     if 32 < text[place] < 127:
         return repr(chr(text[place]))
@@ -30,5 +30,5 @@ def name_character(text: bytes, place: int) -> str:
 
 
 def name_letter(letter: str) -> str:
-    """One character's code point and name."""
+    """Return a character's code point and Unicode name."""
     return f"U+{ord(letter):04X} {unicodedata.name(letter, 'without a name')}"

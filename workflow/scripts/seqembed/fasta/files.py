@@ -1,4 +1,4 @@
-"""The FASTA files that a user names, by path or pattern."""
+"""Find the FASTA files that a user names by path or pattern."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ _ODD_IN_NAMES = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 def find_fasta_files(patterns: str | list[str]) -> list[Path]:
     """Return the files of each pattern, sorted within a pattern, each file once.
 
-    `~` and variables are filled in. Folders that a pattern matches are passed over. Raises
-    FastaError for a pattern that matches no file, and for whatever it matches that cannot be read
-    twice.
+    `~` and environment variables are expanded. Folders that a pattern matches are left out. Raises
+    FastaError for a pattern that matches no file, and for a pipe, a device or a socket.
     """
     found: dict[str, Path] = {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
@@ -35,20 +34,20 @@ def find_fasta_files(patterns: str | list[str]) -> list[Path]:
 
 
 def _matches(pattern: str) -> list[str]:
-    # A name that exists is taken as it is: brackets are allowed in file names.
+    # An existing path is no pattern: file names may hold brackets.
     if os.path.lexists(pattern) or not (glob.has_magic(pattern) or "\0" in pattern):
         return [pattern]
     paths = glob.glob(pattern, recursive=True)
     files = sorted(path for path in paths if not os.path.isdir(path))
     if not files:
-        what = "matches folders alone; name the files in them" if paths else "matches no file"
+        what = "matches only folders; name the files in them" if paths else "matches no file"
         message = f"{what}; correct the path or the pattern"
         raise FastaError(message, path=_shown(pattern))
     return files
 
 
 def _refuse_irregular(path: str) -> None:
-    """Raise FastaError unless this is a file, which index and split can both read."""
+    """Raise FastaError unless this is a regular file, which `verify` can read again."""
     if _ODD_IN_NAMES.search(path):
         message = "the name holds control characters, or is not UTF-8; rename the file or folder"
         raise FastaError(message, path=_shown(path))
@@ -76,5 +75,5 @@ def _explain_unreachable(path: str, error: OSError) -> str:
 
 
 def _shown(path: str) -> str:
-    """The path on one line, such as a log can hold."""
+    """Return the path on one line, its control characters escaped."""
     return _ODD_IN_NAMES.sub(lambda found: ascii(found[0])[1:-1], path)

@@ -1,4 +1,4 @@
-"""Files that are no FASTA: what they are, by how they begin."""
+"""Recognise files of other formats by their beginning."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NoReturn
 from seqembed.errors import FastaError
 from seqembed.fasta.compression import compression_of
 
-# What text before the first header begins with, and what the file is then.
+# The beginning of the text before the first header, and what such a file is.
 _BEGINNINGS = {
     rb"\xff\xfe|\xfe\xff": "is UTF-16; save the file as UTF-8",
     rb"PK\x03\x04": "is a zip archive; unpack it, or compress the FASTA file with gzip",
@@ -34,7 +34,7 @@ _OTHER = "text before the first header; a FASTA file begins with `>`, remove wha
 
 
 def refuse_preamble(text: bytes, path: str | Path, line: int) -> NoReturn:
-    """Raise FastaError for text before the first header; line: where it begins."""
+    """Raise FastaError for `text` before the first header; line: the text's first."""
     if compression_of(text):
         raise FastaError("is compressed twice; unpack it once", path=path, line=line)
     found = (explanation for begin, explanation in _KINDS.items() if begin.match(text))

@@ -1,7 +1,7 @@
-"""FASTA of any molecule, plain or compressed, read in one streaming pass.
+"""Read FASTA files, plain or compressed, in one streaming pass.
 
-All work on residues is done by operations on many bytes at once, so that the time is linear in the
-size of the file; the memory is that of the largest record.
+Residues are handled by operations on many bytes at once, so that time is linear in the size of the
+file. Memory is that of the largest record.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ from pathlib import Path
 from seqembed.errors import FastaError
 from seqembed.fasta.compression import read_chunks
 from seqembed.fasta.other_formats import refuse_preamble
-from seqembed.fasta.record_faults import RecordFault, check_record
+from seqembed.fasta.record_faults import find_fault
 from seqembed.fasta.records import BLANKS, Record, Records, parse
 
 CHUNK_BYTES = 1 << 18
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
-# Lines in a row that begin with `;`. None is looked at twice, however many there are.
+# Consecutive lines that begin with `;`. Possessive: no line is looked at twice, however many.
 _COMMENTS = re.compile(rb"(?m)^;.*+(?:\n;.*+)*+")
-_ODD_IN_NAMES = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 def read_records(path: str | Path, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Record]:
@@ -35,8 +34,8 @@ def read_batches(
 ) -> Iterator[Records]:
     """Yield the records of a FASTA file in order, one or more at a time.
 
-    without_gaps: `-` and `.` are passed over as blanks are. Raises FastaError, with the record and
-    the line, for whatever is no FASTA, when all records before it were yielded.
+    without_gaps: drop `-` and `.` from sequences, as blanks are. Raises FastaError, with record and
+    line, for whatever is not FASTA, after the records before it were yielded.
     """
     line, offset, seen = 1, 0, False
     for block in _blocks(read_chunks(path, chunk_bytes)):
@@ -52,7 +51,7 @@ def read_batches(
 
 
 def _blocks(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Cut a file before the last `>` of each chunk that begins a line; none is empty."""
+    """Cut a file into blocks of whole records, none empty: at the last header of each chunk."""
     parts: list[bytes] = []
     last = b"\n"
     for chunk in chunks:
@@ -70,10 +69,10 @@ def _blocks(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _find_first_header(block: bytes, path: str | Path, line: int) -> int:
-    """Where the first header of a block begins, its length where it has none.
+    """Return where the first header of a block begins, or the block's length if it has none.
 
     line: the block's first. Raises FastaError for text before the header; a byte-order mark at the
-    top of the file is passed over.
+    beginning of the file is ignored.
     """
     top = len(BYTE_ORDER_MARK) if line == 1 and block.startswith(BYTE_ORDER_MARK) else 0
     begin = top
@@ -86,19 +85,19 @@ def _find_first_header(block: bytes, path: str | Path, line: int) -> int:
 
 
 def _blank_comments(block: bytes) -> bytes:
-    """Put blanks in place of comments, so that all else stays where it is.
+    """Replace comments by blanks, so that all offsets stay as they are.
 
-    The first FASTA programs had them below a header or above the next one. Between residues such a
-    line may as well begin a record of an older format, and stays.
+    The first FASTA programs wrote them below a header or above the next one. Between residues, a
+    line with `;` stays: it may begin a record of an older format.
     """
-    # Most blocks have none, and are searched for a byte much faster.
+    # Most blocks have none, and a search for one byte is much faster.
     if b";" not in block or b"\n;" not in block:
         return block
     return _COMMENTS.sub(lambda run: _blank(run) if _is_comment(run) else run[0], block)
 
 
 def _is_comment(run: re.Match[bytes]) -> bool:
-    """Whether lines of a block stand below a header, above one, or at the end."""
+    """Whether these lines are below a header, above one, or at the end of the block."""
     block, begin = run.string, run.start()
     above = block.rfind(b"\n", 0, max(0, begin - 1)) + 1
     below = block[run.end() : run.end() + 2]
@@ -110,14 +109,14 @@ def _blank(run: re.Match[bytes]) -> bytes:
 
 
 def _refuse_faults(records: Records, path: str | Path, without_gaps: bool) -> Iterator[Records]:
-    """Yield the records; raise FastaError for the first that is none, after those before it."""
+    """Yield the records; raise FastaError for the first faulty one after those before it."""
     for number in records.odd:
-        try:
-            check_record(records.raw(number), records[number], without_gaps=without_gaps)
-        except RecordFault as fault:
-            # One of these may have a fault of another kind, which comes first.
-            if number:
-                yield records.before(number)
-            line = records.lines[number] + fault.line
-            raise FastaError(fault.message, path=path, record=fault.record, line=line) from None
+        raw, line = records.raw(number), records.lines[number]
+        if fault := find_fault(raw, records[number], without_gaps=without_gaps):
+            # In the records before it the caller may find another fault, which comes first.
+            if before := records.block[: records.begins[number]]:
+                first, offset = records.lines[0], records.byte_offsets[0]
+                yield parse(before, first, offset, without_gaps=without_gaps)
+            message, below, record = fault
+            raise FastaError(message, path=path, record=record, line=line + below)
     yield records

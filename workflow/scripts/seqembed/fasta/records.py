@@ -1,4 +1,4 @@
-"""FASTA records, cut many at a time from a block of text."""
+"""Parse many FASTA records at a time from a block of text."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ BLANKS = b" \t\r\n\v\f"
 GAPS = b"-."
 
 _LINE_FEED, _RETURN, _BLANK, _HEADER, _STOP, _DOT, _DASH = b"\n\r >*.-"
-# In a header, ASCII that has to be looked at: NUL, and what ends an id beside the blank.
+# ASCII characters that make a header odd: NUL, and what ends an id beside the blank.
 _ODD_IN_HEADERS = "\0\t\r\x01"
-# With these alone, nothing but their order can be wrong with a sequence.
+# A sequence of only these is not odd, unless it is empty.
 _LETTERS = bytes(range(ord("A"), ord("Z") + 1)) + b"*"
-_IS_OTHER = bytes(byte not in _LETTERS for byte in range(256))
-# What is no part of a sequence. Records with others of these than blanks are odd ones.
+# Blanks and control characters, which are no part of a sequence.
 _PASSED = bytes(range(_BLANK + 1))
 
 Places = NDArray[np.int64]
@@ -30,8 +29,7 @@ Places = NDArray[np.int64]
 class Record(NamedTuple):
     """A record; `line` (from 1) and `byte_offset` (from 0, decompressed) are its header's.
 
-    residues: upper case, without blanks and one stop at the end; whether they are residues at all
-    is not looked at.
+    residues: upper case, without blanks and without one stop at the end; not checked.
     """
 
     sequence_id: str
@@ -43,12 +41,12 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Records:
-    """Consecutive records of a file, in columns: lists of one length, of what a Record has.
+    """n consecutive records of a file, in columns.
 
-    lengths: of the residues, (n,). headers: without `>`, and without blanks at the end. block: the
-    text that they were read from; begins, ends: where each header begins in it, and ends, (n,);
-    line_begins, line_ends: the same for all lines. odd: the records, ascending, whose header or
-    lines hold anything but usual text and upper-case letters.
+    headers: without `>`, and without blanks at the end. lengths: of the residues, (n,). block: the
+    text of the records; begins, ends: where each header begins and ends in it, (n,); line_begins,
+    line_ends: the same of all lines. odd: the numbers, ascending, of records whose header or lines
+    hold anything but plain ASCII text and upper-case letters: only these can be faulty.
     """
 
     sequence_ids: list[str]
@@ -79,35 +77,20 @@ class Records:
         return self.sequence_ids, self.descriptions, self.residues, self.lines, self.byte_offsets
 
     def raw(self, number: int) -> bytes:
-        """A record's text, from the `>` of its header up to the next record."""
+        """Return a record's text, from the `>` of its header up to the next record."""
         end = self.begins[number + 1] if number + 1 < len(self) else len(self.block)
         return self.block[self.begins[number] : end]
 
     def line(self, number: int) -> bytes:
-        """A line of the block, by its number there, without its end and blanks around it."""
+        """Return a line of the block, by its number in the block, without blanks around it."""
         return self.block[self.line_begins[number] : self.line_ends[number]].strip()
-
-    def before(self, number: int) -> Records:
-        """The records before this one."""
-        end = self.begins[number]
-        return Records(
-            *(self.sequence_ids[:number], self.descriptions[:number], self.residues[:number]),
-            *(self.lines[:number], self.byte_offsets[:number], self.headers[:number]),
-            lengths=self.lengths[:number],
-            block=self.block[:end],
-            begins=self.begins[:number],
-            ends=self.ends[:number],
-            line_begins=self.line_begins[self.line_begins < end],
-            line_ends=self.line_ends[self.line_ends < end],
-            odd=[place for place in self.odd if place < number],
-        )
 
 
 def parse(block: bytes, line: int, offset: int, *, without_gaps: bool = False) -> Records:
-    """The records of a block of whole ones, which begins at this line and offset of its file.
+    """Parse a block of complete records, which begins at this line and offset of its file.
 
-    The block begins with a header. without_gaps: gaps are passed over as blanks are. What may be
-    wrong with a record is not looked at, but such a record is among the odd ones.
+    It begins with a header. without_gaps: drop gaps from sequences, as blanks are. Faults are not
+    looked for, but a faulty record is always among the odd ones.
     """
     letters = np.frombuffer(block, np.uint8)
     passed = _find_passed(letters, without_gaps)
@@ -116,7 +99,7 @@ def parse(block: bytes, line: int, offset: int, *, without_gaps: bool = False) -
     begins, ends = line_begins[numbers], line_ends[numbers]
     plain = block.translate(None, _PASSED + GAPS if without_gaps else _PASSED)
     cased, lengths = _cut_residues(plain, passed, begins, ends)
-    residues, odd_residues = _upper(cased, lengths)
+    residues, odd_residues = _upper(cased)
     headers = _decode_headers(block, begins + 1, ends)
     ids, descriptions, odd_names = _cut_headers(headers)
     return Records(
@@ -136,8 +119,13 @@ def parse(block: bytes, line: int, offset: int, *, without_gaps: bool = False) -
     )
 
 
+def _cut_usual(header: str) -> tuple[str, str]:
+    sequence_id, _, description = header.partition(" ")
+    return sequence_id, description.lstrip(" ")
+
+
 def cut_header(header: str) -> tuple[str, str]:
-    """A header's id, which its first blank ends, and its description."""
+    """Split a header at its first blank into id and description."""
     found = BLANK_TEXT.search(header)
     if not found:
         return header, ""
@@ -145,7 +133,7 @@ def cut_header(header: str) -> tuple[str, str]:
 
 
 def _find_passed(letters: NDArray[np.uint8], without_gaps: bool) -> Places:
-    """Where blanks are, and control characters, and gaps where they are passed over."""
+    """Return the places of blanks and control characters, and of gaps that are dropped."""
     passed = letters <= _BLANK
     if without_gaps:
         passed |= (letters == _DASH) | (letters == _DOT)
@@ -153,7 +141,7 @@ def _find_passed(letters: NDArray[np.uint8], without_gaps: bool) -> Places:
 
 
 def _find_lines(block: bytes, line_feeds: Places) -> tuple[Places, Places]:
-    """Where the lines of a block begin and end, (n,) each; an empty last one is none."""
+    """Return where the lines of a block begin and end, (n,) each, without an empty last line."""
     begins, ends = np.append(0, line_feeds + 1), np.append(line_feeds, len(block))
     count = len(begins) - block.endswith(b"\n")
     return begins[:count], ends[:count]
@@ -162,11 +150,12 @@ def _find_lines(block: bytes, line_feeds: Places) -> tuple[Places, Places]:
 def _cut_residues(
     plain: bytes, passed: Places, begins: Places, ends: Places
 ) -> tuple[list[bytes], Places]:
-    """The sequences, and their lengths, (n,), in `plain`: a block without what is at `passed`.
+    """Return the sequences and their lengths, (n,).
 
-    begins, ends: of each record's header in the block.
+    plain: the block without the bytes at `passed`; begins, ends: of each record's header in the
+    block.
     """
-    # A letter moves forward by as many as there were before it.
+    # A letter moves forward by the number of bytes that were dropped before it.
     first = ends - np.searchsorted(passed, ends)
     last = np.append(begins[1:], len(plain) + len(passed))
     last = last - np.searchsorted(passed, last)
@@ -185,7 +174,7 @@ def _has_stop(plain: bytes, first: Places, last: Places) -> NDArray[np.bool_]:
 
 
 def _decode_headers(block: bytes, begins: Places, ends: Places) -> list[str]:
-    """The headers between these places."""
+    """Decode the headers between these places."""
     pairs = zip(begins.tolist(), ends.tolist(), strict=True)
     headers = [block[b:e] for b, e in pairs]
     try:
@@ -193,7 +182,7 @@ def _decode_headers(block: bytes, begins: Places, ends: Places) -> list[str]:
     except UnicodeDecodeError:
         texts = [decode_header(header) for header in headers]
     letters = np.frombuffer(block, np.uint8)
-    # Few files have any. A blank before the id stays: such a header has none.
+    # Few headers have blanks at their ends. One before the id stays: such a header has no id.
     edges = letters[np.append(ends - 1, np.minimum(begins, len(block) - 1))]
     if np.any(edges <= _BLANK):
         texts = [text.rstrip(" \t\r\v\f") for text in texts]
@@ -202,7 +191,7 @@ def _decode_headers(block: bytes, begins: Places, ends: Places) -> list[str]:
 
 
 def decode_header(header: bytes) -> str:
-    """A header's text: UTF-8, or else Latin-1, as older databases have descriptions."""
+    """Decode UTF-8, or else Latin-1, which older databases have in descriptions."""
     try:
         return header.decode()
     except UnicodeDecodeError:
@@ -210,57 +199,44 @@ def decode_header(header: bytes) -> str:
 
 
 def _cut_headers(headers: list[str]) -> tuple[list[str], list[str], list[int]]:
-    """Ids and descriptions of headers, and the headers that have to be looked at."""
+    """Return ids, descriptions, and the numbers of odd headers."""
     joined = "\n".join(headers)
-    if not joined.isascii() or any(odd in joined for odd in _ODD_IN_HEADERS):
-        names = list(map(cut_header, headers))
-        ids, descriptions = [name for name, _ in names], [text for _, text in names]
-        return ids, descriptions, _find_odd_headers(headers, ids)
-    parts = [header.partition(" ") for header in headers]
-    ids = [sequence_id for sequence_id, _, _ in parts]
-    descriptions = [description.lstrip(" ") for _, _, description in parts]
-    # A letter has at most four bytes.
-    if all(ids) and 4 * max(map(len, ids)) <= MAX_ID_BYTES:
+    # In a usual header only a blank ends the id; a search for others takes much longer.
+    usual = joined.isascii() and not any(odd in joined for odd in _ODD_IN_HEADERS)
+    cut = map(_cut_usual if usual else cut_header, headers)
+    ids, descriptions = map(list, zip(*cut, strict=True))
+    if usual and all(ids) and max(map(len, ids)) <= MAX_ID_BYTES:
         return ids, descriptions, []
-    return ids, descriptions, _find_odd_headers(headers, ids)
-
-
-def _find_odd_headers(headers: list[str], ids: list[str]) -> list[int]:
     pairs = enumerate(zip(headers, ids, strict=True))
-    return [number for number, (header, name) in pairs if not _is_plain(header, name)]
+    return ids, descriptions, [number for number, pair in pairs if not _is_plain(*pair)]
 
 
 def _is_plain(header: str, sequence_id: str) -> bool:
     odd = any(odd in header for odd in _ODD_IN_HEADERS)
-    return header.isascii() and not odd and 0 < 4 * len(sequence_id) <= MAX_ID_BYTES
+    return header.isascii() and not odd and 0 < len(sequence_id) <= MAX_ID_BYTES
 
 
-def _upper(cased: list[bytes], lengths: Places) -> tuple[list[bytes], list[int]]:
-    """The sequences in upper case, and those with anything but upper-case letters and stops.
-
-    These include the ones that are empty.
-    """
-    joined, empty = b"".join(cased), np.flatnonzero(lengths < 1).tolist()
-    if not joined.translate(None, _LETTERS):
-        return cased, empty
-    filled = np.flatnonzero(lengths)
-    begins = (np.cumsum(lengths) - lengths)[filled]
-    marks = np.frombuffer(joined.translate(_IS_OTHER), np.bool_)
-    others = filled[np.logical_or.reduceat(marks, begins)].tolist()
-    return [residues.upper() for residues in cased], [*empty, *others]
+def _upper(cased: list[bytes]) -> tuple[list[bytes], list[int]]:
+    """Return the sequences in upper case, and the numbers of those not of upper-case letters."""
+    if not b"".join(cased).translate(None, _LETTERS):
+        return cased, [number for number, residues in enumerate(cased) if not residues]
+    odd = [
+        n for n, residues in enumerate(cased) if not residues or residues.translate(None, _LETTERS)
+    ]
+    return [residues.upper() for residues in cased], odd
 
 
 def _find_odd_lines(
     letters: NDArray[np.uint8], passed: Places, begins: Places, ends: Places
 ) -> list[int]:
-    """The records with blanks or gaps in their lines, or carriage returns within them."""
+    """Return the records with blanks, gaps or lone carriage returns in their lines."""
     kinds = letters[passed]
     returns = passed[kinds == _RETURN]
     in_headers = int((np.searchsorted(passed, ends) - np.searchsorted(passed, begins)).sum())
-    # Most blocks have none but line breaks and those of headers.
+    # Most blocks have only the blanks of their headers and line feeds.
     if not len(returns) and in_headers + np.count_nonzero(kinds == _LINE_FEED) == len(passed):
         return []
-    # The last byte of the block may be one.
+    # A return may be the last byte of the block.
     following = letters[np.minimum(returns + 1, len(letters) - 1)]
     lone = returns[(following != _LINE_FEED) & (following != _RETURN)]
     others = passed[(kinds != _LINE_FEED) & (kinds != _RETURN)]

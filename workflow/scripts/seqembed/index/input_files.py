@@ -1,4 +1,4 @@
-"""What an index remembers of its FASTA files, and whether they are still so."""
+"""The FASTA files that an index records, and how they have changed since."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from seqembed.index.parquet import damage_named, read_columns, read_metadata
 
 
 def describe_files(files: Iterable[str | Path]) -> str:
-    """JSON: a list of each file's path, its size in bytes, and the time it was changed, in ns."""
+    """Return as JSON each file's path, its size in bytes, and its modification time in ns."""
     rows = []
     for file in files:
         state = os.stat(file)
@@ -21,12 +21,12 @@ def describe_files(files: Iterable[str | Path]) -> str:
 
 
 def reads_without_gaps(path: Path) -> bool:
-    """Whether the gaps of the FASTA files were taken out for this index."""
+    """Whether gaps were removed from the sequences of an index."""
     return read_metadata(path, "index").get("gaps") == "remove"
 
 
 def read_file_counts(path: Path) -> list[tuple[Path, int]]:
-    """The FASTA files of a whole index, in input order, and how many of its rows each has."""
+    """Return the FASTA files of an index, in input order, and the number of rows of each."""
     counts: dict[str, int] = {}
     with damage_named(path):
         column = read_columns(path, ["file"], read_dictionary=["file"])["file"]
@@ -38,10 +38,10 @@ def read_file_counts(path: Path) -> list[tuple[Path, int]]:
 
 
 def find_changes(index: Path, folder: Path) -> Iterator[str]:
-    """What an index remembers of its files and is otherwise today, a sentence a file.
+    """Yield a sentence for each FASTA file that has changed since it was indexed.
 
-    folder: what their paths are relative to. An older program's index remembers nothing. Raises
-    IndexFormatError for an index that cannot be read.
+    folder: the one that their paths are relative to. Indexes of older versions record no files.
+    Raises IndexFormatError for an index that cannot be read.
     """
     for row in json.loads(read_metadata(index, "index").get("files", "[]")):
         if change := _compare(row, folder / row["path"]):
@@ -52,9 +52,9 @@ def _compare(row: dict[str, Any], path: Path) -> str | None:
     try:
         state = path.stat()
     except OSError as error:
-        return f"is not there any more ({error.strerror}), so it was not compared"
+        return f"is missing ({error.strerror}), so it was not compared"
     if state.st_size != row["size"]:
         return f"has {state.st_size:,} bytes, but had {row['size']:,} when it was indexed"
     if state.st_mtime_ns != row["mtime_ns"]:
-        return "has another time than when it was indexed: its contents may be others, too"
+        return "has another modification time than when it was indexed: it may have changed"
     return None

@@ -1,4 +1,4 @@
-"""Parquet files of ours, an index and its shards: read with every check that there is."""
+"""Read the Parquet files of an index and its shards, checking all that can be checked."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ SHARD_SCHEMA = pa.schema(
 TYPES = {field.name: field.type for schema in (INDEX_SCHEMA, SHARD_SCHEMA) for field in schema}
 
 
-def damaged(path: Path, problem: str) -> IndexFormatError:
-    """The error of an index, or of a shard's, that cannot be used as it is.
+def damage_error(path: Path, problem: str) -> IndexFormatError:
+    """Return the error for an index, or a shard's index, that cannot be used as it is.
 
-    Shards' indexes are made anew all together: Snakemake knows of their folder alone.
+    The indexes of all shards are made anew together: to Snakemake, their folder is one output.
     """
     what = path.parent if path.name.startswith("shard_") else "it"
     return IndexFormatError(f"{path}: {problem}; remove {what} and run again")
@@ -56,60 +56,60 @@ def damaged(path: Path, problem: str) -> IndexFormatError:
 
 @contextmanager
 def damage_named(path: Path) -> Iterator[None]:
-    """Turn what reading a damaged file raises into IndexFormatError."""
+    """Turn what Arrow raises for a damaged file into IndexFormatError."""
     try:
         yield
     except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
-        raise damaged(path, f"damaged ({error})") from error
+        raise damage_error(path, f"damaged ({error})") from error
 
 
 def read_metadata(path: Path, *kinds: str) -> dict[str, str]:
-    """Return a file's own metadata, `fingerprint` among it.
+    """Return a file's metadata, `fingerprint` included.
 
-    Raises IndexFormatError for other kinds or versions.
+    Raises IndexFormatError for another kind or version of file.
     """
     try:
         raw = pq.read_metadata(path).metadata or {}
         metadata = {k.decode(): v.decode() for k, v in raw.items() if k != b"ARROW:schema"}
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise damaged(path, f"cannot be read ({error})") from error
+        raise damage_error(path, f"cannot be read ({error})") from error
     version = metadata.get("format_version")
     if metadata.get("kind") not in kinds or version != FORMAT_VERSION:
         found = f"kind {metadata.get('kind')!r}, format {version!r}"
         wanted = f"{' or '.join(map(repr, kinds))}, format {FORMAT_VERSION!r}"
-        raise damaged(path, f"{found}, not {wanted}")
+        raise damage_error(path, f"{found}, not {wanted}")
     if "fingerprint" not in metadata:
-        raise damaged(path, "has no fingerprint")
+        raise damage_error(path, "has no fingerprint")
     return metadata
 
 
 def open_parquet(path: Path, **options: Any) -> pq.ParquetFile:
-    """Open a Parquet file of ours; what is read of it is checked against its pages' checksums."""
+    """Open a Parquet file whose pages are checked against their checksums when they are read."""
     return pq.ParquetFile(path, page_checksum_verification=True, **options)
 
 
 def read_columns(path: Path, columns: Iterable[str], **options: Any) -> pa.Table:
-    """These columns of a Parquet file, whole; `options` are pq.ParquetFile's.
+    """Read columns of a Parquet file; `options` are pq.ParquetFile's.
 
-    Raises IndexFormatError. Not pq.read_table, nor to_numpy of a column: both import pandas, which
-    nothing here needs and which takes 28 MB.
+    Raises IndexFormatError. pq.read_table, and to_numpy of a column, would import pandas, which
+    takes 28 MB and is not needed.
     """
     wanted = list(columns)
     with damage_named(path), open_parquet(path, **options) as file:
-        # What is not there would be left out in silence, but cannot be selected: a KeyError.
+        # read() ignores missing columns, select() raises KeyError.
         return whole(file.read(wanted).select(wanted), file.metadata.num_rows)
 
 
 def read_row_group(file: pq.ParquetFile, number: int, columns: list[str]) -> pa.Table:
-    """These columns of a row group; raises ValueError, or what Arrow does, where it is damaged."""
+    """Read columns of a row group; raises ValueError, or Arrow's errors, for a damaged one."""
     group = file.read_row_group(number, columns=columns)
     return whole(group, file.metadata.row_group(number).num_rows)
 
 
 def whole(table: pa.Table, count: int) -> pa.Table:
-    """The table itself; raises ValueError unless its columns have `count` rows, and their types.
+    """Return the table; raises ValueError unless its columns have `count` rows and their types.
 
-    A footer has no checksum, and may say otherwise of one column.
+    The footer has no checksum, and damage in it may change one column's.
     """
     for name, column in zip(table.column_names, table.columns, strict=True):
         if len(column) != count:
@@ -125,13 +125,13 @@ def int64_column(column: Any) -> Int64s:
 
 
 def int64_array(values: Int64s) -> Any:
-    """(n,) int64 as Arrow has it; pa.array would import pandas."""
+    """Return (n,) int64 as an Arrow array; pa.array would import pandas."""
     return pa.Array.from_buffers(pa.int64(), len(values), [None, pa.py_buffer(values)])
 
 
 def digest_column(column: Any) -> Digests:
     """Return a fixed_size_binary(16) column as (n, 16) uint8."""
-    # The buffer is read as it is: a list of Python objects would take six times the memory.
+    # The buffer is used as it is: a list of Python objects would take six times the memory.
     parts = [np.empty(0, np.uint8)]
     for chunk in filter(len, column.chunks):
         parts.append(

@@ -19,15 +19,15 @@ Int64s = NDArray[np.int64]
 
 
 def arrange(tokens: Int64s, policy: LengthPolicy) -> Int64s:
-    """The places of (n,) tokens, which descend, in processing order, (n,) int64.
+    """Return the processing order of sequences with these tokens, (n,) descending, as (n,) places.
 
-    Those that a CPU's budget takes lie together, and so do those that a GPU's takes; budgets of
-    some multiples of a CPU's are filled nearly as well.
+    What fills a CPU's token budget lies together, and so does what fills a GPU's; multiples of the
+    CPU's budget are filled nearly as well.
     """
-    read = policy.read(tokens)
+    read = policy.model_tokens(tokens)
     batches = list(_fill(read.tolist(), policy.last_pass(tokens, TOKENS["cpu"]), TOKENS["cpu"]))
     last = policy.last_pass(tokens, TOKENS["cuda"])
-    # What is about full counts as full, so that such batches keep their order.
+    # Nearly full batches count as full, and so keep their order.
     sizes, lasts = (
         np.array([max(counts[batch].sum(), TOKENS["cpu"]) for batch in batches], np.int64)
         for counts in (read, last)
@@ -39,10 +39,9 @@ def arrange(tokens: Int64s, policy: LengthPolicy) -> Int64s:
 
 
 def _fill(sizes: list[int], lasts: Int64s, budget: int) -> Iterator[list[int]]:
-    """Numbers 0 to n - 1 in batches: each begins with the first left, then takes the largest that
-    fits.
+    """Put the numbers 0 to n - 1 into batches: the first one left, then the largest that fit.
 
-    sizes: n of them, descending. lasts: (n,) what the first takes of the budget.
+    sizes: of n numbers, descending; lasts: (n,) how much of the budget each takes as the first.
     """
     ascending = [-size for size in sizes]
     unused = _Unused(len(sizes))
@@ -58,16 +57,16 @@ def _fill(sizes: list[int], lasts: Int64s, budget: int) -> Iterator[list[int]]:
 
 
 class _Unused:
-    """The numbers 0 to n - 1 that were not dropped; n stands for none."""
+    """The numbers 0 to n - 1 that were not dropped; n means none."""
 
     def __init__(self, count: int) -> None:
         self._after = list(range(count + 1))
 
     def next(self, number: int) -> int:
-        """The first that is left from `number` on."""
+        """Return the first number left from `number` on."""
         after = self._after
         while after[number] != number:
-            # Each look halves the way of the next one.
+            # Shorten the way for the next search.
             after[number] = after[after[number]]
             number = after[number]
         return number

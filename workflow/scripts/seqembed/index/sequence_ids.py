@@ -1,4 +1,4 @@
-"""The ids of sequences: how they are made, and that each is used once."""
+"""Make the ids of sequences, and refuse an id that is used twice."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from seqembed.storage.digests import digest
 
 IdStyle = Literal["header", "file:header", "whole-header", "accession"]
 
-# Letters of an id that is kept as it is; for a longer one stands its digest.
+# A longer id is kept as its digest.
 SHORT_ID = 64
 _WHOLE = "`ids: whole-header` where whole headers differ"
 
 
 class SequenceIds:
-    """Names the records of files, and knows where each id was first seen.
+    """Gives records their ids, and remembers where each id was first used.
 
     Takes about 200 bytes an id, whatever its length. Raises ValueError for an unknown style.
     """
@@ -30,19 +30,19 @@ class SequenceIds:
         if style not in get_args(IdStyle):
             raise ValueError(f"ids must be one of {', '.join(get_args(IdStyle))}, not {style!r}")
         self._style = style
-        # What stands for each id, in the order of the rows.
+        # Each id, or its digest, in the order of rows.
         self._seen: dict[str | bytes, None] = {}
         self._lines = array("q")
         self._files: list[Path] = []
         self._first_rows: list[int] = []
 
     def begin(self, path: Path) -> None:
-        """Say of which file the next records are."""
+        """Name the file of the next records."""
         self._files.append(path)
         self._first_rows.append(len(self._lines))
 
     def name(self, records: Records) -> list[str]:
-        """The records' ids; raises FastaError, naming both places, for one used before."""
+        """Return the records' ids; raises FastaError, with both places, for one used before."""
         names, begin = self._make(records), len(self._seen)
         keys = [n if len(n) <= SHORT_ID else digest(n.encode()) for n in names]
         self._seen.update(zip(keys, repeat(None)))
@@ -54,7 +54,7 @@ class SequenceIds:
         return names
 
     def _make(self, records: Records) -> list[str]:
-        """The ids of records, up to the first that is too long."""
+        """Return the ids of records, up to the first that is too long."""
         if self._style == "header":
             return records.sequence_ids
         if self._style == "accession":
@@ -68,7 +68,7 @@ class SequenceIds:
     def _refuse_used(
         self, keys: Iterable[str | bytes], begin: int, names: list[str], records: Records
     ) -> NoReturn:
-        """Raise FastaError for the first of the ids, rows from `begin` on, that is not new."""
+        """Raise FastaError for the first id that is not new; begin: the row of the first one."""
         rows = {key: row for row, key in enumerate(self._seen)}
         found = (rows[key] for key in keys)
         place, row = next((p, row) for p, row in enumerate(found) if row != begin + p)
@@ -83,7 +83,7 @@ class SequenceIds:
         raise FastaError(message, path=self._files[-1], record=record, line=line)
 
     def _explain(self, row: int) -> str:
-        """Say where the id of this row was first used, and what helps."""
+        """Say where the id of this row was first used, and what to do."""
         first = self._files[bisect_right(self._first_rows, row) - 1]
         message = f"this id was already used in {first}, line {self._lines[row]}; rename one"
         if self._style == "file:header":
@@ -94,7 +94,7 @@ class SequenceIds:
 
 
 def cut_accession(sequence_id: str) -> str:
-    """The accession of `db|ACCESSION|NAME` or `gi|NUMBER|db|ACCESSION|`; another id as it is."""
+    """Return the accession of `db|ACCESSION|NAME` or `gi|NUMBER|db|ACCESSION|`, else the id."""
     database, *parts = sequence_id.split("|")
     if database == "gi" and len(parts) > 2 and parts[2]:
         return parts[2]

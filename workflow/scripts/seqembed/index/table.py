@@ -1,4 +1,4 @@
-"""The index of the input, and what is read of it and of its shards."""
+"""Write the index of the input; read it and the indexes of shards."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, repeat
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,8 @@ from seqembed.index.parquet import (
     INDEX_SCHEMA,
     Digests,
     Int64s,
+    damage_error,
     damage_named,
-    damaged,
     digest_column,
     int64_array,
     int64_column,
@@ -41,7 +41,7 @@ READ_BATCH_ROWS = 8192
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ShardIndex:
-    """A shard without its residues, in processing order.
+    """A shard's rows without residues, in processing order.
 
     `rows`, `lengths` and `tokens` (without specials) are (n,) int64, `digests` is (n, 16) uint8.
     """
@@ -56,7 +56,7 @@ class ShardIndex:
 
 
 class IndexFingerprint:
-    """Of the ids and digests of an index, in their order, and of what it excludes."""
+    """Hashes the ids and digests of an index, in order, and why rows are excluded."""
 
     def __init__(self) -> None:
         self._hash = hashlib.blake2b(digest_size=32)
@@ -67,10 +67,10 @@ class IndexFingerprint:
         digests: Iterable[bytes],
         excluded: Iterable[str | None] | None = None,
     ) -> None:
-        """Take the next rows: ids, digests of 16 bytes, and reasons of those without embedding."""
+        """Add rows: ids, digests of 16 bytes, and the reasons of excluded rows."""
         reasons = repeat(None, len(sequence_ids)) if excluded is None else excluded
-        # An id is not empty, neither it nor a reason holds a NUL, and a digest has 16 bytes: no two
-        # lists read the same.
+        # Ids are not empty, ids and reasons hold no NUL, and a digest has 16 bytes: no two lists of
+        # rows give the same bytes.
         rows = [
             sequence_id.encode() + b"\0" + key
             if reason is None
@@ -83,12 +83,12 @@ class IndexFingerprint:
         return self._hash.hexdigest()
 
     def check(self, path: Path) -> None:
-        """Raise IndexFormatError unless the rows taken are those that the index at `path` states.
+        """Raise IndexFormatError unless this is the fingerprint of the index at `path`.
 
-        Parquet itself may read a flipped bit as another letter, or as a row that is excluded.
+        Parquet may read a flipped bit as another letter, or as an excluded row.
         """
         if self.hexdigest() != read_metadata(path, "index")["fingerprint"]:
-            raise damaged(path, "damaged")
+            raise damage_error(path, "damaged")
 
 
 def write_index(
@@ -96,11 +96,13 @@ def write_index(
     output: Path,
     ids: IdStyle = "header",
     check: ResidueCheck | None = None,
+    residues: Path | None = None,
 ) -> int:
     """Write the index of all records, in input order, as Parquet; return their number.
 
-    check: what becomes of residues, a fresh one; left out, all must be such as ESM-2 knows. Beside
-    the rows stand `gaps`, `ids`, and `files` as describe_files has them.
+    check: what becomes of residues, a fresh one; left out, all must be such as ESM-2 knows.
+    residues: the path of a second file, of each row's residues after those of the row before. In
+    the index's metadata are `gaps`, `ids`, and `files` as describe_files has them.
 
     Raises:
         FastaError: a file is not as it should be, or of another molecule.
@@ -110,16 +112,19 @@ def write_index(
     check = check or ResidueCheck(
         ESM2_LETTERS, "protein", "error", gaps="error", suspicious="error"
     )
-    batches = _index_rows(files, SequenceIds(ids), check)
     fingerprint, written = IndexFingerprint(), 0
     metadata = {"format_version": FORMAT_VERSION, "kind": "index", "gaps": check.gaps, "ids": ids}
     metadata |= {"files": describe_files(files)}
+    # The index is renamed last: where it is, its residues are, too.
     with (
         published(Path(output)) as temporary,
+        published(residues or Path(output).with_suffix(".bin")) as spool_path,
+        spool_path.open("wb") as spool,
         pq.ParquetWriter(
             temporary, INDEX_SCHEMA.with_metadata(metadata), write_page_checksum=True
         ) as writer,
     ):
+        batches = _index_rows(files, SequenceIds(ids), check, spool)
         for columns in _regroup(batches, INDEX_BATCH_ROWS):
             fingerprint.update(columns[1], columns[6], columns[7])
             written += len(columns[0])
@@ -130,14 +135,15 @@ def write_index(
 
 
 def _index_rows(
-    files: Sequence[str | Path], ids: SequenceIds, check: ResidueCheck
+    files: Sequence[str | Path], ids: SequenceIds, check: ResidueCheck, spool: IO[bytes]
 ) -> Iterator[list[Sequence[Any]]]:
-    """Yield the index's columns of one record or more at a time, in order."""
+    """Yield the index's columns of some records at a time; write their residues to `spool`."""
     row = 0
     for path in map(Path, files):
         ids.begin(path)
         for records, reasons in check.read(path):
             end = row + len(records)
+            spool.write(b"".join(records.residues))
             yield [
                 range(row, end),
                 ids.name(records),
@@ -152,7 +158,7 @@ def _index_rows(
 
 
 def _regroup(batches: Iterable[Sequence[Sequence[Any]]], size: int) -> Iterator[list[list[Any]]]:
-    """Yield columns of `size` rows, the last of fewer, of columns of any numbers of rows."""
+    """Regroup columns into groups of `size` rows; the last may have fewer."""
     held: list[list[Any]] = [[] for _ in INDEX_SCHEMA]
     for columns in batches:
         for column, more in zip(held, columns, strict=True):
@@ -170,10 +176,10 @@ def shard_fingerprint(digests: Digests) -> str:
 
 
 def read_shard_index(path: Path) -> ShardIndex:
-    """Read a shard without its residues; raises IndexFormatError unless it is whole."""
+    """Read a shard's index without residues; raises IndexFormatError if it is damaged."""
     metadata = read_metadata(path, "shard")
     with damage_named(path):
-        # Shards had no tokens while each residue was one.
+        # Older shards have no tokens: each residue was one.
         tokens = "tokens" if "tokens" in pq.read_schema(path).names else "length"
         table = read_columns(path, {"row", "length", "digest", tokens})
         rank, world_size = int(metadata["rank"]), int(metadata["world_size"])
@@ -181,12 +187,12 @@ def read_shard_index(path: Path) -> ShardIndex:
         rows, lengths, counts = (int64_column(table[name]) for name in ("row", "length", tokens))
     digests = digest_column(table["digest"])
     if shard_fingerprint(digests) != fingerprint:
-        raise damaged(path, "its fingerprint is wrong")
+        raise damage_error(path, "its fingerprint is wrong")
     return ShardIndex(rank, world_size, fingerprint, rows, lengths, digests, counts)
 
 
 def read_lengths_and_digests(path: Path) -> tuple[Int64s, Digests]:
-    """(n,) lengths and (n, 16) digests of a whole index, in input order."""
+    """Return (n,) lengths and (n, 16) digests of a whole index, in input order."""
     read_metadata(path, "index")
     with damage_named(path):
         table = read_columns(path, ["length", "digest"])
@@ -194,29 +200,26 @@ def read_lengths_and_digests(path: Path) -> tuple[Int64s, Digests]:
 
 
 def read_excluded(path: Path) -> npt.NDArray[np.bool_]:
-    """Which rows of a whole index get no embedding, (n,) bool."""
+    """Return which rows of a whole index get no embedding, (n,) bool."""
     read_metadata(path, "index")
-    parts = [np.empty(0, bool)]
-    with damage_named(path), open_parquet(path) as index:
-        if "excluded" not in index.schema_arrow.names:
-            return np.zeros(index.metadata.num_rows, bool)
-        for batch in index.iter_batches(columns=["excluded"]):
-            valid = batch["excluded"].is_valid().cast(pa.uint8())
-            parts.append(np.from_dlpack(valid).view(bool))
-    return np.concatenate(parts)
+    with damage_named(path):
+        if "excluded" not in pq.read_schema(path).names:
+            return np.zeros(pq.read_metadata(path).num_rows, bool)
+    valid = read_columns(path, ["excluded"])["excluded"].is_valid().cast(pa.uint8())
+    return np.from_dlpack(valid.combine_chunks()).view(bool)
 
 
 def read_assigned(path: Path, rank: int, world_size: int) -> tuple[Int64s, Digests]:
-    """The (n,) rows of a rank and their (n, 16) digests, longest first.
+    """Return the (n,) rows of a rank and their (n, 16) digests, longest first.
 
-    Of a shard's index, all; of a whole index, every world_size-th. Raises IndexFormatError where
-    the shard is another rank's.
+    All rows of a shard's index; every world_size-th of a whole index. Raises IndexFormatError for
+    another rank's shard.
     """
     if read_metadata(path, "shard", "index")["kind"] == "shard":
         shard = read_shard_index(path)
         if (shard.rank, shard.world_size) != (rank, world_size):
             found = f"is rank {shard.rank} of {shard.world_size}, not {rank} of {world_size}"
-            raise damaged(path, found)
+            raise damage_error(path, found)
         return np.arange(len(shard.rows)), shard.digests
     lengths, digests = read_lengths_and_digests(path)
     mine = np.arange(rank, len(lengths), world_size)
@@ -225,10 +228,10 @@ def read_assigned(path: Path, rank: int, world_size: int) -> tuple[Int64s, Diges
     return mine, digests[mine]
 
 
-def read_names(path: Path) -> Iterator[tuple[str, str | None]]:
-    """Each id of a whole index, and why it gets no embedding, if it does not.
+def read_ids_and_reasons(path: Path) -> Iterator[tuple[str, str | None]]:
+    """Yield each id of a whole index, and why it gets no embedding, or None.
 
-    They are read as they are asked for: they may be long.
+    They are read in parts, as ids may be long.
     """
     read_metadata(path, "index")
     with damage_named(path), open_parquet(path) as index:
@@ -237,15 +240,15 @@ def read_names(path: Path) -> Iterator[tuple[str, str | None]]:
         for batch in index.iter_batches(READ_BATCH_ROWS, columns=columns):
             texts = {batch[name].type for name in columns} == {pa.string()}
             if batch["sequence_id"].null_count or not texts:
-                raise ValueError("an id or a reason is no text")
+                raise ValueError("an id or a reason is not text")
             names = batch["sequence_id"].to_pylist()
             reasons = batch["excluded"].to_pylist() if known else [None] * len(names)
             yield from zip(names, reasons, strict=True)
 
 
 def check_rows(path: Path, digests: Digests) -> None:
-    """Raise IndexFormatError unless ids, digests and what is excluded are as they were indexed."""
-    fingerprint, names = IndexFingerprint(), read_names(path)
+    """Raise IndexFormatError unless ids, digests and reasons match the index's fingerprint."""
+    fingerprint, names = IndexFingerprint(), read_ids_and_reasons(path)
     for begin in range(0, len(digests), READ_BATCH_ROWS):
         keys = [key.tobytes() for key in digests[begin : begin + READ_BATCH_ROWS]]
         rows = list(islice(names, len(keys)))
@@ -254,14 +257,14 @@ def check_rows(path: Path, digests: Digests) -> None:
 
 
 def describe_rows(path: Path, rows: Int64s) -> list[str]:
-    """Where rows of a whole index came from: "record 'ID' of FILE"."""
+    """Describe where rows of a whole index came from: "record 'ID' of FILE"."""
     read_metadata(path, "index")
     with damage_named(path):
         table = read_columns(path, ["sequence_id", "file"]).take(int64_array(rows))
     return [f"record {row['sequence_id']!r} of {row['file']}" for row in table.to_pylist()]
 
 
-def read_name(path: Path, position: int) -> str:
-    """The id of one row of an index or a shard's index, by its place in the file."""
+def read_id(path: Path, position: int) -> str:
+    """Return the id of a row of an index or a shard's index, by its place in the file."""
     name: str = read_columns(path, ["sequence_id"])["sequence_id"][position].as_py()
     return name

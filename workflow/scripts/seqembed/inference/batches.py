@@ -1,11 +1,11 @@
-"""Batches of a shard: their plan under a token budget, and how they are read and packed."""
+"""Batches: read from the shard's index, and packed for the model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,99 +15,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from seqembed.checkpoints.failures import Suspect
-from seqembed.index.parquet import damage_named, damaged, open_parquet, read_row_group
+from seqembed.index.parquet import damage_error, damage_named, open_parquet, read_row_group
+from seqembed.inference.plan import Int64s, plan_batches
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.tokenization import SPECIALS
 from seqembed.settings.lengths import LengthPolicy, Window
 from seqembed.storage.digests import digest
 
 Encode = Callable[[bytes], NDArray[np.int64]]
-Int64s = NDArray[np.int64]
 
 # Smaller matrix products take other code paths, with other last bits (measured on CPU).
 MIN_BATCH_TOKENS = 128
-
-
-def plan_batches(
-    tokens: Int64s, token_budget: int, begins: NDArray[np.bool_] | None = None
-) -> Int64s:
-    """Cut the rows of a shard, in their order, into batches of at most `token_budget` tokens.
-
-    A pure function of its arguments, so a restarted worker plans the same batches. A row that
-    is over the budget by itself is a batch of its own.
-
-    Args:
-        tokens: (N,) tokens of each row, specials included, in processing order; of a row that
-            takes several passes, those of its last, which others may join.
-        token_budget: tokens a pass may hold, at least 1.
-        begins: (N,) rows that take several passes, each the first of its batch; left out, none.
-
-    Returns:
-        (B+1,) boundaries: batch b holds the rows from boundaries[b] to boundaries[b + 1].
-    """
-    if token_budget < 1:
-        raise ValueError(f"a token budget of {token_budget} holds nothing; give at least 1")
-    boundaries, filled = [0], 0
-    first = np.zeros(len(tokens), bool) if begins is None else begins
-    for row, (size, begin) in enumerate(zip(tokens.tolist(), first.tolist(), strict=True)):
-        if filled and (begin or filled + size > token_budget):
-            boundaries.append(row)
-            filled = 0
-        filled += size
-    if len(tokens):
-        boundaries.append(len(tokens))
-    return np.array(boundaries, dtype=np.int64)
-
-
-def pending_batches(boundaries: Int64s, rows: Sequence[int]) -> Int64s:
-    """The batches of a plan that hold any of `rows`, ascending, (b,) int64."""
-    found = np.searchsorted(boundaries, np.asarray(rows, np.int64), side="right") - 1
-    return np.unique(found)
-
-
-def cut_at(boundaries: Int64s, suspects: Sequence[Suspect]) -> Int64s:
-    """The plan with each suspect's rows in batches that hold no others."""
-    edges = [edge for suspect in suspects for edge in (suspect.first, suspect.last + 1)]
-    return np.union1d(boundaries, np.array(edges, np.int64))
-
-
-def order(batches: Int64s, boundaries: Int64s, suspects: Sequence[Suspect]) -> Int64s:
-    """The batches of a plan that was cut at suspects: these first, in their order.
-
-    What ran out of memory comes last: where that ends the process, all else is done.
-    """
-    starts = boundaries[batches]
-    place = np.full(len(batches), len(suspects))
-    for number, suspect in enumerate(suspects):
-        here = (suspect.first <= starts) & (starts <= suspect.last)
-        place[here] = number + (len(suspects) + 1 if suspect.memory else 0)
-    return batches[np.argsort(place, kind="stable")]
-
-
-def plan_passes(
-    boundaries: Int64s, batches: Int64s, passes: Int64s, windows_a_pass: int
-) -> tuple[Int64s, Int64s]:
-    """How often the model runs: once a batch, more often where its first sequence has many windows.
-
-    Args:
-        boundaries: (B+1,) of the plan; batches: (b,) those to compute.
-        passes: (N,) of each row. windows_a_pass: of one sequence that go in at once.
-
-    Returns:
-        (p,) the batch of each pass, and (p,) the window of its first row that it begins with.
-    """
-    counts = passes[boundaries[batches]]
-    firsts = np.cumsum(counts) - counts
-    begins = (np.arange(counts.sum()) - np.repeat(firsts, counts)) * windows_a_pass
-    return np.repeat(batches, counts), begins
 
 
 @dataclass(frozen=True, eq=False)
 class RawBatch:
     """`positions` (B,) int64 in the shard, and the residues at each.
 
-    windows: of the first, the first window to compute and the one after the last; all of others.
+    windows: of the first sequence, the first window to compute and the one after the last; of the
+    others, all are.
     """
 
     positions: Int64s
@@ -116,11 +42,11 @@ class RawBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class PackedWindow:
     """A window in a packed batch: rows start to stop are those of its sequence's own tokens.
 
-    position: of the sequence in the shard. first, last: whether it is the sequence's first or
-    last window, whose special token, in the row before or after, belongs to the sequence, too.
+    position: of the sequence in the shard. first, last: whether it is the sequence's first or last
+    window; its special token before or after these rows then belongs to the sequence, too.
     """
 
     position: int
@@ -134,57 +60,55 @@ class Piece:
 class PackedBatch:
     """Windows laid end to end, and perhaps a dummy behind them. tokens: (T,) int64."""
 
-    pieces: list[Piece]
+    windows: list[PackedWindow]
     tokens: Tensor
     packing: Packing
 
     @cached_property
     def positions(self) -> list[int]:
         """The sequences that it holds windows of, each once."""
-        return list(dict.fromkeys(piece.position for piece in self.pieces))
+        return list(dict.fromkeys(window.position for window in self.windows))
 
     @property
     def size(self) -> int:
-        """Its tokens, the dummy's left out."""
-        return self.packing.bounds[len(self.pieces)]
+        """Its tokens, without the dummy's."""
+        return self.packing.bounds[len(self.windows)]
 
     def select(self, numbers: Sequence[int]) -> PackedBatch:
         """The windows of these numbers, as a batch of their own."""
         tokens, bounds = self.tokens.numpy(), self.packing.bounds
-        pieces, parts, offset = [], [], 0
+        windows, parts, offset = [], [], 0
         for number in numbers:
-            piece, shift = self.pieces[number], offset - bounds[number]
-            pieces.append(replace(piece, start=piece.start + shift, stop=piece.stop + shift))
+            window, shift = self.windows[number], offset - bounds[number]
+            windows.append(replace(window, start=window.start + shift, stop=window.stop + shift))
             parts.append(tokens[bounds[number] : bounds[number + 1]])
             offset += len(parts[-1])
-        return _pack(pieces, parts)
+        return _pack(windows, parts)
 
-    def halves(self) -> list[PackedBatch]:
-        """Two batches of half its sequences each, in order; itself where it holds one."""
-        last = set(self.positions[: len(self.positions) // 2])
-        firsts = [n for n, piece in enumerate(self.pieces) if piece.position in last]
-        others = range(len(firsts), len(self.pieces))
-        return [self.select(numbers) for numbers in (firsts, others) if numbers]
+    def split(self) -> list[PackedBatch]:
+        """A batch for each of its sequences, in order."""
+        numbers = groupby(range(len(self.windows)), lambda number: self.windows[number].position)
+        return [self.select(list(own)) for _, own in numbers]
 
     def cut(self, token_limit: int | None) -> list[PackedBatch]:
-        """Batches of at most so many tokens, in order; a larger window is one by itself."""
+        """Batches of at most `token_limit` tokens, in order; a larger window is one by itself."""
         if token_limit is None or self.size <= token_limit:
             return [self]
-        sizes = np.diff(self.packing.bounds[: len(self.pieces) + 1])
+        sizes = np.diff(self.packing.bounds[: len(self.windows) + 1])
         bounds = plan_batches(sizes, token_limit).tolist()
         return [self.select(range(*pair)) for pair in pairwise(bounds)]
 
     def pin_memory(self) -> PackedBatch:
         """The same in page-locked memory; called by DataLoader."""
         packing = Packing(self.packing.bounds, self.packing.cu_seqlens.pin_memory())
-        return PackedBatch(self.pieces, self.tokens.pin_memory(), packing)
+        return PackedBatch(self.windows, self.tokens.pin_memory(), packing)
 
 
 class IndexBasedDataset(Dataset[RawBatch]):
-    """Passes over a shard's index: item i is the i-th of those asked for.
+    """The batches to compute of a shard's index: item i is the i-th pass.
 
-    Row groups are read when a batch needs them, and the last one is kept, so that memory does not
-    grow with the shard.
+    A row group is read when a batch needs it, and only the last one is kept, so that memory does
+    not grow with the shard.
     """
 
     def __init__(
@@ -219,35 +143,35 @@ class IndexBasedDataset(Dataset[RawBatch]):
         with damage_named(self._path):
             if number != self._group[0]:
                 self._group = (number, read_row_group(self._file, number, columns))
-            residues, key = (self._group[1][name][row].as_py() for name in columns)
-        # The digest decides under which ids the row will stand.
-        if digest(residues) != key:
-            raise damaged(self._path, f"damaged in row {position}")
+            residues, expected = (self._group[1][name][row].as_py() for name in columns)
+        # The digest decides which ids get the row.
+        if digest(residues) != expected:
+            raise damage_error(self._path, f"damaged in row {position}")
         return bytes(residues)
 
 
 class VarlenCollator:
-    """Packs a batch: each sequence encoded, cut by the policy, its windows laid end to end."""
+    """Packs a batch: encodes each sequence, cuts it by the policy, lays its windows end to end."""
 
     def __init__(self, encode: Encode, policy: LengthPolicy) -> None:
         self._encode, self._policy = encode, policy
-        # A sequence in many windows comes again for each pass.
+        # A sequence of many windows comes again for each pass.
         self._last: tuple[int, Int64s] = (-1, np.empty(0, np.int64))
 
     def __call__(self, batch: RawBatch) -> PackedBatch:
+        windows: list[PackedWindow] = []
         parts: list[Int64s] = []
-        pieces: list[Piece] = []
         offset = 0
         wanted = slice(*batch.windows)
         for position, residues in zip(batch.positions.tolist(), batch.residues, strict=True):
             tokens = self._tokens(position, residues)
-            windows = self._policy.cut(len(tokens) - SPECIALS)
-            for number in range(len(windows))[wanted]:
-                pieces.append(_piece(position, offset, windows, number))
-                parts.append(_window_tokens(tokens, windows[number]))
+            cuts = self._policy.cut(len(tokens) - SPECIALS)
+            for number in range(len(cuts))[wanted]:
+                windows.append(_place(position, offset, cuts, number))
+                parts.append(_window_tokens(tokens, cuts[number]))
                 offset += len(parts[-1])
             wanted = slice(None)
-        return _pack(pieces, parts)
+        return _pack(windows, parts)
 
     def _tokens(self, position: int, residues: bytes) -> Int64s:
         if self._last[0] != position:
@@ -255,29 +179,29 @@ class VarlenCollator:
         return self._last[1]
 
 
-def _pack(pieces: list[Piece], parts: list[Int64s]) -> PackedBatch:
-    """Lay the tokens of pieces end to end, and a dummy behind them where they are too few."""
+def _pack(windows: list[PackedWindow], parts: list[Int64s]) -> PackedBatch:
+    """Lay the tokens of windows end to end, and a dummy behind them where they are too few."""
     missing = MIN_BATCH_TOKENS - sum(map(len, parts))
-    dummy = [np.full(missing + SPECIALS, parts[0][0])] if missing > 0 else []
-    parts = [*parts, *dummy]
+    if missing > 0:
+        parts = [*parts, np.full(missing + SPECIALS, parts[0][0])]
     packing = Packing.of([len(part) for part in parts])
-    return PackedBatch(pieces, torch.from_numpy(np.concatenate(parts)), packing)
+    return PackedBatch(windows, torch.from_numpy(np.concatenate(parts)), packing)
 
 
-def _piece(position: int, offset: int, windows: list[Window], number: int) -> Piece:
-    """A window that begins, with its special token, at row `offset` of a batch."""
-    window, own = windows[number], offset + 1 - windows[number].start
-    return Piece(
+def _place(position: int, offset: int, cuts: list[Window], number: int) -> PackedWindow:
+    """A sequence's window whose first special token is at row `offset` of the batch."""
+    window, own = cuts[number], offset + 1 - cuts[number].start
+    return PackedWindow(
         position=position,
         start=own + window.keep_start,
         stop=own + window.keep_stop,
         first=number == 0,
-        last=number == len(windows) - 1,
+        last=number == len(cuts) - 1,
     )
 
 
 def _window_tokens(tokens: Int64s, window: Window) -> Int64s:
-    """A window's tokens between the specials of its sequence's (n + 2,) tokens."""
+    """A window's tokens between the two specials, of its sequence's (n + 2,) tokens."""
     inner = tokens[1 + window.start : 1 + window.stop]
     return np.concatenate((tokens[:1], inner, tokens[-1:]))
 
@@ -285,10 +209,10 @@ def _window_tokens(tokens: Int64s, window: Window) -> Int64s:
 def create_async_dataloader(
     dataset: IndexBasedDataset, collator: VarlenCollator, device: torch.device
 ) -> DataLoader[PackedBatch]:
-    """Batches in their order, packed, in pinned memory where they go to a GPU.
+    """Load packed batches in their order, into pinned memory if they go to a GPU.
 
-    They are read in this process: a loader process would import torch once more, which takes
-    longer than packing.
+    This process reads them: a loader process would import PyTorch once more, which takes longer
+    than packing.
     """
     return DataLoader(
         dataset,  # type: ignore[arg-type]

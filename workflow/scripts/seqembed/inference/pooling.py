@@ -1,4 +1,4 @@
-"""From token rows to one row a sequence."""
+"""Pools token rows into one row a sequence."""
 
 from __future__ import annotations
 
@@ -10,29 +10,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seqembed.inference.batches import Piece
+from seqembed.inference.batches import PackedWindow
 from seqembed.settings.request import Pooling
 
 Float32s = NDArray[np.float32]
 
 
-def pooled_span(piece: Piece, pooling: Pooling, pools_specials: bool) -> tuple[int, int]:
-    """The rows of a packed batch that are pooled for a piece.
+def pooled_span(window: PackedWindow, pooling: Pooling, pools_specials: bool) -> tuple[int, int]:
+    """The rows of a packed batch that are pooled for a window, first and one after the last.
 
     pools_specials: the sequence's first and last special token count, as the model's authors do.
     """
     if pooling == "cls":
-        return piece.start - 1, piece.start
+        return window.start - 1, window.start
     if pools_specials:
-        return piece.start - piece.first, piece.stop + piece.last
-    return piece.start, piece.stop
+        return window.start - window.first, window.stop + window.last
+    return window.start, window.stop
 
 
 def pool(rows: Tensor, spans: Sequence[tuple[int, int]], pooling: Pooling) -> Tensor:
-    """Pool each span of rows (T, D) into one of (B, D) float32.
-
-    Each is a function of its own span's rows alone.
-    """
+    """Pool each span of rows (T, D) into one of (B, D) float32; it depends on no other row."""
     pooled = rows.new_empty((len(spans), rows.shape[1]), dtype=torch.float32)
     for number, (start, stop) in enumerate(spans):
         if pooling == "max":
@@ -43,10 +40,10 @@ def pool(rows: Tensor, spans: Sequence[tuple[int, int]], pooling: Pooling) -> Te
 
 
 class WindowPool:
-    """Puts the pooled rows of windows together, in order, to one row a sequence.
+    """Joins the pooled rows of windows, which come in order, to one row a sequence.
 
-    The mean of a sequence is that of its windows' means, weighted by their rows, in float64: of
-    one window it is that window's, to the bit.
+    The mean of a sequence is that of its windows' means, weighted by how many rows each stands for,
+    in float64. The mean of one window keeps its bits.
     """
 
     def __init__(self, pooling: Pooling) -> None:
@@ -55,25 +52,29 @@ class WindowPool:
         self._count = 0
 
     def add(
-        self, pieces: Sequence[Piece], spans: Sequence[tuple[int, int]], pooled: Float32s
+        self, windows: Sequence[PackedWindow], spans: Sequence[tuple[int, int]], pooled: Float32s
     ) -> tuple[NDArray[np.int64], Float32s]:
-        """Take the (B, D) rows of pieces; return the (n,) positions that are whole, (n, D) rows."""
-        positions = [piece.position for piece in pieces if piece.last]
+        """Take the (B, D) rows of windows.
+
+        Returns:
+            (n,) positions of the sequences that are complete now, and their (n, D) rows.
+        """
+        positions = [window.position for window in windows if window.last]
         rows = np.empty((len(positions), pooled.shape[1]), np.float32)
         done = 0
-        for piece, (start, stop), row in zip(pieces, spans, pooled, strict=True):
-            if not (piece.first and piece.last):
-                self._take(piece, row, stop - start)
-            if piece.last:
-                rows[done] = row if piece.first else self._whole()
+        for window, (start, stop), row in zip(windows, spans, pooled, strict=True):
+            if not (window.first and window.last):
+                self._take(window, row, stop - start)
+            if window.last:
+                rows[done] = row if window.first else self._join()
                 done += 1
         return np.array(positions, np.int64), rows
 
-    def _take(self, piece: Piece, row: NDArray[Any], count: int) -> None:
+    def _take(self, window: PackedWindow, row: NDArray[Any], count: int) -> None:
         """Add a window's row, which stands for `count` token rows."""
         if self._pooling == "mean":
             row = row.astype(np.float64) * count
-        if piece.first:
+        if window.first:
             self._total, self._count = row.copy(), count
         elif self._pooling == "mean":
             self._total += row
@@ -81,5 +82,5 @@ class WindowPool:
         elif self._pooling == "max":
             np.maximum(self._total, row, out=self._total)
 
-    def _whole(self) -> Any:
+    def _join(self) -> Any:
         return self._total / self._count if self._pooling == "mean" else self._total

@@ -1,12 +1,13 @@
 """Runs packed batches through a model: pooled rows, and token rows where they are asked for.
 
-A batch that fails is narrowed down (trials.py); what is not finite is computed again in fp32.
+The failure tracker says what is computed in place of a batch that failed. Values that are not
+finite are computed again in fp32.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import cache, partial
@@ -20,17 +21,17 @@ from torch import Tensor, nn
 
 from seqembed.flags import FP32_RETRY
 from seqembed.inference.batches import PackedBatch
+from seqembed.inference.failure_tracker import FailureTracker
 from seqembed.inference.memory import free_memory, is_out_of_memory
 from seqembed.inference.pooling import WindowPool, pool, pooled_span
 from seqembed.inference.streams import Rows, open_streams
-from seqembed.inference.trials import Trials
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.settings.request import Pooling, Storage
 
 Result = TypeVar("Result")
 
-# A batch that takes longer is waited for in steps of so many seconds.
+# While a batch takes longer than this, the caller gets control again and again.
 WAIT_SECONDS = 0.2
 NOT_FINITE = "its values are not finite, in fp32 too"
 TOO_LARGE = "its values are too large for float16; `embedding: {storage: float32}` holds them"
@@ -38,7 +39,7 @@ TOO_LARGE = "its values are too large for float16; `embedding: {storage: float32
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """What is wanted of the token rows.
+    """Which rows are made of a model's token rows.
 
     pools_specials: the special tokens around a sequence count in its mean and its maximum.
     """
@@ -51,24 +52,24 @@ class Outputs:
 
 @dataclass(frozen=True, eq=False)
 class BatchRows:
-    """`rows` (n, D) of the sequences that are whole, row i belonging to `positions[i]`.
+    """`rows` (n, D) of the sequences that are complete, row i belonging to `positions[i]`.
 
-    flags: (n,) uint8. residues: (position, (m, D) rows of its next m tokens), in order; of a
-    sequence in many windows they come before it is whole. given_up: positions of which nothing
-    counts, nor what came before. tokens: how many went in, the dummy's left out.
+    flags: (n,) uint8. residues: (position, (m, D) rows of its next m tokens), in order; those of a
+    sequence of many windows come before its row. given_up: positions whose rows, earlier ones too,
+    are dropped. tokens: how many were computed, without the dummy's.
     """
 
     positions: NDArray[np.int64]
     rows: NDArray[np.floating]
     flags: NDArray[np.uint8]
     residues: list[tuple[int, NDArray[np.floating]]]
-    given_up: list[int]
+    given_up: Sequence[int]
     tokens: int
 
 
 @dataclass(frozen=True, eq=False)
-class _Step:
-    """A batch on its way. alone: what it fails of is its own."""
+class _Submitted:
+    """A batch that is being computed, or waits for it. alone: a failure is its own."""
 
     batch: PackedBatch
     spans: list[tuple[int, int]]
@@ -77,13 +78,13 @@ class _Step:
 
 
 class AsyncInferenceRunner:
-    """Yields the rows of batches, in order.
+    """Computes batches and yields their rows, in order.
 
     The next batches are read and submitted while the first is computed (streams.py).
 
-    trials: told of every step, and asked what to do where one fails. load_fp32: gives the model in
-    fp32, asked once, and only where values are not finite. token_budget: a larger batch is computed
-    alone, with all that the device has. streams, threads: of the CPU.
+    tracker: is told of every batch, and says what to compute where one fails. load_fp32: gives the
+    model in fp32; called once at most, when values are not finite. token_budget: a larger batch is
+    computed alone, with all threads. streams, threads: of the CPU.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class AsyncInferenceRunner:
         model: Encoder,
         device: torch.device,
         outputs: Outputs,
-        trials: Trials,
+        tracker: FailureTracker,
         load_fp32: Callable[[], Encoder],
         *,
         token_budget: int,
@@ -99,36 +100,23 @@ class AsyncInferenceRunner:
         threads: int,
     ) -> None:
         self._model, self._device, self._outputs = model, device, outputs
-        self._trials, self._load_fp32 = trials, cache(load_fp32)
+        self._tracker, self._load_fp32 = tracker, cache(load_fp32)
         self._token_budget = token_budget
         self._streams = open_streams(device, streams, threads, model.even_threads)
-        self._pending: deque[_Step] = deque()
-        self._aside = 0
+        self._submitted: deque[_Submitted] = deque()
         self._stopped: Callable[[], bool] = lambda: False
         self._retried: set[int] = set()
         self._windows = WindowPool(outputs.pooling)
         self._dtype = {"float32": torch.float32, "float16": torch.float16}[outputs.storage]
 
-    @property
-    def busy(self) -> bool:
-        """Whether any batch is on its way, or its rows are kept aside."""
-        return bool(self._pending) or self._aside > 0
-
-    @property
-    def _leaves(self) -> bool:
-        """Whether nothing more is begun. What is kept aside is waited for, and all before it: it
-        may end a sequence, of which a part would be missing.
-        """
-        return self._stopped() and not self._aside
-
     def run(
         self, batches: Iterable[PackedBatch], stopped: Callable[[], bool] = lambda: False
     ) -> Iterator[BatchRows]:
-        """Compute `batches`, but for the sequences that fail.
+        """Compute `batches`, except for the sequences that fail.
 
-        Where a batch takes long, what is yielded meanwhile is empty. stopped: once it is true, none
-        is begun any more. Raises NotTheSequencesError or NonFiniteError where sequence after
-        sequence fails.
+        While a batch takes long, empty results are yielded. Once `stopped` is true no batch is
+        begun, and those that were are finished. Raises NotTheSequencesError or NonFiniteError where
+        sequence after sequence fails.
         """
         self._stopped = stopped
         try:
@@ -136,65 +124,66 @@ class AsyncInferenceRunner:
                 yield from self._run(batch)
             yield from self._make_room(1)
         finally:
-            self._pending.clear()
+            self._submitted.clear()
             self._streams.close()
 
-    def _run(self, batch: PackedBatch, *, again: bool = False) -> Iterator[BatchRows]:
-        """Submit a batch, or what it is cut into; again: each part alone."""
-        todo = deque([batch])
-        while todo:
-            # Before the batch is cut: what is learnt meanwhile may cut it smaller.
-            alone = again or self._stands_alone(todo[0])
-            yield from self._make_room(1 if alone else self._streams.depth)
-            # What comes before it may have been let go of by now.
-            if self._leaves:
-                return
-            wanted = self._wanted(todo.popleft())
-            if wanted is None:
-                continue
-            part, *others = wanted.cut(self._trials.token_limit)
-            todo.extendleft(reversed(others))
-            yield from self._submit_or_narrow(part, alone or self._stands_alone(part))
+    def _run(self, batch: PackedBatch, *, alone: bool = False) -> Iterator[BatchRows]:
+        """Submit a batch, cut to the token limit, once there is room for it."""
+        by_itself = alone or self._needs_all(batch)
+        yield from self._make_room(1 if by_itself else self._streams.depth)
+        # Batches before it may have been cancelled.
+        if self._stopped():
+            return
+        # Only now: a batch before it may have failed, and lowered the limit.
+        if wanted := self._wanted(batch):
+            part, *others = wanted.cut(self._tracker.token_limit)
+            yield from self._submit(part, alone or self._needs_all(part))
+            for other in others:
+                yield from self._run(other, alone=alone)
 
-    def _stands_alone(self, batch: PackedBatch) -> bool:
-        """Whether nothing else may be on its way: it may end the process, or fill the memory."""
-        scarce = self._trials.token_limit is not None and self._streams.beside
+    def _needs_all(self, batch: PackedBatch) -> bool:
+        """Whether nothing may be computed beside it: it may end the process, or fill memory."""
+        scarce = self._tracker.token_limit is not None and self._streams.concurrent
         large = batch.size > self._token_budget
-        return scarce or large or self._trials.suspects_any(batch)
+        return scarce or large or self._tracker.is_suspect(batch)
+
+    def _wanted(self, batch: PackedBatch) -> PackedBatch | None:
+        """The batch without the sequences that are given up; None where it holds no others."""
+        given_up = self._tracker.given_up
+        numbers = [n for n, window in enumerate(batch.windows) if window.position not in given_up]
+        if len(numbers) == len(batch.windows):
+            return batch
+        return batch.select(numbers) if numbers else None
 
     def _make_room(self, depth: int) -> Iterator[BatchRows]:
-        """Wait until fewer than so many batches are on their way."""
-        while len(self._pending) >= depth:
-            if wait([self._pending[0].rows], WAIT_SECONDS).done:
+        """Wait until fewer than `depth` batches are submitted."""
+        while len(self._submitted) >= depth:
+            if wait([self._submitted[0].rows], WAIT_SECONDS).done:
                 yield from self._collect()
             else:
-                yield _nothing(given_up=[])
-            if self._leaves:
-                self._forget_waiting()
+                yield _nothing()
+            # The last ones first: what is computed has no gap.
+            while self._stopped() and self._submitted and self._submitted[-1].rows.cancel():
+                self._submitted.pop()
 
-    def _forget_waiting(self) -> None:
-        """Let go of the batches on their way that are not begun: the last ones."""
-        while self._pending and self._pending[-1].rows.cancel():
-            self._pending.pop()
-
-    def _submit_or_narrow(self, batch: PackedBatch, alone: bool) -> Iterator[BatchRows]:
-        by_itself = alone or not self._streams.beside
-        self._trials.at_work([step.batch for step in self._pending] + [batch])
-        step = _attempt(lambda: self._submit(batch, self._model, by_itself))
-        if isinstance(step, Exception):
+    def _submit(self, batch: PackedBatch, alone: bool) -> Iterator[BatchRows]:
+        self._tracker.note_in_flight([earlier.batch for earlier in self._submitted] + [batch])
+        blamed = alone or not self._streams.concurrent
+        submitted = _attempt(lambda: self._begin(batch, self._model, blamed))
+        if isinstance(submitted, Exception):
             yield from self._make_room(1)
-            yield from self._narrow(batch, step, by_itself)
+            yield from self._replace(batch, submitted, blamed)
             return
-        self._pending.append(step)
+        self._submitted.append(submitted)
         if alone:
-            # What comes next may end the process: these rows are yielded before it.
+            # The next batch may end the process: these rows are yielded before it.
             yield from self._make_room(1)
 
-    def _submit(self, batch: PackedBatch, model: nn.Module, alone: bool) -> _Step:
-        how = self._outputs
-        spans = [pooled_span(piece, how.pooling, how.pools_specials) for piece in batch.pieces]
+    def _begin(self, batch: PackedBatch, model: nn.Module, alone: bool) -> _Submitted:
+        outputs = self._outputs
+        spans = [pooled_span(w, outputs.pooling, outputs.pools_specials) for w in batch.windows]
         compute = partial(self._compute, model, spans)
-        return _Step(batch, spans, alone, self._streams.submit(batch, compute, alone=alone))
+        return _Submitted(batch, spans, alone, self._streams.submit(batch, compute, alone=alone))
 
     @torch.inference_mode()
     def _compute(
@@ -205,116 +194,123 @@ class AsyncInferenceRunner:
         return pooled, rows.to(self._dtype) if self._outputs.per_residue else None
 
     def _collect(self) -> Iterator[BatchRows]:
-        """The rows of the oldest batch on its way, or of what it is narrowed down to."""
-        step = self._pending.popleft()
-        arrived = _attempt(lambda: _arrive(step))
+        """Yield the rows of the oldest batch, or of what is computed in its place."""
+        oldest = self._submitted.popleft()
+        arrived = _attempt(lambda: _arrive(oldest))
         if isinstance(arrived, Exception):
-            yield from self._narrow(step.batch, arrived, step.alone)
-            return
-        self._trials.at_work([others.batch for others in self._pending])
-        yield self._finish(step, *arrived)
+            yield from self._replace(oldest.batch, arrived, oldest.alone)
+        else:
+            self._tracker.note_in_flight([later.batch for later in self._submitted])
+            yield self._finish(oldest, *arrived)
 
-    def _narrow(self, batch: PackedBatch, error: Exception, alone: bool) -> Iterator[BatchRows]:
-        """Try what a batch that raised `error` is narrowed down to, each alone."""
-        # What is on its way holds memory; its rows come after these.
-        later, self._pending = self._pending, deque()
-        self._aside += len(later)
-        for step in later:
-            _attempt(step.rows.result)
+    def _replace(self, batch: PackedBatch, error: Exception, alone: bool) -> Iterator[BatchRows]:
+        """Compute what the tracker puts in place of a batch that raised `error`.
+
+        The batches after it are dropped, since they hold memory, and computed again.
+        """
+        later = [submitted.batch for submitted in self._submitted]
+        self._drop_submitted()
+        memory = is_out_of_memory(error)
+        parts = self._tracker.handle_failure(batch, error, memory, alone=alone)
+        yield _nothing(given_up=() if parts else batch.positions)
+        for part in parts:
+            yield from self._run(part, alone=True)
+        for following in later:
+            yield from self._run(following)
+
+    def _drop_submitted(self) -> None:
+        for submitted in self._submitted:
+            if not submitted.rows.cancel():
+                _attempt(submitted.rows.result)
+        self._submitted.clear()
         free_memory(self._device)
-        narrower = self._trials.narrow(batch, error, is_out_of_memory(error), alone=alone)
-        yield _nothing(given_up=[] if narrower else batch.positions)
-        for part in narrower:
-            yield from self._run(part, again=True)
-        self._pending.extend(later)
-        self._aside -= len(later)
 
-    def _wanted(self, batch: PackedBatch) -> PackedBatch | None:
-        """The batch without the sequences that are given up."""
-        given_up = self._trials.given_up
-        numbers = [n for n, piece in enumerate(batch.pieces) if piece.position not in given_up]
-        if len(numbers) == len(batch.pieces):
-            return batch
-        return batch.select(numbers) if numbers else None
-
-    def _finish(self, step: _Step, pooled: NDArray[Any], residues: list[NDArray[Any]]) -> BatchRows:
-        """What is whole after a step."""
-        pieces, given_up = step.batch.pieces, self._trials.given_up
-        self._mend(step.batch, pooled, residues)
-        kept = [n for n, piece in enumerate(pieces) if piece.position not in given_up]
+    def _finish(
+        self, done: _Submitted, pooled: NDArray[Any], residues: list[NDArray[Any]]
+    ) -> BatchRows:
+        """What is complete after a batch."""
+        windows, given_up = done.batch.windows, self._tracker.given_up
+        self._retry_in_fp32(done.batch, pooled, residues)
+        kept = [n for n, window in enumerate(windows) if window.position not in given_up]
         positions, rows = self._windows.add(
-            [pieces[n] for n in kept], [step.spans[n] for n in kept], pooled[kept]
+            [windows[n] for n in kept], [done.spans[n] for n in kept], pooled[kept]
         )
         positions, rows = self._store(positions, rows)
-        self._trials.passed(positions)
+        self._tracker.record_success(positions)
         return BatchRows(
             positions,
             rows,
             self._flags(positions),
             residues=[
-                (pieces[n].position, residues[n])
+                (windows[n].position, residues[n])
                 for n in kept
-                if residues and pieces[n].position not in given_up
+                if residues and windows[n].position not in given_up
             ],
-            given_up=[position for position in step.batch.positions if position in given_up],
-            tokens=step.batch.size,
+            given_up=[position for position in done.batch.positions if position in given_up],
+            tokens=done.batch.size,
         )
 
-    def _mend(self, batch: PackedBatch, pooled: Any, residues: list[NDArray[Any]]) -> None:
-        """Compute in fp32, each alone, the windows that are not finite; refuse what stays so.
+    def _retry_in_fp32(
+        self, batch: PackedBatch, pooled: NDArray[Any], residues: list[NDArray[Any]]
+    ) -> None:
+        """Compute in fp32, each alone, the windows that are not finite; quarantine what stays so.
 
         The rows of the others stand: none depends on its neighbours.
         """
-        finite = [_are_finite(pooled, residues, number) for number in range(len(batch.pieces))]
+        finite = [_are_finite(pooled, residues, number) for number in range(len(batch.windows))]
         for number in (n for n, is_finite in enumerate(finite) if not is_finite):
-            position = batch.pieces[number].position
-            if position in self._trials.given_up:
+            position = batch.windows[number].position
+            if position in self._tracker.given_up:
                 continue
-            again = _arrive(self._submit(batch.select([number]), self._load_fp32(), alone=False))
+            again = _arrive(self._begin(batch.select([number]), self._load_fp32(), alone=False))
             pooled[number] = again[0][0]
             residues[number : number + 1] = again[1]
             self._retried.add(position)
             if not _are_finite(pooled, residues, number):
-                self._trials.refuse(position, NOT_FINITE, in_doubt=not any(finite))
+                self._tracker.quarantine(position, NOT_FINITE, in_doubt=not any(finite))
 
-    def _store(self, positions: Any, rows: Any) -> tuple[Any, Any]:
-        """The (n, D) rows in their storage's dtype, without those that it cannot hold."""
-        with np.errstate(over="ignore"):  # an infinity is told of just below
+    def _store(
+        self, positions: NDArray[np.int64], rows: NDArray[Any]
+    ) -> tuple[NDArray[np.int64], NDArray[Any]]:
+        """The (n, D) rows in the storage's dtype, without those that it cannot hold."""
+        with np.errstate(over="ignore"):  # an infinity is looked for just below
             rows = rows.astype(self._outputs.storage)
-        whole = np.isfinite(rows).all(1)
-        for position in positions[~whole].tolist():
-            self._trials.refuse(position, TOO_LARGE, in_doubt=not whole.any())
-        return positions[whole], rows[whole]
+        finite = np.isfinite(rows).all(1)
+        for position in positions[~finite].tolist():
+            self._tracker.quarantine(position, TOO_LARGE, in_doubt=not finite.any())
+        return positions[finite], rows[finite]
 
     def _flags(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
         retried = [position in self._retried for position in positions.tolist()]
         return np.where(retried, FP32_RETRY, 0).astype(np.uint8)
 
 
-def _nothing(given_up: list[int]) -> BatchRows:
+def _nothing(given_up: Sequence[int] = ()) -> BatchRows:
     none = np.empty(0, np.int64), np.empty((0, 0), np.float32), np.empty(0, np.uint8)
     return BatchRows(*none, residues=[], given_up=given_up, tokens=0)
 
 
 def _attempt(compute: Callable[[], Result]) -> Result | Exception:
-    """What `compute` returns or, if it can be gone on from, what it raises."""
+    """What `compute` returns, or the exception that it raises.
+
+    Raises torch.AcceleratorError: after it this process cannot use the GPU any more.
+    """
     try:
         return compute()
     except torch.AcceleratorError:
-        # The GPU is of no more use to this process.
         raise
     except Exception as error:  # noqa: BLE001 (whatever one sequence makes a model raise)
-        # Its frames would hold the memory of the step.
+        # Its frames would hold the memory of the batch.
         return error.with_traceback(None)
 
 
-def _arrive(step: _Step) -> tuple[NDArray[Any], list[NDArray[Any]]]:
-    """Wait for a batch: (B, D) pooled rows, and each piece's own token rows, or none at all."""
-    pooled, residues = step.rows.result()
+def _arrive(submitted: _Submitted) -> tuple[NDArray[Any], list[NDArray[Any]]]:
+    """Wait for a batch: (B, D) pooled rows, and each window's own token rows, or none at all."""
+    pooled, residues = submitted.rows.result()
     if residues is None:
         return pooled.numpy(), []
     rows = residues.numpy()
-    return pooled.numpy(), [rows[piece.start : piece.stop] for piece in step.batch.pieces]
+    return pooled.numpy(), [rows[window.start : window.stop] for window in submitted.batch.windows]
 
 
 def _are_finite(pooled: NDArray[Any], residues: list[NDArray[Any]], number: int) -> bool:

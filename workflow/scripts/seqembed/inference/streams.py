@@ -1,10 +1,15 @@
-"""Where batches are computed: on the threads of a CPU, or on a GPU beside its copies."""
+"""Computes batches on the threads of a CPU, or on a GPU while it copies others.
+
+depth: how many batches to submit before waiting for the rows of the first. concurrent: batches are
+computed at the same time, each in memory of its own. `submit`, or the future that it returns,
+raises what the computation raises; alone: no other batch is submitted. `close` cancels what was not
+begun, and waits for what was.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,45 +23,26 @@ Rows = tuple[Tensor, Tensor | None]
 Compute = Callable[[Tensor, Packing], Rows]
 
 
-class Streams(Protocol):
-    """depth: how many batches are worth submitting before the first one's rows are waited for.
-
-    beside: whether they are computed beside each other, each in memory of its own.
-    """
-
-    depth: int
-    beside: bool
-
-    def submit(self, batch: PackedBatch, compute: Compute, *, alone: bool) -> Future[Rows]:
-        """Have a batch computed, in its turn; its rows will be in the host's memory.
-
-        This, or the future, raises what the computation raises. alone: nothing else is on its way.
-        """
-
-    def close(self) -> None:
-        """Let go of what was not begun, and wait for what was."""
-
-
 class CpuStreams:
-    """So many batches at once, each on its own share of the threads; one that is alone has all.
+    """Computes `streams` batches at once, each on its share of the threads; a lone one has all.
 
     Threads that share one batch wait for each other at every step of a model. As many batches wait
-    as are computed. even_threads: of so many rows and threads, how many give the bits that one
-    gives (Encoder.even_threads).
+    as are computed. even_threads: the most threads for a number of rows that give the bits of one
+    thread (Encoder.even_threads).
     """
 
     def __init__(self, streams: int, threads: int, even_threads: Callable[[int, int], int]) -> None:
         self._threads, self._share = threads, max(1, threads // streams)
         self._even_threads = even_threads
-        self.beside = streams > 1
-        # A single stream's batch is always alone: what it fails of is its own.
-        self.depth = 2 * streams if self.beside else 1
-        # A thread asks PyTorch for its number of threads when it first computes, and would get what
-        # another one set for itself by then; asked before, it keeps its own.
-        first = torch.get_num_threads
-        self._shared = ThreadPoolExecutor(streams, "stream", first)
-        # Each thread that computes on several has its own team of them: one is enough.
-        self._whole = ThreadPoolExecutor(1, "whole", first)
+        self.concurrent = streams > 1
+        # A single stream's batch is always alone.
+        self.depth = 2 * streams if self.concurrent else 1
+        # PyTorch settles a thread's number of threads at its first use, by what any other thread
+        # has set by then; settled before, each keeps its own.
+        settle = torch.get_num_threads
+        self._shared = ThreadPoolExecutor(streams, "stream", settle)
+        # A thread that computes on several threads keeps a team of them: one such is enough.
+        self._whole = ThreadPoolExecutor(1, "whole", settle)
 
     def submit(self, batch: PackedBatch, compute: Compute, *, alone: bool) -> Future[Rows]:
         pool, threads = (self._whole, self._threads) if alone else (self._shared, self._share)
@@ -75,12 +61,12 @@ def _compute(batch: PackedBatch, compute: Compute, threads: int) -> Rows:
 
 
 class CudaStream:
-    """A GPU, on which the next batch is queued before the last one's rows are waited for.
+    """Queues the next batch on a GPU before it waits for the rows of the last one.
 
-    Copies to it run beside the computation, and it does not wait for Python.
+    Copies to the GPU run while it computes, and it does not wait for Python.
     """
 
-    depth, beside = 2, False
+    depth, concurrent = 2, False
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -91,7 +77,7 @@ class CudaStream:
         tokens, cu_seqlens = map(self._to_device, (batch.tokens, batch.packing.cu_seqlens))
         current = torch.cuda.current_stream(self._device)
         current.wait_stream(self._copies)
-        # The allocator must not give their memory away while the computation reads them.
+        # The allocator must not reuse their memory while the computation reads them.
         for tensor in (tokens, cu_seqlens):
             tensor.record_stream(current)
         pooled, residues = compute(tokens, Packing(batch.packing.bounds, cu_seqlens))
@@ -120,8 +106,8 @@ def _to_host(rows: Tensor) -> Tensor:
 
 def open_streams(
     device: torch.device, streams: int, threads: int, even_threads: Callable[[int, int], int]
-) -> Streams:
-    """Those of this device. streams, threads, even_threads: as CpuStreams takes them."""
+) -> CpuStreams | CudaStream:
+    """The streams of this device; streams, threads and even_threads are CpuStreams's."""
     if device.type == "cuda":
         return CudaStream(device)
     return CpuStreams(streams, threads, even_threads)

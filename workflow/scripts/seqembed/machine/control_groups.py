@@ -1,4 +1,4 @@
-"""What the kernel says of this process's control group: its memory, and what it killed for it.
+"""The memory limit of this process's control group, and the processes killed at that limit.
 
 Source: Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst.
 """
@@ -14,7 +14,7 @@ GROUPS = Path("/sys/fs/cgroup")
 
 
 def count_oom_kills(own: Path = OWN_GROUPS, groups: Path = GROUPS) -> int | None:
-    """How many processes of our control group the kernel has killed; None where it does not say."""
+    """Count the processes of our control group killed out of memory; None where unknown."""
     for folder in _memory_groups(own, groups):
         for name in ("memory.oom_control", "memory.events"):
             with suppress(OSError, ValueError, KeyError):
@@ -24,19 +24,19 @@ def count_oom_kills(own: Path = OWN_GROUPS, groups: Path = GROUPS) -> int | None
 
 
 def memory_limit(own: Path = OWN_GROUPS, groups: Path = GROUPS) -> int | None:
-    """Bytes that our control group may hold, as may each one around it; None where none is set."""
+    """The least limit of our control group and those around it, in bytes; None where none is."""
     limits = []
     for folder in _memory_groups(own, groups):
         for group in (folder, *folder.parents):
             for name in ("memory.limit_in_bytes", "memory.max"):
-                # `max` stands for no limit, and is no number.
+                # `max` means no limit, and is not a number.
                 with suppress(OSError, ValueError):
                     limits.append(int((group / name).read_text()))
     return min(limits, default=None)
 
 
 def _memory_groups(own: Path, groups: Path) -> Iterator[Path]:
-    """Folders of our group, as far as they are there: those of version 1 first, then version 2."""
+    """The folders that our group may have: those of version 1 first, then of version 2."""
     try:
         lines = own.read_text().splitlines()
     except OSError:

@@ -1,7 +1,8 @@
 """The GPUs of this machine, found without CUDA, and those that CUDA_VISIBLE_DEVICES allows.
 
-Each is a file that can be locked. The kernel frees a lock when its holder dies, so nothing is left
-to clean up, and it holds between all programs that see the same /dev.
+Each has a file that can be locked. The kernel frees a lock when its holder dies, so nothing is left
+to clean up, and all programs that see the same /dev share the lock. Files are opened as FileIO: a
+buffered one would first ask the driver whether it is a terminal.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ MIG_NAME = re.compile(rf"MIG-({UUID}|GPU-{UUID}/[0-9]+/[0-9]+)")
 class Gpu:
     """A GPU that this process may open.
 
-    index: its place among those in the order of PCI bus ids, as CUDA counts.
-    uuid: "GPU-...", None while the driver does not know it.
+    index: its number in the order of PCI bus ids, as CUDA counts. uuid: "GPU-...", None while the
+    driver does not know it.
     """
 
     index: int
@@ -44,14 +45,12 @@ class Gpu:
 
     @property
     def cuda_name(self) -> str:
-        """What names this GPU in CUDA_VISIBLE_DEVICES under CUDA_DEVICE_ORDER=PCI_BUS_ID."""
+        """Its name in CUDA_VISIBLE_DEVICES under CUDA_DEVICE_ORDER=PCI_BUS_ID."""
         return self.uuid or str(self.index)
 
     def lock(self) -> FileIO:
         """Its node, locked until it is closed; raises BlockingIOError where another holds it."""
-        return _locked(
-            open_node(self.node), lambda file: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        )
+        return _lock(FileIO(self.node), fcntl.flock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def __str__(self) -> str:
         return f"GPU {self.index} ({self.uuid or 'UUID not known yet'}, PCI {self.bus_id})"
@@ -59,9 +58,9 @@ class Gpu:
 
 @dataclass(frozen=True, kw_only=True)
 class MigDevice:
-    """A part of a GPU, by its name: only NVIDIA's own library knows which part that is.
+    """A part of a GPU, known by its name alone: which part it is only NVIDIA's own library knows.
 
-    So its lock is no node of its own but a byte of the driver's control node, drawn by the name.
+    It has no node of its own: its lock is a byte of the driver's control node, chosen by the name.
     """
 
     cuda_name: str
@@ -69,15 +68,12 @@ class MigDevice:
 
     def lock(self) -> FileIO:
         """The control node, its byte locked until it is closed; raises as Gpu.lock."""
-        # The kernel locks a range for writing only where the file is open for writing.
-        node = FileIO(os.open(self.node, os.O_RDWR | os.O_CLOEXEC), "r+")
-        return _locked(node, lambda file: fcntl.fcntl(file, fcntl.F_OFD_SETLK, self._range()))
-
-    def _range(self) -> bytes:
-        """The struct flock (fcntl.h) of one byte among 2**62."""
         digest = hashlib.blake2b(self.cuda_name.encode(), digest_size=8).digest()
-        place = int.from_bytes(digest, "little") >> 2
-        return struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, place, 1, 0)
+        # One byte among 2**62, as a struct flock (fcntl.h).
+        byte = int.from_bytes(digest, "little") >> 2
+        range_ = struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+        # The kernel locks a range for writing only where the file is open for writing.
+        return _lock(FileIO(self.node, "r+"), fcntl.fcntl, fcntl.F_OFD_SETLK, range_)
 
     def __str__(self) -> str:
         return self.cuda_name
@@ -86,10 +82,10 @@ class MigDevice:
 Device = Gpu | MigDevice
 
 
-def _locked(file: FileIO, lock: Callable[[FileIO], object]) -> FileIO:
-    """The file once `lock` has locked it; closed where that fails."""
+def _lock(file: FileIO, lock: Callable[..., object], *arguments: object) -> FileIO:
+    """The file, locked by `lock(file, *arguments)`; closed where that fails."""
     try:
-        lock(file)
+        lock(file, *arguments)
     except OSError:
         file.close()
         raise
@@ -100,8 +96,7 @@ def find_gpus(proc: Path = DRIVER_GPUS, dev: Path = DEVICE_NODES) -> list[Gpu]:
     """The GPUs whose device nodes can be opened for reading, in the order of PCI bus ids."""
     gpus: list[Gpu] = []
     for folder in driver_entries(proc):
-        gpu = _read_gpu(folder, dev, index=len(gpus))
-        if gpu is not None:
+        if gpu := _read_gpu(folder, dev, index=len(gpus)):
             gpus.append(gpu)
     return gpus
 
@@ -120,19 +115,13 @@ def _read_gpu(folder: Path, dev: Path, *, index: int) -> Gpu | None:
         node = dev / f"nvidia{minor}"
         if fields.get("gpu excluded", "no").lower() == "yes":
             return None
-        with open_node(node):
+        with FileIO(node):
             # Until a card is first opened, the driver prints question marks for its UUID.
             uuid = _information(folder).get("gpu uuid") or "?"
     except (OSError, KeyError, ValueError):
         return None
     known = None if "?" in uuid else uuid
     return Gpu(index=index, uuid=known, minor=minor, bus_id=folder.name, node=node)
-
-
-def open_node(node: Path) -> FileIO:
-    """Open it for reading."""
-    # Unbuffered: a buffer would first ask the driver whether it is a terminal.
-    return FileIO(node)
 
 
 def _information(folder: Path) -> dict[str, str]:
@@ -145,7 +134,7 @@ def _information(folder: Path) -> dict[str, str]:
 def choose_candidates(
     gpus: Sequence[Gpu], visible_devices: str | None, dev: Path = DEVICE_NODES
 ) -> list[Device]:
-    """What CUDA_VISIBLE_DEVICES allows, in its order; all GPUs where it is not set.
+    """The devices that CUDA_VISIBLE_DEVICES allows, in its order; all GPUs where it is not set.
 
     Entries are numbers in the order of PCI bus ids; UUIDs, which may be cut short as long as one
     GPU fits; or whole names of MIG devices. Raises DeviceError for an entry that is none of these.
@@ -167,12 +156,10 @@ def _named(gpus: Sequence[Gpu], entry: str, dev: Path) -> Device:
     if MIG_NAME.fullmatch(entry):
         return MigDevice(cuda_name=entry, node=dev / "nvidiactl")
     prefix = entry.lower()
-    if entry.isascii() and entry.isdigit():
-        fitting = [gpu for gpu in gpus if gpu.index == int(entry)]
-    elif prefix.startswith("gpu-"):
+    number = int(entry) if entry.isascii() and entry.isdigit() else None
+    fitting = [gpu for gpu in gpus if gpu.index == number]
+    if prefix.startswith("gpu-"):
         fitting = [gpu for gpu in gpus if gpu.uuid and gpu.uuid.lower().startswith(prefix)]
-    else:
-        fitting = []
     if len(fitting) == 1:
         return fitting[0]
     problem = f"names {len(fitting)} GPUs" if fitting else "names no GPU"

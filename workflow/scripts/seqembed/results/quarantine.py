@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from seqembed.storage.publish import published
-from seqembed.index.table import IndexFingerprint, read_lengths_and_digests, read_names
+from seqembed.index.table import IndexFingerprint, read_lengths_and_digests, read_ids_and_reasons
 
 HEADER = "sequence_id\treason\n"
-# With `ids: file:header` the name of a file is part of an id, and may hold any of these.
+# `ids: file:header` puts the name of a file into an id, and file names may hold any of these.
 _ESCAPES = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 
@@ -24,19 +24,19 @@ def table_line(sequence_id: str, reason: str) -> str:
 
 
 def write_quarantine(index_path: Path, path: Path, quarantined: Mapping[bytes, str]) -> int:
-    """Write what the index excludes and what could not be embedded; return the number of ids.
+    """Write the ids without an embedding, in the order of the index; return their number.
 
-    quarantined: digests of the latter, with the reason. Ids stand in the order of the index; a tab
-    or a line break is written as an escape of two characters. Raises IndexFormatError where the
-    index is damaged.
+    These are what the index excludes, and what workers could not embed: `quarantined`, digests with
+    the reason. A tab or a line break in an id or a reason is written as two characters, such as
+    backslash and t. Raises IndexFormatError if the index is damaged.
     """
     count, fingerprint = 0, IndexFingerprint()
     _, digests = read_lengths_and_digests(index_path)
     with published(path) as temporary:
         with temporary.open("w", encoding="utf-8") as file:
             file.write(HEADER)
-            # Of a damaged index one may be shorter: its fingerprint tells.
-            for (name, reason), digest in zip(read_names(index_path), digests, strict=False):
+            # One may be shorter if the index is damaged, which its fingerprint shows.
+            for (name, reason), digest in zip(read_ids_and_reasons(index_path), digests, strict=False):
                 fingerprint.update([name], [digest.tobytes()], [reason])
                 reason = quarantined.get(digest.tobytes(), reason)
                 if reason is not None:

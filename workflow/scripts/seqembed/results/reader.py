@@ -26,8 +26,8 @@ from seqembed.results.seal import verify_seal
 FORMAT_VERSION = "1"
 SLAB_BYTES = 16 << 20
 SLAB_ROWS = 65_536
-# A shard is open for HDF5, and again for each of its arrays that is mapped.
-FILES_OF_A_SHARD, FILES_OF_OURS = 3, 64
+# HDF5 opens a shard once; each of its mapped arrays opens it again.
+FILES_A_SHARD, OTHER_FILES = 3, 64
 COLUMNS: dict[str, tuple[tuple[int, ...], Any]] = {
     "sequence_ids": ((), h5py.string_dtype("utf-8")),
     "lengths": ((), np.int64),
@@ -43,7 +43,7 @@ QUARANTINE: dict[str, tuple[tuple[int, ...], Any]] = {
 
 
 def slab_bounds(count: int, width: int) -> Iterator[tuple[int, int]]:
-    """Cut `count` rows of `width` float32 into (start, stop) of at most SLAB_BYTES, SLAB_ROWS."""
+    """Cut `count` rows of `width` float32 into slabs, (start, stop), of at most SLAB_BYTES."""
     step = max(1, min(SLAB_ROWS, SLAB_BYTES // (4 * width)))
     for start in range(0, count, step):
         yield start, min(start + step, count)
@@ -109,15 +109,15 @@ def pool_token_rows(files: Sequence[EmbeddingsFile]) -> TokenRowPool | None:
 
 
 def allow_open_shards(count: int) -> None:
-    """Have so many shards open at once be allowed; OSError where they never can be."""
-    allow_open_files(FILES_OF_OURS + FILES_OF_A_SHARD * count)
+    """Raise the open-file limit for `count` shards; OSError if the hard limit is too low."""
+    allow_open_files(OTHER_FILES + FILES_A_SHARD * count)
 
 
 @contextmanager
 def open_embeddings(path: Path) -> Iterator[EmbeddingsFile]:
     """Check every byte of a file without HDF5, then open it.
 
-    Raises ShardError where it is not one of ours, damaged, or of another form or format version.
+    Raises ShardError if it is no file of seqembed, damaged, or of another form or format version.
     """
     try:
         verify_seal(path)
@@ -130,13 +130,13 @@ def open_embeddings(path: Path) -> Iterator[EmbeddingsFile]:
 
 
 def _check_form(path: Path, file: h5py.File) -> None:
-    """Raise ShardError unless the file is of our version, shapes and dtypes."""
+    """Raise ShardError unless the file has the known version, shapes and dtypes."""
     _refuse_links(path, file)
     found, embeddings = file.attrs.get("format_version"), file.get("embeddings")
     if found != FORMAT_VERSION:
         raise ShardError(f"{path}: format version {found!r} is not known to this program")
     if not _are_rows(embeddings):
-        raise ShardError(f"{path}: has no rows of {' or '.join(STORAGES)}; make it again")
+        raise ShardError(f"{path}: has no rows of dtype {' or '.join(STORAGES)}; make it again")
     _check_columns(path, file, COLUMNS, len(embeddings))
     if "quarantine" in file:
         digests = file.get("quarantine/digests")
@@ -147,7 +147,7 @@ def _check_form(path: Path, file: h5py.File) -> None:
 
 
 def _refuse_links(path: Path, file: h5py.Group) -> None:
-    """Raise ShardError where what is read would come from another place than this file."""
+    """Raise ShardError if anything that is read lies outside of this file."""
     for name in file:
         link = file.get(name, getlink=True)
         held = file[name] if isinstance(link, h5py.HardLink) else None
@@ -167,14 +167,14 @@ def _check_columns(
 
 
 def _are_rows(dataset: Any) -> bool:
-    """Whether they are rows, one after the other, of a kind that we write."""
+    """Whether it holds rows, laid end to end, of a dtype that is written here."""
     if not isinstance(dataset, h5py.Dataset):
         return False
     return dataset.ndim == 2 and dataset.dtype.name in STORAGES and dataset.chunks is None
 
 
 def _check_residues(path: Path, file: h5py.File) -> None:
-    """Raise ShardError unless the token rows are those of the file's sequences."""
+    """Raise ShardError unless width, dtype and number of the token rows fit the file."""
     rows, offsets = file.get(RESIDUES), file.get(OFFSETS)
     width, dtype = file["embeddings"].shape[1], file["embeddings"].dtype
     if not _are_rows(rows) or rows.shape[1] != width or rows.dtype != dtype:

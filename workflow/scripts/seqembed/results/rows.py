@@ -1,9 +1,10 @@
-"""Rows that lie in several arrays on disk, found by digest."""
+"""Rows that lie in several arrays on disk, read a slab at a time."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from mmap import mmap
 
@@ -21,7 +22,7 @@ class RowPool:
     """Rows of `arrays`, each (n_i, D) of dtype `storage`, numbered through."""
 
     def __init__(self, arrays: Sequence[NDArray[np.floating]], width: int, storage: str) -> None:
-        self._arrays, self._width, self._storage = arrays, width, storage
+        self._arrays, self.width, self._storage = arrays, width, storage
         self._inodes = [_inode(array) for array in arrays]
         self._starts = np.cumsum([0, *map(len, arrays)])
 
@@ -32,7 +33,7 @@ class RowPool:
         """
         if ((places < 0) | (places >= self._starts[-1])).any():
             raise IndexError(f"a place is not among {self._starts[-1]:,} rows")
-        rows: NDArray[np.floating] = np.empty((len(places), self._width), self._storage)
+        rows: NDArray[np.floating] = np.empty((len(places), self.width), self._storage)
         order = np.argsort(places, kind="stable")
         owners = np.searchsorted(self._starts, places[order], side="right") - 1
         for owner in np.unique(owners):
@@ -79,6 +80,16 @@ def _read(
     return block.reshape(-1, array.shape[1])[wanted - low]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TokenRows:
+    """The token rows of N sequences, in order, in parts; those of sequence i are the rows from
+    offsets[i] to offsets[i + 1], (N + 1,) int64.
+    """
+
+    offsets: NDArray[np.int64]
+    parts: Iterable[NDArray[np.floating]]
+
+
 class TokenRowPool:
     """The token rows of sequences, in several arrays on disk, each (m_i, D).
 
@@ -96,9 +107,10 @@ class TokenRowPool:
         self._begins = np.concatenate([np.empty(0, np.int64), *(o[:-1] for o in offsets)])
         self._counts = np.concatenate([np.empty(0, np.int64), *(np.diff(o) for o in offsets)])
 
-    def offsets(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(n + 1,) int64: where the rows of each begin if these are laid end to end."""
-        return np.append(0, self._counts[places].cumsum())
+    def take(self, places: NDArray[np.int64]) -> TokenRows:
+        """The token rows of these sequences, read as they are asked for."""
+        offsets = np.append(0, self._counts[places].cumsum())
+        return TokenRows(offsets=offsets, parts=self.parts(places))
 
     def parts(self, places: NDArray[np.int64]) -> Iterator[NDArray[np.floating]]:
         """The rows of these sequences, one after the other, in parts of at most PART_BYTES."""

@@ -1,10 +1,10 @@
-"""The HDF5 files' seal: a user block that tells damage before HDF5 opens the file.
+"""The HDF5 files' seal: a user block that shows damage before HDF5 opens the file.
 
 A flipped bit can make HDF5 return wrong values in silence, or hang, so the check is made by
 plain reads. The first 512 bytes, which HDF5 skips, hold one line of ASCII and are filled with
 zeros: the magic word, the length, the checksum's name and the checksum of all that follows the
-block. It tells damage, not forgery, so it need not be a cryptographic one, which takes longer to
-compute than all else that is done with a file.
+block. It is there to show damage, not forgery: a cryptographic checksum would take longer than all
+else that is done with a file.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def verify_seal(path: Path) -> None:
     """Check every byte of a sealed file without HDF5.
 
     Raises:
-        ShardError: the file is not one of ours, has another checksum, was cut short or changed.
+        ShardError: the file is not a sealed file of seqembed, was cut short, or changed.
     """
     with path.open("rb") as file:
         block = file.read(USER_BLOCK_BYTES)
@@ -45,12 +45,12 @@ def verify_seal(path: Path) -> None:
 
 
 def _check_known(path: Path, block: bytes) -> None:
-    """Raise ShardError unless the block begins as one of ours does, and names our checksum."""
+    """Raise ShardError unless the block begins with the magic word and names our checksum."""
     fields = block.split(b" ", 3)
     if fields[0] != MAGIC.encode():
-        raise ShardError(f"{path}: no sealed seqembed file; make it again")
+        raise ShardError(f"{path}: is not a sealed seqembed file; make it again")
     if fields[2:3] != [CHECKSUM.encode()]:
-        raise ShardError(f"{path}: no sealed seqembed file with {CHECKSUM} in it; make it again")
+        raise ShardError(f"{path}: is sealed with another checksum than {CHECKSUM}; make it again")
 
 
 def _user_block(length: int, checksum: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Writes the HDF5 files of embeddings by streaming."""
+"""Write the HDF5 files of embeddings, a slab of rows at a time."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from seqembed.results.ahead import ahead
+from seqembed.results.prefetch import prefetch
 from seqembed.errors import ShardError
 from seqembed.storage.publish import published, sync
 from seqembed.storage.digests import digest_rows
+from seqembed.results.rows import TokenRows
 from seqembed.results.seal import USER_BLOCK_BYTES, seal, verify_seal
 from seqembed.results.reader import COLUMNS, FORMAT_VERSION, OFFSETS, QUARANTINE, RESIDUES, are_offsets
 
@@ -42,14 +43,6 @@ class Slab:
             raise ShardError(f"{n:,} ids stand beside columns of shapes {shapes}")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class TokenRows:
-    """The token rows of all sequences: (N + 1,) int64 offsets, and the rows in order, in parts."""
-
-    offsets: NDArray[np.int64]
-    parts: Iterable[NDArray[np.floating]]
-
-
 def write_embeddings(
     path: Path,
     *,
@@ -61,27 +54,29 @@ def write_embeddings(
     residues: TokenRows | None = None,
     quarantine: Mapping[bytes, str] | None = None,
 ) -> None:
-    """Write `count` rows of `width` values, slab by slab; the file is sealed and read once more.
+    """Write `count` rows of `width` values, slab by slab; seal the file, and read it once more.
 
     storage: float32 or float16, of every row. quarantine: why a digest's sequence has no row.
 
-    Raises ShardError where the slabs do not add up, or where the disk is full or gives back other
-    bytes; what stands at `path` then stays as it was.
+    Raises ShardError if the slabs do not add up, the disk is full, or it gives back other bytes;
+    then a file at `path` stays as it was.
     """
     with published(path) as temporary:
-        with _writing(temporary, path) as file:
+        with _new_file(temporary, path) as file:
             with _disk_errors(path):
                 file.attrs.update(_common_attributes() | dict(attributes))
-                _create(file, count, width, storage)
+                file.create_dataset("embeddings", (count, width), storage, track_times=False)
+                for name, (shape, dtype) in COLUMNS.items():
+                    file.create_dataset(name, (count, *shape), dtype, track_times=False)
             _write_slabs(file, path, slabs)
             if residues:
-                _write_residues(file, path, residues, width, storage)
+                _write_residues(file, path, residues)
             if quarantine:
                 with _disk_errors(path):
                     _write_quarantine(file, quarantine)
         seal(temporary)
-        with ThreadPoolExecutor(1, "sync") as beside:
-            synced = beside.submit(sync, temporary)
+        with ThreadPoolExecutor(1, "sync") as thread:
+            synced = thread.submit(sync, temporary)
             _verify_written(temporary, path)
             synced.result()
 
@@ -95,7 +90,7 @@ def _common_attributes() -> dict[str, str]:
 
 
 @contextmanager
-def _writing(temporary: Path, path: Path) -> Iterator[h5py.File]:
+def _new_file(temporary: Path, path: Path) -> Iterator[h5py.File]:
     """A new HDF5 file, closed at the end."""
     with _disk_errors(path):
         file = _create_file(temporary)
@@ -108,7 +103,7 @@ def _writing(temporary: Path, path: Path) -> Iterator[h5py.File]:
 
 @contextmanager
 def _disk_errors(path: Path) -> Iterator[None]:
-    """Tell what HDF5 raises where the disk takes no more as ShardError, naming `path`."""
+    """Turn what HDF5 raises when the disk takes no more into ShardError, naming `path`."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -129,39 +124,33 @@ def _create_file(path: Path) -> h5py.File:
     return h5py.File(h5py.h5f.create(bytes(path), h5py.h5f.ACC_EXCL, creation, access))
 
 
-def _create(file: h5py.File, count: int, width: int, storage: str) -> None:
-    file.create_dataset("embeddings", (count, width), storage, track_times=False)
-    for name, (shape, dtype) in COLUMNS.items():
-        file.create_dataset(name, (count, *shape), dtype, track_times=False)
-
-
 def _write_slabs(file: h5py.File, path: Path, slabs: Iterable[Slab]) -> None:
     written, count = 0, len(file["embeddings"])
-    for slab in ahead(slabs):
+    for slab in prefetch(slabs):
         with _disk_errors(path):
             written = _write_slab(file, path, written, slab)
     if written != count:
-        raise ShardError(f"{path}: {written:,} of {count:,} rows came; run again")
+        raise ShardError(f"{path}: got {written:,} of {count:,} rows; run again")
 
 
-def _write_residues(
-    file: h5py.File, path: Path, residues: TokenRows, width: int, storage: str
-) -> None:
+def _write_residues(file: h5py.File, path: Path, residues: TokenRows) -> None:
     written, total = 0, int(residues.offsets[-1])
-    if not are_offsets(residues.offsets, len(file["embeddings"]), total):
+    count, width = file["embeddings"].shape
+    if not are_offsets(residues.offsets, count, total):
         raise ShardError(f"{path}: the token rows are not those of its sequences; run again")
     with _disk_errors(path):
         file.create_dataset(OFFSETS, data=residues.offsets, track_times=False)
-        rows = file.create_dataset(RESIDUES, (total, width), storage, track_times=False)
+        dtype = file["embeddings"].dtype
+        rows = file.create_dataset(RESIDUES, (total, width), dtype, track_times=False)
     for part in residues.parts:
         stop = written + len(part)
         if stop > total or part.shape[1] != width:
-            raise ShardError(f"{path}: more than {total:,} token rows of {width:,} came; run again")
+            raise ShardError(f"{path}: got more than {total:,} token rows of {width:,} values; run again")
         with _disk_errors(path):
             rows[written:stop] = part
         written = stop
     if written != total:
-        raise ShardError(f"{path}: {written:,} of {total:,} token rows came; run again")
+        raise ShardError(f"{path}: got {written:,} of {total:,} token rows; run again")
 
 
 def _write_slab(file: h5py.File, path: Path, start: int, slab: Slab) -> int:
@@ -169,20 +158,17 @@ def _write_slab(file: h5py.File, path: Path, start: int, slab: Slab) -> int:
     stop, (count, width) = start + len(slab.lengths), file["embeddings"].shape
     # HDF5 would spread rows of one value over the whole width.
     if stop > count or slab.embeddings.shape[1] != width:
-        found = f"rows up to {stop:,}, of {slab.embeddings.shape[1]:,} values, came"
-        raise ShardError(f"{path}: {found}, not {count:,} of {width:,}; run again")
-    # These first: meanwhile the next slab, taken in a thread, is done with Python's lock, which ids
-    # need.
+        found = f"rows up to {stop:,} of {slab.embeddings.shape[1]:,} values"
+        raise ShardError(f"{path}: got {found}, not {count:,} of {width:,}; run again")
+    # Rows first: they need no lock of Python, which the thread that computes the next slab holds.
     for name in ("embeddings", *COLUMNS):
         file[name][start:stop] = getattr(slab, name)
     return stop
 
 
 def _write_quarantine(file: h5py.File, quarantine: Mapping[bytes, str]) -> None:
-    digests = digest_rows(quarantine)
-    for (name, (_, dtype)), data in zip(
-        QUARANTINE.items(), (digests, list(quarantine.values())), strict=True
-    ):
+    columns = digest_rows(quarantine), list(quarantine.values())
+    for (name, (_, dtype)), data in zip(QUARANTINE.items(), columns, strict=True):
         file.create_dataset(name, data=data, dtype=dtype, track_times=False)
 
 

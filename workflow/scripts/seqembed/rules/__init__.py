@@ -1,1 +1,1 @@
-"""What the workflow's rules ask beside the configuration."""
+"""What the workflow's rules need beside the configuration."""

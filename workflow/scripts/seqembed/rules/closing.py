@@ -1,4 +1,4 @@
-"""What a failed run says at its end: the error of each log, on one line."""
+"""The closing lines of a run: the error of each log, and FASTA files that have changed."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from pathlib import Path
 
 from seqembed.errors import IndexFormatError
 
-# As worker_logging.LINE begins.
+# How worker_logging.LINE begins.
 _RECORD = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (?P<level>[A-Z]+) ")
 _TRACEBACK = "Traceback (most recent call last):"
 
 
 def list_errors(logs: Iterable[Path], since: float) -> list[str]:
-    """The last record of each log that was written since then, if it is an error or a warning."""
+    """The errors of the logs that were written after `since`, in seconds since the epoch."""
     written = [path for path in logs if path.exists() and path.stat().st_mtime >= since]
     return [line for path in written if (line := read_error(path))]
 
 
 def read_error(log: Path) -> str | None:
-    """The last record of a log on one line, if it is an error or a warning; else None.
+    """The last record of a log as one line, if it is an error or a warning; else None.
 
-    Of a record of several lines this is the first, and the last one of a traceback in it.
+    Of several lines only the first is kept, and for a traceback its last one too.
     """
     lines = log.read_text(errors="replace").splitlines()
     begins = [number for number, line in enumerate(lines) if _RECORD.match(line)]
@@ -36,16 +36,17 @@ def read_error(log: Path) -> str | None:
 
 
 def list_changes(datasets: Iterable[str], folder: Path) -> list[str]:
-    """What indices remember of their FASTA files and is otherwise now, a line a file.
+    """FASTA files that have changed since they were indexed, a line for each.
 
-    folder: the working folder, with `results`.
+    folder: the working folder, which has `results`.
     """
-    indices = {name: Path(f"results/{name}/index.parquet") for name in datasets}
-    there = {name: path for name, path in indices.items() if (folder / path).exists()}
-    return [line for name, path in there.items() for line in _list_changes(name, path, folder)]
+    return [line for dataset in datasets for line in _list_changes(dataset, folder)]
 
 
-def _list_changes(dataset: str, index: Path, folder: Path) -> list[str]:
+def _list_changes(dataset: str, folder: Path) -> list[str]:
+    index = Path(f"results/{dataset}/index.parquet")
+    if not (folder / index).exists():
+        return []
     # Not at the top: it imports pyarrow, and every job of a run imports this module.
     from seqembed.index.input_files import find_changes
 

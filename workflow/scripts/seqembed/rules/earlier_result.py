@@ -8,18 +8,19 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from seqembed.errors import ConfigError, IndexFormatError
-from seqembed.storage.paths import as_moved, expand
+from seqembed.storage.paths import expand
 
 
 def refuse_to_replace(patterns: Iterable[str], files: Iterable[str | Path], index: Path) -> None:
-    """Raise ConfigError where an index was made of other files than these, which match `patterns`.
+    """Raise ConfigError if an index was made of other files than these, which match `patterns`.
 
-    Whoever runs the same command again goes on, with other data or in a folder that was moved: one
-    file in common is enough, or one that the patterns would match. An index that cannot be read is
-    made anew anyway.
+    One file in common, or one that a pattern would match, is enough to go on: data may come and
+    go. An index that cannot be read is passed over, since it is made anew anyway.
     """
     before = _read_files(index)
-    if not before or _resolved(before) & _resolved(files) or _any_matches(before, patterns):
+    absolute = [os.path.abspath(expand(pattern)) for pattern in patterns]
+    known = any(fnmatchcase(os.path.abspath(path), each) for path in before for each in absolute)
+    if not before or known or _resolve(before) & _resolve(files):
         return
     more = f" and {len(before) - 1} more" if len(before) > 1 else ""
     raise ConfigError(
@@ -29,21 +30,8 @@ def refuse_to_replace(patterns: Iterable[str], files: Iterable[str | Path], inde
     )
 
 
-def _resolved(paths: Iterable[str | Path]) -> set[str]:
+def _resolve(paths: Iterable[str | Path]) -> set[str]:
     return {os.path.realpath(path) for path in paths}
-
-
-def _any_matches(paths: Iterable[str], patterns: Iterable[str]) -> bool:
-    """Whether a pattern would match one of the paths, also as another home folder had them."""
-    return any(_matches(path, pattern) for path in paths for pattern in patterns)
-
-
-def _matches(path: str, pattern: str) -> bool:
-    absolute = os.path.abspath(path)
-    if fnmatchcase(absolute, os.path.abspath(expand(pattern))):
-        return True
-    moved = as_moved(pattern)
-    return moved != pattern and not os.path.lexists(path) and fnmatchcase(absolute, moved)
 
 
 def _read_files(index: Path) -> list[str]:

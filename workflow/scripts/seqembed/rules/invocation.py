@@ -1,4 +1,4 @@
-"""Mistakes on Snakemake's own command line that Snakemake accepts silently."""
+"""Mistakes on the command line that Snakemake accepts silently."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ import shlex
 from collections.abc import Collection, Mapping, Sequence
 
 from seqembed.errors import ConfigError
-from seqembed.settings.unknown_keys import OTHER_GPU_NAMES
-from seqembed.settings.yaml_file import check_option
+from seqembed.settings.explain import GPU_NAMES
 
 _SETTING = re.compile(r"(fasta|model|datasets)=")
-_GPUS = ("gpu", *OTHER_GPU_NAMES, "nvidia_gpus", "cuda")
 
 
 def refuse_lost_words(arguments: Sequence[str], config: Sequence[str]) -> None:
-    """Raise ConfigError where Snakemake does not read a setting, or lets a later one replace it.
+    """Raise ConfigError for a setting that Snakemake would not read, or would replace.
 
-    arguments: the whole command line. config: what followed the last --config.
+    arguments: the whole command line. config: the words after the last --config.
     """
     settings = [word for word in arguments if _SETTING.match(word)]
     if settings and not config:
@@ -26,12 +24,12 @@ def refuse_lost_words(arguments: Sequence[str], config: Sequence[str]) -> None:
     if sum(word in ("--config", "-C") or word.startswith("--config=") for word in arguments) > 1:
         message = "--config is given twice, and Snakemake reads the last alone; write all of it"
         raise ConfigError(f"{message} after one --config.")
-    given: dict[str, str] = {}
-    for key, _, value in (word.partition("=") for word in config):
-        if key in given and not value.startswith("{"):
-            raise ConfigError(_explain_twice(key, given[key], value))
-        check_option(key, value)
-        given[key] = value
+    given = [word.partition("=") for word in config]
+    keys = [key for key, _, _ in given]
+    # Snakemake merges groups of keys.
+    if twice := [key for key, _, value in given if keys.count(key) > 1 and value[:1] != "{"]:
+        message = f"{twice[0]} is given twice, and only the last would count; write it once"
+        raise ConfigError(f"{message} (several files as fasta=a.faa,b.faa, without braces).")
 
 
 def refuse_other_gpu_limits(resources: Mapping[str, object], device: str) -> None:
@@ -39,23 +37,14 @@ def refuse_other_gpu_limits(resources: Mapping[str, object], device: str) -> Non
     if device == "cpu" or "gpu" in resources:
         return
     for name in resources:
-        if name.lower() in _GPUS:
+        if name.lower() in GPU_NAMES:
             count = getattr(resources[name], "raw", resources[name])
             message = f"--resources {name}={count} limits no job of this workflow"
             raise ConfigError(f"{message}; write --resources gpu={count}.")
 
 
 def describe_left_out(datasets: Collection[str], name: str) -> str:
-    """Say that the datasets of a configuration do not run beside the short form's."""
+    """Say that the short form's dataset runs alone, without those of the configuration."""
     listed = ", ".join(map(str, list(datasets)[:10]))
-    return f"Only {name} is run, which fasta= names, and no dataset of the configuration: {listed}."
-
-
-def _explain_twice(key: str, first: str, second: str) -> str:
-    message = f"{key} is given twice, as {first!r} and {second!r}, and the first would be lost"
-    if key == "fasta":
-        return f"{message}; write fasta={first},{second}, commas and no braces."
-    if ":" in first and ":" in second:
-        pairs = ", ".join(": ".join(part.split(":", 1)) for part in (first, second))
-        return f"{message}; put it in quotes, with a blank after each colon: '{key}={{{pairs}}}'."
-    return f"{message}; write it once."
+    message = f"Only {name}, which fasta= names, is run"
+    return f"{message}; the datasets of the configuration are not: {listed}."

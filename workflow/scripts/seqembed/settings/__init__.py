@@ -1,1 +1,1 @@
-"""What the user asks for: the configuration, the recipe, lengths and memory."""
+"""Settings: the configuration, the recipe, long sequences and memory."""

@@ -1,8 +1,8 @@
-"""What is done with sequences of more tokens than a model reads at once; no PyTorch is needed.
+"""What to do with sequences of more tokens than a model reads at once; no PyTorch is needed.
 
 Tokens are counted without the two specials, which every window has around it. A window begins
 every half max_length, and the last one ends with the sequence, so that each has max_length
-tokens. A token's row is taken from the window in which it stands farthest from an edge.
+tokens. A token's row is taken from the window in which the token is farthest from an edge.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from seqembed.models.prepared import PreparedModel
 
 LongSequences = Literal["window", "truncate", "full", "error"]
 Int64s = NDArray[np.int64]
-# As the configuration's schema has it: no sequence is so long, and sums of it stay exact.
+# The schema has the same limit: no sequence is so long, and sums of lengths stay exact.
 LONGEST = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Tokens start to stop of a sequence; the rows of keep_start to keep_stop are taken from it."""
+    """Tokens start to stop of a sequence, of which keep_start to keep_stop get their rows here."""
 
     start: int
     stop: int
@@ -37,23 +37,22 @@ class Window:
 
 @dataclass(frozen=True, kw_only=True)
 class LengthPolicy:
-    """How sequences over `max_length` tokens are read; 0, and no limit, with `full`.
+    """How to read sequences over `max_length` tokens; with `full` that is 0, for no limit.
 
-    Raises ConfigError for what it cannot be.
+    Raises ConfigError for impossible values.
     """
 
     long_sequences: LongSequences
     max_length: int
 
     def __post_init__(self) -> None:
-        if self.long_sequences not in get_args(LongSequences):
-            choices = ", ".join(get_args(LongSequences))
-            message = f"long_sequences must be one of {choices}, not {self.long_sequences!r}"
-            raise ConfigError(message)
-        if self.max_length < (self.long_sequences != "full"):
-            raise ConfigError(f"max_length must be at least 1, not {self.max_length!r}")
-        if self.max_length > LONGEST:
-            raise ConfigError(f"max_length must be at most {LONGEST:,}, not {self.max_length!r}")
+        if self.long_sequences not in (choices := get_args(LongSequences)):
+            message = f"one of {', '.join(choices)}, not {self.long_sequences!r}"
+            raise ConfigError(f"long_sequences must be {message}")
+        shortest = 0 if self.long_sequences == "full" else 1
+        if not shortest <= self.max_length <= LONGEST:
+            message = f"from {shortest} to {LONGEST:,}, not {self.max_length!r}"
+            raise ConfigError(f"max_length must be {message}")
 
     def is_long(self, tokens: Int64s) -> NDArray[np.bool_]:
         """Which of (n,) sequences are over the limit, (n,) bool."""
@@ -68,39 +67,39 @@ class LengthPolicy:
         return tokens
 
     def windows(self, tokens: Int64s) -> Int64s:
-        """How many windows each sequence is read in, (n,)."""
+        """How many windows each sequence has, (n,)."""
         if self.long_sequences != "window":
             return np.ones(len(tokens), np.int64)
         over = np.maximum(tokens - self.max_length, 0)
         return 1 - (-over // self._step)
 
-    def read(self, tokens: Int64s) -> Int64s:
+    def model_tokens(self, tokens: Int64s) -> Int64s:
         """How many tokens of each sequence go through the model, specials included, (n,)."""
         windows = self.windows(tokens)
         whole = self.kept(tokens) + SPECIALS
         return np.where(windows > 1, windows * (self.max_length + SPECIALS), whole)
 
     def windows_a_pass(self, token_budget: int) -> int:
-        """How many whole windows of one sequence a budget takes, at least one."""
+        """How many windows of one sequence fit in a token budget, at least one."""
         return max(1, token_budget // (self.max_length + SPECIALS))
 
     def passes(self, tokens: Int64s, token_budget: int) -> Int64s:
-        """How often the model runs for each sequence, (n,): more than once for many windows."""
+        """How often the model runs for each sequence, (n,): again where a budget is too small."""
         return -(-self.windows(tokens) // self.windows_a_pass(token_budget))
 
     def last_pass(self, tokens: Int64s, token_budget: int) -> Int64s:
-        """How many tokens of each sequence are in its last pass, (n,); others may join them."""
+        """How many tokens of each sequence are in its last pass, (n,), which others may share."""
         earlier = (self.passes(tokens, token_budget) - 1) * self.windows_a_pass(token_budget)
-        return self.read(tokens) - earlier * (self.max_length + SPECIALS)
+        return self.model_tokens(tokens) - earlier * (self.max_length + SPECIALS)
 
     def cut(self, tokens: int) -> list[Window]:
-        """The windows of one sequence, in order; what they keep covers each kept token once."""
+        """The windows of one sequence, in order; each kept token gets its row from one of them."""
         length = int(self.kept(np.array([tokens]))[0])
         count = int(self.windows(np.array([tokens]))[0])
         if count == 1:
             return [Window(0, length, 0, length)]
         starts = [min(i * self._step, length - self.max_length) for i in range(count)]
-        # Half-way between the next window's begin and this one's end both edges are as far.
+        # Half-way between the next window's start and this one's end, both edges are as far.
         turns = [
             (a + self.max_length + b + 1) // 2 for a, b in zip(starts[:-1], starts[1:], strict=True)
         ]
@@ -111,7 +110,7 @@ class LengthPolicy:
         ]
 
     def flags(self, tokens: Int64s) -> NDArray[np.uint8]:
-        """What is remarkable about the rows of (n,) sequences: (n,) uint8."""
+        """The flags of the rows of (n,) sequences: WINDOWED, TRUNCATED or none; (n,) uint8."""
         flag = {"window": WINDOWED, "truncate": TRUNCATED}.get(self.long_sequences, 0)
         return np.where(self.is_long(tokens), flag, 0).astype(np.uint8)
 
@@ -121,9 +120,9 @@ class LengthPolicy:
         unit: str,
         describe: Callable[[Int64s], list[str]] | None = None,
     ) -> None:
-        """Raise ConfigError, with the count and the key, where `error` meets longer sequences.
+        """With the policy `error`, raise ConfigError if there are sequences over the limit.
 
-        unit: what the tokens are. describe: names rows, of which the message tells the first three.
+        unit: what the tokens are. describe: names rows; the message lists the first three.
         """
         long = np.flatnonzero(self.is_long(tokens))
         if not len(long) or self.long_sequences != "error":

@@ -10,40 +10,41 @@ import psutil
 from seqembed.machine.control_groups import memory_limit
 from seqembed.models.families import Architecture
 
-# Of a batch, by device. A CPU's keeps what passes between steps in the caches of one core
-# (measured); a GPU's is a guess that no card has confirmed yet.
+# Tokens a batch, by device. On a CPU such a batch stays in the caches of one core (measured); for
+# a GPU no card has confirmed the number yet.
 TOKENS = {"cpu": 2048, "cuda": 16384}
-# What batches may take of the memory that is free: estimates err, and others want some, too.
+# The part of the free memory that batches may take: estimates err, and other programs need some.
 SHARE = 0.5
 
 
 def bytes_a_token(architecture: Architecture, itemsize: int) -> int:
-    """Roughly what a token takes while a layer is computed, in bytes.
+    """Roughly the bytes that a token takes while a layer is computed.
 
-    Its row, a normed one, query, key and value, and what attention gives and returns, each as wide
-    as the model; and the feed-forward part's values, before and after its activation.
+    Counted are eight vectors as wide as the model (the token's row before and after its norm;
+    query, key and value; attention's result), and the feed-forward part's values before and after
+    its activation.
     """
     return itemsize * (8 * architecture.width + 2 * architecture.ffn_width)
 
 
 def gpu_budget(token_bytes: int, free: int) -> int:
-    """The tokens of a batch, where so many bytes of a GPU are free: whole ones of a CPU's."""
+    """The largest token budget that fits in `free` bytes, a multiple of the CPU budget."""
     step = TOKENS["cpu"]
     fitting = int(SHARE * free) // (token_bytes * step) * step
     return min(max(fitting, step), TOKENS["cuda"])
 
 
 def cpu_streams(token_bytes: int, token_budget: int, threads: int, free: int) -> int:
-    """How many batches are computed at once, at most one a thread, with so many bytes free."""
+    """How many batches to compute at once in `free` bytes: at least one, at most one a thread."""
     return min(max(int(SHARE * free) // (token_bytes * token_budget), 1), threads)
 
 
 def available_memory() -> int:
-    """Bytes that this machine, and the control group that we are in, still have for us."""
+    """The bytes that this machine, and this process's control group, can still give."""
     available: int = psutil.virtual_memory().available
     limit = memory_limit()
     if limit is None:
         return available
-    # What the group holds beside us is mostly files, which the kernel drops where it must.
-    ours: int = psutil.Process().memory_info().rss
-    return max(0, min(available, limit - ours))
+    # The rest of what the group holds is mostly cached files, which the kernel can drop.
+    own: int = psutil.Process().memory_info().rss
+    return max(0, min(available, limit - own))

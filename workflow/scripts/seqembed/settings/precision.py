@@ -1,4 +1,4 @@
-"""Which precision a device computes in."""
+"""The precision that a device computes in."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from seqembed.settings.request import AskedPrecision, Precision
 
 # Attention over packed sequences has no half-precision kernel for cards older than Ampere.
 OLDEST_CAPABILITY = (8, 0)
-CAPABILITY = ".".join(map(str, OLDEST_CAPABILITY))
-CARD = f"an NVIDIA card of compute capability {CAPABILITY} (Ampere) or newer"
+CARD = "an NVIDIA GPU of compute capability 8.0 (Ampere) or newer"
 DTYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
     "fp16": torch.float16,
@@ -25,24 +24,23 @@ CPUINFO = Path("/proc/cpuinfo")
 
 
 def should_use_fp16(device: torch.device, environment: EnvConfig) -> bool:
-    """Whether fp16 is possible on this device and not forbidden by SEQEMBED_DISABLE_FP16."""
+    """Whether this device can compute in fp16, and SEQEMBED_DISABLE_FP16 does not forbid it."""
     return not environment.disable_fp16 and _obstacle("fp16", device) is None
 
 
 def resolve_precision(
     asked: AskedPrecision, device: torch.device, environment: EnvConfig
 ) -> Precision:
-    """The precision to compute in; `auto` is fp16 on a card that is good at it, else fp32.
+    """The precision to compute in; `auto` is fp16 on a GPU that is good at it, else fp32.
 
-    Raises DeviceError where the device cannot do what is asked for, ConfigError where
-    SEQEMBED_DISABLE_FP16 forbids it.
+    Raises DeviceError if the device lacks it, ConfigError if SEQEMBED_DISABLE_FP16 forbids it.
     """
     if asked == "auto":
         return "fp16" if should_use_fp16(device, environment) else "fp32"
     if asked == "fp16" and environment.disable_fp16:
         raise ConfigError(
-            "`precision: fp16` is asked for, and the environment variable "
-            "SEQEMBED_DISABLE_FP16 forbids it; unset it, or set `precision: fp32`"
+            "the environment variable SEQEMBED_DISABLE_FP16 forbids `precision: fp16`; unset it, "
+            "or set `precision: fp32`"
         )
     if obstacle := _obstacle(asked, device):
         raise DeviceError(
@@ -58,24 +56,22 @@ def torch_dtype(precision: Precision) -> torch.dtype:
 
 
 def _obstacle(precision: Precision, device: torch.device) -> str | None:
-    """Why this device cannot compute in this precision; None where it can."""
+    """Why this device cannot compute in this precision; None if it can."""
     if precision == "fp32":
         return None
     if device.type == "cuda":
-        capability = torch.cuda.get_device_capability(device)
-        found = ".".join(map(str, capability))
-        return (
-            f"it needs {CARD}, and this one has {found}" if capability < OLDEST_CAPABILITY else None
-        )
+        major, minor = torch.cuda.get_device_capability(device)
+        old = (major, minor) < OLDEST_CAPABILITY
+        return f"it needs {CARD}, and this one has {major}.{minor}" if old else None
     if precision == "fp16":
         return f"it needs {CARD}"
-    if not BF16_INSTRUCTIONS & _cpu_flags():
-        return f"it needs {CARD}, or a CPU with {' or '.join(sorted(BF16_INSTRUCTIONS))}"
-    return None
+    if BF16_INSTRUCTIONS & _cpu_flags():
+        return None
+    return f"it needs {CARD}, or a CPU with {' or '.join(sorted(BF16_INSTRUCTIONS))}"
 
 
 def _cpu_flags() -> set[str]:
-    """What the kernel says that this CPU can do; nothing where it does not say."""
+    """The CPU's features as the kernel lists them; empty if it lists none."""
     if not CPUINFO.exists():
         return set()
     lines = CPUINFO.read_text(encoding="utf-8").splitlines()

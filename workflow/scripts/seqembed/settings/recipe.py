@@ -1,11 +1,11 @@
-"""The recipe: what, with the weights, decides a row's numbers."""
+"""The recipe: everything that decides a row's numbers."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,14 +17,13 @@ from seqembed.models.prepared import PreparedModel
 from seqembed.settings.lengths import LengthPolicy, LongSequences, resolve_policy
 from seqembed.settings.precision import resolve_precision
 from seqembed.settings.request import Pooling, Precision, Request, Storage, check_choice
-from seqembed.storage.json_files import read_json
-from seqembed.storage.publish import publish_exclusively
+from seqembed.storage.json_files import read_json, write_json
 
 FORMAT_VERSION = "1"
 # Raised only when the same weights and settings give other numbers than before.
 NUMERICS_VERSION = 1
-# Keys of later versions, with what was done before they were there: at these values they are left
-# out of what is hashed, so that a fingerprint once given stands.
+# Keys that later versions added, with what was done before: at these values they are left out of
+# what is hashed, so that no fingerprint ever changes.
 LATER_KEYS: dict[str, Any] = {
     "layer": "last",
     "pooling": "mean",
@@ -37,7 +36,7 @@ LATER_KEYS: dict[str, Any] = {
 class Recipe:
     """What is computed, every `auto` resolved. Equal recipes give equal rows.
 
-    Raises ConfigError for what this program cannot compute.
+    Raises ConfigError for impossible values.
     """
 
     weights: str
@@ -55,7 +54,7 @@ class Recipe:
         check_choice("pooling", self.pooling, get_args(Pooling))
         check_choice("storage", self.storage, get_args(Storage))
         check_choice("precision", self.precision, get_args(Precision))
-        # It checks itself.
+        # A LengthPolicy checks itself.
         _ = self.policy
 
     @property
@@ -65,11 +64,11 @@ class Recipe:
 
     @property
     def policy(self) -> LengthPolicy:
-        """What is done with long sequences."""
+        """What to do with long sequences."""
         return LengthPolicy(long_sequences=self.long_sequences, max_length=self.max_length)
 
     def fields(self) -> dict[str, str | int]:
-        """All that decides the numbers, by name."""
+        """The recipe as a dict, without `per_residue` where that is false."""
         fields = asdict(self)
         if not self.per_residue:
             del fields["per_residue"]
@@ -79,9 +78,9 @@ class Recipe:
 def resolve_recipe(
     request: Request, model: PreparedModel, device: torch.device, environment: EnvConfig
 ) -> Recipe:
-    """The recipe that this worker would follow.
+    """Resolve a request for this worker's model and device.
 
-    Raises DeviceError where it cannot, ConfigError for a layer that the model lacks.
+    Raises DeviceError if the device cannot compute it, ConfigError if the model lacks the layer.
     """
     policy = resolve_policy(request.long_sequences, request.max_length, model)
     return Recipe(
@@ -105,25 +104,23 @@ def adopt_recipe(
     device: torch.device,
     environment: EnvConfig,
 ) -> Recipe:
-    """The one recipe of all workers with this request: the first writes it, the others adopt it.
+    """The one recipe of all workers with this request: the first writes it, the others read it.
 
     Raises:
-        RecipeError: the file is damaged, or names a field that this worker cannot follow.
+        RecipeError: the file is damaged, or this worker would compute something else.
         DeviceError: this device cannot compute what was asked for.
     """
     path = folder / f"{_request_key(request, model)}.json"
     own = resolve_recipe(request, model, device, environment)
     try:
-        with publish_exclusively(path) as temporary:
-            content = {"format_version": FORMAT_VERSION, "kind": "recipe"} | own.fields()
-            temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+        write_json(path, "recipe", FORMAT_VERSION, own.fields(), exclusive=True)
     except FileExistsError:
         return _adopt(path, own, request, device, environment)
     return own
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Read a recipe; raises RecipeError unless it is whole and of a known version."""
+    """Read a recipe; raises RecipeError if it is damaged or of an unknown version."""
     try:
         content = {"per_residue": False} | read_json(path, "recipe", FORMAT_VERSION)
         return Recipe(**{name: content[name] for name in Recipe.__dataclass_fields__})
@@ -136,24 +133,21 @@ def _adopt(
     path: Path, own: Recipe, request: Request, device: torch.device, environment: EnvConfig
 ) -> Recipe:
     found = read_recipe(path)
-    for name, value in asdict(own).items():
-        other = asdict(found)[name]
-        if other != value and not (name == "precision" and request.precision == "auto"):
+    # `auto` was resolved by the first worker, perhaps on another device than this one.
+    same = replace(own, precision=found.precision) if request.precision == "auto" else own
+    for name, value in asdict(same).items():
+        if (other := getattr(found, name)) != value:
             message = f"{path}: {name} is {other!r}, but this worker would use {value!r}; "
             raise RecipeError(message + "remove the file to start over with the new value")
-    # Resolved by the first worker, perhaps on another device than ours.
     resolve_precision(found.precision, device, environment)
     return found
 
 
 def _request_key(request: Request, model: PreparedModel) -> str:
-    """Of the settings asked for, and of what no setting names: the weights and our numerics."""
-    asked = {k: v for k, v in asdict(request).items() if v != LATER_KEYS.get(k, ...)} | {
-        "weights": model.fingerprint,
-        "tokenizer": model.tokenizer,
-        "numerics_version": NUMERICS_VERSION,
-    }
-    return _hash(asked)[:24]
+    """A hash of the settings asked for, and of the weights, the tokenizer and the numerics."""
+    asked = {k: v for k, v in asdict(request).items() if v != LATER_KEYS.get(k, ...)}
+    model_keys = {"weights": model.fingerprint, "tokenizer": model.tokenizer}
+    return _hash(asked | model_keys | {"numerics_version": NUMERICS_VERSION})[:24]
 
 
 def _hash(fields: Mapping[str, Any]) -> str:

@@ -1,8 +1,10 @@
-"""What the user asks to be computed; no PyTorch is needed to check it."""
+"""What a worker computes, and how: the settings that reach it, checked without PyTorch."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from seqembed.errors import ConfigError
@@ -17,7 +19,7 @@ AskedLongSequences = Literal["auto"] | LongSequences
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the user asked for; `auto` is still open. Raises ConfigError for what it cannot be."""
+    """What to compute, with every `auto` still open. Raises ConfigError for impossible values."""
 
     layer: Literal["last"] | int
     pooling: Pooling
@@ -34,19 +36,52 @@ class Request:
         check_choice("long_sequences", self.long_sequences, ("auto", *get_args(LongSequences)))
         if not isinstance(self.per_residue, bool):
             raise ConfigError(f"per_residue must be true or false, not {self.per_residue!r}")
-        _check_whole("layer", self.layer, "last", 0)
-        _check_whole("max_length", self.max_length, "auto", 1)
+        _check_whole("layer", self.layer, 0, "last")
+        _check_whole("max_length", self.max_length, 1, "auto")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerSettings:
+    """What a worker computes, and how. Raises ConfigError for impossible values.
+
+    model: the JSON file that prepare_model wrote. token_budget: the most tokens of a batch.
+    threads: of the CPU.
+    """
+
+    model: Path
+    request: Request
+    device: Literal["auto", "cuda", "cpu"]
+    token_budget: Literal["auto"] | int
+    threads: int
+
+    def __post_init__(self) -> None:
+        check_choice("device", self.device, ("auto", "cuda", "cpu"))
+        _check_whole("token_budget", self.token_budget, 1, "auto")
+        _check_whole("threads", self.threads, 1)
+
+
+def read_settings(model_config: Mapping[str, Any]) -> WorkerSettings:
+    """Read the plain dict that a worker is given; raises ConfigError, naming the key."""
+    try:
+        return WorkerSettings(
+            model=Path(model_config["model"]),
+            request=Request(**model_config["embedding"]),
+            device=model_config["device"],
+            token_budget=model_config["token_budget"],
+            threads=model_config["threads"],
+        )
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"model_config lacks or misnames a setting: {error}") from error
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """Raise ConfigError, naming the choices, for a value that is none of them."""
+    """Raise ConfigError, naming the choices, unless the value is one of them."""
     if value not in choices:
         raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
 
 
-def _check_whole(name: str, value: Any, word: str, minimum: int) -> None:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if value != word and not (whole and value >= minimum):
-        raise ConfigError(
-            f"{name} must be `{word}` or a whole number from {minimum}, not {value!r}"
-        )
+def _check_whole(name: str, value: Any, minimum: int, *words: str) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+    if not whole and value not in words:
+        allowed = " or ".join([*words, f"a whole number from {minimum}"])
+        raise ConfigError(f"{name} must be {allowed}, not {value!r}")

@@ -1,33 +1,31 @@
-"""The configuration: checked against the schema, defaults filled in, problems as sentences."""
+"""The configuration: checked against the schema, and its defaults filled in."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import yaml
-from jsonschema import Draft202012Validator
+from jsonschema import Draft4Validator, Draft202012Validator
 from jsonschema.validators import extend
 
-from seqembed.errors import ConfigError, shorten
+from seqembed.errors import ConfigError
 from seqembed.models.known import KNOWN
-from seqembed.models.names import explain_model, get_model_source, model_name
+from seqembed.models.names import explain_model, model_name
+from seqembed.settings.explain import explain
 from seqembed.settings.request import Request
 from seqembed.settings.short_form import as_datasets, refuse_misread
-from seqembed.settings.unknown_keys import explain_unknown
-from seqembed.settings.yaml_file import refuse_endless
 
 _SCHEMA = Path(__file__).parents[3] / "schemas" / "config.schema.yaml"
 _NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?", re.ASCII)
 # What YAML, too, takes for them.
 _YES_OR_NO = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-_PLAIN_KEY = re.compile(r"[\w.-]{1,60}", re.ASCII)
 
-_EMPTY = """\
+NO_DATASETS = """\
 `datasets` is empty, so there is nothing to embed. Give the sequences and the model on the command
 line, with your own names and paths:
 
@@ -46,15 +44,13 @@ datasets:
 class Dataset:
     """One dataset with all that decides its rows, overrides applied.
 
-    fasta: paths or globs, as the user wrote them. model: its name, and model_source its folder or
-    file, or a known name. request: what to compute. invalid_residues: what is done with a residue
-    that the model does not know.
+    fasta: paths or globs, as the user wrote them. model: its name. request: what to compute.
+    invalid_residues: what to do with a residue that the model does not know.
     """
 
     name: str
     fasta: tuple[str, ...]
     model: str
-    model_source: str
     shards: int
     request: Request
     invalid_residues: Literal["error", "unk", "skip"]
@@ -72,20 +68,19 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     ConfigError with all problems, one a line.
     """
     schema = load_schema()
-    refuse_endless(config)
-    given = _normalised({} if config is None else config, schema)
-    refuse_misread(given)
-    problems = [line for error in _Validator(schema).iter_errors(given) for line in _explain(error)]
-    if problems:
-        # jsonschema visits free names in no fixed order, and names a missing key once per key.
-        raise ConfigError("\n".join(sorted(set(problems))))
-    return _filled(as_datasets(given), schema)
+    filled = _fill(config, schema)
+    refuse_misread(filled)
+    errors = _Validator(schema).iter_errors(filled)
+    if problems := {line for error in errors for line in explain(error)}:
+        # jsonschema visits datasets and models in no fixed order.
+        raise ConfigError("\n".join(sorted(problems)))
+    return as_datasets(filled)
 
 
 def get_datasets(config: Mapping[str, Any]) -> dict[str, Dataset]:
     """Return the datasets of a completed configuration by name, in its order.
 
-    Raises ConfigError for every dataset whose model is neither known nor stands under `models`.
+    Raises ConfigError for every dataset whose model is neither known nor a key of `models`.
     """
     datasets, models = config["datasets"], config["models"]
     problems = [
@@ -98,38 +93,44 @@ def get_datasets(config: Mapping[str, Any]) -> dict[str, Dataset]:
     return {name: _dataset(name, entry, config) for name, entry in datasets.items()}
 
 
-def describe_empty() -> str:
-    """Say what to write where `datasets` is empty."""
-    return _EMPTY
-
-
 def _dataset(name: str, entry: Mapping[str, Any], config: Mapping[str, Any]) -> Dataset:
     fasta, embedding = entry["fasta"], {**config["embedding"], **entry.get("embedding", {})}
-    model = model_name(entry["model"], config["models"])
     return Dataset(
         name=name,
         fasta=(fasta,) if isinstance(fasta, str) else tuple(fasta),
-        model=model,
-        model_source=get_model_source(model, config["models"]),
+        model=model_name(entry["model"], config["models"]),
         shards=entry.get("shards", config["shards"]),
         invalid_residues=embedding.pop("invalid_residues"),
         request=Request(**embedding),
     )
 
 
-def _normalised(value: Any, schema: Mapping[str, Any]) -> Any:
-    """Copy what the schema knows into plain dicts and lists, empty keys left out."""
-    if schema.get("type") == "object" and isinstance(value, Mapping):
-        return dict(_normalised_items(value, schema))
+def _fill(value: Any, schema: Mapping[str, Any], *, defaults: bool = True) -> Any:
+    """Copy a value into plain dicts and lists, with defaults in place of absent and empty keys.
+
+    A dataset's own keys get no defaults: those that it lacks count as everywhere else.
+    """
     if isinstance(value, list):
         return list(value)
-    return _retyped(value, schema) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return _retyped(value, schema)
+    if schema.get("type") != "object" or not isinstance(value, Mapping | None):
+        return value
+    known, others = schema.get("properties", {}), schema.get("additionalProperties") or {}
+    group = {key: node["default"] for key, node in known.items() if defaults and "default" in node}
+    for key, inner in (value or {}).items():
+        if inner is not None or key not in known:
+            group[key] = inner
+    return {
+        key: _fill(inner, known.get(key, others), defaults=defaults and key in known)
+        for key, inner in group.items()
+    }
 
 
 def _retyped(text: str, schema: Mapping[str, Any]) -> Any:
-    """The number or the yes or no that Snakemake made a text of.
+    """Read the number, or the yes or no, in a text.
 
-    It hands on so the inner values of `--config 'execution={token_budget: 9000}'`.
+    Snakemake makes texts of the inner values of `--config 'execution={token_budget: 9000}'`.
     """
     types = {branch.get("type") for branch in schema.get("anyOf", [schema])}
     if types & {"integer", "number"} and _NUMBER.fullmatch(text):
@@ -139,115 +140,11 @@ def _retyped(text: str, schema: Mapping[str, Any]) -> Any:
     return text
 
 
-def _normalised_items(
-    group: Mapping[Any, Any], schema: Mapping[str, Any]
-) -> Iterator[tuple[Any, Any]]:
-    known, others = schema.get("properties", {}), schema.get("additionalProperties") or {}
-    for key, value in group.items():
-        if value is None and key in known:
-            continue
-        node = known.get(key, others)
-        if value is None and node.get("type") == "object":
-            value = {}
-        yield key, _normalised(value, node)
+def _is_number(_checker: object, value: object) -> bool:
+    return type(value) is int or (type(value) is float and math.isfinite(value))
 
 
-def _filled(group: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Fill the defaults of `properties` in; the entries below free names are left as they are."""
-    result = {}
-    for key, node in schema["properties"].items():
-        if key not in group and "default" not in node:
-            continue
-        value = group[key] if key in group else node["default"]
-        result[key] = _filled(value, node) if "properties" in node else value
-    return result
-
-
-def _is_integer(_checker: object, value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(checker: object, value: object) -> bool:
-    finite = isinstance(value, float) and math.isfinite(value)
-    return finite or _is_integer(checker, value)
-
-
-# JSON Schema takes 2.0 for an integer; YAML knows .inf and .nan.
+# Later drafts take 2.0 for an integer; YAML knows .inf and .nan.
 _Validator = extend(
-    Draft202012Validator,
-    type_checker=Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_integer).redefine(
-        "number", _is_number
-    ),
+    Draft202012Validator, type_checker=Draft4Validator.TYPE_CHECKER.redefine("number", _is_number)
 )
-
-
-def _explain(error: Any) -> list[str]:
-    """Turn one error of jsonschema into sentences, by its type and never by its message."""
-    path, value = list(error.absolute_path), error.instance
-    if "propertyNames" in error.absolute_schema_path:
-        return [_explain_name(path, value, error.schema)]
-    if error.validator == "additionalProperties":
-        known = error.schema["properties"]
-        unknown = {key: inner for key, inner in value.items() if key not in known}
-        return [
-            f"{_dotted([*path, key])} {explain_unknown(key, known, inner)}"
-            for key, inner in unknown.items()
-        ]
-    if error.validator == "required":
-        known = error.schema["properties"]
-        missing = [key for key in error.validator_value if key not in value]
-        return [_explain_missing([*path, key], known[key]) for key in missing]
-    place = _dotted(path) or "The configuration"
-    return [f"{place} is {_found(value)}, but must be {_allowed(error.schema)}."]
-
-
-def _explain_name(path: list[Any], name: object, schema: Mapping[str, Any]) -> str:
-    if not isinstance(name, str):
-        read = f"YAML reads a name as {_found(name)}, which is no text"
-        return f"{_dotted(path)}: {read}; put the name in quotes."
-    rule = f"becomes part of file names and must be {schema['title']}"
-    return f"{_dotted(path)}: the name {shorten(repr(name))} {rule}."
-
-
-def _explain_missing(path: list[Any], node: Mapping[str, Any]) -> str:
-    example = f"{path[-1]}: {node['examples'][0]}"
-    return f"{_dotted(path)} is missing; write for example `{example}`."
-
-
-def _dotted(path: Iterable[object]) -> str:
-    keys = map(str, path)
-    return ".".join(key if _PLAIN_KEY.fullmatch(key) else shorten(repr(key)) for key in keys)
-
-
-def _allowed(schema: Mapping[str, Any]) -> str:
-    """Say what a value of this schema may be: numbers and choices in words, else its title."""
-    if "anyOf" in schema:
-        return ", or ".join(_allowed(branch) for branch in schema["anyOf"])
-    if "const" in schema:
-        return str(schema["const"])
-    if "enum" in schema:
-        return f"{', '.join(schema['enum'][:-1])} or {schema['enum'][-1]}"
-    if schema["type"] == "boolean":
-        return "true or false"
-    if schema["type"] == "integer":
-        return f"a whole number from {schema['minimum']} to {schema['maximum']:,}"
-    if schema["type"] == "number":
-        return f"a number over {schema['exclusiveMinimum']}"
-    return cast(str, schema["title"])
-
-
-def _found(value: object) -> str:
-    """Say what stands there, in YAML's spelling and on one line."""
-    if value is None or value == "":
-        return "empty"
-    if isinstance(value, list):
-        return shorten(f"the list {value}") if value else "an empty list"
-    if isinstance(value, Mapping):
-        return (
-            shorten(f"a group of keys ({', '.join(map(repr, value))})")
-            if value
-            else "an empty group"
-        )
-    if isinstance(value, bool):
-        return str(value).lower()
-    return shorten(repr(value) if isinstance(value, str) else str(value))

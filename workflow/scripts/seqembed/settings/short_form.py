@@ -1,6 +1,6 @@
 """The short form of a configuration: `fasta=my.faa model=NAME`, one dataset alone.
 
-It is what `--config` takes without quotes and braces; how those go wrong is recognised here, too.
+It needs no quotes and braces after `--config`; what goes wrong with these is explained here, too.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ _FASTA_SUFFIX = re.compile(
     r"\.(fasta|fas|fa|faa|fna|ffn|frn|fsa|mfa|mpfa|pep|afa|a2m|a3m|seq|txt)$", re.IGNORECASE
 )
 _COMPRESSED_SUFFIX = re.compile(r"\.(gz|bgz|bz2|xz|zst)$", re.IGNORECASE)
+# Where `fasta`, in one word with the others, should have ended.
 _NEXT_KEY = re.compile(r"[\s,;]+(?:model|name)=")
 _MOST_LETTERS = 200
 _EXAMPLE = {"fasta": "my.faa", "model": "esm2_t33_650M_UR50D"}
@@ -30,10 +31,10 @@ def is_short(config: Mapping[str, Any]) -> bool:
 
 
 def as_datasets(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with its one dataset under `datasets`, in place of any others.
+    """Return the configuration with its one dataset under `datasets`, in place of any others.
 
-    Without a key of the short form it stays as it is. Raises ConfigError where `fasta`, `model`,
-    or the name of several files is missing.
+    Without a key of the short form it stays as it is. Raises ConfigError if `fasta` or `model` is
+    missing, or the name of several files.
     """
     rest = {key: value for key, value in given.items() if key not in KEYS}
     if len(rest) == len(given):
@@ -44,23 +45,23 @@ def as_datasets(given: Mapping[str, Any]) -> dict[str, Any]:
     fasta = _split(given["fasta"])
     name = given.get("name") or derive_name(fasta)
     if name is None:
-        raise ConfigError(_explain_nameless(given))
+        raise ConfigError(_explain_nameless(fasta, given))
     return rest | {"datasets": {name: {"fasta": fasta, "model": given["model"]}}}
 
 
 def derive_name(fasta: list[str]) -> str | None:
-    """The name that a dataset of one file gets; None of several, and where nothing is left."""
-    if len(fasta) != 1 or _is_pattern(fasta[0]):
+    """The name of a dataset of one file; None for several, or if no character is allowed."""
+    if len(fasta) != 1 or (not os.path.lexists(fasta[0]) and re.search(r"[*?[]", fasta[0])):
         return None
     stem = _COMPRESSED_SUFFIX.sub("", os.path.basename(fasta[0]))
     return as_name(_FASTA_SUFFIX.sub("", stem))[:_MOST_LETTERS] or None
 
 
 def refuse_misread(given: Any) -> None:
-    """Raise ConfigError for `{mine:{fasta:a}}`, which YAML reads as one key without a value.
+    """Raise ConfigError for what YAML reads otherwise than the user meant it.
 
-    Braces without quotes reach us so, too: bash expands them. Also raised for `fasta=-`, standard
-    input, and for a dataset without its name.
+    That is `{pooling:max}`, which YAML reads as one key without a value (as bash leaves of braces
+    without quotes); `fasta=-`, standard input; and a dataset without its name.
     """
     if not isinstance(given, Mapping):
         return
@@ -69,20 +70,17 @@ def refuse_misread(given: Any) -> None:
         raise ConfigError(f"fasta: `-` {explain_no_path('-')}.")
     datasets = given.get("datasets")
     if isinstance(datasets, Mapping) and isinstance(datasets.get("fasta"), str):
-        raise ConfigError(_explain_no_name(datasets))
-    for path in _glued_keys(given):
-        if path[0] == "datasets":
-            raise ConfigError(_explain_glued_datasets(given["datasets"], path[-1]))
-        key, _, value = path[-1].partition(":")
-        group = f"{'={'.join(path[:-1])}={{{key}: {value}}}"
         raise ConfigError(
-            f"{path[0]}: {path[-1]!r} lacks a blank after its colon, and is read as one key. Write "
-            f"`{key}: {value}`; after --config, in quotes: '{group}'."
+            "datasets: the dataset's name is missing above `fasta`. Write on the command line "
+            f"`{_command(datasets)}`; in a file, a name such as `mine:`, and its keys indented "
+            "below it."
         )
+    for path in _glued_keys(given):
+        raise ConfigError(_explain_glued(path))
 
 
 def _split(fasta: str | list[str]) -> list[str]:
-    """The paths of a text that separates them by commas, unless it is a file's own name."""
+    """The paths of a text that separates them by commas, unless a file has this very name."""
     if not isinstance(fasta, str):
         return fasta
     if os.path.lexists(fasta):
@@ -90,40 +88,30 @@ def _split(fasta: str | list[str]) -> list[str]:
     return [part.strip() for part in fasta.split(",") if part.strip()] or [fasta]
 
 
-def _is_pattern(path: str) -> bool:
-    return not os.path.lexists(path) and any(letter in path for letter in "*?[")
-
-
 def _explain_missing(key: str, given: Mapping[str, Any]) -> str:
-    given_keys = " and ".join(f"`{other}`" for other in KEYS if other in given)
-    verb = "are" if " and " in given_keys else "is"
-    message = f"{given_keys} {verb} given without `{key}`; write for example"
+    others = " and ".join(f"`{other}`" for other in KEYS if other in given)
+    message = f"`{key}` is missing beside {others}; write for example"
     advice = f"{message} `{_command(given)}`, all of it after one --config."
     fasta = given.get("fasta")
     if isinstance(fasta, str) and _NEXT_KEY.search(fasta):
-        return (
-            f"{advice} Here {fasta!r} is one word: put a blank between, and no quotes around both."
-        )
+        advice += f" Here {fasta!r} is one word: put blanks between, and no quotes around all."
     return advice
 
 
-def _explain_nameless(given: Mapping[str, Any]) -> str:
-    folder = os.path.basename(os.path.dirname(_split(given["fasta"])[0]))
-    suggested = dict(given) | {"name": as_name(folder)[:_MOST_LETTERS] or "mine"}
+def _explain_nameless(fasta: list[str], given: Mapping[str, Any]) -> str:
+    name = as_name(os.path.basename(os.path.dirname(fasta[0])))[:_MOST_LETTERS] or "mine"
     return (
         "`fasta` gives the dataset no name: it is several files, a pattern, or a file without "
         "plain letters in its name. The results go to results/NAME; write for example "
-        f"`{_command(suggested)}`."
+        f"`{_command({**given, 'name': name})}`."
     )
 
 
 def _command(given: Mapping[str, Any]) -> str:
     """What to write after snakemake, with what is given and an example of what is not."""
     words = _EXAMPLE | {key: given[key] for key in KEYS if key in given}
-    if isinstance(words["fasta"], list):
-        words["fasta"] = ",".join(words["fasta"])
-    elif isinstance(words["fasta"], str):
-        words["fasta"] = _NEXT_KEY.split(words["fasta"])[0]
+    fasta = words["fasta"]
+    words["fasta"] = ",".join(fasta) if isinstance(fasta, list) else _NEXT_KEY.split(fasta)[0]
     return "--config " + " ".join(f"{key}={_quoted(words[key])}" for key in KEYS if key in words)
 
 
@@ -144,39 +132,10 @@ def _glued_keys(group: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, 
             yield from _glued_keys(value, path)
 
 
-def _explain_glued_datasets(datasets: Mapping[str, Any], key: str) -> str:
-    name, found = _read_glued(datasets)
-    plain = {"name": name} if name and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) else {}
-    return (
-        f"datasets: {key!r} lacks a blank after its colon, or quotes around it, and is read as "
-        f"one key. Write on the command line `{_command(found | plain)}`; in a file, a blank after "
-        "each colon."
-    )
-
-
-def _explain_no_name(datasets: Mapping[str, Any]) -> str:
-    return (
-        "datasets: the dataset's name is missing above `fasta`. Write on the command line "
-        f"`{_command(datasets)}`; in a file, a name such as `mine:`, and its keys indented below "
-        "it."
-    )
-
-
-def _read_glued(datasets: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
-    """The first dataset's name, and what its keys were meant to hold."""
-    name, found = "", {}
-    for path in _paths(datasets):
-        parts = ":".join(path).split(":", 2)
-        name = name or parts[0]
-        if len(parts) == 3 and parts[0] == name and parts[1] in ("fasta", "model"):
-            found[parts[1]] = parts[2].strip()
-    return name, found
-
-
-def _paths(group: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The keys that lead to each value, and the value, as texts."""
-    if isinstance(group, Mapping):
-        for key, value in group.items():
-            yield from _paths(value, (*above, str(key)))
-    else:
-        yield (*above, str(group)) if group else above
+def _explain_glued(path: tuple[str, ...]) -> str:
+    key, _, value = path[-1].partition(":")
+    message = f"{path[0]}: {path[-1]!r} lacks a blank after its colon, and is read as one key."
+    if path[0] == "datasets":
+        return f"{message} Write one after each colon; on the command line, `{_command({})}`."
+    group = f"{path[0]}={{{key}: {value}}}"
+    return f"{message} Write `{key}: {value}`; after --config, in quotes: '{group}'."

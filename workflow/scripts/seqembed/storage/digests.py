@@ -20,6 +20,17 @@ def digest_all(sequences: Iterable[bytes]) -> list[bytes]:
     return [make(residues, digest_size=16).digest() for residues in sequences]
 
 
+def to_hex(digests: NDArray[np.uint8]) -> list[str]:
+    """(n, 16) digests as n texts of 32 hex characters."""
+    text = np.ascontiguousarray(digests).tobytes().hex()
+    return [text[begin : begin + 32] for begin in range(0, len(text), 32)]
+
+
+def from_hex(texts: Iterable[str]) -> NDArray[np.uint8]:
+    """Hex digests as (n, 16) uint8."""
+    return digest_rows([bytes.fromhex("".join(texts))])
+
+
 class DigestIndex:
     """Finds digests among (n, 16) uint8 ones, in 24 bytes of memory each."""
 
@@ -61,12 +72,11 @@ def count_distinct(digests: NDArray[np.uint8]) -> int:
 
 def first_rows(digests: NDArray[np.uint8]) -> NDArray[np.int64]:
     """The first row that has each row's digest, (n,) int64 of (n, 16)."""
-    _, firsts, groups = np.unique(_keys(digests), return_index=True, return_inverse=True)
-    return firsts[groups].astype(np.int64)
+    return DigestIndex(digests).find(digests)
 
 
 def digest_rows(keys: Iterable[bytes]) -> NDArray[np.uint8]:
-    """n digests of 16 bytes as (n, 16) uint8."""
+    """Digests of 16 bytes, laid end to end, as (n, 16) uint8."""
     return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 16)
 
 
@@ -84,8 +94,3 @@ def _order(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> NDArray[np.
     if (ascending[1:] == ascending[:-1]).any():
         return np.lexsort((second, first))
     return order
-
-
-def _keys(digests: NDArray[np.uint8]) -> NDArray[np.void]:
-    # One value a digest: these compare, sort and search as memory does.
-    return np.ascontiguousarray(digests).view("V16").reshape(-1)

@@ -10,38 +10,56 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 LOCK = "lock"
 POLL_SECONDS = 0.2
 REMINDER_SECONDS = 60.0
 
+Lock = TypeVar("Lock")
+
+
+def wait_for_lock(
+    attempt: Callable[[], Lock | None],
+    message: str,
+    leave_if_asked: Callable[[], None],
+    logger: logging.Logger,
+) -> Lock:
+    """Call `attempt` until it returns a lock; log `message` at first, and again each minute.
+
+    leave_if_asked: called before each attempt; what it raises ends the wait.
+    """
+    next_reminder = -math.inf
+    while True:
+        leave_if_asked()
+        if (lock := attempt()) is not None:
+            return lock
+        if time.monotonic() >= next_reminder:
+            logger.info("waiting: %s", message)
+            next_reminder = time.monotonic() + REMINDER_SECONDS
+        time.sleep(POLL_SECONDS)
+
 
 @contextmanager
-def hold_folder(
+def lock_folder(
     folder: Path, leave_if_asked: Callable[[], None], logger: logging.Logger
 ) -> Iterator[bool]:
-    """Hold a folder, which is made where it is missing, so that no other process works in it.
+    """Lock a folder, which is made where it is missing; wait while another process holds it.
 
-    Waits while another holds it, and calls `leave_if_asked` meanwhile. Gives False where its file
-    system has no locks: then another may be at work there, too.
+    Gives False where the file system has no locks: another process may work in the folder, too.
     """
-    next_message = -math.inf
-    while (held := _try_hold(folder, logger)) is None:
-        if time.monotonic() >= next_message:
-            words = "waiting: another worker, perhaps of a killed run, is at work in %s"
-            logger.info(words, folder)
-            next_message = time.monotonic() + REMINDER_SECONDS
-        leave_if_asked()
-        time.sleep(POLL_SECONDS)
-    descriptor, locked = held
+    message = f"another worker, perhaps of a killed run, is at work in {folder}"
+    descriptor, locked = wait_for_lock(
+        lambda: _try_lock(folder, logger), message, leave_if_asked, logger
+    )
     try:
         yield locked
     finally:
         os.close(descriptor)
 
 
-def _try_hold(folder: Path, logger: logging.Logger) -> tuple[int, bool] | None:
-    """The open lock file, and whether it is locked; None where another holds it."""
+def _try_lock(folder: Path, logger: logging.Logger) -> tuple[int, bool] | None:
+    """The open lock file, and whether it is locked; None where another process holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         # NFS locks only what is open for writing, which a folder cannot be.
@@ -57,7 +75,7 @@ def _try_hold(folder: Path, logger: logging.Logger) -> tuple[int, bool] | None:
         words = "%s: cannot be locked (%s): what another worker does there is done twice"
         logger.warning(words, folder, error.strerror)
         return descriptor, False
-    # Whoever held it may have removed it: another stands there now, or none.
+    # The holder may have removed the file, and another may have made a new one.
     if _is_at(folder / LOCK, descriptor):
         return descriptor, True
     os.close(descriptor)

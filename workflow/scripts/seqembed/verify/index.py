@@ -12,7 +12,12 @@ from numpy.typing import NDArray
 
 from seqembed.errors import ShardError
 from seqembed.index.parquet import read_metadata
-from seqembed.index.table import check_rows, read_lengths_and_digests, read_names, read_shard_index
+from seqembed.index.table import (
+    check_rows,
+    read_ids_and_reasons,
+    read_lengths_and_digests,
+    read_shard_index,
+)
 from seqembed.results.quarantine import HEADER, escape, table_line
 from seqembed.results.reader import EmbeddingsFile
 from seqembed.storage.digests import DigestIndex, digest_rows
@@ -64,7 +69,7 @@ def _follow(
     """
     table, quarantined, kept = _table(file.path), Quarantined(), array("q")
     ids, lines = enumerate(read_ids(file)), enumerate(_read_lines(table), 2)
-    for number, (name, excluded) in enumerate(read_names(index)):
+    for number, (name, excluded) in enumerate(read_ids_and_reasons(index)):
         reason = reasons.get(digests[number].tobytes()) if excluded is None else excluded
         if reason is None:
             _expect(name, ids, f"{file.path}: sequence_ids, row", index)

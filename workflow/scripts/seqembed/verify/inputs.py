@@ -12,7 +12,7 @@ from seqembed.fasta.reader import read_batches
 from seqembed.index.input_files import read_file_counts, reads_without_gaps
 from seqembed.index.parquet import read_metadata
 from seqembed.index.sequence_ids import IdStyle, SequenceIds
-from seqembed.index.table import read_lengths_and_digests, read_names
+from seqembed.index.table import read_ids_and_reasons, read_lengths_and_digests
 from seqembed.models.prepared import read_prepared, sha256_of
 from seqembed.models.source import list_weight_files
 from seqembed.results.reader import EmbeddingsFile
@@ -46,7 +46,7 @@ def check_fasta(index: Path) -> list[str]:
 
 def _read_index(index: Path) -> Iterator[tuple[str, bytes]]:
     _, digests = read_lengths_and_digests(index)
-    for (name, _), key in zip(read_names(index), digests, strict=True):
+    for (name, _), key in zip(read_ids_and_reasons(index), digests, strict=True):
         yield name, key.tobytes()
 
 

@@ -1,10 +1,10 @@
-"""What a worker settles before its first batch: settings, device, recipe, shard, batch plan."""
+"""What a worker decides before its first batch: settings, device, recipe, shard, batch plan."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,27 +16,33 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import DataLoader
 
+from seqembed.checkpoints.blocks import Block
+from seqembed.checkpoints.checkpoint import Checkpoint
 from seqembed.checkpoints.manifest import CheckpointManifest
 from seqembed.environment import EnvConfig
 from seqembed.errors import CheckpointError, DeviceError
-from seqembed.index.table import ShardIndex, read_name, read_shard_index
+from seqembed.index.table import ShardIndex, read_id, read_shard_index
 from seqembed.inference.batches import (
     Encode,
     IndexBasedDataset,
     PackedBatch,
     VarlenCollator,
     create_async_dataloader,
-    cut_at,
-    order,
+)
+from seqembed.inference.failure_tracker import FailureTracker
+from seqembed.inference.plan import (
+    isolate,
     pending_batches,
     plan_batches,
     plan_passes,
+    put_suspects_first,
 )
 from seqembed.inference.runner import AsyncInferenceRunner, Outputs
-from seqembed.inference.trials import Trials
+from seqembed.machine.products import keep_products_equal
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.prepared import PreparedModel, read_prepared
 from seqembed.models.weights_check import WeightsCheck
+from seqembed.results.reader import store_path
 from seqembed.settings.memory import (
     TOKENS,
     available_memory,
@@ -46,13 +52,14 @@ from seqembed.settings.memory import (
 )
 from seqembed.settings.precision import torch_dtype
 from seqembed.settings.recipe import Recipe, adopt_recipe
-from seqembed.settings.worker import WorkerSettings, read_settings
+from seqembed.settings.request import WorkerSettings, read_settings
+from seqembed.storage.digests import DigestIndex, from_hex
 from seqembed.worker.writer import CheckpointWriter
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Run:
-    """One worker's run over one shard."""
+    """What one worker needs to embed one shard, every `auto` resolved."""
 
     settings: WorkerSettings
     device: torch.device
@@ -68,8 +75,23 @@ class Run:
         return f"{self.recipe.fingerprint[:12]}-{self.shard.fingerprint[:12]}"
 
     @property
+    def resolved(self) -> dict[str, str]:
+        """Keys of `model_config` that only this run knows: its checkpoints and its precision."""
+        return {"checkpoint_key": self.checkpoint_key, "precision": self.recipe.precision}
+
+    def copy_from_store(
+        self, checkpoint: Checkpoint, finished: Set[str], output_dir: Path
+    ) -> list[Block]:
+        """Copy rows that an earlier result has and that are not `finished` into new blocks."""
+        path = store_path(output_dir.parent / "store", self.recipe.fingerprint)
+        missing = DigestIndex(from_hex(finished)).find(self.shard.digests) < 0
+        return checkpoint.copy_from_store(
+            path, self.shard.digests[missing], self.recipe.fingerprint
+        )
+
+    @property
     def outputs(self) -> Outputs:
-        """What is wanted of the model's token rows."""
+        """What is kept of the model's token rows."""
         return Outputs(
             pooling=self.recipe.pooling,
             pools_specials=self.model.facts.pools_specials,
@@ -83,56 +105,58 @@ class Run:
         rows: Sequence[int],
         manifest: CheckpointManifest,
         convert: Encode,
-        trials: Trials,
+        tracker: FailureTracker,
     ) -> tuple[DataLoader[PackedBatch], int]:
-        """The packed batches of the plan that hold any of `rows`, and their tokens in all.
+        """The batches that hold any of `rows`, and how many tokens they have together.
 
-        Each suspect of the trials is a batch by itself.
+        Batches are planned over all rows of the shard; each suspect is a batch by itself.
         """
         policy, token_budget = self.recipe.policy, manifest.token_budget
-        trials.expect(rows, self.weights.require)
-        suspects = trials.suspects
+        tracker.start(rows, self.weights.require)
+        suspects = tracker.suspects
         passes = policy.passes(self.shard.tokens, token_budget)
         last = policy.last_pass(self.shard.tokens, token_budget)
-        boundaries = cut_at(plan_batches(last, token_budget, passes > 1), suspects)
-        batches = order(pending_batches(boundaries, rows), boundaries, suspects)
+        boundaries = isolate(plan_batches(last, token_budget, passes > 1), suspects)
+        batches = put_suspects_first(pending_batches(boundaries, rows), boundaries, suspects)
         at_once = policy.windows_a_pass(token_budget)
         planned = plan_passes(boundaries, batches, passes, at_once)
         dataset = IndexBasedDataset(index_path, boundaries, planned, at_once)
         loader = create_async_dataloader(dataset, VarlenCollator(convert, policy), self.device)
-        sums = np.diff(np.append(0, policy.read(self.shard.tokens).cumsum())[boundaries])[batches]
-        self._tell_fill(sums, passes[boundaries[batches]] * token_budget)
+        counts = policy.model_tokens(self.shard.tokens)
+        sums = np.diff(np.append(0, counts.cumsum())[boundaries])[batches]
+        self._log_fill(sums, passes[boundaries[batches]] * token_budget)
         return loader, int(sums.sum())
 
-    def _tell_fill(self, tokens: NDArray[np.int64], room: NDArray[np.int64]) -> None:
-        """Log how full the passes of (b,) batches are; what is over the budget counts as full."""
+    def _log_fill(self, tokens: NDArray[np.int64], room: NDArray[np.int64]) -> None:
+        """Log how full (b,) batches are; one over the budget counts as full."""
         if len(tokens):
             fill = 100 * tokens.sum() / np.maximum(tokens, room).sum()
             words = "%s batches are to compute, filled to %.2f%%"
             self.logger.info(words, f"{len(tokens):,}", fill)
 
-    def open_trials(self, folder: Path, index_path: Path, logger: logging.Logger) -> Trials:
-        """What earlier runs over the shard learnt of what fails."""
-        name_of = partial(read_name, index_path)
-        return Trials(folder, self.shard.digests, name_of, logger)
+    def open_tracker(self, folder: Path, index_path: Path) -> FailureTracker:
+        """The failures of earlier runs over the shard."""
+        name_of = partial(read_id, index_path)
+        return FailureTracker(folder, self.shard.digests, name_of, self.logger)
 
     def open_runner(
         self,
         model: nn.Module,
-        trials: Trials,
+        tracker: FailureTracker,
         load_fp32: Callable[[], tuple[nn.Module, Any]],
-        token_budget: int,
+        manifest: CheckpointManifest,
         batches: int,
     ) -> AsyncInferenceRunner:
-        """What takes so many batches through the model, whose weights are read again meanwhile.
+        """The runner of `batches` batches; also start the background checksum of the weights.
 
-        load_fp32: gives it in fp32, as loaded.
+        load_fp32: loads the model in fp32.
         """
+        token_budget = manifest.token_budget
         self.weights.start()
         free, token_bytes, threads = self._free_memory(), self._token_bytes, self.settings.threads
         at_once = 1
         if self.device.type == "cpu":
-            # Of few batches each has more of the threads.
+            # With fewer batches than threads, each batch gets several threads.
             at_once = cpu_streams(token_bytes, token_budget, min(threads, batches), free)
         words = "at most %s tokens a batch, %s at once; they need about %.1f of %.1f GB"
         needed = at_once * token_budget * token_bytes
@@ -141,7 +165,7 @@ class Run:
             cast(Encoder, model),
             self.device,
             self.outputs,
-            trials,
+            tracker,
             lambda: cast(Encoder, load_fp32()[0]),
             token_budget=token_budget,
             streams=at_once,
@@ -153,15 +177,22 @@ class Run:
         return bytes_a_token(self.model.architecture, torch_dtype(self.recipe.precision).itemsize)
 
     def _free_memory(self) -> int:
-        """Bytes that are free where batches are computed."""
+        """Free bytes of the device."""
         if self.device.type == "cuda":
             return torch.cuda.mem_get_info(self.device)[0]
         return available_memory()
 
     def open_writer(
-        self, folder: Path, rows: Sequence[int], config: Mapping[str, Any]
+        self,
+        folder: Path,
+        rows: Sequence[int],
+        config: Mapping[str, Any],
+        stored: Iterable[Block] = (),
     ) -> CheckpointWriter:
-        """A writer of the rows that are not there yet; `config` says when a checkpoint is due."""
+        """A writer of the missing rows; `config` says when a checkpoint is due.
+
+        stored: blocks of rows that were taken from the store.
+        """
         wanted = np.zeros(len(self.shard.rows), bool)
         wanted[rows] = True
         return CheckpointWriter(
@@ -173,12 +204,13 @@ class Run:
             sequences=config["checkpoint_seq_threshold"],
             seconds=config["checkpoint_time_threshold"],
             check=self.weights.require,
+            stored=stored,
         )
 
     def manifest(self, earlier: CheckpointManifest | None) -> CheckpointManifest:
-        """This run's manifest: a token budget that is asked for wins over an earlier one.
+        """This run's manifest. A token budget that the user set replaces the earlier one.
 
-        Raises CheckpointError where the earlier one is of another recipe or shard.
+        Raises CheckpointError if the earlier manifest is of another recipe or shard.
         """
         mine = (self.recipe.fingerprint, self.shard.fingerprint)
         if earlier and (earlier.recipe_fingerprint, earlier.shard_fingerprint) != mine:
@@ -202,19 +234,20 @@ class Run:
     def _choose_budget(self) -> int:
         if self.device.type == "cpu":
             return TOKENS["cpu"]
-        # The model is not there yet.
+        # The model is loaded later.
         return gpu_budget(self._token_bytes, max(0, self._free_memory() - self.model.size))
 
 
 def open_run(
     index_path: Path, output_dir: Path, model_config: Mapping[str, Any], logger: logging.Logger
 ) -> Run:
-    """Settle all that is open; raises what says why this worker cannot run (SeqembedError)."""
+    """Resolve every `auto`; raises a SeqembedError that says why this worker cannot run."""
     settings, environment = read_settings(model_config), EnvConfig.from_environ(os.environ)
+    keep_products_equal(os.environ)
     torch.set_num_threads(settings.threads)
-    # An empty list is the supervisor's choice of the CPU, which it told of.
-    told = settings.device == "auto" and environment.visible_devices == ""
-    device = choose_device("cpu" if told else settings.device, logger)
+    # The supervisor leaves the list empty where it chose the CPU, and has said so.
+    on_cpu = settings.device == "auto" and environment.visible_devices == ""
+    device = choose_device("cpu" if on_cpu else settings.device, logger)
     model = read_prepared(settings.model)
     recipes = output_dir.parent / "recipes"
     recipe = adopt_recipe(recipes, settings.request, model, device, environment)
@@ -234,9 +267,9 @@ def open_run(
 
 
 def choose_device(asked: Literal["auto", "cuda", "cpu"], logger: logging.Logger) -> torch.device:
-    """CUDA's first device or the CPU; raises DeviceError where CUDA is asked for and is not there.
+    """CUDA's first device, or the CPU; raises DeviceError if CUDA is asked for and missing.
 
-    Which GPU is the first was decided before, by CUDA_VISIBLE_DEVICES.
+    CUDA_VISIBLE_DEVICES has decided before which GPU is the first.
     """
     if asked == "cpu":
         return torch.device("cpu")
@@ -246,7 +279,6 @@ def choose_device(asked: Literal["auto", "cuda", "cpu"], logger: logging.Logger)
         "this PyTorch has no CUDA" if not torch.version.cuda else "PyTorch finds no CUDA device"
     )
     if asked == "cuda":
-        message = f"device is cuda, but {reason}; mend that, or set `device: cpu`"
-        raise DeviceError(message)
+        raise DeviceError(f"device is cuda, but {reason}; correct that, or set `device: cpu`")
     logger.warning("%s: the CPU is used", reason)
     return torch.device("cpu")

@@ -1,4 +1,4 @@
-"""How a worker's failure is told to its supervisor: small, and by type."""
+"""Describes a worker's failure to its supervisor: small, and by the error's type."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_ERROR_CHARACTERS = 2000
 
 
 def describe_error(error: Exception) -> dict[str, Any]:
-    """The status of a run that ended so: its kind, and what may be done about it."""
+    """The status of a run that ended with `error`, and what the supervisor may do about it."""
     message = f"{type(error).__name__}: {error}"[:MAX_ERROR_CHARACTERS]
     if isinstance(error, InterruptedRun):
         return {"status": "interrupted", "error_message": message}

@@ -1,0 +1,9 @@
+"""What has to be set before any test multiplies matrices."""
+
+from __future__ import annotations
+
+import os
+
+from seqembed.machine.products import keep_products_equal
+
+keep_products_equal(os.environ)

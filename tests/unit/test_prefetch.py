@@ -1,0 +1,55 @@
+"""Items taken in a thread while the last one is worked on."""
+
+from __future__ import annotations
+
+from threading import Event
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seqembed.results.prefetch import prefetch
+
+
+@given(st.lists(st.integers() | st.none(), max_size=9))
+def test_all_come_in_their_order(items):
+    assert list(prefetch(items)) == items
+
+
+def test_the_next_is_taken_meanwhile():
+    taken = Event()
+
+    def items():
+        yield "first"
+        taken.set()
+        yield "second"
+
+    coming = prefetch(items())
+    assert next(coming) == "first"
+    assert taken.wait(20)
+    assert next(coming) == "second"
+
+
+def test_what_is_raised_comes_in_its_turn():
+    def items():
+        yield "first"
+        raise ValueError("the second cannot be had")
+
+    coming = prefetch(items())
+    assert next(coming) == "first"
+    with pytest.raises(ValueError, match="the second"):
+        next(coming)
+
+
+def test_who_leaves_takes_one_more_at_most():
+    taken = []
+
+    def items():
+        for number in range(9):
+            taken.append(number)
+            yield number
+
+    coming = prefetch(items())
+    next(coming)
+    coming.close()
+    assert taken in ([0], [0, 1])

@@ -1,0 +1,85 @@
+"""What asks a process to stop: a signal, the end of its parent, Slurm."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from seqembed.errors import InterruptedRun
+
+STOPPED = "stopped by a signal; what is finished is kept, run again to go on"
+# linux/prctl.h
+PR_SET_PDEATHSIG = 1
+OWN_STEP = "--own-step"
+# The step shares all that the job has with the step that starts it. Slurm before 22.05 shares no
+# GPU: srun gives up there after 300 seconds, where it would wait until the job's end.
+SRUN = ("srun", "--overlap", "--nodes=1", "--ntasks=1", "--cpu-bind=quiet,none", "--immediate=300")
+# Slurm's other variables say how the step around us was asked for, and srun would ask so again.
+KEPT = frozenset({"SLURM_CONF", "SLURM_CLUSTER_NAME", "SLURM_JOB_ID", "SLURM_JOBID"})
+
+
+class StopFlag:
+    """Notes SIGTERM from its making on, instead of ending the process; Ctrl-C too if asked."""
+
+    def __init__(self, *, ctrl_c: bool = False) -> None:
+        self._raised = False
+        signal.signal(signal.SIGTERM, self._raise)
+        if ctrl_c:
+            signal.signal(signal.SIGINT, self._raise)
+
+    def _raise(self, number: int, frame: Any) -> None:
+        # A signal may come twice in an instant: nothing but setting a flag is safe here.
+        self._raised = True
+
+    def asked(self) -> bool:
+        """Whether a signal came."""
+        return self._raised
+
+    def leave_if_asked(self) -> None:
+        """Raise InterruptedRun if a signal came."""
+        if self._raised:
+            raise InterruptedRun(STOPPED)
+
+
+def die_with_parent(parent: int, number: signal.Signals) -> None:
+    """Have the kernel send `number` to this process when its parent, of pid `parent`, ends.
+
+    Sends it at once if the parent is gone already. Does nothing on other systems than Linux.
+    """
+    if sys.platform != "linux":
+        return
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(number), 0, 0, 0):
+        code = ctypes.get_errno()
+        raise OSError(code, f"prctl: {os.strerror(code)}")
+    if os.getppid() != parent:
+        os.kill(os.getpid(), number)
+
+
+def become_own_step(environ: Mapping[str, str], logger: logging.Logger) -> None:
+    """Run this program again, without OWN_STEP, as a step of its own of its Slurm job.
+
+    At a time limit, an scancel, a requeue or a preemption Slurm sends SIGTERM to the first process
+    of each step alone. In a Snakemake job that is Snakemake, which only waits for its program.
+
+    Returns only where there is no `srun`, with a warning.
+    """
+    # If srun fails, only Slurm's own log says why.
+    logger.info("starting as a step of its own of job %s of Slurm", environ.get("SLURM_JOB_ID"))
+    command = [*SRUN, sys.executable, *(word for word in sys.orig_argv[1:] if word != OWN_STEP)]
+    try:
+        os.execvpe(command[0], command, keep_job(environ))
+    except FileNotFoundError:
+        logger.warning("no srun is on PATH: at a time limit, what came since a checkpoint is lost")
+
+
+def keep_job(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment without what says how Slurm's steps were asked for; the job's id stays."""
+    asked = ("SLURM_", "SRUN_")
+    return {
+        name: value for name, value in environ.items() if name in KEPT or not name.startswith(asked)
+    }
