@@ -127,18 +127,6 @@ def test_a_genome_of_five_million_bases(dna):
     assert 900_000 < shard.tokens[0] < 1_200_000
 
 
-@pytest.mark.parametrize("missing", ["--model", "--gaps"])
-def test_index_requires_its_options(proteins, missing):
-    words = ["--fasta", "a", "--ids", "header", "--invalid-residues", "unk", "--gaps", "keep"]
-    words += ["--suspicious", "allow", "--output", "i.parquet", "--residues", "residues.bin"]
-    words += ["--model", "m"]
-    place = words.index(missing)
-    command = [sys.executable, SCRIPTS / "index.py", *words[:place], *words[place + 2 :]]
-    outcome = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert outcome.returncode == 2
-    assert missing in outcome.stderr
-
-
 def test_more_shards_than_can_be_merged_are_refused(proteins):
     assert proteins.index(proteins.fasta("a.faa", one="MKV")).returncode == 0
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

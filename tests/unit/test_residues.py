@@ -49,21 +49,6 @@ def refusal(folder: Path, check: ResidueCheck, *contents: bytes) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("residues", "expected"),
-    [
-        (b"BZUOX-.", None),
-        (b"M1KJ1", ("'1' at 2", 3)),
-        (b"M\xc3K", ("byte 0xc3 at 2", 1)),
-        ("M\u200bK\u200b".encode(), ("U+200B ZERO WIDTH SPACE at 2", 2)),
-        (b"M" * 1234 + b"JJ", ("'J' at 1,235", 2)),
-    ],
-)
-def test_find_unknown(residues, expected):
-    found = find_unknown(residues, ESM2_LETTERS)
-    assert (found and (str(found), found.count)) == expected
-
-
 @given(st.binary(max_size=60))
 def test_find_unknown_counts_all_and_names_the_first(residues):
     others = [(place, byte) for place, byte in enumerate(residues, 1) if byte not in ESM2_LETTERS]
@@ -157,21 +142,25 @@ PROTEIN = b">p\n" + b"MKVLWEDRSTAGQIPFYNHC" * 5
 DNA = b">d\n" + b"acgtn" * 20
 
 
-@pytest.mark.parametrize("asked", ASKED)
 @pytest.mark.parametrize(
-    ("molecule", "own", "other", "message"),
+    ("molecule", "asked", "own", "other", "message"),
     [
-        ("protein", PROTEIN, DNA, "looks like DNA or RNA (100% of its 100 letters are in ACGTUN)"),
-        ("protein", PROTEIN, b">a\n" + b"ACGUN" * 19 + b"RYKWS", "looks like DNA or RNA (95%"),
-        ("DNA", b">d\n" + b"ACGT" * 40, PROTEIN, "looks like proteins (30% of its 100 letters"),
+        ("protein", "skip", PROTEIN, DNA, "looks like DNA or RNA (100% of its 100 letters"),
+        (
+            "protein",
+            "unk",
+            PROTEIN,
+            b">a\n" + b"ACGUN" * 19 + b"RYKWS",
+            "looks like DNA or RNA (95%",
+        ),
+        ("DNA", "error", b">d\n" + b"ACGT" * 40, PROTEIN, "looks like proteins (30%"),
     ],
 )
-def test_files_of_the_other_molecule_are_refused(tmp_path, molecule, own, other, message, asked):
-    for contents in ([other], [own, other]):
-        with pytest.raises(FastaError) as caught:
-            read_all(tmp_path, make_check(molecule, asked), *contents)
-        assert caught.value.path == tmp_path / f"{len(contents) - 1}.fa"
-        assert message in str(caught.value)
+def test_files_of_the_other_molecule_are_refused(tmp_path, molecule, asked, own, other, message):
+    with pytest.raises(FastaError) as caught:
+        read_all(tmp_path, make_check(molecule, asked), own, other)
+    assert caught.value.path == tmp_path / "1.fa"
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
