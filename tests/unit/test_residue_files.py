@@ -186,19 +186,6 @@ def test_a_name_that_leads_elsewhere_is_refused(name, tmp_path):
         read_block(block)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_rows_of_a_pool_are_copied_in_the_order_asked_for(dtype, tmp_path):
-    counts = [3, 1, 2]
-    rows = np.concatenate([rows_of(p, n, dtype) for p, n in enumerate(counts)])
-    pool = TokenRowPool([rows], [np.append(0, np.cumsum(counts))])
-    copied = copy_residues(tmp_path, pool, np.array([2, 0]))
-    assert (copied.counts.tolist(), copied.dtype) == ([2, 3], dtype)
-    copied.check(tmp_path)
-    expected = np.concatenate([rows_of(2, 2, dtype), rows_of(0, 3, dtype)])
-    np.testing.assert_array_equal(copied.rows(tmp_path, WIDTH), expected)
-    assert [path.name for path in tmp_path.iterdir()] == [copied.name]
-
-
 def test_a_copy_that_fails_leaves_nothing(tmp_path):
     pool = TokenRowPool([rows_of(0, 3)], [np.array([0, 3])])
     with pytest.raises(IndexError):
