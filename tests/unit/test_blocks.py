@@ -15,66 +15,64 @@ from seqembed.checkpoints.blocks import (
     write_block,
     write_next_block,
 )
+from seqembed.checkpoints.token_rows import ResidueFile
 from seqembed.errors import CheckpointError
 
 
-def block_of(count: int, width: int = 8, first: int = 3, last: int = 5) -> Block:
+def block_of(count: int, width: int = 8, dtype: str = "float32", **changes: Any) -> Block:
     random = np.random.default_rng(count)
-    return Block(
-        first=first,
-        last=last,
-        digests=random.integers(0, 256, (count, 16), dtype=np.uint8),
-        rows=random.standard_normal((count, width)).astype(np.float32),
-        flags=random.integers(0, 3, count, dtype=np.uint8),
-    )
+    given: dict[str, Any] = {
+        "first": 3,
+        "last": 5,
+        "digests": random.integers(0, 256, (count, 16), dtype=np.uint8),
+        "rows": random.standard_normal((count, width)).astype(dtype),
+        "flags": random.integers(0, 3, count, dtype=np.uint8),
+    }
+    return Block(**given | changes)
 
 
-@pytest.mark.parametrize("count", [0, 1, 100])
-def test_a_block_comes_back_as_written(tmp_path, count):
-    block = block_of(count)
+@pytest.mark.parametrize(("count", "dtype"), [(0, "float32"), (1, "float16"), (100, "float32")])
+def test_a_block_comes_back_as_written_its_rows_mapped_from_disk(count, dtype, tmp_path):
+    block = block_of(count, dtype=dtype)
     path = write_block(tmp_path, block)
     assert path.name == "batch_00003.safetensors"
     read = read_block(path)
-    assert (read.first, read.last) == (3, 5)
+    assert (read.first, read.last, read.residues) == (3, 5, None)
     for name in ("digests", "rows", "flags"):
         np.testing.assert_array_equal(getattr(read, name), getattr(block, name))
-    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+    assert (read.rows.dtype, read.rows.shape) == (dtype, (count, 8))
+    assert isinstance(read.rows, np.memmap) or not count
+    assert list(tmp_path.iterdir()) == [path]
 
 
-def test_every_flipped_byte_is_seen(tmp_path):
+def test_every_flipped_byte_and_a_block_cut_short_are_seen(tmp_path):
     path = write_block(tmp_path, block_of(2, width=2))
     content = path.read_bytes()
-    for position in range(len(content)):
-        damaged = bytearray(content)
-        damaged[position] ^= 1
+    flipped = (
+        content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+        for place in range(len(content))
+    )
+    for damaged in (*flipped, *(content[:keep] for keep in (0, 1, 7, 8, 100, -1))):
         path.write_bytes(damaged)
-        with pytest.raises(CheckpointError, match="damaged checkpoint block"):
+        with pytest.raises(CheckpointError, match=f"^{path}: .*will be embedded again"):
             read_block(path)
 
 
-@pytest.mark.parametrize("keep", [0, 1, 7, 8, 100, -1])
-def test_a_block_cut_short_is_seen(tmp_path, keep):
-    path = write_block(tmp_path, block_of(4))
-    path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(CheckpointError, match="will be embedded again"):
-        read_block(path)
-
-
-def test_rows_without_digests_are_refused():
-    with pytest.raises(CheckpointError, match="2 digests"):
-        Block(
-            first=0,
-            last=0,
-            digests=np.zeros((2, 16), np.uint8),
-            rows=np.zeros((3, 4), np.float32),
-            flags=np.zeros(2, np.uint8),
-        )
-
-
-@pytest.mark.parametrize(("first", "last"), [(-1, 0), (3, 2)])
-def test_a_range_that_is_none_is_refused(first, last):
-    with pytest.raises(CheckpointError, match=f"batches {first} to {last} are not a range"):
-        block_of(2, first=first, last=last)
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"rows": np.zeros((3, 4), np.float32)}, "2 digests"),
+        ({"flags": np.zeros(3, np.uint8)}, "2 digests"),
+        ({"residues": ResidueFile("x", "", "float32", np.zeros(1, np.int64))}, "2 digests"),
+        ({"digests": np.zeros((2, 15), np.uint8)}, "digests are"),
+        ({"rows": np.zeros((2, 4))}, "float64"),
+        ({"first": -1, "last": 0}, "-1 to 0"),
+        ({"first": 3, "last": 2}, "3 to 2"),
+    ],
+)
+def test_a_block_checks_itself(changes, problem):
+    with pytest.raises(CheckpointError, match=problem):
+        block_of(2, **changes)
 
 
 def test_a_block_is_never_written_over(tmp_path):
@@ -155,15 +153,3 @@ def test_only_blocks_are_listed(tmp_path):
     expected = [f"{name}.safetensors" for name in ("batch_00010", "batch_99999", "batch_100000")]
     assert [path.name for path in list_blocks(tmp_path)] == expected
     assert list_blocks(tmp_path / "none") == []
-
-
-@pytest.mark.parametrize("count", [0, 1, 7])
-@pytest.mark.parametrize("dtype", [np.float32, np.float16])
-def test_rows_are_mapped_from_disk(count, dtype, tmp_path):
-    block = block_of(count)
-    rows = block.rows.astype(dtype)
-    path = write_next_block(tmp_path, block.digests, rows, block.flags, batches=1)
-    mapped = read_block(path).rows
-    np.testing.assert_array_equal(mapped, rows)
-    assert (mapped.dtype, mapped.shape) == (dtype, (count, 8))
-    assert isinstance(mapped, np.memmap) or not count

@@ -91,18 +91,16 @@ def test_a_file_that_was_cut_short_or_replaced_meanwhile_is_named(tmp_path, size
         pool.take(np.arange(20))
 
 
-def test_half_precision_rows_come_as_float32():
-    half = np.array([[0.1, 2]], np.float16)
-    rows = RowPool([half, np.ones((1, 2), np.float32)], 2, "float32").take(np.array([1, 0]))
-    assert rows.dtype == np.float32
-    np.testing.assert_array_equal(rows, [[1, 1], half[0]])
-
-
-@pytest.mark.parametrize("storage", ["float16", "float32"])
-def test_a_pool_gives_rows_as_they_are_stored(storage):
-    rows = RowPool([np.ones((2, 3), storage)], 3, storage).take(np.array([1]))
-    assert (rows.dtype, rows.shape) == (storage, (1, 3))
-    assert RowPool([], 3, storage).take(np.empty(0, np.int64)).dtype == storage
+@pytest.mark.parametrize(
+    ("storages", "asked"),
+    [(["float16", "float32"], "float32"), (["float16"], "float16"), (["float32"], "float32")],
+)
+def test_a_pool_gives_rows_in_the_type_asked_for(storages, asked):
+    arrays = [np.array([[0.1, 2], [3, 4]], storage) for storage in storages]
+    rows = RowPool(arrays, 2, asked).take(np.array([1, 0]))
+    assert rows.dtype == asked
+    np.testing.assert_array_equal(rows, arrays[0][::-1])
+    assert RowPool([], 2, asked).take(np.empty(0, np.int64)).dtype == asked
 
 
 COUNTS = st.lists(st.lists(st.integers(0, 5), max_size=4), max_size=4)
