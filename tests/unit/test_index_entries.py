@@ -115,7 +115,7 @@ def test_long_sequences(proteins):
     assert "1 of 2 sequences are longer than 1,022 residues" in outcome.stderr
     assert "record 'a' of a.faa" in outcome.stderr
     assert proteins.split("error", 1500).returncode == 0
-    assert "max_length must be at least 1" in proteins.split("window", 0).stderr
+    assert "max_length must be" in proteins.split("window", 0).stderr
 
 
 def test_a_genome_of_five_million_bases(dna):
@@ -134,7 +134,7 @@ def test_more_shards_than_can_be_merged_are_refused(proteins):
         pytest.skip("any number of files may be open here")
     outcome = proteins.split(shards=hard // 3)
     assert outcome.returncode == 1 and "files have to be open at once" in outcome.stderr
-    assert "or begin with fewer `shards`" in outcome.stderr
+    assert "fewer `shards`" in outcome.stderr
     assert not (proteins.folder / "index").exists()
 
 
