@@ -60,7 +60,7 @@ class _Sequences:
     def take(self, rows: Int64s) -> pa.Table:
         """Return rows, residues included, as a table of SHARD_SCHEMA."""
         part = self.table.take(int64_array(rows))
-        residues = pa.array(map(self.residues.read, rows.tolist()), pa.binary())
+        residues = pa.array(self.residues.read(rows), pa.binary())
         columns = [rows, *part.columns, residues, self.tokens[rows]]
         return pa.table(columns, schema=SHARD_SCHEMA)
 
@@ -108,7 +108,9 @@ def _open_sequences(
     distinct = np.flatnonzero((firsts == np.arange(len(firsts))) & ~excluded)
     tokens = np.zeros(len(firsts), np.int64)
     with ResidueFile(residues_path, lengths, digests) as residues:
-        tokens[distinct] = [tokenizer.count(residues.read(row)) for row in distinct.tolist()]
+        for group in _groups(lengths[distinct].tolist()):
+            rows = distinct[group]
+            tokens[rows] = list(map(tokenizer.count, residues.read(rows)))
         yield _Sequences(
             table=table,
             residues=residues,

@@ -13,7 +13,7 @@ import numpy as np
 
 from seqembed.errors import IndexFormatError
 from seqembed.index.parquet import Digests, Int64s
-from seqembed.storage.digests import digest
+from seqembed.storage.digests import digest_all
 
 
 class ResidueFile:
@@ -42,14 +42,18 @@ class ResidueFile:
     def __exit__(self, *exception: object) -> None:
         self._file.close()
 
-    def read(self, row: int) -> bytes:
-        """Return the residues of a row; raises IndexFormatError if their digest is wrong."""
-        length = int(self.lengths[row])
-        self._file.seek(int(self._ends[row]) - length)
-        residues = self._file.read(length)
-        if digest(residues) != self.digests[row].tobytes():
+    def read(self, rows: Int64s) -> list[bytes]:
+        """Return the residues of rows; raises IndexFormatError if a digest is wrong."""
+        lengths = self.lengths[rows]
+        places = zip((self._ends[rows] - lengths).tolist(), lengths.tolist(), strict=True)
+        found = [self._read_at(begin, length) for begin, length in places]
+        if b"".join(digest_all(found)) != self.digests[rows].tobytes():
             raise self._error("is damaged, or belongs to another index")
-        return residues
+        return found
+
+    def _read_at(self, begin: int, length: int) -> bytes:
+        self._file.seek(begin)
+        return self._file.read(length)
 
     def _error(self, problem: str) -> IndexFormatError:
         advice = f"remove {self._path} and run again, so that the FASTA files are indexed anew"
