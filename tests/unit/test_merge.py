@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from broken_files import flip
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from known_files import WIDTH, rows_of, token_rows_of, write_indices, write_known_file
@@ -134,14 +135,6 @@ def _checkpoints(folder: Path, *recipes: str) -> list[Path]:
     return paths
 
 
-def _damage(path: Path) -> None:
-    """Flip a bit in the middle of a file, in a file of its own."""
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.unlink()
-    path.write_bytes(content)
-
-
 @pytest.fixture
 def few_open_files():
     """Room for twenty more than are open, until it is raised."""
@@ -183,6 +176,9 @@ def test_every_id_gets_its_rows_in_input_order(tmp_path, world_size, storage, to
         _check(tmp_path / "embeddings.h5", SEQUENCES, **how)
         assert os.path.samefile(tmp_path / "embeddings.h5", tmp_path / STORED)
         (tmp_path / "embeddings.h5").unlink()
+        # Other rows under the same name: were they read, they would be in the result.
+        for rank in range(world_size):
+            _write_shard(tmp_path, rank, shift=1, per_residue=tokens, **how)
 
 
 @settings(max_examples=30, deadline=None)
@@ -293,9 +289,7 @@ def test_rows_of_no_sequence_are_refused(tmp_path):
 )
 def test_an_index_with_a_flipped_bit_is_named(tmp_path, text, place, bit):
     index, shards = _prepare(tmp_path, ["MKV", "MJ", "WE"])
-    content = bytearray(index.read_bytes())
-    content[content.index(text) + place] ^= bit
-    index.write_bytes(content)
+    flip(index, index.read_bytes().index(text) + place, bit)
     with pytest.raises(IndexFormatError, match=f"^{index}: .*run again"):
         _merge(tmp_path, index, shards)
     assert not (tmp_path / "embeddings.h5").exists()
@@ -369,20 +363,6 @@ def test_shards_in_another_order_are_refused(tmp_path):
         _merge(tmp_path, index, shards[:1])
 
 
-def test_the_same_result_is_linked_from_the_store(tmp_path):
-    index, shards = _prepare(tmp_path)
-    first = _merge(tmp_path, index, shards)
-    (tmp_path / "embeddings.h5").unlink()
-    # Other rows under the same name: were they read, they would be in the result.
-    for rank in range(2):
-        _write_shard(tmp_path, rank, shift=1)
-    inode = (tmp_path / STORED).stat().st_ino
-    again = _merge(tmp_path, index, shards)
-    assert (first.relinked, again.relinked) == (False, True)
-    assert (tmp_path / "embeddings.h5").stat().st_ino == inode
-    _check(tmp_path / "embeddings.h5", SEQUENCES)
-
-
 @pytest.mark.parametrize(
     ("prefix", "sequences", "recipe"),
     [
@@ -409,7 +389,7 @@ def test_a_damaged_store_is_warned_of_and_replaced(tmp_path, caplog):
     index, shards = _prepare(tmp_path)
     _merge(tmp_path, index, shards)
     (tmp_path / "embeddings.h5").unlink()
-    _damage(tmp_path / STORED)
+    flip(tmp_path / STORED)
     assert not _merge(tmp_path, index, shards).relinked
     assert re.search(f"store is not used: {tmp_path / STORED}: damaged", caplog.text)
     _check(tmp_path / "embeddings.h5", SEQUENCES)
@@ -466,7 +446,7 @@ def test_a_failed_merge_leaves_checkpoints_and_store_alone(tmp_path, monkeypatch
     index, shards = _prepare(tmp_path, [*SEQUENCES, "WWW"])
     place = shards[1] if failure == "damage" else index
     if failure == "damage":
-        _damage(shards[1])
+        flip(shards[1])
     elif failure == "missing":
         _write_shard(tmp_path, 0, keep=slice(1, None))
     else:

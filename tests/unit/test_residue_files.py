@@ -6,7 +6,6 @@ import errno
 import hashlib
 import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from broken_files import disk_of
 
 import seqembed
 from seqembed.checkpoints.blocks import Block, read_block, write_block
@@ -105,18 +105,14 @@ def test_a_spool_without_rows_touches_nothing_and_what_is_not_sealed_goes(tmp_pa
 
 
 def test_a_full_disk_leaves_nothing(tmp_path):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     spool = ResidueSpool(tmp_path)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (8, hard))
-    try:
+    with disk_of(8):
         spool.add(0, rows_of(0, 2))  # it waits in memory
         for _ in range(2):
             with pytest.raises(OSError) as caught:
                 spool.seal([0])
             assert caught.value.errno == errno.EFBIG
         spool.discard()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
 
 

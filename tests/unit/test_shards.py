@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import resource
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from broken_files import disk_of, flip
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -264,7 +263,7 @@ def test_a_failing_source_leaves_nothing(tmp_path):
 def test_what_the_disk_gives_back_is_compared_before_the_file_gets_its_name(tmp_path, monkeypatch):
     def seal_and_damage(path):
         seal(path)
-        _flip(path, -1)
+        flip(path)
 
     monkeypatch.setattr(shard_writer, "seal", seal_and_damage)
     with pytest.raises(ShardError, match=f"^{tmp_path / 'a.h5'}: the disk"):
@@ -302,23 +301,6 @@ def test_a_slab_checks_itself(wrong):
         Slab(**_columns(2) | wrong)
 
 
-def _flip(path: Path, position: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[position] ^= 1
-    path.write_bytes(content)
-
-
-@contextmanager
-def _disk_of(size: int) -> Iterator[None]:
-    """Let no file grow over this many bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(("count", "tokens", "step"), [(2000, None, 3000), (5, _tokens(), 64)])
 def test_a_full_disk_is_named_and_leaves_the_earlier_file(tmp_path, count, tokens, step):
@@ -326,7 +308,7 @@ def test_a_full_disk_is_named_and_leaves_the_earlier_file(tmp_path, count, token
     path = _write(tmp_path / "a.h5", columns, tokens=tokens)
     size, earlier = path.stat().st_size, path.read_bytes()
     for limit in [*range(0, size, step), size - 1]:
-        with _disk_of(limit), pytest.raises(ShardError, match=f"{path}: cannot be written"):
+        with disk_of(limit), pytest.raises(ShardError, match=f"{path}: cannot be written"):
             _write(path, columns, tokens=tokens)
         assert path.read_bytes() == earlier
         assert list(tmp_path.iterdir()) == [path]
@@ -337,7 +319,7 @@ def test_a_disk_full_for_a_moment_gives_no_sealed_file_of_other_rows(tmp_path, m
     write_slab = shard_writer._write_slab
 
     def full_for_a_moment(*arguments: Any) -> int:
-        with _disk_of(20_000):
+        with disk_of(20_000):
             return write_slab(*arguments)
 
     monkeypatch.setattr(shard_writer, "_write_slab", full_for_a_moment)
@@ -354,9 +336,9 @@ def test_a_flipped_bit_is_seen_before_hdf5_opens_the_file(tmp_path, monkeypatch)
 
     monkeypatch.setattr(h5py, "File", refuse)
     for position in range(0, path.stat().st_size, 97):
-        _flip(path, position)
+        flip(path, position)
         _refused(path, "")
-        _flip(path, position)
+        flip(path, position)
     verify_seal(path)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from broken_files import flip
 from known_files import WIDTH, rows_of, token_rows_of, write_indices, write_known_file
 
 from seqembed.checkpoints.blocks import list_blocks, read_block
@@ -116,9 +117,7 @@ def test_without_a_store_or_with_an_empty_one_nothing_is_done(empty, tmp_path, c
 
 def test_a_damaged_store_is_passed_over(tmp_path, stored, caplog):
     digests = _digests(tmp_path / "now", ["LL", "MKVLA"])
-    content = bytearray(stored.read_bytes())
-    content[-1] ^= 1
-    stored.write_bytes(content)
+    flip(stored)
     assert copy_from_store(stored, tmp_path / "shard_0", digests) == 0
     assert f"the store is not used: {stored}: damaged" in caplog.text
     assert [record.levelname for record in caplog.records] == ["WARNING"]

@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from broken_files import flip
+from described_models import write_protein_model
 from indexing import index_proteins
 from known_files import WIDTH, write_indices, write_known_file
 
@@ -28,8 +30,7 @@ from seqembed.errors import FileFormatError
 from seqembed.index.parquet import read_metadata
 from seqembed.index.table import read_shard_index
 from seqembed.models.encoders.tokenization import ESM2_LETTERS
-from seqembed.models.families import Esm2Architecture
-from seqembed.models.prepared import PreparedModel, read_prepared, write_prepared
+from seqembed.models.prepared import PreparedModel, read_prepared
 from seqembed.results.merge import merge
 from seqembed.results.quarantine import write_quarantine
 from seqembed.results.seal import seal
@@ -56,8 +57,8 @@ RECIPE = Recipe(
     per_residue=True,
 )
 # No test but those of weights writes it.
-MODEL = "resources/models/toy.json"
-SHARED = {"kind": "shard", "model": "toy", "weights_sha256": "ef" * 32, **RECIPE.fields()}
+MODEL = "resources/models/esm.json"
+SHARED = {"kind": "shard", "model": "esm", "weights_sha256": "ef" * 32, **RECIPE.fields()}
 SHARED |= {"recipe_fingerprint": RECIPE.fingerprint}
 
 
@@ -237,8 +238,8 @@ def test_token_rows_and_storage_are_those_of_the_recipe(change, problem, results
 
 
 def test_a_flipped_bit_and_a_cut_file_are_damaged(results):
-    content = bytearray(results.merged.read_bytes())
-    content[-1] ^= 1
+    flip(results.merged)
+    content = results.merged.read_bytes()
     for damaged in (content, content[:-1], b"", b"\0" * 4096):
         results.merged.write_bytes(damaged)
         assert refused(results.merged).startswith(("damaged", "is not a sealed"))
@@ -382,9 +383,7 @@ def test_a_damaged_block_is_named(tmp_path):
     digests, rows = np.zeros((1, 16), np.uint8), np.ones((1, WIDTH), np.float32)
     block = write_next_block(tmp_path, digests, rows, np.zeros(1, np.uint8), batches=1)
     assert verify(block) == f"{block}: 1 sequences, all is well"
-    content = bytearray(block.read_bytes())
-    content[-1] ^= 1
-    block.write_bytes(content)
+    flip(block)
     assert refused(block).startswith("damaged checkpoint block")
     block.unlink()
     assert "No such file" in refused(block)
@@ -471,23 +470,13 @@ def indexed(results, monkeypatch) -> Results:
     return results
 
 
-def write_description(root: Path, weights: bytes) -> PreparedModel:
-    """Write resources/models/toy.json of weights of these bytes."""
+def write_description(root: Path, weights: bytes, **changes: str) -> PreparedModel:
+    """Write weights of these bytes and their description."""
+    path, sha256 = root / "weights.safetensors", hashlib.sha256(weights).hexdigest()
+    path.write_bytes(weights)
     (root / MODEL).parent.mkdir(parents=True, exist_ok=True)
-    (root / "weights.safetensors").write_bytes(weights)
-    model = PreparedModel(
-        name="toy",
-        family="esm2",
-        source="none",
-        weights=str(root / "weights.safetensors"),
-        size=len(weights),
-        sha256=hashlib.sha256(weights).hexdigest(),
-        architecture=Esm2Architecture(layers=6, width=16, heads=2, ffn_width=32),
-        tokenizer="esm2",
-        max_length=1022,
-    )
-    write_prepared(model, root / MODEL)
-    return model
+    write_protein_model((root / MODEL).parent, weights=str(path), sha256=sha256, **changes)
+    return read_prepared(root / MODEL)
 
 
 def test_input_that_is_missing_is_named(indexed):
@@ -527,12 +516,10 @@ def test_input_is_read_as_it_was_indexed(tmp_path):
 def test_weights_are_compared_and_what_they_were_converted_from(indexed):
     original = indexed.root / "esm2.pt"
     original.write_bytes(b"original")
-    sha256 = hashlib.sha256(b"original").hexdigest()
-    model = write_description(indexed.root, b"weights")
+    converted = {"original": str(original)}
+    converted["original_sha256"] = hashlib.sha256(b"original").hexdigest()
+    model = write_description(indexed.root, b"weights", **converted)
     tamper(indexed.merged, attributes(weights_sha256=model.sha256))
-    model = replace(model, original=str(original), original_sha256=sha256)
-    write_prepared(model, indexed.root / MODEL)
-    assert read_prepared(indexed.root / MODEL) == model
     assert verify(indexed.merged).endswith("5 sequences, all is well")
     for path in (original, Path(model.weights)):
         kept = path.read_bytes()
