@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from seqembed.index.processing_order import arrange
 from seqembed.inference.plan import plan_batches
 from seqembed.settings.lengths import LengthPolicy
-from seqembed.settings.memory import TOKENS
+from seqembed.settings.token_budget import TOKENS
 
 POLICIES = [
     LengthPolicy(long_sequences="window", max_length=1022),

@@ -23,7 +23,7 @@ from seqembed.inference.runner import BatchRows
 from seqembed.models.encoders.tokenization import Esm2Tokenizer
 from seqembed.models.prepare import load_prepared
 from seqembed.models.prepared import read_prepared
-from seqembed.settings.memory import TOKENS
+from seqembed.settings.token_budget import TOKENS
 from seqembed.worker.run import Run, choose_device, open_run
 
 encode_residues = Esm2Tokenizer().encode

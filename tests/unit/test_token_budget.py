@@ -11,7 +11,7 @@ from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.dnabert_s import DnabertS
 from seqembed.models.encoders.esm2 import Esm2
 from seqembed.models.families import DnabertArchitecture, Esm2Architecture
-from seqembed.settings.memory import available_memory, bytes_a_token, cpu_streams, gpu_budget
+from seqembed.settings.token_budget import available_memory, bytes_a_token, cpu_streams, gpu_budget
 
 ESM2 = Esm2Architecture(layers=1, width=320, heads=20, ffn_width=1280)
 DNA = DnabertArchitecture(layers=1, width=384, heads=6, ffn_width=1536, vocabulary=30)
@@ -56,12 +56,12 @@ def test_memory_limit_is_the_lowest_of_nested_groups(own, limits, found, tmp_pat
 
 
 def test_the_control_group_limits_the_available_memory(monkeypatch):
-    monkeypatch.setattr("seqembed.settings.memory.memory_limit", lambda: None)
+    monkeypatch.setattr("seqembed.settings.token_budget.memory_limit", lambda: None)
     assert 0 < available_memory() <= psutil.virtual_memory().total
-    monkeypatch.setattr("seqembed.settings.memory.memory_limit", lambda: 12_345)
+    monkeypatch.setattr("seqembed.settings.token_budget.memory_limit", lambda: 12_345)
     assert available_memory() == 0
     taken = psutil.Process().memory_info().rss
-    monkeypatch.setattr("seqembed.settings.memory.memory_limit", lambda: taken + 100_000_000)
+    monkeypatch.setattr("seqembed.settings.token_budget.memory_limit", lambda: taken + 100_000_000)
     assert 90_000_000 < available_memory() < 110_000_000
 
 

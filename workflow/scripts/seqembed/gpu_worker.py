@@ -32,7 +32,7 @@ from seqembed.errors import (
 )
 from seqembed.index.table import read_assigned
 from seqembed.inference.failure_tracker import FailureTracker
-from seqembed.machine.processes import StopFlag
+from seqembed.machine.signals import StopFlag
 from seqembed.models.prepare import load_prepared
 from seqembed.models.prepared import load_tokenizer, read_prepared
 from seqembed.settings.precision import resolve_precision, torch_dtype

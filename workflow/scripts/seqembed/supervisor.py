@@ -21,7 +21,7 @@ from typing import Any
 from seqembed.environment import EnvConfig
 from seqembed.machine.control_groups import count_oom_kills
 from seqembed.machine.devices import lease_device
-from seqembed.machine.processes import StopFlag, die_with_parent
+from seqembed.machine.signals import StopFlag, die_with_parent
 from seqembed.worker_ends import WorkerEnd
 
 POLL_SECONDS = 0.2

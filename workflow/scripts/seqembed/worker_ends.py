@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from seqembed.errors import InterruptedRun, WorkerError
-from seqembed.machine.processes import STOPPED
+from seqembed.machine.signals import STOPPED
 
 KEPT = "what is finished is kept, run again to go on"
 ADVICE = {

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqembed.settings.lengths import LengthPolicy
-from seqembed.settings.memory import TOKENS
+from seqembed.settings.token_budget import TOKENS
 
 Int64s = NDArray[np.int64]
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from seqembed.flags import FP32_RETRY
 from seqembed.inference.batches import PackedBatch
 from seqembed.inference.failure_tracker import FailureTracker
-from seqembed.inference.memory import free_memory, is_out_of_memory
+from seqembed.inference.out_of_memory import free_memory, is_out_of_memory
 from seqembed.inference.pooling import WindowPool, pool, pooled_span
 from seqembed.inference.streams import Rows, open_streams
 from seqembed.models.encoders.attention import Packing

@@ -43,16 +43,16 @@ from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.prepared import PreparedModel, read_prepared
 from seqembed.models.weights_check import WeightsCheck
 from seqembed.results.reader import store_path
-from seqembed.settings.memory import (
+from seqembed.settings.precision import torch_dtype
+from seqembed.settings.recipe import Recipe, adopt_recipe
+from seqembed.settings.request import WorkerSettings, read_settings
+from seqembed.settings.token_budget import (
     TOKENS,
     available_memory,
     bytes_a_token,
     cpu_streams,
     gpu_budget,
 )
-from seqembed.settings.precision import torch_dtype
-from seqembed.settings.recipe import Recipe, adopt_recipe
-from seqembed.settings.request import WorkerSettings, read_settings
 from seqembed.storage.digests import DigestIndex, from_hex
 from seqembed.storage.publish import raise_open_file_limit
 from seqembed.worker.writer import CheckpointWriter

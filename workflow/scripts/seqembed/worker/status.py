@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from seqembed.errors import FreshProcessError, InterruptedRun, NonFiniteError, SeqembedError
-from seqembed.inference.memory import is_out_of_memory
+from seqembed.inference.out_of_memory import is_out_of_memory
 
 MAX_ERROR_CHARACTERS = 2000
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from worker_runs import SCRIPTS, embed_command
 
-from seqembed.machine.processes import SRUN, keep_job
+from seqembed.machine.slurm_step import SRUN, keep_job
 
 PROGRAM = """\
 import os, signal
-from seqembed.machine.processes import die_with_parent
+from seqembed.machine.signals import die_with_parent
 die_with_parent({parent}, signal.SIGTERM)
 """
 SRUN_STAND_IN = '#!/bin/sh\nprintf "%s\\n" "$@"\nprintf "job %s\\n" "$SLURM_JOB_ID"\nexit 7\n'

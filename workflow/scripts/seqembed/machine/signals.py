@@ -1,0 +1,52 @@
+"""Signals that ask a process to stop, among them the one at its parent's end."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from typing import Any
+
+from seqembed.errors import InterruptedRun
+
+STOPPED = "stopped by a signal; what is finished is kept, run again to go on"
+# linux/prctl.h
+PR_SET_PDEATHSIG = 1
+
+
+class StopFlag:
+    """Notes SIGTERM from its making on, instead of ending the process; Ctrl-C too if asked."""
+
+    def __init__(self, *, ctrl_c: bool = False) -> None:
+        self._raised = False
+        signal.signal(signal.SIGTERM, self._raise)
+        if ctrl_c:
+            signal.signal(signal.SIGINT, self._raise)
+
+    def _raise(self, number: int, frame: Any) -> None:
+        # A signal may come twice in an instant: nothing but setting a flag is safe here.
+        self._raised = True
+
+    def asked(self) -> bool:
+        """Whether a signal came."""
+        return self._raised
+
+    def leave_if_asked(self) -> None:
+        """Raise InterruptedRun if a signal came."""
+        if self._raised:
+            raise InterruptedRun(STOPPED)
+
+
+def die_with_parent(parent: int, number: signal.Signals) -> None:
+    """Have the kernel send `number` to this process when its parent, of pid `parent`, ends.
+
+    Sends it at once if the parent is gone already. Does nothing on other systems than Linux.
+    """
+    if sys.platform != "linux":
+        return
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(number), 0, 0, 0):
+        code = ctypes.get_errno()
+        raise OSError(code, f"prctl: {os.strerror(code)}")
+    if os.getppid() != parent:
+        os.kill(os.getpid(), number)
