@@ -243,7 +243,7 @@ BAD_FASTA = {
     "numbers between residues, as GenBank has them": _bad(
         b">a\n1 mkvlw 5\n6 mkv 8\n", "for '1'", 2, "a"
     ),
-    "a letter that is not ASCII": _bad(">a\nMKVÄ\n", "for U+00C4 LATIN", 2, "a"),
+    "a letter that is not ASCII": _bad(">a\nMKVÄ\n", "contains U+00C4 LATIN", 2, "a"),
     "nothing that can be embedded": _bad(
         b">a\nMJ\n>b\nJ\n", "`invalid_residues: skip` leaves no sequence", asked="skip", file=""
     ),

@@ -168,7 +168,9 @@ def _read_header(path: Path) -> bytes:
 
 
 def _check(path: Path, header: bytes) -> None:
-    """Compare the stored checksum with that of the whole file, its own place left blank."""
+    """Raise CheckpointError if the checksum in the header is not that of the whole file.
+
+    It is computed with zeros in place of the checksum itself."""
     start = header.find(MARK) + len(MARK)
     stored = header[start : start + len(BLANK)]
     blanked = header[:start] + BLANK.encode() + header[start + len(BLANK) :]

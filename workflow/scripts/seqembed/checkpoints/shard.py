@@ -91,7 +91,7 @@ def _read_details(
 
 
 def _quarantined(folder: Path, digests: NDArray[np.uint8]) -> dict[bytes, str]:
-    """Why these sequences have no row, as far as they are quarantined."""
+    """The reasons, by digest, of those of (n, 16) digests that are quarantined."""
     reasons = read_failures(folder).quarantined
     keys = (digest.tobytes() for digest in digests)
     return {key: reasons[key.hex()] for key in keys if key.hex() in reasons}

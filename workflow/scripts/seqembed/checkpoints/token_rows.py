@@ -89,7 +89,7 @@ class ResidueSpool:
 
     @property
     def sequences(self) -> int:
-        """How many sequences it holds rows of."""
+        """The number of sequences whose rows it holds."""
         return len(self._counts)
 
     def _open(self) -> BinaryIO:

@@ -67,10 +67,10 @@ def find_impossible(raw: bytes, molecule: Molecule) -> Finding | None:
     place = raw.index(others[:1], body)
     line = raw.count(b"\n", 0, place)
     text = raw.split(b"\n")[line].strip()
-    advice = "correct the line, or remove it"
+    advice = "correct the sequence, or remove the record"
     if others[:1] in _CHAINS:
         advice = "give each chain of a complex a record of its own"
-    what = f"cannot be residues of {molecule}, for {name_character(raw, place)}; {advice}"
+    what = f"cannot be residues of {molecule}: it contains {name_character(raw, place)}; {advice}"
     return Finding(line, text, what, certain=True)
 
 
@@ -132,13 +132,15 @@ def _overlap(groups: list[bytes]) -> bool:
 
 
 def _block_size(groups: list[bytes]) -> int:
-    """Return the size of the blocks in which a line is written; 0 if their sizes differ."""
+    """Return the length of the groups that blanks divide a line into; 0 if it differs.
+
+    The last group may be shorter."""
     *whole, last = map(len, groups)
     return whole[0] if len(set(whole)) == 1 and last <= whole[0] else 0
 
 
 def _find_other_lines(lines: list[bytes], gaps_kept: bool) -> Iterator[Finding]:
-    """Yield the lines that grep or the shell left between residues."""
+    """Yield the lines that are separators of `grep -A`, or names of files."""
     for number, line in enumerate(lines, 1):
         if line == GREP_SEPARATOR and gaps_kept:
             what = "is what `grep -A` writes between matches; remove these lines"

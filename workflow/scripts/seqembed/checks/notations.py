@@ -32,7 +32,7 @@ _PROTEIN = {
         "has a dash between all residues; write the residues alone"
     ),
     re.compile(rb"(?:[A-Z][a-z]){8}"): (
-        "has small letters between large ones, as SaProt's pairs; write residues alone"
+        "has lower-case letters between upper-case ones, as SaProt has them; write residues alone"
     ),
     re.compile(rb"(?<![a-z])p[STY](?![a-z])"): (
         "has pS, pT or pY, as for phosphorylated residues; write S, T or Y"

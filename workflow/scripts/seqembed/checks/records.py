@@ -115,7 +115,7 @@ def _find_rna(records: Records, text: bytes) -> Iterator[tuple[int, Finding]]:
     """Yield records with U in place of T, of which a model of DNA knows only three letters."""
     for number, residues in enumerate(records.residues if b"U" in text else []):
         if b"T" not in residues and residues.count(b"U") >= max(2, len(residues) / 20):
-            yield number, Finding(1, residues, "is RNA; write T for U for a model of DNA")
+            yield number, Finding(1, residues, "is RNA, and the model reads DNA; replace U with T")
 
 
 def _ends_with_residues(records: Records, number: int) -> bool:

@@ -48,10 +48,10 @@ class ResidueCheck:
         self._unknown = Tally(letters + (GAPS if gaps == "error" else b""), "residue")
 
     def read(self, path: Path) -> Iterator[tuple[Records, list[str | None]]]:
-        """Yield records of a file, and for each the reason to leave it out, if there is one.
+        """Yield batches of records, and for each record the reason to leave it out, or None.
 
-        Raises FastaError as read_batches does, and at the end of a file that holds something else
-        than sequences of the molecule: no record counts until the iterator is exhausted.
+        Raises FastaError as read_batches does. Only at the end of the file it is known whether it
+        holds sequences of the molecule, and FastaError is raised if not: use no record before.
         """
         file = FileCheck(
             path,

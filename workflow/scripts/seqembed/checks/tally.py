@@ -49,7 +49,7 @@ class Tally:
         self._places: list[str] = []
 
     def add(self, path: Path, record: Record) -> Unknown | None:
-        """Count the unknown characters of a record, and return them."""
+        """Count the unknown characters of a record; return those of this record, None for none."""
         if unknown := find_unknown(record.residues, self.letters):
             self.sequences += 1
             self.counts.update(_count_characters(record.residues.translate(None, self.letters)))

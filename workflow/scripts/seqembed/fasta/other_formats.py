@@ -12,7 +12,7 @@ from seqembed.fasta.compression import compression_of
 # The beginning of the text before the first header, and what such a file is.
 _BEGINNINGS = {
     rb"\xff\xfe|\xfe\xff": "is UTF-16; save the file as UTF-8",
-    rb"PK\x03\x04": "is a zip archive; unpack it, or compress the FASTA file with gzip",
+    rb"PK\x03\x04": "is a zip archive; unpack it, and give the FASTA file in it",
     rb"\x1f[\x9d\xa0]": "is compressed with compress (.Z); unpack it, or compress it with gzip",
     rb"7z\xbc\xaf\x27\x1c|Rar!": "is an archive; unpack it, or compress the FASTA file with gzip",
     rb".{257}ustar": "is a tar archive; unpack it, and name the FASTA files in it",

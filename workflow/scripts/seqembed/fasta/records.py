@@ -152,8 +152,8 @@ def _cut_residues(
 ) -> tuple[list[bytes], Places]:
     """Return the sequences and their lengths, (n,).
 
-    plain: the block without the bytes at `passed`; begins, ends: of each record's header in the
-    block.
+    plain: the block without the bytes at the offsets `passed`, such as line ends. begins, ends:
+    (n,) offsets in the block where each record's header begins, and of the byte after it.
     """
     # A letter moves forward by the number of bytes that were dropped before it.
     first = ends - np.searchsorted(passed, ends)

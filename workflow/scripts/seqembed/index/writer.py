@@ -62,7 +62,9 @@ def write_index(
 def _index_rows(
     files: Sequence[str | Path], ids: SequenceIds, check: ResidueCheck, spool: IO[bytes]
 ) -> Iterator[list[Sequence[Any]]]:
-    """Yield the index's columns of some records at a time; write their residues to `spool`."""
+    """Yield the index's columns for one batch of records after the other.
+
+    Their residues are written to `spool`."""
     row = 0
     for path in map(Path, files):
         ids.begin(path)

@@ -49,7 +49,9 @@ class Gpu:
         return self.uuid or str(self.index)
 
     def lock(self) -> FileIO:
-        """Its node, locked until it is closed; raises BlockingIOError where another holds it."""
+        """Open the device node and lock it; closing the file releases the lock.
+
+        Raises BlockingIOError if another process holds the lock."""
         return _lock(FileIO(self.node), fcntl.flock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def __str__(self) -> str:

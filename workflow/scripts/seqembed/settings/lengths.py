@@ -37,9 +37,10 @@ class Window:
 
 @dataclass(frozen=True, kw_only=True)
 class LengthPolicy:
-    """How to read sequences over `max_length` tokens; with `full` that is 0, for no limit.
+    """How to read sequences of more than `max_length` tokens.
 
-    Raises ConfigError for impossible values.
+    `full` has no limit: `max_length` is 0. Raises ConfigError for an unknown policy, or a limit
+    that it cannot have.
     """
 
     long_sequences: LongSequences

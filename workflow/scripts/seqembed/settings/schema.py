@@ -78,9 +78,10 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def get_datasets(config: Mapping[str, Any]) -> dict[str, Dataset]:
-    """Return the datasets of a completed configuration by name, in its order.
+    """Return the datasets of a completed configuration by name, in the order given there.
 
-    Raises ConfigError for every dataset whose model is neither known nor a key of `models`.
+    Raises one ConfigError that names all datasets whose model is neither known nor a key of
+    `models`.
     """
     datasets, models = config["datasets"], config["models"]
     problems = [

@@ -89,4 +89,7 @@ def _advice(error: yaml.MarkedYAMLError) -> str:
     # `fasta: *.faa` without quotes asks for what was named by `&.faa`.
     if error.context == "while scanning an alias" or "undefined alias" in (error.problem or ""):
         return "Put a pattern that begins with `*` in quotes."
-    return "Is a line indented differently from its neighbours, or a line above still a comment?"
+    return (
+        "Is a line indented differently from its neighbours, or does the line above still begin "
+        "with `#`?"
+    )

@@ -1,1 +1,1 @@
-"""Whether a finished file is right."""
+"""Check that a finished file is whole, and agrees with what it was made of."""

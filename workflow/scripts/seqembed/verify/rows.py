@@ -98,7 +98,9 @@ def find_not_finite(rows: NDArray[np.floating]) -> int | None:
 def _row_error(
     file: EmbeddingsFile, column: str, row: int, problem: str, owner: int | None = None
 ) -> ShardError:
-    """The error of a row of a column; owner: the number of the sequence, for a token row."""
+    """Return the error that says what is wrong in a row of a column.
+
+    owner: of a token row, the number of its sequence in the file, from 0."""
     with h5py.File(file.path, "r", locking=False) as plain:
         name = plain["sequence_ids"][row if owner is None else owner].decode(errors="replace")
     return error_of(f"{column}, row {row:,} (of {name!r}): {problem}")

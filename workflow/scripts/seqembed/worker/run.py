@@ -110,7 +110,8 @@ class Run:
     ) -> tuple[DataLoader[PackedBatch], int]:
         """The batches that hold any of `rows`, and how many tokens they have together.
 
-        Batches are planned over all rows of the shard; each suspect is a batch by itself.
+        Batches are planned over all rows of the shard. A sequence that may have crashed a worker is
+        a batch by itself.
         """
         policy, token_budget = self.recipe.policy, manifest.token_budget
         tracker.start(rows, self.weights.require)

@@ -61,7 +61,7 @@ class CheckpointWriter:
             self._keep(block)
 
     def make_room(self, batches: Iterable[PackedBatch]) -> Iterator[PackedBatch]:
-        """Pass batches on; write first if one would bring more than `sequences` to lose."""
+        """Pass batches on; write a block before one that would make more than `sequences` wait."""
         for batch in batches:
             if self._count + len(batch.positions) > self._sequences:
                 self.write()

@@ -30,10 +30,10 @@ def check_checkpoint(checkpoint: Checkpoint) -> None:
 
 
 def refuse_other_copies(folder: Path, checkpoint: Checkpoint) -> None:
-    """Raise ModelError where another file of the folder has other values for one of its weights.
+    """Raise ModelError if another file in the folder has other values for a weight of this one.
 
     Only the user knows which of the two is meant, as when a fine-tuned model was saved over a
-    downloaded one. A file that cannot be read is passed over.
+    downloaded one. Files that cannot be read are skipped.
     """
     own = find_encoder(checkpoint.state, checkpoint.layout).encoder
     for other in (folder / name for name in WEIGHTS):

@@ -33,10 +33,11 @@ class EncoderNames:
     beside: tuple[str, ...]
 
     def refuse_unknown(self, used: Collection[str], unused: re.Pattern[str]) -> None:
-        """Raise ModelError for a tensor that may change a row, and that is not used.
+        """Raise ModelError for a tensor that the encoder does not use and that may change a row.
 
-        used: plain names. unused: matches the whole of a plain name that may lie in the encoder.
-        A head may lie beside the encoder, or in a model without a prefix at its top.
+        used: plain names of the tensors that it uses. unused: a pattern; a tensor in the encoder
+        whose whole plain name it matches changes no row. Nor does a head, which lies beside the
+        encoder or, where names have no prefix, at the top level.
         """
         inside = [name for name in self.encoder if name not in used and not unused.fullmatch(name)]
         if not self.prefix:
@@ -45,8 +46,8 @@ class EncoderNames:
         if unknown := [self.prefix + name for name in inside] + beside:
             raise ModelError(
                 f"holds {count_of(len(unknown), 'weight')} that the encoder does not use and that "
-                f"may change its rows ({show(unknown)}); if not, save the encoder alone, with its "
-                "own save_pretrained"
+                f"may change its rows ({show(unknown)}); if they change none, save the encoder "
+                "alone, with its own save_pretrained, and give that folder"
             )
 
 

@@ -23,7 +23,9 @@ KNOWN_HEADS = {
     (36, 2560): 40,
     (48, 5120): 40,
 }
-FOLDER = "give a Hugging Face folder of it (save_pretrained), whose config.json has all sizes"
+FOLDER = (
+    "give the model as a Hugging Face folder (save_pretrained), whose config.json has its sizes"
+)
 
 
 def read_fair_esm(path: Path) -> tuple[Esm2Architecture, State]:
@@ -89,5 +91,7 @@ def _measured(encoder: State) -> Esm2Architecture:
     width = encoder[f"{naming.embedding}.weight"].shape[-1]
     if (layers, width) not in KNOWN_HEADS:
         size = f"{count_of(layers, 'layer')} of width {width}"
-        raise ModelError(f"is a state dict that has {size}, no official ESM-2's size; {FOLDER}")
+        raise ModelError(
+            f"is a state dict with {size}, which is not the size of an official ESM-2; {FOLDER}"
+        )
     return Esm2Architecture(layers, width, KNOWN_HEADS[layers, width], 4 * width)
