@@ -241,9 +241,9 @@ BAD_FASTA = {
     ),
     "a stop within a protein": _bad(b">a\nMK*V*\n", "a stop may only end", file=""),
     "numbers between residues, as GenBank has them": _bad(
-        b">a\n1 mkvlw 5\n6 mkv 8\n", "for '1'", 2, "a"
+        b">a\n1 mkvlw 5\n6 mkv 8\n", "contains '1'", 2, "a"
     ),
-    "a letter that is not ASCII": _bad(">a\nMKVÄ\n", "contains U+00C4 LATIN", 2, "a"),
+    "a letter that is not ASCII": _bad(">a\nMKVÄ\n", "U+00C4 LATIN", 2, "a"),
     "nothing that can be embedded": _bad(
         b">a\nMJ\n>b\nJ\n", "`invalid_residues: skip` leaves no sequence", asked="skip", file=""
     ),
