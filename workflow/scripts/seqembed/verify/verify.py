@@ -103,5 +103,5 @@ def _verify_index(path: Path) -> int:
             for row in read_row_group(file, number, RESIDUES).to_pylist():
                 found = digest(row["residues"]), len(row["residues"])
                 if found != (row["digest"], row["length"]):
-                    raise damaged(path, f"residues of {row['sequence_id']!r} are not its digest's")
+                    raise damaged(path, f"residues of {row['sequence_id']!r} do not match")
     return count
