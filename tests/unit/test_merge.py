@@ -34,7 +34,6 @@ from known_files import (
 )
 
 from seqembed.errors import IndexFormatError, ShardError
-from seqembed.flags import TRUNCATED, WINDOWED
 from seqembed.index.parquet import INDEX_SCHEMA, read_metadata
 from seqembed.index.table import read_lengths_and_digests
 from seqembed.results import merge as merge_module
@@ -118,26 +117,16 @@ def _checkpoints(folder: Path, *recipes: str) -> list[Path]:
     return paths
 
 
-def _put(path: Path, name: str, values: list[int]) -> None:
-    with h5py.File(path, "r+") as file:
-        file[name][:] = values
-    seal(path)
-
-
-@pytest.fixture
-def few_open_files():
-    """Room for twenty more than are open, until it is raised."""
+def test_more_shards_than_files_may_be_open_at_first(tmp_path):
+    sequences = ["M" + "K" * number for number in range(40)]
+    index, shards = _prepare(tmp_path, sequences, world_size=40, tokens=True)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     few = len(os.listdir("/proc/self/fd")) + 20
     resource.setrlimit(resource.RLIMIT_NOFILE, (few, hard))
-    yield few
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def test_more_shards_than_files_may_be_open_at_first(tmp_path, few_open_files):
-    sequences = ["M" + "K" * number for number in range(40)]
-    index, shards = _prepare(tmp_path, sequences, world_size=40, tokens=True)
-    assert _merge(tmp_path, index, shards).sequences == 40
+    try:
+        assert _merge(tmp_path, index, shards).sequences == 40
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     _check(tmp_path / "embeddings.h5", sequences, tokens=True)
 
 
@@ -249,24 +238,24 @@ def test_a_sequence_that_is_embedded_after_all_is_merged_anew(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("sequences", "changes", "found"),
+    ("sequences", "keep", "found"),
     [
-        (["WE", "MKV", "WE", "L"], {"keep": slice(1, None)}, "2 of its 4 .* row 0,"),
-        (["WE", "MKV", "WE", "L"], {"keep": slice(0)}, "4 of its 4 .* row 0,"),
-        (["MJ", "WE", "J", "MKV", "L"], {"keep": slice(2, None)}, "2 of its 3 .* row 1,"),
+        (["WE", "MKV", "WE", "L"], slice(1, None), "2 of its 4 .* row 0,"),
+        (["WE", "MKV", "WE", "L"], slice(0), "4 of its 4 .* row 0,"),
+        (["MJ", "WE", "J", "MKV", "L"], slice(2, None), "2 of its 3 .* row 1,"),
     ],
 )
-def test_a_sequence_without_a_row_is_named_by_its_row_in_the_index(
-    tmp_path, sequences, changes, found
-):
-    index, shards = _prepare(tmp_path, sequences, 1, **changes)
+def test_a_missing_row_is_named_by_its_row_in_the_index(tmp_path, sequences, keep, found):
+    index, shards = _prepare(tmp_path, sequences, 1, keep=keep)
     with pytest.raises(ShardError, match=f"^{index}: {found}.*run again"):
         _merge(tmp_path, index, shards)
 
 
 def test_a_row_of_another_length_is_refused(tmp_path):
     index, shards = _prepare(tmp_path, world_size=1)
-    _put(shards[0], "lengths", [3, 2, 7, 2])
+    with h5py.File(shards[0], "r+") as file:
+        file["lengths"][3] = 2
+    seal(shards[0])
     with pytest.raises(ShardError, match=f"^{index}: 1 of its 7 .* row 5,"):
         _merge(tmp_path, index, shards)
 
@@ -306,15 +295,6 @@ def test_an_index_that_excludes_others_than_its_fingerprint_states_is_refused(
         write_quarantine(index, tmp_path / "quarantine.tsv", {})
     assert not (tmp_path / "embeddings.h5").exists()
     assert not (tmp_path / "quarantine.tsv").exists()
-
-
-def test_windowed_and_truncated_rows_are_counted_for_each_id(tmp_path):
-    index, shards = _prepare(tmp_path, ["MKV", "WE", "MKV"], world_size=1)
-    _put(shards[0], "flags", [WINDOWED, TRUNCATED])
-    summary = _merge(tmp_path, index, shards)
-    assert (summary.windowed, summary.truncated) == (2, 1)
-    with open_embeddings(tmp_path / "embeddings.h5") as file:
-        assert file.flags().tolist() == [1, 2, 1]
 
 
 def test_the_merged_file_says_what_it_is(tmp_path):
