@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from indexing import index_proteins, split_proteins
 
 from seqembed.checks.residues import ResidueCheck
+from seqembed.index.table import read_shard_index
 from seqembed.models.encoders.tokenization import ESM2_LETTERS
 from seqembed.results.reader import slab_bounds
 from seqembed.results.rows import TokenRows
 from seqembed.results.writer import Slab, write_embeddings
+from seqembed.storage.digests import digest
 
 WIDTH = 4
 
@@ -48,9 +51,42 @@ def rows_of(digests: np.ndarray, storage: str = "float32", width: int = WIDTH) -
     return np.tile(digests, -(-width // 16))[:, :width].astype(storage)
 
 
+def flags_of(digests: np.ndarray) -> np.ndarray:
+    """The flags, (n,), of sequences of (n, 16) digests."""
+    return digests[:, 3] & 7
+
+
 def token_rows_of(digest: np.ndarray, count: int, storage: str = "float32") -> np.ndarray:
     """The token rows, (count, WIDTH), of a sequence."""
     return rows_of(digest[None], storage) + np.arange(count)[:, None].astype(storage)
+
+
+def write_known_shard(
+    folder: Path,
+    place: int,
+    *,
+    keep: slice = slice(None),
+    failed: Mapping[str, str] | None = None,
+    **changes: Any,
+) -> Path:
+    """Write shards/shard_{place}.h5 of an index of `write_indices`, in input order.
+
+    keep: which of its rows; failed: why sequences have no row; `changes` replace attributes.
+    """
+    path = folder / f"index/shard_{place}.parquet"
+    part, names = read_shard_index(path), pq.read_table(path)["sequence_id"].to_pylist()
+    order = np.argsort(part.rows)[keep]
+    own = {"rank": place, "world_size": part.world_size, "shard_fingerprint": part.fingerprint}
+    reasons = {digest(sequence.encode()): reason for sequence, reason in (failed or {}).items()}
+    here = {key.tobytes() for key in part.digests[order]}
+    return write_known_file(
+        folder / f"shards/shard_{place}.h5",
+        part.lengths[order],
+        part.digests[order],
+        names=[names[row] for row in order],
+        quarantine={key: reason for key, reason in reasons.items() if key in here},
+        **{"kind": "shard"} | own | changes,
+    )
 
 
 def write_known_file(
@@ -59,7 +95,6 @@ def write_known_file(
     digests: np.ndarray,
     *,
     names: Sequence[str] | None = None,
-    flags: np.ndarray | None = None,
     width: int = WIDTH,
     storage: str = "float32",
     shift: int = 0,
@@ -74,14 +109,13 @@ def write_known_file(
     here = np.array([key.tobytes() not in (quarantine or {}) for key in digests], bool)
     names = [f"row {row}" for row in range(len(here))] if names is None else names
     names = [name for name, kept in zip(names, here, strict=True) if kept]
-    flags = (np.zeros(len(here), np.uint8) if flags is None else flags)[here]
     lengths, digests = lengths[here], digests[here]
     slabs = (
         Slab(
             sequence_ids=names[start:stop],
             lengths=lengths[start:stop],
             digests=digests[start:stop],
-            flags=flags[start:stop],
+            flags=flags_of(digests[start:stop]),
             embeddings=rows_of(digests[start:stop], storage, width) + np.array(shift, storage),
         )
         for start, stop in slab_bounds(len(lengths), width)

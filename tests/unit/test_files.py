@@ -9,14 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from indexing import index_proteins, split_proteins
+from known_files import write_indices, write_known_file
 
 from seqembed.checkpoints.blocks import write_next_block
 from seqembed.checkpoints.failures import Failures, write_failures
 from seqembed.checkpoints.manifest import CheckpointManifest, write_manifest
 from seqembed.errors import FileFormatError
 from seqembed.results.quarantine import write_quarantine
-from seqembed.results.writer import write_embeddings
 from seqembed.storage.publish import link, publish_exclusively, published, set_aside
 
 
@@ -73,14 +72,11 @@ def test_an_exclusive_file_is_written_once(tmp_path, monkeypatch, number):
 
 def test_an_error_of_the_disk_names_the_file(tmp_path):
     path = tmp_path / "result.bin"
-    for named in ((), ("temporary",)):
-        with pytest.raises(OSError, match="result.bin'$") as caught, published(path) as temporary:
-            raise OSError(errno.EIO, "Input/output error", *(str(temporary) for _ in named))
-        assert caught.value.filename == str(path)
-
-
-def test_an_error_of_another_file_is_left_as_it_is(tmp_path):
-    with pytest.raises(FileNotFoundError, match="other"), published(tmp_path / "result.bin"):
+    for named in (False, True):
+        with pytest.raises(OSError, match="result.bin'$"), published(path) as temporary:
+            raise OSError(errno.EIO, "Input/output error", *([str(temporary)] if named else []))
+    # An error of another file is left as it is.
+    with pytest.raises(FileNotFoundError, match="other'$"), published(path):
         (tmp_path / "other").read_bytes()
 
 
@@ -95,25 +91,12 @@ def _write_block(folder: Path) -> None:
     write_next_block(folder, digests, np.zeros((1, 4), np.float32), flags, batches=1)
 
 
-def _write_index(folder: Path) -> None:
-    fasta = folder.parent / "input.faa"
-    fasta.write_text(">a\nMKV\n")
-    index_proteins([fasta], folder / "index.parquet")
-
-
-def _write_shard_index(folder: Path) -> None:
-    _write_index(folder)
-    split_proteins(folder / "index.parquet", [folder / "shard_0.parquet"])
-
-
 def _write_quarantine(folder: Path) -> None:
-    _write_index(folder)
-    write_quarantine(folder / "index.parquet", folder / "quarantine.tsv", {})
+    write_quarantine(write_indices(folder, ["MKV"]), folder / "quarantine.tsv", {})
 
 
 def _write_embeddings(folder: Path) -> None:
-    path = folder / "shard_0.h5"
-    write_embeddings(path, count=0, width=4, storage="float32", attributes={}, slabs=[])
+    write_known_file(folder / "shard_0.h5", np.empty(0, np.int64), np.empty((0, 16), np.uint8))
 
 
 @pytest.mark.parametrize(
@@ -122,8 +105,8 @@ def _write_embeddings(folder: Path) -> None:
         (_write_manifest, "manifest.json"),
         (lambda folder: write_failures(folder, Failures()), "failures.json"),
         (_write_block, "batch_00000.safetensors"),
-        (_write_index, "index.parquet"),
-        (_write_shard_index, "shard_0.parquet"),
+        (lambda folder: write_indices(folder, ["MKV"]), "index.parquet"),
+        (lambda folder: write_indices(folder, ["MKV"], shards=1), "index/shard_0.parquet"),
         (_write_quarantine, "quarantine.tsv"),
         (_write_embeddings, "shard_0.h5"),
     ],
@@ -133,7 +116,7 @@ def test_whatever_we_write_is_durable_before_its_name(
 ):
     write(tmp_path / "new")
     path = tmp_path / "new" / name
-    assert durable[-3:] == [path.stat().st_ino, name, path.parent.stat().st_ino]
+    assert durable[-3:] == [path.stat().st_ino, path.name, path.parent.stat().st_ino]
 
 
 def test_two_writers_of_one_name_do_not_meet(tmp_path):
@@ -188,17 +171,14 @@ def test_a_link_to_nothing_leaves_the_target_alone(tmp_path):
     assert list(tmp_path.iterdir()) == [target]
 
 
-@pytest.mark.parametrize("way", ["published", "link"])
-def test_a_folder_in_the_way_is_told(way, tmp_path):
+def test_a_folder_in_the_way_is_named(tmp_path):
     path, source = tmp_path / "result.bin", tmp_path / "source"
     path.mkdir()
     source.write_bytes(b"x")
-    with pytest.raises(FileFormatError, match=f"^{path}: a folder stands .* remove {path} and"):
-        if way == "link":
-            link(source, path)
-        else:
-            with published(path) as temporary:
-                temporary.write_bytes(b"x")
+    with pytest.raises(FileFormatError, match=f"^{path}: .*folder"), published(path) as temporary:
+        temporary.write_bytes(b"x")
+    with pytest.raises(FileFormatError, match=f"^{path}: .*folder"):
+        link(source, path)
     assert sorted(tmp_path.iterdir()) == [path, source]
 
 

@@ -23,12 +23,19 @@ import pytest
 from broken_files import flip
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from known_files import WIDTH, rows_of, token_rows_of, write_indices, write_known_file
+from known_files import (
+    WIDTH,
+    flags_of,
+    rows_of,
+    token_rows_of,
+    write_indices,
+    write_known_file,
+    write_known_shard,
+)
 
 from seqembed.errors import IndexFormatError, ShardError
-from seqembed.flags import TRUNCATED, WINDOWED
 from seqembed.index.parquet import INDEX_SCHEMA, read_metadata
-from seqembed.index.table import read_lengths_and_digests, read_shard_index
+from seqembed.index.table import read_lengths_and_digests
 from seqembed.results import merge as merge_module
 from seqembed.results.merge import Summary, merge, remove_checkpoints
 from seqembed.results.quarantine import write_quarantine
@@ -41,40 +48,15 @@ OTHER_RECIPE = "cd" * 32
 NEAR_RECIPE = RECIPE[:12] + OTHER_RECIPE[12:]
 STORED = f"store/{RECIPE[:12]}.h5"
 REASON = "killed the worker"
-LONGEST = 4
 LOGGER = logging.getLogger("test_merge")
 SEQUENCES = ["MKV", "WE", "MKV", "ACDEFGH", "WE", "L", "mkv*"]
-OWN = {"kind": "shard", "model": "toy", "weights_sha256": "ef" * 32, "layer": 6}
+OWN = {"model": "toy", "weights_sha256": "ef" * 32, "layer": 6}
 OWN |= {"recipe_fingerprint": RECIPE}
 
 
-def _write_shard(
-    folder: Path,
-    place: int,
-    *,
-    keep: slice = slice(None),
-    without: Sequence[str] = (),
-    longer: int = 0,
-    **changes: Any,
-) -> Path:
-    """Write the shard of an index, in input order; `changes` replace attributes.
-
-    keep: which of its rows; without: sequences that could not be embedded; longer: what is
-    added to a length of 1.
-    """
-    part = read_shard_index(folder / f"index/shard_{place}.parquet")
-    order = np.argsort(part.rows)[keep]
-    own = {"rank": place, "world_size": part.world_size, "shard_fingerprint": part.fingerprint}
-    failed = {digest(sequence.encode()) for sequence in without}
-    here = [key.tobytes() for key in part.digests[order]]
-    return write_known_file(
-        folder / f"shards/shard_{place}.h5",
-        part.lengths[order] + longer * (part.lengths[order] == 1),
-        part.digests[order],
-        flags=np.where(part.lengths[order] > LONGEST, TRUNCATED, 0).astype(np.uint8),
-        quarantine={key: REASON for key in here if key in failed},
-        **OWN | own | changes,
-    )
+def _write_shard(folder: Path, place: int, *, without: Sequence[str] = (), **changes: Any) -> Path:
+    """Write a shard; without: sequences that could not be embedded."""
+    return write_known_shard(folder, place, failed=dict.fromkeys(without, REASON), **OWN | changes)
 
 
 def _prepare(
@@ -114,7 +96,7 @@ def _check(
     assert _read_ids(path) == list(kept)
     with open_embeddings(path) as file:
         assert file.lengths().tolist() == lengths
-        assert file.flags().tolist() == [TRUNCATED * (length > LONGEST) for length in lengths]
+        np.testing.assert_array_equal(file.flags(), flags_of(digests))
         np.testing.assert_array_equal(file.digests(), digests)
         assert file.rows.dtype == storage
         np.testing.assert_array_equal(file.rows, rows_of(digests, storage) + np.float16(shift))
@@ -135,20 +117,16 @@ def _checkpoints(folder: Path, *recipes: str) -> list[Path]:
     return paths
 
 
-@pytest.fixture
-def few_open_files():
-    """Room for twenty more than are open, until it is raised."""
+def test_more_shards_than_files_may_be_open_at_first(tmp_path):
+    sequences = ["M" + "K" * number for number in range(40)]
+    index, shards = _prepare(tmp_path, sequences, world_size=40, tokens=True)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     few = len(os.listdir("/proc/self/fd")) + 20
     resource.setrlimit(resource.RLIMIT_NOFILE, (few, hard))
-    yield few
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def test_more_shards_than_files_may_be_open_at_first(tmp_path, few_open_files):
-    sequences = ["M" + "K" * number for number in range(40)]
-    index, shards = _prepare(tmp_path, sequences, world_size=40, tokens=True)
-    assert _merge(tmp_path, index, shards).sequences == 40
+    try:
+        assert _merge(tmp_path, index, shards).sequences == 40
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     _check(tmp_path / "embeddings.h5", sequences, tokens=True)
 
 
@@ -169,7 +147,7 @@ def test_every_id_gets_its_rows_in_input_order(tmp_path, world_size, storage, to
     monkeypatch.setattr("seqembed.results.reader.SLAB_ROWS", 3)
     how = {"storage": storage, "tokens": tokens}
     index, shards = _prepare(tmp_path, world_size=world_size, per_residue=tokens, **how)
-    expected = {"sequences": 7, "distinct": 4, "dimensions": WIDTH, "windowed": 0, "truncated": 1}
+    expected = {"sequences": 7, "distinct": 4, "dimensions": WIDTH, "windowed": 6, "truncated": 4}
     for relinked in (False, True):
         summary = _merge(tmp_path, index, shards)
         assert summary == Summary(**expected, relinked=relinked, quarantined={})
@@ -260,19 +238,25 @@ def test_a_sequence_that_is_embedded_after_all_is_merged_anew(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("sequences", "changes", "found"),
+    ("sequences", "keep", "found"),
     [
-        (["WE", "MKV", "WE", "L"], {"keep": slice(1, None)}, "2 of its 4 .* row 0,"),
-        (["WE", "MKV", "WE", "L"], {"keep": slice(0)}, "4 of its 4 .* row 0,"),
-        (["MJ", "WE", "J", "MKV", "L"], {"keep": slice(2, None)}, "2 of its 3 .* row 1,"),
-        (SEQUENCES, {"longer": 1}, "1 of its 7 .* row 5,"),
+        (["WE", "MKV", "WE", "L"], slice(1, None), "2 of its 4 .* row 0,"),
+        (["WE", "MKV", "WE", "L"], slice(0), "4 of its 4 .* row 0,"),
+        (["MJ", "WE", "J", "MKV", "L"], slice(2, None), "2 of its 3 .* row 1,"),
     ],
 )
-def test_a_sequence_without_a_row_is_named_by_its_row_in_the_index(
-    tmp_path, sequences, changes, found
-):
-    index, shards = _prepare(tmp_path, sequences, 1, **changes)
+def test_a_missing_row_is_named_by_its_row_in_the_index(tmp_path, sequences, keep, found):
+    index, shards = _prepare(tmp_path, sequences, 1, keep=keep)
     with pytest.raises(ShardError, match=f"^{index}: {found}.*run again"):
+        _merge(tmp_path, index, shards)
+
+
+def test_a_row_of_another_length_is_refused(tmp_path):
+    index, shards = _prepare(tmp_path, world_size=1)
+    with h5py.File(shards[0], "r+") as file:
+        file["lengths"][3] = 2
+    seal(shards[0])
+    with pytest.raises(ShardError, match=f"^{index}: 1 of its 7 .* row 5,"):
         _merge(tmp_path, index, shards)
 
 
@@ -313,17 +297,6 @@ def test_an_index_that_excludes_others_than_its_fingerprint_states_is_refused(
     assert not (tmp_path / "quarantine.tsv").exists()
 
 
-def test_windowed_and_truncated_rows_are_counted_for_each_id(tmp_path):
-    index, shards = _prepare(tmp_path, ["MKV", "WE", "MKV"], world_size=1)
-    with h5py.File(shards[0], "r+") as file:
-        file["flags"][:] = [WINDOWED, TRUNCATED]
-    seal(shards[0])
-    summary = _merge(tmp_path, index, shards)
-    assert (summary.windowed, summary.truncated) == (2, 1)
-    with open_embeddings(tmp_path / "embeddings.h5") as file:
-        assert file.flags().tolist() == [1, 2, 1]
-
-
 def test_the_merged_file_says_what_it_is(tmp_path):
     index, shards = _prepare(tmp_path)
     _merge(tmp_path, index, shards)
@@ -353,14 +326,6 @@ def test_a_shard_that_does_not_belong_is_named(tmp_path, changes, told):
     with pytest.raises(ShardError, match=f"^{shards[1]}: {told}.*run again"):
         _merge(tmp_path, index, shards)
     assert not (tmp_path / "embeddings.h5").exists()
-
-
-def test_shards_in_another_order_are_refused(tmp_path):
-    index, shards = _prepare(tmp_path)
-    with pytest.raises(ShardError, match=f"^{shards[1]}: rank is 1, not 0"):
-        _merge(tmp_path, index, shards[::-1])
-    with pytest.raises(ShardError, match=f"^{shards[0]}: world_size is 2, not 1"):
-        _merge(tmp_path, index, shards[:1])
 
 
 @pytest.mark.parametrize(
@@ -527,7 +492,7 @@ def test_memory_is_a_few_bytes_a_sequence_whatever_the_width(tmp_path):
     growth = {}
     for width in (8, 64):
         for rank in range(2):
-            own = OWN | {"width": width, "rank": rank, "world_size": 2}
+            own = OWN | {"kind": "shard", "width": width, "rank": rank, "world_size": 2}
             path = tmp_path / f"shards/shard_{rank}.h5"
             write_known_file(path, lengths[rank::2], digests[rank::2], **own)
         growth[width] = _peak_growth(small, tmp_path)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from seqembed.errors import ShardError
 from seqembed.results.rows import RowPool, TokenRowPool
-from seqembed.storage.digests import DigestIndex, count_distinct
+from seqembed.storage.digests import DigestIndex, count_distinct, digest_rows
 
 # Few letters, zeros among them, and differences in every part: near misses and duplicates.
 DIGEST = st.lists(st.sampled_from([0, 1, 255]), min_size=16, max_size=16).map(
@@ -22,20 +22,16 @@ DIGEST |= st.tuples(*[st.sampled_from([b"halffour", b"halffive"])] * 2).map(b"".
 DIGESTS = st.lists(DIGEST, max_size=20)
 
 
-def _array(digests: list[bytes]) -> np.ndarray:
-    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16)
-
-
 @given(DIGESTS, DIGESTS)
 def test_an_index_finds_what_a_dict_finds(held, wanted):
     first = {digest: place for place, digest in reversed(list(enumerate(held)))}
     wanted = wanted + held[::2]
-    found = DigestIndex(_array(held)).find(_array(wanted))
+    found = DigestIndex(digest_rows(held)).find(digest_rows(wanted))
     assert found.dtype == np.int64
     assert found.tolist() == [first.get(digest, -1) for digest in wanted]
 
 
-def test_an_index_takes_columns_of_a_larger_array():
+def test_an_index_takes_columns_of_a_largerdigest_rows():
     wide = np.arange(96, dtype=np.uint8).reshape(3, 32)
     index = DigestIndex(wide[:, ::2])
     assert index.find(np.ascontiguousarray(wide[::-1, ::2])).tolist() == [2, 1, 0]
@@ -44,7 +40,7 @@ def test_an_index_takes_columns_of_a_larger_array():
 
 @given(DIGESTS)
 def test_distinct_digests_are_counted(digests):
-    assert count_distinct(_array(digests)) == len(set(digests))
+    assert count_distinct(digest_rows(digests)) == len(set(digests))
 
 
 @given(st.lists(st.integers(0, 4), max_size=6), st.integers(1, 3), st.data())

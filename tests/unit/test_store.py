@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from broken_files import flip
-from known_files import WIDTH, rows_of, token_rows_of, write_indices, write_known_file
+from known_files import WIDTH, flags_of, rows_of, token_rows_of, write_indices, write_known_file
 
 from seqembed.checkpoints.blocks import list_blocks, read_block
 from seqembed.checkpoints.checkpoint import Checkpoint
@@ -37,7 +37,6 @@ def _write_store(
         store_path(folder / "store", RECIPE),
         _lengths(digests),
         digests,
-        flags=digests[:, 3] & 7,
         storage=storage,
         tokens=tokens,
         kind="embeddings",
@@ -53,7 +52,7 @@ def copy_from_store(path: Path, folder: Path, digests: np.ndarray, recipe: str =
     assert [block.ids for block in copied] == [block.ids for block in blocks]
     for block in blocks:
         np.testing.assert_array_equal(block.rows, rows_of(block.digests))
-        np.testing.assert_array_equal(block.flags, block.digests[:, 3] & 7)
+        np.testing.assert_array_equal(block.flags, flags_of(block.digests))
     return sum(len(block.ids) for block in copied)
 
 

@@ -21,14 +21,13 @@ import pytest
 from broken_files import flip
 from described_models import write_protein_model
 from indexing import index_proteins
-from known_files import WIDTH, write_indices, write_known_file
+from known_files import WIDTH, write_indices, write_known_shard
 
 from seqembed.checkpoints.blocks import write_next_block
 from seqembed.checkpoints.token_rows import ResidueSpool
 from seqembed.checks.residues import ResidueCheck
 from seqembed.errors import FileFormatError
 from seqembed.index.parquet import read_metadata
-from seqembed.index.table import read_shard_index
 from seqembed.models.encoders.tokenization import ESM2_LETTERS
 from seqembed.models.prepared import PreparedModel, read_prepared
 from seqembed.results.merge import merge
@@ -58,7 +57,7 @@ RECIPE = Recipe(
 )
 # No test but those of weights writes it.
 MODEL = "resources/models/esm.json"
-SHARED = {"kind": "shard", "model": "esm", "weights_sha256": "ef" * 32, **RECIPE.fields()}
+SHARED = {"model": "esm", "weights_sha256": "ef" * 32, **RECIPE.fields()}
 SHARED |= {"recipe_fingerprint": RECIPE.fingerprint}
 
 
@@ -73,10 +72,12 @@ class Results:
     def make(
         self, quarantined: Sequence[str] = (), sequences: Mapping[str, str] = SEQUENCES
     ) -> Results:
-        """Write all files; quarantined: ids of sequences that could not be embedded."""
+        """Write all files; quarantined: sequences that could not be embedded."""
         self.root.mkdir(exist_ok=True)
         write_indices(self.folder, sequences, shards=2, fasta=self.fasta)
-        shards = [self._write_shard(rank, quarantined) for rank in range(2)]
+        failed = dict.fromkeys(quarantined, "is\ttoo long")
+        how = SHARED | {"failed": failed, "tokens": True}
+        shards = [write_known_shard(self.folder, rank, **how) for rank in range(2)]
         summary = merge(self.index, shards, self.merged, LOGGER)
         write_quarantine(self.index, self.table, summary.quarantined)
         return self
@@ -86,22 +87,6 @@ class Results:
 
     def shard_index(self, rank: int) -> Path:
         return self.folder / f"index/shard_{rank}.parquet"
-
-    def _write_shard(self, rank: int, quarantined: Sequence[str]) -> Path:
-        part = read_shard_index(self.shard_index(rank))
-        order = np.argsort(part.rows)
-        names = pq.read_table(self.shard_index(rank))["sequence_id"].to_pylist()
-        failed = [part.digests[n].tobytes() for n in order if names[n] in quarantined]
-        own = {"rank": rank, "world_size": 2, "shard_fingerprint": part.fingerprint}
-        return write_known_file(
-            self.shard(rank),
-            part.lengths[order],
-            part.digests[order],
-            names=[names[n] for n in order],
-            tokens=True,
-            quarantine=dict.fromkeys(failed, "is\ttoo long"),
-            **SHARED | own,
-        )
 
 
 @pytest.fixture(scope="module")
@@ -285,7 +270,7 @@ def test_a_wrong_line_of_the_quarantine_is_named(lines, place, results):
 
 
 def test_sequences_that_could_not_be_embedded_are_named(tmp_path):
-    results = Results(tmp_path).make(["s2", "s4"])
+    results = Results(tmp_path).make(["WE", "L"])
     reasons = ", ".join(rf"'{name}' (is\ttoo long)" for name in ("s2", "s4", "s5"))
     told, found = f"3 more could not be embedded: {reasons}", verify(results.merged)
     assert found.startswith(f"{results.merged}: 2 sequences, all is well")
@@ -300,7 +285,7 @@ def test_sequences_that_could_not_be_embedded_are_named(tmp_path):
 
 
 def test_a_quarantine_of_other_sequences_is_named(tmp_path):
-    results = Results(tmp_path).make(["s4"])
+    results = Results(tmp_path).make(["L"])
     original = results.merged.read_bytes()
 
     def quarantine_a_row(file: h5py.File) -> None:
@@ -357,7 +342,7 @@ def test_a_shard_finds_its_index_and_has_each_sequence_once(results):
 
 
 def test_a_shard_without_a_sequence_of_its_index_is_named(results, tmp_path):
-    shorter, index = Results(tmp_path / "other").make(["s4"]), results.shard_index(1)
+    shorter, index = Results(tmp_path / "other").make(["L"]), results.shard_index(1)
     tamper(shorter.shard(1), lambda file: file.pop("quarantine"))
     assert refused(shorter.shard(1), index).startswith(f"has 2 rows, not 3 as {index}")
 
@@ -449,7 +434,7 @@ def test_the_program_says_a_line_a_file_and_looks_at_all(run, results):
 
 
 def test_of_one_file_there_is_one_line(run, tmp_path):
-    results = Results(tmp_path).make(["s4"])
+    results = Results(tmp_path).make(["L"])
     code, lines = run(results.merged, "--index", results.index)
     assert (code, len(lines)) == (0, 1)
     assert lines[0].startswith(f"verify: {results.merged}: 4 sequences, all is well")

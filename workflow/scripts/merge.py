@@ -22,14 +22,14 @@ def main() -> int:
 
 
 def merge_shards(arguments: argparse.Namespace, logger: logging.Logger) -> None:
-    found = merge(arguments.index, arguments.shards, arguments.output, logger)
+    summary = merge(arguments.index, arguments.shards, arguments.output, logger)
     logger.info(
         "%s: %s sequences (%s distinct), %s values each, %s windowed, %s truncated%s",
-        *(arguments.output, f"{found.sequences:,}", f"{found.distinct:,}"),
-        *(f"{found.dimensions:,}", f"{found.windowed:,}", f"{found.truncated:,}"),
-        "; linked from the store" if found.relinked else "",
+        *(arguments.output, f"{summary.sequences:,}", f"{summary.distinct:,}"),
+        *(f"{summary.dimensions:,}", f"{summary.windowed:,}", f"{summary.truncated:,}"),
+        "; linked from the store" if summary.relinked else "",
     )
-    left_out = write_quarantine(arguments.index, arguments.quarantine, found.quarantined)
+    left_out = write_quarantine(arguments.index, arguments.quarantine, summary.quarantined)
     if left_out:
         logger.warning("%s: %s sequences have no embedding", arguments.quarantine, f"{left_out:,}")
 

@@ -15,23 +15,21 @@ from seqembed.verify.verify import verify
 def main() -> int:
     parser = command_line.parser(__doc__)
     parser.add_argument("files", metavar="FILE", type=Path, nargs="+")
-    told = "the index of the files; left out, the one that the workflow put beside each"
-    parser.add_argument("--index", type=Path, help=told)
-    quarantine = "what to do where workers could not embed all sequences"
-    parser.add_argument(
-        "--on-quarantine", choices=["warn", "fail"], default="warn", help=quarantine
-    )
+    beside = "the index of the files; left out, the one that the workflow put beside each"
+    parser.add_argument("--index", type=Path, help=beside)
+    failed = "fail where some sequences could not be embedded, or only name them (default: warn)"
+    parser.add_argument("--on-quarantine", choices=["warn", "fail"], default="warn", help=failed)
     return command_line.run(verify_files, parser.parse_args())
 
 
 def verify_files(arguments: argparse.Namespace, logger: logging.Logger) -> None:
-    """Look at every file, whatever is wrong with the others."""
+    """Check every file, also after one that is wrong."""
     fail, wrong = arguments.on_quarantine == "fail", []
     for path in arguments.files:
         try:
             logger.info("%s", verify(path, arguments.index, fail_on_quarantine=fail))
         except SeqembedError as error:
-            # The last one is told by whoever catches it.
+            # The caller logs the error of a single file.
             if len(arguments.files) == 1:
                 raise
             logger.error("%s", error)

@@ -1,4 +1,4 @@
-"""A file under its final name is complete: written beside it, flushed, renamed."""
+"""Write files so that one under its final name is complete: written beside it, synced, renamed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pathlib import Path
 
 from seqembed.errors import FileFormatError
 
-# Our temporary files, and no other program's.
+# The names of our temporary files, and of no other program's.
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp|\.residues_[0-9a-f]{32}\.raw\.tmp")
-# What file systems without hard links, or two file systems, answer to os.link.
+# The errors of os.link where a file system has no hard links, or source and target are on two.
 NO_HARD_LINKS = {errno.EPERM, errno.EXDEV, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS}
 
 
@@ -71,9 +71,9 @@ def raise_open_file_limit() -> None:
 
 
 def link(source: Path, target: Path) -> None:
-    """Make `target` a hard link to `source`, in place of what stands there.
+    """Make `target` a hard link to `source`, replacing an existing file.
 
-    Where the file system has no hard links it becomes a copy.
+    Where the file system has no hard links, make a copy.
     """
     with _temporary(target) as temporary:
         try:
@@ -88,9 +88,9 @@ def link(source: Path, target: Path) -> None:
 
 
 def remove_temporary(*folders: Path) -> None:
-    """Remove what writers that were killed left in these folders.
+    """Remove the temporary files that killed writers left in these folders.
 
-    Only where no writer can be at work; folders that are not there are passed over.
+    Call it only where no writer can be running. Missing folders are skipped.
     """
     for path in (path for folder in folders for path in folder.glob(".*.tmp")):
         if TEMPORARY.fullmatch(path.name):
@@ -98,7 +98,7 @@ def remove_temporary(*folders: Path) -> None:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a damaged file so that nobody reads it again; return its new path."""
+    """Rename a damaged file, so that it is not read again; return its new path."""
     number = 0
     while (target := path.with_name(f"{path.name}.damaged{number or ''}")).exists():
         number += 1
@@ -123,7 +123,7 @@ def _temporary(path: Path) -> Iterator[Path]:
     try:
         yield temporary
     except OSError as error:
-        # What a write or a sync raises names no file, and nobody knows the temporary one.
+        # An error of write or fsync names no file, and users do not know the temporary one.
         if error.errno and error.filename in (None, str(temporary)):
             error.filename = str(path)
         raise
@@ -135,12 +135,12 @@ def _replace(source: Path, target: Path) -> None:
     try:
         os.rename(source, target)
     except IsADirectoryError as error:
-        message = f"{target}: a folder stands where a file belongs; remove {target} and run again"
+        message = f"{target}: is a folder, but a file belongs there; remove it and run again"
         raise FileFormatError(message) from error
 
 
 def _rename_exclusively(source: Path, target: Path) -> None:
-    # Without hard links an instant remains in which two writers may both find no file.
+    # Without hard links, two writers may both find no file for an instant.
     if target.exists():
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
     os.rename(source, target)

@@ -60,7 +60,7 @@ def refuse(
 ) -> None:
     """Raise ShardError for the first row of a column where `wrong`, (n,), is true.
 
-    other: (n,), for each row the one that it does not fit to.
+    other: (n,), for each row the earlier one that it repeats.
     """
     if wrong.any():
         row = int(wrong.argmax())
@@ -151,7 +151,7 @@ def _check_ids(file: EmbeddingsFile) -> None:
 
 
 def _check_digests(file: EmbeddingsFile, *, repeats: bool) -> None:
-    """Raise ShardError unless the rows of a sequence are equal, or there is one: not `repeats`."""
+    """Raise ShardError if a sequence has several rows; with `repeats`, only if they differ."""
     digests, lengths = file.digests(), file.lengths()
     firsts = first_rows(digests)
     wrong, reason = firsts != np.arange(len(firsts)), "is of the same sequence"
