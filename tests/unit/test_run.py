@@ -44,7 +44,7 @@ def open_project(project: Project, **changes: Any) -> Run:
 def open_tracker(run: Run, project: Project) -> FailureTracker:
     folder = project.folder / "checkpoints"
     folder.mkdir(exist_ok=True)
-    return run.open_tracker(folder, project.index())
+    return run.open_tracker(folder, project.index(), {})
 
 
 def test_a_run_is_settled(project, monkeypatch):

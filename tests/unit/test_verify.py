@@ -335,7 +335,8 @@ def test_a_shard_finds_its_index_and_has_each_sequence_once(results):
     assert "all is well" in verify(results.shard(1))
 
     def repeat(file: h5py.File) -> None:
-        file["digests"][1] = file["digests"][0]
+        for name in ("digests", "embeddings", "lengths"):
+            file[name][1] = file[name][0]
 
     tamper(results.shard(1), repeat)
     assert refused(results.shard(1)).startswith("digests, row 1 (of 's2'): row 0 is of the same")
@@ -490,12 +491,15 @@ def test_a_changed_fasta_file_is_named(old, new, place, indexed):
     assert f"--forcerun {indexed.index}" in found
 
 
-def test_input_is_read_as_it_was_indexed(tmp_path):
-    fasta, index = tmp_path / "a.faa", tmp_path / "index.parquet"
-    fasta.write_text(">sp|P1|ONE\nMK-V\n>P2 x\nmk..v\n")
+def test_input_is_read_as_it_was_indexed_also_after_a_missing_file(tmp_path):
+    first, second, index = (tmp_path / name for name in ("a.faa", "b.faa", "index.parquet"))
+    first.write_text(">P0\nMKV\n")
+    second.write_text(">sp|P1|ONE\nMK-V\n>P2 x\nmk..v\n")
     check = ResidueCheck(ESM2_LETTERS, "protein", "error", gaps="remove", suspicious="error")
-    index_proteins([fasta], index, "accession", check)
+    index_proteins([first, second], index, "accession", check)
     assert check_fasta(index) == []
+    first.unlink()
+    assert check_fasta(index) == [str(first)]
 
 
 def test_weights_are_compared_and_what_they_were_converted_from(indexed):

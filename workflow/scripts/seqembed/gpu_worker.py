@@ -76,7 +76,7 @@ def gpu_worker(
             ids, resumed_rows = _resume_from_existing_checkpoints(rank, base, restart, logger)
             checkpoint.remove_leftovers()
             stored = run.copy_from_store(checkpoint, ids, output_dir) if keeps else []
-            tracker = _open_tracker(run, checkpoint.folder, index_path, model_config)
+            tracker = run.open_tracker(checkpoint.folder, index_path, model_config)
             settled = {*ids, *tracker.quarantined, *(name for b in stored for name in b.ids)}
             rows = _load_and_filter_index(rank, world_size, index_path, settled, logger)
             checkpoint.begin(manifest := run.manifest(earlier), index_path)
@@ -250,20 +250,6 @@ def _closing(writer: CheckpointWriter, progress: Progress) -> Iterator[None]:
     finally:
         writer.close()
         progress.log(writer.spent)
-
-
-def _open_tracker(
-    run: Run, folder: Path, index_path: Path, model_config: dict[str, Any]
-) -> FailureTracker:
-    """What failed in earlier runs, and in the process before this one.
-
-    `crash` in `model_config` describes how that ended; `began` is called once it is recorded.
-    """
-    tracker = run.open_tracker(folder, index_path)
-    tracker.record_crash(model_config.get("crash"))
-    if began := model_config.get("began"):
-        began()
-    return tracker
 
 
 def _describe_success(

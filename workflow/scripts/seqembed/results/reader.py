@@ -132,18 +132,27 @@ def open_embeddings(path: Path) -> Iterator[EmbeddingsFile]:
 def _check_form(path: Path, file: h5py.File) -> None:
     """Raise ShardError unless the file has the known version, shapes and dtypes."""
     _refuse_links(path, file)
-    found, embeddings = file.attrs.get("format_version"), file.get("embeddings")
+    found, rows = file.attrs.get("format_version"), file.get("embeddings")
     if found != FORMAT_VERSION:
         raise ShardError(f"{path}: format version {found!r} is not known to this program")
-    if not _are_rows(embeddings):
-        raise ShardError(f"{path}: has no rows of dtype {' or '.join(STORAGES)}; make it again")
-    _check_columns(path, file, COLUMNS, len(embeddings))
+    _require(path, _are_rows(rows), f"rows of dtype {' or '.join(STORAGES)}")
+    _check_columns(path, file, COLUMNS, len(rows))
     if "quarantine" in file:
         digests = file.get("quarantine/digests")
         count = len(digests) if isinstance(digests, h5py.Dataset) and digests.ndim else 0
         _check_columns(path, file, QUARANTINE, count)
     if RESIDUES in file or OFFSETS in file or file.attrs.get("per_residue"):
-        _check_residues(path, file)
+        token_rows, offsets = file.get(RESIDUES), file.get(OFFSETS)
+        alike = _are_rows(token_rows) and token_rows.shape[1:] == rows.shape[1:]
+        _require(path, alike and token_rows.dtype == rows.dtype, "token rows beside its rows")
+        cut = isinstance(offsets, h5py.Dataset)
+        cut = cut and are_offsets(offsets[()], len(rows), len(token_rows))
+        _require(path, cut, "offsets of its token rows")
+
+
+def _require(path: Path, there: bool, what: str) -> None:
+    if not there:
+        raise ShardError(f"{path}: has no {what}; make it again")
 
 
 def _refuse_links(path: Path, file: h5py.Group) -> None:
@@ -162,8 +171,8 @@ def _check_columns(
 ) -> None:
     for name, (shape, dtype) in columns.items():
         column, wanted = file.get(name), (count, *shape)
-        if column is None or column.shape != wanted or column.dtype != np.dtype(dtype):
-            raise ShardError(f"{path}: has no {name} of shape {wanted}; make it again")
+        there = column is not None and column.shape == wanted and column.dtype == np.dtype(dtype)
+        _require(path, there, f"{name} of shape {wanted}")
 
 
 def _are_rows(dataset: Any) -> bool:
@@ -171,17 +180,6 @@ def _are_rows(dataset: Any) -> bool:
     if not isinstance(dataset, h5py.Dataset):
         return False
     return dataset.ndim == 2 and dataset.dtype.name in STORAGES and dataset.chunks is None
-
-
-def _check_residues(path: Path, file: h5py.File) -> None:
-    """Raise ShardError unless width, dtype and number of the token rows fit the file."""
-    rows, offsets = file.get(RESIDUES), file.get(OFFSETS)
-    width, dtype = file["embeddings"].shape[1], file["embeddings"].dtype
-    if not _are_rows(rows) or rows.shape[1] != width or rows.dtype != dtype:
-        raise ShardError(f"{path}: has no token rows beside its rows; make it again")
-    found = offsets[:] if isinstance(offsets, h5py.Dataset) and offsets.ndim else np.empty(0)
-    if not are_offsets(found, len(file["embeddings"]), len(rows)):
-        raise ShardError(f"{path}: has no offsets of its token rows; make it again")
 
 
 def are_offsets(offsets: NDArray[Any], count: int, total: int) -> bool:

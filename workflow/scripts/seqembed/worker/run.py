@@ -90,16 +90,6 @@ class Run:
             path, self.shard.digests[missing], self.recipe.fingerprint
         )
 
-    @property
-    def outputs(self) -> Outputs:
-        """What is kept of the model's token rows."""
-        return Outputs(
-            pooling=self.recipe.pooling,
-            pools_specials=self.model.facts.pools_specials,
-            per_residue=self.recipe.per_residue,
-            storage=self.recipe.storage,
-        )
-
     def load_batches(
         self,
         index_path: Path,
@@ -136,10 +126,19 @@ class Run:
             words = "%s batches are to compute, filled to %.2f%%"
             self.logger.info(words, f"{len(tokens):,}", fill)
 
-    def open_tracker(self, folder: Path, index_path: Path) -> FailureTracker:
-        """The failures of earlier runs over the shard."""
+    def open_tracker(
+        self, folder: Path, index_path: Path, model_config: Mapping[str, Any]
+    ) -> FailureTracker:
+        """Read the failures of earlier runs, and record how the process before this one ended.
+
+        `crash` in `model_config` describes that end; `began` is called once it is recorded.
+        """
         name_of = partial(read_id, index_path)
-        return FailureTracker(folder, self.shard.digests, name_of, self.logger)
+        tracker = FailureTracker(folder, self.shard.digests, name_of, self.logger)
+        tracker.record_crash(model_config.get("crash"))
+        if began := model_config.get("began"):
+            began()
+        return tracker
 
     def open_runner(
         self,
@@ -166,7 +165,12 @@ class Run:
         return AsyncInferenceRunner(
             cast(Encoder, model),
             self.device,
-            self.outputs,
+            Outputs(
+                pooling=self.recipe.pooling,
+                pools_specials=self.model.facts.pools_specials,
+                per_residue=self.recipe.per_residue,
+                storage=self.recipe.storage,
+            ),
             tracker,
             lambda: cast(Encoder, load_fp32()[0]),
             token_budget=token_budget,
