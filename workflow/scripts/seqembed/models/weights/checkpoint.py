@@ -24,13 +24,13 @@ from seqembed.models.weights.esm2 import HUGGING_FACE, find_naming, find_rotary
 from seqembed.models.weights.layout import Layout
 from seqembed.models.weights.tensors import State, check_state, load_pickled, read_state
 
-# A new family adds its own here.
+# A new family adds its layout here.
 LAYOUTS = (esm2.LAYOUT, dnabert_s.LAYOUT)
 EXPECTED = (
     f"a model is a Hugging Face folder ({CONFIG} with {SAFETENSORS} or {PICKLED}) "
     "or a fair-esm file (.pt)"
 )
-# Files that a folder may hold in place of weights that can be read, and what to do.
+# Files that a folder may hold instead of weights that can be read, and what to do.
 OTHER_WEIGHTS = {
     "tf_model.h5": ("TensorFlow's weights", "convert them with from_pretrained(from_tf=True)"),
     "flax_model.msgpack": ("Flax's weights", "convert them with from_pretrained(from_flax=True)"),
@@ -44,8 +44,8 @@ OTHER_SUFFIXES = {
     ".safetensors": ": give the folder it lies in",
     ".bin": ": give the folder it lies in",
 }
-# The attention heads of the official ESM-2s, by layers and width, as their config.json files have
-# them. All have token dropout, and are four times as wide inside.
+# The attention heads of the official ESM-2s, by layers and width, after their config.json files.
+# All have token dropout, and a feed-forward part four times as wide.
 KNOWN_HEADS = {
     (6, 320): 20,
     (12, 480): 20,
@@ -61,7 +61,7 @@ FOLDER = (
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A checkpoint's tensors under their own names; `path` is the file they come from."""
+    """A checkpoint's tensors under their own names; path: the file that holds them."""
 
     architecture: Architecture
     state: State
@@ -76,7 +76,7 @@ class Checkpoint:
 def read_checkpoint(source: Path) -> Checkpoint:
     """Read a Hugging Face folder or an ESM-2's `.pt` file, without building the model.
 
-    Raises ModelError where it is neither, is damaged, or is not of a known family.
+    Raises ModelError if `source` is neither, is damaged, or is not of a known family.
     """
     if source.is_dir():
         architecture, path = _read_architecture(source), _find_weights(source)
@@ -91,10 +91,17 @@ def read_checkpoint(source: Path) -> Checkpoint:
 
 
 def _read_architecture(folder: Path) -> Architecture:
-    """The architecture in config.json; ModelError for another model, or another's tokenizer."""
-    _refuse_adapters(folder)
+    """Read config.json; ModelError for an adapter, another model or another model's tokenizer."""
+    for adapter in (folder / name for name in ADAPTERS):
+        # Without the adapter, the rows would be those of its base model.
+        if adapter.exists():
+            raise ModelError(f"{adapter}: is of an adapter (LoRA or the like); {MERGE}")
     path = folder / CONFIG
-    config = _read_config(path)
+    if not path.exists():
+        others = sorted(folder.glob("*.pt"))
+        hint = f"; for fair-esm's, give {others[0]}" if others else ""
+        raise ModelError(f"{path}: does not exist; {EXPECTED}{hint}")
+    config = read_json_object(path)
     if config.get("quantization_config") is not None:
         message = "has a quantization_config: the weights are quantised"
         raise ModelError(f"{path}: {message}; {UNQUANTISED}")
@@ -105,7 +112,7 @@ def _read_architecture(folder: Path) -> Architecture:
 
 
 def _find_weights(folder: Path) -> Path:
-    """The folder's weights, safetensors before pickle; an index if they are split."""
+    """Return the file of the weights, or their index; safetensors are taken before pickles."""
     for name in WEIGHTS:
         if (folder / name).exists():
             return folder / name
@@ -115,23 +122,8 @@ def _find_weights(folder: Path) -> Path:
     raise ModelError(f"{folder}: has neither {SAFETENSORS} nor {PICKLED}; {EXPECTED}")
 
 
-def _refuse_adapters(folder: Path) -> None:
-    """Refuse the folder of an adapter: the rows would be those of the model without it."""
-    for name in ADAPTERS:
-        if (folder / name).exists():
-            raise ModelError(f"{folder / name}: is of an adapter (LoRA or the like); {MERGE}")
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    if path.exists():
-        return read_json_object(path)
-    others = sorted(path.parent.glob("*.pt"))
-    hint = f"; for fair-esm's, give {others[0]}" if others else ""
-    raise ModelError(f"{path}: does not exist; {EXPECTED}{hint}")
-
-
 def _read_fair_esm(path: Path) -> tuple[Esm2Architecture, State]:
-    """The architecture and the tensors of a `.pt` file; ModelError if it is not an ESM-2's."""
+    """Return the architecture and the tensors of a `.pt` file; ModelError if not an ESM-2's."""
     loaded = load_pickled(path)
     settings = None
     if isinstance(loaded, Mapping) and ("cfg" in loaded or "args" in loaded):
@@ -140,13 +132,13 @@ def _read_fair_esm(path: Path) -> tuple[Esm2Architecture, State]:
         loaded = loaded.get("model")
     state = check_state(path, loaded)
     with named(path):
-        encoder = _find_esm2(state)
-        architecture = _measured(encoder) if settings is None else _described(settings)
-        return architecture, state
+        encoder = find_encoder(state, esm2.LAYOUT).encoder
+        _require_rotary(encoder)
+        return _measured(encoder) if settings is None else _described(settings), state
 
 
 def _read_settings(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The model's settings: cfg["model"] in ESM-2's checkpoints, args in older models'."""
+    """Return the model's settings: cfg["model"] of an ESM-2, args of an older model."""
     cfg = checkpoint.get("cfg")
     found = cfg.get("model") if isinstance(cfg, Mapping) else checkpoint.get("args")
     if isinstance(found, argparse.Namespace):
@@ -156,23 +148,20 @@ def _read_settings(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
     return found
 
 
-def _find_esm2(state: State) -> State:
-    """The encoder's tensors; ModelError unless its positions are rotary.
+def _require_rotary(encoder: State) -> None:
+    """Raise ModelError unless positions are rotary.
 
-    With Hugging Face's names, ESM-1v has the names of ESM-2 and one more: its learned positions.
+    With Hugging Face's names, ESM-1v has the names of ESM-2 and one more: learned positions.
     """
-    encoder = find_encoder(state, esm2.LAYOUT).encoder
     learned = "embeddings.position_embeddings.weight" in encoder
     if not find_rotary(encoder) and (find_naming(encoder) is not HUGGING_FACE or learned):
         raise ModelError(
             "has no rotary frequencies (inv_freq), which an ESM-2 stores with its weights; if it "
             f"is one, {FOLDER}"
         )
-    return encoder
 
 
 def _described(settings: Mapping[str, Any]) -> Esm2Architecture:
-    """The architecture that fair-esm's settings describe."""
     width: Any = settings.get("encoder_embed_dim")
     layers: Any = settings.get("encoder_layers")
     heads: Any = settings.get("encoder_attention_heads")
@@ -182,9 +171,9 @@ def _described(settings: Mapping[str, Any]) -> Esm2Architecture:
 
 
 def _measured(encoder: State) -> Esm2Architecture:
-    """The architecture of a state dict, which must be of an official size.
+    """Return the architecture of a state dict; ModelError if it has no official size.
 
-    The shapes of its weights do not show the number of heads: KNOWN_HEADS has it.
+    Heads are looked up in KNOWN_HEADS: the shapes of the weights do not show their number.
     """
     naming = find_naming(encoder)
     layers = 0

@@ -13,10 +13,9 @@ from seqembed.models.weights.tensors import State
 SUPPORTED = "only ESM-2, DNABERT-S and DNABERT-2 are supported"
 MERGE = "merge it into the model (PEFT's `merge_and_unload()`), save that and give its folder"
 UNQUANTISED = "save the model in fp32, fp16 or bf16"
-# Names that only the model's own files have, after esm/ of fair-esm 2.0.0 (model/esm1.py,
-# model/msa_transformer.py, esmfold/v1/esmfold.py, inverse_folding/), and for Hugging Face's
-# folders after transformers' modeling_esm.py, modeling_esmfold.py and modeling_t5.py. ESM C's are
-# those of its authors' package esm (esm/models/esmc.py).
+# Names of weights that only this model has, after esm/ of fair-esm 2.0.0 (model/esm1.py,
+# model/msa_transformer.py, esmfold/v1/esmfold.py, inverse_folding/), transformers (modeling_esm.py,
+# modeling_esmfold.py, modeling_t5.py) and ESM C's authors' package (esm/models/esmc.py).
 OTHER_MODELS = {
     "ESMFold": r"(^|\.)trunk\.blocks\.|(^|\.)esm_s_(mlp|combine)",
     "an MSA transformer (ESM-MSA-1)": r"msa_position_embedding|(row|column)_self_attention",
@@ -28,10 +27,9 @@ OTHER_MODELS = {
     "a T5 (ProtT5, ProstT5, Ankh)": r"\.SelfAttention\.[qkvo]\.",
     "a model of NVIDIA's Transformer Engine": r"\._extra_state$|layernorm_mlp",
 }
-# Names that tools add to a model's layers. Without these weights the rows would be the base
-# model's. The words are those of peft
-# (src/peft/tuners), loralib, adapters (src/adapters/methods), bitsandbytes, GPTQ, AWQ, and
-# torch.nn.utils.
+# Names that tools add to a model's layers: peft (src/peft/tuners), loralib, adapters
+# (src/adapters/methods), bitsandbytes, GPTQ, AWQ, torch.nn.utils. Without these weights the rows
+# would be the base model's.
 ADAPTER = re.compile(
     r"(?:^|[._])(?:lora\w*|lokr|loha|hada|ia3|dora|vera|oft|boft|fourierft|refts?|adapters?|adaptor"
     r"|prefix|prompts?|soft_prompt|virtual_tokens|invertible_adapters|base_model\.model|base_layer"
@@ -43,20 +41,15 @@ QUANTISED = re.compile(
     r"|(?:weight|input|output)_scale(?:_inv)?|weight_packed|zero_points?|_packed_params)(?:[._]|$)"
 )
 PARAMETRISED = re.compile(r"(?:weight|bias)_(?:orig|mask)$|weight_[gv]$|(?:^|\.)parametrizations\.")
-PLAIN = (
-    "make them plain (torch.nn.utils.prune.remove, parametrize.remove_parametrizations) and save "
-    "the model again"
-)
+UNDO = "undo that (torch.nn.utils.prune.remove, parametrize.remove_parametrizations) and save again"
 CHANGES = (
     (ADAPTER, "an adapter (LoRA or the like)", MERGE),
     (QUANTISED, "a quantised model", UNQUANTISED),
-    (PARAMETRISED, "pruned or parametrised layers", PLAIN),
+    (PARAMETRISED, "pruned or parametrised layers", UNDO),
 )
-
 # A head takes the encoder's rows and does not change them: lm_head, classifier, qa_outputs and
 # score in transformers, cls in DNABERT's bert_layers.py, encoder.classification_heads in fairseq,
-# and whatever users call the heads of their own models. What has another name could come before
-# the encoder.
+# and users' own names. A module of any other name could come before the encoder.
 HEAD = re.compile(
     r"head|classif|regress|scor|predict|logit|output|decoder|pooler|proj|dropout|loss|criterion"
     r"|^(cls|out|mlp|fc\d*|linear\d*|dense\d*|final\d*)$",
@@ -64,21 +57,21 @@ HEAD = re.compile(
 )
 NO_HEAD = re.compile(r"embed|encoder|input|layers?$|attention|attn", re.IGNORECASE)
 
-# A wrapped module has one more part in its names, and the same weights: DataParallel,
-# torch.compile, FSDP and activation checkpointing.
+# What DataParallel, torch.compile, FSDP and activation checkpointing add to names; the weights are
+# the same.
 WRAPPERS = re.compile(
     r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
-# transformers 5 saves some LayerNorms under the names of its TensorFlow days.
+# transformers 5 saves some LayerNorms under these old names.
 LEGACY_NAMES = re.compile(r"(?<=\.LayerNorm\.|\.layernorm\.)(?:gamma|beta)$")
 TODAY = {"gamma": "weight", "beta": "bias"}
 
 
 @dataclass(frozen=True)
 class EncoderNames:
-    """A checkpoint's tensors by plain name.
+    """A checkpoint's tensors by plain name: without wrappers, and gamma and beta renamed.
 
-    encoder: those below `prefix`, which is taken from their names; beside: the names of the others.
+    encoder: the tensors whose names begin with `prefix`, which is removed. beside: all other names.
     """
 
     prefix: str
@@ -88,9 +81,8 @@ class EncoderNames:
     def refuse_unknown(self, used: Collection[str], unused: re.Pattern[str]) -> None:
         """Raise ModelError for a tensor that the encoder does not use and that may change a row.
 
-        used: plain names of the tensors that it uses. unused: a pattern; a tensor in the encoder
-        whose whole plain name it matches changes no row. Nor does a head, which lies beside the
-        encoder or, where names have no prefix, at the top level.
+        used: the names of the tensors that the encoder uses. unused: Layout.unused. A head changes
+        no row: it is beside the encoder or, if names have no prefix, at the top level.
         """
         inside = [name for name in self.encoder if name not in used and not unused.fullmatch(name)]
         if not self.prefix:
@@ -105,9 +97,9 @@ class EncoderNames:
 
 
 def find_encoder(state: State, layout: Layout) -> EncoderNames:
-    """The encoder of a checkpoint of the layout's family.
+    """Find the encoder of a checkpoint of the layout's family.
 
-    Raises ModelError where there is no encoder, more than one, or one of another model.
+    Raises ModelError if there is none, more than one, or that of another model.
     """
     plain = _plain_names(state)
     refuse_other_models(plain.keys())
@@ -117,10 +109,7 @@ def find_encoder(state: State, layout: Layout) -> EncoderNames:
 
 
 def _plain_names(state: State) -> State:
-    """The same tensors without the names of wrappers, and with today's names.
-
-    Raises ModelError where two tensors come to have one name: either could be the right one.
-    """
+    """Return the tensors by plain name; ModelError if two tensors get the same name."""
     origins: dict[str, str] = {}
     for name in state:
         plain = LEGACY_NAMES.sub(lambda found: TODAY[found[0]], WRAPPERS.sub("", name))
@@ -132,7 +121,7 @@ def _plain_names(state: State) -> State:
 
 
 def _find_prefix(state: State, layout: Layout) -> str:
-    """The prefix of the encoder's names, found by the name of its word embedding."""
+    """Return the prefix of the encoder's names, found by the name of the word embedding."""
     names = layout.embeddings
     found = [(name, own) for name in state for own in names if f".{name}".endswith(f".{own}")]
     if not found:
@@ -157,10 +146,10 @@ def _find_prefix(state: State, layout: Layout) -> str:
 def refuse_other_models(names: Collection[str]) -> None:
     """Raise ModelError for another model, an adapter, quantised or parametrised weights.
 
-    names: plain ones. Heads may be quantised or parametrised, for no row depends on them.
+    names: plain names. Heads may be quantised or parametrised: no row depends on them.
     """
     encoder = [name for name in names if ADAPTER.search(name) or not is_head(name)]
-    # A changed model lacks plain weights, so it could seem to be another one.
+    # Changes come first: a changed model lacks weights, and could be taken for another model.
     for changed, what, advice in CHANGES:
         if found := [name for name in encoder if changed.search(name)]:
             count = count_of(len(found), "weight")
@@ -171,6 +160,6 @@ def refuse_other_models(names: Collection[str]) -> None:
 
 
 def is_head(name: str) -> bool:
-    """Tell whether a weight's name, without its prefix, begins with the name of a head."""
+    """Return whether a weight's name, without its prefix, begins with the name of a head."""
     module = name.partition(".")[0]
     return HEAD.search(module) is not None and NO_HEAD.search(module) is None
