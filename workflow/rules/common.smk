@@ -207,7 +207,9 @@ def get_model_files(wildcards):
         return []
     path = Path(expand(source))
     if not path.exists():
-        raise WorkflowError(known_models.explain_missing_source(wildcards.model, source))
+        raise WorkflowError(
+            known_models.explain_missing_source(wildcards.model, source)
+        )
     return as_inputs(list_model_files(path))
 
 

@@ -14,8 +14,7 @@ from seqembed.errors import ModelError, count_of, named, show
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.source import WEIGHTS
 from seqembed.models.weights.checkpoint import Checkpoint
-from seqembed.models.weights.encoder_names import find_encoder
-from seqembed.models.weights.layout import Weight
+from seqembed.models.weights.layout import Weight, find_encoder
 from seqembed.models.weights.tensors import State, read_state
 
 
@@ -103,6 +102,12 @@ def _plan(checkpoint: Checkpoint, layer: int) -> tuple[State, dict[str, Weight]]
     if architecture.layers > (held := len(checkpoint.state)):
         raise ModelError(f"has {held:,} weights, too few for {architecture.layers:,} layers")
     names = find_encoder(checkpoint.state, layout)
+    more = tuple(f"{own}.{architecture.layers}." for own in layout.layers)
+    if any(name.startswith(more) for name in names.encoder):
+        raise ModelError(
+            f"the checkpoint has more layers than the {architecture.layers} that its settings give "
+            "(num_hidden_layers in config.json); correct them"
+        )
     weights = layout.weights(architecture, architecture.layers, names.encoder)
     for weight in weights.values():
         for name, shape in weight.parts.items():

@@ -19,9 +19,8 @@ from seqembed.models.source import (
     read_json_object,
 )
 from seqembed.models.weights import dnabert_s, esm2
-from seqembed.models.weights.encoder_names import MERGE, SUPPORTED, UNQUANTISED, find_encoder
 from seqembed.models.weights.esm2 import HUGGING_FACE, find_naming, find_rotary
-from seqembed.models.weights.layout import Layout
+from seqembed.models.weights.layout import MERGE, SUPPORTED, UNQUANTISED, Layout, find_encoder
 from seqembed.models.weights.tensors import State, check_state, load_pickled, read_state
 
 # A new family adds its layout here.

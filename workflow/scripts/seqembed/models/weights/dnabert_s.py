@@ -14,13 +14,7 @@ from seqembed.models.encoders.dnabert_s import DnabertS
 from seqembed.models.encoders.tokenization import BpeTokenizer
 from seqembed.models.families import DNABERT_S, DnabertArchitecture
 from seqembed.models.source import TOKENIZER
-from seqembed.models.weights.layout import (
-    Layout,
-    Weight,
-    read_sizes,
-    refuse_more_layers,
-    weight_and_bias,
-)
+from seqembed.models.weights.layout import Layout, Weight, read_sizes, weight_and_bias
 from seqembed.models.weights.tensors import State
 
 # The token types that checkpoints have; the encoder uses the first only.
@@ -57,7 +51,6 @@ def dnabert_weights(
     architecture: DnabertArchitecture, layer: int, state: State
 ) -> dict[str, Weight]:
     """Return the weights of DnabertS(architecture, layer); see Layout.weights."""
-    refuse_more_layers(state, LAYER, architecture.layers)
     width = architecture.width
     embedding = {
         EMBEDDING: (architecture.vocabulary, width),
@@ -115,6 +108,7 @@ LAYOUT = Layout(
     encoder=DnabertS,
     prefixes=("", "bert."),
     embeddings=(EMBEDDING,),
+    layers=(LAYER,),
     unused=UNUSED,
     weights=dnabert_weights,
     model_type="bert",

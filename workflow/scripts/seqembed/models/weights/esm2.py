@@ -16,13 +16,7 @@ from seqembed.models.encoders.esm2 import ROTARY_BASE, Esm2
 from seqembed.models.encoders.tokenization import ESM2_ALPHABET, read_token_ids
 from seqembed.models.families import ESM2, Esm2Architecture
 from seqembed.models.source import TOKENIZER, VOCABULARY
-from seqembed.models.weights.layout import (
-    Layout,
-    Weight,
-    read_sizes,
-    refuse_more_layers,
-    weight_and_bias,
-)
+from seqembed.models.weights.layout import Layout, Weight, read_sizes, weight_and_bias
 from seqembed.models.weights.tensors import State
 
 TOKENS = len(ESM2_ALPHABET)
@@ -101,7 +95,6 @@ def find_rotary(state: State) -> list[str]:
 def esm2_weights(architecture: Esm2Architecture, layer: int, state: State) -> dict[str, Weight]:
     """Return the weights of Esm2(architecture, layer); see Layout.weights."""
     naming, width = find_naming(state), architecture.width
-    refuse_more_layers(state, naming.layer, architecture.layers)
     name = f"{naming.embedding}.weight"
     # Training scripts pad an embedding with rows behind those of ESM-2's tokens.
     rows = max(TOKENS, *state[name].shape[:1]) if name in state else TOKENS
@@ -192,6 +185,7 @@ LAYOUT = Layout(
     # fair-esm itself removes the last two.
     prefixes=("", "esm.", "encoder.sentence_encoder.", "encoder."),
     embeddings=(f"{HUGGING_FACE.embedding}.weight", f"{FAIR_ESM.embedding}.weight"),
+    layers=(HUGGING_FACE.layer, FAIR_ESM.layer),
     unused=UNUSED,
     weights=esm2_weights,
     model_type="esm",
