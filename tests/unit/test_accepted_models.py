@@ -31,8 +31,7 @@ from seqembed.models.families import Esm2Architecture
 from seqembed.models.prepare import load_prepared, prepare_model
 from seqembed.models.prepared import read_prepared
 from seqembed.models.weights.build import build_model, check_checkpoint
-from seqembed.models.weights.checkpoint import Checkpoint, read_checkpoint
-from seqembed.models.weights.fair_esm import KNOWN_HEADS
+from seqembed.models.weights.checkpoint import KNOWN_HEADS, Checkpoint, read_checkpoint
 from seqembed.models.weights.tensors import Stored
 
 BUNDLED = Path(__file__).parents[1] / "data/esm2_random"

@@ -14,7 +14,7 @@ LIBRARY = Path(seqembed.__file__).parent
 # A module imports from its own room, and from what stands before it.
 ORDER = (
     *("errors", "flags", "environment", "storage", "machine", "fasta"),
-    *("models.source", "models.families", "models.known", "models.names"),
+    *("models.source", "models.families", "models.known"),
     *("models.encoders", "models.prepared", "models.weights", "models", "checks", "settings"),
     *("index", "results", "checkpoints", "inference", "worker_logging", "worker"),
     *("gpu_worker", "worker_ends", "supervisor", "verify", "rules", "command_line"),

@@ -23,8 +23,7 @@ sys.path.append(str(SCRIPTS))
 
 from seqembed.errors import FastaError, SeqembedError
 from seqembed.fasta.files import find_fasta_files
-from seqembed.models import names
-from seqembed.models.known import KNOWN
+from seqembed.models import known as known_models
 from seqembed.models.source import list_model_files
 from seqembed.rules import closing
 from seqembed.rules.earlier_result import refuse_to_replace
@@ -198,17 +197,19 @@ def get_invalid_residues(wildcards):
 
 
 def get_model_source(wildcards):
-    return names.get_model_source(wildcards.model, SETTINGS["models"])
+    return known_models.get_model_source(wildcards.model, SETTINGS["models"])
 
 
 def get_model_files(wildcards):
     source = get_model_source(wildcards)
-    if source in KNOWN:
+    if source in known_models.KNOWN:
         # Its files are downloaded, and Snakemake does not have to watch them.
         return []
     path = Path(expand(source))
     if not path.exists():
-        raise WorkflowError(names.explain_missing_source(wildcards.model, source))
+        raise WorkflowError(
+            known_models.explain_missing_source(wildcards.model, source)
+        )
     return as_inputs(list_model_files(path))
 
 

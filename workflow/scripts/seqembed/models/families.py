@@ -1,7 +1,4 @@
-"""The families of models: the sizes of one model, and what is true of all of its family.
-
-No PyTorch is needed to read them.
-"""
+"""The families of models: the sizes of a model, and the facts of its family. Needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from seqembed.errors import ModelError
 from seqembed.models.source import TOKENIZER
 
 Molecule = Literal["protein", "DNA"]
-# What a field must be, by its type, for messages.
+# What a field of each type must be, for messages.
 _FIELDS = {
     "int": "a whole number above 0",
     "float": "a number above 0",
@@ -22,7 +19,7 @@ _FIELDS = {
 
 
 def check_fields(instance: Any) -> None:
-    """Raise ModelError for a field of a dataclass that is of another type, empty or not above 0."""
+    """Raise ModelError if a field of a dataclass has another type, is empty or is not above 0."""
     for field in fields(instance):
         value, kind = getattr(instance, field.name), str(field.type)
         right = type(value).__name__ == kind and (kind == "bool" or value > type(value)())
@@ -32,20 +29,20 @@ def check_fields(instance: Any) -> None:
 
 @dataclass(frozen=True)
 class Architecture:
-    """The sizes of a model, the same in all families; raises ModelError where they do not fit."""
+    """The sizes of a model, the same in all families; ModelError if they do not fit together."""
 
     layers: int
     width: int
     heads: int
     ffn_width: int
-    # The width of each head must be a multiple of it.
-    head_multiple: ClassVar[int] = 1
+    # Rotary positions turn pairs of values, so that the width of a head must be even.
+    rotary: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.width % (self.heads * self.head_multiple):
-            even = "an even multiple" if self.head_multiple == 2 else "a multiple"
-            raise ModelError(f"width {self.width} is not {even} of {self.heads} heads")
+        if self.width % (2 * self.heads if self.rotary else self.heads):
+            multiple = "an even multiple" if self.rotary else "a multiple"
+            raise ModelError(f"width {self.width} is not {multiple} of {self.heads} heads")
 
     @property
     def head_dim(self) -> int:
@@ -54,17 +51,16 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Esm2Architecture(Architecture):
-    """An ESM-2's sizes."""
+    """The sizes of an ESM-2."""
 
     token_dropout: bool = True
     layer_norm_eps: float = 1e-5
-    # Rotary positions turn pairs of values.
-    head_multiple: ClassVar[int] = 2
+    rotary: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
 class DnabertArchitecture(Architecture):
-    """A DNABERT-S's or DNABERT-2's sizes."""
+    """The sizes of a DNABERT-S or DNABERT-2."""
 
     vocabulary: int
     layer_norm_eps: float = 1e-12
@@ -74,10 +70,9 @@ class DnabertArchitecture(Architecture):
 class Family:
     """Facts that all models of a family share, after their authors.
 
-    max_length: tokens without specials that a model was trained on at once. reads_whole: there is
-    no position limit, so a longer sequence may go through the model at once. pools_specials: the
-    authors' mean includes the special tokens around a sequence. tokenizer: the tokenizer's file in
-    a model's folder, or None where the tokenizer is built into this program.
+    max_length: the tokens, specials left out, that a model was trained on at once. reads_whole:
+    whether longer sequences may go through the model at once. pools_specials: whether the authors'
+    mean includes the special tokens. tokenizer: the file in a model's folder; None: built in.
     """
 
     name: str
@@ -115,7 +110,7 @@ FAMILIES = {family.name: family for family in (ESM2, DNABERT_S)}
 
 
 def find_family(name: object) -> Family:
-    """A family by its name; ModelError where it is not known."""
+    """Return the family of this name; ModelError if the name is not known."""
     if name not in FAMILIES:
         raise ModelError(f"{name!r} is not a known family of models")
     return FAMILIES[str(name)]

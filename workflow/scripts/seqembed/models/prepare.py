@@ -32,19 +32,15 @@ def prepare_model(name: str, source: str, output: Path, logger: logging.Logger) 
     """Check the model at `source` and describe it in `output`, resources/models/{name}.json.
 
     The files of a known name are downloaded, unless the user put them into `{name}/original` beside
-    `output`; a folder of such a name needs a separator in its path. Safetensors and tokenizer.json
-    are used where they lie; other weights are converted to `{name}/model.safetensors` beside
-    `output`.
+    `output`. Safetensors and tokenizer.json are used where they lie; other weights are converted to
+    `{name}/model.safetensors` beside `output`.
 
-    Raises ModelError for a source that is not a model of a known family, or cannot be loaded.
+    Raises ModelError if the source is not a model of a known family, or cannot be loaded.
     """
     folder = output.parent / name
-    if source in KNOWN:
-        place = fetch(KNOWN[source], folder / "original", logger)
-    else:
-        place = Path(expand(source))
+    known = KNOWN.get(source)
+    place = fetch(known, folder / "original", logger) if known else Path(expand(source))
     checkpoint = read_checkpoint(place)
-    # A bad model fails here, not on a GPU.
     check_checkpoint(checkpoint)
     if place.is_dir():
         refuse_other_copies(place, checkpoint)
@@ -55,10 +51,10 @@ def prepare_model(name: str, source: str, output: Path, logger: logging.Logger) 
 
 
 def load_prepared(path: Path, layer: int, dtype: torch.dtype = torch.float32) -> Encoder:
-    """The model that `{model}.json` describes, up to `layer`, in eval mode and in `dtype`.
+    """Load the model that `path`, a `{model}.json`, describes: layers up to `layer`, in eval mode.
 
-    Raises ModelError where the description cannot be read, the weights are not those it describes,
-    or the model has no such layer.
+    Raises ModelError if the description cannot be read, the weights have changed, or the model has
+    no such layer.
     """
     model = read_prepared(path)
     _require_unchanged(model, path)
@@ -69,15 +65,18 @@ def load_prepared(path: Path, layer: int, dtype: torch.dtype = torch.float32) ->
 
 
 def _convert(checkpoint: Checkpoint, path: Path) -> Path:
-    """Write the checkpoint's tensors, under their own names, as one safetensors file."""
+    """Write the checkpoint's tensors, under their own names, to one safetensors file."""
     if (path.parent / CONFIG).exists():
         message = "is a model's own folder, so the converted weights cannot be written there"
         raise ModelError(f"{path.parent}: {message}; give the model another name in `models`")
     with published(path) as temporary:
-        # Copies, for tied weights share their storage, which safetensors refuses.
-        tensors = {name: held.read().detach().clone() for name, held in checkpoint.state.items()}
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
-        # safetensors makes files for their owner only; a group shares its models.
+        # Copies: tied weights share their storage, which safetensors refuses.
+        tensors = {
+            name: held.read().clone(memory_format=torch.contiguous_format)
+            for name, held in checkpoint.state.items()
+        }
+        save_file(tensors, temporary)
+        # safetensors makes files that their owner alone can read; groups share their models.
         temporary.chmod(0o644)
     return path
 
@@ -85,7 +84,7 @@ def _convert(checkpoint: Checkpoint, path: Path) -> Path:
 def _describe(
     name: str, source: str, place: Path, checkpoint: Checkpoint, weights: Path
 ) -> PreparedModel:
-    """The description of a checked model; weights: the checkpoint's, or converted ones."""
+    """Return the description of a model; weights: the checkpoint's file, or the converted one."""
     family, files = checkpoint.layout.family, list_weight_files(weights)
     tokenizer = place / family.tokenizer if family.tokenizer else None
     original = checkpoint.path if weights != checkpoint.path else None
@@ -94,7 +93,7 @@ def _describe(
         family=family.name,
         source=source,
         weights=str(weights),
-        size=_size(files),
+        size=sum(file.stat().st_size for file in files),
         sha256=sha256_of(*files),
         architecture=checkpoint.architecture,
         tokenizer=sha256_of(tokenizer) if tokenizer else BUILT_IN,
@@ -106,9 +105,9 @@ def _describe(
 
 
 def _require_unchanged(model: PreparedModel, path: Path) -> None:
-    """Raise ModelError unless the weights are there, and those that `path` describes.
+    """Raise ModelError if weights are missing, or are not those that `path` describes.
 
-    They are read in full only where they may have changed.
+    Weights are read in full only if a file's size or times show that it may have changed.
     """
     weights = Path(model.weights)
     files = list_weight_files(weights) if weights.is_file() else [weights]
@@ -116,12 +115,8 @@ def _require_unchanged(model: PreparedModel, path: Path) -> None:
         if not file.is_file():
             raise ModelError(f"{file}: is missing; put it back, or remove {path} and run again")
     stats = [file.stat() for file in files]
-    # A file moved or copied in keeps an old mtime, but its ctime is new.
+    # A file that was moved or copied keeps an old mtime, but gets a new ctime.
     touched = max(max(stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats)
-    old = touched < path.stat().st_mtime_ns
-    if _size(files) != model.size or not (old or sha256_of(*files) == model.sha256):
+    same = touched < path.stat().st_mtime_ns or sha256_of(*files) == model.sha256
+    if not same or sum(stat.st_size for stat in stats) != model.size:
         raise error_of_change(model, path)
-
-
-def _size(files: list[Path]) -> int:
-    return sum(file.stat().st_size for file in files)

@@ -1,6 +1,6 @@
 """`{model}.json`, which describes a prepared model: rules depend on it, and workers load it.
 
-Content only: the same bytes for the same model. No PyTorch is needed to read it.
+The file has the same bytes for the same model, and is read without PyTorch.
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ import json
 import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from seqembed.errors import ConfigError, ModelError
 from seqembed.models.encoders.tokenization import BpeTokenizer, Esm2Tokenizer, Tokenizer
 from seqembed.models.families import Architecture, Family, check_fields, find_family
+from seqembed.models.source import list_weight_files
 from seqembed.storage.json_files import read_json, write_json
 
 FORMAT_VERSION = "1"
 KIND = "model"
-# The tokenizer that needs no file.
+# The name of ESM-2's tokenizer, which needs no file.
 BUILT_IN = "esm2"
 
 
@@ -28,11 +30,10 @@ class PreparedModel:
     """The content of `{model}.json`; raises ModelError for values that no model has.
 
     source: as the user gave it. weights: the safetensors file, or the index of several, relative
-    to the working folder unless the source was absolute; size: its bytes; sha256: its checksum, 64
-    hex characters. Of several files, both are of the index and then the parts in name order, one
-    after the other (as `cat` has them). tokenizer: its name, or the sha256 of tokenizer_file.
-    max_length: tokens, specials left out, that the model was trained on at once. original: the
-    file that the weights were converted from, if they were, and its checksum.
+    to the working folder unless the source was absolute. size (bytes) and sha256 (64 hex
+    characters) are of that file, or of the index followed by its parts in name order. tokenizer:
+    BUILT_IN, or the sha256 of tokenizer_file. max_length: the tokens, specials left out, that the
+    model was trained on at once. original: the file that the weights were converted from, or None.
     """
 
     name: str
@@ -59,11 +60,11 @@ class PreparedModel:
 
     @property
     def facts(self) -> Family:
-        """The facts that all models of its family share."""
+        """The facts that all models of the family share."""
         return find_family(self.family)
 
     def layer(self, asked: str | int) -> int:
-        """The number of a layer, `last` being the model's own; ConfigError for one it lacks."""
+        """Return the number of the layer asked for; ConfigError if the model lacks that layer."""
         last = self.architecture.layers
         number = last if asked == "last" else int(asked)
         if not 0 <= number <= last:
@@ -74,7 +75,7 @@ class PreparedModel:
         return number
 
     def longest(self, asked: str | int) -> int:
-        """The most tokens of a sequence that go through the model; `auto` is its own limit."""
+        """Return the most tokens that go through the model at once; `auto` is max_length."""
         return self.max_length if asked == "auto" else int(asked)
 
     @property
@@ -86,15 +87,15 @@ class PreparedModel:
 
 
 def write_prepared(model: PreparedModel, path: Path) -> None:
-    """Write `{model}.json` durably; a key without a value is left out."""
+    """Write `{model}.json` durably, without the keys whose value is None."""
     content = {key: value for key, value in asdict(model).items() if value is not None}
     write_json(path, KIND, FORMAT_VERSION, content, ensure_ascii=False)
 
 
 def read_prepared(path: Path) -> PreparedModel:
-    """Read `{model}.json`; keys that this version does not know are passed over.
+    """Read `{model}.json`; ModelError if it is missing, damaged or of another format version.
 
-    Raises ModelError for a file that is missing, damaged, or of another format version.
+    Keys that this version does not know are ignored.
     """
     try:
         content = read_json(path, KIND, FORMAT_VERSION)
@@ -109,7 +110,7 @@ def read_prepared(path: Path) -> PreparedModel:
 
 
 def load_tokenizer(model: PreparedModel) -> Tokenizer:
-    """The model's tokenizer; ModelError where its file is missing or has changed."""
+    """Return the model's tokenizer; ModelError if the tokenizer's file is missing or changed."""
     if model.tokenizer_file is None:
         return Esm2Tokenizer()
     path = Path(model.tokenizer_file)
@@ -122,15 +123,48 @@ def load_tokenizer(model: PreparedModel) -> Tokenizer:
 
 
 def error_of_change(model: PreparedModel, path: Path) -> ModelError:
-    """The error of weights that are not those which `path`, a `{model}.json`, describes."""
+    """Return the error for weights that `path`, a `{model}.json`, does not describe."""
     message = "changed since it was prepared; put the old file back, or"
     return ModelError(f"{model.weights}: {message} remove {path} and run again")
 
 
 def sha256_of(*paths: Path) -> str:
-    """The sha256 of the files' bytes one after the other, 64 hex characters."""
+    """Return the sha256 of the files' bytes one after the other, 64 hex characters."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
             hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()
+
+
+class WeightsCheck:
+    """Check the weights' checksum in a thread, beside the first batches.
+
+    Size and times do not show that a disk errs, and a checksum of many gigabytes would hold up
+    every start. So it is required only before the first result is written. path: of `{model}.json`.
+    """
+
+    def __init__(self, path: Path, model: PreparedModel) -> None:
+        self._path, self._model = path, model
+        self._error: ModelError | None = None
+        # A daemon: a process that ends does not wait for it.
+        self._thread = Thread(target=self._read, name="weights check", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def require(self) -> None:
+        """Wait for the check, if it was started; ModelError if the weights have changed."""
+        if self._thread.ident is not None:
+            self._thread.join()
+        if self._error:
+            raise self._error
+
+    def _read(self) -> None:
+        weights = Path(self._model.weights)
+        try:
+            if sha256_of(*list_weight_files(weights)) != self._model.sha256:
+                self._error = error_of_change(self._model, self._path)
+        except (OSError, ModelError) as error:
+            message = f"cannot be read again ({error}); see that it can be read and run again"
+            self._error = ModelError(f"{weights}: {message}")

@@ -1,4 +1,4 @@
-"""The files of a model as its authors give it; no PyTorch is needed to name them."""
+"""The files of a model as its authors publish it. Needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ VOCABULARY = "vocab.txt"
 TOKENIZER = "tokenizer.json"
 SAFETENSORS = "model.safetensors"
 PICKLED = "pytorch_model.bin"
-# Weights split over several files come with a list of them.
+# The end of the name of a list of the files over which weights are split.
 INDEX = ".index.json"
-# Where a Hugging Face folder may keep its weights; the first that is there counts.
+# Where a Hugging Face folder may keep its weights; the first file that is there is read.
 WEIGHTS = (SAFETENSORS, SAFETENSORS + INDEX, PICKLED, PICKLED + INDEX)
-# Files that PEFT and the adapters library save beside a model, or in place of it. With them,
-# transformers changes the model.
+# Files of PEFT and the adapters library, with which transformers changes the model beside them.
 ADAPTERS = (
     "adapter_config.json",
     "adapter_model.safetensors",
@@ -28,9 +27,9 @@ ADAPTERS = (
 
 
 def list_model_files(source: Path) -> list[Path]:
-    """The files that decide what a model is: those of a Hugging Face folder, or a file itself.
+    """Return the files that are there and decide what a model is; `source`: a folder or a file.
 
-    Files that are not there are left out; a damaged index is reported when the model is prepared.
+    A damaged index is reported when the model is prepared, not here.
     """
     if not source.is_dir():
         return [source]
@@ -44,9 +43,9 @@ def list_model_files(source: Path) -> list[Path]:
 
 
 def list_weight_files(weights: Path) -> list[Path]:
-    """The files that hold the weights: `weights`, and the parts in name order if it is an index.
+    """Return the files that hold the weights: `weights` and, if it is an index, its sorted parts.
 
-    Raises ModelError for an index that cannot be read, or names a file outside its own folder.
+    Raises ModelError if an index cannot be read, or names a file outside its own folder.
     """
     if not weights.name.endswith(INDEX):
         return [weights]
@@ -54,19 +53,19 @@ def list_weight_files(weights: Path) -> list[Path]:
 
 
 def read_weight_map(index: Path) -> dict[str, Path]:
-    """The file that holds each weight, from `*.index.json`; raises as list_weight_files does."""
+    """Return the file of each weight, from `*.index.json`; raises as list_weight_files does."""
     places = read_json_object(index).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise ModelError(f"{index}: has no weight_map that names files")
     for part in places.values():
-        # An index may come from a stranger: it must not lead out of its folder.
+        # An index may come from a stranger, so it must not name files outside its folder.
         if not isinstance(part, str) or part in ("", ".", "..") or any(c in part for c in "/\\\0"):
             raise ModelError(f"{index}: {part!r} is not the name of a file beside it")
     return {name: index.parent / part for name, part in places.items()}
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object; ModelError where it cannot be read."""
+    """Read a JSON file that holds an object; ModelError if it does not."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

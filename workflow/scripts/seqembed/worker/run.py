@@ -40,8 +40,7 @@ from seqembed.inference.plan import (
 from seqembed.inference.runner import AsyncInferenceRunner, Outputs
 from seqembed.machine.products import keep_products_equal
 from seqembed.models.encoders.encoder import Encoder
-from seqembed.models.prepared import PreparedModel, read_prepared
-from seqembed.models.weights_check import WeightsCheck
+from seqembed.models.prepared import PreparedModel, WeightsCheck, read_prepared
 from seqembed.results.reader import store_path
 from seqembed.settings.precision import torch_dtype
 from seqembed.settings.recipe import Recipe, adopt_recipe

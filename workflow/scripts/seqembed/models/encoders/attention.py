@@ -2,7 +2,7 @@
 
 Every implementation takes q, k, v of shape (T, heads, head_dim), the batch's Packing and, for
 ALiBi, the batch's alibi_table. The query is scaled already, so the scale here is 1. The result has
-q's shape and dtype, and a row of it is a function of its own sequence alone.
+q's shape and dtype, and each row depends on the row's own sequence alone.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-# Queries that attend at once under ALiBi: a bias of all of them would be quadratic in memory.
+# Queries that attend at once under ALiBi: a bias of all queries would be quadratic in memory.
 CHUNK = 256
-# PyTorch's CPU kernel takes this many queries at once, and gives each thread a part of a buffer. Of
-# fewer queries the parts are not aligned, and a row's last bits depend on the thread (measured).
+# PyTorch's CPU kernel takes this many queries at once, and gives each thread a part of a buffer.
+# With fewer queries the parts are not aligned, and last bits depend on the thread (measured).
 CPU_QUERIES = 32
 
 
@@ -29,7 +29,7 @@ CPU_QUERIES = 32
 class Packing:
     """Where sequences lie in a packed batch: sequence i holds rows bounds[i] to bounds[i + 1].
 
-    cu_seqlens: the same, (B + 1,) int32, on the batch's device.
+    cu_seqlens: the bounds as a tensor, (B + 1,) int32, on the batch's device.
     """
 
     bounds: tuple[int, ...]
@@ -37,7 +37,7 @@ class Packing:
 
     @classmethod
     def of(cls, lengths: Sequence[int]) -> Packing:
-        """Sequences of these lengths, in tokens, one after the other, on the CPU."""
+        """Pack sequences of these lengths, in tokens, one after the other, on the CPU."""
         bounds = tuple(accumulate(lengths, initial=0))
         return cls(bounds, torch.tensor(bounds, dtype=torch.int32))
 
@@ -47,27 +47,27 @@ class Packing:
 
     @cached_property
     def groups(self) -> tuple[tuple[int, slice | Tensor], ...]:
-        """For each length, the rows of its sequences: a slice where they are neighbours."""
+        """For each length, the rows of the sequences: a slice if they are neighbours."""
         starts: dict[int, list[int]] = {}
         for start, stop in pairwise(self.bounds):
             starts.setdefault(stop - start, []).append(start)
         rows = {length: _rows(length, found) for length, found in starts.items()}
         apart = {length: found for length, found in rows.items() if isinstance(found, Tensor)}
         if apart:
-            # One copy to the device for all.
+            # One copy to the device for all lengths.
             sent = torch.cat([*apart.values()]).to(self.cu_seqlens.device)
             rows |= zip(apart, torch.split(sent, [*map(len, apart.values())]), strict=True)
         return tuple(rows.items())
 
 
 def _rows(length: int, starts: list[int]) -> slice | Tensor:
-    """The rows of sequences of one length, on the CPU."""
+    """Return the rows of sequences of one length, which begin at `starts`; on the CPU."""
     if starts[-1] - starts[0] == length * (len(starts) - 1):
         return slice(starts[0], starts[-1] + length)
     return (torch.tensor(starts).unsqueeze(1) + torch.arange(length)).flatten()
 
 
-# (q, k, v) -> the attended rows, of a batch that is known already.
+# Attention over one batch: (q, k, v) -> rows.
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -79,15 +79,15 @@ class Attention:
     attend: Callable[[Tensor, Tensor, Tensor, Packing, Tensor | None], Tensor]
 
     def over(self, packing: Packing, table: Tensor | None = None) -> Attend:
-        """Attention over one batch; table: its alibi_table, or None for no bias."""
+        """Return the attention over one batch; table: the alibi_table; None: no bias."""
         return lambda q, k, v: self.attend(q, k, v, packing, table)
 
 
 def alibi_slopes(heads: int) -> Tensor:
-    """ALiBi's slope of each head, (heads,) float32 (Press et al. 2022, arXiv:2108.12409).
+    """Return ALiBi's slope of each head, (heads,) float32 (Press et al. 2022, arXiv:2108.12409).
 
-    A power of two p has 2 ** (-8 i / p) for i = 1 to p. Other numbers of heads take those of the
-    next smaller power of two first, then every second one of the next larger.
+    For p heads, a power of two, the slopes are 2 ** (-8 i / p), i = 1 to p. Other numbers of heads
+    take the slopes of the next smaller power, then every second slope of the next larger power.
     """
     power = 1 << heads.bit_length() - 1
     exponents = [8 * i / power for i in range(1, power + 1)]
@@ -96,10 +96,10 @@ def alibi_slopes(heads: int) -> Tensor:
 
 
 def alibi_table(slopes: Tensor, longest: int, dtype: torch.dtype) -> Tensor:
-    """The biases of all chunks of queries of sequences up to `longest` tokens.
+    """Return the biases of all chunks of queries of sequences up to `longest` tokens.
 
-    slopes: (heads,) float32. Returns (heads, CHUNK, 2 N) in `dtype`, N being `longest` in whole
-    chunks: the bias between query a + i, of the chunk from a on, and key j is [:, i, j - a + N].
+    slopes: (heads,) float32. The result is (heads, CHUNK, 2 N) in `dtype`; N: `longest` rounded up
+    to whole chunks. Query a + i, in the chunk from a on, and key j have bias [:, i, j - a + N].
     """
     reach = -(-longest // CHUNK) * CHUNK
     queries = torch.arange(CHUNK, device=slopes.device)
@@ -141,17 +141,14 @@ def attend_by_length(
 def attend_varlen(
     q: Tensor, k: Tensor, v: Tensor, packing: Packing, table: Tensor | None = None
 ) -> Tensor:
-    """Attend to all sequences in one kernel (torch.nn.attention.varlen); CUDA, fp16 or bf16.
-
-    It knows no bias: a table is a ValueError.
-    """
-    # Here, not above: it brings in all of torch._dynamo, seconds that a CPU worker has no use for.
+    """Attend to all sequences in one kernel; CUDA, fp16 or bf16. ValueError for a table."""
+    # Imported here, for CUDA alone: torch._dynamo, which comes along, takes seconds to import.
     from torch.nn.attention.varlen import varlen_attn
 
     if table is not None:
         raise ValueError("attend_varlen takes no bias")
     bounds, longest = packing.cu_seqlens, packing.longest
-    # One split: else the batch's longest sequence decides in which order each one's sums are made.
+    # With more splits, the longest sequence would decide the order of every sequence's sums.
     out = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=1.0, num_splits=1)
     assert isinstance(out, Tensor)  # a tuple comes back only where auxiliary output is asked for
     return out
@@ -163,7 +160,7 @@ VARLEN = Attention("varlen_attn", attend_varlen)
 
 
 def choose_attention(device: torch.device, dtype: torch.dtype, alibi: bool) -> Attention:
-    """The implementation for this device and dtype; the one place that chooses."""
+    """Return the implementation for this device and dtype; alibi: attention has a bias."""
     if device.type != "cuda":
         return PER_SEQUENCE
     if dtype in (torch.float16, torch.bfloat16) and not alibi:
@@ -172,9 +169,9 @@ def choose_attention(device: torch.device, dtype: torch.dtype, alibi: bool) -> A
 
 
 def _attend_stacked(q: Tensor, k: Tensor, v: Tensor, table: Tensor | None) -> Tensor:
-    """Sequences of one length: q, k, v and the result are (B, heads, length, head_dim).
+    """Attend to sequences of one length; q, k, v and the result: (B, heads, length, head_dim).
 
-    Of q, and of the result, there may be more rows than of k and v.
+    q and the result may have more rows than k and v.
     """
     if table is None:
         return scaled_dot_product_attention(q, k, v, scale=1.0)

@@ -1,7 +1,7 @@
 """DNABERT-S, and DNABERT-2 of the same architecture, as an encoder of packed batches.
 
-BERT with ALiBi for positions and a gated feed-forward part (Zhou et al. 2024, arXiv:2402.08777 and
-arXiv:2306.15006). Positions have no limit.
+The architecture is BERT with ALiBi's biases, so that positions have no limit, and a gated
+feed-forward part (Zhou et al. 2024, arXiv:2402.08777 and arXiv:2306.15006).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class DnabertLayer(nn.Module):
 
 
 class DnabertS(Encoder):
-    """DNABERT-S's encoder over a packed batch; layer 0 is after the embedding's LayerNorm."""
+    """DNABERT-S's encoder; layer 0 is the embedding after LayerNorm."""
 
     alibi = True
     architecture: DnabertArchitecture
@@ -52,14 +52,14 @@ class DnabertS(Encoder):
     def __init__(self, architecture: DnabertArchitecture, layer: int) -> None:
         super().__init__(architecture, layer)
         width = architecture.width
-        # The embedding of words plus that of token type 0, the only type.
+        # The word embeddings plus the embedding of token type 0, the only type.
         self.embedding = nn.Embedding(architecture.vocabulary, width)
         self.embedding_norm = nn.LayerNorm(width, eps=architecture.layer_norm_eps)
         self.register_buffer("slopes", alibi_slopes(architecture.heads))
         self.layers = nn.ModuleList(DnabertLayer(architecture) for _ in range(layer))
 
     def forward(self, tokens: Tensor, packing: Packing) -> Tensor:
-        """The layer's rows, (T, width) in the weights' dtype; tokens: (T,) int64."""
+        """Return the layer's rows, (T, width) in the weights' dtype; tokens: (T,) int64."""
         x: Tensor = self.embedding_norm(self.embedding(tokens))
         if not self.layers:
             return x

@@ -12,12 +12,11 @@ from seqembed.errors import ModelError
 from seqembed.models.encoders.attention import Attention, choose_attention
 from seqembed.models.families import Architecture
 
-# Rows that go through a CPU's feed-forward part at once: what lies between its two products stays
-# in the cache. A rest of fewer than some tens would take other code paths (measured).
+# Rows that go through the feed-forward part at once on a CPU, so that values between the two
+# products stay in the cache. Fewer than some tens of rows would take other code paths (measured).
 CPU_FFN_ROWS = 1024
 # PyTorch gives each thread at least this many values, and computes an activation on two vectors of
-# at most 64 bytes at a time; the last values of a thread, if fewer, get other last bits
-# (ATen/Parallel.h, ATen/native/cpu/Loops.h).
+# at most 64 bytes at a time; a shorter rest gets other last bits (ATen/Parallel.h, cpu/Loops.h).
 CPU_VALUES_A_THREAD, CPU_VECTORS_BYTES = 32_768, 128
 
 
@@ -26,13 +25,12 @@ class Encoder(nn.Module):
 
     `forward(tokens, packing)` takes (T,) int64 tokens, specials included, and returns that layer's
     (T, width) rows in the weights' dtype. Buffers stay float32 whatever the weights' dtype is.
-    alibi: whether attention has ALiBi's biases.
+    alibi: whether attention has ALiBi's biases. ModelError for a layer that the model lacks.
     """
 
     alibi: ClassVar[bool]
 
     def __init__(self, architecture: Architecture, layer: int) -> None:
-        """Raise ModelError for a layer that the architecture does not have."""
         super().__init__()
         if not 0 <= layer <= architecture.layers:
             raise ModelError(f"layer {layer} is not one of 0 to {architecture.layers}")
@@ -40,14 +38,14 @@ class Encoder(nn.Module):
 
     @property
     def attention(self) -> Attention:
-        """The implementation for the device and the dtype that the weights are in."""
+        """The implementation for the device and the dtype of the weights."""
         weight = next(self.parameters())
         return choose_attention(weight.device, weight.dtype, self.alibi)
 
     def even_threads(self, rows: int, threads: int) -> int:
-        """The largest thread count, up to `threads`, with which bits are those of one thread.
+        """Return the most threads, up to `threads`, that give the bits of one thread.
 
-        It splits an activation of a batch of `rows` rows at vector boundaries.
+        These split the activation of a batch of `rows` rows at vector boundaries.
         """
         width = self.architecture.ffn_width
         part = rows // max(1, rows // CPU_FFN_ROWS) * width
@@ -56,7 +54,7 @@ class Encoder(nn.Module):
         return next((n for n in even if part >= n * CPU_VALUES_A_THREAD), 1)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # .half() would round them: far positions would turn by wrong angles, or lose their bias.
+        # .half() would round the buffers: far positions would get wrong angles or biases.
         exact = dict(self.named_buffers(recurse=False))
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, moved in self.named_buffers(recurse=False):
@@ -65,7 +63,7 @@ class Encoder(nn.Module):
 
 
 def in_chunks(part: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Apply the feed-forward part `part` to x (T, n), on a CPU some rows at a time."""
+    """Apply `part`, a feed-forward part, to x (T, n): on a CPU, CPU_FFN_ROWS rows at a time."""
     if x.device.type != "cpu" or len(x) < 2 * CPU_FFN_ROWS:
         return part(x)
     return torch.cat([part(rows) for rows in x.tensor_split(len(x) // CPU_FFN_ROWS)])

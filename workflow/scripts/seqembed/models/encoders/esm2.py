@@ -1,8 +1,7 @@
-"""ESM-2 as an encoder of packed batches: one layer's rows, and nothing else.
+"""ESM-2 as an encoder of packed batches, without the language model and contact heads.
 
 The architecture is that of fair-esm 2.0.0 (esm/model/esm2.py, esm/modules.py,
-esm/rotary_embedding.py; Lin et al. 2023, doi:10.1126/science.ade2574), without its language
-model and contact heads.
+esm/rotary_embedding.py; Lin et al. 2023, doi:10.1126/science.ade2574).
 """
 
 from __future__ import annotations
@@ -17,22 +16,21 @@ from seqembed.models.encoders.tokenization import ESM2_ALPHABET
 from seqembed.models.families import Esm2Architecture
 
 ROTARY_BASE = 10000.0
-# fair-esm scales embeddings by (1 - trained mask ratio) / (1 - observed); we never mask.
+# fair-esm scales embeddings by (1 - trained mask ratio) / (1 - observed); nothing is masked here.
 TOKEN_DROPOUT_SCALE = 1 - 0.15 * 0.8
 
 
 def default_inv_freq(head_dim: int) -> Tensor:
-    """Rotary inverse frequencies, (head_dim / 2,) float32, as fair-esm computes them."""
+    """Return rotary inverse frequencies, (head_dim / 2,) float32, as fair-esm computes them."""
     return 1.0 / (ROTARY_BASE ** (torch.arange(0, head_dim, 2).float() / head_dim))
 
 
 def rotary_tables(inv_freq: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
-    """cos and sin, each (T, 1, 1, head_dim / 2) float32; positions restart in every sequence."""
+    """Return cos and sin, (T, 1, 1, head_dim / 2) float32; positions restart in each sequence."""
     starts, lengths, total = packing.cu_seqlens[:-1], packing.cu_seqlens.diff(), packing.bounds[-1]
     offsets = torch.repeat_interleave(starts, lengths, output_size=total)
     positions = torch.arange(total, device=inv_freq.device) - offsets
-    angles = torch.outer(positions.to(inv_freq.dtype), inv_freq)
-    angles = angles[:, None, None]
+    angles = torch.outer(positions.to(inv_freq.dtype), inv_freq)[:, None, None]
     return angles.cos(), angles.sin()
 
 
@@ -73,10 +71,7 @@ class Esm2Layer(nn.Module):
 
 
 class Esm2(Encoder):
-    """ESM-2's encoder over a packed batch.
-
-    As fair-esm's repr_layers have it, only the last layer passes through the final LayerNorm.
-    """
+    """ESM-2's encoder; as in fair-esm, only the last layer passes through the final LayerNorm."""
 
     alibi = False
     architecture: Esm2Architecture
@@ -92,7 +87,7 @@ class Esm2(Encoder):
         self.final_norm = nn.LayerNorm(width, eps=eps) if last else nn.Identity()
 
     def forward(self, tokens: Tensor, packing: Packing) -> Tensor:
-        """The layer's rows, (T, width) in the weights' dtype; tokens: (T,) int64."""
+        """Return the layer's rows, (T, width) in the weights' dtype; tokens: (T,) int64."""
         x = self.embedding(tokens)
         if self.architecture.token_dropout:
             x = x * TOKEN_DROPOUT_SCALE

@@ -1,9 +1,8 @@
-"""From residues to token ids, as the authors' own tokenizers have it; no PyTorch is needed."""
+"""Turn residues into the token ids that the models' authors give them, without PyTorch."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,39 +10,19 @@ from tokenizers import Tokenizer as TokenizerFile
 
 from seqembed.errors import ModelError
 
-# The residues ESM-2 knows, in the order of their tokens.
+# The residues that ESM-2 knows, in the order of their tokens.
 ESM2_LETTERS = b"LAGVSERTIDPKQNFYMHWCXBUZO.-"
 # fair-esm's Alphabet.from_architecture("ESM-1b"); a token's id is its place in this list.
-ESM2_ALPHABET = (
-    "<cls>",
-    "<pad>",
-    "<eos>",
-    "<unk>",
-    *ESM2_LETTERS.decode("ascii"),
-    "<null_1>",
-    "<mask>",
-)
+ESM2_ALPHABET = ("<cls>", "<pad>", "<eos>", "<unk>", *ESM2_LETTERS.decode(), "<null_1>", "<mask>")
 # Tokens around a sequence's own: BOS and EOS, or [CLS] and [SEP].
 SPECIALS = 2
 
 
-class Tokenizer(Protocol):
-    """letters: the residues (upper case, ASCII) that the model knows by themselves."""
-
-    letters: bytes
-
-    def encode(self, residues: bytes) -> NDArray[np.int64]:
-        """Token ids of a sequence between its two specials, (n + 2,) int64.
-
-        A residue that the model does not know becomes its unknown token.
-        """
-
-    def count(self, residues: bytes) -> int:
-        """How many tokens the residues are, specials left out."""
-
-
 class Esm2Tokenizer:
-    """A token for each residue."""
+    """ESM-2's tokenizer: a token for each residue.
+
+    letters: the residues, ASCII in upper case, that the model knows by themselves.
+    """
 
     letters = ESM2_LETTERS
 
@@ -53,29 +32,36 @@ class Esm2Tokenizer:
             self._table[letter] = ESM2_ALPHABET.index(chr(letter))
 
     def encode(self, residues: bytes) -> NDArray[np.int64]:
+        """Return the n token ids between the two specials, (n + 2,) int64.
+
+        A residue that the model does not know becomes the unknown token.
+        """
         tokens = np.empty(len(residues) + SPECIALS, np.int64)
         tokens[0], tokens[-1] = ESM2_ALPHABET.index("<cls>"), ESM2_ALPHABET.index("<eos>")
         tokens[1:-1] = self._table[np.frombuffer(residues, np.uint8)]
         return tokens
 
     def count(self, residues: bytes) -> int:
+        """Count the tokens, specials left out."""
         return len(residues)
 
 
 class BpeTokenizer:
-    """DNABERT's byte-pair encoding, a `tokenizer.json` of the tokenizers library."""
+    """DNABERT's byte-pair encoding, with the attributes and methods of Esm2Tokenizer.
+
+    path: a `tokenizer.json` of the tokenizers library; ModelError if it cannot be read.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Raise ModelError for a file that is missing or is not a tokenizer."""
         self._path = path
         self._file = _read_tokenizer(path)
-        # DNABERT-S's file, as saved, cuts at 2,000 tokens and fills up to as many.
+        # DNABERT-S's file cuts sequences at 2,000 tokens, and pads shorter ones.
         self._file.no_truncation()
         self._file.no_padding()
         vocabulary = self._file.get_vocab(with_added_tokens=False)
         known = sorted(ord(token) for token in vocabulary if len(token) == 1 and token.isascii())
         self.letters = bytes(known)
-        # Unknown letters are unknown tokens one by one, and none may spell "[MASK]".
+        # Each unknown letter becomes an unknown token, so that no letters spell "[MASK]".
         self._plain = bytes(byte if byte in self.letters else ord("?") for byte in range(256))
 
     def encode(self, residues: bytes) -> NDArray[np.int64]:
@@ -86,7 +72,7 @@ class BpeTokenizer:
         return len(self.encode(residues)) - SPECIALS
 
     def check(self, vocabulary: int) -> None:
-        """Raise ModelError unless this fits a model that has embeddings of `vocabulary` tokens."""
+        """Raise ModelError if the tokenizer does not fit a model with `vocabulary` tokens."""
         ids = self._file.get_vocab().values()
         if len(ids) != vocabulary or max(ids) >= vocabulary:
             message = f"has {len(ids)} tokens up to id {max(ids, default=0)}"
@@ -101,8 +87,11 @@ class BpeTokenizer:
             raise ModelError(f"{self._path}: {message}")
 
 
+Tokenizer = Esm2Tokenizer | BpeTokenizer
+
+
 def read_token_ids(path: Path) -> dict[str, int]:
-    """The ids of all tokens in a tokenizer.json; ModelError where it cannot be read."""
+    """Return the ids of all tokens in a tokenizer.json; ModelError if it cannot be read."""
     return dict(_read_tokenizer(path).get_vocab())
 
 

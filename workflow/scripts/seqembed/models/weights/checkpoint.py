@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seqembed.errors import ModelError
-from seqembed.models.families import Architecture
+from seqembed.errors import ModelError, count_of, named
+from seqembed.models.families import Architecture, Esm2Architecture
 from seqembed.models.source import (
     ADAPTERS,
     CONFIG,
@@ -17,18 +19,17 @@ from seqembed.models.source import (
     read_json_object,
 )
 from seqembed.models.weights import dnabert_s, esm2
-from seqembed.models.weights.fair_esm import read_fair_esm
-from seqembed.models.weights.layout import Layout
-from seqembed.models.weights.other_models import MERGE, SUPPORTED, UNQUANTISED
-from seqembed.models.weights.tensors import State, read_state
+from seqembed.models.weights.esm2 import HUGGING_FACE, find_naming, find_rotary
+from seqembed.models.weights.layout import MERGE, SUPPORTED, UNQUANTISED, Layout, find_encoder
+from seqembed.models.weights.tensors import State, check_state, load_pickled, read_state
 
-# A new family adds its own here.
+# A new family adds its layout here.
 LAYOUTS = (esm2.LAYOUT, dnabert_s.LAYOUT)
 EXPECTED = (
     f"a model is a Hugging Face folder ({CONFIG} with {SAFETENSORS} or {PICKLED}) "
     "or a fair-esm file (.pt)"
 )
-# Files that a folder may hold in place of weights that can be read, and what to do.
+# Files that a folder may hold instead of weights that can be read, and what to do.
 OTHER_WEIGHTS = {
     "tf_model.h5": ("TensorFlow's weights", "convert them with from_pretrained(from_tf=True)"),
     "flax_model.msgpack": ("Flax's weights", "convert them with from_pretrained(from_flax=True)"),
@@ -42,11 +43,24 @@ OTHER_SUFFIXES = {
     ".safetensors": ": give the folder it lies in",
     ".bin": ": give the folder it lies in",
 }
+# The attention heads of the official ESM-2s, by layers and width, after their config.json files.
+# All have token dropout, and a feed-forward part four times as wide.
+KNOWN_HEADS = {
+    (6, 320): 20,
+    (12, 480): 20,
+    (30, 640): 20,
+    (33, 1280): 20,
+    (36, 2560): 40,
+    (48, 5120): 40,
+}
+FOLDER = (
+    "give the model as a Hugging Face folder (save_pretrained), whose config.json has its sizes"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A checkpoint's tensors under their own names; `path` is the file they come from."""
+    """A checkpoint's tensors under their own names; path: the file that holds them."""
 
     architecture: Architecture
     state: State
@@ -61,7 +75,7 @@ class Checkpoint:
 def read_checkpoint(source: Path) -> Checkpoint:
     """Read a Hugging Face folder or an ESM-2's `.pt` file, without building the model.
 
-    Raises ModelError where it is neither, is damaged, or is not of a known family.
+    Raises ModelError if `source` is neither, is damaged, or is not of a known family.
     """
     if source.is_dir():
         architecture, path = _read_architecture(source), _find_weights(source)
@@ -71,15 +85,22 @@ def read_checkpoint(source: Path) -> Checkpoint:
     if source.suffix != ".pt":
         advice = OTHER_SUFFIXES.get(source.suffix, "")
         raise ModelError(f"{source}: is not a model that can be read{advice}; {EXPECTED}")
-    architecture, state = read_fair_esm(source)
+    architecture, state = _read_fair_esm(source)
     return Checkpoint(architecture=architecture, state=state, path=source)
 
 
 def _read_architecture(folder: Path) -> Architecture:
-    """The architecture in config.json; ModelError for another model, or another's tokenizer."""
-    _refuse_adapters(folder)
+    """Read config.json; ModelError for an adapter, another model or another model's tokenizer."""
+    for adapter in (folder / name for name in ADAPTERS):
+        # Without the adapter, the rows would be those of its base model.
+        if adapter.exists():
+            raise ModelError(f"{adapter}: is of an adapter (LoRA or the like); {MERGE}")
     path = folder / CONFIG
-    config = _read_config(path)
+    if not path.exists():
+        others = sorted(folder.glob("*.pt"))
+        hint = f"; for fair-esm's, give {others[0]}" if others else ""
+        raise ModelError(f"{path}: does not exist; {EXPECTED}{hint}")
+    config = read_json_object(path)
     if config.get("quantization_config") is not None:
         message = "has a quantization_config: the weights are quantised"
         raise ModelError(f"{path}: {message}; {UNQUANTISED}")
@@ -90,7 +111,7 @@ def _read_architecture(folder: Path) -> Architecture:
 
 
 def _find_weights(folder: Path) -> Path:
-    """The folder's weights, safetensors before pickle; an index if they are split."""
+    """Return the file of the weights, or their index; safetensors are taken before pickles."""
     for name in WEIGHTS:
         if (folder / name).exists():
             return folder / name
@@ -100,16 +121,67 @@ def _find_weights(folder: Path) -> Path:
     raise ModelError(f"{folder}: has neither {SAFETENSORS} nor {PICKLED}; {EXPECTED}")
 
 
-def _refuse_adapters(folder: Path) -> None:
-    """Refuse the folder of an adapter: the rows would be those of the model without it."""
-    for name in ADAPTERS:
-        if (folder / name).exists():
-            raise ModelError(f"{folder / name}: is of an adapter (LoRA or the like); {MERGE}")
+def _read_fair_esm(path: Path) -> tuple[Esm2Architecture, State]:
+    """Return the architecture and the tensors of a `.pt` file; ModelError if not an ESM-2's."""
+    loaded = load_pickled(path)
+    settings = None
+    if isinstance(loaded, Mapping) and ("cfg" in loaded or "args" in loaded):
+        with named(path):
+            settings = _read_settings(loaded)
+        loaded = loaded.get("model")
+    state = check_state(path, loaded)
+    with named(path):
+        encoder = find_encoder(state, esm2.LAYOUT).encoder
+        _require_rotary(encoder)
+        return _measured(encoder) if settings is None else _described(settings), state
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    if path.exists():
-        return read_json_object(path)
-    others = sorted(path.parent.glob("*.pt"))
-    hint = f"; for fair-esm's, give {others[0]}" if others else ""
-    raise ModelError(f"{path}: does not exist; {EXPECTED}{hint}")
+def _read_settings(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the model's settings: cfg["model"] of an ESM-2, args of an older model."""
+    cfg = checkpoint.get("cfg")
+    found = cfg.get("model") if isinstance(cfg, Mapping) else checkpoint.get("args")
+    if isinstance(found, argparse.Namespace):
+        found = vars(found)
+    if not isinstance(found, Mapping):
+        raise ModelError("has no settings (cfg or args) that describe its architecture")
+    return found
+
+
+def _require_rotary(encoder: State) -> None:
+    """Raise ModelError unless positions are rotary.
+
+    With Hugging Face's names, ESM-1v has the names of ESM-2 and one more: learned positions.
+    """
+    learned = "embeddings.position_embeddings.weight" in encoder
+    if not find_rotary(encoder) and (find_naming(encoder) is not HUGGING_FACE or learned):
+        raise ModelError(
+            "has no rotary frequencies (inv_freq), which an ESM-2 stores with its weights; if it "
+            f"is one, {FOLDER}"
+        )
+
+
+def _described(settings: Mapping[str, Any]) -> Esm2Architecture:
+    width: Any = settings.get("encoder_embed_dim")
+    layers: Any = settings.get("encoder_layers")
+    heads: Any = settings.get("encoder_attention_heads")
+    # fair-esm's ESM2 is always four times as wide inside.
+    ffn_width: Any = 4 * width if isinstance(width, int) else None
+    return Esm2Architecture(layers, width, heads, ffn_width, settings.get("token_dropout", False))
+
+
+def _measured(encoder: State) -> Esm2Architecture:
+    """Return the architecture of a state dict; ModelError if it has no official size.
+
+    Heads are looked up in KNOWN_HEADS: the shapes of the weights do not show their number.
+    """
+    naming = find_naming(encoder)
+    layers = 0
+    while f"{naming.part(layers, 'fc1')}.weight" in encoder:
+        layers += 1
+    width = encoder[f"{naming.embedding}.weight"].shape[-1]
+    if (layers, width) not in KNOWN_HEADS:
+        size = f"{count_of(layers, 'layer')} of width {width}"
+        raise ModelError(
+            f"is a state dict with {size}, which is not the size of an official ESM-2; {FOLDER}"
+        )
+    return Esm2Architecture(layers, width, KNOWN_HEADS[layers, width], 4 * width)

@@ -14,28 +14,20 @@ from seqembed.models.encoders.dnabert_s import DnabertS
 from seqembed.models.encoders.tokenization import BpeTokenizer
 from seqembed.models.families import DNABERT_S, DnabertArchitecture
 from seqembed.models.source import TOKENIZER
-from seqembed.models.weights.layout import (
-    Layout,
-    Required,
-    Weight,
-    check_config,
-    read_sizes,
-    refuse_more_layers,
-    weight_and_bias,
-)
+from seqembed.models.weights.layout import Layout, Weight, read_sizes, weight_and_bias
 from seqembed.models.weights.tensors import State
 
-# Token types that checkpoints have; only the first is ever used.
+# The token types that checkpoints have; the encoder uses the first only.
 TOKEN_TYPES = 2
-# The defaults are those of the authors' configuration_bert.py. position_embedding_type is
-# "absolute" there, though the model has ALiBi, so it is not looked at.
-CONFIG: Required = {
+# For each setting the value that it must have, and the default, after the authors'
+# configuration_bert.py. position_embedding_type is "absolute" there in spite of ALiBi: not checked.
+CONFIG = {
     "hidden_act": ("gelu", "gelu"),
     "type_vocab_size": (TOKEN_TYPES, TOKEN_TYPES),
     "is_decoder": (False, False),
     "add_cross_attention": (False, False),
 }
-# Of the BERTs, only those with ALiBi have this setting.
+# Only BERTs with ALiBi have this setting.
 ALIBI = "alibi_starting_size"
 # After the authors' bert_layers.py, which has ALiBi in place of position embeddings.
 UNUSED = re.compile(
@@ -58,8 +50,7 @@ EMBEDDING = "embeddings.word_embeddings.weight"
 def dnabert_weights(
     architecture: DnabertArchitecture, layer: int, state: State
 ) -> dict[str, Weight]:
-    """The weights of DnabertS(architecture, layer), as Layout.weights has them."""
-    refuse_more_layers(state, LAYER, architecture.layers)
+    """Return the weights of DnabertS(architecture, layer); see Layout.weights."""
     width = architecture.width
     embedding = {
         EMBEDDING: (architecture.vocabulary, width),
@@ -90,7 +81,7 @@ def _layer(architecture: DnabertArchitecture, number: int) -> dict[str, Weight]:
     scale = architecture.head_dim**-0.5
     for kind in ("weight", "bias"):
         own = f"layers.{number}.qkv.{kind}"
-        # The query's rows are scaled, as our attention wants them.
+        # Our attention takes a scaled query.
         weights[own] = Weight(
             weights[own].parts, lambda qkv: torch.cat((qkv[:width] * scale, qkv[width:]))
         )
@@ -98,16 +89,16 @@ def _layer(architecture: DnabertArchitecture, number: int) -> dict[str, Weight]:
 
 
 def read_config(path: Path, config: Mapping[str, Any]) -> DnabertArchitecture:
-    """The architecture in a DNABERT's config.json, as Layout.read_config has it."""
+    """Return the architecture in a DNABERT's config.json; see Layout.read_config."""
     if ALIBI not in config:
         raise ModelError(
             f"{path}: model_type is 'bert' and there is no {ALIBI}; of the BERTs only DNABERT-S "
             "and DNABERT-2, which have it, are supported"
         )
-    check_config(path, config, CONFIG, "DNABERT-S")
+    sizes = read_sizes(path, config, CONFIG, "DNABERT-S")
     vocabulary: Any = config.get("vocab_size")
     with named(path):
-        architecture = DnabertArchitecture(**read_sizes(config), vocabulary=vocabulary)
+        architecture = DnabertArchitecture(**sizes, vocabulary=vocabulary)
     BpeTokenizer(path.parent / TOKENIZER).check(architecture.vocabulary)
     return architecture
 
@@ -117,6 +108,7 @@ LAYOUT = Layout(
     encoder=DnabertS,
     prefixes=("", "bert."),
     embeddings=(EMBEDDING,),
+    layers=(LAYER,),
     unused=UNUSED,
     weights=dnabert_weights,
     model_type="bert",

@@ -16,20 +16,12 @@ from seqembed.models.encoders.esm2 import ROTARY_BASE, Esm2
 from seqembed.models.encoders.tokenization import ESM2_ALPHABET, read_token_ids
 from seqembed.models.families import ESM2, Esm2Architecture
 from seqembed.models.source import TOKENIZER, VOCABULARY
-from seqembed.models.weights.layout import (
-    Layout,
-    Required,
-    Weight,
-    check_config,
-    read_sizes,
-    refuse_more_layers,
-    weight_and_bias,
-)
+from seqembed.models.weights.layout import Layout, Weight, read_sizes, weight_and_bias
 from seqembed.models.weights.tensors import State
 
 TOKENS = len(ESM2_ALPHABET)
-# The defaults are those of Hugging Face's EsmConfig.
-CONFIG: Required = {
+# For each setting the value that it must have, and the default of Hugging Face's EsmConfig.
+CONFIG = {
     "position_embedding_type": ("rotary", "absolute"),
     "emb_layer_norm_before": (False, None),
     "hidden_act": ("gelu", "gelu"),
@@ -37,13 +29,12 @@ CONFIG: Required = {
     "is_decoder": (False, False),
     "rope_theta": (ROTARY_BASE, ROTARY_BASE),
 }
-# Tokens that config.json may name. Other ids mean that it was trained with another alphabet.
+# Tokens that config.json may name. With other ids, the model was trained on another alphabet.
 NAMED_TOKENS = {"pad_token_id": "<pad>", "mask_token_id": "<mask>"}
-# The contact head: fair-esm's esm2.py, and transformers' EsmModel. The pooler:
-# EsmModel(add_pooling_layer=True). position_embeddings lie unused in the official folders, which
-# have rotary positions (transformers pull request 39063); transformers 4.29 still saved
-# position_ids. No version of EsmModel reads token types. fair-esm's own ESM2 has the language
-# model's head inside.
+# The contact head is in fair-esm's esm2.py and in transformers' EsmModel, the pooler in
+# EsmModel(add_pooling_layer=True). The official folders have rotary positions, and position
+# embeddings that are not used (transformers pull request 39063); transformers 4.29 saved
+# position_ids. No EsmModel reads token types. fair-esm's ESM2 includes the language model's head.
 UNUSED = re.compile(
     r"contact_head\.regression\.(weight|bias)"
     r"|pooler\.dense\.(weight|bias)"
@@ -55,7 +46,7 @@ UNUSED = re.compile(
 
 @dataclass(frozen=True)
 class Naming:
-    """The names that one kind of checkpoint has; parts: by ours, those within a layer."""
+    """The names in one kind of checkpoint; parts: our name of a layer's part -> its name."""
 
     embedding: str
     layer: str
@@ -66,7 +57,7 @@ class Naming:
         return f"{self.layer}.{number}.{self.parts[part]}"
 
 
-# By our names, Hugging Face's and fair-esm's.
+# Our name of a layer's part -> Hugging Face's name, fair-esm's name.
 PARTS = {
     "attention_norm": ("attention.LayerNorm", "self_attn_layer_norm"),
     "q": ("attention.self.query", "self_attn.q_proj"),
@@ -92,20 +83,22 @@ FAIR_ESM = Naming(
 
 
 def find_naming(state: State) -> Naming:
-    """The kind of names that an encoder's tensors have."""
+    """Return the naming of an encoder's tensors."""
     return HUGGING_FACE if f"{HUGGING_FACE.embedding}.weight" in state else FAIR_ESM
 
 
 def find_rotary(state: State) -> list[str]:
-    """The names of the stored rotary frequencies: one a layer, or one for all."""
+    """Return the names of the stored rotary frequencies: one for each layer, or one for all."""
     return [name for name in state if name.endswith(".inv_freq")]
 
 
 def esm2_weights(architecture: Esm2Architecture, layer: int, state: State) -> dict[str, Weight]:
-    """The weights of Esm2(architecture, layer), as Layout.weights has them."""
+    """Return the weights of Esm2(architecture, layer); see Layout.weights."""
     naming, width = find_naming(state), architecture.width
-    refuse_more_layers(state, naming.layer, architecture.layers)
-    weights = {"embedding.weight": _embedding(f"{naming.embedding}.weight", width, state)}
+    name = f"{naming.embedding}.weight"
+    # Training scripts pad an embedding with rows behind those of ESM-2's tokens.
+    rows = max(TOKENS, *state[name].shape[:1]) if name in state else TOKENS
+    weights = {"embedding.weight": Weight({name: (rows, width)}, lambda words: words[:TOKENS])}
     if rotary := find_rotary(state):
         shapes = dict.fromkeys(rotary, (architecture.head_dim // 2,))
         weights["inv_freq"] = Weight(shapes, _require_equal)
@@ -116,14 +109,8 @@ def esm2_weights(architecture: Esm2Architecture, layer: int, state: State) -> di
     return weights
 
 
-def _embedding(name: str, width: int, state: State) -> Weight:
-    """The rows of ESM-2's tokens, without those that pad an embedding behind them."""
-    rows = max(TOKENS, *state[name].shape[:1]) if name in state else TOKENS
-    return Weight({name: (rows, width)}, lambda words: words[:TOKENS])
-
-
 def _require_equal(first: Tensor, *others: Tensor) -> Tensor:
-    """The rotary frequencies of all layers; ModelError where layers have different ones."""
+    """Return the rotary frequencies of all layers; ModelError if the layers' differ."""
     if not all(torch.equal(first, other) for other in others):
         raise ModelError(
             "its layers have different rotary frequencies (inv_freq); all of an ESM-2 share one set"
@@ -146,25 +133,23 @@ def _layer(architecture: Esm2Architecture, naming: Naming, number: int) -> dict[
     scale = architecture.head_dim**-0.5
     for kind, size in (("weight", (width, width)), ("bias", (width,))):
         names = {f"{naming.part(number, part)}.{kind}": size for part in "qkv"}
-        # In one, and the query scaled, as our attention wants it.
+        # Our attention takes a scaled query.
         fused = Weight(names, lambda q, k, v: torch.cat((q * scale, k, v)))
         weights[f"layers.{number}.qkv.{kind}"] = fused
     return weights
 
 
 def read_config(path: Path, config: Mapping[str, Any]) -> Esm2Architecture:
-    """The architecture in an ESM-2's config.json, as Layout.read_config has it."""
-    check_config(path, config, CONFIG, "ESM-2")
+    """Return the architecture in an ESM-2's config.json; see Layout.read_config."""
+    sizes = read_sizes(path, config, CONFIG, "ESM-2")
     _check_tokens(path, config)
     _check_vocabulary(path, config.get("vocab_size"))
     with named(path):
-        return Esm2Architecture(
-            **read_sizes(config), token_dropout=bool(config.get("token_dropout", False))
-        )
+        return Esm2Architecture(**sizes, token_dropout=bool(config.get("token_dropout", False)))
 
 
 def _check_tokens(path: Path, config: Mapping[str, Any]) -> None:
-    """Raise ModelError where config.json or tokenizer.json gives tokens other ids than ESM-2's."""
+    """Raise ModelError if config.json or tokenizer.json gives tokens other ids than ESM-2's."""
     for name, token in NAMED_TOKENS.items():
         number = ESM2_ALPHABET.index(token)
         if config.get(name) not in (None, number):
@@ -180,10 +165,9 @@ def _check_tokens(path: Path, config: Mapping[str, Any]) -> None:
 
 
 def _check_vocabulary(path: Path, size: Any) -> None:
-    """Raise ModelError where config.json's vocab_size or vocab.txt is not ESM-2's.
+    """Raise ModelError if config.json's vocab_size or vocab.txt is not ESM-2's.
 
-    More tokens than ESM-2's may follow them, as training scripts pad an embedding; then vocab.txt
-    has to say that ESM-2's come first.
+    A padded embedding has a larger size; then vocab.txt must show that ESM-2's tokens come first.
     """
     vocabulary = path.parent / VOCABULARY
     tokens = vocabulary.read_text("utf-8", errors="replace").split() if vocabulary.exists() else []
@@ -198,9 +182,10 @@ def _check_vocabulary(path: Path, size: Any) -> None:
 LAYOUT = Layout(
     family=ESM2,
     encoder=Esm2,
-    # The last two are what fair-esm itself removes.
+    # fair-esm itself removes the last two.
     prefixes=("", "esm.", "encoder.sentence_encoder.", "encoder."),
     embeddings=(f"{HUGGING_FACE.embedding}.weight", f"{FAIR_ESM.embedding}.weight"),
+    layers=(HUGGING_FACE.layer, FAIR_ESM.layer),
     unused=UNUSED,
     weights=esm2_weights,
     model_type="esm",

@@ -1,23 +1,76 @@
-"""How the checkpoints of a family are laid out, and what the families' modules share."""
+"""How a family lays out its checkpoints, and the encoder that a checkpoint holds."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from seqembed.errors import ModelError
+from seqembed.errors import ModelError, count_of, show
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.families import Architecture, Family
 from seqembed.models.weights.tensors import State
 
-# By a setting's name: the value that it must have, and Hugging Face's default for it.
-Required = Mapping[str, tuple[Any, Any]]
-# Models that another value of a setting gives away.
+SUPPORTED = "only ESM-2, DNABERT-S and DNABERT-2 are supported"
+MERGE = "merge it into the model (PEFT's `merge_and_unload()`), save that and give its folder"
+UNQUANTISED = "save the model in fp32, fp16 or bf16"
+# Names of weights that only this model has, after esm/ of fair-esm 2.0.0 (model/esm1.py,
+# model/msa_transformer.py, esmfold/v1/esmfold.py, inverse_folding/), transformers (modeling_esm.py,
+# modeling_esmfold.py, modeling_t5.py) and ESM C's authors' package (esm/models/esmc.py).
+OTHER_MODELS = {
+    "ESMFold": r"(^|\.)trunk\.blocks\.|(^|\.)esm_s_(mlp|combine)",
+    "an MSA transformer (ESM-MSA-1)": r"msa_position_embedding|(row|column)_self_attention",
+    "ESM-IF": r"gvp_|(^|\.)embed_graph\.",
+    "ESM C or ESM3": r"\.layernorm_qkv\.",
+    "ESM-1": r"(^|\.)embed_out(_bias)?$|self_attn\.bias_[kv]$",
+    "ESM-1b or ESM-1v": r"embed_positions\.weight|emb_layer_norm_before|embeddings\.layer_norm\.",
+    "a model of TensorFlow or Flax": r"/",
+    "a T5 (ProtT5, ProstT5, Ankh)": r"\.SelfAttention\.[qkvo]\.",
+    "a model of NVIDIA's Transformer Engine": r"\._extra_state$|layernorm_mlp",
+}
+# Names that tools add to a model's layers: peft (src/peft/tuners), loralib, adapters
+# (src/adapters/methods), bitsandbytes, GPTQ, AWQ, torch.nn.utils. Without these weights the rows
+# would be the base model's.
+ADAPTER = re.compile(
+    r"(?:^|[._])(?:lora\w*|lokr|loha|hada|ia3|dora|vera|oft|boft|fourierft|refts?|adapters?|adaptor"
+    r"|prefix|prompts?|soft_prompt|virtual_tokens|invertible_adapters|base_model\.model|base_layer"
+    r"|modules_to_save|trainable_tokens)(?:[._]|$)",
+    re.IGNORECASE,
+)
+QUANTISED = re.compile(
+    r"(?:^|[._])(?:qweight|qzeros|scales|g_idx|SCB|absmax|quant_map|quant_state|weight_format"
+    r"|(?:weight|input|output)_scale(?:_inv)?|weight_packed|zero_points?|_packed_params)(?:[._]|$)"
+)
+PARAMETRISED = re.compile(r"(?:weight|bias)_(?:orig|mask)$|weight_[gv]$|(?:^|\.)parametrizations\.")
+UNDO = "undo that (torch.nn.utils.prune.remove, parametrize.remove_parametrizations) and save again"
+CHANGES = (
+    (ADAPTER, "an adapter (LoRA or the like)", MERGE),
+    (QUANTISED, "a quantised model", UNQUANTISED),
+    (PARAMETRISED, "pruned or parametrised layers", UNDO),
+)
+# A head takes the encoder's rows and does not change them: lm_head, classifier, qa_outputs and
+# score in transformers, cls in DNABERT's bert_layers.py, encoder.classification_heads in fairseq,
+# and users' own names. A module of any other name could come before the encoder.
+HEAD = re.compile(
+    r"head|classif|regress|scor|predict|logit|output|decoder|pooler|proj|dropout|loss|criterion"
+    r"|^(cls|out|mlp|fc\d*|linear\d*|dense\d*|final\d*)$",
+    re.IGNORECASE,
+)
+NO_HEAD = re.compile(r"embed|encoder|input|layers?$|attention|attn", re.IGNORECASE)
+
+# What DataParallel, torch.compile, FSDP and activation checkpointing add to names; the weights are
+# the same.
+WRAPPERS = re.compile(
+    r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
+# transformers 5 saves some LayerNorms under these old names.
+LEGACY_NAMES = re.compile(r"(?<=\.LayerNorm\.|\.layernorm\.)(?:gamma|beta)$")
+TODAY = {"gamma": "weight", "beta": "bias"}
+# The models that have these values of settings.
 _OTHER_MODELS: Mapping[tuple[str, Any], str] = {
     ("position_embedding_type", "absolute"): "ESM-1b or ESM-1v",
     ("emb_layer_norm_before", True): "ESM-1b or MSA-1b",
@@ -29,7 +82,7 @@ _OTHER_MODELS: Mapping[tuple[str, Any], str] = {
 class Weight:
     """How one weight of an encoder is made of a checkpoint's tensors.
 
-    parts: their names and shapes; make: joins them, given as float32 in this order.
+    parts: the tensors' names and shapes. make: takes these tensors, in this order and as float32.
     """
 
     parts: Mapping[str, tuple[int, ...]]
@@ -40,18 +93,19 @@ class Weight:
 class Layout:
     """The layout of a family's checkpoints.
 
-    prefixes: may stand before the encoder's names. embeddings: the names that the word embedding
-    may have. unused: matches the whole name of a tensor in the encoder that no row depends on.
-    weights: takes an architecture, a layer and the encoder's tensors, and returns the encoder's
-    weights up to that layer, with those of its buffers that the checkpoint holds. model_type: the
-    one in config.json. read_config: takes the path and the content of config.json, and returns the
-    architecture; it refuses a model or a tokenizer that would give other rows.
+    prefixes, embeddings: the prefixes, and the names of the word embedding, that encoders may have.
+    layers: how the name of a layer may begin, before its number. unused: matches the whole name of
+    a tensor that changes no row. weights: takes an architecture, a layer and the encoder's tensors,
+    and returns the encoder's weights up to that layer, and buffers that the checkpoint holds.
+    model_type: the one in config.json. read_config: takes the path and the content of config.json,
+    and returns the architecture; ModelError for a model or a tokenizer that gives other rows.
     """
 
     family: Family
     encoder: Callable[[Any, int], Encoder]
     prefixes: tuple[str, ...]
     embeddings: tuple[str, ...]
+    layers: tuple[str, ...]
     unused: re.Pattern[str]
     weights: Callable[[Any, int, State], dict[str, Weight]]
     model_type: str
@@ -59,27 +113,21 @@ class Layout:
 
 
 def weight_and_bias(own: str, name: str, *shape: int) -> dict[str, Weight]:
-    """The two weights of a linear part or a norm; own: its name in the encoder."""
+    """Return both weights of a linear part or a norm, named `own` here, `name` in checkpoints."""
     return {
         f"{own}.weight": Weight({f"{name}.weight": shape}),
         f"{own}.bias": Weight({f"{name}.bias": shape[:1]}),
     }
 
 
-def refuse_more_layers(state: State, names: str, layers: int) -> None:
-    """Raise ModelError for a checkpoint of more layers than its settings say.
+def read_sizes(
+    path: Path, config: Mapping[str, Any], required: Mapping[str, tuple[Any, Any]], model: str
+) -> dict[str, Any]:
+    """Return the sizes in config.json, whose values an Architecture checks.
 
-    names: what the name of each layer begins with, before its number.
+    required: for each setting, the value that it must have and Hugging Face's default. Raises
+    ModelError for another value, with which the model computes other rows than our encoder.
     """
-    if any(name.startswith(f"{names}.{layers}.") for name in state):
-        raise ModelError(
-            f"the checkpoint has more layers than the {layers} that its settings give "
-            "(num_hidden_layers in config.json); correct them"
-        )
-
-
-def check_config(path: Path, config: Mapping[str, Any], required: Required, model: str) -> None:
-    """Raise ModelError for a setting with which the model computes other rows than our encoder."""
     for name, (value, default) in required.items():
         found = config.get(name, default)
         # null means "not set" to Hugging Face, which then behaves as for false.
@@ -89,15 +137,109 @@ def check_config(path: Path, config: Mapping[str, Any], required: Required, mode
         other = f", so this is {known}" if known else ""
         message = f"{name} is {found!r}{other}; only {model} ({value!r}) is supported"
         raise ModelError(f"{path}: {message}")
-
-
-def read_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The sizes that EsmConfig and BertConfig name alike; an Architecture checks the values."""
     return {
         "layers": config.get("num_hidden_layers"),
         "width": config.get("hidden_size"),
         "heads": config.get("num_attention_heads"),
         "ffn_width": config.get("intermediate_size"),
-        # Both take 1e-12 where the file has no value.
+        # EsmConfig and BertConfig take 1e-12 if the file has no value.
         "layer_norm_eps": config.get("layer_norm_eps", 1e-12),
     }
+
+
+@dataclass(frozen=True)
+class EncoderNames:
+    """A checkpoint's tensors by plain name: without wrappers, and gamma and beta renamed.
+
+    encoder: the tensors whose names begin with `prefix`, which is removed. beside: all other names.
+    """
+
+    prefix: str
+    encoder: State
+    beside: tuple[str, ...]
+
+    def refuse_unknown(self, used: Collection[str], unused: re.Pattern[str]) -> None:
+        """Raise ModelError for a tensor that the encoder does not use and that may change a row.
+
+        used: the names of the tensors that the encoder uses. unused: Layout.unused. A head changes
+        no row: it is beside the encoder or, if names have no prefix, at the top level.
+        """
+        inside = [name for name in self.encoder if name not in used and not unused.fullmatch(name)]
+        if not self.prefix:
+            inside = [name for name in inside if not is_head(name)]
+        beside = [name for name in self.beside if not is_head(name.removeprefix("encoder."))]
+        if unknown := [self.prefix + name for name in inside] + beside:
+            raise ModelError(
+                f"holds {count_of(len(unknown), 'weight')} that the encoder does not use and that "
+                f"may change its rows ({show(unknown)}); if they change none, save the encoder "
+                "alone, with its own save_pretrained, and give that folder"
+            )
+
+
+def find_encoder(state: State, layout: Layout) -> EncoderNames:
+    """Find the encoder of a checkpoint of the layout's family.
+
+    Raises ModelError if there is none, more than one, or that of another model.
+    """
+    plain = _plain_names(state)
+    refuse_other_models(plain.keys())
+    prefix = _find_prefix(plain, layout)
+    encoder = {n.removeprefix(prefix): held for n, held in plain.items() if n.startswith(prefix)}
+    return EncoderNames(prefix, encoder, tuple(n for n in plain if not n.startswith(prefix)))
+
+
+def _plain_names(state: State) -> State:
+    """Return the tensors by plain name; ModelError if two tensors get the same name."""
+    origins: dict[str, str] = {}
+    for name in state:
+        plain = LEGACY_NAMES.sub(lambda found: TODAY[found[0]], WRAPPERS.sub("", name))
+        if plain in origins:
+            both = f"{origins[plain]!r} and {name!r}"
+            raise ModelError(f"holds one weight twice, as {both}; save the model without one copy")
+        origins[plain] = name
+    return {plain: state[name] for plain, name in origins.items()}
+
+
+def _find_prefix(state: State, layout: Layout) -> str:
+    """Return the prefix of the encoder's names, found by the name of the word embedding."""
+    names = layout.embeddings
+    found = [(name, own) for name in state for own in names if f".{name}".endswith(f".{own}")]
+    if not found:
+        raise ModelError(
+            f"lacks the weight {' or '.join(map(repr, names))}; it holds "
+            f"{count_of(len(state), 'weight')}: {show(list(state))}; save the model with its own "
+            "save_pretrained"
+        )
+    if len(found) > 1:
+        both = show([name for name, _ in found])
+        raise ModelError(f"holds {len(found)} encoders ({both}); save the one that is meant alone")
+    name, own = found[0]
+    prefix = name.removesuffix(own)
+    if prefix not in layout.prefixes:
+        raise ModelError(
+            f"lacks the weight {own!r}: its encoder's names begin with {prefix!r}; save the "
+            "encoder alone, with its own save_pretrained"
+        )
+    return prefix
+
+
+def refuse_other_models(names: Collection[str]) -> None:
+    """Raise ModelError for another model, an adapter, quantised or parametrised weights.
+
+    names: plain names. Heads may be quantised or parametrised: no row depends on them.
+    """
+    encoder = [name for name in names if ADAPTER.search(name) or not is_head(name)]
+    # Changes come first: a changed model lacks weights, and could be taken for another model.
+    for changed, what, advice in CHANGES:
+        if found := [name for name in encoder if changed.search(name)]:
+            count = count_of(len(found), "weight")
+            raise ModelError(f"holds {count} of {what} ({show(found)}); {advice}")
+    for model, pattern in OTHER_MODELS.items():
+        if any(re.search(pattern, name) for name in names):
+            raise ModelError(f"is {model}; {SUPPORTED}")
+
+
+def is_head(name: str) -> bool:
+    """Return whether a weight's name, without its prefix, begins with the name of a head."""
+    module = name.partition(".")[0]
+    return HEAD.search(module) is not None and NO_HEAD.search(module) is None

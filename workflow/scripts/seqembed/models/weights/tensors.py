@@ -3,57 +3,72 @@
 from __future__ import annotations
 
 import argparse
+import re
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from seqembed.errors import ModelError, show
-from seqembed.models.source import INDEX, PICKLED, SAFETENSORS, read_weight_map
-from seqembed.models.weights.file_forms import find_form
+from seqembed.models.source import CONFIG, INDEX, PICKLED, SAFETENSORS, read_weight_map
 
 # The dtypes of weights; whole numbers are quantised weights, useless without their scales.
-FLOATS = {
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F32": torch.float32,
-    "F64": torch.float64,
-}
+FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
 SAVE = (
     "save the weights alone, with the model's own save_pretrained or as "
     "torch.save(model.state_dict(), 'model.pt')"
 )
-# Keys that training programs save with a model's weights, or in place of them.
+# Keys that training programs save with a model's weights, or instead of weights.
 OPTIMIZER = {"state", "param_groups"}
 TRAINING = {
     "state_dict", "model_state_dict", "optimizer_states", "optimizer_state_dict", "optimizer",
     "pytorch-lightning_version", "epoch", "global_step", "ds_version", "net", "model", "module",
 }  # fmt: skip
 CONTACTS = "contact_head."
+Form = Literal["safetensors", "zip", "other"]
+_UNPACK = "unpack it, and give the model's folder or file that is in it"
+_DOWNLOAD = "download the weights again"
+# What the first bytes of other files match, the name of their form, and what to do.
+_OTHER_FORMS = {
+    rb"$": ("an empty file", _DOWNLOAD),
+    rb"version https://git-lfs": (
+        "a git-lfs pointer in place of the weights",
+        "fetch them with `git lfs pull`",
+    ),
+    rb"\s*[<{\[]": ("a web page or an error, as a failed download leaves it", _DOWNLOAD),
+    # gzip, bzip2, xz, zstd, 7z; and tar, which has "ustar" behind the first file's header.
+    rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|.{257}ustar": (
+        "an archive or a compressed file",
+        _UNPACK,
+    ),
+    rb"\x89HDF": ("an HDF5 file, as TensorFlow writes it", "save the weights with PyTorch"),
+    rb"GGUF": ("a GGUF file of quantised weights", "take the model's weights as safetensors"),
+}
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in a file, read when it is asked for; floating: its dtype is one of FLOATS."""
+    """A tensor in a file, loaded by `read`; floating: whether the dtype is one of FLOATS."""
 
     shape: tuple[int, ...]
     floating: bool
     read: Callable[[], Tensor]
 
 
-# A checkpoint's tensors by name.
+# The tensors of a checkpoint by name.
 State = Mapping[str, Stored]
 
 
 def read_state(weights: Path) -> State:
-    """The tensors of a safetensors or pickled file, or of those that an index names.
+    """Return the tensors of a safetensors or pickled file, or of all files that an index names.
 
-    Raises ModelError where a file is damaged or missing, or lacks a tensor that the index names.
+    Raises ModelError if a file is damaged or missing, or lacks a tensor that the index names.
     """
     read_file = _read_safetensors if SAFETENSORS in weights.name else _read_pickled
     if not weights.name.endswith(INDEX):
@@ -63,39 +78,39 @@ def read_state(weights: Path) -> State:
     for name, path in places.items():
         if name not in parts[path]:
             raise ModelError(f"{path}: lacks {name!r}, which {weights.name} says it holds")
-    # Tensors that the index does not name may be an adapter's: they are looked at, too.
+    # Tensors that the index does not name are kept: they may be an adapter's, which is refused.
     held = {name: stored for part in parts.values() for name, stored in part.items()}
     return held | {name: parts[path][name] for name, path in places.items()}
 
 
 def load_pickled(path: Path) -> Any:
-    """torch.load restricted to tensors, plain containers and argparse.Namespace.
+    """Load a file of torch.save that holds tensors, containers and argparse.Namespace alone.
 
-    Raises ModelError where the file is not of torch.save, is damaged, or holds other objects.
+    Raises ModelError if the file has another form, is damaged, or holds other objects.
     """
     archive = (form := find_form(path)) == "zip"
     refusal = f"{path}: cannot be loaded as weights only"
     if form == "safetensors":
-        message = "it is a safetensors file; name it model.safetensors, in a folder with"
-        raise ModelError(f"{refusal}: {message} config.json")
+        message = f"it is a safetensors file; name it {SAFETENSORS}, in a folder with {CONFIG}"
+        raise ModelError(f"{refusal}: {message}")
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
-            # Files of old versions are no archives, and cannot be mapped.
+            # Files of old PyTorch versions are not archives, and cannot be mapped.
             return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except Exception as error:  # damaged bytes make torch's reader fail in any of many types
         kind = type(error).__name__
-        reason = (
-            f"it is damaged, or a pickle of more than weights ({kind}); copy it again, or {SAVE}"
-        )
-        if archive:
-            reason = f"it is damaged or incomplete ({kind}); copy or download it again"
         if objects := _list_objects(path):
             reason = f"it holds Python objects ({show(objects)}), which are never built; {SAVE}"
+        elif archive:
+            reason = f"it is damaged or incomplete ({kind}); copy or download it again"
+        else:
+            fault = f"it is damaged, or a pickle of more than weights ({kind})"
+            reason = f"{fault}; copy it again, or {SAVE}"
         raise ModelError(f"{refusal}: {reason}") from error
 
 
 def check_state(path: Path, content: Any) -> State:
-    """The tensors of what `path` holds; ModelError, which says what it is, if no state dict."""
+    """Return the tensors of `content`, loaded from `path`; ModelError if it is not a state dict."""
     if not isinstance(content, Mapping):
         kind = type(content).__name__
         raise ModelError(f"{path}: holds a {kind} in place of named weights; {SAVE}")
@@ -106,20 +121,23 @@ def check_state(path: Path, content: Any) -> State:
         _refuse_training(path, content, sorted(TRAINING.intersection(others)))
         message = f"holds something other than named tensors ({show([*map(str, others)])})"
         raise ModelError(f"{path}: {message}; {SAVE}")
-    return {name: _hold(tensor) for name, tensor in content.items()}
+    return {
+        name: Stored(tuple(tensor.shape), tensor.dtype in FLOATS.values(), tensor.detach)
+        for name, tensor in content.items()
+    }
 
 
 def _list_objects(path: Path) -> list[str]:
-    """The classes and functions that an archive of torch.save names; empty if it is damaged."""
+    """Return the classes and functions that an archive names; none if the archive is damaged."""
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except Exception:  # noqa: BLE001 (as above: any of many types, for bytes that are damaged)
+    except Exception:  # noqa: BLE001 (damaged bytes raise any of many types)
         return []
 
 
 def _refuse_training(path: Path, content: Mapping[Any, Any], found: list[str]) -> None:
-    """Raise ModelError for what training leaves; found: the keys of it that are not tensors."""
+    """Raise ModelError if `content` is a training checkpoint; found: its keys of TRAINING."""
     if content.keys() >= OPTIMIZER:
         message = "is the state of an optimizer, not a model"
         raise ModelError(f"{path}: {message}; give the model's folder or file")
@@ -139,7 +157,7 @@ def _read_pickled(path: Path) -> State:
 
 def _read_safetensors(path: Path) -> State:
     if find_form(path) == "zip":
-        raise ModelError(f"{path}: cannot be read: it is PyTorch's; name it {PICKLED}")
+        raise ModelError(f"{path}: cannot be read: it is a PyTorch file; name it {PICKLED}")
     try:
         file: Any = safe_open(path, framework="pt")
         return {name: _stored(file, name) for name in file.keys()}  # noqa: SIM118
@@ -147,11 +165,50 @@ def _read_safetensors(path: Path) -> State:
         raise ModelError(f"{path}: cannot be read: {error}; copy it again") from error
 
 
-def _hold(tensor: Tensor) -> Stored:
-    return Stored(tuple(tensor.shape), tensor.dtype in FLOATS.values(), lambda: tensor)
-
-
 def _stored(file: Any, name: str) -> Stored:
     header = file.get_slice(name)
     floating = header.get_dtype() in FLOATS
     return Stored(tuple(header.get_shape()), floating, partial(file.get_tensor, name))
+
+
+def find_form(path: Path) -> Form:
+    """Return the form of a file of weights: PyTorch's are zip archives, old ones are "other".
+
+    Raises ModelError, which names the form, if the file holds something else than weights.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
+    # A safetensors file begins with the length of its JSON header in 8 bytes.
+    if head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= path.stat().st_size:
+        return "safetensors"
+    for begin, (form, advice) in _OTHER_FORMS.items():
+        if re.match(begin, head, re.DOTALL):
+            raise _refusal(path, form, advice)
+    if not head.startswith(b"PK\x03\x04"):
+        return "other"
+    _refuse_other_archives(path)
+    return "zip"
+
+
+def _refuse_other_archives(path: Path) -> None:
+    """Raise ModelError for a zip archive that torch.save did not write.
+
+    A damaged archive is passed: torch.load refuses it.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, NotImplementedError):
+        return
+    if any(name.endswith("/constants.pkl") for name in names):
+        form = "a TorchScript archive, which holds a program"
+        raise _refusal(path, form, "save the weights alone, with the model's own save_pretrained")
+    if not any(name.endswith("/data.pkl") for name in names):
+        raise _refusal(path, "a zip archive", _UNPACK)
+
+
+def _refusal(path: Path, form: str, advice: str) -> ModelError:
+    return ModelError(f"{path}: cannot be read: it is {form}; {advice}")
