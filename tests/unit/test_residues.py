@@ -10,8 +10,7 @@ from described_models import DNA_TOKENIZER
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqembed.checks.residues import ResidueCheck
-from seqembed.checks.tally import find_unknown
+from seqembed.checks.residues import ResidueCheck, find_unknown
 from seqembed.errors import FastaError, ResidueError
 from seqembed.models.encoders.tokenization import ESM2_LETTERS, BpeTokenizer
 

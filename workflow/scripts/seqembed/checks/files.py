@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from seqembed.checks.lines import Finding, Place
-from seqembed.checks.notations import NO_SEQUENCE
+from seqembed.checks.lines import NO_SEQUENCE, Finding, Place
 from seqembed.fasta.records import Records
 
 # These three are half of Foldseek's 20 letters of structure, and a sixth of amino acids. Collagen

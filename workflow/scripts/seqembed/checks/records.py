@@ -9,8 +9,13 @@ from typing import AnyStr
 
 import numpy as np
 
-from seqembed.checks.lines import IS_WORD, Finding
-from seqembed.checks.notations import AMINO_ACIDS, THREE_LETTERS, is_three_letter_codes
+from seqembed.checks.lines import (
+    AMINO_ACIDS,
+    IS_WORD,
+    THREE_LETTERS,
+    Finding,
+    is_three_letter_codes,
+)
 from seqembed.fasta.records import Records
 from seqembed.models.families import Molecule
 

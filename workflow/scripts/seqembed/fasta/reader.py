@@ -12,8 +12,7 @@ from pathlib import Path
 
 from seqembed.errors import FastaError
 from seqembed.fasta.compression import read_chunks
-from seqembed.fasta.other_formats import refuse_preamble
-from seqembed.fasta.record_faults import find_fault
+from seqembed.fasta.faults import find_fault, refuse_preamble
 from seqembed.fasta.records import BLANKS, Records, parse
 
 CHUNK_BYTES = 1 << 18

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -9,11 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from seqembed.fasta.characters import BLANK_TEXT
-
 MAX_ID_BYTES = 1024
 BLANKS = b" \t\r\n\v\f"
 GAPS = b"-."
+# These end an id. A no-break space looks like a blank, and NCBI joins the headers of equal
+# sequences by a control character.
+_BLANK_TEXT = re.compile("[ \t\x01\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 
 _LINE_FEED, _RETURN, _BLANK, _HEADER, _STOP, _DOT, _DASH = b"\n\r >*.-"
 # ASCII characters that make a header odd: NUL, and what ends an id beside the blank.
@@ -27,9 +29,10 @@ Places = NDArray[np.int64]
 
 
 class Record(NamedTuple):
-    """A record; `line` (from 1) and `byte_offset` (from 0, decompressed) are its header's.
+    """A record, whose residues are not checked.
 
-    residues: upper case, without blanks and without one stop at the end; not checked.
+    residues: upper case, without blanks and without one stop at the end. line (from 1),
+    byte_offset (from 0, in the decompressed file): where the record's header begins.
     """
 
     sequence_id: str
@@ -44,9 +47,10 @@ class Records:
     """n consecutive records of a file, in columns.
 
     headers: without `>`, and without blanks at the end. lengths: of the residues, (n,). block: the
-    text of the records; begins, ends: where each header begins and ends in it, (n,); line_begins,
-    line_ends: the same of all lines. odd: the numbers, ascending, of records whose header or lines
-    hold anything but plain ASCII text and upper-case letters: only these can be faulty.
+    text of the records. begins, ends: where each header begins and ends in `block`, (n,);
+    line_begins, line_ends: the same of all lines of the block. odd: the numbers (from 0) of records
+    whose header or lines hold anything but plain ASCII text and upper-case letters, ascending; only
+    these can be faulty.
     """
 
     sequence_ids: list[str]
@@ -82,18 +86,21 @@ class Records:
         return self.block[self.begins[number] : end]
 
     def line(self, number: int) -> bytes:
-        """Return a line of the block, by its number in the block, without blanks around it."""
+        """Return a line of the block by its number (from 0), without blanks around it."""
         return self.block[self.line_begins[number] : self.line_ends[number]].strip()
 
 
 def parse(block: bytes, line: int, offset: int, *, without_gaps: bool = False) -> Records:
-    """Parse a block of complete records, which begins at this line and offset of its file.
+    """Parse a block of complete records, which begins with a header.
 
-    It begins with a header. without_gaps: drop gaps from sequences, as blanks are. Faults are not
-    looked for, but a faulty record is always among the odd ones.
+    line, offset: where the block begins in its file. without_gaps: drop `-` and `.` from sequences.
+    Faulty records are parsed too; each is among the odd ones.
     """
     letters = np.frombuffer(block, np.uint8)
-    passed = _find_passed(letters, without_gaps)
+    is_passed = letters <= _BLANK
+    if without_gaps:
+        is_passed |= (letters == _DASH) | (letters == _DOT)
+    passed = np.flatnonzero(is_passed)
     line_begins, line_ends = _find_lines(block, passed[letters[passed] == _LINE_FEED])
     numbers = np.flatnonzero(letters[line_begins] == _HEADER)
     begins, ends = line_begins[numbers], line_ends[numbers]
@@ -126,18 +133,10 @@ def _cut_usual(header: str) -> tuple[str, str]:
 
 def cut_header(header: str) -> tuple[str, str]:
     """Split a header at its first blank into id and description."""
-    found = BLANK_TEXT.search(header)
+    found = _BLANK_TEXT.search(header)
     if not found:
         return header, ""
     return header[: found.start()], header[found.end() :].strip(" \t")
-
-
-def _find_passed(letters: NDArray[np.uint8], without_gaps: bool) -> Places:
-    """Return the places of blanks and control characters, and of gaps that are dropped."""
-    passed = letters <= _BLANK
-    if without_gaps:
-        passed |= (letters == _DASH) | (letters == _DOT)
-    return np.flatnonzero(passed)
 
 
 def _find_lines(block: bytes, line_feeds: Places) -> tuple[Places, Places]:
@@ -165,7 +164,7 @@ def _cut_residues(
 
 
 def _has_stop(plain: bytes, first: Places, last: Places) -> NDArray[np.bool_]:
-    """Whether each sequence ends with a `*` or a `.`; of several dots, gaps, none is a stop."""
+    """Whether each sequence ends with a stop, (n,): a `*`, or a `.` that follows no gap."""
     letters = np.frombuffer(plain, np.uint8)
     final, before = letters[last - 1], letters[np.maximum(last - 2, 0)]
     gap = (last - first > 1) & ((before == _DOT) | (before == _DASH))
@@ -174,9 +173,8 @@ def _has_stop(plain: bytes, first: Places, last: Places) -> NDArray[np.bool_]:
 
 
 def _decode_headers(block: bytes, begins: Places, ends: Places) -> list[str]:
-    """Decode the headers between these places."""
-    pairs = zip(begins.tolist(), ends.tolist(), strict=True)
-    headers = [block[b:e] for b, e in pairs]
+    """Return the headers that begin and end at these offsets, without blanks at their ends."""
+    headers = [block[b:e] for b, e in zip(begins.tolist(), ends.tolist(), strict=True)]
     try:
         texts = b"\n".join(headers).decode().split("\n")
     except UnicodeDecodeError:
@@ -191,7 +189,7 @@ def _decode_headers(block: bytes, begins: Places, ends: Places) -> list[str]:
 
 
 def decode_header(header: bytes) -> str:
-    """Decode UTF-8, or else Latin-1, which older databases have in descriptions."""
+    """Return a header decoded from UTF-8, or else from Latin-1, as older databases write it."""
     try:
         return header.decode()
     except UnicodeDecodeError:
@@ -199,7 +197,7 @@ def decode_header(header: bytes) -> str:
 
 
 def _cut_headers(headers: list[str]) -> tuple[list[str], list[str], list[int]]:
-    """Return ids, descriptions, and the numbers of odd headers."""
+    """Return the ids, the descriptions, and the numbers of odd headers, ascending."""
     joined = "\n".join(headers)
     # In a usual header only a blank ends the id; a search for others takes much longer.
     usual = joined.isascii() and not any(odd in joined for odd in _ODD_IN_HEADERS)
@@ -207,29 +205,31 @@ def _cut_headers(headers: list[str]) -> tuple[list[str], list[str], list[int]]:
     ids, descriptions = map(list, zip(*cut, strict=True))
     if usual and all(ids) and max(map(len, ids)) <= MAX_ID_BYTES:
         return ids, descriptions, []
-    pairs = enumerate(zip(headers, ids, strict=True))
-    return ids, descriptions, [number for number, pair in pairs if not _is_plain(*pair)]
-
-
-def _is_plain(header: str, sequence_id: str) -> bool:
-    odd = any(odd in header for odd in _ODD_IN_HEADERS)
-    return header.isascii() and not odd and 0 < len(sequence_id) <= MAX_ID_BYTES
+    sizes = map(len, ids)
+    plain = [
+        0 < size <= MAX_ID_BYTES
+        and header.isascii()
+        and not any(c in header for c in _ODD_IN_HEADERS)
+        for header, size in zip(headers, sizes, strict=True)
+    ]
+    return ids, descriptions, [number for number, is_plain in enumerate(plain) if not is_plain]
 
 
 def _upper(cased: list[bytes]) -> tuple[list[bytes], list[int]]:
-    """Return the sequences in upper case, and the numbers of those not of upper-case letters."""
+    """Return the sequences in upper case, and the numbers of empty ones and of those with others.
+
+    Others are characters that are neither upper-case letters nor `*`.
+    """
     if not b"".join(cased).translate(None, _LETTERS):
         return cased, [number for number, residues in enumerate(cased) if not residues]
-    odd = [
-        n for n, residues in enumerate(cased) if not residues or residues.translate(None, _LETTERS)
-    ]
+    odd = [n for n, text in enumerate(cased) if not text or text.translate(None, _LETTERS)]
     return [residues.upper() for residues in cased], odd
 
 
 def _find_odd_lines(
     letters: NDArray[np.uint8], passed: Places, begins: Places, ends: Places
 ) -> list[int]:
-    """Return the records with blanks, gaps or lone carriage returns in their lines."""
+    """Return the numbers of records with blanks, gaps or lone carriage returns in their lines."""
     kinds = letters[passed]
     returns = passed[kinds == _RETURN]
     in_headers = int((np.searchsorted(passed, ends) - np.searchsorted(passed, begins)).sum())
