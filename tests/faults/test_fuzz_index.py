@@ -43,7 +43,7 @@ def test_every_case_is_indexed_or_refused_as_the_oracle_says(tmp_path):
     ("module", "name", "fault"),
     [
         (faults, "_find_line_fault", lambda raw, residues: None),
-        (faults, "_find_header_fault", lambda header: None),
+        (faults, "_find_header_fault", lambda *arguments: None),
         (compression, "_refuse_cut_bgzip", lambda plain, path: None),
         (records, "_find_odd_lines", lambda *arguments: []),
         (records, "_has_stop", lambda plain, first, last: last < 0),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from seqembed.checks.file_check import FileCheck, Suspicious
+from seqembed.checks.file_check import FileCheck
 from seqembed.errors import ResidueError, count_of
 from seqembed.fasta.faults import name_character
 from seqembed.fasta.reader import read_batches
@@ -17,6 +17,7 @@ from seqembed.models.families import Molecule
 
 InvalidResidues = Literal["error", "unk", "skip"]
 Gaps = Literal["error", "remove", "keep"]
+Suspicious = Literal["error", "allow"]
 
 SHOWN_PLACES, SHOWN_KINDS = 10, 5
 SHOWN_ID, SHOWN_PATH = 60, 200
@@ -77,13 +78,13 @@ class Tally:
         return unknown
 
     @property
-    def amounts(self) -> tuple[str, str, str]:
-        """For a message: how many characters, how many sequences, and how many of each kind."""
+    def amounts(self) -> str:
+        """For a message: how many characters in how many sequences, and how many of each kind."""
         kinds = self.counts.most_common(SHOWN_KINDS)
         shown = ", ".join(f"{name_character(letter)} {count:,}" for letter, count in kinds)
         more = ", ..." if len(self.counts) > SHOWN_KINDS else ""
         characters = count_of(self.counts.total(), self._noun)
-        return characters, count_of(self.sequences, "sequence"), f"({shown}{more})"
+        return f"{characters} in {count_of(self.sequences, 'sequence')} ({shown}{more})"
 
     @property
     def first(self) -> str:
@@ -126,7 +127,7 @@ class ResidueCheck:
             self._molecule,
             impossible=self._asked != "skip",
             gaps_kept=self.gaps == "keep",
-            suspicious=self._suspicious,
+            suspicious=self._suspicious == "error",
         )
         for records in read_batches(path, without_gaps=self.gaps == "remove"):
             text = b"".join(records.residues)
@@ -140,12 +141,9 @@ class ResidueCheck:
     def finish(self) -> None:
         """Raise ResidueError, after the last file, if the settings refuse what was found."""
         if self._gaps.sequences:
-            gaps, sequences, kinds = self._gaps.amounts
-            raise ResidueError(
-                f"{gaps} in {sequences} {kinds}, as in an alignment; set `gaps: remove` to have "
-                "them taken out, or `gaps: keep` to embed them as the model's own gap token "
-                f"(after --config: gaps=remove){self._gaps.first}"
-            )
+            message = f"{self._gaps.amounts}, as in an alignment; set `gaps: remove` to have them "
+            message += "taken out, or `gaps: keep` to embed them as the model's own gap token "
+            raise ResidueError(f"{message}(after --config: gaps=remove){self._gaps.first}")
         refused = self._unknown.sequences
         if refused and self._asked == "error":
             raise self._error("")
@@ -154,12 +152,14 @@ class ResidueCheck:
 
     def summary(self) -> str | None:
         """Describe what is done with residues unknown to the model; None if there are none."""
-        if not self._unknown.sequences:
+        unknown = self._unknown
+        if not unknown.sequences:
             return None
+        found = f"the model does not know {unknown.amounts}"
         if self._asked == "skip":
-            left_out = f"{self._unknown.sequences:,} of {self._records:,} sequences are left out: "
-            return left_out + self._found() + self._unknown.first
-        return f"{self._found()}; they are read as its unknown token{self._unknown.first}"
+            left_out = f"{unknown.sequences:,} of {self._records:,} sequences are left out"
+            return f"{left_out}: {found}{unknown.first}"
+        return f"{found}; they are read as its unknown token{unknown.first}"
 
     def _exclude(self, path: Path, records: Records, text: bytes) -> list[str | None]:
         """Count records, and return the reasons to leave them out; text: the residues of all."""
@@ -178,14 +178,8 @@ class ResidueCheck:
         contigs = self._molecule == "DNA" and "N" in found
         opening = "sequences hold N, as contigs often do: " if contigs else ""
         skip = ", or `skip` to leave these sequences out" if self._asked == "error" else ""
-        advice = [
-            "set `embedding: {invalid_residues: unk}` to have them read as its unknown token"
-            f"{skip} (after --config: 'embedding={{invalid_residues: unk}}')"
-        ]
-        advice += [_HINTS[key] for letter in found if (key := (self._molecule, letter)) in _HINTS]
-        message = "; ".join([opening + problem + self._found(), *advice])
-        return ResidueError(message + self._unknown.first)
-
-    def _found(self) -> str:
-        residues, sequences, kinds = self._unknown.amounts
-        return f"the model does not know {residues} of {sequences} {kinds}"
+        message = f"{opening}{problem}the model does not know {self._unknown.amounts}; set "
+        message += "`embedding: {invalid_residues: unk}` to have them read as its unknown token"
+        message += f"{skip} (after --config: 'embedding={{invalid_residues: unk}}')"
+        hints = [_HINTS[key] for letter in found if (key := (self._molecule, letter)) in _HINTS]
+        return ResidueError("; ".join([message, *hints]) + self._unknown.first)

@@ -1,7 +1,7 @@
 """Decompress files of gzip, bzip2, xz and zstd, of one stream or several.
 
-A truncated or damaged file is an error. A decompressor cannot notice that a file was cut exactly
-between two streams: `_refuse_cut_between` looks for signs of it.
+A decompressor does not notice that a file was cut exactly between two streams; `_refuse_cut_bgzip`
+and `_refuse_cut_between` do.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def read_chunks(path: str | Path, chunk_bytes: int) -> Iterator[bytes]:
     """Yield the decompressed bytes of a file, `chunk_bytes` or fewer at a time.
 
     Raises FastaError for a file that cannot be read, is truncated or is damaged, after the bytes
-    before that place were yielded.
+    before the fault were yielded.
     """
     kind = None
     try:
@@ -73,7 +73,7 @@ def read_chunks(path: str | Path, chunk_bytes: int) -> Iterator[bytes]:
 
 
 def compression_of(begin: bytes) -> str | None:
-    """Return the kind of compression of a file with these first bytes; None for a plain file."""
+    """Return the compression, such as "gzip", that these first bytes show; None if plain."""
     return next((kind for magic, kind in _KINDS.items() if magic.match(begin)), None)
 
 
@@ -108,16 +108,11 @@ def _unpack(file: IO[bytes], path: str | Path, kind: str, chunk_bytes: int) -> I
                 size, last = size + len(chunk), chunk[-1:]
         if size:
             sizes.append(size)
-        data = _skip_padding(file, stream.unused_data, chunk_bytes)
+        # Zeros may lie between two streams.
+        data = stream.unused_data.lstrip(b"\0")
+        while not data and (more := file.read(chunk_bytes)):
+            data = more.lstrip(b"\0")
     _refuse_cut_between(path, kind, sizes, last)
-
-
-def _skip_padding(file: IO[bytes], data: bytes, chunk_bytes: int) -> bytes:
-    """Return what follows a stream, without zeros between it and the next one."""
-    data = data.lstrip(b"\0")
-    while not data and (more := file.read(chunk_bytes)):
-        data = more.lstrip(b"\0")
-    return data
 
 
 def _refuse_cut_between(path: str | Path, kind: str, sizes: list[int], last: bytes) -> None:
@@ -131,8 +126,8 @@ def _refuse_cut_between(path: str | Path, kind: str, sizes: list[int], last: byt
         return
     whole = sizes[-1] == sizes[0] if len(sizes) > 1 else any(sizes[0] % n == 0 for n in _PIECES)
     if whole:
-        raise FastaError(
-            f"the {kind} file ends within a line, just where one of its streams ends, so it is "
-            "truncated; copy it again, or end its text with a line break if it is complete",
-            path=path,
+        message = f"the {kind} file ends within a line, just where one of its streams ends, so it "
+        message += (
+            "is truncated; copy it again, or end its text with a line break if it is complete"
         )
+        raise FastaError(message, path=path)

@@ -9,7 +9,7 @@ from typing import NamedTuple, NoReturn
 
 from seqembed.errors import FastaError
 from seqembed.fasta.compression import compression_of
-from seqembed.fasta.records import BLANKS, GAPS, MAX_ID_BYTES, Record, cut_header, decode_header
+from seqembed.fasta.records import BLANKS, GAPS, MAX_ID_BYTES, Record
 
 # The beginning of the text before the first header, and what such a file is.
 _BEGINNINGS = {
@@ -63,7 +63,7 @@ def refuse_preamble(text: bytes, path: str | Path, line: int) -> NoReturn:
 def find_fault(raw: bytes, record: Record, *, without_gaps: bool) -> Fault | None:
     """Return the first fault of a record, None for a sound one; raw: the record as in its file."""
     header, _, body = raw.partition(b"\n")
-    if fault := _find_header_fault(header[1:]):
+    if fault := _find_header_fault(header[1:], record.sequence_id):
         return fault
     if found := _find_line_fault(raw, body.translate(None, BLANKS)):
         message, place = found
@@ -72,16 +72,15 @@ def find_fault(raw: bytes, record: Record, *, without_gaps: bool) -> Fault | Non
         return None
     gaps = without_gaps and any(gap in body for gap in GAPS)
     what = "has only gaps, which `gaps: remove` takes out" if gaps else "has no residues"
-    return Fault(f"{what}; remove the record or add its sequence", 0, record.sequence_id)
+    return Fault(f"{what}; remove the record or add its sequence", record=record.sequence_id)
 
 
-def _find_header_fault(header: bytes) -> Fault | None:
-    """Return why a header, without its `>`, has no valid id."""
+def _find_header_fault(header: bytes, sequence_id: str) -> Fault | None:
+    """Return why a header, without its `>`, has no valid id; None for a valid one."""
     if _LONE_RETURN.search(header):
         return Fault(_LONE_RETURN_ADVICE)
     if b"\0" in header:
         return Fault("the header holds a NUL byte; remove it")
-    sequence_id = cut_header(decode_header(header).strip(" \t\r\v\f"))[0]
     try:
         header.decode()
     except UnicodeDecodeError as error:
@@ -93,10 +92,10 @@ def _find_header_fault(header: bytes) -> Fault | None:
         return Fault("the header has no id; write `>id description`, with no blank after `>`")
     if (size := len(sequence_id.encode())) > MAX_ID_BYTES:
         message = f"the id has {size:,} bytes; shorten it to at most {MAX_ID_BYTES:,}"
-        return Fault(message, 0, sequence_id[:40] + "...")
+        return Fault(message, record=sequence_id[:40] + "...")
     if found := _INVISIBLE.search(sequence_id):
         message = f"the id holds {name_character(found[0])}, which cannot be seen; remove it"
-        return Fault(message, 0, sequence_id)
+        return Fault(message, record=sequence_id)
     return None
 
 

@@ -27,8 +27,8 @@ def read_batches(
 ) -> Iterator[Records]:
     """Yield the records of a FASTA file in order, one or more at a time.
 
-    without_gaps: drop `-` and `.` from sequences, as blanks are. Raises FastaError, with record and
-    line, for whatever is not FASTA, after the records before it were yielded.
+    without_gaps: drop `-` and `.` from sequences. Raises FastaError, with record and line, for the
+    first place that is not FASTA, after the records before that place were yielded.
     """
     line, offset, seen = 1, 0, False
     for block in _blocks(read_chunks(path, chunk_bytes)):
@@ -44,7 +44,7 @@ def read_batches(
 
 
 def _blocks(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Cut a file into blocks of whole records, none empty: at the last header of each chunk."""
+    """Yield blocks of whole records, none empty, each cut at the last header of a chunk."""
     parts: list[bytes] = []
     last = b"\n"
     for chunk in chunks:
@@ -64,8 +64,8 @@ def _blocks(chunks: Iterator[bytes]) -> Iterator[bytes]:
 def _find_first_header(block: bytes, path: str | Path, line: int) -> int:
     """Return where the first header of a block begins, or the block's length if it has none.
 
-    line: the block's first. Raises FastaError for text before the header; a byte-order mark at the
-    beginning of the file is ignored.
+    line: the number of the block's first line. Raises FastaError for text before the header,
+    except for a byte-order mark and comments.
     """
     top = len(BYTE_ORDER_MARK) if line == 1 and block.startswith(BYTE_ORDER_MARK) else 0
     begin = top
@@ -90,7 +90,7 @@ def _blank_comments(block: bytes) -> bytes:
 
 
 def _is_comment(run: re.Match[bytes]) -> bool:
-    """Whether these lines are below a header, above one, or at the end of the block."""
+    """Whether lines with `;` are below a header, above one, or at the end of the block."""
     block, begin = run.string, run.start()
     above = block.rfind(b"\n", 0, max(0, begin - 1)) + 1
     below = block[run.end() : run.end() + 2]
@@ -102,7 +102,7 @@ def _blank(run: re.Match[bytes]) -> bytes:
 
 
 def _refuse_faults(records: Records, path: str | Path, without_gaps: bool) -> Iterator[Records]:
-    """Yield the records; raise FastaError for the first faulty one after those before it."""
+    """Yield the records; raise FastaError for the first faulty record after those before it."""
     for number in records.odd:
         raw, line = records.raw(number), records.lines[number]
         if fault := find_fault(raw, records[number], without_gaps=without_gaps):

@@ -133,10 +133,8 @@ def _cut_usual(header: str) -> tuple[str, str]:
 
 def cut_header(header: str) -> tuple[str, str]:
     """Split a header at its first blank into id and description."""
-    found = _BLANK_TEXT.search(header)
-    if not found:
-        return header, ""
-    return header[: found.start()], header[found.end() :].strip(" \t")
+    sequence_id, *rest = _BLANK_TEXT.split(header, maxsplit=1)
+    return sequence_id, rest[0].strip(" \t") if rest else ""
 
 
 def _find_lines(block: bytes, line_feeds: Places) -> tuple[Places, Places]:
@@ -178,7 +176,7 @@ def _decode_headers(block: bytes, begins: Places, ends: Places) -> list[str]:
     try:
         texts = b"\n".join(headers).decode().split("\n")
     except UnicodeDecodeError:
-        texts = [decode_header(header) for header in headers]
+        texts = [_decode_header(header) for header in headers]
     letters = np.frombuffer(block, np.uint8)
     # Few headers have blanks at their ends. One before the id stays: such a header has no id.
     edges = letters[np.append(ends - 1, np.minimum(begins, len(block) - 1))]
@@ -188,7 +186,7 @@ def _decode_headers(block: bytes, begins: Places, ends: Places) -> list[str]:
     return texts
 
 
-def decode_header(header: bytes) -> str:
+def _decode_header(header: bytes) -> str:
     """Return a header decoded from UTF-8, or else from Latin-1, as older databases write it."""
     try:
         return header.decode()
@@ -199,18 +197,17 @@ def decode_header(header: bytes) -> str:
 def _cut_headers(headers: list[str]) -> tuple[list[str], list[str], list[int]]:
     """Return the ids, the descriptions, and the numbers of odd headers, ascending."""
     joined = "\n".join(headers)
-    # In a usual header only a blank ends the id; a search for others takes much longer.
+    # In a usual header only a blank ends the id; a search for other characters takes much longer.
     usual = joined.isascii() and not any(odd in joined for odd in _ODD_IN_HEADERS)
     cut = map(_cut_usual if usual else cut_header, headers)
     ids, descriptions = map(list, zip(*cut, strict=True))
     if usual and all(ids) and max(map(len, ids)) <= MAX_ID_BYTES:
         return ids, descriptions, []
-    sizes = map(len, ids)
     plain = [
         0 < size <= MAX_ID_BYTES
         and header.isascii()
         and not any(c in header for c in _ODD_IN_HEADERS)
-        for header, size in zip(headers, sizes, strict=True)
+        for header, size in zip(headers, map(len, ids), strict=True)
     ]
     return ids, descriptions, [number for number, is_plain in enumerate(plain) if not is_plain]
 
