@@ -19,8 +19,8 @@ _SAMPLE_LETTERS, _MIN_LETTERS = 1 << 20, 200
 # What R and pandas write for a missing value. Peptides of these letters exist.
 _MISSING, _MISSING_LETTERS = frozenset((b"NA", b"NAN")), 3
 _LONG = 20
-# Lengths at which spreadsheets and databases cut a text, and how many longest sequences of such a
-# length are no coincidence.
+# Lengths at which spreadsheets and databases cut a text, and how many sequences of this length,
+# if none is longer, are no coincidence.
 _CUT = {255: 3, 256: 3, 4000: 2, 32_767: 1, 65_535: 1}
 _SHOWN_LETTERS = 100
 _LENGTH = re.compile(r"(?<![a-z])len(?:gth)?[ =:_]+([0-9]{1,12})(?![0-9.])", re.IGNORECASE)
@@ -56,7 +56,7 @@ class Identities:
     width: int | None = None
 
     def find(self, records: Records) -> Iterator[tuple[int, Finding]]:
-        """Yield the records, by number, that are mostly dots, if the first record has none."""
+        """Yield the numbers of records that are mostly dots, if the first record has no gaps."""
         if self.width is None:
             self.width = 0 if _has_gap(records, 0) else int(records.lengths[0])
         for number in records.odd if self.width else []:
@@ -70,16 +70,16 @@ class Identities:
 
 def _has_gap(records: Records, number: int) -> bool:
     """Whether a record has gaps in its file, even if they are dropped from its residues."""
-    body = records.raw(number).partition(b"\n")[2]
-    return b"." in body or b"-" in body
+    raw = records.raw(number)
+    return max(raw.rfind(b"."), raw.rfind(b"-")) > raw.find(b"\n")
 
 
 @dataclass
 class Lengths:
     """Finds sequences that a program seems to have cut at its greatest length of a text.
 
-    records: so far. longest: the greatest length; count: how many records have this length; first:
-    line and first letters of the first of these.
+    records: how many were read. longest: the greatest length; count: how many records have this
+    length; first: line and first letters of the first record that has this length.
     """
 
     records: int = 0

@@ -122,12 +122,10 @@ def _refuse_cut_between(path: str | Path, kind: str, sizes: list[int], last: byt
     parallel cut their input into equal pieces, a stream each, and the last piece is smaller. If the
     last one is as large as the others and ends within a line, the rest of the file is missing.
     """
-    if not sizes or last == b"\n":
-        return
-    whole = sizes[-1] == sizes[0] if len(sizes) > 1 else any(sizes[0] % n == 0 for n in _PIECES)
-    if whole:
-        message = f"the {kind} file ends within a line, just where one of its streams ends, so it "
-        message += (
-            "is truncated; copy it again, or end its text with a line break if it is complete"
+    single = len(sizes) == 1 and any(sizes[0] % size == 0 for size in _PIECES)
+    if last != b"\n" and (single or (len(sizes) > 1 and sizes[-1] == sizes[0])):
+        raise FastaError(
+            f"the {kind} file ends within a line, just where one of its streams ends, so it is "
+            "truncated; copy it again, or end its text with a line break if it is complete",
+            path=path,
         )
-        raise FastaError(message, path=path)

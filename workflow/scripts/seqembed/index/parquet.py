@@ -123,8 +123,6 @@ def digest_column(column: Any) -> Digests:
     """Return a fixed_size_binary(16) column as (n, 16) uint8."""
     # The buffer is used as it is: a list of Python objects would take six times the memory.
     parts = [np.empty(0, np.uint8)]
-    for chunk in filter(len, column.chunks):
-        parts.append(
-            np.frombuffer(chunk.buffers()[1], np.uint8, 16 * len(chunk), 16 * chunk.offset)
-        )
+    for part in filter(len, column.chunks):
+        parts += [np.frombuffer(part.buffers()[1], np.uint8, 16 * len(part), 16 * part.offset)]
     return np.concatenate(parts).reshape(-1, 16)

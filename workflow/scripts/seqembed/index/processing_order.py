@@ -19,7 +19,7 @@ Int64s = NDArray[np.int64]
 
 
 def arrange(tokens: Int64s, policy: LengthPolicy) -> Int64s:
-    """Return the processing order of sequences with (n,) tokens, descending, as (n,) places.
+    """Return the processing order of n sequences as places in `tokens`, (n,), which descends.
 
     Sequences that together fill a CPU's token budget are neighbours, and so are those that fill a
     GPU's. Multiples of the CPU's budget are filled nearly as well.

@@ -49,10 +49,11 @@ class SequenceIds:
         if len(self._seen) < begin + len(names):
             self._refuse_used(keys, begin, names, records)
         if (place := len(names)) < len(records):
-            message = f"`ids: {self._style}` makes an id over {MAX_ID_BYTES:,} bytes"
             record, line = records.sequence_ids[place][:40], records.lines[place]
-            message += "; shorten the header"
-            raise FastaError(message, path=self._files[-1], record=record, line=line)
+            why = (
+                f"`ids: {self._style}` makes an id over {MAX_ID_BYTES:,} bytes; shorten the header"
+            )
+            raise FastaError(why, path=self._files[-1], record=record, line=line)
         return names
 
     def _make(self, records: Records) -> list[str]:
