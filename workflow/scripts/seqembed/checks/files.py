@@ -90,9 +90,8 @@ class Lengths:
     def add(self, records: Records, text: bytes) -> None:
         """Count the records of one block."""
         self.records += len(records)
-        longest = int(records.lengths.max(initial=0))
-        if longest > self.longest:
-            place = int(records.lengths.argmax())
+        place = int(records.lengths.argmax())
+        if (longest := int(records.lengths[place])) > self.longest:
             self.longest, self.count = longest, 0
             self.first = records.lines[place], records.residues[place][:_SHOWN_LETTERS]
         if longest == self.longest:

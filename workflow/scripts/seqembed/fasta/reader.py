@@ -68,9 +68,7 @@ def _find_first_header(block: bytes, path: str | Path, line: int) -> int:
     except for a byte-order mark and comments.
     """
     top = len(BYTE_ORDER_MARK) if line == 1 and block.startswith(BYTE_ORDER_MARK) else 0
-    begin = top
-    if not block.startswith(b">", top):
-        begin = (block.find(b"\n>", top) + 1) or len(block)
+    begin = top if block.startswith(b">", top) else (block.find(b"\n>", top) + 1) or len(block)
     text = _COMMENTS.sub(_blank, block[top:begin])
     if rest := text.lstrip(BLANKS):
         refuse_preamble(rest, path, line + text.count(b"\n", 0, len(text) - len(rest)))
@@ -104,12 +102,11 @@ def _blank(run: re.Match[bytes]) -> bytes:
 def _refuse_faults(records: Records, path: str | Path, without_gaps: bool) -> Iterator[Records]:
     """Yield the records; raise FastaError for the first faulty record after those before it."""
     for number in records.odd:
-        raw, line = records.raw(number), records.lines[number]
-        if fault := find_fault(raw, records[number], without_gaps=without_gaps):
+        if fault := find_fault(records.raw(number), records[number], without_gaps=without_gaps):
             # In the records before it the caller may find another fault, which comes first.
             if before := records.block[: records.begins[number]]:
                 first, offset = records.lines[0], records.byte_offsets[0]
                 yield parse(before, first, offset, without_gaps=without_gaps)
-            message, below, record = fault
-            raise FastaError(message, path=path, record=record, line=line + below)
+            line = records.lines[number] + fault.line
+            raise FastaError(fault.message, path=path, record=fault.record, line=line)
     yield records
