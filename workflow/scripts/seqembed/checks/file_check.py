@@ -17,7 +17,7 @@ from seqembed.models.families import Molecule
 SHOWN_BYTES = 60
 # Fewer letters do not show what a file holds.
 MIN_LETTERS = 100
-# A third of a usual protein; none of them is one of IUPAC's codes for nucleotides.
+# A third of the letters of a usual protein; none is one of IUPAC's codes for nucleotides.
 AMINO_ACIDS_ALONE = b"EFILPQ"
 PROTEIN_MIN_SHARE = 0.1
 _SET = "set `suspicious: allow` (after --config: suspicious=allow)"
@@ -53,7 +53,7 @@ class FileCheck:
     def look(self, records: Records, text: bytes) -> None:
         """Check the next records; text: the residues of all of them."""
         if self._suspicious:
-            # Faster than to delete these letters, which are everywhere.
+            # Faster than to delete the foreign letters, of which a text may hold many.
             marks = np.frombuffer(text.translate(self._is_foreign), np.bool_)
             self._letters += len(text)
             self._foreign += int(np.count_nonzero(marks))
@@ -108,7 +108,7 @@ class FileCheck:
 
 
 def _refuse_other_molecule(path: Path, molecule: Molecule, total: int, foreign: int) -> None:
-    """Raise FastaError for a file if `foreign` of its `total` letters show the other molecule."""
+    """Raise FastaError if `foreign` of the file's `total` letters show the other molecule."""
     if total < MIN_LETTERS:
         return
     share = f"{100 * foreign / total:.0f}% of its {total:,} letters are in"

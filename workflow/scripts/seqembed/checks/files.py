@@ -69,7 +69,7 @@ class Identities:
 
 
 def _has_gap(records: Records, number: int) -> bool:
-    """Whether a record has gaps in its file, even if they are dropped from its residues."""
+    """Whether a record has gaps in its file; the gaps may be dropped from the residues."""
     raw = records.raw(number)
     return max(raw.rfind(b"."), raw.rfind(b"-")) > raw.find(b"\n")
 
@@ -108,10 +108,10 @@ class Lengths:
 
 @dataclass
 class StatedLengths:
-    """Finds a last record that is shorter than its header says, where no other is.
+    """Finds a file whose last record, and no other, is shorter than its header says.
 
     Trimmed reads disagree in many records, a truncated file only in its last. agreeing, others: how
-    many records have the length that their header states, and how many another.
+    many records have the length that their header states, and how many have another length.
     """
 
     agreeing: int = 0
@@ -165,7 +165,7 @@ class Composition:
             self.missing = next(pair for pair in pairs if pair[1] in _MISSING)
 
     def find(self) -> Place | None:
-        """Return what a protein file looks like, if not proteins."""
+        """Return a line that shows that the file holds no proteins, if any."""
         if self.missing and self.letters > _LONG * self.records:
             return self.missing[0], Finding(1, self.missing[1], NO_SEQUENCE)
         size = len(self.sample)
@@ -194,7 +194,7 @@ class LineWidths:
     first_word: Place | None = None
 
     def add(self, records: Records, text: bytes) -> None:
-        """Count the pairs of one block; blank lines are left out."""
+        """Count the pairs of neighbouring lines of one block; blank lines are left out."""
         widths = records.line_ends - records.line_begins
         letters = np.frombuffer(records.block + b"\n", np.uint8)[records.line_begins]
         # On Windows a blank line has a carriage return.
@@ -214,14 +214,14 @@ class LineWidths:
             self._look_below(records, int(filled[place + 1]))
 
     def _look_below(self, records: Records, number: int) -> None:
-        """Note a line of the block, by its number, if it annotates the line above it."""
+        """Note line `number` of the block if this line annotates the line above it."""
         line = b"".join(records.line(number).split())
         if len(line) >= _ANNOTATION_MIN and len(_RUNS.findall(line)) * 5 < len(line):
             place = records.lines[0] + number
             self.first_annotation = self.first_annotation or (place, Finding(0, line, _ANNOTATION))
 
     def _look(self, records: Records, number: int, next_number: int) -> None:
-        """Count a line of the block, by its number, if it is shorter than the next one."""
+        """Count line `number` of the block if this line is shorter than line `next_number`."""
         line, below = (b"".join(records.line(n).split()) for n in (number, next_number))
         # Blanks, or a carriage return, are no part of their width.
         if not line or len(line) >= len(below):
@@ -234,7 +234,7 @@ class LineWidths:
             self.first_word = place, Finding(0, line, _WORD)
 
     def find(self) -> Place | None:
-        """Return what is suspicious about the file, with its line (from 1)."""
+        """Return the first suspicious line of the file, if any."""
         few = self.steps <= max(1, _MOST_STEPS * self.pairs) and self.equal >= _LEAST_EQUAL
         return self.first_annotation or self.first_word or (self.first_step if few else None)
 

@@ -42,7 +42,7 @@ _MISSING_WORDS = frozenset(
 )
 _LONGEST_MISSING = 40
 _DISPLAYED = re.compile(rb"\A[A-Za-z\s]+\.{3}[A-Za-z\s]*\Z")
-# Expressions to search in a protein's text, and what it is if one is found.
+# Expressions to search in a protein's text, and what a message says if one is found.
 _PROTEIN = {
     # Search engines of mass spectra write the residues on both sides of a protease's cut.
     re.compile(rb"\A\s*[A-Z-]\.[A-Za-z]+\.[A-Z-]\s*\Z"): (
@@ -109,7 +109,7 @@ def find_suspicious(raw: bytes, molecule: Molecule, *, gaps_kept: bool) -> Findi
     if molecule == "protein" and _ends_with_word(body):
         filled = body.rstrip().split(b"\n")
         return Finding(len(filled), filled[-1].strip(), IS_WORD)
-    # Most records have none of these, and need not be cut into lines.
+    # Most records have no blanks, dashes or dots, and need not be cut into lines.
     blanks = (b" " in body or b"\t" in body) and _INNER_BLANK.search(body)
     if not (blanks or b"-" in body or b"." in body):
         return None
@@ -147,7 +147,7 @@ def _find_words(lines: list[bytes], molecule: Molecule) -> Iterator[Finding]:
             yield Finding(number, line, "looks like overlapping words; write the sequence once")
         elif molecule == "DNA" and not line.translate(None, _NUCLEOTIDES):
             continue
-        # A line of residues in blocks has no neighbour that is longer than a block and has none.
+        # Below or above residues in blocks, there is no unbroken line longer than a block.
         elif not size or len(sizes) > 1 or two or solid > size:
             yield Finding(number, line, "looks like words, not residues")
 

@@ -20,7 +20,7 @@ MIN_RECORD_LETTERS = 60
 # Letters of secondary structure, by DSSP or in three states, and runs of helix and strand.
 _STRUCTURE = b"HECTSGBIPL"
 _RUNS = re.compile(rb"H{3,}|E{3,}")
-# No name ends so: it would have other letters, too.
+# A name at the end of a header would have other letters, too.
 _AMINO_ACIDS = b"ACDEFGHIKLMNPQRSTVWY"
 _IS_AMINO_ACID = np.array([byte in _AMINO_ACIDS for byte in range(256)])
 _HEADER_RESIDUES = re.compile(r"[ACDEFGHIKLMNPQRSTVWY]{30,}\Z")
@@ -37,7 +37,7 @@ _ODD_HEADER = re.compile(
 )
 # Reduced alphabets: the classes of Dayhoff, and hydrophobic or polar.
 _REDUCED = b"ABCDEF", b"HP"
-# Sequences begin like this that are written in another alphabet; proteins hardly do.
+# The beginning of sequences that are written in another alphabet; proteins hardly begin so.
 _UNUSUAL = re.compile(
     rb"\n(?:[HECTSGBIPL]{15}|[ACGTUN]{12}|[ABCDEF]{15}|[HP]{15}|(?:%b){2})" % b"|".join(AMINO_ACIDS)
 )
@@ -75,7 +75,7 @@ def _search(
 
 
 def _find_odd_headers(records: Records, molecule: Molecule) -> Iterator[tuple[int, Finding]]:
-    """Yield records whose header shows another format or molecule, or has residues in it."""
+    """Yield records whose header shows another format or molecule, or ends with residues."""
     for number, found in _search(_ODD_HEADER, "\n" + "\n".join(records.headers), "\n"):
         if what := _name_header(found, records.sequence_ids[number], molecule):
             yield number, Finding(0, records.headers[number].encode(), what)

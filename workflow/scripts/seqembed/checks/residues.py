@@ -1,4 +1,4 @@
-"""Check FASTA files for a model: residues that it does not know, gaps, and other text."""
+"""Check FASTA files for residues that a model does not know, for gaps, and for other text."""
 
 from __future__ import annotations
 

@@ -37,10 +37,10 @@ _DECOMPRESSORS: dict[str, Callable[[], Any]] = {
     "xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ),
     "zstd": zstd.ZstdDecompressor,
 }
-# bgzip writes the size of each block into its header, and this empty block at the end of the file.
+# bgzip writes the size of a block into the block's header, and an empty block as the file's end.
 _BGZIP_BLOCK = re.compile(rb"\x1f\x8b\x08\x04.{6}\x06\0BC\x02\0", re.DOTALL)
 _BGZIP_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
-# Programs that compress in parallel cut their input into pieces, each a multiple of one of these.
+# Programs that compress in parallel cut their input into pieces of a multiple of these bytes.
 _PIECES = (100_000, 1 << 16)
 
 
@@ -90,7 +90,7 @@ def _refuse_cut_bgzip(plain: IO[bytes], path: str | Path) -> None:
 def _unpack(file: IO[bytes], path: str | Path, kind: str, chunk_bytes: int) -> Iterator[bytes]:
     """Yield the decompressed streams of a file, one after the other.
 
-    bz2.open and lzma.open would ignore whatever follows the first stream without being one.
+    bz2.open and lzma.open would ignore bytes behind the first stream that begin no other stream.
     """
     sizes: list[int] = []
     last = b""
@@ -118,9 +118,9 @@ def _unpack(file: IO[bytes], path: str | Path, kind: str, chunk_bytes: int) -> I
 def _refuse_cut_between(path: str | Path, kind: str, sizes: list[int], last: bytes) -> None:
     """Raise FastaError where streams seem to be missing at the end of a file.
 
-    sizes: the decompressed bytes of each stream; last: the last byte. Programs that compress in
-    parallel cut their input into equal pieces, a stream each, and the last piece is smaller. If the
-    last one is as large as the others and ends within a line, the rest of the file is missing.
+    sizes: the number of decompressed bytes of each stream; last: the file's last byte. Programs
+    that compress in parallel write equal pieces, a stream each, and a smaller last piece. If the
+    last piece is as large as the first and ends within a line, the rest of the file is missing.
     """
     single = len(sizes) == 1 and any(sizes[0] % size == 0 for size in _PIECES)
     if last != b"\n" and (single or (len(sizes) > 1 and sizes[-1] == sizes[0])):

@@ -11,7 +11,7 @@ from seqembed.errors import FastaError
 from seqembed.fasta.compression import compression_of
 from seqembed.fasta.records import BLANKS, GAPS, MAX_ID_BYTES, Record
 
-# The beginning of the text before the first header, and what such a file is.
+# How a file of another format begins, and what a message says of the file.
 _BEGINNINGS = {
     rb"\xff\xfe|\xfe\xff": "is UTF-16; save the file as UTF-8",
     rb"PK\x03\x04": "is a zip archive; unpack it, and give the FASTA file in it",
@@ -32,7 +32,7 @@ _BEGINNINGS = {
     rb"version https://git-lfs": "is a pointer of git-lfs, not the file; run `git lfs pull`",
 }
 _OTHER = "text before the first header; a FASTA file begins with `>`, remove what precedes it"
-# These cannot be seen: an id with one of them is not the id that it looks like.
+# Characters that cannot be seen: two ids that look alike may differ in one of them.
 _INVISIBLE = re.compile("[\u00ad\u034f\u180e\u200b-\u200f\u2060-\u2064\ufeff]")
 # Bytes that text may hold.
 _TEXT = bytes(byte for byte in range(32, 256) if byte != 127)
@@ -45,7 +45,7 @@ _LONE_RETURN_ADVICE = (
 
 
 class Fault(NamedTuple):
-    """What is wrong with a record, in which of its lines (0: the header), and the id to show."""
+    """A fault of a record: a message, the line (0: the header), and the id to show, if known."""
 
     message: str
     line: int = 0
@@ -61,7 +61,7 @@ def refuse_preamble(text: bytes, path: str | Path, line: int) -> NoReturn:
 
 
 def find_fault(raw: bytes, record: Record, *, without_gaps: bool) -> Fault | None:
-    """Return the first fault of a record, None for a sound one; raw: the record as in its file."""
+    """Return the first fault of a record, or None; raw: the record's text as in its file."""
     header, _, body = raw.partition(b"\n")
     if fault := _find_header_fault(header[1:], record.sequence_id):
         return fault
@@ -76,7 +76,7 @@ def find_fault(raw: bytes, record: Record, *, without_gaps: bool) -> Fault | Non
 
 
 def _find_header_fault(header: bytes, sequence_id: str) -> Fault | None:
-    """Return why a header, without its `>`, has no valid id; None for a valid one."""
+    """Return the fault of a header, given without its `>`; None if the header is valid."""
     if _LONE_RETURN.search(header):
         return Fault(_LONE_RETURN_ADVICE)
     if b"\0" in header:
@@ -100,7 +100,7 @@ def _find_header_fault(header: bytes, sequence_id: str) -> Fault | None:
 
 
 def _find_line_fault(raw: bytes, residues: bytes) -> tuple[str, int] | None:
-    """Return a message on what is never part of a sequence, and its offset in `raw`.
+    """Return a message on the first fault in a record's lines, and the fault's offset in `raw`.
 
     residues: the record without header and blanks.
     """

@@ -73,5 +73,5 @@ def _refuse_irregular(path: str) -> None:
 
 
 def _shown(path: str) -> str:
-    """Return the path on one line, its control characters escaped."""
+    """Return the path with its control characters escaped, so that it fits on one line."""
     return _ODD_IN_NAMES.sub(lambda found: ascii(found[0])[1:-1], path)

@@ -62,7 +62,7 @@ def _blocks(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _find_first_header(block: bytes, path: str | Path, line: int) -> int:
-    """Return where the first header of a block begins, or the block's length if it has none.
+    """Return where the first header of a block begins, or the block's length if none does.
 
     line: the number of the block's first line. Raises FastaError for text before the header,
     except for a byte-order mark and comments.
@@ -78,10 +78,10 @@ def _find_first_header(block: bytes, path: str | Path, line: int) -> int:
 def _blank_comments(block: bytes) -> bytes:
     """Replace comments by blanks, so that all offsets stay as they are.
 
-    The first FASTA programs wrote them below a header or above the next one. Between residues, a
-    line with `;` stays: it may begin a record of an older format.
+    The first FASTA programs wrote comments below a header or above the next header. Between
+    residues, a line with `;` stays: the line may begin a record of an older format.
     """
-    # Most blocks have none, and a search for one byte is much faster.
+    # Most blocks have no comment, and a search for one byte is much faster.
     if b";" not in block or b"\n;" not in block:
         return block
     return _COMMENTS.sub(lambda run: _blank(run) if _is_comment(run) else run[0], block)
@@ -103,7 +103,7 @@ def _refuse_faults(records: Records, path: str | Path, without_gaps: bool) -> It
     """Yield the records; raise FastaError for the first faulty record after those before it."""
     for number in records.odd:
         if fault := find_fault(records.raw(number), records[number], without_gaps=without_gaps):
-            # In the records before it the caller may find another fault, which comes first.
+            # The caller may find a fault in the records before this one, and that comes first.
             if before := records.block[: records.begins[number]]:
                 first, offset = records.lines[0], records.byte_offsets[0]
                 yield parse(before, first, offset, without_gaps=without_gaps)

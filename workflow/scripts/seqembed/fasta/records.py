@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 MAX_ID_BYTES = 1024
 BLANKS = b" \t\r\n\v\f"
 GAPS = b"-."
-# These end an id. A no-break space looks like a blank, and NCBI joins the headers of equal
-# sequences by a control character.
+# An id ends at one of these characters. A no-break space looks like a blank, and NCBI joins the
+# headers of equal sequences by \x01.
 _BLANK_TEXT = re.compile("[ \t\x01\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 
 _LINE_FEED, _RETURN, _BLANK, _HEADER, _STOP, _DOT, _DASH = b"\n\r >*.-"
 # ASCII characters that make a header odd: NUL, and what ends an id beside the blank.
 _ODD_IN_HEADERS = "\0\t\r\x01"
-# A sequence of only these is not odd, unless it is empty.
+# A sequence that holds only these letters is not odd, unless the sequence is empty.
 _LETTERS = bytes(range(ord("A"), ord("Z") + 1)) + b"*"
 # Blanks and control characters, which are no part of a sequence.
-_PASSED = bytes(range(_BLANK + 1))
+_DROPPED = bytes(range(_BLANK + 1))
 
 Places = NDArray[np.int64]
 
@@ -81,7 +81,7 @@ class Records:
         return self.sequence_ids, self.descriptions, self.residues, self.lines, self.byte_offsets
 
     def raw(self, number: int) -> bytes:
-        """Return a record's text, from the `>` of its header up to the next record."""
+        """Return a record as in its file, from the `>` of the header up to the next record."""
         end = self.begins[number + 1] if number + 1 < len(self) else len(self.block)
         return self.block[self.begins[number] : end]
 
@@ -97,15 +97,15 @@ def parse(block: bytes, line: int, offset: int, *, without_gaps: bool = False) -
     Faulty records are parsed too; each is among the odd ones.
     """
     letters = np.frombuffer(block, np.uint8)
-    is_passed = letters <= _BLANK
+    is_dropped = letters <= _BLANK
     if without_gaps:
-        is_passed |= (letters == _DASH) | (letters == _DOT)
-    passed = np.flatnonzero(is_passed)
-    line_begins, line_ends = _find_lines(block, passed[letters[passed] == _LINE_FEED])
+        is_dropped |= (letters == _DASH) | (letters == _DOT)
+    dropped = np.flatnonzero(is_dropped)
+    line_begins, line_ends = _find_lines(block, dropped[letters[dropped] == _LINE_FEED])
     numbers = np.flatnonzero(letters[line_begins] == _HEADER)
     begins, ends = line_begins[numbers], line_ends[numbers]
-    plain = block.translate(None, _PASSED + GAPS if without_gaps else _PASSED)
-    cased, lengths = _cut_residues(plain, passed, begins, ends)
+    packed = block.translate(None, _DROPPED + GAPS if without_gaps else _DROPPED)
+    cased, lengths = _cut_residues(packed, dropped, begins, ends)
     residues, odd_residues = _upper(cased)
     headers = _decode_headers(block, begins + 1, ends)
     ids, descriptions, odd_names = _cut_headers(headers)
@@ -122,7 +122,7 @@ def parse(block: bytes, line: int, offset: int, *, without_gaps: bool = False) -
         ends=ends,
         line_begins=line_begins,
         line_ends=line_ends,
-        odd=sorted({*odd_names, *odd_residues, *_find_odd_lines(letters, passed, begins, ends)}),
+        odd=sorted({*odd_names, *odd_residues, *_find_odd_lines(letters, dropped, begins, ends)}),
     )
 
 
@@ -145,25 +145,25 @@ def _find_lines(block: bytes, line_feeds: Places) -> tuple[Places, Places]:
 
 
 def _cut_residues(
-    plain: bytes, passed: Places, begins: Places, ends: Places
+    packed: bytes, dropped: Places, begins: Places, ends: Places
 ) -> tuple[list[bytes], Places]:
     """Return the sequences and their lengths, (n,).
 
-    plain: the block without the bytes at the offsets `passed`, such as line ends. begins, ends:
+    packed: the block without the bytes at the offsets `dropped`, such as line ends. begins, ends:
     (n,) offsets in the block where each record's header begins, and of the byte after it.
     """
     # A letter moves forward by the number of bytes that were dropped before it.
-    first = ends - np.searchsorted(passed, ends)
-    last = np.append(begins[1:], len(plain) + len(passed))
-    last = last - np.searchsorted(passed, last)
-    last = last - _has_stop(plain, first, last)
-    cased = [plain[b:e] for b, e in zip(first.tolist(), last.tolist(), strict=True)]
+    first = ends - np.searchsorted(dropped, ends)
+    last = np.append(begins[1:], len(packed) + len(dropped))
+    last = last - np.searchsorted(dropped, last)
+    last = last - _has_stop(packed, first, last)
+    cased = [packed[b:e] for b, e in zip(first.tolist(), last.tolist(), strict=True)]
     return cased, last - first
 
 
-def _has_stop(plain: bytes, first: Places, last: Places) -> NDArray[np.bool_]:
+def _has_stop(packed: bytes, first: Places, last: Places) -> NDArray[np.bool_]:
     """Whether each sequence ends with a stop, (n,): a `*`, or a `.` that follows no gap."""
-    letters = np.frombuffer(plain, np.uint8)
+    letters = np.frombuffer(packed, np.uint8)
     final, before = letters[last - 1], letters[np.maximum(last - 2, 0)]
     gap = (last - first > 1) & ((before == _DOT) | (before == _DASH))
     stop: NDArray[np.bool_] = (final == _STOP) | ((final == _DOT) & ~gap)
@@ -178,7 +178,7 @@ def _decode_headers(block: bytes, begins: Places, ends: Places) -> list[str]:
     except UnicodeDecodeError:
         texts = [_decode_header(header) for header in headers]
     letters = np.frombuffer(block, np.uint8)
-    # Few headers have blanks at their ends. One before the id stays: such a header has no id.
+    # Few headers have blanks at their ends. A blank before the id stays: the header has no id.
     edges = letters[np.append(ends - 1, np.minimum(begins, len(block) - 1))]
     if np.any(edges <= _BLANK):
         texts = [text.rstrip(" \t\r\v\f") for text in texts]
@@ -213,9 +213,9 @@ def _cut_headers(headers: list[str]) -> tuple[list[str], list[str], list[int]]:
 
 
 def _upper(cased: list[bytes]) -> tuple[list[bytes], list[int]]:
-    """Return the sequences in upper case, and the numbers of empty ones and of those with others.
+    """Return the sequences in upper case, and the numbers of the odd sequences.
 
-    Others are characters that are neither upper-case letters nor `*`.
+    A sequence is odd if it is empty, or holds anything but upper-case letters and `*`.
     """
     if not b"".join(cased).translate(None, _LETTERS):
         return cased, [number for number, residues in enumerate(cased) if not residues]
@@ -224,19 +224,19 @@ def _upper(cased: list[bytes]) -> tuple[list[bytes], list[int]]:
 
 
 def _find_odd_lines(
-    letters: NDArray[np.uint8], passed: Places, begins: Places, ends: Places
+    letters: NDArray[np.uint8], dropped: Places, begins: Places, ends: Places
 ) -> list[int]:
     """Return the numbers of records with blanks, gaps or lone carriage returns in their lines."""
-    kinds = letters[passed]
-    returns = passed[kinds == _RETURN]
-    in_headers = int((np.searchsorted(passed, ends) - np.searchsorted(passed, begins)).sum())
+    kinds = letters[dropped]
+    returns = dropped[kinds == _RETURN]
+    in_headers = int((np.searchsorted(dropped, ends) - np.searchsorted(dropped, begins)).sum())
     # Most blocks have only the blanks of their headers and line feeds.
-    if not len(returns) and in_headers + np.count_nonzero(kinds == _LINE_FEED) == len(passed):
+    if not len(returns) and in_headers + np.count_nonzero(kinds == _LINE_FEED) == len(dropped):
         return []
     # A return may be the last byte of the block.
     following = letters[np.minimum(returns + 1, len(letters) - 1)]
     lone = returns[(following != _LINE_FEED) & (following != _RETURN)]
-    others = passed[(kinds != _LINE_FEED) & (kinds != _RETURN)]
+    others = dropped[(kinds != _LINE_FEED) & (kinds != _RETURN)]
     owners = np.searchsorted(begins, others, "right") - 1
     inner = owners[others > ends[owners]]
     return [*set(inner.tolist()), *(np.searchsorted(begins, lone, "right") - 1).tolist()]

@@ -47,7 +47,7 @@ class ShardIndex:
 
 
 class IndexFingerprint:
-    """Hashes the ids and digests of an index, in order, and why rows are excluded."""
+    """A hash of the ids and digests of an index, in order, and of the reasons of excluded rows."""
 
     def __init__(self) -> None:
         self._hash = hashlib.blake2b(digest_size=32)
