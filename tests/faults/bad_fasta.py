@@ -237,7 +237,7 @@ BAD_FASTA = {
         b">" + b"i" * 1020 + b"\nMKV\n", "over 1,024 bytes", 1, "i" * 40, ids="file:header"
     ),
     "a residue that ESM-2 does not know": _bad(
-        b">a\nMKV\n>b\nMKJ\n", "does not know 1 residue of 1 sequence", file=""
+        b">a\nMKV\n>b\nMKJ\n", "does not know 1 residue in 1 sequence", file=""
     ),
     "a stop within a protein": _bad(b">a\nMK*V*\n", "a stop may only end", file=""),
     "numbers between residues, as GenBank has them": _bad(

@@ -178,21 +178,21 @@ def _check_error(case: Case, truth: Truth, error: SeqembedError) -> str:
     if truth.faults or not isinstance(error, ResidueError):
         raise Failure(f"{type(error).__name__} {error}; but the oracle finds {truth.faults}")
     if case.gaps == "error" and truth.gapped:
-        _check_counts(truth.gapped, [row.gaps for row in truth.gapped], ["gap", "in"], str(error))
+        _check_counts(truth.gapped, [row.gaps for row in truth.gapped], "gap", str(error))
         return "refused: gaps"
     if not truth.refused_residues(case.asked):
         raise Failure(f"{error}; but the oracle finds nothing that `{case.asked}` refuses")
     counts = [row.unknown for row in truth.unknown]
-    _check_counts(truth.unknown, counts, ["residue", "of"], str(error))
+    _check_counts(truth.unknown, counts, "residue", str(error))
     if f" at {truth.unknown[0].first:,}" not in str(error):
         raise Failure(f"an error without the first place: {error}")
     return "refused: unknown residues"
 
 
-def _check_counts(rows: list[Row], counts: list[int], words: list[str], text: str) -> None:
+def _check_counts(rows: list[Row], counts: list[int], noun: str, text: str) -> None:
     """An error has the number of characters and sequences, and the first place."""
-    (noun, between), total, first = words, sum(counts), rows[0]
-    amounts = f"{total:,} {noun}{'s' * (total != 1)} {between} {len(rows):,} sequence"
+    total, first = sum(counts), rows[0]
+    amounts = f"{total:,} {noun}{'s' * (total != 1)} in {len(rows):,} sequence"
     place = f"; the first: {first.path}, line {first.line}, record "
     for expected in (amounts + "s" * (len(rows) != 1) + " (", place):
         if expected not in text:

@@ -9,7 +9,7 @@ import pytest
 from fuzz_index import SOURCES, describe, fuzz, read_sources
 
 from seqembed.checks import file_check, residues
-from seqembed.fasta import compression, reader, record_faults, records
+from seqembed.fasta import compression, faults, reader, records
 from seqembed.index import sequence_ids, writer
 
 SAMPLE = 800
@@ -42,8 +42,8 @@ def test_every_case_is_indexed_or_refused_as_the_oracle_says(tmp_path):
 @pytest.mark.parametrize(
     ("module", "name", "fault"),
     [
-        (record_faults, "_find_line_fault", lambda raw, residues: None),
-        (record_faults, "_find_header_fault", lambda header: None),
+        (faults, "_find_line_fault", lambda raw, residues: None),
+        (faults, "_find_header_fault", lambda *arguments: None),
         (compression, "_refuse_cut_bgzip", lambda plain, path: None),
         (records, "_find_odd_lines", lambda *arguments: []),
         (records, "_has_stop", lambda plain, first, last: last < 0),

@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from indexing import index_proteins, split_proteins
 
 from seqembed.checkpoints.shard import read_shard_ids
-from seqembed.checks.residues import ResidueCheck
-from seqembed.checks.tally import find_unknown
+from seqembed.checks.residues import ResidueCheck, find_unknown
 from seqembed.errors import FastaError, IndexFormatError, ResidueError
 from seqembed.index import writer
 from seqembed.index.parquet import INDEX_SCHEMA, read_metadata, whole

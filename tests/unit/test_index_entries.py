@@ -90,7 +90,7 @@ def test_invalid_residues(proteins):
     files = proteins.fasta("a.faa", a="MKV", b="MJ"), proteins.fasta("b.faa", c="M*K", d="W")
     outcome = proteins.index(*files)
     assert outcome.returncode == 1
-    assert outcome.stderr.startswith("index: the model does not know 2 residues of 2 sequences")
+    assert outcome.stderr.startswith("index: the model does not know 2 residues in 2 sequences")
     assert outcome.stderr.count("\n") == 1
     assert not (proteins.folder / "index.parquet").exists()
 

@@ -10,8 +10,7 @@ from described_models import DNA_TOKENIZER
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqembed.checks.residues import ResidueCheck
-from seqembed.checks.tally import find_unknown
+from seqembed.checks.residues import ResidueCheck, find_unknown
 from seqembed.errors import FastaError, ResidueError
 from seqembed.models.encoders.tokenization import ESM2_LETTERS, BpeTokenizer
 
@@ -80,7 +79,7 @@ FIRST, SECOND = b">a\nMKV\n>b x\nMJK\nJJ\n", b">c\nLW\n\n>d\nM*K*\n"
 
 def test_unknown_residues_are_counted_with_their_places(tmp_path):
     text = refusal(tmp_path, make_check("protein", "error"), FIRST, SECOND)
-    assert text.startswith("the model does not know 4 residues of 2 sequences ('J' 3, '*' 1)")
+    assert text.startswith("the model does not know 4 residues in 2 sequences ('J' 3, '*' 1)")
     for part in (
         "`embedding: {invalid_residues: unk}`",
         "`skip` to leave these sequences out",
@@ -96,7 +95,7 @@ def test_unknown_residues_are_counted_with_their_places(tmp_path):
 @pytest.mark.parametrize(
     ("asked", "reasons", "summary"),
     [
-        ("unk", [None] * 4, "the model does not know 4 residues of 2 sequences"),
+        ("unk", [None] * 4, "the model does not know 4 residues in 2 sequences"),
         ("skip", [None, "'J' at 2", None, "'*' at 2"], "2 of 4 sequences are left out"),
     ],
 )
@@ -113,7 +112,7 @@ def test_allowed_residues_are_summed_up(tmp_path, asked, reasons, summary):
 def test_the_first_ten_places_are_shown(tmp_path):
     content = b"".join(b">s%d\nMJ\n" % number for number in range(500))
     text = refusal(tmp_path, make_check("protein", "error"), content)
-    assert "500 residues of 500 sequences" in text
+    assert "500 residues in 500 sequences" in text
     assert text.count(", record '") == 10
     assert "'s9'" in text and "'s10'" not in text
 

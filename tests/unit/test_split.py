@@ -14,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from indexing import index_proteins, split_proteins
 
-from seqembed.checks.residues import ResidueCheck
-from seqembed.checks.tally import find_unknown
+from seqembed.checks.residues import ResidueCheck, find_unknown
 from seqembed.errors import ConfigError, IndexFormatError
 from seqembed.index import split
 from seqembed.index.parquet import read_metadata

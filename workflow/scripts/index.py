@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from seqembed import command_line
-from seqembed.checks.file_check import Suspicious
-from seqembed.checks.residues import Gaps, InvalidResidues, ResidueCheck
+from seqembed.checks.residues import Gaps, InvalidResidues, ResidueCheck, Suspicious
 from seqembed.fasta.files import find_fasta_files
 from seqembed.index.sequence_ids import IdStyle
 from seqembed.index.writer import write_index

@@ -1,77 +1,59 @@
-"""Find what is not a sequence of the model's molecule in a FASTA file, or looks like none."""
+"""Find in a FASTA file what is not, or does not look like, a sequence of the model's molecule."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from seqembed.checks.files import Composition, Identities, Lengths, StatedLengths
-from seqembed.checks.line_widths import LineWidths
-from seqembed.checks.lines import (
-    POSSIBLE,
-    Finding,
-    find_impossible,
-    find_suspicious,
-    show,
-)
+from seqembed.checks.files import Composition, Identities, Lengths, LineWidths, StatedLengths
+from seqembed.checks.lines import POSSIBLE, Finding, find_impossible, find_suspicious
 from seqembed.checks.records import DNA_MIN_SHARE, NUCLEOTIDES, find_suspicious_records
 from seqembed.errors import FastaError
 from seqembed.fasta.records import Records
 from seqembed.models.families import Molecule
 
-Suspicious = Literal["error", "allow"]
-
+SHOWN_BYTES = 60
 # Fewer letters do not show what a file holds.
 MIN_LETTERS = 100
-# A third of a usual protein; none of them is one of IUPAC's codes for nucleotides.
+# A third of the letters of a usual protein; none is one of IUPAC's codes for nucleotides.
 AMINO_ACIDS_ALONE = b"EFILPQ"
 PROTEIN_MIN_SHARE = 0.1
 _SET = "set `suspicious: allow` (after --config: suspicious=allow)"
 _ALLOW = f"correct the file, or {_SET} to have it read as residues"
 
 
-_Finder = Composition | LineWidths | Lengths | StatedLengths
-
-
 class FileCheck:
     """Checks all records of one file, in constant memory.
 
-    impossible: whether a line that cannot be residues is an error; otherwise its sequence is left
-    out. gaps_kept: whether `-` and `.` are embedded. suspicious: whether it is an error that a
-    record or the file looks like something else than sequences.
+    impossible: whether a line that cannot be residues is an error, or its sequence is left out.
+    gaps_kept: whether `-` and `.` are embedded. suspicious: whether it is an error that a record
+    or the file looks like something else than sequences.
     """
 
     def __init__(
-        self,
-        path: Path,
-        molecule: Molecule,
-        *,
-        impossible: bool,
-        gaps_kept: bool,
-        suspicious: Suspicious,
+        self, path: Path, molecule: Molecule, *, impossible: bool, gaps_kept: bool, suspicious: bool
     ) -> None:
         self._path, self._molecule = path, molecule
-        self._impossible, self._gaps_kept = impossible, gaps_kept
-        self._suspicious = suspicious == "error"
+        self._impossible, self._gaps_kept, self._suspicious = impossible, gaps_kept, suspicious
         protein = molecule == "protein"
         foreign = NUCLEOTIDES if protein else AMINO_ACIDS_ALONE
         self._is_foreign = bytes(byte in foreign for byte in range(256))
         self._letters = self._foreign = 0
         self._identities = Identities()
-        self._finders: list[_Finder] = [LineWidths(protein), Lengths(), StatedLengths()]
+        self._finders: list[Composition | LineWidths | Lengths | StatedLengths]
+        self._finders = [LineWidths(protein), Lengths(), StatedLengths()]
         if protein:
             self._finders.insert(0, Composition())
-        # The first finding, with its line and id; and how many records have one.
+        # The first finding, with its line and id; how many records have a finding.
         self._first: tuple[Finding, int, str] | None = None
         self._count = 0
 
     def look(self, records: Records, text: bytes) -> None:
-        """Check the next records; text: the residues of all."""
+        """Check the next records; text: the residues of all of them."""
         if self._suspicious:
-            # Faster than to delete these letters, which are everywhere.
+            # Faster than to delete the foreign letters, of which a text may hold many.
             marks = np.frombuffer(text.translate(self._is_foreign), np.bool_)
             self._letters += len(text)
             self._foreign += int(np.count_nonzero(marks))
@@ -97,9 +79,8 @@ class FileCheck:
         # Of DNA, upper-case letters may be wrong, too.
         usual = self._molecule == "protein" or not text.translate(None, POSSIBLE["DNA"])
         for number in records.odd if usual else range(len(records)):
-            raw, finding = records.raw(number), None
-            if self._impossible:
-                finding = find_impossible(raw, self._molecule)
+            raw = records.raw(number)
+            finding = find_impossible(raw, self._molecule) if self._impossible else None
             if self._suspicious and not finding:
                 finding = find_suspicious(raw, self._molecule, gaps_kept=self._gaps_kept)
             if finding:
@@ -116,7 +97,9 @@ class FileCheck:
                 raise self._error(finding, line, None)
 
     def _error(self, finding: Finding, line: int, record: str | None) -> FastaError:
-        message = f"{show(finding.text)} {finding.what}"
+        text = finding.text[:SHOWN_BYTES].decode(errors="replace")
+        text += "..." * (len(finding.text) > SHOWN_BYTES)
+        message = f"{text!r} {finding.what}"
         if self._count > 1:
             message += f" ({self._count:,} records look wrong in this or another way)"
         if not finding.certain:
@@ -125,14 +108,14 @@ class FileCheck:
 
 
 def _refuse_other_molecule(path: Path, molecule: Molecule, total: int, foreign: int) -> None:
-    """Raise FastaError for a file if `foreign` of its `total` letters show the other molecule."""
+    """Raise FastaError if `foreign` of the file's `total` letters show the other molecule."""
     if total < MIN_LETTERS:
         return
     share = f"{100 * foreign / total:.0f}% of its {total:,} letters are in"
     if molecule == "protein" and foreign >= DNA_MIN_SHARE * total:
         message = f"looks like DNA or RNA ({share} {NUCLEOTIDES.decode()}); a protein model needs "
-        message += "proteins: translate the sequences first, or choose a model of DNA; of proteins "
-        raise FastaError(f"{message}that are so, {_SET}", path=path)
+        message += "proteins: translate the sequences first, or choose a model of DNA; if they are "
+        raise FastaError(f"{message}proteins, {_SET}", path=path)
     if molecule == "DNA" and foreign >= PROTEIN_MIN_SHARE * total:
         message = f"looks like proteins ({share} {AMINO_ACIDS_ALONE.decode()}, which only amino "
         message += "acids are); a model of DNA needs nucleotides: give genes, contigs or genomes, "

@@ -1,4 +1,4 @@
-"""Recognise by its records together that a file holds something else than whole sequences."""
+"""Find by all records of a file together that the file holds something else than sequences."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from seqembed.checks.lines import Finding, Place
-from seqembed.checks.notations import NO_SEQUENCE
+import numpy as np
+
+from seqembed.checks.lines import NO_SEQUENCE, Finding, Place
 from seqembed.fasta.records import Records
 
 # These three are half of Foldseek's 20 letters of structure, and a sixth of amino acids. Collagen
@@ -18,28 +19,46 @@ _SAMPLE_LETTERS, _MIN_LETTERS = 1 << 20, 200
 # What R and pandas write for a missing value. Peptides of these letters exist.
 _MISSING, _MISSING_LETTERS = frozenset((b"NA", b"NAN")), 3
 _LONG = 20
-# Lengths at which spreadsheets and databases cut a text, and how many longest sequences of such a
-# length are no coincidence.
+# Lengths at which spreadsheets and databases cut a text, and how many sequences of this length,
+# if none is longer, are no coincidence.
 _CUT = {255: 3, 256: 3, 4000: 2, 32_767: 1, 65_535: 1}
 _SHOWN_LETTERS = 100
 _LENGTH = re.compile(r"(?<![a-z])len(?:gth)?[ =:_]+([0-9]{1,12})(?![0-9.])", re.IGNORECASE)
+# A program wraps at one width: many widths come from wrapping by hand.
+_MOST_STEPS = 0.05
+_LEAST_EQUAL = 4
+# Rare in a short line of residues, frequent in words.
+_RARE = re.compile(rb"[OUBZ]", re.IGNORECASE)
+_SHORT = 30
+# Annotations of topology and structure are long runs of a letter, residues are not.
+_RUNS = re.compile(rb"(?s)(.)\1*")
+_ANNOTATION_MIN = 15
+_ANNOTATION = "looks like an annotation of the line above it, not residues; remove such lines"
+_WORD = "looks like a word above a sequence, not residues"
+_MISSING_HEADER = (
+    "is shorter than the line below it, though the lines of this file have one width: a header "
+    "seems to be missing between them"
+)
+_WORDS = frozenset(
+    b"ALPHA CHAIN DELTA DRAFT FAMILY FRAGMENT GAMMA HELICASE KINASE LIGASE LIKE LIPASE MATRIX "
+    b"PARTIAL PEPTIDE PEPTIDASE PHAGE PLASMID PREDICTED PRIMASE REPEAT SAPIENS SIMILAR SPECIES "
+    b"STRAIN SYNTHASE TITLE TRANSFERASE TRANSMEMBRANE VARIANT VIRAL".split()
+)
 
 
 @dataclass
 class Identities:
     """Finds records of an alignment in which a dot means: as in the first sequence.
 
-    width: columns of the first sequence, None if it has gaps.
+    width: the columns of the first sequence; 0 if that sequence has gaps; None before it is read.
     """
 
     width: int | None = None
-    begun: bool = False
 
     def find(self, records: Records) -> Iterator[tuple[int, Finding]]:
-        """Yield the records, by number, that are mostly dots, if the first record has none."""
-        if not self.begun:
-            self.begun = True
-            self.width = None if _has_gap(records, 0) else int(records.lengths[0])
+        """Yield the numbers of records that are mostly dots, if the first record has no gaps."""
+        if self.width is None:
+            self.width = 0 if _has_gap(records, 0) else int(records.lengths[0])
         for number in records.odd if self.width else []:
             if not _has_gap(records, number):
                 continue
@@ -50,15 +69,18 @@ class Identities:
 
 
 def _has_gap(records: Records, number: int) -> bool:
-    """Whether there are gaps in a record's text, even if they are dropped from its residues."""
+    """Whether a record has gaps in its file; the gaps may be dropped from the residues."""
     raw = records.raw(number)
-    begin = max(0, raw.find(b"\n"))
-    return any(raw.find(gap, begin) >= 0 for gap in (b".", b"-"))
+    return max(raw.rfind(b"."), raw.rfind(b"-")) > raw.find(b"\n")
 
 
 @dataclass
 class Lengths:
-    """Finds sequences that a program seems to have cut at its greatest length of a text."""
+    """Finds sequences that a program seems to have cut at its greatest length of a text.
+
+    records: how many were read. longest: the greatest length; count: how many records have this
+    length; first: line and first letters of the first record that has this length.
+    """
 
     records: int = 0
     longest: int = 0
@@ -68,9 +90,8 @@ class Lengths:
     def add(self, records: Records, text: bytes) -> None:
         """Count the records of one block."""
         self.records += len(records)
-        longest = int(records.lengths.max(initial=0))
-        if longest > self.longest:
-            place = int(records.lengths.argmax())
+        place = int(records.lengths.argmax())
+        if (longest := int(records.lengths[place])) > self.longest:
             self.longest, self.count = longest, 0
             self.first = records.lines[place], records.residues[place][:_SHOWN_LETTERS]
         if longest == self.longest:
@@ -80,18 +101,17 @@ class Lengths:
         """Return the first sequence that seems to be cut."""
         if not _CUT.get(self.longest, self.records) <= self.count < self.records:
             return None
-        line, residues = self.first
-        amount = f"has {self.longest:,} letters, the most that some programs keep of a text"
-        return line, Finding(
-            1, residues, f"{amount}, as {self.count:,} sequences do: were they cut?"
-        )
+        what = f"has {self.longest:,} letters, the most that some programs keep of a text, as "
+        what += f"{self.count:,} sequences do: were they cut?"
+        return self.first[0], Finding(1, self.first[1], what)
 
 
 @dataclass
 class StatedLengths:
-    """Finds a last record that is shorter than its header says, where no other is.
+    """Finds a file whose last record, and no other, is shorter than its header says.
 
-    Trimmed reads disagree in many records, a truncated file only in its last.
+    Trimmed reads disagree in many records, a truncated file only in its last. agreeing, others: how
+    many records have the length that their header states, and how many have another length.
     """
 
     agreeing: int = 0
@@ -110,14 +130,10 @@ class StatedLengths:
                 continue
             stated, length = int(found[1]), int(records.lengths[number])
             # A stop at the end may be counted.
-            if stated in (length, length + 1):
-                self.agreeing += 1
-                continue
-            self.others += 1
-            if length < stated:
-                what = (
-                    f"has {length:,} letters, where its header says {stated:,}: was the file cut?"
-                )
+            agrees = stated in (length, length + 1)
+            self.agreeing, self.others = self.agreeing + agrees, self.others + (not agrees)
+            if length + 1 < stated:
+                what = f"has {length:,} letters, but its header says {stated:,}: was the file cut?"
                 self.last = records.lines[number], Finding(0, header.encode(), what)
 
     def find(self) -> Place | None:
@@ -128,7 +144,8 @@ class StatedLengths:
 class Composition:
     """Finds letters of structure, and a missing value among long proteins.
 
-    sample: the first letters of the file. missing: line and text of the first missing value.
+    letters, records: how many the file has. sample: the first letters of the file. missing: line
+    and text of the first missing value.
     """
 
     letters: int = 0
@@ -148,16 +165,90 @@ class Composition:
             self.missing = next(pair for pair in pairs if pair[1] in _MISSING)
 
     def find(self) -> Place | None:
-        """Return what a protein file looks like, if not proteins."""
+        """Return a line that shows that the file holds no proteins, if any."""
         if self.missing and self.letters > _LONG * self.records:
             return self.missing[0], Finding(1, self.missing[1], NO_SEQUENCE)
-        if not self._is_foldseek():
+        size = len(self.sample)
+        counts = {letter: self.sample.count(letter) for letter in _FOLDSEEK}
+        high = all(counts[letter] >= least * size for letter, least in _FOLDSEEK.items())
+        if size < _MIN_LETTERS or not high or sum(counts.values()) < _FOLDSEEK_MIN_SHARE * size:
             return None
         what = "looks like Foldseek's letters of structure (3Di), not residues"
         return 1, Finding(1, bytes(self.sample[:_SHOWN_LETTERS]), what)
 
-    def _is_foldseek(self) -> bool:
-        size = len(self.sample)
-        counts = {letter: self.sample.count(letter) for letter in _FOLDSEEK}
-        high = all(counts[letter] >= least * size for letter, least in _FOLDSEEK.items())
-        return size >= _MIN_LETTERS and high and sum(counts.values()) >= _FOLDSEEK_MIN_SHARE * size
+
+@dataclass
+class LineWidths:
+    """Finds a missing header, or a word above a sequence, by the widths of neighbouring lines.
+
+    words: whether to look for words and annotations. pairs: how many neighbouring lines within a
+    sequence; equal: how many of these have one width; steps: how many have a longer second line.
+    """
+
+    words: bool
+    pairs: int = 0
+    equal: int = 0
+    steps: int = 0
+    first_annotation: Place | None = None
+    first_step: Place | None = None
+    first_word: Place | None = None
+
+    def add(self, records: Records, text: bytes) -> None:
+        """Count the pairs of neighbouring lines of one block; blank lines are left out."""
+        widths = records.line_ends - records.line_begins
+        letters = np.frombuffer(records.block + b"\n", np.uint8)[records.line_begins]
+        # On Windows a blank line has a carriage return.
+        filled = np.flatnonzero((widths > 1) | (letters > ord(" ")))
+        header, grows = letters[filled] == ord(">"), np.diff(widths[filled])
+        inner = ~(header[:-1] | header[1:])
+        same = inner & (grows == 0)
+        self.pairs += int(np.count_nonzero(inner))
+        self.equal += int(np.count_nonzero(same))
+        for place in np.flatnonzero(inner & (grows > 0)).tolist():
+            self._look(records, int(filled[place]), int(filled[place + 1]))
+        if self.first_annotation or not self.words:
+            return
+        # Two lines between two headers, or at the end of the block.
+        alone = np.append(False, header[:-2]) & np.append(header[2:], True)
+        for place in np.flatnonzero(same & alone).tolist():
+            self._look_below(records, int(filled[place + 1]))
+
+    def _look_below(self, records: Records, number: int) -> None:
+        """Note line `number` of the block if this line annotates the line above it."""
+        line = b"".join(records.line(number).split())
+        if len(line) >= _ANNOTATION_MIN and len(_RUNS.findall(line)) * 5 < len(line):
+            place = records.lines[0] + number
+            self.first_annotation = self.first_annotation or (place, Finding(0, line, _ANNOTATION))
+
+    def _look(self, records: Records, number: int, next_number: int) -> None:
+        """Count line `number` of the block if this line is shorter than line `next_number`."""
+        line, below = (b"".join(records.line(n).split()) for n in (number, next_number))
+        # Blanks, or a carriage return, are no part of their width.
+        if not line or len(line) >= len(below):
+            return
+        self.steps += 1
+        place = records.lines[0] + number
+        self.first_step = self.first_step or (place, Finding(0, line, _MISSING_HEADER))
+        word = self.words and (_is_word(line, below) or _repeats_id(records, number, line))
+        if word and not self.first_word:
+            self.first_word = place, Finding(0, line, _WORD)
+
+    def find(self) -> Place | None:
+        """Return the first suspicious line of the file, if any."""
+        few = self.steps <= max(1, _MOST_STEPS * self.pairs) and self.equal >= _LEAST_EQUAL
+        return self.first_annotation or self.first_word or (self.first_step if few else None)
+
+
+def _repeats_id(records: Records, number: int, line: bytes) -> bool:
+    """Whether a line repeats the id of the header above it."""
+    owner = int(np.searchsorted(records.begins, records.line_begins[number], "right")) - 1
+    above = records.block[records.ends[owner] : records.line_begins[number]]
+    return not above.strip() and records.sequence_ids[owner].encode() == line
+
+
+def _is_word(line: bytes, below: bytes) -> bool:
+    """Whether a line is a word rather than residues; below: the next line, which is longer."""
+    if not line.isalpha() or len(line) > _SHORT:
+        return False
+    cased = line != line.upper() and below == below.upper()
+    return cased or bool(_RARE.search(line)) or line.upper() in _WORDS

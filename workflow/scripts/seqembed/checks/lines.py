@@ -1,4 +1,4 @@
-"""Find lines of a record that cannot be residues, or look like something else."""
+"""Find lines of a record that cannot be residues, or look like words or another notation."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from seqembed.checks.notations import find_notation
-from seqembed.fasta.characters import name_character
+from seqembed.fasta.faults import name_character
 from seqembed.models.families import Molecule
 
-GREP_SEPARATOR = b"--"
-SHOWN_BYTES = 60
 # Every letter may mean an amino acid, or several. Nucleotides: IUPAC's codes, the U of RNA and the
 # X of masking programs. Both may hold stops and gaps.
 POSSIBLE = {
@@ -21,8 +18,7 @@ POSSIBLE = {
 _PASSING = {
     molecule: letters + letters.lower() + b" \t\n\r\f\v" for molecule, letters in POSSIBLE.items()
 }
-_CHAINS = b":/|"
-# Groups of another size than ten count as blocks only if a line has several.
+# Groups of letters between blanks are blocks if of ten letters, or if a line has three or more.
 _BLOCK, _FEW_GROUPS = 10, 3
 _NUCLEOTIDES = b"ACGTUNacgtun \t"
 _INNER_BLANK = re.compile(rb"\S[ \t]+\S")
@@ -31,15 +27,47 @@ _FILE_NAME = re.compile(
     re.IGNORECASE,
 )
 IS_WORD = "looks like a word, not residues"
-# Letters of a word below a sequence, such as `Killed`.
+# The most letters of a word below a sequence, such as `Killed`.
 _LONGEST_WORD = 20
+AMINO_ACIDS = frozenset(
+    b"ALA ARG ASN ASP CYS GLN GLU GLY HIS ILE LEU LYS MET PHE PRO SER THR TRP TYR VAL "
+    b"SEC PYL ASX GLX XAA UNK MSE".split()
+)
+NO_SEQUENCE = "is written where a sequence is missing"
+THREE_LETTERS = "looks like three-letter codes; write one letter a residue"
+# What programs write for a missing sequence, and people, in any case.
+_MISSING = frozenset(b"nan NaN none None NONE null Null NULL nil".split())
+_MISSING_WORDS = frozenset(
+    b"error obsolete protein removed seq sequence tbd todo unavailable undefined unknown".split()
+)
+_LONGEST_MISSING = 40
+_DISPLAYED = re.compile(rb"\A[A-Za-z\s]+\.{3}[A-Za-z\s]*\Z")
+# Expressions to search in a protein's text, and what a message says if one is found.
+_PROTEIN = {
+    # Search engines of mass spectra write the residues on both sides of a protease's cut.
+    re.compile(rb"\A\s*[A-Z-]\.[A-Za-z]+\.[A-Z-]\s*\Z"): (
+        "looks like a peptide with the residues beside it; write the peptide alone"
+    ),
+    re.compile(
+        rb"\A\s*(?:(?:Ac|Boc|Fmoc|Bz|For|Suc|pGlu)-[A-Za-z-]+|[A-Za-z-]+-(?:OH|OMe|OEt|AMC|NHMe))\s*\Z"
+    ): "looks like a peptide with its chemical ends; write the residues alone",
+    re.compile(rb"\A\s*(?:[A-Za-z]-){3,}[A-Za-z]\s*\Z"): (
+        "has a dash between all residues; write the residues alone"
+    ),
+    re.compile(rb"(?:[A-Z][a-z]){8}"): (
+        "has lower-case letters between upper-case ones, as SaProt has them; write residues alone"
+    ),
+    re.compile(rb"(?<![a-z])p[STY](?![a-z])"): (
+        "has pS, pT or pY, as for phosphorylated residues; write S, T or Y"
+    ),
+}
 
 
 class Finding(NamedTuple):
     """Something in a record that looks wrong.
 
-    line: counted from the record's header, 0; text: of the line; what: the rest of the message.
-    certain: it cannot be residues, and no setting allows it.
+    line: counted from the record's header, 0. text: the line itself, for the message. what: the
+    rest of the message. certain: whether this cannot be residues, so that no setting allows it.
     """
 
     line: int
@@ -48,14 +76,8 @@ class Finding(NamedTuple):
     certain: bool = False
 
 
-# A finding about a whole file, with the line (from 1) that shows it.
+# A line of the file (from 1), and a finding there about the whole file.
 Place = tuple[int, Finding]
-
-
-def show(text: bytes) -> str:
-    """Quote the beginning of a line for a message."""
-    cut = text[:SHOWN_BYTES].decode(errors="replace")
-    return repr(cut + "..." * (len(text) > SHOWN_BYTES))
 
 
 def find_impossible(raw: bytes, molecule: Molecule) -> Finding | None:
@@ -64,13 +86,13 @@ def find_impossible(raw: bytes, molecule: Molecule) -> Finding | None:
     others = raw[body:].translate(None, _PASSING[molecule]) if body >= 0 else b""
     if not others:
         return None
-    place = raw.index(others[:1], body)
+    place, letter = raw.index(others[:1], body), others[:4].decode(errors="surrogateescape")[0]
     line = raw.count(b"\n", 0, place)
     text = raw.split(b"\n")[line].strip()
     advice = "correct the sequence, or remove the record"
-    if others[:1] in _CHAINS:
+    if others[:1] in b":/|":
         advice = "give each chain of a complex a record of its own"
-    what = f"cannot be residues of {molecule}: it contains {name_character(raw, place)}; {advice}"
+    what = f"cannot be residues of {molecule}: it contains {name_character(letter)}; {advice}"
     return Finding(line, text, what, certain=True)
 
 
@@ -80,19 +102,25 @@ def find_suspicious(raw: bytes, molecule: Molecule, *, gaps_kept: bool) -> Findi
     gaps_kept: whether `-` and `.` are embedded.
     """
     body = raw[raw.find(b"\n") + 1 :]
-    if what := find_notation(body, molecule):
+    if what := _find_notation(body, molecule):
         numbered = enumerate(body.split(b"\n"), 1)
         number, line = next((number, line) for number, line in numbered if line.strip())
         return Finding(number, line.strip(), what)
     if molecule == "protein" and _ends_with_word(body):
-        *before, line = body.rstrip().split(b"\n")
-        return Finding(1 + len(before), line.strip(), IS_WORD)
-    # Most records have none of these, and need not be cut into lines.
+        filled = body.rstrip().split(b"\n")
+        return Finding(len(filled), filled[-1].strip(), IS_WORD)
+    # Most records have no blanks, dashes or dots, and need not be cut into lines.
     blanks = (b" " in body or b"\t" in body) and _INNER_BLANK.search(body)
     if not (blanks or b"-" in body or b"." in body):
         return None
     lines = [line.strip() for line in body.split(b"\n")]
-    findings = [*_find_words(lines, molecule), *_find_other_lines(lines, gaps_kept)]
+    findings = list(_find_words(lines, molecule))
+    for number, line in enumerate(lines, 1):
+        if line == b"--" and gaps_kept:
+            what = "is what `grep -A` writes between matches; remove these lines"
+            findings.append(Finding(number, line, what))
+        elif _FILE_NAME.fullmatch(line):
+            findings.append(Finding(number, line, "looks like the name of a file"))
     return min(findings, default=None, key=lambda finding: finding.line)
 
 
@@ -119,7 +147,7 @@ def _find_words(lines: list[bytes], molecule: Molecule) -> Iterator[Finding]:
             yield Finding(number, line, "looks like overlapping words; write the sequence once")
         elif molecule == "DNA" and not line.translate(None, _NUCLEOTIDES):
             continue
-        # A line of residues in blocks has no neighbour that is longer than a block and has none.
+        # Below or above residues in blocks, there is no unbroken line longer than a block.
         elif not size or len(sizes) > 1 or two or solid > size:
             yield Finding(number, line, "looks like words, not residues")
 
@@ -132,18 +160,31 @@ def _overlap(groups: list[bytes]) -> bool:
 
 
 def _block_size(groups: list[bytes]) -> int:
-    """Return the length of the groups that blanks divide a line into; 0 if it differs.
-
-    The last group may be shorter."""
+    """Return the length of groups, the last of which may be shorter; 0 if the lengths differ."""
     *whole, last = map(len, groups)
     return whole[0] if len(set(whole)) == 1 and last <= whole[0] else 0
 
 
-def _find_other_lines(lines: list[bytes], gaps_kept: bool) -> Iterator[Finding]:
-    """Yield the lines that are separators of `grep -A`, or names of files."""
-    for number, line in enumerate(lines, 1):
-        if line == GREP_SEPARATOR and gaps_kept:
-            what = "is what `grep -A` writes between matches; remove these lines"
-            yield Finding(number, line, what)
-        elif _FILE_NAME.fullmatch(line):
-            yield Finding(number, line, "looks like the name of a file")
+def _find_notation(body: bytes, molecule: Molecule) -> str | None:
+    """Return what the text of a sequence, line breaks included, looks like; None for residues."""
+    short = len(body) < _LONGEST_MISSING and body.strip()
+    if short and (short in _MISSING or short.lower() in _MISSING_WORDS):
+        return NO_SEQUENCE
+    if b"..." in body and _DISPLAYED.search(body):
+        return "looks cut, as a table shows a long text; write all of it"
+    if molecule == "DNA":
+        return None
+    if is_three_letters(body):
+        return THREE_LETTERS
+    return next((what for kind, what in _PROTEIN.items() if kind.search(body)), None)
+
+
+def is_three_letters(text: bytes) -> bool:
+    """Whether the text is three-letter codes, as in `MetLys` or `MET LYS`."""
+    letters = re.sub(rb"[\s-]", b"", text)
+    # Most sequences do not begin with a code, and need not be cut.
+    if letters[:3].upper() not in AMINO_ACIDS or len(letters) % 3 or not letters.isalpha():
+        return False
+    codes = [letters[place : place + 3] for place in range(0, len(letters), 3)]
+    marked = all(code.istitle() for code in codes) or re.search(rb"[A-Za-z][ -][A-Za-z]", text)
+    return len(codes) >= (2 if marked else 4) and all(c.upper() in AMINO_ACIDS for c in codes)

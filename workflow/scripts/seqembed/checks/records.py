@@ -9,8 +9,7 @@ from typing import AnyStr
 
 import numpy as np
 
-from seqembed.checks.lines import IS_WORD, Finding
-from seqembed.checks.notations import AMINO_ACIDS, THREE_LETTERS, is_three_letter_codes
+from seqembed.checks.lines import AMINO_ACIDS, IS_WORD, THREE_LETTERS, Finding, is_three_letters
 from seqembed.fasta.records import Records
 from seqembed.models.families import Molecule
 
@@ -21,7 +20,7 @@ MIN_RECORD_LETTERS = 60
 # Letters of secondary structure, by DSSP or in three states, and runs of helix and strand.
 _STRUCTURE = b"HECTSGBIPL"
 _RUNS = re.compile(rb"H{3,}|E{3,}")
-# No name ends so: it would have other letters, too.
+# A name at the end of a header would have other letters, too.
 _AMINO_ACIDS = b"ACDEFGHIKLMNPQRSTVWY"
 _IS_AMINO_ACID = np.array([byte in _AMINO_ACIDS for byte in range(256)])
 _HEADER_RESIDUES = re.compile(r"[ACDEFGHIKLMNPQRSTVWY]{30,}\Z")
@@ -38,7 +37,7 @@ _ODD_HEADER = re.compile(
 )
 # Reduced alphabets: the classes of Dayhoff, and hydrophobic or polar.
 _REDUCED = b"ABCDEF", b"HP"
-# Sequences begin like this that are written in another alphabet; proteins hardly do.
+# The beginning of sequences that are written in another alphabet; proteins hardly begin so.
 _UNUSUAL = re.compile(
     rb"\n(?:[HECTSGBIPL]{15}|[ACGTUN]{12}|[ABCDEF]{15}|[HP]{15}|(?:%b){2})" % b"|".join(AMINO_ACIDS)
 )
@@ -49,9 +48,9 @@ _COMPLEMENT, _STRAND_MIN = bytes.maketrans(b"ACGTU", b"TGCAA"), 10
 def find_suspicious_records(
     records: Records, text: bytes, molecule: Molecule, *, rna_refused: bool
 ) -> Iterator[tuple[int, Finding]]:
-    """Yield records that look like something else, by number; text: the residues of all.
+    """Yield the numbers of records that look like something else, each with a finding.
 
-    rna_refused: whether RNA is refused for a model of DNA.
+    text: the residues of all records. rna_refused: whether RNA is refused for a model of DNA.
     """
     yield from _find_odd_headers(records, molecule)
     if molecule == "DNA":
@@ -67,10 +66,7 @@ def find_suspicious_records(
 def _search(
     expression: re.Pattern[AnyStr], text: AnyStr, feed: AnyStr
 ) -> Iterator[tuple[int, re.Match[AnyStr]]]:
-    """Search lines, each behind a line feed; yield the number of a line with what was found.
-
-    One search of many lines takes much less time than one search each.
-    """
+    """Search many lines at once, each behind a line feed; yield a line's number and the match."""
     number, place = -1, 0
     for found in expression.finditer(text):
         number += text.count(feed, place, found.start() + 1)
@@ -79,22 +75,23 @@ def _search(
 
 
 def _find_odd_headers(records: Records, molecule: Molecule) -> Iterator[tuple[int, Finding]]:
-    """Yield records whose header shows another format or molecule, or has residues in it."""
+    """Yield records whose header shows another format or molecule, or ends with residues."""
     for number, found in _search(_ODD_HEADER, "\n" + "\n".join(records.headers), "\n"):
         if what := _name_header(found, records.sequence_ids[number], molecule):
             yield number, Finding(0, records.headers[number].encode(), what)
     last = np.frombuffer(records.block, np.uint8)[records.ends - 1]
     for number in np.flatnonzero(_IS_AMINO_ACID[last]).tolist():
-        if _ends_with_residues(records, number):
-            yield number, Finding(0, records.headers[number].encode(), _HAS_RESIDUES)
+        header = records.headers[number]
+        end = _HEADER_RESIDUES.search(header[-_HEADER_END:])
+        if end and len(set(end[0])) > 3 and end[0].encode() not in records.residues[number]:
+            yield number, Finding(0, header.encode(), _HAS_RESIDUES)
 
 
 def _name_header(found: re.Match[str], sequence_id: str, molecule: Molecule) -> str | None:
-    """Return what a header shows; Boltz and Chai write the kind of molecule into it."""
-    if found["pir"]:
-        return _IS_PIR
-    if found["gap"]:
-        return _IS_GAP_LINE
+    """Return what an odd header shows; None if it names the model's kind of molecule."""
+    if found["pir"] or found["gap"]:
+        return _IS_PIR if found["pir"] else _IS_GAP_LINE
+    # Boltz and Chai write the kind of molecule.
     kinds = _ENTITIES.intersection(sequence_id.lower().split("|")[:2])
     if kinds - {"protein" if molecule == "protein" else "dna"}:
         return f"says that this is {', '.join(kinds)}, not {molecule}; remove the record"
@@ -118,19 +115,10 @@ def _find_rna(records: Records, text: bytes) -> Iterator[tuple[int, Finding]]:
             yield number, Finding(1, residues, "is RNA, and the model reads DNA; replace U with T")
 
 
-def _ends_with_residues(records: Records, number: int) -> bool:
-    """Whether a header ends with a sequence that its record does not hold."""
-    found = _HEADER_RESIDUES.search(records.headers[number][-_HEADER_END:])
-    if not found or len(set(found[0])) < 4:
-        return False
-    return found[0].encode() not in records.residues[number]
-
-
 def _find_words(records: Records) -> Iterator[tuple[int, Finding]]:
     """Yield short sequences with more O and U than peptides have."""
-    for number in np.flatnonzero(
-        (records.lengths > 3) & (records.lengths <= _WORD_LETTERS)
-    ).tolist():
+    short = (records.lengths > 3) & (records.lengths <= _WORD_LETTERS)
+    for number in np.flatnonzero(short).tolist():
         residues = records.residues[number]
         rare = residues.translate(None, _USUAL)
         if b"O" in rare and len(rare) >= max(2, len(residues) / 5):
@@ -139,27 +127,19 @@ def _find_words(records: Records) -> Iterator[tuple[int, Finding]]:
 
 def _name_protein(residues: bytes) -> str | None:
     """Return what a sequence looks like, if not like a protein."""
-    if is_three_letter_codes(residues):
+    if is_three_letters(residues):
         return THREE_LETTERS
-    if not residues.translate(None, _STRUCTURE) and _has_runs(residues):
+    various = len(set(residues)) > 1
+    in_runs = sum(map(len, _RUNS.findall(residues)))
+    if not residues.translate(None, _STRUCTURE) and various and in_runs >= len(residues) / 3:
         return "looks like secondary structure, not residues; remove the record"
-    if _is_reduced(residues):
+    dayhoff, polarity = (not residues.translate(None, letters) for letters in _REDUCED)
+    # Proteins hardly have B.
+    if (dayhoff and b"B" in residues) or (polarity and various):
         return "looks like classes of amino acids, not residues"
     if len(residues) >= MIN_RECORD_LETTERS and _is_dna(residues):
         return "looks like DNA or RNA; translate it first, or remove the record"
     return None
-
-
-def _is_reduced(residues: bytes) -> bool:
-    """Whether all letters are of a reduced alphabet; proteins hardly have B."""
-    dayhoff, polarity = (not residues.translate(None, letters) for letters in _REDUCED)
-    return (dayhoff and b"B" in residues) or (polarity and len(set(residues)) > 1)
-
-
-def _has_runs(residues: bytes) -> bool:
-    """Whether a third of the letters are in runs of H or E, and there are other letters."""
-    runs = sum(map(len, _RUNS.findall(residues)))
-    return runs >= len(residues) / 3 and len(set(residues)) > 1
 
 
 def _is_dna(residues: bytes) -> bool:

@@ -1,34 +1,103 @@
-"""Check FASTA files for a model: residues that it does not know, gaps, and other text."""
+"""Check FASTA files for residues that a model does not know, for gaps, and for other text."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from seqembed.checks.file_check import FileCheck, Suspicious
-from seqembed.checks.tally import Tally
-from seqembed.errors import ResidueError
+from seqembed.checks.file_check import FileCheck
+from seqembed.errors import ResidueError, count_of
+from seqembed.fasta.faults import name_character
 from seqembed.fasta.reader import read_batches
 from seqembed.fasta.records import GAPS, Record, Records
 from seqembed.models.families import Molecule
 
 InvalidResidues = Literal["error", "unk", "skip"]
 Gaps = Literal["error", "remove", "keep"]
+Suspicious = Literal["error", "allow"]
 
+SHOWN_PLACES, SHOWN_KINDS = 10, 5
+SHOWN_ID, SHOWN_PATH = 60, 200
 _NO_GAPS = bytes(byte for byte in range(256) if byte not in GAPS)
 _HINTS = {
-    ("protein", "'*'"): "a stop may only end a sequence, which can be cut there",
-    ("DNA", "'U'"): "RNA can be written with T for U",
+    ("protein", "*"): "a stop may only end a sequence, which can be cut there",
+    ("DNA", "U"): "RNA can be written with T for U",
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """`count` unknown characters of a sequence; name, position (from 1): of the first."""
+
+    name: str
+    position: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.name} at {self.position:,}"
+
+
+def find_unknown(residues: bytes, letters: bytes) -> Unknown | None:
+    """Return the characters of a sequence that are not among `letters`; None if all are."""
+    others = residues.translate(None, letters)
+    if not others:
+        return None
+    text = others.decode(errors="surrogateescape")
+    return Unknown(name_character(text[0]), residues.index(others[:1]) + 1, len(text))
+
+
+class Tally:
+    """Counts characters that are not among `letters`, over all files, in constant memory.
+
+    noun: what a message calls such a character. sequences: how many hold any; counts: how many of
+    each character.
+    """
+
+    def __init__(self, letters: bytes, noun: str) -> None:
+        self.letters, self.sequences = letters, 0
+        self.counts: Counter[str] = Counter()
+        self._noun = noun
+        self._places: list[str] = []
+
+    def add(self, path: Path, record: Record) -> Unknown | None:
+        """Count the unknown characters of a record, and return them; None if there are none."""
+        if unknown := find_unknown(record.residues, self.letters):
+            self.sequences += 1
+            others = record.residues.translate(None, self.letters)
+            self.counts.update(others.decode(errors="surrogateescape"))
+            if len(self._places) < SHOWN_PLACES:
+                name, file = record.sequence_id, str(path)
+                shown = name[:SHOWN_ID] + "..." * (len(name) > SHOWN_ID)
+                file = "..." * (len(file) > SHOWN_PATH) + file[-SHOWN_PATH:]
+                such = f" ({unknown.count:,} such)" if unknown.count > 1 else ""
+                place = f"{file}, line {record.line}, record {shown!r}: {unknown}{such}"
+                self._places.append(place)
+        return unknown
+
+    @property
+    def amounts(self) -> str:
+        """For a message: how many characters in how many sequences, and how many of each kind."""
+        kinds = self.counts.most_common(SHOWN_KINDS)
+        shown = ", ".join(f"{name_character(letter)} {count:,}" for letter, count in kinds)
+        more = ", ..." if len(self.counts) > SHOWN_KINDS else ""
+        characters = count_of(self.counts.total(), self._noun)
+        return f"{characters} in {count_of(self.sequences, 'sequence')} ({shown}{more})"
+
+    @property
+    def first(self) -> str:
+        """For a message: the first ten places."""
+        return "; the first: " + "; ".join(self._places)
+
+
 class ResidueCheck:
-    """Reads the files of a dataset for one model, and counts the residues that it does not know.
+    """Reads the files of a dataset for one model, and counts the residues unknown to the model.
 
     letters: the residues that the model knows; invalid_residues: what to do with others; gaps: what
-    to do with `-` and `.`; suspicious: what to do with what looks like something else. Memory does
-    not grow with what is found.
+    to do with `-` and `.`; suspicious: what to do with records that look like something else than
+    sequences. Memory does not grow with what is found.
     """
 
     def __init__(
@@ -50,15 +119,15 @@ class ResidueCheck:
     def read(self, path: Path) -> Iterator[tuple[Records, list[str | None]]]:
         """Yield batches of records, and for each record the reason to leave it out, or None.
 
-        Raises FastaError as read_batches does. Only at the end of the file it is known whether it
-        holds sequences of the molecule, and FastaError is raised if not: use no record before.
+        Raises FastaError as read_batches does, and at the end of the file if the file as a whole
+        does not look like sequences of the molecule: use no record before the end.
         """
         file = FileCheck(
             path,
             self._molecule,
             impossible=self._asked != "skip",
             gaps_kept=self.gaps == "keep",
-            suspicious=self._suspicious,
+            suspicious=self._suspicious == "error",
         )
         for records in read_batches(path, without_gaps=self.gaps == "remove"):
             text = b"".join(records.residues)
@@ -66,18 +135,15 @@ class ResidueCheck:
             if self.gaps == "error":
                 for number in records.odd:
                     self._gaps.add(path, records[number])
-            yield records, self._exclude_all(path, records, text)
+            yield records, self._exclude(path, records, text)
         file.finish()
 
     def finish(self) -> None:
         """Raise ResidueError, after the last file, if the settings refuse what was found."""
         if self._gaps.sequences:
-            gaps, sequences, kinds = self._gaps.amounts
-            raise ResidueError(
-                f"{gaps} in {sequences} {kinds}, as in an alignment; set `gaps: remove` to have "
-                "them taken out, or `gaps: keep` to embed them as the model's own gap token "
-                f"(after --config: gaps=remove){self._gaps.first}"
-            )
+            message = f"{self._gaps.amounts}, as in an alignment; set `gaps: remove` to have them "
+            message += "taken out, or `gaps: keep` to embed them as the model's own gap token "
+            raise ResidueError(f"{message}(after --config: gaps=remove){self._gaps.first}")
         refused = self._unknown.sequences
         if refused and self._asked == "error":
             raise self._error("")
@@ -85,40 +151,35 @@ class ResidueCheck:
             raise self._error("`invalid_residues: skip` leaves no sequence to embed: ")
 
     def summary(self) -> str | None:
-        """Say what is done with residues that the model does not know; None if there are none."""
-        if not self._unknown.sequences:
+        """Describe what is done with residues unknown to the model; None if there are none."""
+        unknown = self._unknown
+        if not unknown.sequences:
             return None
+        found = f"the model does not know {unknown.amounts}"
         if self._asked == "skip":
-            left_out = f"{self._unknown.sequences:,} of {self._records:,} sequences are left out: "
-            return left_out + self._found() + self._unknown.first
-        return f"{self._found()}; they are read as its unknown token{self._unknown.first}"
+            left_out = f"{unknown.sequences:,} of {self._records:,} sequences are left out"
+            return f"{left_out}: {found}{unknown.first}"
+        return f"{found}; they are read as its unknown token{unknown.first}"
 
-    def _exclude_all(self, path: Path, records: Records, text: bytes) -> list[str | None]:
+    def _exclude(self, path: Path, records: Records, text: bytes) -> list[str | None]:
         """Count records, and return the reasons to leave them out; text: the residues of all."""
         self._records += len(records)
-        if not text.translate(None, self._unknown.letters):
-            return [None] * len(records)
-        return [self._exclude(path, record) for record in records]
-
-    def _exclude(self, path: Path, record: Record) -> str | None:
-        unknown = self._unknown.add(path, record)
-        if not unknown or self._asked != "skip":
-            return None
-        return f"residue {unknown} is unknown to the model ({unknown.count:,} such)"
+        reasons: list[str | None] = [None] * len(records)
+        if text.translate(None, self._unknown.letters):
+            for number, record in enumerate(records):
+                unknown = self._unknown.add(path, record)
+                if unknown and self._asked == "skip":
+                    such = f"({unknown.count:,} such)"
+                    reasons[number] = f"residue {unknown} is unknown to the model {such}"
+        return reasons
 
     def _error(self, problem: str) -> ResidueError:
-        names = self._unknown.counts
-        contigs = self._molecule == "DNA" and "'N'" in names
+        found = self._unknown.counts
+        contigs = self._molecule == "DNA" and "N" in found
         opening = "sequences hold N, as contigs often do: " if contigs else ""
         skip = ", or `skip` to leave these sequences out" if self._asked == "error" else ""
-        advice = [
-            "set `embedding: {invalid_residues: unk}` to have them read as its unknown token"
-            f"{skip} (after --config: 'embedding={{invalid_residues: unk}}')"
-        ]
-        advice += [_HINTS[key] for name in names if (key := (self._molecule, name)) in _HINTS]
-        message = "; ".join([opening + problem + self._found(), *advice])
-        return ResidueError(message + self._unknown.first)
-
-    def _found(self) -> str:
-        residues, sequences, kinds = self._unknown.amounts
-        return f"the model does not know {residues} of {sequences} {kinds}"
+        message = f"{opening}{problem}the model does not know {self._unknown.amounts}; set "
+        message += "`embedding: {invalid_residues: unk}` to have them read as its unknown token"
+        message += f"{skip} (after --config: 'embedding={{invalid_residues: unk}}')"
+        hints = [_HINTS[key] for letter in found if (key := (self._molecule, letter)) in _HINTS]
+        return ResidueError("; ".join([message, *hints]) + self._unknown.first)

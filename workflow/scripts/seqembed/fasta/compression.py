@@ -1,7 +1,7 @@
 """Decompress files of gzip, bzip2, xz and zstd, of one stream or several.
 
-A truncated or damaged file is an error. A decompressor cannot notice that a file was cut exactly
-between two streams: `_refuse_cut_between` looks for signs of it.
+A decompressor does not notice that a file was cut exactly between two streams; `_refuse_cut_bgzip`
+and `_refuse_cut_between` do.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _DECOMPRESSORS: dict[str, Callable[[], Any]] = {
     "xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ),
     "zstd": zstd.ZstdDecompressor,
 }
-# bgzip writes the size of each block into its header, and this empty block at the end of the file.
+# bgzip writes the size of a block into the block's header, and an empty block as the file's end.
 _BGZIP_BLOCK = re.compile(rb"\x1f\x8b\x08\x04.{6}\x06\0BC\x02\0", re.DOTALL)
 _BGZIP_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
-# Programs that compress in parallel cut their input into pieces, each a multiple of one of these.
+# Programs that compress in parallel cut their input into pieces of a multiple of these bytes.
 _PIECES = (100_000, 1 << 16)
 
 
@@ -48,7 +48,7 @@ def read_chunks(path: str | Path, chunk_bytes: int) -> Iterator[bytes]:
     """Yield the decompressed bytes of a file, `chunk_bytes` or fewer at a time.
 
     Raises FastaError for a file that cannot be read, is truncated or is damaged, after the bytes
-    before that place were yielded.
+    before the fault were yielded.
     """
     kind = None
     try:
@@ -73,7 +73,7 @@ def read_chunks(path: str | Path, chunk_bytes: int) -> Iterator[bytes]:
 
 
 def compression_of(begin: bytes) -> str | None:
-    """Return the kind of compression of a file with these first bytes; None for a plain file."""
+    """Return the compression, such as "gzip", that these first bytes show; None if plain."""
     return next((kind for magic, kind in _KINDS.items() if magic.match(begin)), None)
 
 
@@ -90,7 +90,7 @@ def _refuse_cut_bgzip(plain: IO[bytes], path: str | Path) -> None:
 def _unpack(file: IO[bytes], path: str | Path, kind: str, chunk_bytes: int) -> Iterator[bytes]:
     """Yield the decompressed streams of a file, one after the other.
 
-    bz2.open and lzma.open would ignore whatever follows the first stream without being one.
+    bz2.open and lzma.open would ignore bytes behind the first stream that begin no other stream.
     """
     sizes: list[int] = []
     last = b""
@@ -108,29 +108,22 @@ def _unpack(file: IO[bytes], path: str | Path, kind: str, chunk_bytes: int) -> I
                 size, last = size + len(chunk), chunk[-1:]
         if size:
             sizes.append(size)
-        data = _skip_padding(file, stream.unused_data, chunk_bytes)
+        # Zeros may lie between two streams.
+        data = stream.unused_data.lstrip(b"\0")
+        while not data and (more := file.read(chunk_bytes)):
+            data = more.lstrip(b"\0")
     _refuse_cut_between(path, kind, sizes, last)
-
-
-def _skip_padding(file: IO[bytes], data: bytes, chunk_bytes: int) -> bytes:
-    """Return what follows a stream, without zeros between it and the next one."""
-    data = data.lstrip(b"\0")
-    while not data and (more := file.read(chunk_bytes)):
-        data = more.lstrip(b"\0")
-    return data
 
 
 def _refuse_cut_between(path: str | Path, kind: str, sizes: list[int], last: bytes) -> None:
     """Raise FastaError where streams seem to be missing at the end of a file.
 
-    sizes: the decompressed bytes of each stream; last: the last byte. Programs that compress in
-    parallel cut their input into equal pieces, a stream each, and the last piece is smaller. If the
-    last one is as large as the others and ends within a line, the rest of the file is missing.
+    sizes: the number of decompressed bytes of each stream; last: the file's last byte. Programs
+    that compress in parallel write equal pieces, a stream each, and a smaller last piece. If the
+    last piece is as large as the first and ends within a line, the rest of the file is missing.
     """
-    if not sizes or last == b"\n":
-        return
-    whole = sizes[-1] == sizes[0] if len(sizes) > 1 else any(sizes[0] % n == 0 for n in _PIECES)
-    if whole:
+    single = len(sizes) == 1 and any(sizes[0] % size == 0 for size in _PIECES)
+    if last != b"\n" and (single or (len(sizes) > 1 and sizes[-1] == sizes[0])):
         raise FastaError(
             f"the {kind} file ends within a line, just where one of its streams ends, so it is "
             "truncated; copy it again, or end its text with a line break if it is complete",

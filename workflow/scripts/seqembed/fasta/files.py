@@ -54,7 +54,15 @@ def _refuse_irregular(path: str) -> None:
     try:
         mode = os.stat(path).st_mode
     except OSError as error:
-        raise FastaError(_explain_unreachable(path, error), path=path) from error
+        message = f"cannot be read ({error.strerror}); check the path and its permissions"
+        if error.errno == errno.ELOOP:
+            message = "is a symbolic link that leads back to itself; link it to a file"
+        elif error.errno == errno.ENOENT and os.path.islink(path):
+            to = os.readlink(path)
+            message = f"is a symbolic link to {to}, which is not there; bring the file back"
+        elif error.errno == errno.ENOENT:
+            message = "matches no file; correct the path or the pattern"
+        raise FastaError(message, path=path) from error
     if stat.S_ISDIR(mode):
         message = f"is a folder; name its files, such as {os.path.join(path, '*.fasta')}"
         raise FastaError(message, path=path)
@@ -64,16 +72,6 @@ def _refuse_irregular(path: str) -> None:
         raise FastaError(message, path=path)
 
 
-def _explain_unreachable(path: str, error: OSError) -> str:
-    if error.errno == errno.ELOOP:
-        return "is a symbolic link that leads back to itself; link it to a file"
-    if error.errno == errno.ENOENT and os.path.islink(path):
-        return f"is a symbolic link to {os.readlink(path)}, which is not there; bring it back"
-    if error.errno == errno.ENOENT:
-        return "matches no file; correct the path or the pattern"
-    return f"cannot be read ({error.strerror}); check the path and its permissions"
-
-
 def _shown(path: str) -> str:
-    """Return the path on one line, its control characters escaped."""
+    """Return the path with its control characters escaped, so that it fits on one line."""
     return _ODD_IN_NAMES.sub(lambda found: ascii(found[0])[1:-1], path)

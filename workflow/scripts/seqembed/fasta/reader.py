@@ -12,8 +12,7 @@ from pathlib import Path
 
 from seqembed.errors import FastaError
 from seqembed.fasta.compression import read_chunks
-from seqembed.fasta.other_formats import refuse_preamble
-from seqembed.fasta.record_faults import find_fault
+from seqembed.fasta.faults import find_fault, refuse_preamble
 from seqembed.fasta.records import BLANKS, Records, parse
 
 CHUNK_BYTES = 1 << 18
@@ -28,8 +27,8 @@ def read_batches(
 ) -> Iterator[Records]:
     """Yield the records of a FASTA file in order, one or more at a time.
 
-    without_gaps: drop `-` and `.` from sequences, as blanks are. Raises FastaError, with record and
-    line, for whatever is not FASTA, after the records before it were yielded.
+    without_gaps: drop `-` and `.` from sequences. Raises FastaError, with record and line, for the
+    first place that is not FASTA, after the records before that place were yielded.
     """
     line, offset, seen = 1, 0, False
     for block in _blocks(read_chunks(path, chunk_bytes)):
@@ -45,7 +44,7 @@ def read_batches(
 
 
 def _blocks(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Cut a file into blocks of whole records, none empty: at the last header of each chunk."""
+    """Yield blocks of whole records, none empty, each cut at the last header of a chunk."""
     parts: list[bytes] = []
     last = b"\n"
     for chunk in chunks:
@@ -63,15 +62,13 @@ def _blocks(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _find_first_header(block: bytes, path: str | Path, line: int) -> int:
-    """Return where the first header of a block begins, or the block's length if it has none.
+    """Return where the first header of a block begins, or the block's length if none does.
 
-    line: the block's first. Raises FastaError for text before the header; a byte-order mark at the
-    beginning of the file is ignored.
+    line: the number of the block's first line. Raises FastaError for text before the header,
+    except for a byte-order mark and comments.
     """
     top = len(BYTE_ORDER_MARK) if line == 1 and block.startswith(BYTE_ORDER_MARK) else 0
-    begin = top
-    if not block.startswith(b">", top):
-        begin = (block.find(b"\n>", top) + 1) or len(block)
+    begin = top if block.startswith(b">", top) else (block.find(b"\n>", top) + 1) or len(block)
     text = _COMMENTS.sub(_blank, block[top:begin])
     if rest := text.lstrip(BLANKS):
         refuse_preamble(rest, path, line + text.count(b"\n", 0, len(text) - len(rest)))
@@ -81,17 +78,17 @@ def _find_first_header(block: bytes, path: str | Path, line: int) -> int:
 def _blank_comments(block: bytes) -> bytes:
     """Replace comments by blanks, so that all offsets stay as they are.
 
-    The first FASTA programs wrote them below a header or above the next one. Between residues, a
-    line with `;` stays: it may begin a record of an older format.
+    The first FASTA programs wrote comments below a header or above the next header. Between
+    residues, a line with `;` stays: the line may begin a record of an older format.
     """
-    # Most blocks have none, and a search for one byte is much faster.
+    # Most blocks have no comment, and a search for one byte is much faster.
     if b";" not in block or b"\n;" not in block:
         return block
     return _COMMENTS.sub(lambda run: _blank(run) if _is_comment(run) else run[0], block)
 
 
 def _is_comment(run: re.Match[bytes]) -> bool:
-    """Whether these lines are below a header, above one, or at the end of the block."""
+    """Whether lines with `;` are below a header, above one, or at the end of the block."""
     block, begin = run.string, run.start()
     above = block.rfind(b"\n", 0, max(0, begin - 1)) + 1
     below = block[run.end() : run.end() + 2]
@@ -103,14 +100,13 @@ def _blank(run: re.Match[bytes]) -> bytes:
 
 
 def _refuse_faults(records: Records, path: str | Path, without_gaps: bool) -> Iterator[Records]:
-    """Yield the records; raise FastaError for the first faulty one after those before it."""
+    """Yield the records; raise FastaError for the first faulty record after those before it."""
     for number in records.odd:
-        raw, line = records.raw(number), records.lines[number]
-        if fault := find_fault(raw, records[number], without_gaps=without_gaps):
-            # In the records before it the caller may find another fault, which comes first.
+        if fault := find_fault(records.raw(number), records[number], without_gaps=without_gaps):
+            # The caller may find a fault in the records before this one, and that comes first.
             if before := records.block[: records.begins[number]]:
                 first, offset = records.lines[0], records.byte_offsets[0]
                 yield parse(before, first, offset, without_gaps=without_gaps)
-            message, below, record = fault
-            raise FastaError(message, path=path, record=record, line=line + below)
+            line = records.lines[number] + fault.line
+            raise FastaError(fault.message, path=path, record=fault.record, line=line)
     yield records

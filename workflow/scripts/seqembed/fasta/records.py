@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -9,27 +10,29 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from seqembed.fasta.characters import BLANK_TEXT
-
 MAX_ID_BYTES = 1024
 BLANKS = b" \t\r\n\v\f"
 GAPS = b"-."
+# An id ends at one of these characters. A no-break space looks like a blank, and NCBI joins the
+# headers of equal sequences by \x01.
+_BLANK_TEXT = re.compile("[ \t\x01\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 
 _LINE_FEED, _RETURN, _BLANK, _HEADER, _STOP, _DOT, _DASH = b"\n\r >*.-"
 # ASCII characters that make a header odd: NUL, and what ends an id beside the blank.
 _ODD_IN_HEADERS = "\0\t\r\x01"
-# A sequence of only these is not odd, unless it is empty.
+# A sequence that holds only these letters is not odd, unless the sequence is empty.
 _LETTERS = bytes(range(ord("A"), ord("Z") + 1)) + b"*"
 # Blanks and control characters, which are no part of a sequence.
-_PASSED = bytes(range(_BLANK + 1))
+_DROPPED = bytes(range(_BLANK + 1))
 
 Places = NDArray[np.int64]
 
 
 class Record(NamedTuple):
-    """A record; `line` (from 1) and `byte_offset` (from 0, decompressed) are its header's.
+    """A record, whose residues are not checked.
 
-    residues: upper case, without blanks and without one stop at the end; not checked.
+    residues: upper case, without blanks and without one stop at the end. line (from 1),
+    byte_offset (from 0, in the decompressed file): where the record's header begins.
     """
 
     sequence_id: str
@@ -44,9 +47,10 @@ class Records:
     """n consecutive records of a file, in columns.
 
     headers: without `>`, and without blanks at the end. lengths: of the residues, (n,). block: the
-    text of the records; begins, ends: where each header begins and ends in it, (n,); line_begins,
-    line_ends: the same of all lines. odd: the numbers, ascending, of records whose header or lines
-    hold anything but plain ASCII text and upper-case letters: only these can be faulty.
+    text of the records. begins, ends: where each header begins and ends in `block`, (n,);
+    line_begins, line_ends: the same of all lines of the block. odd: the numbers (from 0) of records
+    whose header or lines hold anything but plain ASCII text and upper-case letters, ascending; only
+    these can be faulty.
     """
 
     sequence_ids: list[str]
@@ -77,28 +81,31 @@ class Records:
         return self.sequence_ids, self.descriptions, self.residues, self.lines, self.byte_offsets
 
     def raw(self, number: int) -> bytes:
-        """Return a record's text, from the `>` of its header up to the next record."""
+        """Return a record as in its file, from the `>` of the header up to the next record."""
         end = self.begins[number + 1] if number + 1 < len(self) else len(self.block)
         return self.block[self.begins[number] : end]
 
     def line(self, number: int) -> bytes:
-        """Return a line of the block, by its number in the block, without blanks around it."""
+        """Return a line of the block by its number (from 0), without blanks around it."""
         return self.block[self.line_begins[number] : self.line_ends[number]].strip()
 
 
 def parse(block: bytes, line: int, offset: int, *, without_gaps: bool = False) -> Records:
-    """Parse a block of complete records, which begins at this line and offset of its file.
+    """Parse a block of complete records, which begins with a header.
 
-    It begins with a header. without_gaps: drop gaps from sequences, as blanks are. Faults are not
-    looked for, but a faulty record is always among the odd ones.
+    line, offset: where the block begins in its file. without_gaps: drop `-` and `.` from sequences.
+    Faulty records are parsed too; each is among the odd ones.
     """
     letters = np.frombuffer(block, np.uint8)
-    passed = _find_passed(letters, without_gaps)
-    line_begins, line_ends = _find_lines(block, passed[letters[passed] == _LINE_FEED])
+    is_dropped = letters <= _BLANK
+    if without_gaps:
+        is_dropped |= (letters == _DASH) | (letters == _DOT)
+    dropped = np.flatnonzero(is_dropped)
+    line_begins, line_ends = _find_lines(block, dropped[letters[dropped] == _LINE_FEED])
     numbers = np.flatnonzero(letters[line_begins] == _HEADER)
     begins, ends = line_begins[numbers], line_ends[numbers]
-    plain = block.translate(None, _PASSED + GAPS if without_gaps else _PASSED)
-    cased, lengths = _cut_residues(plain, passed, begins, ends)
+    packed = block.translate(None, _DROPPED + GAPS if without_gaps else _DROPPED)
+    cased, lengths = _cut_residues(packed, dropped, begins, ends)
     residues, odd_residues = _upper(cased)
     headers = _decode_headers(block, begins + 1, ends)
     ids, descriptions, odd_names = _cut_headers(headers)
@@ -115,7 +122,7 @@ def parse(block: bytes, line: int, offset: int, *, without_gaps: bool = False) -
         ends=ends,
         line_begins=line_begins,
         line_ends=line_ends,
-        odd=sorted({*odd_names, *odd_residues, *_find_odd_lines(letters, passed, begins, ends)}),
+        odd=sorted({*odd_names, *odd_residues, *_find_odd_lines(letters, dropped, begins, ends)}),
     )
 
 
@@ -126,18 +133,8 @@ def _cut_usual(header: str) -> tuple[str, str]:
 
 def cut_header(header: str) -> tuple[str, str]:
     """Split a header at its first blank into id and description."""
-    found = BLANK_TEXT.search(header)
-    if not found:
-        return header, ""
-    return header[: found.start()], header[found.end() :].strip(" \t")
-
-
-def _find_passed(letters: NDArray[np.uint8], without_gaps: bool) -> Places:
-    """Return the places of blanks and control characters, and of gaps that are dropped."""
-    passed = letters <= _BLANK
-    if without_gaps:
-        passed |= (letters == _DASH) | (letters == _DOT)
-    return np.flatnonzero(passed)
+    sequence_id, *rest = _BLANK_TEXT.split(header, maxsplit=1)
+    return sequence_id, rest[0].strip(" \t") if rest else ""
 
 
 def _find_lines(block: bytes, line_feeds: Places) -> tuple[Places, Places]:
@@ -148,25 +145,25 @@ def _find_lines(block: bytes, line_feeds: Places) -> tuple[Places, Places]:
 
 
 def _cut_residues(
-    plain: bytes, passed: Places, begins: Places, ends: Places
+    packed: bytes, dropped: Places, begins: Places, ends: Places
 ) -> tuple[list[bytes], Places]:
     """Return the sequences and their lengths, (n,).
 
-    plain: the block without the bytes at the offsets `passed`, such as line ends. begins, ends:
+    packed: the block without the bytes at the offsets `dropped`, such as line ends. begins, ends:
     (n,) offsets in the block where each record's header begins, and of the byte after it.
     """
     # A letter moves forward by the number of bytes that were dropped before it.
-    first = ends - np.searchsorted(passed, ends)
-    last = np.append(begins[1:], len(plain) + len(passed))
-    last = last - np.searchsorted(passed, last)
-    last = last - _has_stop(plain, first, last)
-    cased = [plain[b:e] for b, e in zip(first.tolist(), last.tolist(), strict=True)]
+    first = ends - np.searchsorted(dropped, ends)
+    last = np.append(begins[1:], len(packed) + len(dropped))
+    last = last - np.searchsorted(dropped, last)
+    last = last - _has_stop(packed, first, last)
+    cased = [packed[b:e] for b, e in zip(first.tolist(), last.tolist(), strict=True)]
     return cased, last - first
 
 
-def _has_stop(plain: bytes, first: Places, last: Places) -> NDArray[np.bool_]:
-    """Whether each sequence ends with a `*` or a `.`; of several dots, gaps, none is a stop."""
-    letters = np.frombuffer(plain, np.uint8)
+def _has_stop(packed: bytes, first: Places, last: Places) -> NDArray[np.bool_]:
+    """Whether each sequence ends with a stop, (n,): a `*`, or a `.` that follows no gap."""
+    letters = np.frombuffer(packed, np.uint8)
     final, before = letters[last - 1], letters[np.maximum(last - 2, 0)]
     gap = (last - first > 1) & ((before == _DOT) | (before == _DASH))
     stop: NDArray[np.bool_] = (final == _STOP) | ((final == _DOT) & ~gap)
@@ -174,15 +171,14 @@ def _has_stop(plain: bytes, first: Places, last: Places) -> NDArray[np.bool_]:
 
 
 def _decode_headers(block: bytes, begins: Places, ends: Places) -> list[str]:
-    """Decode the headers between these places."""
-    pairs = zip(begins.tolist(), ends.tolist(), strict=True)
-    headers = [block[b:e] for b, e in pairs]
+    """Return the headers that begin and end at these offsets, without blanks at their ends."""
+    headers = [block[b:e] for b, e in zip(begins.tolist(), ends.tolist(), strict=True)]
     try:
         texts = b"\n".join(headers).decode().split("\n")
     except UnicodeDecodeError:
-        texts = [decode_header(header) for header in headers]
+        texts = [_decode_header(header) for header in headers]
     letters = np.frombuffer(block, np.uint8)
-    # Few headers have blanks at their ends. One before the id stays: such a header has no id.
+    # Few headers have blanks at their ends. A blank before the id stays: the header has no id.
     edges = letters[np.append(ends - 1, np.minimum(begins, len(block) - 1))]
     if np.any(edges <= _BLANK):
         texts = [text.rstrip(" \t\r\v\f") for text in texts]
@@ -190,8 +186,8 @@ def _decode_headers(block: bytes, begins: Places, ends: Places) -> list[str]:
     return texts
 
 
-def decode_header(header: bytes) -> str:
-    """Decode UTF-8, or else Latin-1, which older databases have in descriptions."""
+def _decode_header(header: bytes) -> str:
+    """Return a header decoded from UTF-8, or else from Latin-1, as older databases write it."""
     try:
         return header.decode()
     except UnicodeDecodeError:
@@ -199,47 +195,48 @@ def decode_header(header: bytes) -> str:
 
 
 def _cut_headers(headers: list[str]) -> tuple[list[str], list[str], list[int]]:
-    """Return ids, descriptions, and the numbers of odd headers."""
+    """Return the ids, the descriptions, and the numbers of odd headers, ascending."""
     joined = "\n".join(headers)
-    # In a usual header only a blank ends the id; a search for others takes much longer.
+    # In a usual header only a blank ends the id; a search for other characters takes much longer.
     usual = joined.isascii() and not any(odd in joined for odd in _ODD_IN_HEADERS)
     cut = map(_cut_usual if usual else cut_header, headers)
     ids, descriptions = map(list, zip(*cut, strict=True))
     if usual and all(ids) and max(map(len, ids)) <= MAX_ID_BYTES:
         return ids, descriptions, []
-    pairs = enumerate(zip(headers, ids, strict=True))
-    return ids, descriptions, [number for number, pair in pairs if not _is_plain(*pair)]
-
-
-def _is_plain(header: str, sequence_id: str) -> bool:
-    odd = any(odd in header for odd in _ODD_IN_HEADERS)
-    return header.isascii() and not odd and 0 < len(sequence_id) <= MAX_ID_BYTES
+    plain = [
+        0 < size <= MAX_ID_BYTES
+        and header.isascii()
+        and not any(c in header for c in _ODD_IN_HEADERS)
+        for header, size in zip(headers, map(len, ids), strict=True)
+    ]
+    return ids, descriptions, [number for number, is_plain in enumerate(plain) if not is_plain]
 
 
 def _upper(cased: list[bytes]) -> tuple[list[bytes], list[int]]:
-    """Return the sequences in upper case, and the numbers of those not of upper-case letters."""
+    """Return the sequences in upper case, and the numbers of the odd sequences.
+
+    A sequence is odd if it is empty, or holds anything but upper-case letters and `*`.
+    """
     if not b"".join(cased).translate(None, _LETTERS):
         return cased, [number for number, residues in enumerate(cased) if not residues]
-    odd = [
-        n for n, residues in enumerate(cased) if not residues or residues.translate(None, _LETTERS)
-    ]
+    odd = [n for n, text in enumerate(cased) if not text or text.translate(None, _LETTERS)]
     return [residues.upper() for residues in cased], odd
 
 
 def _find_odd_lines(
-    letters: NDArray[np.uint8], passed: Places, begins: Places, ends: Places
+    letters: NDArray[np.uint8], dropped: Places, begins: Places, ends: Places
 ) -> list[int]:
-    """Return the records with blanks, gaps or lone carriage returns in their lines."""
-    kinds = letters[passed]
-    returns = passed[kinds == _RETURN]
-    in_headers = int((np.searchsorted(passed, ends) - np.searchsorted(passed, begins)).sum())
+    """Return the numbers of records with blanks, gaps or lone carriage returns in their lines."""
+    kinds = letters[dropped]
+    returns = dropped[kinds == _RETURN]
+    in_headers = int((np.searchsorted(dropped, ends) - np.searchsorted(dropped, begins)).sum())
     # Most blocks have only the blanks of their headers and line feeds.
-    if not len(returns) and in_headers + np.count_nonzero(kinds == _LINE_FEED) == len(passed):
+    if not len(returns) and in_headers + np.count_nonzero(kinds == _LINE_FEED) == len(dropped):
         return []
     # A return may be the last byte of the block.
     following = letters[np.minimum(returns + 1, len(letters) - 1)]
     lone = returns[(following != _LINE_FEED) & (following != _RETURN)]
-    others = passed[(kinds != _LINE_FEED) & (kinds != _RETURN)]
+    others = dropped[(kinds != _LINE_FEED) & (kinds != _RETURN)]
     owners = np.searchsorted(begins, others, "right") - 1
     inner = owners[others > ends[owners]]
     return [*set(inner.tolist()), *(np.searchsorted(begins, lone, "right") - 1).tolist()]

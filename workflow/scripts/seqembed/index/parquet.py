@@ -46,10 +46,8 @@ TYPES = {field.name: field.type for schema in (INDEX_SCHEMA, SHARD_SCHEMA) for f
 
 
 def damage_error(path: Path, problem: str) -> IndexFormatError:
-    """Return the error for an index, or a shard's index, that cannot be used as it is.
-
-    The indexes of all shards are made anew together: to Snakemake, their folder is one output.
-    """
+    """Return the error for an index, or a shard's index, that cannot be used as it is."""
+    # The indexes of all shards are made anew together: to Snakemake, their folder is one output.
     what = path.parent if path.name.startswith("shard_") else "it"
     return IndexFormatError(f"{path}: {problem}; remove {what} and run again")
 
@@ -64,10 +62,7 @@ def damage_named(path: Path) -> Iterator[None]:
 
 
 def read_metadata(path: Path, *kinds: str) -> dict[str, str]:
-    """Return a file's metadata, `fingerprint` included.
-
-    Raises IndexFormatError for another kind or version of file.
-    """
+    """Return a file's metadata; raises IndexFormatError for another kind or version of file."""
     try:
         raw = pq.read_metadata(path).metadata or {}
         metadata = {k.decode(): v.decode() for k, v in raw.items() if k != b"ARROW:schema"}
@@ -89,11 +84,8 @@ def open_parquet(path: Path, **options: Any) -> pq.ParquetFile:
 
 
 def read_columns(path: Path, columns: Iterable[str], **options: Any) -> pa.Table:
-    """Read columns of a Parquet file; `options` are pq.ParquetFile's.
-
-    Raises IndexFormatError. pq.read_table, and to_numpy of a column, would import pandas, which
-    takes 28 MB and is not needed.
-    """
+    """Read columns of a Parquet file; `options` are pq.ParquetFile's. Raises IndexFormatError."""
+    # pq.read_table, and to_numpy of a column, would import pandas, which takes 28 MB.
     wanted = list(columns)
     with damage_named(path), open_parquet(path, **options) as file:
         # read() ignores missing columns, select() raises KeyError.
@@ -107,10 +99,8 @@ def read_row_group(file: pq.ParquetFile, number: int, columns: list[str]) -> pa.
 
 
 def whole(table: pa.Table, count: int) -> pa.Table:
-    """Return the table; raises ValueError unless its columns have `count` rows and their types.
-
-    The footer has no checksum, and damage in it may change one column's.
-    """
+    """Return the table; raises ValueError unless its columns have `count` rows and their types."""
+    # The footer has no checksum: damage in it may change the length or type of one column.
     for name, column in zip(table.column_names, table.columns, strict=True):
         if len(column) != count:
             raise ValueError(f"column {name} has {len(column):,} rows, not {count:,}")
@@ -133,8 +123,6 @@ def digest_column(column: Any) -> Digests:
     """Return a fixed_size_binary(16) column as (n, 16) uint8."""
     # The buffer is used as it is: a list of Python objects would take six times the memory.
     parts = [np.empty(0, np.uint8)]
-    for chunk in filter(len, column.chunks):
-        parts.append(
-            np.frombuffer(chunk.buffers()[1], np.uint8, 16 * len(chunk), 16 * chunk.offset)
-        )
+    for part in filter(len, column.chunks):
+        parts += [np.frombuffer(part.buffers()[1], np.uint8, 16 * len(part), 16 * part.offset)]
     return np.concatenate(parts).reshape(-1, 16)

@@ -1,6 +1,6 @@
 """The order in which a shard's sequences are computed: longest first, as far as batches stay full.
 
-A worker cuts it, row after row, into batches of its token budget. No PyTorch is needed.
+A worker cuts this order, row after row, into batches of its token budget.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ Int64s = NDArray[np.int64]
 
 
 def arrange(tokens: Int64s, policy: LengthPolicy) -> Int64s:
-    """Return the processing order of sequences with these tokens, (n,) descending, as (n,) places.
+    """Return the processing order of n sequences as places in `tokens`, (n,), which descends.
 
-    What fills a CPU's token budget lies together, and so does what fills a GPU's; multiples of the
-    CPU's budget are filled nearly as well.
+    Sequences that together fill a CPU's token budget are neighbours, and so are those that fill a
+    GPU's. Multiples of the CPU's budget are filled nearly as well.
     """
     read = policy.model_tokens(tokens)
     batches = list(_fill(read.tolist(), policy.last_pass(tokens, TOKENS["cpu"]), TOKENS["cpu"]))
@@ -39,37 +39,28 @@ def arrange(tokens: Int64s, policy: LengthPolicy) -> Int64s:
 
 
 def _fill(sizes: list[int], lasts: Int64s, budget: int) -> Iterator[list[int]]:
-    """Put the numbers 0 to n - 1 into batches: the first one left, then the largest that fit.
+    """Put the items 0 to n - 1 into batches: the first one left, then the largest that fit.
 
-    sizes: of n numbers, descending; lasts: (n,) how much of the budget each takes as the first.
+    sizes: of the n items, descending. lasts: (n,), how much of the budget an item takes if it is
+    the first of a batch.
     """
     ascending = [-size for size in sizes]
-    unused = _Unused(len(sizes))
-    first = 0
-    while (first := unused.next(first)) < len(sizes):
-        batch, room = [first], budget - int(lasts[first])
-        unused.drop(first)
-        while (place := unused.next(bisect_left(ascending, -room))) < len(sizes):
-            batch.append(place)
-            room -= sizes[place]
-            unused.drop(place)
-        yield batch
+    # An item that is left holds its own number, any other the number of a later item.
+    left = list(range(len(sizes) + 1))
 
-
-class _Unused:
-    """The numbers 0 to n - 1 that were not dropped; n means none."""
-
-    def __init__(self, count: int) -> None:
-        self._after = list(range(count + 1))
-
-    def next(self, number: int) -> int:
-        """Return the first number left from `number` on."""
-        after = self._after
-        while after[number] != number:
+    def first_left(item: int) -> int:
+        while left[item] != item:
             # Shorten the way for the next search.
-            after[number] = after[after[number]]
-            number = after[number]
-        return number
+            left[item] = left[left[item]]
+            item = left[item]
+        return item
 
-    def drop(self, number: int) -> None:
-        self._after[number] = number + 1
+    first = 0
+    while (first := first_left(first)) < len(sizes):
+        batch, room = [first], budget - int(lasts[first])
+        left[first] = first + 1
+        while (item := first_left(bisect_left(ascending, -room))) < len(sizes):
+            batch.append(item)
+            room -= sizes[item]
+            left[item] = item + 1
+        yield batch

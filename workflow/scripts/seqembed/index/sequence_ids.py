@@ -17,7 +17,6 @@ IdStyle = Literal["header", "file:header", "whole-header", "accession"]
 
 # A longer id is kept as its digest.
 SHORT_ID = 64
-_WHOLE = "`ids: whole-header` where whole headers differ"
 
 
 class SequenceIds:
@@ -37,7 +36,7 @@ class SequenceIds:
         self._first_rows: list[int] = []
 
     def begin(self, path: Path) -> None:
-        """Name the file of the next records."""
+        """Begin a file: the next records are read from `path`."""
         self._files.append(path)
         self._first_rows.append(len(self._lines))
 
@@ -49,8 +48,12 @@ class SequenceIds:
         self._lines.extend(records.lines)
         if len(self._seen) < begin + len(names):
             self._refuse_used(keys, begin, names, records)
-        if len(names) < len(records):
-            self._refuse_long(records, len(names))
+        if (place := len(names)) < len(records):
+            record, line = records.sequence_ids[place][:40], records.lines[place]
+            why = (
+                f"`ids: {self._style}` makes an id over {MAX_ID_BYTES:,} bytes; shorten the header"
+            )
+            raise FastaError(why, path=self._files[-1], record=record, line=line)
         return names
 
     def _make(self, records: Records) -> list[str]:
@@ -68,29 +71,23 @@ class SequenceIds:
     def _refuse_used(
         self, keys: Iterable[str | bytes], begin: int, names: list[str], records: Records
     ) -> NoReturn:
-        """Raise FastaError for the first id that is not new; begin: the row of the first one."""
+        """Raise FastaError for the first id that was used before.
+
+        keys: the ids, or their digests, of these records. begin: the row of the first record.
+        """
         rows = {key: row for row, key in enumerate(self._seen)}
         found = (rows[key] for key in keys)
         place, row = next((p, row) for p, row in enumerate(found) if row != begin + p)
-        path, line = self._files[-1], records.lines[place]
-        raise FastaError(self._explain(row), path=path, record=names[place], line=line)
-
-    def _refuse_long(self, records: Records, place: int) -> NoReturn:
-        message = (
-            f"`ids: {self._style}` makes an id over {MAX_ID_BYTES:,} bytes; shorten the header"
-        )
-        record, line = records.sequence_ids[place][:40], records.lines[place]
-        raise FastaError(message, path=self._files[-1], record=record, line=line)
-
-    def _explain(self, row: int) -> str:
-        """Say where the id of this row was first used, and what to do."""
-        first = self._files[bisect_right(self._first_rows, row) - 1]
-        message = f"this id was already used in {first}, line {self._lines[row]}; rename one"
+        path, first = self._files[-1], self._files[bisect_right(self._first_rows, row) - 1]
+        advice = "rename one"
         if self._style == "file:header":
-            return message if first == self._files[-1] else f"{message} of the records, or files"
-        if first != self._files[-1]:
-            return f"{message}, or set `ids: file:header`"
-        return message if self._style == "whole-header" else f"{message}, or set {_WHOLE}"
+            advice += " of the records, or files" if first != path else ""
+        elif first != path:
+            advice += ", or set `ids: file:header`"
+        elif self._style != "whole-header":
+            advice += ", or set `ids: whole-header` where whole headers differ"
+        message = f"this id was already used in {first}, line {self._lines[row]}; {advice}"
+        raise FastaError(message, path=path, record=names[place], line=records.lines[place])
 
 
 def cut_accession(sequence_id: str) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice, repeat
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -46,19 +47,15 @@ class ShardIndex:
 
 
 class IndexFingerprint:
-    """Hashes the ids and digests of an index, in order, and why rows are excluded."""
+    """A hash of the ids and digests of an index, in order, and of the reasons of excluded rows."""
 
     def __init__(self) -> None:
         self._hash = hashlib.blake2b(digest_size=32)
 
     def update(
-        self,
-        sequence_ids: Sequence[str],
-        digests: Iterable[bytes],
-        excluded: Iterable[str | None] | None = None,
+        self, sequence_ids: Sequence[str], digests: Iterable[bytes], reasons: Iterable[str | None]
     ) -> None:
-        """Add rows: ids, digests of 16 bytes, and the reasons of excluded rows."""
-        reasons = repeat(None, len(sequence_ids)) if excluded is None else excluded
+        """Add rows: ids, digests of 16 bytes, and why each row is excluded, or None."""
         # Ids are not empty, ids and reasons hold no NUL, and a digest has 16 bytes: no two lists of
         # rows give the same bytes.
         rows = [
@@ -73,10 +70,8 @@ class IndexFingerprint:
         return self._hash.hexdigest()
 
     def check(self, path: Path) -> None:
-        """Raise IndexFormatError unless this is the fingerprint of the index at `path`.
-
-        Parquet may read a flipped bit as another letter, or as an excluded row.
-        """
+        """Raise IndexFormatError unless this is the fingerprint of the index at `path`."""
+        # Parquet may read a flipped bit as another letter, or as an excluded row.
         if self.hexdigest() != read_metadata(path, "index")["fingerprint"]:
             raise damage_error(path, "damaged")
 
@@ -123,8 +118,8 @@ def read_excluded(path: Path) -> npt.NDArray[np.bool_]:
 def read_assigned(path: Path, rank: int, world_size: int) -> tuple[Int64s, Digests]:
     """Return the (n,) rows of a rank and their (n, 16) digests, longest first.
 
-    All rows of a shard's index; every world_size-th of a whole index. Raises IndexFormatError for
-    another rank's shard.
+    Of a shard's index these are all rows, of a whole index every world_size-th. Raises
+    IndexFormatError for another rank's shard.
     """
     if read_metadata(path, "shard", "index")["kind"] == "shard":
         shard = read_shard_index(path)
@@ -140,10 +135,7 @@ def read_assigned(path: Path, rank: int, world_size: int) -> tuple[Int64s, Diges
 
 
 def read_ids_and_reasons(path: Path) -> Iterator[tuple[str, str | None]]:
-    """Yield each id of a whole index, and why it gets no embedding, or None.
-
-    They are read in parts, as ids may be long.
-    """
+    """Yield each id of a whole index, and the reason why it gets no embedding, or None."""
     read_metadata(path, "index")
     with damage_named(path), open_parquet(path) as index:
         known = "excluded" in index.schema_arrow.names
@@ -176,6 +168,37 @@ def describe_rows(path: Path, rows: Int64s) -> list[str]:
 
 
 def read_id(path: Path, position: int) -> str:
-    """Return the id of a row of an index or a shard's index, by its place in the file."""
+    """Return the id of a row of an index or a shard's index; position: from 0, in the file."""
     name: str = read_columns(path, ["sequence_id"])["sequence_id"][position].as_py()
     return name
+
+
+def read_file_counts(path: Path) -> list[tuple[Path, int]]:
+    """Return the FASTA files of a whole index, in input order, and the number of rows of each."""
+    counts: dict[str, int] = {}
+    with damage_named(path):
+        # The dictionary is in order of appearance, which value_counts keeps.
+        for chunk in read_columns(path, ["file"], read_dictionary=["file"])["file"].chunks:
+            for item in chunk.value_counts().to_pylist():
+                counts[item["values"]] = counts.get(item["values"], 0) + item["counts"]
+    return [(Path(name), count) for name, count in counts.items()]
+
+
+def find_changes(index: Path, folder: Path) -> Iterator[str]:
+    """Yield a sentence for each FASTA file that has changed since it was indexed.
+
+    folder: paths in the index are relative to this folder. Indexes of older versions record no
+    files. Raises IndexFormatError for an index that cannot be read.
+    """
+    for row in json.loads(read_metadata(index, "index").get("files", "[]")):
+        path, size = row["path"], row["size"]
+        try:
+            state = (folder / path).stat()
+        except OSError as error:
+            yield f"{path} is missing ({error.strerror}), so it was not compared"
+            continue
+        if state.st_size != size:
+            yield f"{path} has {state.st_size:,} bytes, but had {size:,} when it was indexed"
+        elif state.st_mtime_ns != row["mtime_ns"]:
+            what = "has another modification time than when it was indexed: it may have changed"
+            yield f"{path} {what}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -10,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from seqembed.checks.residues import ResidueCheck
-from seqembed.index.input_files import describe_files
 from seqembed.index.parquet import FORMAT_VERSION, INDEX_SCHEMA
 from seqembed.index.sequence_ids import IdStyle, SequenceIds
 from seqembed.index.table import IndexFingerprint
@@ -21,33 +22,32 @@ INDEX_BATCH_ROWS = 65_536
 
 
 def write_index(
-    files: Sequence[str | Path],
-    output: Path,
-    residues: Path,
-    ids: IdStyle,
-    check: ResidueCheck,
+    files: Sequence[str | Path], output: Path, residues: Path, ids: IdStyle, check: ResidueCheck
 ) -> int:
     """Write the index of all records, in input order, as Parquet; return their number.
 
-    residues: a second file to write, of the residues of all rows, one after the other; check: a
-    fresh one. The index's metadata has `gaps`, `ids`, and `files` as describe_files gives them.
+    residues: a second file to write, which gets the residues of all rows, one after the other.
+    check: one that has read no file yet. The index's metadata records `gaps`, `ids`, and the path,
+    the size in bytes and the modification time in ns of each of the `files`.
 
     Raises:
-        FastaError: a file is not as it should be, or of another molecule.
-        ResidueError: residues are not known, and `check` does not let them pass.
+        FastaError: a file is no FASTA, repeats an id, or is of another molecule.
+        ResidueError: `check` refuses residues that the model does not know, or gaps.
         ValueError: `ids` is unknown.
     """
     fingerprint, written = IndexFingerprint(), 0
+    states = [
+        {"path": str(file), "size": state.st_size, "mtime_ns": state.st_mtime_ns}
+        for file, state in zip(files, map(os.stat, files), strict=True)
+    ]
     metadata = {"format_version": FORMAT_VERSION, "kind": "index", "gaps": check.gaps, "ids": ids}
-    metadata |= {"files": describe_files(files)}
+    schema = INDEX_SCHEMA.with_metadata(metadata | {"files": json.dumps(states)})
     # The index is renamed last: where it is, its residues are, too.
     with (
         published(output) as temporary,
         published(residues) as spool_path,
         spool_path.open("wb") as spool,
-        pq.ParquetWriter(
-            temporary, INDEX_SCHEMA.with_metadata(metadata), write_page_checksum=True
-        ) as writer,
+        pq.ParquetWriter(temporary, schema, write_page_checksum=True) as writer,
     ):
         batches = _index_rows(files, SequenceIds(ids), check, spool)
         for columns in _regroup(batches, INDEX_BATCH_ROWS):
@@ -62,9 +62,7 @@ def write_index(
 def _index_rows(
     files: Sequence[str | Path], ids: SequenceIds, check: ResidueCheck, spool: IO[bytes]
 ) -> Iterator[list[Sequence[Any]]]:
-    """Yield the index's columns for one batch of records after the other.
-
-    Their residues are written to `spool`."""
+    """Yield the index's columns for each batch of records, and write the residues to `spool`."""
     row = 0
     for path in map(Path, files):
         ids.begin(path)

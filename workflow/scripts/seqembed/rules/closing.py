@@ -48,7 +48,7 @@ def _list_changes(dataset: str, folder: Path) -> list[str]:
     if not (folder / index).exists():
         return []
     # Not at the top: it imports pyarrow, and every job of a run imports this module.
-    from seqembed.index.input_files import find_changes
+    from seqembed.index.table import find_changes
 
     try:
         changes = list(find_changes(folder / index, folder))

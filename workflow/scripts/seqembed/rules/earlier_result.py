@@ -37,7 +37,7 @@ def _resolve(paths: Iterable[str | Path]) -> set[str]:
 def _read_files(index: Path) -> list[str]:
     """The files that an index names, in their order; none if it cannot be read."""
     # Not at the top: it imports pyarrow, which only a name that was used before needs.
-    from seqembed.index.input_files import read_file_counts
+    from seqembed.index.table import read_file_counts
 
     try:
         return [str(path) for path, _ in read_file_counts(index)]

@@ -10,10 +10,9 @@ from typing import cast
 
 from seqembed.errors import IndexFormatError, ModelError
 from seqembed.fasta.reader import read_batches
-from seqembed.index.input_files import read_file_counts, reads_without_gaps
 from seqembed.index.parquet import read_metadata
 from seqembed.index.sequence_ids import IdStyle, SequenceIds
-from seqembed.index.table import read_ids_and_reasons, read_lengths_and_digests
+from seqembed.index.table import read_file_counts, read_ids_and_reasons, read_lengths_and_digests
 from seqembed.models.prepared import read_prepared, sha256_of
 from seqembed.models.source import list_weight_files
 from seqembed.results.reader import EmbeddingsFile
@@ -30,8 +29,8 @@ def check_fasta(index: Path) -> list[str]:
     Raises IndexFormatError where one holds other ids or sequences than were indexed, FastaError
     where it is no longer FASTA.
     """
-    missing, without_gaps = [], reads_without_gaps(index)
-    style = read_metadata(index, "index").get("ids")
+    missing, metadata = [], read_metadata(index, "index")
+    style, without_gaps = metadata.get("ids"), metadata.get("gaps") == "remove"
     ids = SequenceIds(cast(IdStyle, style)) if style else None
     _, digests = read_lengths_and_digests(index)
     names = (name for name, _ in read_ids_and_reasons(index))
