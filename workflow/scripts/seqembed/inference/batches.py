@@ -30,10 +30,10 @@ MIN_BATCH_TOKENS = 128
 
 @dataclass(frozen=True, eq=False)
 class RawBatch:
-    """`positions` (B,) int64 in the shard, and the residues at each.
+    """Sequences of a shard that go through the model at once, as residues.
 
-    windows: of the first sequence, the first window to compute and the one after the last; of the
-    others, all are.
+    positions: (B,) int64, the sequences' rows in the shard. windows: the first window of the first
+    sequence to compute and the one after the last, None for all; other sequences are whole.
     """
 
     positions: Int64s
@@ -43,10 +43,10 @@ class RawBatch:
 
 @dataclass(frozen=True, slots=True)
 class PackedWindow:
-    """A window in a packed batch: rows start to stop are those of its sequence's own tokens.
+    """A window in a packed batch, in which its sequence has the rows from start to stop.
 
-    position: of the sequence in the shard. first, last: whether it is the sequence's first or last
-    window; its special token before or after these rows then belongs to the sequence, too.
+    position: the sequence's row in the shard. first, last: whether this is the sequence's first or
+    last window; the special token before or after the rows then belongs to the sequence, too.
     """
 
     position: int
@@ -58,7 +58,7 @@ class PackedWindow:
 
 @dataclass(frozen=True, eq=False)
 class PackedBatch:
-    """Windows laid end to end, and perhaps a dummy behind them. tokens: (T,) int64."""
+    """Windows laid end to end, and perhaps a dummy after them. tokens: (T,) int64."""
 
     windows: list[PackedWindow]
     tokens: Tensor
@@ -66,16 +66,16 @@ class PackedBatch:
 
     @cached_property
     def positions(self) -> list[int]:
-        """The sequences that it holds windows of, each once."""
+        """The rows in the shard of the sequences, each once, in order."""
         return list(dict.fromkeys(window.position for window in self.windows))
 
     @property
     def size(self) -> int:
-        """Its tokens, without the dummy's."""
+        """How many tokens the batch has, without the dummy's."""
         return self.packing.bounds[len(self.windows)]
 
     def select(self, numbers: Sequence[int]) -> PackedBatch:
-        """The windows of these numbers, as a batch of their own."""
+        """Return a batch of the windows of these numbers."""
         tokens, bounds = self.tokens.numpy(), self.packing.bounds
         windows, parts, offset = [], [], 0
         for number in numbers:
@@ -86,12 +86,12 @@ class PackedBatch:
         return _pack(windows, parts)
 
     def split(self) -> list[PackedBatch]:
-        """A batch for each of its sequences, in order."""
+        """Return a batch for each sequence, in order."""
         numbers = groupby(range(len(self.windows)), lambda number: self.windows[number].position)
         return [self.select(list(own)) for _, own in numbers]
 
     def cut(self, token_limit: int | None) -> list[PackedBatch]:
-        """Batches of at most `token_limit` tokens, in order; a larger window is one by itself."""
+        """Return batches of at most `token_limit` tokens, in order; a larger window is alone."""
         if token_limit is None or self.size <= token_limit:
             return [self]
         sizes = np.diff(self.packing.bounds[: len(self.windows) + 1])
@@ -99,13 +99,13 @@ class PackedBatch:
         return [self.select(range(*pair)) for pair in pairwise(bounds)]
 
     def pin_memory(self) -> PackedBatch:
-        """The same in page-locked memory; called by DataLoader."""
+        """Return this batch in page-locked memory; called by DataLoader."""
         packing = Packing(self.packing.bounds, self.packing.cu_seqlens.pin_memory())
         return PackedBatch(self.windows, self.tokens.pin_memory(), packing)
 
 
 class IndexBasedDataset(Dataset[RawBatch]):
-    """The batches to compute of a shard's index: item i is the i-th pass.
+    """The batches of a shard that are to compute; item i is the i-th of `passes` (plan_passes).
 
     A row group is read when a batch needs it, and only the last one is kept, so that memory does
     not grow with the shard.
@@ -144,7 +144,7 @@ class IndexBasedDataset(Dataset[RawBatch]):
             if number != self._group[0]:
                 self._group = (number, read_row_group(self._file, number, columns))
             residues, expected = (self._group[1][name][row].as_py() for name in columns)
-        # The digest decides which ids get the row.
+        # The digest decides which sequence ids get the computed row.
         if digest(residues) != expected:
             raise damage_error(self._path, f"damaged in row {position}")
         return bytes(residues)
@@ -161,26 +161,23 @@ class VarlenCollator:
     def __call__(self, batch: RawBatch) -> PackedBatch:
         windows: list[PackedWindow] = []
         parts: list[Int64s] = []
-        offset = 0
-        wanted = slice(*batch.windows)
+        offset, wanted = 0, slice(*batch.windows)
         for position, residues in zip(batch.positions.tolist(), batch.residues, strict=True):
-            tokens = self._tokens(position, residues)
+            if self._last[0] != position:
+                self._last = (position, self._encode(residues))
+            tokens = self._last[1]
             cuts = self._policy.cut(len(tokens) - SPECIALS)
             for number in range(len(cuts))[wanted]:
                 windows.append(_place(position, offset, cuts, number))
-                parts.append(_window_tokens(tokens, cuts[number]))
+                own = tokens[1 + cuts[number].start : 1 + cuts[number].stop]
+                parts.append(np.concatenate((tokens[:1], own, tokens[-1:])))
                 offset += len(parts[-1])
             wanted = slice(None)
         return _pack(windows, parts)
 
-    def _tokens(self, position: int, residues: bytes) -> Int64s:
-        if self._last[0] != position:
-            self._last = (position, self._encode(residues))
-        return self._last[1]
-
 
 def _pack(windows: list[PackedWindow], parts: list[Int64s]) -> PackedBatch:
-    """Lay the tokens of windows end to end, and a dummy behind them where they are too few."""
+    """Lay the tokens of windows end to end, and a dummy after them if they are too few."""
     missing = MIN_BATCH_TOKENS - sum(map(len, parts))
     if missing > 0:
         parts = [*parts, np.full(missing + SPECIALS, parts[0][0])]
@@ -189,30 +186,18 @@ def _pack(windows: list[PackedWindow], parts: list[Int64s]) -> PackedBatch:
 
 
 def _place(position: int, offset: int, cuts: list[Window], number: int) -> PackedWindow:
-    """A sequence's window whose first special token is at row `offset` of the batch."""
+    """Return the window of this number; its first special token is row `offset` of the batch."""
     window, own = cuts[number], offset + 1 - cuts[number].start
-    return PackedWindow(
-        position=position,
-        start=own + window.keep_start,
-        stop=own + window.keep_stop,
-        first=number == 0,
-        last=number == len(cuts) - 1,
-    )
-
-
-def _window_tokens(tokens: Int64s, window: Window) -> Int64s:
-    """A window's tokens between the two specials, of its sequence's (n + 2,) tokens."""
-    inner = tokens[1 + window.start : 1 + window.stop]
-    return np.concatenate((tokens[:1], inner, tokens[-1:]))
+    start, stop = own + window.keep_start, own + window.keep_stop
+    return PackedWindow(position, start, stop, first=number == 0, last=number == len(cuts) - 1)
 
 
 def create_async_dataloader(
     dataset: IndexBasedDataset, collator: VarlenCollator, device: torch.device
 ) -> DataLoader[PackedBatch]:
-    """Load packed batches in their order, into pinned memory if they go to a GPU.
+    """Return a loader of packed batches, in order, in page-locked memory if they go to a GPU.
 
-    This process reads them: a loader process would import PyTorch once more, which takes longer
-    than packing.
+    The loader starts no process: importing PyTorch once more would take longer than packing.
     """
     return DataLoader(
         dataset,  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""One GPU for one run, held by a lock; where a scheduler hands out GPUs, its choice is used."""
+"""One GPU for one run, held by a lock; if a scheduler hands out GPUs, its choice is used."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def lease_device(
     proc: Path = DRIVER_GPUS,
     dev: Path = DEVICE_NODES,
 ) -> Iterator[dict[str, str]]:
-    """Hold a device in the body; give the environment variables that tie a worker to it.
+    """Hold a device in the body; give the environment variables that tie a worker to the device.
 
-    End the worker before leaving the body. Raises DeviceError where "cuda" is asked for and no
-    GPU is allowed or there, or where CUDA_VISIBLE_DEVICES names no GPU; and as lease_gpu.
+    End the worker before leaving the body. Raises DeviceError if "cuda" is asked for and no GPU is
+    allowed or there, or if CUDA_VISIBLE_DEVICES names an unknown one; and as lease_gpu.
     """
     if asked == "cpu":
         yield NO_GPU
@@ -57,7 +57,13 @@ def lease_device(
         with lease_gpu(rotated, leave_if_asked=leave_if_asked, logger=logger) as device:
             yield _pin(device.cuda_name)
     else:
-        _accept_no_gpu(asked, _why_none(visible, proc), logger)
+        reason = _why_none(visible, proc)
+        if asked == "cuda":
+            raise DeviceError(
+                f"`device: cuda` is asked for, but {reason}; correct that, set `device: cpu` to "
+                "run without a GPU, or name one in CUDA_VISIBLE_DEVICES to use it without a lease"
+            )
+        logger.info("no GPU: %s; using the CPU", reason)
         yield NO_GPU
 
 
@@ -67,50 +73,40 @@ def lease_gpu(
 ) -> Iterator[Device]:
     """Hold the first candidate that is free; wait while other runs hold them all.
 
-    leave_if_asked: called while it waits; what it raises ends the wait. Raises DeviceError where
-    there is no candidate or a node cannot be locked.
+    candidates: one at least. leave_if_asked: called during the wait, which ends if it raises.
+    Raises DeviceError if a candidate's node cannot be locked.
     """
-    if not candidates:
-        raise DeviceError("there is no GPU to lease; set `device: cpu` to run without one")
-    device, lock = wait_for_lock(
-        lambda: _try_lock(candidates), _describe_wait(candidates), leave_if_asked, logger
+    count, names = len(candidates), ", ".join(map(str, candidates))
+    message = (
+        f"other runs hold the {count} {'GPU' if count == 1 else 'GPUs'} allowed here, {names}; "
+        f"with --resources gpu={count} no more than {count} jobs start at once"
     )
-    # A spawned worker does not inherit this lock: a process that hangs or strays would keep the
-    # GPU for ever. The kernel kills the worker as this process dies, which takes an instant; the
-    # next holder's worker imports torch, which takes seconds, before it touches the GPU.
+    device, lock = wait_for_lock(lambda: _try_lock(candidates), message, leave_if_asked, logger)
+    # A spawned worker does not inherit this lock: one that hangs would keep the GPU for ever. The
+    # kernel kills the worker as this process dies, which takes an instant; the worker of the next
+    # holder imports torch first, which takes seconds, before it touches the GPU.
     with lock:
         logger.info("leased %s", device)
         yield device
 
 
 def _try_lock(candidates: Sequence[Device]) -> tuple[Device, FileIO] | None:
-    """The first free device, and the open file whose lock holds it; None where none is free."""
+    """Return the first free device and the open file whose lock holds it; None: none is free."""
     for device in candidates:
         try:
             return device, device.lock()
         except BlockingIOError:
             continue
         except OSError as error:
-            message = f"{device.node} cannot be locked ({error.strerror})"
-            message = f"{message}; check the card with nvidia-smi, then run again"
-            raise DeviceError(message) from error
+            message = f"{device.node} cannot be locked ({error.strerror}); check the card with"
+            raise DeviceError(f"{message} nvidia-smi, then run again") from error
     return None
 
 
-def _describe_wait(candidates: Sequence[Device]) -> str:
-    count = len(candidates)
-    gpus = "GPU" if count == 1 else "GPUs"
-    names = ", ".join(map(str, candidates))
-    return (
-        f"other runs hold the {count} {gpus} allowed here, {names}; with --resources gpu={count} "
-        f"no more than {count} jobs start at once"
-    )
-
-
 def _is_trusted(visible: str, environment: EnvConfig, gpus: Sequence[Device]) -> bool:
-    """Whether this is the one device of a scheduler's job, or one that cannot be looked up here.
+    """Whether `visible` is a scheduler's one device for this job, or cannot be looked up here.
 
-    A scheduler may count devices differently, and may share one on purpose.
+    A scheduler may count devices in another way, and may share one on purpose.
     """
     names_one = "," not in visible and not says_none(visible)
     return names_one and (environment.in_scheduler_job or not gpus)
@@ -127,12 +123,3 @@ def _why_none(visible_devices: str | None, proc: Path) -> str:
     if count := len(driver_entries(proc)):
         return f"the NVIDIA driver lists {count} GPUs in {proc}, but none of their nodes opens"
     return f"the NVIDIA driver lists no GPU in {proc} (`nvidia-smi` says whether it runs)"
-
-
-def _accept_no_gpu(asked: AskedDevice, reason: str, logger: Logger) -> None:
-    if asked == "cuda":
-        raise DeviceError(
-            f"`device: cuda` is asked for, but {reason}; mend that, set `device: cpu` to run "
-            "without a GPU, or name one in CUDA_VISIBLE_DEVICES to use it without a lease"
-        )
-    logger.info("no GPU: %s; using the CPU", reason)

@@ -1,8 +1,8 @@
 """The GPUs of this machine, found without CUDA, and those that CUDA_VISIBLE_DEVICES allows.
 
-Each has a file that can be locked. The kernel frees a lock when its holder dies, so nothing is left
-to clean up, and all programs that see the same /dev share the lock. Files are opened as FileIO: a
-buffered one would first ask the driver whether it is a terminal.
+Each GPU has a file that can be locked. The kernel frees a lock when its holder dies, so nothing is
+left to clean up, and all programs that see the same /dev share the lock. Files are opened as
+FileIO: a buffered file would first ask the driver whether it is a terminal.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import re
 import struct
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -33,8 +34,8 @@ MIG_NAME = re.compile(rf"MIG-({UUID}|GPU-{UUID}/[0-9]+/[0-9]+)")
 class Gpu:
     """A GPU that this process may open.
 
-    index: its number in the order of PCI bus ids, as CUDA counts. uuid: "GPU-...", None while the
-    driver does not know it.
+    index: the GPU's number in the order of PCI bus ids, as CUDA counts. uuid: "GPU-...", None while
+    the driver does not know the UUID. minor: the number in the device node's name.
     """
 
     index: int
@@ -45,13 +46,11 @@ class Gpu:
 
     @property
     def cuda_name(self) -> str:
-        """Its name in CUDA_VISIBLE_DEVICES under CUDA_DEVICE_ORDER=PCI_BUS_ID."""
+        """The GPU's name in CUDA_VISIBLE_DEVICES under CUDA_DEVICE_ORDER=PCI_BUS_ID."""
         return self.uuid or str(self.index)
 
     def lock(self) -> FileIO:
-        """Open the device node and lock it; closing the file releases the lock.
-
-        Raises BlockingIOError if another process holds the lock."""
+        """Return the open device node, locked until closed; BlockingIOError if another holds it."""
         return _lock(FileIO(self.node), fcntl.flock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def __str__(self) -> str:
@@ -60,16 +59,16 @@ class Gpu:
 
 @dataclass(frozen=True, kw_only=True)
 class MigDevice:
-    """A part of a GPU, known by its name alone: which part it is only NVIDIA's own library knows.
+    """A part of a GPU, known by its name only: which part it is, NVIDIA's own library knows.
 
-    It has no node of its own: its lock is a byte of the driver's control node, chosen by the name.
+    A part has no node: its lock is a byte of the driver's control node, chosen by the name.
     """
 
     cuda_name: str
     node: Path
 
     def lock(self) -> FileIO:
-        """The control node, its byte locked until it is closed; raises as Gpu.lock."""
+        """Return the open control node, its byte locked until closed; raises as Gpu.lock."""
         digest = hashlib.blake2b(self.cuda_name.encode(), digest_size=8).digest()
         # One byte among 2**62, as a struct flock (fcntl.h).
         byte = int.from_bytes(digest, "little") >> 2
@@ -85,7 +84,7 @@ Device = Gpu | MigDevice
 
 
 def _lock(file: FileIO, lock: Callable[..., object], *arguments: object) -> FileIO:
-    """The file, locked by `lock(file, *arguments)`; closed where that fails."""
+    """Return the file, locked by `lock(file, *arguments)`; closes the file if that raises."""
     try:
         lock(file, *arguments)
     except OSError:
@@ -95,39 +94,36 @@ def _lock(file: FileIO, lock: Callable[..., object], *arguments: object) -> File
 
 
 def find_gpus(proc: Path = DRIVER_GPUS, dev: Path = DEVICE_NODES) -> list[Gpu]:
-    """The GPUs whose device nodes can be opened for reading, in the order of PCI bus ids."""
+    """Return the GPUs whose device nodes open for reading, in the order of PCI bus ids."""
     gpus: list[Gpu] = []
     for folder in driver_entries(proc):
-        if gpu := _read_gpu(folder, dev, index=len(gpus)):
-            gpus.append(gpu)
+        # An excluded card, or one whose node does not open, is not counted.
+        with suppress(OSError, KeyError, ValueError):
+            gpus += _read_gpu(folder, dev, len(gpus))
     return gpus
 
 
 def driver_entries(proc: Path) -> list[Path]:
-    """The driver's folder of each GPU, in the order of PCI bus ids."""
+    """Return the driver's folder of each GPU, in the order of PCI bus ids."""
     folders = [path for path in proc.glob("*") if BUS_ID.fullmatch(path.name)]
     return sorted(folders, key=lambda path: [int(part, 16) for part in re.split("[:.]", path.name)])
 
 
-def _read_gpu(folder: Path, dev: Path, *, index: int) -> Gpu | None:
-    """The GPU of one folder of the driver; None where it is excluded or cannot be opened."""
-    try:
-        fields = _information(folder)
-        minor = int(fields["device minor"])
-        node = dev / f"nvidia{minor}"
-        if fields.get("gpu excluded", "no").lower() == "yes":
-            return None
-        with FileIO(node):
-            # Until a card is first opened, the driver prints question marks for its UUID.
-            uuid = _information(folder).get("gpu uuid") or "?"
-    except (OSError, KeyError, ValueError):
-        return None
+def _read_gpu(folder: Path, dev: Path, index: int) -> list[Gpu]:
+    """Return the GPU of one folder of the driver; none if the card is excluded."""
+    fields = _information(folder)
+    minor = int(fields["device minor"])
+    if fields.get("gpu excluded", "no").lower() == "yes":
+        return []
+    with FileIO(node := dev / f"nvidia{minor}"):
+        # Until a card is first opened, the driver prints question marks for its UUID.
+        uuid = _information(folder).get("gpu uuid") or "?"
     known = None if "?" in uuid else uuid
-    return Gpu(index=index, uuid=known, minor=minor, bus_id=folder.name, node=node)
+    return [Gpu(index=index, uuid=known, minor=minor, bus_id=folder.name, node=node)]
 
 
 def _information(folder: Path) -> dict[str, str]:
-    """The driver's "Name: value" lines, names in lower case."""
+    """Return the driver's "Name: value" lines, names in lower case."""
     text = (folder / "information").read_text(errors="replace")
     pairs = (line.partition(":") for line in text.splitlines())
     return {name.strip().lower(): value.strip() for name, _, value in pairs}
@@ -136,10 +132,10 @@ def _information(folder: Path) -> dict[str, str]:
 def choose_candidates(
     gpus: Sequence[Gpu], visible_devices: str | None, dev: Path = DEVICE_NODES
 ) -> list[Device]:
-    """The devices that CUDA_VISIBLE_DEVICES allows, in its order; all GPUs where it is not set.
+    """Return the devices that CUDA_VISIBLE_DEVICES allows, in that order; None allows all GPUs.
 
-    Entries are numbers in the order of PCI bus ids; UUIDs, which may be cut short as long as one
-    GPU fits; or whole names of MIG devices. Raises DeviceError for an entry that is none of these.
+    An entry is a number in the order of PCI bus ids; a UUID, or as much of its beginning as fits
+    one GPU only; or the whole name of a MIG device. Raises DeviceError for any other entry.
     """
     if visible_devices is None:
         return list(gpus)

@@ -38,7 +38,7 @@ from seqembed.inference.plan import (
     put_suspects_first,
 )
 from seqembed.inference.runner import AsyncInferenceRunner, Outputs
-from seqembed.machine.products import keep_products_equal
+from seqembed.inference.streams import keep_products_equal
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.prepared import PreparedModel, read_prepared
 from seqembed.models.weights_check import WeightsCheck
