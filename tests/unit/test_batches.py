@@ -24,8 +24,10 @@ from seqembed.inference.batches import (
     RawBatch,
     VarlenCollator,
     create_async_dataloader,
+    pending_batches,
+    plan_batches,
+    plan_passes,
 )
-from seqembed.inference.plan import pending_batches, plan_batches, plan_passes
 from seqembed.models.encoders.tokenization import ESM2_ALPHABET, Esm2Tokenizer
 from seqembed.settings.lengths import LengthPolicy
 

@@ -18,8 +18,7 @@ import pytest
 from stand_in_gpus import LOGGER, UNKNOWN_UUID, Machine, leave_after, stay
 
 from seqembed.errors import DeviceError, InterruptedRun
-from seqembed.machine.devices import lease_gpu
-from seqembed.machine.gpus import Gpu, choose_candidates
+from seqembed.machine.devices import Gpu, choose_candidates, lease_gpu
 
 MIGS = [f"MIG-{number}c2d3e4f-0000-1111-2222-333344445555" for number in range(3)]
 OLD_MIG = "MIG-GPU-aaaa1111-0000-0000-0000-000000000000/1/0"
