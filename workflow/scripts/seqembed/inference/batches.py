@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -200,7 +199,8 @@ class IndexBasedDataset(Dataset[RawBatch]):
         groups = self._file.metadata.num_row_groups
         sizes = [self._file.metadata.row_group(number).num_rows for number in range(groups)]
         self._starts = np.cumsum([0, *sizes])
-        self._group: tuple[int, Any] = (-1, None)
+        read = partial(read_row_group, self._file, columns=["residues", "digest"])
+        self._read = lru_cache(maxsize=1)(read)
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -215,11 +215,10 @@ class IndexBasedDataset(Dataset[RawBatch]):
 
     def _residues(self, position: int) -> bytes:
         number = int(np.searchsorted(self._starts, position, side="right")) - 1
-        row, columns = position - int(self._starts[number]), ["residues", "digest"]
+        row = position - int(self._starts[number])
         with damage_named(self._path):
-            if number != self._group[0]:
-                self._group = (number, read_row_group(self._file, number, columns))
-            residues, expected = (self._group[1][name][row].as_py() for name in columns)
+            group = self._read(number)
+            residues, expected = group["residues"][row].as_py(), group["digest"][row].as_py()
         # The digest decides which sequence ids get the computed row.
         if digest(residues) != expected:
             raise damage_error(self._path, f"damaged in row {position}")
@@ -230,18 +229,15 @@ class VarlenCollator:
     """Packs a batch: encodes each sequence, cuts it by the policy, lays its windows end to end."""
 
     def __init__(self, encode: Encode, policy: LengthPolicy) -> None:
-        self._encode, self._policy = encode, policy
         # A sequence of many windows comes again for each pass.
-        self._last: tuple[int, Int64s] = (-1, np.empty(0, np.int64))
+        self._encode, self._policy = lru_cache(maxsize=1)(encode), policy
 
     def __call__(self, batch: RawBatch) -> PackedBatch:
         windows: list[PackedWindow] = []
         parts: list[Int64s] = []
         offset, wanted = 0, slice(*batch.windows)
         for position, residues in zip(batch.positions.tolist(), batch.residues, strict=True):
-            if self._last[0] != position:
-                self._last = (position, self._encode(residues))
-            tokens = self._last[1]
+            tokens = self._encode(residues)
             cuts = self._policy.cut(len(tokens) - SPECIALS)
             for number in range(len(cuts))[wanted]:
                 windows.append(_place(position, offset, cuts, number))

@@ -74,8 +74,12 @@ class FailureTracker:
     ) -> None:
         self._folder, self._digests = folder, digests
         self._name_of, self._logger = name_of, logger
-        self._known = _read_or_set_aside(folder, logger)
         self._file = InFlightFile(folder)
+        try:
+            self._known = read_failures(folder)
+        except CheckpointError as error:
+            logger.warning("%s; set aside as %s", error, set_aside(folder / FAILURES).name)
+            self._known = Failures()
         found = DigestIndex(from_hex(self._known.quarantined)).find(digests) >= 0
         self.given_up: set[int] = set(np.flatnonzero(found).tolist())
         self.retrying, self._fresh = False, True
@@ -262,14 +266,6 @@ class FailureTracker:
     def _save(self) -> None:
         self._check()
         write_failures(self._folder, self._known)
-
-
-def _read_or_set_aside(folder: Path, logger: logging.Logger) -> Failures:
-    try:
-        return read_failures(folder)
-    except CheckpointError as error:
-        logger.warning("%s; set aside as %s", error, set_aside(folder / FAILURES).name)
-        return Failures()
 
 
 def _shorten(reason: str) -> str:

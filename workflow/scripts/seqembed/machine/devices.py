@@ -43,12 +43,11 @@ class Gpu:
     """A GPU that this process may open.
 
     index: the GPU's number in the order of PCI bus ids, as CUDA counts. uuid: "GPU-...", None while
-    the driver does not know the UUID. minor: the number in the device node's name.
+    the driver does not know the UUID.
     """
 
     index: int
     uuid: str | None
-    minor: int
     bus_id: str
     node: Path
 
@@ -120,14 +119,14 @@ def driver_entries(proc: Path) -> list[Path]:
 def _read_gpu(folder: Path, dev: Path, index: int) -> list[Gpu]:
     """Return the GPU of one folder of the driver; none if the card is excluded."""
     fields = _information(folder)
-    minor = int(fields["device minor"])
+    node = dev / f"nvidia{int(fields['device minor'])}"
     if fields.get("gpu excluded", "no").lower() == "yes":
         return []
-    with FileIO(node := dev / f"nvidia{minor}"):
+    with FileIO(node):
         # Until a card is first opened, the driver prints question marks for its UUID.
         uuid = _information(folder).get("gpu uuid") or "?"
     known = None if "?" in uuid else uuid
-    return [Gpu(index=index, uuid=known, minor=minor, bus_id=folder.name, node=node)]
+    return [Gpu(index=index, uuid=known, bus_id=folder.name, node=node)]
 
 
 def _information(folder: Path) -> dict[str, str]:
