@@ -22,7 +22,7 @@ from seqembed.environment import EnvConfig
 from seqembed.errors import InterruptedRun, WorkerError
 from seqembed.machine.control_groups import count_oom_kills
 from seqembed.machine.devices import lease_device
-from seqembed.machine.signals import STOPPED, StopFlag, die_with_parent
+from seqembed.machine.signals import RUN_AGAIN, STOPPED, StopFlag, die_with_parent
 
 POLL_SECONDS = 0.2
 # Slurm's KillWait is 30 s by default: the worker's checkpoint has to be written before.
@@ -40,7 +40,6 @@ TUNABLES = (
     "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=4294967295"
 )
 ONEDNN_SHAPES = 8  # of the batches that one thread computes at a time
-KEPT = "what is finished is kept, run again to go on"
 ADVICE = {
     "cuda_oom": "; out of memory while loading the model, not in a batch: run fewer shards at once",
     "cuda_runtime": "; the GPU or its driver failed: see `nvidia-smi`",
@@ -97,7 +96,7 @@ class WorkerEnd:
         # A worker that failed while it stopped is an error: its checkpoint may not be written.
         if kind == "interrupted" or (stopping and kind in (None, "complete")):
             raise InterruptedRun(STOPPED)
-        raise WorkerError(f"{self.describe()}; {KEPT}", self.status)
+        raise WorkerError(f"{self.describe()}; {RUN_AGAIN}", self.status)
 
     def describe(self) -> str:
         """Return a sentence for the user."""

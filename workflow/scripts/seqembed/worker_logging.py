@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 PROGRESS_SECONDS = 15.0
-LINE = "%(asctime)s %(levelname)s %(message)s"
 
 
 def setup_worker_logging(rank: int, log_path: Path) -> logging.Logger:
@@ -28,7 +27,7 @@ def open_log_file(path: Path) -> logging.Handler:
     """Return a handler that appends to `path`; supervisor and worker write lines to one file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = _LogFile(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter(LINE))
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     return handler
 
 

@@ -63,8 +63,7 @@ def plan_batches(
 
 def pending_batches(boundaries: Int64s, rows: Sequence[int]) -> Int64s:
     """Return the (b,) batches of a plan that hold any of `rows`, ascending."""
-    found = np.searchsorted(boundaries, np.asarray(rows, np.int64), side="right") - 1
-    return np.unique(found)
+    return np.unique(np.searchsorted(boundaries, rows, side="right") - 1)
 
 
 def isolate(boundaries: Int64s, suspects: Iterable[int]) -> Int64s:

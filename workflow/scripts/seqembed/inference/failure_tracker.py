@@ -39,22 +39,21 @@ from seqembed.inference.batches import PackedBatch
 from seqembed.storage.digests import DigestIndex, from_hex
 from seqembed.storage.publish import set_aside
 
-# How often a sequence has to fail alone, each time in a fresh process.
+# How often a sequence has to fail alone, each time as a fresh process's first work.
 TRIES = 2
 # After this many failures in a row, each of a sequence alone, the model or the machine is at fault.
 # The longest sequences come first, and many of them may be too long for the memory.
 MAX_IN_A_ROW = 10
 MAX_TOO_LONG_IN_A_ROW = 30
 MAX_REASON_CHARACTERS = 300
-# PyTorch has no exception type of its own for the CPU (c10/core/impl/alloc_cpu.cpp).
-CPU_ALLOCATOR = "DefaultCPUAllocator"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device, or this machine, ran out of memory."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and CPU_ALLOCATOR in str(error)
+    # PyTorch has no exception type of its own for the CPU (c10/core/impl/alloc_cpu.cpp).
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 class FailureTracker:
@@ -128,7 +127,11 @@ class FailureTracker:
         elif count == 1 and not others:
             self._fail_alone(first, reason, memory, fresh=flight.fresh)
         else:
-            self._suspect(flight, reason)
+            rows = {row for first, last, _ in flight.steps for row in range(first, last + 1)}
+            for row in sorted(rows - self.given_up):
+                self._known.suspects.setdefault(row, Suspect(reason=reason))
+            words = "%s: each of the %s sequences that it was computing is tried alone"
+            self._logger.warning(words, reason, sum(count for _, _, count in flight.steps))
         self._save()
 
     def start(self, rows: Sequence[int], check: Callable[[], None]) -> None:
@@ -216,13 +219,6 @@ class FailureTracker:
         self._known.token_limit = limit
         words = "out of memory in a batch of %s tokens: batches hold at most %s from now on"
         self._logger.warning(words, f"{tokens:,}", f"{limit:,}")
-
-    def _suspect(self, flight: InFlight, reason: str) -> None:
-        rows = {row for first, last, _ in flight.steps for row in range(first, last + 1)}
-        for row in sorted(rows - self.given_up):
-            self._known.suspects.setdefault(row, Suspect(reason=reason))
-        words = "%s: each of the %s sequences that it was computing is tried alone"
-        self._logger.warning(words, reason, sum(count for _, _, count in flight.steps))
 
     def _fail_alone(
         self, row: int, reason: str, memory: bool, *, fresh: bool, error: Exception | None = None

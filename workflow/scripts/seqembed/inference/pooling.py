@@ -58,16 +58,14 @@ class WindowPool:
 
         These are the sequences of which all windows have come.
         """
-        positions = [window.position for window in windows if window.last]
-        rows = np.empty((len(positions), pooled.shape[1]), np.float32)
-        done = 0
+        finished = []
         for window, (start, stop), row in zip(windows, spans, pooled, strict=True):
             if not (window.first and window.last):
                 self._take(window, row, stop - start)
             if window.last:
-                rows[done] = row if window.first else self._total / self._count
-                done += 1
-        return np.array(positions, np.int64), rows
+                finished.append(row if window.first else self._total / self._count)
+        positions = np.array([window.position for window in windows if window.last], np.int64)
+        return positions, np.array(finished, np.float32).reshape(-1, pooled.shape[1])
 
     def _take(self, window: PackedWindow, row: NDArray[Any], count: int) -> None:
         """Add a window's row, pooled from `count` token rows."""

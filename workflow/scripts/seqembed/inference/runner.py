@@ -30,7 +30,7 @@ from seqembed.settings.request import Pooling, Storage
 
 Result = TypeVar("Result")
 
-# How often the caller gets control while a batch is being computed.
+# How often, in seconds, the caller gets control while a batch is being computed.
 WAIT_SECONDS = 0.2
 NOT_FINITE = "its values are not finite, in fp32 too"
 TOO_LARGE = "its values are too large for float16; `embedding: {storage: float32}` holds them"
@@ -253,15 +253,14 @@ class AsyncInferenceRunner:
         """
         finite = [_are_finite(pooled, residues, number) for number in range(len(batch.windows))]
         for number, window in enumerate(batch.windows):
-            position = window.position
-            if finite[number] or position in self._tracker.given_up:
+            if finite[number] or window.position in self._tracker.given_up:
                 continue
             again = _arrive(self._begin(batch.select([number]), self._load_fp32(), alone=False))
             pooled[number] = again[0][0]
             residues[number : number + 1] = again[1]
-            self._retried.add(position)
+            self._retried.add(window.position)
             if not _are_finite(pooled, residues, number):
-                self._tracker.quarantine(position, NOT_FINITE, in_doubt=not any(finite))
+                self._tracker.quarantine(window.position, NOT_FINITE, in_doubt=not any(finite))
 
     def _store(
         self, positions: NDArray[np.int64], rows: NDArray[Any]

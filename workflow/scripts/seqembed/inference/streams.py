@@ -23,10 +23,10 @@ Rows = tuple[Tensor, Tensor | None]
 # From a batch's tokens and packing, both on the device, to the batch's rows on the device.
 Compute = Callable[[Tensor, Packing], Rows]
 
-CPUINFO = Path("/proc/cpuinfo")
 
-
-def keep_products_equal(environ: MutableMapping[str, str], cpuinfo: Path = CPUINFO) -> None:
+def keep_products_equal(
+    environ: MutableMapping[str, str], cpuinfo: Path = Path("/proc/cpuinfo")
+) -> None:
     """Ask MKL for its strict mode, on Intel's processors; the user's own value wins.
 
     MKL reads the variable once: call this before the first matrix product.

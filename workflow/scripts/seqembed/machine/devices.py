@@ -25,15 +25,13 @@ from seqembed.environment import EnvConfig
 from seqembed.errors import DeviceError
 from seqembed.storage.locks import wait_for_lock
 
-AskedDevice = Literal["auto", "cuda", "cpu"]
-
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 DRIVER_GPUS = Path("/proc/driver/nvidia/gpus")
 DEVICE_NODES = Path("/dev")
 # What users and Slurm write into CUDA_VISIBLE_DEVICES to say "no GPU".
 NO_DEVICE = frozenset({"", "-1", "nodevfiles"})
 BUS_ID = re.compile(r"[0-9a-fA-F]+:[0-9a-fA-F]+:[0-9a-fA-F]+\.[0-9a-fA-F]+")
-# Of MIG devices, today's and that of drivers before 470, as nvidia-smi -L prints them.
+# Names of MIG devices as nvidia-smi -L prints them: today's, and those of drivers before 470.
 UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 MIG_NAME = re.compile(rf"MIG-({UUID}|GPU-{UUID}/[0-9]+/[0-9]+)")
 
@@ -178,7 +176,7 @@ def _named(gpus: Sequence[Gpu], entry: str, dev: Path) -> Device:
 
 @contextmanager
 def lease_device(
-    asked: AskedDevice,
+    asked: Literal["auto", "cuda", "cpu"],
     rank: int,
     environment: EnvConfig,
     *,

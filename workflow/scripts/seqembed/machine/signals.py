@@ -12,7 +12,8 @@ from typing import Any
 
 from seqembed.errors import InterruptedRun
 
-STOPPED = "stopped by a signal; what is finished is kept, run again to go on"
+RUN_AGAIN = "what is finished is kept, run again to go on"
+STOPPED = f"stopped by a signal; {RUN_AGAIN}"
 # linux/prctl.h
 PR_SET_PDEATHSIG = 1
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import logging
-import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +29,7 @@ def wait_for_lock(
 
     leave_if_asked: called before each attempt; the wait ends if that call raises.
     """
-    next_reminder = -math.inf
+    next_reminder = 0.0
     while True:
         leave_if_asked()
         if (lock := attempt()) is not None:
