@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import os
 
-from seqembed.machine.products import keep_products_equal
+from seqembed.inference.streams import keep_products_equal
 
 keep_products_equal(os.environ)

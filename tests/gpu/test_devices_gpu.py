@@ -11,8 +11,7 @@ import torch
 
 from seqembed.environment import EnvConfig
 from seqembed.errors import InterruptedRun
-from seqembed.machine.devices import lease_device, lease_gpu
-from seqembed.machine.gpus import choose_candidates, find_gpus
+from seqembed.machine.devices import choose_candidates, find_gpus, lease_device, lease_gpu
 from seqembed.settings.precision import resolve_precision, should_use_fp16
 
 LOGGER = logging.getLogger("test_devices_gpu")

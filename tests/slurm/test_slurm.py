@@ -26,7 +26,7 @@ from projects import (
     submitted,
 )
 
-from seqembed.machine.gpus import find_gpus
+from seqembed.machine.devices import find_gpus
 
 pytestmark = pytest.mark.skipif(
     os.getuid() != 0,

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from seqembed.environment import EnvConfig
 from seqembed.errors import InterruptedRun
-from seqembed.machine.devices import lease_device
-from seqembed.machine.gpus import Gpu, find_gpus
+from seqembed.machine.devices import Gpu, find_gpus, lease_device
 
 LOGGER = logging.getLogger("stand_in_gpus")
 # As driver 550 prints it, tabs and blanks included.

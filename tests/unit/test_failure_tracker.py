@@ -72,7 +72,7 @@ def test_untrusted_weights_leave_no_failures(tmp_path):
     tracker.start(range(COUNT), refuse)
     for learn in (
         lambda: tracker.quarantine(3, "its values are too large", in_doubt=False),
-        lambda: tracker.handle_failure(batch_of(4), RuntimeError("no"), False, alone=True),
+        lambda: tracker.handle_failure(batch_of(4), RuntimeError("no"), alone=True),
     ):
         with pytest.raises(ModelError, match="rotted"):
             learn()
@@ -90,7 +90,7 @@ def test_a_run_without_failures_leaves_no_file(tmp_path):
 def test_after_a_crash_each_sequence_is_tried_alone_until_one_crashed_twice(tmp_path):
     tracker = crash_at(tmp_path, batch_of(8, 9, 10, 11, 12))
     assert [*tracker.suspects] == [8, 9, 10, 11, 12]
-    assert tracker.is_suspect(batch_of(9)) and not tracker.is_suspect(batch_of(9, 10))
+    assert tracker.find_suspect(batch_of(9)) and not tracker.find_suspect(batch_of(9, 10))
     tracker = crash_at(tmp_path, batch_of(8), batch_of(9), batch_of(10))
     assert [*tracker.suspects] == [10, 8, 9, 11, 12]
     assert (tracker.suspects[10].failed, tracker.suspects[10].tries) == (True, 1)
@@ -159,7 +159,7 @@ def test_a_kill_out_of_memory_lowers_the_token_limit(batches, limit, tmp_path):
 def test_a_failure_beside_others_does_not_raise_the_limit(tmp_path):
     tracker, batch, error = open_tracker(tmp_path), batch_of(1, 2, 3, 4), MemoryError("no room")
     for alone, limit in ((False, 4 * 52), (True, 2 * 52), (False, 2 * 52)):
-        assert tracker.handle_failure(batch, error, memory=True, alone=alone) == [batch]
+        assert tracker.handle_failure(batch, error, alone=alone) == [batch]
         assert tracker.token_limit == limit
 
 
@@ -199,9 +199,9 @@ def test_a_success_ends_the_failures_in_a_row(tmp_path):
 
 def test_what_was_learnt_survives_a_kill(tmp_path):
     tracker = open_tracker(tmp_path)
-    assert len(tracker.handle_failure(batch_of(1, 2), MemoryError(), True, alone=True)) == 1
+    assert len(tracker.handle_failure(batch_of(1, 2), MemoryError(), alone=True)) == 1
     assert open_tracker(tmp_path).token_limit == 2 * 52 // 2
-    assert tracker.handle_failure(batch_of(3), ValueError("bad"), False, alone=True) == []
+    assert tracker.handle_failure(batch_of(3), ValueError("bad"), alone=True) == []
     assert [*open_tracker(tmp_path).suspects] == [3]
     tracker.record_success(np.array([5]))
     assert read_failures(tmp_path).in_a_row == {}

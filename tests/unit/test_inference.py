@@ -24,9 +24,14 @@ from worker_runs import make_sequences
 from seqembed.checkpoints.failures import Failures, Suspect, read_failures, write_failures
 from seqembed.errors import FreshProcessError, NonFiniteError, NotTheSequencesError
 from seqembed.flags import FP32_RETRY
-from seqembed.inference.batches import PackedBatch, RawBatch, VarlenCollator
+from seqembed.inference.batches import (
+    PackedBatch,
+    RawBatch,
+    VarlenCollator,
+    plan_batches,
+    plan_passes,
+)
 from seqembed.inference.failure_tracker import MAX_IN_A_ROW, FailureTracker
-from seqembed.inference.plan import plan_batches, plan_passes
 from seqembed.inference.runner import AsyncInferenceRunner, BatchRows, Outputs
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.dnabert_s import DnabertS

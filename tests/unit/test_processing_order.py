@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from seqembed.index.processing_order import arrange
-from seqembed.inference.plan import plan_batches
+from seqembed.inference.batches import plan_batches
 from seqembed.settings.lengths import LengthPolicy
 from seqembed.settings.token_budget import TOKENS
 

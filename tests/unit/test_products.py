@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from seqembed.machine.products import keep_products_equal
+from seqembed.inference.streams import keep_products_equal
 
 SCRIPTS = Path(__file__).parents[2] / "workflow/scripts"
 # The smallest batch, and a product whose long sums MKL divides among threads.
 PROGRAM = """
 import os
 import torch
-from seqembed.machine.products import keep_products_equal
+from seqembed.inference.streams import keep_products_equal
 keep_products_equal(os.environ)
 weights, rows = torch.randn(1280, 320), torch.randn(128, 1280)
 torch.set_num_threads(1)

@@ -21,8 +21,7 @@ from seqembed import supervisor
 from seqembed.checkpoints.blocks import list_blocks, read_block
 from seqembed.environment import EnvConfig
 from seqembed.errors import DeviceError, InterruptedRun, WorkerError
-from seqembed.supervisor import Supervisor
-from seqembed.worker_ends import WorkerEnd
+from seqembed.supervisor import Supervisor, WorkerEnd
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are seen in /proc")
 

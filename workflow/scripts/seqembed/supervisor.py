@@ -1,7 +1,7 @@
 """The supervisor: gives a worker its GPU and a process of its own, and acts on how it ends.
 
-It is the only one in its process, whose signals and environment it sets. It never touches CUDA
-itself, so that what the worker sees is decided before CUDA starts.
+A supervisor sets the signals and the environment of its own process, and never touches CUDA: a
+worker inherits which GPUs are visible before CUDA starts.
 """
 
 from __future__ import annotations
@@ -12,38 +12,114 @@ import os
 import queue
 import signal
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import dataclass
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from seqembed.environment import EnvConfig
+from seqembed.errors import InterruptedRun, WorkerError
 from seqembed.machine.control_groups import count_oom_kills
 from seqembed.machine.devices import lease_device
-from seqembed.machine.signals import StopFlag, die_with_parent
-from seqembed.worker_ends import WorkerEnd
+from seqembed.machine.signals import RUN_AGAIN, STOPPED, StopFlag, die_with_parent
 
 POLL_SECONDS = 0.2
 # Slurm's KillWait is 30 s by default: the worker's checkpoint has to be written before.
 GRACE_SECONDS = 25.0
-# Nobody waits for an orphan, and the next run may start at once.
+# No program waits for a run whose parent is gone, and the next run may start at once.
 ORPHAN_GRACE_SECONDS = 5.0
 
-# These keep a worker's memory from growing from batch to batch. Small blocks among large ones keep
-# these from joining when they are freed: glibc keeps freed blocks for reuse, and oneDNN the code
-# that it compiled for each of 1,024 shapes, of which every batch has its own. Arrow's own allocator
-# keeps what is returned to it. Large blocks stay with the process: the next batch needs them again,
-# and the system clears each page that it gives.
-TUNABLES = ":".join(
-    (
-        "glibc.malloc.tcache_count=0",
-        "glibc.malloc.mxfast=0",
-        "glibc.malloc.mmap_max=0",
-        "glibc.malloc.trim_threshold=4294967295",
-    )
+# These settings keep a worker's memory from growing from batch to batch. Small blocks that stay
+# allocated keep the large blocks around them from joining when freed: glibc keeps small freed
+# blocks for reuse, and oneDNN the code that it compiled for each of 1,024 shapes (every batch has a
+# shape of its own). Arrow's own allocator keeps the memory that is returned to it. Large blocks
+# stay with the process: the next batch needs them again, and the system clears each new page.
+TUNABLES = (
+    "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0:"
+    "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=4294967295"
 )
 ONEDNN_SHAPES = 8  # of the batches that one thread computes at a time
+ADVICE = {
+    "cuda_oom": "; out of memory while loading the model, not in a batch: run fewer shards at once",
+    "cuda_runtime": "; the GPU or its driver failed: see `nvidia-smi`",
+}
+# Signals that a process brings on itself. SIGKILL and SIGTERM come from other processes.
+CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerEnd:
+    """How a worker process ended.
+
+    status: the worker's last status, None if it reported none. exit_code: negative for a signal.
+    began: the worker had recorded how the worker before it ended. oom_killed: the kernel killed the
+    worker because memory ran out; None where the kernel does not say.
+    """
+
+    status: Mapping[str, Any] | None
+    exit_code: int
+    began: bool
+    oom_killed: bool | None
+
+    @property
+    def wants_fresh_worker(self) -> bool:
+        """Whether a worker in a fresh process can go on, and would not just end in the same way."""
+        status = self.status or {}
+        suspects_left = status.get("error") == "generic_error" and status.get("retry_recommended")
+        return self.began and (self.crash is not None or bool(suspects_left))
+
+    @property
+    def crash(self) -> dict[str, Any] | None:
+        """The `reason` of a crash, and whether it was out of `memory`, for the next worker.
+
+        None for any other end; a SIGKILL that a person sent is no crash.
+        """
+        if not self.began:
+            return None
+        if self.status is not None:
+            broken = self.status.get("circuit_breaker")
+            return {"reason": _message(self.status), "memory": False} if broken else None
+        killed = self.exit_code == -signal.SIGKILL and bool(self.oom_killed)
+        if killed or -self.exit_code in CRASHES or self.exit_code >= 0:
+            return {"reason": f"the worker {self._exit()}", "memory": killed}
+        return None
+
+    def judge(self, stopping: bool) -> dict[str, Any]:
+        """Return the status of a worker that completed; else raise InterruptedRun or WorkerError.
+
+        stopping: a signal asked this run to stop.
+        """
+        kind = self.status["status"] if self.status else None
+        if self.status and kind == "complete" and self.exit_code == 0:
+            return dict(self.status)
+        # A worker that failed while it stopped is an error: its checkpoint may not be written.
+        if kind == "interrupted" or (stopping and kind in (None, "complete")):
+            raise InterruptedRun(STOPPED)
+        raise WorkerError(f"{self.describe()}; {RUN_AGAIN}", self.status)
+
+    def describe(self) -> str:
+        """Return a sentence for the user."""
+        if self.status is None:
+            return f"the worker exited without reporting a status: it {self._exit()}"
+        if self.status["status"] == "complete":
+            return f"the worker completed, and then {self._exit()}"
+        return f"{_message(self.status)}{ADVICE.get(str(self.status.get('error')), '')}"
+
+    def _exit(self) -> str:
+        if self.exit_code >= 0:
+            return f"ended with exit code {self.exit_code}"
+        if self.exit_code != -signal.SIGKILL:
+            return f"was killed by {signal.Signals(-self.exit_code).name}"
+        if self.oom_killed is None:
+            return "was killed by SIGKILL (the kernel does this when memory is short)"
+        if self.oom_killed:
+            return "was killed by the kernel, because memory ran out"
+        return "was killed by SIGKILL, from outside"
+
+
+def _message(status: Mapping[str, Any]) -> str:
+    return str(status.get("error_message", status.get("error")))
 
 
 class Supervisor:
@@ -64,10 +140,9 @@ class Supervisor:
     ) -> dict[str, Any]:
         """Run the worker of `rank` to its end; return its status, which is "complete".
 
-        Where a sequence ended the worker, a fresh one goes on, and gets the reason in `crash`.
-
-        Raises InterruptedRun after SIGTERM or SIGINT, WorkerError for any other end, DeviceError
-        where there is no device to run on.
+        Where a sequence crashed the worker, a fresh worker goes on, with the reason in `crash`.
+        Raises InterruptedRun after SIGTERM or SIGINT, WorkerError if the worker failed, DeviceError
+        if there is no device to run on.
         """
         self._stop = StopFlag(ctrl_c=True)
         # A process reads these as it starts, before any Python runs in it.
@@ -89,27 +164,43 @@ class Supervisor:
         return end.judge(self._stop.asked())
 
     def _run_worker(self, *arguments: Any) -> WorkerEnd:
+        """Run one worker process to its end; whatever is raised here, none is left behind."""
         kills = count_oom_kills()
-        with _started(arguments) as (worker, results, began):
+        context = multiprocessing.get_context("spawn")
+        results, began = context.Queue(), context.Event()
+        worker = context.Process(target=_work, args=(os.getpid(), results, began, *arguments))
+        # The child keeps this mask: Ctrl-C reaches it only as the SIGTERM that we send.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            worker.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        try:
             status = self._wait(worker, results)
+        finally:
+            worker.kill()
+            worker.join()
+            results.close()
         return WorkerEnd(
             status=status,
-            exit_code=worker.exitcode,
+            exit_code=cast(int, worker.exitcode),
             began=began.is_set(),
             oom_killed=None if kills is None else (count_oom_kills() or 0) > kills,
         )
 
     def _wait(self, worker: SpawnProcess, results: Any) -> dict[str, Any] | None:
-        """Wait for the worker's end; return the last status that it reported, if any.
+        """Wait for the worker's end; return its last status, None if none arrived.
 
-        The exit code is the authority: what a worker reports before a hard exit may be lost.
+        A status that a worker reports just before a hard exit may be lost.
         """
         status, deadline = None, None
         while worker.is_alive():
             status = _take(results) or status
             if self._stop.asked() and deadline is None:
                 worker.terminate()
-                deadline = time.monotonic() + self._grace()
+                orphaned = self._parent is not None and os.getppid() != self._parent
+                grace = ORPHAN_GRACE_SECONDS if orphaned else GRACE_SECONDS
+                deadline = time.monotonic() + grace
                 self._logger.info("stopping: the worker writes its checkpoint")
             if deadline is not None and time.monotonic() > deadline:
                 self._logger.warning("the worker did not end in time and is killed")
@@ -117,51 +208,21 @@ class Supervisor:
                 worker.join()
         return _take(results) or status
 
-    def _grace(self) -> float:
-        orphaned = self._parent is not None and os.getppid() != self._parent
-        return ORPHAN_GRACE_SECONDS if orphaned else GRACE_SECONDS
-
 
 def _take(results: Any) -> dict[str, Any] | None:
     try:
-        status: dict[str, Any] = results.get(timeout=POLL_SECONDS)
+        return cast(dict[str, Any], results.get(timeout=POLL_SECONDS))
     except queue.Empty:
         return None
-    return status
-
-
-@contextmanager
-def _started(arguments: tuple[Any, ...]) -> Iterator[tuple[SpawnProcess, Any, Any]]:
-    """Start a worker; give its process, its queue, and the event that it sets when it has begun.
-
-    Whatever happens in the body, no worker is left behind.
-    """
-    context = multiprocessing.get_context("spawn")
-    results, began = context.Queue(), context.Event()
-    worker = context.Process(target=_work, args=(os.getpid(), results, began, *arguments))
-    # The child keeps this mask: Ctrl-C reaches it only as the SIGTERM that we send.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        worker.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    try:
-        yield worker, results, began
-    finally:
-        worker.kill()
-        worker.join()
-        results.close()
 
 
 def _even_memory(environ: Mapping[str, str], threads: int) -> dict[str, str]:
     """Environment variables that limit allocator growth; the user's own values win."""
-    variables = {
-        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": str(ONEDNN_SHAPES * threads),
-        "ARROW_DEFAULT_MEMORY_POOL": "system",
-    }
-    tunables = filter(None, [TUNABLES, environ.get("GLIBC_TUNABLES")])
-    return {name: environ.get(name, value) for name, value in variables.items()} | {
-        "GLIBC_TUNABLES": ":".join(tunables)
+    shapes, pool = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "ARROW_DEFAULT_MEMORY_POOL"
+    return {
+        shapes: environ.get(shapes, str(ONEDNN_SHAPES * threads)),
+        pool: environ.get(pool, "system"),
+        "GLIBC_TUNABLES": ":".join(filter(None, [TUNABLES, environ.get("GLIBC_TUNABLES")])),
     }
 
 

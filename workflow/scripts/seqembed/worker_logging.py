@@ -9,11 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 PROGRESS_SECONDS = 15.0
-LINE = "%(asctime)s %(levelname)s %(message)s"
 
 
 def setup_worker_logging(rank: int, log_path: Path) -> logging.Logger:
-    """Open this rank's logger, which appends to `log_path`; a second call replaces the file."""
+    """Return this rank's logger, which appends to `log_path`; a second call replaces the file."""
     logger = logging.getLogger(f"seqembed.worker.{rank}")
     logger.setLevel(logging.INFO)
     logger.propagate = False
@@ -25,15 +24,15 @@ def setup_worker_logging(rank: int, log_path: Path) -> logging.Logger:
 
 
 def open_log_file(path: Path) -> logging.Handler:
-    """Open a handler that appends to `path`; supervisor and worker write lines to one file."""
+    """Return a handler that appends to `path`; supervisor and worker write lines to one file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = _LogFile(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter(LINE))
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     return handler
 
 
 class _LogFile(logging.FileHandler):
-    """Drops lines where the disk is full: the run is worth more than its log."""
+    """Drops lines while the disk is full: the run is worth more than the run's log."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exception(), OSError):
@@ -41,7 +40,10 @@ class _LogFile(logging.FileHandler):
 
 
 class Progress:
-    """Logs the progress of a shard, at most every PROGRESS_SECONDS."""
+    """Logs the progress of a shard, at most every PROGRESS_SECONDS.
+
+    sequences, done: how many the shard has, and how many earlier runs finished.
+    """
 
     def __init__(
         self,
@@ -59,9 +61,9 @@ class Progress:
         self._checkpoint: float | None = None
 
     def advance(self, sequences: int, tokens: int, checkpoint: float | None) -> None:
-        """Count a finished batch, and log a line when it is time.
+        """Count a finished batch, and log a line if one is due.
 
-        checkpoint: when the last one was written, by the clock; None before the first.
+        checkpoint: the clock's time of the last checkpoint, None before the first.
         """
         self._done += sequences
         self._tokens += tokens
@@ -72,32 +74,23 @@ class Progress:
     def log(self, spent: float | None = None) -> None:
         """Log sequences done, tokens a second, time left and the last checkpoint.
 
-        spent: at the end of a run, the seconds spent on checkpoints; logged, too.
+        spent: seconds spent on checkpoints, logged at the end of a run; None before.
         """
         self._logged = now = self._clock()
-        rate = self._tokens / max(now - self._begin, 1e-9)
-        ago = "none in this run"
-        if self._checkpoint is not None:
-            ago = f"{_duration(now - self._checkpoint)} ago"
-        left = max(self._pending_tokens - self._tokens, 0) / rate if rate else float("inf")
-        self._logger.info(
-            "%s of %s sequences done, %s tokens/s, %s left, last checkpoint %s",
-            f"{self._done:,}",
-            f"{self._sequences:,}",
-            f"{rate:,.0f}",
-            _duration(left),
-            ago,
-        )
+        seconds = now - self._begin
+        rate = self._tokens / max(seconds, 1e-9)
+        missing = max(self._pending_tokens - self._tokens, 0)
+        left = _duration(missing / rate) if rate else "unknown time"
+        written = self._checkpoint
+        ago = "none in this run" if written is None else f"{_duration(now - written)} ago"
+        done = f"{self._done:,} of {self._sequences:,} sequences done, {rate:,.0f} tokens/s"
+        self._logger.info("%s, %s left, last checkpoint %s", done, left, ago)
         if spent is not None:
-            seconds = now - self._begin
             computed = f"{self._tokens:,}"
             self._logger.info("%s tokens were computed in %.3f seconds", computed, seconds)
             self._logger.info("checkpoints took %.2f of %.2f seconds", spent, seconds)
 
 
 def _duration(seconds: float) -> str:
-    if seconds == float("inf"):
-        return "unknown time"
     minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -1,14 +1,14 @@
 """What failed in a shard: two files beside its checkpoints.
 
-`failures.json` keeps what was learnt for the runs to come. `in_flight.json` names the batches that
-are being computed, so that the next process knows what a crash interrupted.
+`failures.json` keeps what later runs need to know. `in_flight.json` names the batches that are
+being computed, so that the next process knows which ones a crash interrupted.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,10 @@ IN_FLIGHT = "in_flight.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Suspect:
-    """A sequence that may be what failed: it is computed in a batch of its own.
+    """A sequence that may have caused a failure; it is computed in a batch of its own.
 
-    failed: it failed alone already. tries: how often it did so before anything else in a fresh
-    process. memory: it ran out of memory.
+    failed: the sequence failed alone already. tries: how often it failed alone, before anything
+    else in a fresh process. memory: its computation ran out of memory.
     """
 
     reason: str
@@ -36,12 +36,12 @@ class Suspect:
 
 @dataclass(kw_only=True)
 class Failures:
-    """What a shard's runs learnt.
+    """The failures of a shard's runs.
 
     token_limit: the most tokens that a batch may hold, None while none ran out of memory.
-    suspects: by their row in the shard. quarantined: hex digests of the sequences that are given
-    up, with the reason. in_a_row: hex digests of the sequences that failed alone since the last
-    success, and whether each ran out of memory.
+    suspects: by their row in the shard. quarantined: from the hex digest of each sequence that is
+    given up to the reason. in_a_row: from the hex digest of each sequence that failed alone since
+    the last success to whether the sequence ran out of memory.
     """
 
     token_limit: int | None = None
@@ -51,16 +51,22 @@ class Failures:
 
 
 def read_failures(folder: Path) -> Failures:
-    """A folder's failures, none where no file is; raises CheckpointError for a damaged one."""
+    """Return a folder's failures; without a file there are none.
+
+    Raises CheckpointError if the file is damaged.
+    """
     path = folder / FAILURES
     if not os.path.lexists(path):
         return Failures()
     try:
         content = read_json(path, "failures", FORMAT_VERSION)
+        for digest, reason in content["quarantined"].items():
+            if len(bytes.fromhex(digest)) != 16 or not isinstance(reason, str):
+                raise ValueError(f"{digest!r} is not a digest with a reason")
         return Failures(
             token_limit=content["token_limit"],
             suspects=_read_suspects(content["suspects"]),
-            quarantined=_digests_with_reasons(content["quarantined"]),
+            quarantined=content["quarantined"],
             in_a_row={failed["digest"]: failed["memory"] for failed in content["doubts"]},
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -71,43 +77,30 @@ def write_failures(folder: Path, failures: Failures) -> None:
     """Write `failures.json` durably."""
     content = {
         "token_limit": failures.token_limit,
-        "suspects": [
-            {"first": row, "last": row} | asdict(suspect)
-            for row, suspect in failures.suspects.items()
-        ],
+        "suspects": [{"first": n, "last": n} | asdict(s) for n, s in failures.suspects.items()],
         "quarantined": failures.quarantined,
-        "doubts": [
-            {"digest": digest, "memory": memory} for digest, memory in failures.in_a_row.items()
-        ],
+        "doubts": [{"digest": d, "memory": memory} for d, memory in failures.in_a_row.items()],
     }
     write_json(folder / FAILURES, "failures", FORMAT_VERSION, content)
 
 
 def _read_suspects(entries: list[dict[str, Any]]) -> dict[int, Suspect]:
-    """Suspects by row. Earlier versions suspected ranges of rows, of which each is one here."""
+    """Return suspects by row; earlier versions wrote ranges of rows, from `first` to `last`."""
     found: dict[int, Suspect] = {}
-    # What is known of one sequence outweighs what is known of a range around it.
+    # What is known of a single sequence outweighs what is known of a range around it.
     for entry in sorted(entries, key=lambda entry: bool(entry["first"] < entry["last"])):
-        known = {key: value for key, value in entry.items() if key not in ("first", "last")}
-        for row in range(entry["first"], entry["last"] + 1):
-            found.setdefault(row, Suspect(**known))
+        for row in range(entry.pop("first"), entry.pop("last") + 1):
+            found.setdefault(row, Suspect(**entry))
     return found
-
-
-def _digests_with_reasons(content: dict[str, str]) -> dict[str, str]:
-    for digest, reason in content.items():
-        if len(bytes.fromhex(digest)) != 16 or not isinstance(reason, str):
-            raise ValueError(f"{digest!r} is not a digest with a reason")
-    return dict(content)
 
 
 @dataclass(frozen=True, kw_only=True)
 class InFlight:
     """The batches that are being computed.
 
-    steps: of each batch, its first and last row in the shard and how many sequences it holds.
-    tokens: of the largest batch. pieces: how many windows the last one holds. fresh: the process
-    computed nothing before it but suspects, each alone.
+    steps: the first and the last row of each batch in the shard, and how many sequences the batch
+    holds. tokens: of the largest batch. pieces: how many windows the last batch holds. fresh: until
+    now the process computed nothing but suspects, each alone.
     """
 
     steps: list[tuple[int, int, int]]
@@ -119,13 +112,27 @@ class InFlight:
 class InFlightFile:
     """`in_flight.json`, rewritten in place before and after each batch.
 
-    It is not synced to disk: it has to outlive the process, not the machine.
+    The file is not synced to disk: it has to outlive the process, not the machine.
     """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / IN_FLIGHT
         self._descriptor: int | None = None
         self._longest = 0
+
+    def take(self) -> InFlight | None:
+        """Return what the last process was computing when it ended, and remove the file.
+
+        None if that process was computing nothing.
+        """
+        try:
+            flight = InFlight(**json.loads(self._path.read_text()))
+            flight.steps[:] = [(int(a), int(b), int(n)) for a, b, n in flight.steps]
+            return flight
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
+        finally:
+            self._path.unlink(missing_ok=True)
 
     def write(self, flight: InFlight | None) -> None:
         """Name what is being computed; None for nothing."""
@@ -141,16 +148,3 @@ class InFlightFile:
             os.close(self._descriptor)
             self._descriptor = None
         self._path.unlink(missing_ok=True)
-
-
-def take_in_flight(folder: Path) -> InFlight | None:
-    """What the last process was computing when it ended, None for nothing; removes the file."""
-    path = folder / IN_FLIGHT
-    try:
-        flight = InFlight(**json.loads(path.read_text()))
-        steps = [(int(first), int(last), int(count)) for first, last, count in flight.steps]
-        return replace(flight, steps=steps)
-    except (FileNotFoundError, ValueError, TypeError):
-        return None
-    finally:
-        path.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""Runs packed batches through a model: pooled rows, and token rows where they are asked for.
+"""Runs packed batches through a model: pooled rows, and token rows if they are asked for.
 
-The failure tracker says what is computed in place of a batch that failed. Values that are not
-finite are computed again in fp32.
+The failure tracker decides what is computed in place of a batch that failed. A window whose values
+are not finite is computed again in fp32.
 """
 
 from __future__ import annotations
@@ -22,16 +22,15 @@ from torch import Tensor, nn
 from seqembed.flags import FP32_RETRY
 from seqembed.inference.batches import PackedBatch
 from seqembed.inference.failure_tracker import FailureTracker
-from seqembed.inference.out_of_memory import free_memory, is_out_of_memory
 from seqembed.inference.pooling import WindowPool, pool, pooled_span
-from seqembed.inference.streams import Rows, open_streams
+from seqembed.inference.streams import CpuStreams, CudaStream, Rows
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.settings.request import Pooling, Storage
 
 Result = TypeVar("Result")
 
-# While a batch takes longer than this, the caller gets control again and again.
+# How often, in seconds, the caller gets control while a batch is being computed.
 WAIT_SECONDS = 0.2
 NOT_FINITE = "its values are not finite, in fp32 too"
 TOO_LARGE = "its values are too large for float16; `embedding: {storage: float32}` holds them"
@@ -39,9 +38,9 @@ TOO_LARGE = "its values are too large for float16; `embedding: {storage: float32
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """Which rows are made of a model's token rows.
+    """Which rows are made from a model's token rows.
 
-    pools_specials: the special tokens around a sequence count in its mean and its maximum.
+    pools_specials: mean and maximum include the special tokens around a sequence.
     """
 
     pooling: Pooling
@@ -52,11 +51,12 @@ class Outputs:
 
 @dataclass(frozen=True, eq=False)
 class BatchRows:
-    """`rows` (n, D) of the sequences that are complete, row i belonging to `positions[i]`.
+    """Rows of the sequences that a batch completed.
 
-    flags: (n,) uint8. residues: (position, (m, D) rows of its next m tokens), in order; those of a
-    sequence of many windows come before its row. given_up: positions whose rows, earlier ones too,
-    are dropped. tokens: how many were computed, without the dummy's.
+    positions: (n,) int64, the sequences' rows in the shard. rows: (n, D) in the storage's dtype.
+    flags: (n,) uint8. residues: pairs of a position and the (m, D) rows of that sequence's next m
+    tokens, in order; they may come in batches before the sequence's own row. given_up: positions
+    whose rows, earlier ones too, are dropped. tokens: how many were computed, without the dummy's.
     """
 
     positions: NDArray[np.int64]
@@ -69,7 +69,7 @@ class BatchRows:
 
 @dataclass(frozen=True, eq=False)
 class _Submitted:
-    """A batch that is being computed, or waits for it. alone: a failure is its own."""
+    """A batch that waits or is being computed. alone: no other batch can be why it fails."""
 
     batch: PackedBatch
     spans: list[tuple[int, int]]
@@ -82,9 +82,9 @@ class AsyncInferenceRunner:
 
     The next batches are read and submitted while the first is computed (streams.py).
 
-    tracker: records every batch, and says what to compute where one fails. load_fp32: gives the
-    model in fp32; called once at most, when values are not finite. token_budget: a larger batch is
-    computed alone, with all threads. streams, threads: of the CPU.
+    tracker: records every batch, and says what to compute if one fails. load_fp32: returns the
+    model in fp32; called once at most, when values are not finite. token_budget: a batch of more
+    tokens is computed alone, with all threads. streams, threads: of the CPU, as in CpuStreams.
     """
 
     def __init__(
@@ -102,21 +102,25 @@ class AsyncInferenceRunner:
         self._model, self._device, self._outputs = model, device, outputs
         self._tracker, self._load_fp32 = tracker, cache(load_fp32)
         self._token_budget = token_budget
-        self._streams = open_streams(device, streams, threads, model.even_threads)
+        self._streams: CpuStreams | CudaStream
+        if device.type == "cuda":
+            self._streams = CudaStream(device)
+        else:
+            self._streams = CpuStreams(streams, threads, model.even_threads)
         self._submitted: deque[_Submitted] = deque()
         self._stopped: Callable[[], bool] = lambda: False
         self._retried: set[int] = set()
         self._windows = WindowPool(outputs.pooling)
-        self._dtype = {"float32": torch.float32, "float16": torch.float16}[outputs.storage]
+        self._dtype: torch.dtype = getattr(torch, outputs.storage)
 
     def run(
         self, batches: Iterable[PackedBatch], stopped: Callable[[], bool] = lambda: False
     ) -> Iterator[BatchRows]:
         """Compute `batches`, except for the sequences that fail.
 
-        While a batch takes long, empty results are yielded. Once `stopped` is true no batch is
-        begun, and those that were are finished. Raises NotTheSequencesError or NonFiniteError where
-        sequence after sequence fails.
+        Yields empty results while a batch takes long. Once `stopped()` is true, the batches that
+        have begun are finished, and no other begins. Raises NotTheSequencesError or NonFiniteError
+        if too many sequences in a row fail.
         """
         self._stopped = stopped
         try:
@@ -129,31 +133,26 @@ class AsyncInferenceRunner:
 
     def _run(self, batch: PackedBatch, *, alone: bool = False) -> Iterator[BatchRows]:
         """Submit a batch, cut to the token limit, once there is room for it."""
-        by_itself = alone or self._needs_all(batch)
-        yield from self._make_room(1 if by_itself else self._streams.depth)
-        # Batches before it may have been cancelled.
-        if self._stopped():
+        yield from self._make_room(1 if alone or self._needs_all(batch) else self._streams.depth)
+        # What was computed meanwhile may have failed, given up sequences, and lowered the limit.
+        if self._stopped() or not (kept := self._kept(batch)):
             return
-        # Only now: a batch before it may have failed, and lowered the limit.
-        if wanted := self._wanted(batch):
-            part, *others = wanted.cut(self._tracker.token_limit)
-            yield from self._submit(part, alone or self._needs_all(part))
-            for other in others:
-                yield from self._run(other, alone=alone)
+        wanted = batch if len(kept) == len(batch.windows) else batch.select(kept)
+        part, *others = wanted.cut(self._tracker.token_limit)
+        yield from self._submit(part, alone or self._needs_all(part))
+        for other in others:
+            yield from self._run(other, alone=alone)
 
     def _needs_all(self, batch: PackedBatch) -> bool:
-        """Whether nothing may be computed beside it: it may end the process, or fill memory."""
+        """Whether a batch must be computed alone: it may end the process, or fill the memory."""
         scarce = self._tracker.token_limit is not None and self._streams.concurrent
         large = batch.size > self._token_budget
-        return scarce or large or self._tracker.is_suspect(batch)
+        return scarce or large or self._tracker.find_suspect(batch) is not None
 
-    def _wanted(self, batch: PackedBatch) -> PackedBatch | None:
-        """The batch without the sequences that are given up; None where it holds no others."""
+    def _kept(self, batch: PackedBatch) -> list[int]:
+        """Return the numbers of the windows whose sequences are not given up."""
         given_up = self._tracker.given_up
-        numbers = [n for n, window in enumerate(batch.windows) if window.position not in given_up]
-        if len(numbers) == len(batch.windows):
-            return batch
-        return batch.select(numbers) if numbers else None
+        return [n for n, window in enumerate(batch.windows) if window.position not in given_up]
 
     def _make_room(self, depth: int) -> Iterator[BatchRows]:
         """Wait until fewer than `depth` batches are submitted."""
@@ -162,7 +161,7 @@ class AsyncInferenceRunner:
                 yield from self._collect()
             else:
                 yield _nothing()
-            # The last ones first: what is computed has no gap.
+            # The last ones are cancelled first, so that what is computed has no gap.
             while self._stopped() and self._submitted and self._submitted[-1].rows.cancel():
                 self._submitted.pop()
 
@@ -176,12 +175,12 @@ class AsyncInferenceRunner:
             return
         self._submitted.append(submitted)
         if alone:
-            # The next batch may end the process: these rows are yielded before it.
+            # The next batch may end the process, so these rows are yielded before it begins.
             yield from self._make_room(1)
 
     def _begin(self, batch: PackedBatch, model: nn.Module, alone: bool) -> _Submitted:
-        outputs = self._outputs
-        spans = [pooled_span(w, outputs.pooling, outputs.pools_specials) for w in batch.windows]
+        wanted = self._outputs
+        spans = [pooled_span(w, wanted.pooling, wanted.pools_specials) for w in batch.windows]
         compute = partial(self._compute, model, spans)
         return _Submitted(batch, spans, alone, self._streams.submit(batch, compute, alone=alone))
 
@@ -194,7 +193,7 @@ class AsyncInferenceRunner:
         return pooled, rows.to(self._dtype) if self._outputs.per_residue else None
 
     def _collect(self) -> Iterator[BatchRows]:
-        """Yield the rows of the oldest batch, or of what is computed in its place."""
+        """Yield the rows of the oldest batch, or of the batches computed in its place."""
         oldest = self._submitted.popleft()
         arrived = _attempt(lambda: _arrive(oldest))
         if isinstance(arrived, Exception):
@@ -206,83 +205,76 @@ class AsyncInferenceRunner:
     def _replace(self, batch: PackedBatch, error: Exception, alone: bool) -> Iterator[BatchRows]:
         """Compute what the tracker puts in place of a batch that raised `error`.
 
-        The batches after it are dropped, since they hold memory, and computed again.
+        The batches submitted after it are dropped, as they hold memory, and computed again.
         """
         later = [submitted.batch for submitted in self._submitted]
-        self._drop_submitted()
-        memory = is_out_of_memory(error)
-        parts = self._tracker.handle_failure(batch, error, memory, alone=alone)
+        for submitted in self._submitted:
+            if not submitted.rows.cancel():
+                _attempt(submitted.rows.result)
+        self._submitted.clear()
+        if self._device.type == "cuda":
+            # Memory that the allocator keeps for reuse cannot join to larger blocks.
+            torch.cuda.empty_cache()
+        parts = self._tracker.handle_failure(batch, error, alone=alone)
         yield _nothing(given_up=() if parts else batch.positions)
         for part in parts:
             yield from self._run(part, alone=True)
         for following in later:
             yield from self._run(following)
 
-    def _drop_submitted(self) -> None:
-        for submitted in self._submitted:
-            if not submitted.rows.cancel():
-                _attempt(submitted.rows.result)
-        self._submitted.clear()
-        free_memory(self._device)
-
     def _finish(
         self, done: _Submitted, pooled: NDArray[Any], residues: list[NDArray[Any]]
     ) -> BatchRows:
-        """What is complete after a batch."""
-        windows, given_up = done.batch.windows, self._tracker.given_up
-        self._retry_in_fp32(done.batch, pooled, residues)
-        kept = [n for n, window in enumerate(windows) if window.position not in given_up]
-        positions, rows = self._windows.add(
-            [windows[n] for n in kept], [done.spans[n] for n in kept], pooled[kept]
-        )
-        positions, rows = self._store(positions, rows)
+        """Return the rows of the sequences that are complete after a batch."""
+        batch, given_up = done.batch, self._tracker.given_up
+        self._retry_in_fp32(batch, pooled, residues)
+        kept = self._kept(batch)
+        windows, spans = [batch.windows[n] for n in kept], [done.spans[n] for n in kept]
+        positions, rows = self._store(*self._windows.add(windows, spans, pooled[kept]))
         self._tracker.record_success(positions)
+        retried = [position in self._retried for position in positions.tolist()]
+        # Storing may have given up sequences, too.
+        kept = self._kept(batch) if residues else []
         return BatchRows(
             positions,
             rows,
-            self._flags(positions),
-            residues=[
-                (windows[n].position, residues[n])
-                for n in kept
-                if residues and windows[n].position not in given_up
-            ],
-            given_up=[position for position in done.batch.positions if position in given_up],
-            tokens=done.batch.size,
+            flags=np.where(retried, FP32_RETRY, 0).astype(np.uint8),
+            residues=[(batch.windows[n].position, residues[n]) for n in kept],
+            given_up=[position for position in batch.positions if position in given_up],
+            tokens=batch.size,
         )
 
     def _retry_in_fp32(
         self, batch: PackedBatch, pooled: NDArray[Any], residues: list[NDArray[Any]]
     ) -> None:
-        """Compute in fp32, each alone, the windows that are not finite; quarantine what stays so.
+        """Compute windows that are not finite again in fp32, each alone; quarantine what stays so.
 
-        The rows of the others stand: none depends on its neighbours.
+        The rows of other windows stay: no row depends on its neighbours.
         """
         finite = [_are_finite(pooled, residues, number) for number in range(len(batch.windows))]
-        for number in (n for n, is_finite in enumerate(finite) if not is_finite):
-            position = batch.windows[number].position
-            if position in self._tracker.given_up:
+        for number, window in enumerate(batch.windows):
+            if finite[number] or window.position in self._tracker.given_up:
                 continue
             again = _arrive(self._begin(batch.select([number]), self._load_fp32(), alone=False))
             pooled[number] = again[0][0]
             residues[number : number + 1] = again[1]
-            self._retried.add(position)
+            self._retried.add(window.position)
             if not _are_finite(pooled, residues, number):
-                self._tracker.quarantine(position, NOT_FINITE, in_doubt=not any(finite))
+                self._tracker.quarantine(window.position, NOT_FINITE, in_doubt=not any(finite))
 
     def _store(
         self, positions: NDArray[np.int64], rows: NDArray[Any]
     ) -> tuple[NDArray[np.int64], NDArray[Any]]:
-        """The (n, D) rows in the storage's dtype, without those that it cannot hold."""
-        with np.errstate(over="ignore"):  # an infinity is looked for just below
+        """Return (n, D) rows in the storage's dtype, and their positions.
+
+        A sequence whose row is too large for that dtype is quarantined.
+        """
+        with np.errstate(over="ignore"):  # the next line looks for infinities
             rows = rows.astype(self._outputs.storage)
         finite = np.isfinite(rows).all(1)
         for position in positions[~finite].tolist():
             self._tracker.quarantine(position, TOO_LARGE, in_doubt=not finite.any())
         return positions[finite], rows[finite]
-
-    def _flags(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
-        retried = [position in self._retried for position in positions.tolist()]
-        return np.where(retried, FP32_RETRY, 0).astype(np.uint8)
 
 
 def _nothing(given_up: Sequence[int] = ()) -> BatchRows:
@@ -291,21 +283,21 @@ def _nothing(given_up: Sequence[int] = ()) -> BatchRows:
 
 
 def _attempt(compute: Callable[[], Result]) -> Result | Exception:
-    """What `compute` returns, or the exception that it raises.
+    """Return what `compute` returns, or the exception that it raises.
 
-    Raises torch.AcceleratorError: after it this process cannot use the GPU any more.
+    Raises torch.AcceleratorError, after which this process cannot use the GPU any more.
     """
     try:
         return compute()
     except torch.AcceleratorError:
         raise
     except Exception as error:  # noqa: BLE001 (whatever one sequence makes a model raise)
-        # Its frames would hold the memory of the batch.
+        # The traceback's frames would hold the memory of the batch.
         return error.with_traceback(None)
 
 
 def _arrive(submitted: _Submitted) -> tuple[NDArray[Any], list[NDArray[Any]]]:
-    """Wait for a batch: (B, D) pooled rows, and each window's own token rows, or none at all."""
+    """Wait for a batch; return its (B, D) pooled rows, and windows' (m, D) token rows if any."""
     pooled, residues = submitted.rows.result()
     if residues is None:
         return pooled.numpy(), []

@@ -1,15 +1,16 @@
-"""Computes batches on the threads of a CPU, or on a GPU while it copies others.
+"""Computes batches on the threads of a CPU, or on a GPU while it copies other batches.
 
-depth: how many batches to submit before waiting for the rows of the first. concurrent: batches are
-computed at the same time, each in memory of its own. `submit`, or the future that it returns,
-raises what the computation raises; alone: no other batch is submitted. `close` cancels what was not
-begun, and waits for what was.
+Both kinds of streams have the same members. depth: how many batches to submit before waiting for
+the rows of the first. concurrent: several batches are computed at the same time, each in its own
+memory. submit: begins a batch; the computation's errors are raised there or by the future; alone:
+no other batch is submitted. close: cancels batches that have not begun, and waits for the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,18 +18,32 @@ from torch import Tensor
 from seqembed.inference.batches import PackedBatch
 from seqembed.models.encoders.attention import Packing
 
-# (B, D) float32 pooled rows, and the (T, D) token rows where they are wanted.
+# (B, D) float32 pooled rows, and the (T, D) token rows if they are wanted, else None.
 Rows = tuple[Tensor, Tensor | None]
-# From a batch's tokens and its packing, both on the device, to its rows there.
+# From a batch's tokens and packing, both on the device, to the batch's rows on the device.
 Compute = Callable[[Tensor, Packing], Rows]
 
 
+def keep_products_equal(
+    environ: MutableMapping[str, str], cpuinfo: Path = Path("/proc/cpuinfo")
+) -> None:
+    """Ask MKL for its strict mode, on Intel's processors; the user's own value wins.
+
+    MKL reads the variable once: call this before the first matrix product.
+    """
+    # Intel's MKL, which PyTorch multiplies with, divides the product of a small batch among threads
+    # in several ways, each with other last bits. MKL's strict mode does not ("Obtaining Numerically
+    # Reproducible Results", oneMKL developer guide), and gives the bits of one thread (measured).
+    if cpuinfo.exists() and "GenuineIntel" in cpuinfo.read_text(encoding="utf-8"):
+        environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+
+
 class CpuStreams:
-    """Computes `streams` batches at once, each on its share of the threads; a lone one has all.
+    """Computes `streams` batches at once, each on its share of the threads; a lone one on all.
 
     Threads that share one batch wait for each other at every step of a model. As many batches wait
-    as are computed. even_threads: the most threads for a number of rows that give the bits of one
-    thread (Encoder.even_threads).
+    as are computed. even_threads: Encoder.even_threads, the most threads, of those allowed, that
+    give the bits of one thread for a batch of so many rows.
     """
 
     def __init__(self, streams: int, threads: int, even_threads: Callable[[int, int], int]) -> None:
@@ -37,11 +52,11 @@ class CpuStreams:
         self.concurrent = streams > 1
         # A single stream's batch is always alone.
         self.depth = 2 * streams if self.concurrent else 1
-        # PyTorch settles a thread's number of threads at its first use, by what any other thread
-        # has set by then; settled before, each keeps its own.
+        # PyTorch fixes how many threads a Python thread uses at that thread's first use, from what
+        # any other has set by then. Asking at the start fixes it before another sets it.
         settle = torch.get_num_threads
         self._shared = ThreadPoolExecutor(streams, "stream", settle)
-        # A thread that computes on several threads keeps a team of them: one such is enough.
+        # A Python thread that computes on several threads keeps a team of them: one team is enough.
         self._whole = ThreadPoolExecutor(1, "whole", settle)
 
     def submit(self, batch: PackedBatch, compute: Compute, *, alone: bool) -> Future[Rows]:
@@ -61,9 +76,9 @@ def _compute(batch: PackedBatch, compute: Compute, threads: int) -> Rows:
 
 
 class CudaStream:
-    """Queues the next batch on a GPU before it waits for the rows of the last one.
+    """Queues the next batch on a GPU before waiting for the rows of the last one.
 
-    Copies to the GPU run while it computes, and it does not wait for Python.
+    Copies to the GPU run while the GPU computes, and the GPU does not wait for Python.
     """
 
     depth, concurrent = 2, False
@@ -77,7 +92,7 @@ class CudaStream:
         tokens, cu_seqlens = map(self._to_device, (batch.tokens, batch.packing.cu_seqlens))
         current = torch.cuda.current_stream(self._device)
         current.wait_stream(self._copies)
-        # The allocator must not reuse their memory while the computation reads them.
+        # The allocator must not reuse the tensors' memory while the computation reads them.
         for tensor in (tokens, cu_seqlens):
             tensor.record_stream(current)
         pooled, residues = compute(tokens, Packing(batch.packing.bounds, cu_seqlens))
@@ -102,12 +117,3 @@ class CudaStream:
 def _to_host(rows: Tensor) -> Tensor:
     host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
     return host.copy_(rows, non_blocking=True)
-
-
-def open_streams(
-    device: torch.device, streams: int, threads: int, even_threads: Callable[[int, int], int]
-) -> CpuStreams | CudaStream:
-    """The streams of this device; streams, threads and even_threads are CpuStreams's."""
-    if device.type == "cuda":
-        return CudaStream(device)
-    return CpuStreams(streams, threads, even_threads)

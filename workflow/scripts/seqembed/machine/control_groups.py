@@ -14,7 +14,7 @@ GROUPS = Path("/sys/fs/cgroup")
 
 
 def count_oom_kills(own: Path = OWN_GROUPS, groups: Path = GROUPS) -> int | None:
-    """Count the processes of our control group killed out of memory; None where unknown."""
+    """Return how many processes of this control group were killed out of memory; None: unknown."""
     for folder in _memory_groups(own, groups):
         for name in ("memory.oom_control", "memory.events"):
             with suppress(OSError, ValueError, KeyError):
@@ -24,7 +24,7 @@ def count_oom_kills(own: Path = OWN_GROUPS, groups: Path = GROUPS) -> int | None
 
 
 def memory_limit(own: Path = OWN_GROUPS, groups: Path = GROUPS) -> int | None:
-    """The least limit of our control group and those around it, in bytes; None where none is."""
+    """Return the least limit, in bytes, of this control group and those around; None: no limit."""
     limits = []
     for folder in _memory_groups(own, groups):
         for group in (folder, *folder.parents):
@@ -36,18 +36,12 @@ def memory_limit(own: Path = OWN_GROUPS, groups: Path = GROUPS) -> int | None:
 
 
 def _memory_groups(own: Path, groups: Path) -> Iterator[Path]:
-    """The folders that our group may have: those of version 1 first, then of version 2."""
-    try:
-        lines = own.read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, group = line.split(":", 2)
-        if "memory" in controllers.split(","):
-            yield groups / "memory" / group.lstrip("/")
-    for line in lines:
-        _, controllers, group = line.split(":", 2)
-        if not controllers:
-            # In a container its own group is the root that it sees, whatever the kernel calls it.
-            yield groups / group.lstrip("/")
-            yield groups
+    """Yield the folders that this process's group may have, in version 1 and in version 2."""
+    with suppress(OSError):
+        for line in own.read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            if "memory" in controllers.split(","):
+                yield groups / "memory" / group.lstrip("/")
+            elif not controllers:
+                # A container sees its own group as the root, whatever the kernel calls the group.
+                yield from (groups / group.lstrip("/"), groups)

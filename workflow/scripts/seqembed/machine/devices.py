@@ -1,9 +1,21 @@
-"""One GPU for one run, held by a lock; where a scheduler hands out GPUs, its choice is used."""
+"""One GPU for one run, held by a lock; if a scheduler hands out GPUs, its choice is used.
+
+The GPUs of this machine are found without CUDA. Each has a file that can be locked. The kernel
+frees a lock when its holder dies, so nothing is left to clean up, and all programs that see the
+same /dev share the lock. Files are opened as FileIO: a buffered file would first ask the driver
+whether it is a terminal.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
+import os
+import re
+import struct
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from io import FileIO
 from logging import Logger
 from pathlib import Path
@@ -11,25 +23,160 @@ from typing import Literal
 
 from seqembed.environment import EnvConfig
 from seqembed.errors import DeviceError
-from seqembed.machine.gpus import (
-    DEVICE_NODES,
-    DRIVER_GPUS,
-    Device,
-    choose_candidates,
-    driver_entries,
-    find_gpus,
-    says_none,
-)
 from seqembed.storage.locks import wait_for_lock
 
-AskedDevice = Literal["auto", "cuda", "cpu"]
-
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
+DRIVER_GPUS = Path("/proc/driver/nvidia/gpus")
+DEVICE_NODES = Path("/dev")
+# What users and Slurm write into CUDA_VISIBLE_DEVICES to say "no GPU".
+NO_DEVICE = frozenset({"", "-1", "nodevfiles"})
+BUS_ID = re.compile(r"[0-9a-fA-F]+:[0-9a-fA-F]+:[0-9a-fA-F]+\.[0-9a-fA-F]+")
+# Names of MIG devices as nvidia-smi -L prints them: today's, and those of drivers before 470.
+UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+MIG_NAME = re.compile(rf"MIG-({UUID}|GPU-{UUID}/[0-9]+/[0-9]+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """A GPU that this process may open.
+
+    index: the GPU's number in the order of PCI bus ids, as CUDA counts. uuid: "GPU-...", None while
+    the driver does not know the UUID.
+    """
+
+    index: int
+    uuid: str | None
+    bus_id: str
+    node: Path
+
+    @property
+    def cuda_name(self) -> str:
+        """The GPU's name in CUDA_VISIBLE_DEVICES under CUDA_DEVICE_ORDER=PCI_BUS_ID."""
+        return self.uuid or str(self.index)
+
+    def lock(self) -> FileIO:
+        """Return the open device node, locked until closed; BlockingIOError if another holds it."""
+        return _lock(FileIO(self.node), fcntl.flock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def __str__(self) -> str:
+        return f"GPU {self.index} ({self.uuid or 'UUID not known yet'}, PCI {self.bus_id})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MigDevice:
+    """A part of a GPU, known by its name only: which part it is, NVIDIA's own library knows.
+
+    A part has no node: its lock is a byte of the driver's control node, chosen by the name.
+    """
+
+    cuda_name: str
+    node: Path
+
+    def lock(self) -> FileIO:
+        """Return the open control node, its byte locked until closed; raises as Gpu.lock."""
+        digest = hashlib.blake2b(self.cuda_name.encode(), digest_size=8).digest()
+        # One byte among 2**62, as a struct flock (fcntl.h).
+        byte = int.from_bytes(digest, "little") >> 2
+        range_ = struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+        # The kernel locks a range for writing only where the file is open for writing.
+        return _lock(FileIO(self.node, "r+"), fcntl.fcntl, fcntl.F_OFD_SETLK, range_)
+
+    def __str__(self) -> str:
+        return self.cuda_name
+
+
+Device = Gpu | MigDevice
+
+
+def _lock(file: FileIO, lock: Callable[..., object], *arguments: object) -> FileIO:
+    """Return the file, locked by `lock(file, *arguments)`; closes the file if that raises."""
+    try:
+        lock(file, *arguments)
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def find_gpus(proc: Path = DRIVER_GPUS, dev: Path = DEVICE_NODES) -> list[Gpu]:
+    """Return the GPUs whose device nodes open for reading, in the order of PCI bus ids."""
+    gpus: list[Gpu] = []
+    for folder in driver_entries(proc):
+        # An excluded card, or one whose node does not open, is not counted.
+        with suppress(OSError, KeyError, ValueError):
+            gpus += _read_gpu(folder, dev, len(gpus))
+    return gpus
+
+
+def driver_entries(proc: Path) -> list[Path]:
+    """Return the driver's folder of each GPU, in the order of PCI bus ids."""
+    folders = [path for path in proc.glob("*") if BUS_ID.fullmatch(path.name)]
+    return sorted(folders, key=lambda path: [int(part, 16) for part in re.split("[:.]", path.name)])
+
+
+def _read_gpu(folder: Path, dev: Path, index: int) -> list[Gpu]:
+    """Return the GPU of one folder of the driver; none if the card is excluded."""
+    fields = _information(folder)
+    node = dev / f"nvidia{int(fields['device minor'])}"
+    if fields.get("gpu excluded", "no").lower() == "yes":
+        return []
+    with FileIO(node):
+        # Until a card is first opened, the driver prints question marks for its UUID.
+        uuid = _information(folder).get("gpu uuid") or "?"
+    known = None if "?" in uuid else uuid
+    return [Gpu(index=index, uuid=known, bus_id=folder.name, node=node)]
+
+
+def _information(folder: Path) -> dict[str, str]:
+    """Return the driver's "Name: value" lines, names in lower case."""
+    text = (folder / "information").read_text(errors="replace")
+    pairs = (line.partition(":") for line in text.splitlines())
+    return {name.strip().lower(): value.strip() for name, _, value in pairs}
+
+
+def choose_candidates(
+    gpus: Sequence[Gpu], visible_devices: str | None, dev: Path = DEVICE_NODES
+) -> list[Device]:
+    """Return the devices that CUDA_VISIBLE_DEVICES allows, in that order; None allows all GPUs.
+
+    An entry is a number in the order of PCI bus ids; a UUID, or as much of its beginning as fits
+    one GPU only; or the whole name of a MIG device. Raises DeviceError for any other entry.
+    """
+    if visible_devices is None:
+        return list(gpus)
+    if says_none(visible_devices):
+        return []
+    entries = [entry.strip() for entry in visible_devices.split(",")]
+    return list(dict.fromkeys(_named(gpus, entry, dev) for entry in entries))
+
+
+def says_none(visible_devices: str) -> bool:
+    """Whether this value of CUDA_VISIBLE_DEVICES allows no GPU."""
+    return visible_devices.strip().lower() in NO_DEVICE
+
+
+def _named(gpus: Sequence[Gpu], entry: str, dev: Path) -> Device:
+    if MIG_NAME.fullmatch(entry):
+        return MigDevice(cuda_name=entry, node=dev / "nvidiactl")
+    prefix = entry.lower()
+    number = int(entry) if entry.isascii() and entry.isdigit() else None
+    fitting = [gpu for gpu in gpus if gpu.index == number]
+    if prefix.startswith("gpu-"):
+        fitting = [gpu for gpu in gpus if gpu.uuid and gpu.uuid.lower().startswith(prefix)]
+    if len(fitting) == 1:
+        return fitting[0]
+    problem = f"names {len(fitting)} GPUs" if fitting else "names no GPU"
+    there = "; ".join(map(str, gpus)) or "none"
+    whole = "; a MIG device needs its whole name" if prefix.startswith("mig") else ""
+    raise DeviceError(
+        f"CUDA_VISIBLE_DEVICES: {entry!r} {problem} of this machine ({there}{whole}); "
+        "correct it, or unset it to allow all"
+    )
 
 
 @contextmanager
 def lease_device(
-    asked: AskedDevice,
+    asked: Literal["auto", "cuda", "cpu"],
     rank: int,
     environment: EnvConfig,
     *,
@@ -38,10 +185,10 @@ def lease_device(
     proc: Path = DRIVER_GPUS,
     dev: Path = DEVICE_NODES,
 ) -> Iterator[dict[str, str]]:
-    """Hold a device in the body; give the environment variables that tie a worker to it.
+    """Hold a device in the body; give the environment variables that tie a worker to the device.
 
-    End the worker before leaving the body. Raises DeviceError where "cuda" is asked for and no
-    GPU is allowed or there, or where CUDA_VISIBLE_DEVICES names no GPU; and as lease_gpu.
+    End the worker before leaving the body. Raises DeviceError if "cuda" is asked for and no GPU is
+    allowed or there, or if CUDA_VISIBLE_DEVICES names an unknown one; and as lease_gpu.
     """
     if asked == "cpu":
         yield NO_GPU
@@ -57,7 +204,13 @@ def lease_device(
         with lease_gpu(rotated, leave_if_asked=leave_if_asked, logger=logger) as device:
             yield _pin(device.cuda_name)
     else:
-        _accept_no_gpu(asked, _why_none(visible, proc), logger)
+        reason = _why_none(visible, proc)
+        if asked == "cuda":
+            raise DeviceError(
+                f"`device: cuda` is asked for, but {reason}; correct that, set `device: cpu` to "
+                "run without a GPU, or name one in CUDA_VISIBLE_DEVICES to use it without a lease"
+            )
+        logger.info("no GPU: %s; using the CPU", reason)
         yield NO_GPU
 
 
@@ -67,50 +220,40 @@ def lease_gpu(
 ) -> Iterator[Device]:
     """Hold the first candidate that is free; wait while other runs hold them all.
 
-    leave_if_asked: called while it waits; what it raises ends the wait. Raises DeviceError where
-    there is no candidate or a node cannot be locked.
+    candidates: one at least. leave_if_asked: called during the wait, which ends if it raises.
+    Raises DeviceError if a candidate's node cannot be locked.
     """
-    if not candidates:
-        raise DeviceError("there is no GPU to lease; set `device: cpu` to run without one")
-    device, lock = wait_for_lock(
-        lambda: _try_lock(candidates), _describe_wait(candidates), leave_if_asked, logger
+    count, names = len(candidates), ", ".join(map(str, candidates))
+    message = (
+        f"other runs hold the {count} {'GPU' if count == 1 else 'GPUs'} allowed here, {names}; "
+        f"with --resources gpu={count} no more than {count} jobs start at once"
     )
-    # A spawned worker does not inherit this lock: a process that hangs or strays would keep the
-    # GPU for ever. The kernel kills the worker as this process dies, which takes an instant; the
-    # next holder's worker imports torch, which takes seconds, before it touches the GPU.
+    device, lock = wait_for_lock(lambda: _try_lock(candidates), message, leave_if_asked, logger)
+    # A spawned worker does not inherit this lock: one that hangs would keep the GPU for ever. The
+    # kernel kills the worker as this process dies, which takes an instant; the worker of the next
+    # holder imports torch first, which takes seconds, before it touches the GPU.
     with lock:
         logger.info("leased %s", device)
         yield device
 
 
 def _try_lock(candidates: Sequence[Device]) -> tuple[Device, FileIO] | None:
-    """The first free device, and the open file whose lock holds it; None where none is free."""
+    """Return the first free device and the open file whose lock holds it; None: none is free."""
     for device in candidates:
         try:
             return device, device.lock()
         except BlockingIOError:
             continue
         except OSError as error:
-            message = f"{device.node} cannot be locked ({error.strerror})"
-            message = f"{message}; check the card with nvidia-smi, then run again"
-            raise DeviceError(message) from error
+            message = f"{device.node} cannot be locked ({error.strerror}); check the card with"
+            raise DeviceError(f"{message} nvidia-smi, then run again") from error
     return None
 
 
-def _describe_wait(candidates: Sequence[Device]) -> str:
-    count = len(candidates)
-    gpus = "GPU" if count == 1 else "GPUs"
-    names = ", ".join(map(str, candidates))
-    return (
-        f"other runs hold the {count} {gpus} allowed here, {names}; with --resources gpu={count} "
-        f"no more than {count} jobs start at once"
-    )
-
-
 def _is_trusted(visible: str, environment: EnvConfig, gpus: Sequence[Device]) -> bool:
-    """Whether this is the one device of a scheduler's job, or one that cannot be looked up here.
+    """Whether `visible` is a scheduler's one device for this job, or cannot be looked up here.
 
-    A scheduler may count devices differently, and may share one on purpose.
+    A scheduler may count devices in another way, and may share one on purpose.
     """
     names_one = "," not in visible and not says_none(visible)
     return names_one and (environment.in_scheduler_job or not gpus)
@@ -127,12 +270,3 @@ def _why_none(visible_devices: str | None, proc: Path) -> str:
     if count := len(driver_entries(proc)):
         return f"the NVIDIA driver lists {count} GPUs in {proc}, but none of their nodes opens"
     return f"the NVIDIA driver lists no GPU in {proc} (`nvidia-smi` says whether it runs)"
-
-
-def _accept_no_gpu(asked: AskedDevice, reason: str, logger: Logger) -> None:
-    if asked == "cuda":
-        raise DeviceError(
-            f"`device: cuda` is asked for, but {reason}; mend that, set `device: cpu` to run "
-            "without a GPU, or name one in CUDA_VISIBLE_DEVICES to use it without a lease"
-        )
-    logger.info("no GPU: %s; using the CPU", reason)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import logging
-import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,9 +27,9 @@ def wait_for_lock(
 ) -> Lock:
     """Call `attempt` until it returns a lock; log `message` at first, and again each minute.
 
-    leave_if_asked: called before each attempt; what it raises ends the wait.
+    leave_if_asked: called before each attempt; the wait ends if that call raises.
     """
-    next_reminder = -math.inf
+    next_reminder = 0.0
     while True:
         leave_if_asked()
         if (lock := attempt()) is not None:
@@ -44,14 +44,13 @@ def wait_for_lock(
 def lock_folder(
     folder: Path, leave_if_asked: Callable[[], None], logger: logging.Logger
 ) -> Iterator[bool]:
-    """Lock a folder, which is made where it is missing; wait while another process holds it.
+    """Lock a folder in the body; make the folder if it is missing; wait while another has the lock.
 
-    Gives False where the file system has no locks: another process may work in the folder, too.
+    Gives False if the file system has no locks: another process may work in the folder, too.
     """
+    attempt = partial(_try_lock, folder, logger)
     message = f"another worker, perhaps of a killed run, is at work in {folder}"
-    descriptor, locked = wait_for_lock(
-        lambda: _try_lock(folder, logger), message, leave_if_asked, logger
-    )
+    descriptor, locked = wait_for_lock(attempt, message, leave_if_asked, logger)
     try:
         yield locked
     finally:
@@ -59,7 +58,7 @@ def lock_folder(
 
 
 def _try_lock(folder: Path, logger: logging.Logger) -> tuple[int, bool] | None:
-    """The open lock file, and whether it is locked; None where another process holds it."""
+    """Return the open lock file, and whether it is locked; None if another process has the lock."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         # NFS locks only what is open for writing, which a folder cannot be.
@@ -72,18 +71,12 @@ def _try_lock(folder: Path, logger: logging.Logger) -> tuple[int, bool] | None:
         os.close(descriptor)
         return None
     except OSError as error:
-        words = "%s: cannot be locked (%s): what another worker does there is done twice"
+        words = "%s: cannot be locked (%s): another worker may compute the same sequences there"
         logger.warning(words, folder, error.strerror)
         return descriptor, False
-    # The holder may have removed the file, and another may have made a new one.
-    if _is_at(folder / LOCK, descriptor):
-        return descriptor, True
+    # The holder may have removed the file, and another process may have made a new one.
+    with suppress(FileNotFoundError):
+        if os.path.samestat(os.stat(folder / LOCK), os.fstat(descriptor)):
+            return descriptor, True
     os.close(descriptor)
     return None
-
-
-def _is_at(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False

@@ -28,17 +28,15 @@ from seqembed.inference.batches import (
     PackedBatch,
     VarlenCollator,
     create_async_dataloader,
-)
-from seqembed.inference.failure_tracker import FailureTracker
-from seqembed.inference.plan import (
     isolate,
     pending_batches,
     plan_batches,
     plan_passes,
     put_suspects_first,
 )
+from seqembed.inference.failure_tracker import FailureTracker
 from seqembed.inference.runner import AsyncInferenceRunner, Outputs
-from seqembed.machine.products import keep_products_equal
+from seqembed.inference.streams import keep_products_equal
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.prepared import PreparedModel, WeightsCheck, read_prepared
 from seqembed.results.reader import store_path

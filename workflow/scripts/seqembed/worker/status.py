@@ -1,4 +1,4 @@
-"""Describes a worker's failure to its supervisor: small, and by the error's type."""
+"""Describes a worker's failure to the supervisor, by the error's type, in a few words."""
 
 from __future__ import annotations
 
@@ -7,31 +7,24 @@ from typing import Any
 import torch
 
 from seqembed.errors import FreshProcessError, InterruptedRun, NonFiniteError, SeqembedError
-from seqembed.inference.out_of_memory import is_out_of_memory
+from seqembed.inference.failure_tracker import is_out_of_memory
 
 MAX_ERROR_CHARACTERS = 2000
 
 
 def describe_error(error: Exception) -> dict[str, Any]:
-    """The status of a run that ended with `error`, and what the supervisor may do about it."""
+    """Return the status of a run that ended with `error`, and what the supervisor may do next."""
     message = f"{type(error).__name__}: {error}"[:MAX_ERROR_CHARACTERS]
     if isinstance(error, InterruptedRun):
         return {"status": "interrupted", "error_message": message}
     if isinstance(error, NonFiniteError):
-        return {
-            "status": "numerical_instability",
-            "failed_batch": [error.position, error.position],
-            "error": message,
-        }
-    status: dict[str, Any] = {"status": "failed", "error_message": message}
-    return status | _failure(error)
-
-
-def _failure(error: Exception) -> dict[str, Any]:
+        rows = [error.position, error.position]
+        return {"status": "numerical_instability", "failed_batch": rows, "error": message}
+    status = {"status": "failed", "error_message": message}
     if is_out_of_memory(error):
-        return {"error": "cuda_oom", "retry_recommended": True, "reduce_batch_size": True}
+        return status | {"error": "cuda_oom", "retry_recommended": True, "reduce_batch_size": True}
     if isinstance(error, torch.AcceleratorError):
-        return {"error": "cuda_runtime", "retry_recommended": True, "circuit_breaker": True}
-    expected = isinstance(error, (SeqembedError, OSError))
-    error_kind = "generic_error" if expected else "unexpected_error"
-    return {"error": error_kind, "retry_recommended": isinstance(error, FreshProcessError)}
+        broken = {"error": "cuda_runtime", "retry_recommended": True, "circuit_breaker": True}
+        return status | broken
+    kind = "generic_error" if isinstance(error, (SeqembedError, OSError)) else "unexpected_error"
+    return status | {"error": kind, "retry_recommended": isinstance(error, FreshProcessError)}
