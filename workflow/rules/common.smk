@@ -27,11 +27,11 @@ from seqembed.models import names
 from seqembed.models.known import KNOWN
 from seqembed.models.source import list_model_files
 from seqembed.rules import closing
-from seqembed.rules.earlier_result import refuse_to_replace
-from seqembed.rules.invocation import (
+from seqembed.rules.refusals import (
     describe_left_out,
     refuse_lost_words,
     refuse_other_gpu_limits,
+    refuse_to_replace,
 )
 from seqembed.settings import short_form
 from seqembed.settings.schema import NO_DATASETS, complete, get_datasets

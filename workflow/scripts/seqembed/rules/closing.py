@@ -1,4 +1,4 @@
-"""The closing lines of a run: the error of each log, and FASTA files that have changed."""
+"""Find the lines that end a run: the error of each log, and FASTA files that have changed."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _TRACEBACK = "Traceback (most recent call last):"
 
 
 def list_errors(logs: Iterable[Path], since: float) -> list[str]:
-    """The errors of the logs that were written after `since`, in seconds since the epoch."""
+    """Return the errors of the logs written after `since`, in seconds since the epoch."""
     written = [path for path in logs if path.exists() and path.stat().st_mtime >= since]
     return [line for path in written if (line := read_error(path))]
 
 
 def read_error(log: Path) -> str | None:
-    """The last record of a log as one line, if it is an error or a warning; else None.
+    """Return the last record of a log as one line, if it is an error or a warning; else None.
 
-    Of several lines only the first is kept, and for a traceback its last one too.
+    The line is the record's first; after a traceback, the last in brackets.
     """
     lines = log.read_text(errors="replace").splitlines()
     begins = [number for number, line in enumerate(lines) if _RECORD.match(line)]
@@ -36,7 +36,7 @@ def read_error(log: Path) -> str | None:
 
 
 def list_changes(datasets: Iterable[str], folder: Path) -> list[str]:
-    """FASTA files that have changed since they were indexed, a line for each.
+    """Return a line for each FASTA file that changed since it was indexed.
 
     folder: the working folder, which has `results`.
     """

@@ -1,13 +1,17 @@
-"""Mistakes on the command line that Snakemake accepts silently."""
+"""Refuse mistakes on the command line that Snakemake accepts silently."""
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
 
-from seqembed.errors import ConfigError
+from seqembed.errors import ConfigError, IndexFormatError
 from seqembed.settings.explain import GPU_NAMES
+from seqembed.storage.paths import expand
 
 _SETTING = re.compile(r"(fasta|model|datasets)=")
 
@@ -43,8 +47,33 @@ def refuse_other_gpu_limits(resources: Mapping[str, object], device: str) -> Non
             raise ConfigError(f"{message}; write --resources gpu={count}.")
 
 
+def refuse_to_replace(patterns: Iterable[str], files: Iterable[str | Path], index: Path) -> None:
+    """Raise ConfigError if the index was made of other FASTA files than `files`.
+
+    One file in common is enough to go on, and so is an indexed file that one of `patterns`, the
+    user's own words, would match. An index that cannot be read is made anew, and so passes.
+    """
+    # Not at the top: it imports pyarrow, which only a name that was used before needs.
+    from seqembed.index.input_files import read_file_counts
+
+    try:
+        before = [path for path, _ in read_file_counts(index)]
+    except IndexFormatError:
+        return
+    absolute = [os.path.abspath(expand(pattern)) for pattern in patterns]
+    known = any(fnmatchcase(os.path.abspath(path), each) for path in before for each in absolute)
+    if not before or known or {*map(os.path.realpath, before)} & {*map(os.path.realpath, files)}:
+        return
+    more = f" and {len(before) - 1} more" if len(before) > 1 else ""
+    raise ConfigError(
+        f"{index.parent} holds the results of {before[0]}{more}, which would be lost. Give these "
+        f"files another name, by name=... after --config; or, if that file only moved, remove "
+        f"{index} and run again."
+    )
+
+
 def describe_left_out(datasets: Collection[str], name: str) -> str:
-    """Say that the short form's dataset runs alone, without those of the configuration."""
+    """Return a sentence: the short form's dataset runs without those of the configuration."""
     listed = ", ".join(map(str, list(datasets)[:10]))
     message = f"Only {name}, which fasta= names, is run"
     return f"{message}; the datasets of the configuration are not: {listed}."
