@@ -1,4 +1,4 @@
-"""The configuration: checked against the schema, and its defaults filled in."""
+"""Fill in the configuration's defaults, and check it against the schema."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from seqembed.settings.short_form import as_datasets, refuse_misread
 
 _SCHEMA = Path(__file__).parents[3] / "schemas" / "config.schema.yaml"
 _NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?", re.ASCII)
-# What YAML, too, takes for them.
+# YAML takes these words for true and false.
 _YES_OR_NO = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 NO_DATASETS = """\
@@ -42,10 +42,9 @@ datasets:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """One dataset with all that decides its rows, overrides applied.
+    """The settings of one dataset, its own in place of the configuration's.
 
-    fasta: paths or globs, as the user wrote them. model: its name. request: what to compute.
-    invalid_residues: what to do with a residue that the model does not know.
+    fasta: paths or globs, as the user wrote them. model: the name of a model.
     """
 
     name: str
@@ -78,10 +77,9 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def get_datasets(config: Mapping[str, Any]) -> dict[str, Dataset]:
-    """Return the datasets of a completed configuration by name, in the order given there.
+    """Return the datasets of a completed configuration by name.
 
-    Raises one ConfigError that names all datasets whose model is neither known nor a key of
-    `models`.
+    Raises ConfigError that names all datasets whose model is neither known nor in `models`.
     """
     datasets, models = config["datasets"], config["models"]
     problems = [
@@ -109,7 +107,7 @@ def _dataset(name: str, entry: Mapping[str, Any], config: Mapping[str, Any]) -> 
 def _fill(value: Any, schema: Mapping[str, Any], *, defaults: bool = True) -> Any:
     """Copy a value into plain dicts and lists, with defaults in place of absent and empty keys.
 
-    A dataset's own keys get no defaults: those that it lacks count as everywhere else.
+    A dataset's own keys get no defaults: the configuration's hold for keys that a dataset lacks.
     """
     if isinstance(value, list):
         return list(value)
@@ -129,10 +127,8 @@ def _fill(value: Any, schema: Mapping[str, Any], *, defaults: bool = True) -> An
 
 
 def _retyped(text: str, schema: Mapping[str, Any]) -> Any:
-    """Read the number, or the yes or no, in a text.
-
-    Snakemake makes texts of the inner values of `--config 'execution={token_budget: 9000}'`.
-    """
+    """Return the number or the yes or no that a text stands for; else the text."""
+    # Snakemake makes texts of the inner values of `--config 'execution={token_budget: 9000}'`.
     types = {branch.get("type") for branch in schema.get("anyOf", [schema])}
     if types & {"integer", "number"} and _NUMBER.fullmatch(text):
         return float(text) if "." in text else int(text)
