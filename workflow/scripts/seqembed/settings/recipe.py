@@ -14,9 +14,16 @@ import torch
 from seqembed.environment import EnvConfig
 from seqembed.errors import ConfigError, RecipeError
 from seqembed.models.prepared import PreparedModel
-from seqembed.settings.lengths import LengthPolicy, LongSequences, resolve_policy
+from seqembed.settings.lengths import LengthPolicy, resolve_policy
 from seqembed.settings.precision import resolve_precision
-from seqembed.settings.request import Pooling, Precision, Request, Storage, check_choice
+from seqembed.settings.request import (
+    LongSequences,
+    Pooling,
+    Precision,
+    Request,
+    Storage,
+    check_choice,
+)
 from seqembed.storage.json_files import read_json, write_json
 
 FORMAT_VERSION = "1"
@@ -65,11 +72,8 @@ class Recipe:
         return LengthPolicy(long_sequences=self.long_sequences, max_length=self.max_length)
 
     def fields(self) -> dict[str, str | int]:
-        """The recipe as a dict, without `per_residue` where that is false."""
-        fields = asdict(self)
-        if not self.per_residue:
-            del fields["per_residue"]
-        return fields
+        """Return the fields by name, without `per_residue` where that is false."""
+        return {k: v for k, v in asdict(self).items() if k != "per_residue" or v}
 
 
 def resolve_recipe(
