@@ -28,7 +28,6 @@ from seqembed.models.known import KNOWN
 from seqembed.models.source import list_model_files
 from seqembed.rules import closing
 from seqembed.rules.refusals import (
-    describe_left_out,
     refuse_lost_words,
     refuse_other_gpu_limits,
     refuse_to_replace,
@@ -80,7 +79,9 @@ def check_short_form():
     """Say which datasets are left out; refuse to replace the results of other files."""
     (dataset,) = DATASETS.values()
     if left_out := config.get("datasets"):
-        logger.info(describe_left_out(left_out, dataset.name))
+        names = ", ".join(map(str, list(left_out)[:10]))
+        message = f"Only {dataset.name}, which fasta= names, is run"
+        logger.info(f"{message}; the datasets of the configuration are not: {names}.")
     index = Path(f"results/{dataset.name}/index.parquet")
     if not index.exists():
         return

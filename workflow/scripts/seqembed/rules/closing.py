@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from seqembed.errors import IndexFormatError
@@ -35,24 +35,21 @@ def read_error(log: Path) -> str | None:
     return f"{record[0]} ({record[-1].strip()})" if _TRACEBACK in record else record[0]
 
 
-def list_changes(datasets: Iterable[str], folder: Path) -> list[str]:
-    """Return a line for each FASTA file that changed since it was indexed.
+def list_changes(datasets: Iterable[str], folder: Path) -> Iterator[str]:
+    """Yield a line for each FASTA file that changed since it was indexed.
 
     folder: the working folder, which has `results`.
     """
-    return [line for dataset in datasets for line in _list_changes(dataset, folder)]
+    for dataset in datasets:
+        index = Path(f"results/{dataset}/index.parquet")
+        if not (folder / index).exists():
+            continue
+        # Not at the top: it imports pyarrow, and every job of a run imports this module.
+        from seqembed.index.input_files import find_changes
 
-
-def _list_changes(dataset: str, folder: Path) -> list[str]:
-    index = Path(f"results/{dataset}/index.parquet")
-    if not (folder / index).exists():
-        return []
-    # Not at the top: it imports pyarrow, and every job of a run imports this module.
-    from seqembed.index.input_files import find_changes
-
-    try:
-        changes = list(find_changes(folder / index, folder))
-    except IndexFormatError as error:
-        return [str(error)]
-    advice = f"`snakemake verify` compares them; to embed it anew, add --forcerun {index}"
-    return [f"Dataset {dataset}: {change}; {advice}" for change in changes]
+        advice = f"`snakemake verify` compares them; to embed it anew, add --forcerun {index}"
+        try:
+            for change in find_changes(folder / index, folder):
+                yield f"Dataset {dataset}: {change}; {advice}"
+        except IndexFormatError as error:
+            yield str(error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -70,10 +70,3 @@ def refuse_to_replace(patterns: Iterable[str], files: Iterable[str | Path], inde
         f"files another name, by name=... after --config; or, if that file only moved, remove "
         f"{index} and run again."
     )
-
-
-def describe_left_out(datasets: Collection[str], name: str) -> str:
-    """Return a sentence: the short form's dataset runs without those of the configuration."""
-    listed = ", ".join(map(str, list(datasets)[:10]))
-    message = f"Only {name}, which fasta= names, is run"
-    return f"{message}; the datasets of the configuration are not: {listed}."

@@ -19,12 +19,7 @@ from seqembed.errors import ConfigError
 from seqembed.flags import TRUNCATED, WINDOWED
 from seqembed.models.encoders.tokenization import SPECIALS
 from seqembed.models.prepared import PreparedModel
-from seqembed.settings.request import (
-    AskedLongSequences,
-    LongSequences,
-    check_choice,
-    check_whole,
-)
+from seqembed.settings.request import AskedLongSequences, LongSequences, check_choice, check_whole
 
 Int64s = NDArray[np.int64]
 

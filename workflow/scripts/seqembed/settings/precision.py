@@ -13,11 +13,8 @@ from seqembed.settings.request import AskedPrecision, Precision
 # Attention over packed sequences has no half-precision kernel for cards older than Ampere.
 OLDEST_CAPABILITY = (8, 0)
 CARD = "an NVIDIA GPU of compute capability 8.0 (Ampere) or newer"
-DTYPES: dict[Precision, torch.dtype] = {
-    "fp32": torch.float32,
-    "fp16": torch.float16,
-    "bf16": torch.bfloat16,
-}
+# Of weights and activations.
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # Without one of these PyTorch computes bf16 through fp32: slower, and no better.
 BF16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16"}
 CPUINFO = Path("/proc/cpuinfo")
@@ -48,11 +45,6 @@ def resolve_precision(
             "set `precision: auto` or `fp32`, or run on such a device"
         )
     return asked
-
-
-def torch_dtype(precision: Precision) -> torch.dtype:
-    """Return the dtype of weights and activations."""
-    return DTYPES[precision]
 
 
 def _obstacle(precision: Precision, device: torch.device) -> str | None:

@@ -31,12 +31,7 @@ FORMAT_VERSION = "1"
 NUMERICS_VERSION = 1
 # Keys that later versions added, with what earlier versions did: at these values they are not
 # hashed, so that the name of a recipe's file never changes.
-LATER_KEYS: dict[str, Any] = {
-    "layer": "last",
-    "pooling": "mean",
-    "per_residue": False,
-    "storage": "float32",
-}
+LATER_KEYS = {"layer": "last", "pooling": "mean", "per_residue": False, "storage": "float32"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -142,6 +142,5 @@ def _is_number(_checker: object, value: object) -> bool:
 
 
 # Later drafts take 2.0 for an integer; YAML knows .inf and .nan.
-_Validator = extend(
-    Draft202012Validator, type_checker=Draft4Validator.TYPE_CHECKER.redefine("number", _is_number)
-)
+_Types = Draft4Validator.TYPE_CHECKER.redefine("number", _is_number)
+_Validator = extend(Draft202012Validator, type_checker=_Types)

@@ -54,7 +54,14 @@ def check_yaml(path: Path) -> None:
             raise ConfigError(f"{path}: {_TEMPLATE_KEY} {message}")
     except yaml.MarkedYAMLError as error:
         place = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        message = f"{path}{place}: not valid YAML ({error.problem}). {_advice(error)}"
+        advice = (
+            "Is a line indented differently from its neighbours, or does the line above still "
+            "begin with `#`?"
+        )
+        # `fasta: *.faa` without quotes asks for what was named by `&.faa`.
+        if error.context == "while scanning an alias" or "undefined alias" in str(error.problem):
+            advice = "Put a pattern that begins with `*` in quotes."
+        message = f"{path}{place}: not valid YAML ({error.problem}). {advice}"
         raise ConfigError(message) from error
     except yaml.YAMLError as error:
         code = getattr(error, "character", 0)
@@ -75,11 +82,3 @@ def _read(path: Path) -> str:
     except OSError as error:
         message = f"{path} cannot be read ({error.strerror}); check its permissions."
         raise ConfigError(message) from error
-
-
-def _advice(error: yaml.MarkedYAMLError) -> str:
-    # `fasta: *.faa` without quotes asks for what was named by `&.faa`.
-    if error.context == "while scanning an alias" or "undefined alias" in (error.problem or ""):
-        return "Put a pattern that begins with `*` in quotes."
-    lines = "Is a line indented differently from its neighbours"
-    return f"{lines}, or does the line above still begin with `#`?"

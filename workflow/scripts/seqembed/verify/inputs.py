@@ -13,16 +13,10 @@ from numpy.typing import NDArray
 
 from seqembed.errors import IndexFormatError, ModelError
 from seqembed.fasta.reader import read_batches
+from seqembed.index import table
 from seqembed.index.input_files import read_file_counts, reads_without_gaps
 from seqembed.index.parquet import read_metadata
 from seqembed.index.sequence_ids import IdStyle, SequenceIds
-from seqembed.index.table import (
-    check_rows,
-    read_excluded,
-    read_ids_and_reasons,
-    read_lengths_and_digests,
-    read_shard_index,
-)
 from seqembed.models.prepared import read_prepared, sha256_of
 from seqembed.models.source import list_weight_files
 from seqembed.results.quarantine import HEADER, table_line
@@ -31,25 +25,23 @@ from seqembed.storage.digests import DigestIndex, digest_all, digest_rows
 from seqembed.verify.rows import are_quarantined, error_of, expect_attributes, read_ids, refuse
 
 MODELS = Path("resources/models")
-# The sequences without a row, by id or by digest in hex, and why each has none.
-Quarantined = list[tuple[str, str]]
 # The id of a record, None where the index does not say how ids are made; its digest; its line.
 Record = tuple[str | None, bytes, int | None]
 
 
-def check_merged(file: EmbeddingsFile, index: Path) -> Quarantined:
-    """Return the sequences that workers could not embed.
+def check_merged(file: EmbeddingsFile, index: Path) -> list[tuple[str, str]]:
+    """Return the ids of sequences that workers could not embed, each with the reason.
 
     Raises ShardError unless each id of the index has a row, in order, or is in quarantine.tsv;
     IndexFormatError if the index is damaged.
     """
-    lengths, digests = read_lengths_and_digests(index)
-    check_rows(index, digests)
+    lengths, digests = table.read_lengths_and_digests(index)
+    table.check_rows(index, digests)
     if file.attributes["index_fingerprint"] != read_metadata(index, "index")["fingerprint"]:
         message = f"was made from other ids or sequences than {index}"
         raise error_of(message, "run again, so that it is merged anew")
     quarantined = _compare_ids(file, index, digests)
-    kept = ~(read_excluded(index) | are_quarantined(file, digests))
+    kept = ~(table.read_excluded(index) | are_quarantined(file, digests))
     _check_columns(file, index, digests[kept], lengths[kept])
     if strange := int((DigestIndex(digests).find(digest_rows(file.quarantine())) < 0).sum()):
         raise error_of(f"quarantine/digests: {strange:,} belong to no sequence of {index}")
@@ -58,7 +50,7 @@ def check_merged(file: EmbeddingsFile, index: Path) -> Quarantined:
 
 def check_shard(file: EmbeddingsFile, index: Path) -> None:
     """Raise ShardError unless the shard holds, in input order, the sequences of its index."""
-    shard = read_shard_index(index)
+    shard = table.read_shard_index(index)
     own = {"rank": shard.rank, "world_size": shard.world_size}
     advice = "run again, so that it is made anew"
     expect_attributes(file, own | {"shard_fingerprint": shard.fingerprint}, f"in {index}", advice)
@@ -76,8 +68,8 @@ def check_fasta(index: Path) -> list[str]:
     missing, without_gaps = [], reads_without_gaps(index)
     style = read_metadata(index, "index").get("ids")
     ids = SequenceIds(cast(IdStyle, style)) if style else None
-    _, digests = read_lengths_and_digests(index)
-    names = (name for name, _ in read_ids_and_reasons(index))
+    _, digests = table.read_lengths_and_digests(index)
+    names = (name for name, _ in table.read_ids_and_reasons(index))
     rows = zip(names, map(bytes, digests), strict=True)
     for path, count in read_file_counts(index):
         indexed = islice(rows, count)
@@ -111,12 +103,14 @@ def check_weights(file: EmbeddingsFile) -> list[str]:
     return missing
 
 
-def _compare_ids(file: EmbeddingsFile, index: Path, digests: NDArray[np.uint8]) -> Quarantined:
-    """Compare the index with the file's ids and quarantine.tsv; return what was quarantined."""
-    table, reasons = file.path.with_name("quarantine.tsv"), file.quarantine()
-    quarantined, id_place, line_place = [], "sequence_ids, row", f"{table}, line"
-    ids, lines = enumerate(read_ids(file)), enumerate(_read_lines(table), 2)
-    for row, (name, excluded) in enumerate(read_ids_and_reasons(index)):
+def _compare_ids(
+    file: EmbeddingsFile, index: Path, digests: NDArray[np.uint8]
+) -> list[tuple[str, str]]:
+    """Compare the index with the file's ids and quarantine.tsv; return as check_merged does."""
+    path, reasons = file.path.with_name("quarantine.tsv"), file.quarantine()
+    quarantined, id_place, line_place = [], "sequence_ids, row", f"{path}, line"
+    ids, lines = enumerate(read_ids(file)), enumerate(_read_lines(path), 2)
+    for row, (name, excluded) in enumerate(table.read_ids_and_reasons(index)):
         reason = reasons.get(digests[row].tobytes()) if excluded is None else excluded
         if reason is None:
             _expect(name, ids, id_place, index)
@@ -138,13 +132,13 @@ def _expect(wanted: str | None, found: Iterator[tuple[int, str]], place: str, in
         raise error_of(f"{place} {where}: {shown}, where {index} has {expected}")
 
 
-def _read_lines(table: Path) -> Iterator[str]:
+def _read_lines(path: Path) -> Iterator[str]:
     """Yield the lines of quarantine.tsv after the header; none if the file is missing."""
-    if not table.exists():
+    if not path.exists():
         return
-    with table.open(encoding="utf-8", errors="replace", newline="\n") as file:
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
         if file.readline() != HEADER:
-            raise error_of(f"{table}, line 1: is not the header")
+            raise error_of(f"{path}, line 1: is not the header")
         yield from (line.removesuffix("\n") for line in file)
 
 

@@ -21,10 +21,7 @@ KNOWN_FLAGS = WINDOWED | TRUNCATED | FP32_RETRY | 8
 # The attributes of every file, and those of each kind of file.
 ATTRIBUTES = [field.name for field in fields(Recipe) if field.default is MISSING]
 ATTRIBUTES += ["recipe_fingerprint", "model", "weights_sha256"]
-KINDS = {
-    "embeddings": ["index_fingerprint"],
-    "shard": ["shard_fingerprint", "rank", "world_size"],
-}
+KINDS = {"embeddings": ["index_fingerprint"], "shard": ["shard_fingerprint", "rank", "world_size"]}
 # The folders keep hard links to results: the next run would take the damaged file from there.
 AGAIN = "remove it, store/ and checkpoints/ of its dataset, and run again"
 NOT_FINITE = "has a value that is not finite"

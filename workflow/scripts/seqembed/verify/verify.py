@@ -13,13 +13,7 @@ from seqembed.index.table import check_rows, read_lengths_and_digests, read_shar
 from seqembed.results.quarantine import escape
 from seqembed.results.reader import open_embeddings
 from seqembed.storage.digests import digest
-from seqembed.verify.inputs import (
-    Quarantined,
-    check_fasta,
-    check_merged,
-    check_shard,
-    check_weights,
-)
+from seqembed.verify.inputs import check_fasta, check_merged, check_shard, check_weights
 from seqembed.verify.rows import NOT_FINITE, check_alone, find_not_finite
 
 RESIDUES = ["sequence_id", "length", "digest", "residues"]
@@ -73,7 +67,7 @@ def _verify_embeddings(path: Path, index: Path | None, fail_on_quarantine: bool)
     return f"{summary}; {_describe(quarantined)}" if quarantined else summary
 
 
-def _describe(quarantined: Quarantined) -> str:
+def _describe(quarantined: list[tuple[str, str]]) -> str:
     shown = [f"{name!r} ({escape(reason)})" for name, reason in quarantined[:SHOWN_IDS]]
     more = ["..."] if len(quarantined) > SHOWN_IDS else []
     return f"{len(quarantined):,} more could not be embedded: {', '.join(shown + more)}"
