@@ -26,8 +26,9 @@ from seqembed.fasta.files import find_fasta_files
 from seqembed.models import names
 from seqembed.models.known import KNOWN
 from seqembed.models.source import list_model_files
-from seqembed.rules import closing
-from seqembed.rules.refusals import (
+from seqembed.rules import (
+    list_changes,
+    list_errors,
     refuse_lost_words,
     refuse_other_gpu_limits,
     refuse_to_replace,
@@ -126,12 +127,12 @@ def list_failures():
     logs = {Path(log) for job in jobs for log in job.log} or Path("logs").glob(
         "*/*.log"
     )
-    return closing.list_errors(sorted(logs), STARTED)
+    return list_errors(sorted(logs), STARTED)
 
 
 def report_changes(folder):
     """Say, at the end of a run, which FASTA files have changed since they were indexed."""
-    for line in closing.list_changes(DATASETS, folder):
+    for line in list_changes(DATASETS, folder):
         print(line, file=sys.stderr)
 
 

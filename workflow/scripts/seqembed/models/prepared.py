@@ -88,7 +88,7 @@ class PreparedModel:
 def write_prepared(model: PreparedModel, path: Path) -> None:
     """Write `{model}.json` durably; a key without a value is left out."""
     content = {key: value for key, value in asdict(model).items() if value is not None}
-    write_json(path, KIND, FORMAT_VERSION, content, ensure_ascii=False)
+    write_json(path, KIND, FORMAT_VERSION, content)
 
 
 def read_prepared(path: Path) -> PreparedModel:

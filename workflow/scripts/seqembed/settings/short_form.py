@@ -81,7 +81,14 @@ def refuse_misread(given: Any) -> None:
             "below it."
         )
     for path in _glued_keys(given):
-        raise ConfigError(_explain_glued(path))
+        key, _, value = path[-1].partition(":")
+        message = f"{path[0]}: {path[-1]!r} lacks a blank after its colon, and is read as one key."
+        if path[0] == "datasets":
+            advice = f"Write one after each colon; on the command line, `{_command({})}`."
+        else:
+            group = f"{path[0]}={{{key}: {value}}}"
+            advice = f"Write `{key}: {value}`; after --config, in quotes: '{group}'."
+        raise ConfigError(f"{message} {advice}")
 
 
 def _explain_missing(key: str, given: Mapping[str, Any]) -> str:
@@ -114,12 +121,3 @@ def _glued_keys(group: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, 
             yield path
         else:
             yield from _glued_keys(value, path)
-
-
-def _explain_glued(path: tuple[str, ...]) -> str:
-    key, _, value = path[-1].partition(":")
-    message = f"{path[0]}: {path[-1]!r} lacks a blank after its colon, and is read as one key."
-    if path[0] == "datasets":
-        return f"{message} Write one after each colon; on the command line, `{_command({})}`."
-    group = f"{path[0]}={{{key}: {value}}}"
-    return f"{message} Write `{key}: {value}`; after --config, in quotes: '{group}'."

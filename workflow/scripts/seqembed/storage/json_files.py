@@ -32,19 +32,13 @@ def read_json(path: Path, kind: str, version: str) -> dict[str, Any]:
 
 
 def write_json(
-    path: Path,
-    kind: str,
-    version: str,
-    content: Mapping[str, Any],
-    *,
-    exclusive: bool = False,
-    ensure_ascii: bool = True,
+    path: Path, kind: str, version: str, content: Mapping[str, Any], *, exclusive: bool = False
 ) -> None:
     """Write a file durably, with its kind, format version and checksum.
 
-    exclusive: raise FileExistsError in place of replacing a file. ensure_ascii: as of json.dumps.
+    exclusive: raise FileExistsError in place of replacing a file.
     """
     whole = add_checksum({"format_version": version, "kind": kind, **content})
-    text = json.dumps(whole, indent=2, sort_keys=True, ensure_ascii=ensure_ascii) + "\n"
+    text = json.dumps(whole, indent=2, sort_keys=True) + "\n"
     with published(path, exclusive=exclusive) as temporary:
         temporary.write_text(text, encoding="utf-8")

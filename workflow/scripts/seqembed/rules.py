@@ -1,19 +1,22 @@
-"""Refuse mistakes on the command line that Snakemake accepts silently."""
+"""Refuse mistakes before a run that Snakemake accepts silently; list the faults after a run."""
 
 from __future__ import annotations
 
 import os
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from seqembed.errors import ConfigError, IndexFormatError
-from seqembed.settings.explain import GPU_NAMES
+from seqembed.settings.schema import GPU_NAMES
 from seqembed.storage.paths import expand
 
 _SETTING = re.compile(r"(fasta|model|datasets)=")
+# How worker_logging.LINE begins.
+_RECORD = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (?P<level>[A-Z]+) ")
+_TRACEBACK = "Traceback (most recent call last):"
 
 
 def refuse_lost_words(arguments: Sequence[str], config: Sequence[str]) -> None:
@@ -70,3 +73,45 @@ def refuse_to_replace(patterns: Iterable[str], files: Iterable[str | Path], inde
         f"files another name, by name=... after --config; or, if that file only moved, remove "
         f"{index} and run again."
     )
+
+
+def list_errors(logs: Iterable[Path], since: float) -> list[str]:
+    """Return the errors of the logs written after `since`, in seconds since the epoch."""
+    written = [path for path in logs if path.exists() and path.stat().st_mtime >= since]
+    return [line for path in written if (line := read_error(path))]
+
+
+def read_error(log: Path) -> str | None:
+    """Return the last record of a log as one line, if it is an error or a warning; else None.
+
+    The line is the record's first; after a traceback, the last in brackets.
+    """
+    lines = log.read_text(errors="replace").splitlines()
+    begins = [number for number, line in enumerate(lines) if _RECORD.match(line)]
+    if not begins:
+        return None
+    record = [line for line in lines[begins[-1] :] if line.strip()]
+    found = _RECORD.match(record[0])
+    if not found or found["level"] not in ("ERROR", "WARNING"):
+        return None
+    return f"{record[0]} ({record[-1].strip()})" if _TRACEBACK in record else record[0]
+
+
+def list_changes(datasets: Iterable[str], folder: Path) -> Iterator[str]:
+    """Yield a line for each FASTA file that changed since it was indexed.
+
+    folder: the working folder, which has `results`.
+    """
+    for dataset in datasets:
+        index = Path(f"results/{dataset}/index.parquet")
+        if not (folder / index).exists():
+            continue
+        # Not at the top: it imports pyarrow, and every job of a run imports this module.
+        from seqembed.index.input_files import find_changes
+
+        advice = f"`snakemake verify` compares them; to embed it anew, add --forcerun {index}"
+        try:
+            for change in find_changes(folder / index, folder):
+                yield f"Dataset {dataset}: {change}; {advice}"
+        except IndexFormatError as error:
+            yield str(error)
