@@ -50,20 +50,18 @@ def run(step: Step, arguments: argparse.Namespace, label: str = "") -> int:
         if arguments.log:
             logger.addHandler(open_log_file(arguments.log))
         step(arguments, logger)
+        return 0
     except (InterruptedRun, KeyboardInterrupt) as error:
         logger.warning("%s", str(error) or "stopped by Ctrl-C")
         return EXIT_INTERRUPTED
     except SeqembedError as error:
         logger.error("%s", error)
-        return EXIT_FAILED
     except OSError as error:
         advice = ADVICE.get(error.errno or 0, "mend this")
         logger.error("%s; %s and run again", error, advice)
-        return EXIT_FAILED
     except Exception:  # noqa: BLE001 (the boundary of the program)
         logger.exception("this is a bug in seqembed; please report it with these lines")
-        return EXIT_FAILED
-    return 0
+    return EXIT_FAILED
 
 
 def _exit_on_sigterm(*_: Any) -> None:

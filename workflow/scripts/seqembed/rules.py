@@ -15,7 +15,7 @@ from seqembed.storage.paths import expand
 
 _SETTING = re.compile(r"(fasta|model|datasets)=")
 # How worker_logging.LINE begins.
-_RECORD = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (?P<level>[A-Z]+) ")
+_RECORD = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (?P<level>[A-Z]+) ", re.M)
 _TRACEBACK = "Traceback (most recent call last):"
 
 
@@ -86,14 +86,11 @@ def read_error(log: Path) -> str | None:
 
     The line is the record's first; after a traceback, the last in brackets.
     """
-    lines = log.read_text(errors="replace").splitlines()
-    begins = [number for number, line in enumerate(lines) if _RECORD.match(line)]
-    if not begins:
+    text = log.read_text(errors="replace")
+    records = list(_RECORD.finditer(text))
+    if not records or records[-1]["level"] not in ("ERROR", "WARNING"):
         return None
-    record = [line for line in lines[begins[-1] :] if line.strip()]
-    found = _RECORD.match(record[0])
-    if not found or found["level"] not in ("ERROR", "WARNING"):
-        return None
+    record = [line for line in text[records[-1].start() :].splitlines() if line.strip()]
     return f"{record[0]} ({record[-1].strip()})" if _TRACEBACK in record else record[0]
 
 

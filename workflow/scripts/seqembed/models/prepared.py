@@ -6,7 +6,6 @@ Content only: the same bytes for the same model. No PyTorch is needed to read it
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 from seqembed.errors import ConfigError, ModelError
 from seqembed.models.encoders.tokenization import BpeTokenizer, Esm2Tokenizer, Tokenizer
 from seqembed.models.families import Architecture, Family, check_fields, find_family
-from seqembed.storage.json_files import read_json, write_json
+from seqembed.storage.json_files import hash_json, read_json, write_json
 
 FORMAT_VERSION = "1"
 KIND = "model"
@@ -81,8 +80,7 @@ class PreparedModel:
     def fingerprint(self) -> str:
         """The identity of the weights and the architecture, 64 hex characters."""
         content = {"sha256": self.sha256, "architecture": asdict(self.architecture)}
-        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
-        return hashlib.blake2b(canonical.encode(), digest_size=32).hexdigest()
+        return hash_json(content, 32)
 
 
 def write_prepared(model: PreparedModel, path: Path) -> None:

@@ -26,7 +26,7 @@ Int64s = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Tokens start to stop of a sequence; those from keep_start to keep_stop get rows from here."""
+    """A stretch of tokens, start to stop; rows are taken from keep_start to keep_stop alone."""
 
     start: int
     stop: int
@@ -62,7 +62,7 @@ class LengthPolicy:
         if self.long_sequences != "window":
             return np.ones(len(tokens), np.int64)
         over = np.maximum(tokens - self.max_length, 0)
-        return 1 - (-over // self._step)
+        return 1 - (-over // ((self.max_length + 1) // 2))
 
     def model_tokens(self, tokens: Int64s) -> Int64s:
         """Return how many tokens, special ones included, the model reads of each sequence, (n,)."""
@@ -88,8 +88,9 @@ class LengthPolicy:
         length, count = (int(of(np.array([tokens]))[0]) for of in (self.kept, self.windows))
         if count == 1:
             return [Window(0, length, 0, length)]
-        starts = [min(i * self._step, length - self.max_length) for i in range(count)]
-        # Half-way between the next window's start and this one's end, both edges are as far.
+        step = (self.max_length + 1) // 2
+        starts = [min(i * step, length - self.max_length) for i in range(count)]
+        # Here a token is as far from the end of one window as from the start of the next.
         turns = [(a + self.max_length + b + 1) // 2 for a, b in pairwise(starts)]
         return [
             Window(start, start + self.max_length, *kept)
@@ -119,10 +120,6 @@ class LengthPolicy:
             "'embedding={long_sequences: window}'); else take them out, or raise "
             "`embedding: {max_length: ...}`"
         )
-
-    @property
-    def _step(self) -> int:
-        return (self.max_length + 1) // 2
 
 
 def resolve_policy(

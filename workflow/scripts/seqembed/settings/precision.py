@@ -21,7 +21,7 @@ CPUINFO = Path("/proc/cpuinfo")
 
 
 def should_use_fp16(device: torch.device, environment: EnvConfig) -> bool:
-    """Whether this device can compute in fp16, and SEQEMBED_DISABLE_FP16 does not forbid it."""
+    """Whether the device can compute in fp16, and SEQEMBED_DISABLE_FP16 allows fp16."""
     return not environment.disable_fp16 and _obstacle("fp16", device) is None
 
 
@@ -30,7 +30,7 @@ def resolve_precision(
 ) -> Precision:
     """Return the precision to compute in; `auto` is fp16 where should_use_fp16, else fp32.
 
-    Raises DeviceError if the device lacks it, ConfigError if SEQEMBED_DISABLE_FP16 forbids it.
+    Raises DeviceError if the device lacks `asked`, ConfigError if SEQEMBED_DISABLE_FP16 forbids.
     """
     if asked == "auto":
         return "fp16" if should_use_fp16(device, environment) else "fp32"
@@ -48,7 +48,7 @@ def resolve_precision(
 
 
 def _obstacle(precision: Precision, device: torch.device) -> str | None:
-    """Return why this device cannot compute in this precision; None if it can."""
+    """Return why a device cannot compute in a precision; None if nothing is in the way."""
     if precision == "fp32":
         return None
     if device.type == "cuda":

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,7 +22,7 @@ from seqembed.settings.request import (
     Storage,
     check_choice,
 )
-from seqembed.storage.json_files import read_json, write_json
+from seqembed.storage.json_files import hash_json, read_json, write_json
 
 FORMAT_VERSION = "1"
 # Raised only when the same weights and settings give other numbers than before.
@@ -59,7 +57,7 @@ class Recipe:
     @property
     def fingerprint(self) -> str:
         """The hash of the recipe's fields, 64 hex characters."""
-        return _hash(self.fields())
+        return hash_json(self.fields(), 32)
 
     @property
     def policy(self) -> LengthPolicy:
@@ -142,9 +140,4 @@ def _request_key(request: Request, model: PreparedModel) -> str:
     """Return a hash of the settings asked for, the weights, the tokenizer and the numerics."""
     asked = {k: v for k, v in asdict(request).items() if v != LATER_KEYS.get(k, ...)}
     model_keys = {"weights": model.fingerprint, "tokenizer": model.tokenizer}
-    return _hash(asked | model_keys | {"numerics_version": NUMERICS_VERSION})[:24]
-
-
-def _hash(fields: Mapping[str, Any]) -> str:
-    text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
-    return hashlib.blake2b(text.encode(), digest_size=32).hexdigest()
+    return hash_json(asked | model_keys | {"numerics_version": NUMERICS_VERSION}, 32)[:24]

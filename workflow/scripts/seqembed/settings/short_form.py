@@ -21,7 +21,6 @@ _FASTA_SUFFIX = re.compile(
 _COMPRESSED_SUFFIX = re.compile(r"\.(gz|bgz|bz2|xz|zst)$", re.IGNORECASE)
 # Finds, in `fasta='a.faa model=m'`, where the value of `fasta` should have ended.
 _NEXT_KEY = re.compile(r"[\s,;]+(?:model|name)=")
-_MOST_LETTERS = 200
 _EXAMPLE = {"fasta": "my.faa", "model": "esm2_t33_650M_UR50D"}
 
 
@@ -46,7 +45,7 @@ def as_datasets(given: Mapping[str, Any]) -> dict[str, Any]:
         words = [] if os.path.lexists(fasta) else fasta.split(",")
         fasta = [word.strip() for word in words if word.strip()] or [fasta]
     if not (name := given.get("name") or derive_name(fasta)):
-        folder = as_name(os.path.basename(os.path.dirname(fasta[0])))[:_MOST_LETTERS]
+        folder = as_name(os.path.basename(os.path.dirname(fasta[0])))
         raise ConfigError(
             "`fasta` gives the dataset no name: it is several files, a pattern, or a file without "
             "plain letters in its name. The results go to results/NAME; write for example "
@@ -60,7 +59,7 @@ def derive_name(fasta: list[str]) -> str | None:
     if len(fasta) != 1 or (not os.path.lexists(fasta[0]) and re.search(r"[*?[]", fasta[0])):
         return None
     stem = _COMPRESSED_SUFFIX.sub("", os.path.basename(fasta[0]))
-    return as_name(_FASTA_SUFFIX.sub("", stem))[:_MOST_LETTERS] or None
+    return as_name(_FASTA_SUFFIX.sub("", stem)) or None
 
 
 def refuse_misread(given: Any) -> None:

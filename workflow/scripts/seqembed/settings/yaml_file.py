@@ -1,4 +1,4 @@
-"""Check a configuration file before Snakemake, which ends with tracebacks, reads it."""
+"""Refuse configuration files that Snakemake would misread, or answer with a traceback."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ def check_yaml(path: Path) -> None:
         raise ConfigError(message) from error
     except yaml.YAMLError as error:
         code = getattr(error, "character", 0)
-        message = f"{path}: YAML forbids the character U+{code:04X} in it; remove it."
+        message = f"{path}: holds the character U+{code:04X}, which YAML forbids; remove it."
         raise ConfigError(message) from error
     except RecursionError as error:
-        raise ConfigError(f"{path}: its values are nested too deeply; write plain ones.") from error
+        raise ConfigError(f"{path}: the values are nested too deeply; nest them less.") from error
 
 
 def _read(path: Path) -> str:

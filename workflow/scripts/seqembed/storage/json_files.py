@@ -13,11 +13,16 @@ from seqembed.storage.publish import published
 KEY = "checksum"
 
 
+def hash_json(content: Mapping[str, Any], size: int) -> str:
+    """Return a hash of the content, in any order of the keys, as 2 * `size` hex characters."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=size).hexdigest()
+
+
 def add_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content with a checksum of all other keys, 32 hex characters."""
     rest = {key: value for key, value in content.items() if key != KEY}
-    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
-    return rest | {KEY: hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}
+    return rest | {KEY: hash_json(rest, 16)}
 
 
 def read_json(path: Path, kind: str, version: str) -> dict[str, Any]:

@@ -19,8 +19,8 @@ def expand(text: str) -> str:
 
 
 def as_name(text: str) -> str:
-    """Return a text made a dataset's or a model's name; empty if it has no allowed character."""
-    return re.sub(r"[^A-Za-z0-9._-]", "_", text).lstrip("._-")
+    """Return a dataset's or a model's name made from a text; empty if no character is allowed."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", text).lstrip("._-")[:200]
 
 
 def explain_no_path(text: str) -> str | None:

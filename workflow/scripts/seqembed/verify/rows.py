@@ -45,10 +45,7 @@ def error_of(problem: str, advice: str = AGAIN) -> ShardError:
 def expect_attributes(
     file: EmbeddingsFile, expected: Mapping[str, Any], source: str, advice: str = AGAIN
 ) -> None:
-    """Raise ShardError unless the file has the expected attributes.
-
-    source: follows the expected value in the message, after "as".
-    """
+    """Raise ShardError unless the file has the attributes that `source` (for messages) asks for."""
     for name, value in expected.items():
         if (found := file.attributes.get(name)) != value:
             raise error_of(f"attribute {name} is {found!r}, not {value!r} as {source}", advice)
@@ -101,7 +98,7 @@ def find_not_finite(rows: NDArray[np.floating]) -> int | None:
 def _row_error(
     file: EmbeddingsFile, column: str, row: int, problem: str, owner: int | None = None
 ) -> ShardError:
-    """Return the error of a row of a column; owner: the row of its sequence, None: the same."""
+    """Return the error of a row of a column; owner: of a token row, the row of its sequence."""
     with h5py.File(file.path, "r", locking=False) as plain:
         name = plain["sequence_ids"][row if owner is None else owner].decode(errors="replace")
     return error_of(f"{column}, row {row:,} (of {name!r}): {problem}")
