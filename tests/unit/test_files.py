@@ -16,7 +16,7 @@ from seqembed.checkpoints.failures import Failures, write_failures
 from seqembed.checkpoints.manifest import CheckpointManifest, write_manifest
 from seqembed.errors import FileFormatError
 from seqembed.results.quarantine import write_quarantine
-from seqembed.storage.publish import link, publish_exclusively, published, set_aside
+from seqembed.storage.publish import link, published, set_aside
 
 
 def _refuse_links(monkeypatch, number):
@@ -27,17 +27,17 @@ def _refuse_links(monkeypatch, number):
 
 
 # Each way to give a file its name; with a number, on a file system that refuses hard links so.
-WAYS = [(published, None), *((publish_exclusively, n) for n in (None, errno.EPERM, errno.EXDEV))]
+WAYS = [(False, None), *((True, number) for number in (None, errno.EPERM, errno.EXDEV))]
 
 
-@pytest.mark.parametrize(("publish", "number"), WAYS)
+@pytest.mark.parametrize(("exclusive", "number"), WAYS)
 def test_the_final_name_appears_complete_and_durable(
-    publish, number, tmp_path, monkeypatch, durable
+    exclusive, number, tmp_path, monkeypatch, durable
 ):
     if number:
         _refuse_links(monkeypatch, number)
     path = tmp_path / "new" / "result.bin"
-    with publish(path) as temporary:
+    with published(path, exclusive=exclusive) as temporary:
         temporary.write_bytes(b"all of it")
         assert not path.exists() and durable == []
     assert path.read_bytes() == b"all of it"
@@ -45,13 +45,16 @@ def test_the_final_name_appears_complete_and_durable(
     assert list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.parametrize(("publish", "number"), WAYS)
-def test_a_failure_leaves_the_earlier_file_and_no_litter(publish, number, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("exclusive", "number"), WAYS)
+def test_a_failure_leaves_the_earlier_file_and_no_litter(exclusive, number, tmp_path, monkeypatch):
     if number:
         _refuse_links(monkeypatch, number)
     path = tmp_path / "result.bin"
     path.write_bytes(b"earlier")
-    with pytest.raises(OSError, match="disk full"), publish(path) as temporary:
+    with (
+        pytest.raises(OSError, match="disk full"),
+        published(path, exclusive=exclusive) as temporary,
+    ):
         temporary.write_bytes(b"half")
         raise OSError("disk full")
     assert path.read_bytes() == b"earlier"
@@ -64,7 +67,7 @@ def test_an_exclusive_file_is_written_once(tmp_path, monkeypatch, number):
         _refuse_links(monkeypatch, number)
     path = tmp_path / "block.bin"
     path.write_bytes(b"first")
-    with pytest.raises(FileExistsError), publish_exclusively(path) as temporary:
+    with pytest.raises(FileExistsError), published(path, exclusive=True) as temporary:
         temporary.write_bytes(b"second")
     assert path.read_bytes() == b"first"
     assert list(tmp_path.iterdir()) == [path]
@@ -137,7 +140,7 @@ def test_a_full_disk_is_not_taken_for_missing_hard_links(way, tmp_path, monkeypa
         if way == "link":
             link(source, tmp_path / "target.bin")
         else:
-            with publish_exclusively(tmp_path / "block.bin") as temporary:
+            with published(tmp_path / "block.bin", exclusive=True) as temporary:
                 temporary.write_bytes(b"content")
     assert list(tmp_path.iterdir()) == [source]
 

@@ -25,12 +25,12 @@ from seqembed.errors import FastaError, SeqembedError
 from seqembed.fasta.files import find_fasta_files
 from seqembed.models import known as known_models
 from seqembed.models.source import list_model_files
-from seqembed.rules import closing
-from seqembed.rules.earlier_result import refuse_to_replace
-from seqembed.rules.invocation import (
-    describe_left_out,
+from seqembed.rules import (
+    list_changes,
+    list_errors,
     refuse_lost_words,
     refuse_other_gpu_limits,
+    refuse_to_replace,
 )
 from seqembed.settings import short_form
 from seqembed.settings.schema import NO_DATASETS, complete, get_datasets
@@ -79,7 +79,9 @@ def check_short_form():
     """Say which datasets are left out; refuse to replace the results of other files."""
     (dataset,) = DATASETS.values()
     if left_out := config.get("datasets"):
-        logger.info(describe_left_out(left_out, dataset.name))
+        names = ", ".join(map(str, list(left_out)[:10]))
+        message = f"Only {dataset.name}, which fasta= names, is run"
+        logger.info(f"{message}; the datasets of the configuration are not: {names}.")
     index = Path(f"results/{dataset.name}/index.parquet")
     if not index.exists():
         return
@@ -124,12 +126,12 @@ def list_failures():
     logs = {Path(log) for job in jobs for log in job.log} or Path("logs").glob(
         "*/*.log"
     )
-    return closing.list_errors(sorted(logs), STARTED)
+    return list_errors(sorted(logs), STARTED)
 
 
 def report_changes(folder):
     """Say, at the end of a run, which FASTA files have changed since they were indexed."""
-    for line in closing.list_changes(DATASETS, folder):
+    for line in list_changes(DATASETS, folder):
         print(line, file=sys.stderr)
 
 

@@ -12,7 +12,8 @@ from seqembed import command_line
 from seqembed.index.split import split_index
 from seqembed.models.prepared import load_tokenizer, read_prepared
 from seqembed.results.reader import allow_open_shards
-from seqembed.settings.lengths import LongSequences, resolve_policy
+from seqembed.settings.lengths import resolve_policy
+from seqembed.settings.request import LongSequences
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""What the entry programs share: their log, and the one place that catches errors."""
+"""Options, log and error handling that all entry programs share."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ADVICE = {
 
 
 def parser(description: str | None, *, needs_log: bool = False) -> argparse.ArgumentParser:
-    """An argument parser with the options of every entry."""
+    """Return an argument parser with the option --log, which every entry program has."""
     result = argparse.ArgumentParser(description=description, allow_abbrev=False)
     result.add_argument("--log", type=Path, required=needs_log, help="also append to this file")
     return result
@@ -39,37 +39,34 @@ def word_or_int(text: str) -> str | int:
 
 
 def run(step: Step, arguments: argparse.Namespace, label: str = "") -> int:
-    """Run an entry's one step; return its exit code: 0, 1 for an error, 143 for a signal.
+    """Run an entry's one step; return the exit code: 0, 1 for an error, 143 for a signal.
 
     An error that a user can mend becomes one line on stderr and in the log; any other is a bug,
-    and its traceback goes to both. label: follows the program's name in each line on stderr.
+    and the traceback goes to both. label: follows the program's name in each line on stderr.
     """
-    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGTERM, _exit_on_sigterm)
     logger = _open_logger(f"{Path(sys.argv[0]).stem}{label}")
     try:
         if arguments.log:
             logger.addHandler(open_log_file(arguments.log))
         step(arguments, logger)
+        return 0
     except (InterruptedRun, KeyboardInterrupt) as error:
         logger.warning("%s", str(error) or "stopped by Ctrl-C")
         return EXIT_INTERRUPTED
     except SeqembedError as error:
         logger.error("%s", error)
-        return EXIT_FAILED
     except OSError as error:
         advice = ADVICE.get(error.errno or 0, "mend this")
         logger.error("%s; %s and run again", error, advice)
-        return EXIT_FAILED
     except Exception:  # noqa: BLE001 (the boundary of the program)
         logger.exception("this is a bug in seqembed; please report it with these lines")
-        return EXIT_FAILED
-    return 0
+    return EXIT_FAILED
 
 
-def _leave(number: int, frame: Any) -> None:
-    # A second SIGTERM must not interrupt the cleanup.
+def _exit_on_sigterm(*_: Any) -> None:
+    # sys.exit raises, so that temporary files are removed; a second SIGTERM must not disturb that.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    # An exception, so that temporary files are removed on the way out.
     sys.exit(EXIT_INTERRUPTED)
 
 

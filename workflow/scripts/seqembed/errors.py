@@ -1,4 +1,4 @@
-"""The types of errors; each message names the place and says what to do."""
+"""The types of errors, and helpers for their messages, which say where and what to do."""
 
 from __future__ import annotations
 
@@ -17,23 +17,15 @@ class SeqembedError(Exception):
 
 
 class FastaError(SeqembedError):
-    """A FASTA file has a fault; its attributes name file, record id and line (from 1)."""
+    """A FASTA file has a fault, in a line (from 1) and in the record of an id, if known."""
 
     def __init__(
-        self,
-        message: str,
-        *,
-        path: str | Path,
-        record: str | None = None,
-        line: int | None = None,
+        self, message: str, *, path: str | Path, record: str | None = None, line: int | None = None
     ) -> None:
         self.path, self.record, self.line = Path(path), record, line
-        place = str(path)
-        if line is not None:
-            place += f", line {line}"
-        if record is not None:
-            place += f", record {record!r}"
-        super().__init__(f"{place}: {message}")
+        place = str(path) if line is None else f"{path}, line {line}"
+        where = place if record is None else f"{place}, record {record!r}"
+        super().__init__(f"{where}: {message}")
 
 
 class ResidueError(SeqembedError):
@@ -41,12 +33,12 @@ class ResidueError(SeqembedError):
 
 
 class ModelError(SeqembedError):
-    """A model's files are not what they should be."""
+    """A model's files are missing, damaged or of an unknown kind."""
 
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Put the file's name before the message of a ModelError raised in the body."""
+    """Put the path before the message of a ModelError that the body raises."""
     try:
         yield
     except ModelError as error:
@@ -54,18 +46,18 @@ def named(path: Path) -> Iterator[None]:
 
 
 def show(names: Sequence[str]) -> str:
-    """The first three of some names, quoted, for a message."""
+    """Return the first three names, quoted, for a message."""
     first = ", ".join(map(repr, names[:3]))
     return f"{first}, ..." if len(names) > 3 else first
 
 
 def count_of(count: int, noun: str) -> str:
-    """A number of things, for a message: "1 weight", "3 weights"."""
+    """Return a number of things for a message: "1 weight", "3 weights"."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def shorten(text: str) -> str:
-    """A text for a message, cut to 60 characters."""
+    """Return a text cut to 60 characters, for a message."""
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -98,7 +90,7 @@ class RecipeError(SeqembedError):
 
 
 class NonFiniteError(SeqembedError):
-    """Sequence after sequence gave a NaN or an infinity; `position` is the last one's row."""
+    """Too many sequences in a row gave a NaN or an infinity; position: the last one's row."""
 
     def __init__(self, position: int, count: int) -> None:
         self.position = position
@@ -109,32 +101,32 @@ class NonFiniteError(SeqembedError):
 
 
 class FreshProcessError(SeqembedError):
-    """A fresh process has to try what is left of a shard."""
+    """A fresh process has to try the sequences of a shard that have no row yet."""
 
 
 class WorkerCrashError(SeqembedError):
-    """The last process of a shard ended, and no sequence is to blame."""
+    """The last process of a shard crashed while it computed no sequence."""
 
 
 class NotTheSequencesError(SeqembedError):
-    """Sequence after sequence failed alone: something else is at fault."""
+    """Too many sequences in a row failed, each alone: something else is at fault."""
 
     def __init__(self, count: int, reason: str, memory: bool) -> None:
-        advice = "the model or the machine is at fault, not the sequences; see the log"
-        if memory:
-            advice = (
-                "free memory, run fewer shards at a time, or set `embedding: {long_sequences: "
-                "window}` or a smaller max_length"
-            )
+        advice = (
+            "free memory, run fewer shards at a time, or set `embedding: {long_sequences: window}` "
+            "or a smaller max_length"
+            if memory
+            else "the model or the machine is at fault, not the sequences; see the log"
+        )
         super().__init__(f"{count} sequences in a row failed, each alone ({reason}): {advice}")
 
 
 class InterruptedRun(SeqembedError):
-    """A signal asked the run to stop; what is finished is kept."""
+    """A signal asked the run to stop; finished rows are kept."""
 
 
 class WorkerError(SeqembedError):
-    """A worker did not complete its shard; `status` is its last one, or None."""
+    """A worker did not complete its shard; status: the last that it reported, or None."""
 
     def __init__(self, message: str, status: Mapping[str, Any] | None) -> None:
         self.status = status

@@ -1,7 +1,4 @@
-"""The bits of a row's `flags`: part of the file formats, so that a bit never changes its meaning.
-
-8 stays unused: where a row came from does not change it.
-"""
+"""The bits of a row's `flags` in files: no bit ever changes its meaning, and 8 stays unused."""
 
 WINDOWED = 1
 TRUNCATED = 2

@@ -35,7 +35,7 @@ from seqembed.inference.failure_tracker import FailureTracker
 from seqembed.machine.signals import StopFlag
 from seqembed.models.prepare import load_prepared
 from seqembed.models.prepared import load_tokenizer, read_prepared
-from seqembed.settings.precision import resolve_precision, torch_dtype
+from seqembed.settings.precision import DTYPES, resolve_precision
 from seqembed.storage.digests import to_hex
 from seqembed.storage.publish import link, set_aside
 from seqembed.worker.run import Run, open_run
@@ -199,7 +199,7 @@ def _load_model(
     path = Path(model_config["model"])
     described = read_prepared(path)
     layer = described.layer(model_config.get("embedding", {}).get("layer", "last"))
-    model = load_prepared(path, layer, torch_dtype(precision)).to(device)
+    model = load_prepared(path, layer, DTYPES[precision]).to(device)
     words = (device, precision, model.attention.name)
     logger.info("the model is on %s in %s; attention: %s", *words)
     return model, load_tokenizer(described).encode

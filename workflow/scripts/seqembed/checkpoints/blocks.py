@@ -17,7 +17,7 @@ from safetensors.numpy import save
 from seqembed.checkpoints.token_rows import COUNTS, ResidueFile, read_reference
 from seqembed.errors import CheckpointError
 from seqembed.storage.digests import to_hex
-from seqembed.storage.publish import publish_exclusively
+from seqembed.storage.publish import published
 
 FORMAT_VERSION = "1"
 CHECKSUM_BYTES = 16
@@ -73,7 +73,7 @@ def write_block(folder: Path, block: Block) -> Path:
     """
     content = _serialise(block)
     path = folder / f"batch_{block.first:05d}.safetensors"
-    with publish_exclusively(path) as temporary:
+    with published(path, exclusive=True) as temporary:
         temporary.write_bytes(content.replace(BLANK.encode(), _checksum(content).encode(), 1))
     return path
 

@@ -6,7 +6,6 @@ The file has the same bytes for the same model, and is read without PyTorch.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -17,7 +16,7 @@ from seqembed.errors import ConfigError, ModelError
 from seqembed.models.encoders.tokenization import BpeTokenizer, Esm2Tokenizer, Tokenizer
 from seqembed.models.families import Architecture, Family, check_fields, find_family
 from seqembed.models.source import list_weight_files
-from seqembed.storage.json_files import read_json, write_json
+from seqembed.storage.json_files import hash_json, read_json, write_json
 
 FORMAT_VERSION = "1"
 KIND = "model"
@@ -82,14 +81,13 @@ class PreparedModel:
     def fingerprint(self) -> str:
         """The identity of the weights and the architecture, 64 hex characters."""
         content = {"sha256": self.sha256, "architecture": asdict(self.architecture)}
-        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
-        return hashlib.blake2b(canonical.encode(), digest_size=32).hexdigest()
+        return hash_json(content, 32)
 
 
 def write_prepared(model: PreparedModel, path: Path) -> None:
     """Write `{model}.json` durably, without the keys whose value is None."""
     content = {key: value for key, value in asdict(model).items() if value is not None}
-    write_json(path, KIND, FORMAT_VERSION, content, ensure_ascii=False)
+    write_json(path, KIND, FORMAT_VERSION, content)
 
 
 def read_prepared(path: Path) -> PreparedModel:

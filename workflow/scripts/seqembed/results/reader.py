@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqembed.errors import ShardError
-from seqembed.storage.publish import allow_open_files
+from seqembed.storage.publish import raise_open_file_limit
 from seqembed.results.rows import TokenRowPool
 from seqembed.results.seal import verify_seal
 
@@ -110,7 +110,7 @@ def pool_token_rows(files: Sequence[EmbeddingsFile]) -> TokenRowPool | None:
 
 def allow_open_shards(count: int) -> None:
     """Raise the open-file limit for `count` shards; OSError if the hard limit is too low."""
-    allow_open_files(OTHER_FILES + FILES_A_SHARD * count)
+    raise_open_file_limit(OTHER_FILES + FILES_A_SHARD * count)
 
 
 @contextmanager

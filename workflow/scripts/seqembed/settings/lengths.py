@@ -1,14 +1,15 @@
 """What to do with sequences of more tokens than a model reads at once; no PyTorch is needed.
 
-Tokens are counted without the two specials, which every window has around it. A window begins
-every half max_length, and the last one ends with the sequence, so that each has max_length
-tokens. A token's row is taken from the window in which the token is farthest from an edge.
+Tokens are counted without the two special ones around every window. A window begins every half
+max_length, and the last one ends with the sequence, so that each has max_length tokens. A token's
+row is taken from the window in which the token is farthest from an edge.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, get_args
 
 import numpy as np
@@ -18,16 +19,14 @@ from seqembed.errors import ConfigError
 from seqembed.flags import TRUNCATED, WINDOWED
 from seqembed.models.encoders.tokenization import SPECIALS
 from seqembed.models.prepared import PreparedModel
+from seqembed.settings.request import AskedLongSequences, LongSequences, check_choice, check_whole
 
-LongSequences = Literal["window", "truncate", "full", "error"]
 Int64s = NDArray[np.int64]
-# The schema has the same limit: no sequence is so long, and sums of lengths stay exact.
-LONGEST = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Tokens start to stop of a sequence, of which keep_start to keep_stop get their rows here."""
+    """A stretch of tokens, start to stop; rows are taken from keep_start to keep_stop alone."""
 
     start: int
     stop: int
@@ -37,93 +36,78 @@ class Window:
 
 @dataclass(frozen=True, kw_only=True)
 class LengthPolicy:
-    """How to read sequences of more than `max_length` tokens.
+    """How to read sequences of more than `max_length` tokens; with `full`, max_length is 0.
 
-    `full` has no limit: `max_length` is 0. Raises ConfigError for an unknown policy, or a limit
-    that it cannot have.
+    Raises ConfigError for an unknown policy, or an impossible max_length.
     """
 
     long_sequences: LongSequences
     max_length: int
 
     def __post_init__(self) -> None:
-        if self.long_sequences not in (choices := get_args(LongSequences)):
-            message = f"one of {', '.join(choices)}, not {self.long_sequences!r}"
-            raise ConfigError(f"long_sequences must be {message}")
-        shortest = 0 if self.long_sequences == "full" else 1
-        if not shortest <= self.max_length <= LONGEST:
-            message = f"from {shortest} to {LONGEST:,}, not {self.max_length!r}"
-            raise ConfigError(f"max_length must be {message}")
+        check_choice("long_sequences", self.long_sequences, get_args(LongSequences))
+        check_whole("max_length", self.max_length, 0 if self.long_sequences == "full" else 1)
 
     def is_long(self, tokens: Int64s) -> NDArray[np.bool_]:
-        """Which of (n,) sequences are over the limit, (n,) bool."""
-        if self.long_sequences == "full":
-            return np.zeros(len(tokens), bool)
-        return tokens > self.max_length
+        """Return which of (n,) sequences have more tokens than max_length, (n,) bool."""
+        return (tokens > self.max_length) & (self.long_sequences != "full")
 
     def kept(self, tokens: Int64s) -> Int64s:
-        """How many tokens of each sequence get a row, (n,)."""
-        if self.long_sequences == "truncate":
-            return np.minimum(tokens, self.max_length)
-        return tokens
+        """Return how many tokens of each sequence get a row, (n,)."""
+        truncate = self.long_sequences == "truncate"
+        return np.minimum(tokens, self.max_length) if truncate else tokens
 
     def windows(self, tokens: Int64s) -> Int64s:
-        """How many windows each sequence has, (n,)."""
+        """Return how many windows each sequence has, (n,)."""
         if self.long_sequences != "window":
             return np.ones(len(tokens), np.int64)
         over = np.maximum(tokens - self.max_length, 0)
-        return 1 - (-over // self._step)
+        return 1 - (-over // ((self.max_length + 1) // 2))
 
     def model_tokens(self, tokens: Int64s) -> Int64s:
-        """How many tokens of each sequence go through the model, specials included, (n,)."""
+        """Return how many tokens, special ones included, the model reads of each sequence, (n,)."""
         windows = self.windows(tokens)
         whole = self.kept(tokens) + SPECIALS
         return np.where(windows > 1, windows * (self.max_length + SPECIALS), whole)
 
     def windows_a_pass(self, token_budget: int) -> int:
-        """How many windows of one sequence fit in a token budget, at least one."""
+        """Return how many windows of one sequence fit in a token budget: at least one."""
         return max(1, token_budget // (self.max_length + SPECIALS))
 
     def passes(self, tokens: Int64s, token_budget: int) -> Int64s:
-        """How often the model runs for each sequence, (n,): again where a budget is too small."""
+        """Return how often the model runs for each sequence, (n,)."""
         return -(-self.windows(tokens) // self.windows_a_pass(token_budget))
 
     def last_pass(self, tokens: Int64s, token_budget: int) -> Int64s:
-        """How many tokens of each sequence are in its last pass, (n,), which others may share."""
+        """Return how many tokens of each sequence are in the model's last run for it, (n,)."""
         earlier = (self.passes(tokens, token_budget) - 1) * self.windows_a_pass(token_budget)
         return self.model_tokens(tokens) - earlier * (self.max_length + SPECIALS)
 
     def cut(self, tokens: int) -> list[Window]:
-        """The windows of one sequence, in order; each kept token gets its row from one of them."""
-        length = int(self.kept(np.array([tokens]))[0])
-        count = int(self.windows(np.array([tokens]))[0])
+        """Return the windows of one sequence, in order; each kept token is kept in one of them."""
+        length, count = (int(of(np.array([tokens]))[0]) for of in (self.kept, self.windows))
         if count == 1:
             return [Window(0, length, 0, length)]
-        starts = [min(i * self._step, length - self.max_length) for i in range(count)]
-        # Half-way between the next window's start and this one's end, both edges are as far.
-        turns = [
-            (a + self.max_length + b + 1) // 2 for a, b in zip(starts[:-1], starts[1:], strict=True)
-        ]
-        limits = [0, *turns, length]
+        step = (self.max_length + 1) // 2
+        starts = [min(i * step, length - self.max_length) for i in range(count)]
+        # Here a token is as far from the end of one window as from the start of the next.
+        turns = [(a + self.max_length + b + 1) // 2 for a, b in pairwise(starts)]
         return [
-            Window(start, start + self.max_length, keep, stop)
-            for start, keep, stop in zip(starts, limits[:-1], limits[1:], strict=True)
+            Window(start, start + self.max_length, *kept)
+            for start, kept in zip(starts, pairwise([0, *turns, length]), strict=True)
         ]
 
     def flags(self, tokens: Int64s) -> NDArray[np.uint8]:
-        """The flags of the rows of (n,) sequences: WINDOWED, TRUNCATED or none; (n,) uint8."""
+        """Return the flags of (n,) sequences' rows: WINDOWED, TRUNCATED or 0; (n,) uint8."""
         flag = {"window": WINDOWED, "truncate": TRUNCATED}.get(self.long_sequences, 0)
         return np.where(self.is_long(tokens), flag, 0).astype(np.uint8)
 
     def refuse(
-        self,
-        tokens: Int64s,
-        unit: str,
-        describe: Callable[[Int64s], list[str]] | None = None,
+        self, tokens: Int64s, unit: str, describe: Callable[[Int64s], list[str]] | None = None
     ) -> None:
-        """With the policy `error`, raise ConfigError if there are sequences over the limit.
+        """With the policy `error`, raise ConfigError if a sequence is longer than max_length.
 
-        unit: what the tokens are. describe: names rows; the message lists the first three.
+        unit: "residues" or "tokens". describe: returns names of rows, for the first three.
         """
         long = np.flatnonzero(self.is_long(tokens))
         if not len(long) or self.long_sequences != "error":
@@ -137,15 +121,11 @@ class LengthPolicy:
             "`embedding: {max_length: ...}`"
         )
 
-    @property
-    def _step(self) -> int:
-        return (self.max_length + 1) // 2
-
 
 def resolve_policy(
-    asked: Literal["auto"] | LongSequences, max_length: Literal["auto"] | int, model: PreparedModel
+    asked: AskedLongSequences, max_length: Literal["auto"] | int, model: PreparedModel
 ) -> LengthPolicy:
-    """The policy for this model: `auto` is `full` where it has no position limit, else `window`."""
+    """Return a model's policy; `auto` is `full` for a model without a limit, else `window`."""
     if asked == "auto":
         asked = "full" if model.facts.reads_whole else "window"
     limit = 0 if asked == "full" else model.longest(max_length)

@@ -1,4 +1,4 @@
-"""The precision that a device computes in."""
+"""Choose the precision that a device computes in."""
 
 from __future__ import annotations
 
@@ -13,27 +13,24 @@ from seqembed.settings.request import AskedPrecision, Precision
 # Attention over packed sequences has no half-precision kernel for cards older than Ampere.
 OLDEST_CAPABILITY = (8, 0)
 CARD = "an NVIDIA GPU of compute capability 8.0 (Ampere) or newer"
-DTYPES: dict[Precision, torch.dtype] = {
-    "fp32": torch.float32,
-    "fp16": torch.float16,
-    "bf16": torch.bfloat16,
-}
-# Without one of these PyTorch computes bf16 by way of fp32, slower and no better.
+# Of weights and activations.
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+# Without one of these PyTorch computes bf16 through fp32: slower, and no better.
 BF16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16"}
 CPUINFO = Path("/proc/cpuinfo")
 
 
 def should_use_fp16(device: torch.device, environment: EnvConfig) -> bool:
-    """Whether this device can compute in fp16, and SEQEMBED_DISABLE_FP16 does not forbid it."""
+    """Whether the device can compute in fp16, and SEQEMBED_DISABLE_FP16 allows fp16."""
     return not environment.disable_fp16 and _obstacle("fp16", device) is None
 
 
 def resolve_precision(
     asked: AskedPrecision, device: torch.device, environment: EnvConfig
 ) -> Precision:
-    """The precision to compute in; `auto` is fp16 on a GPU that is good at it, else fp32.
+    """Return the precision to compute in; `auto` is fp16 where should_use_fp16, else fp32.
 
-    Raises DeviceError if the device lacks it, ConfigError if SEQEMBED_DISABLE_FP16 forbids it.
+    Raises DeviceError if the device lacks `asked`, ConfigError if SEQEMBED_DISABLE_FP16 forbids.
     """
     if asked == "auto":
         return "fp16" if should_use_fp16(device, environment) else "fp32"
@@ -50,13 +47,8 @@ def resolve_precision(
     return asked
 
 
-def torch_dtype(precision: Precision) -> torch.dtype:
-    """The dtype of weights and activations."""
-    return DTYPES[precision]
-
-
 def _obstacle(precision: Precision, device: torch.device) -> str | None:
-    """Why this device cannot compute in this precision; None if it can."""
+    """Return why a device cannot compute in a precision; None if nothing is in the way."""
     if precision == "fp32":
         return None
     if device.type == "cuda":
@@ -65,14 +57,8 @@ def _obstacle(precision: Precision, device: torch.device) -> str | None:
         return f"it needs {CARD}, and this one has {major}.{minor}" if old else None
     if precision == "fp16":
         return f"it needs {CARD}"
-    if BF16_INSTRUCTIONS & _cpu_flags():
+    lines = CPUINFO.read_text(encoding="utf-8").splitlines() if CPUINFO.exists() else []
+    features = {word for line in lines if line.startswith("flags") for word in line.split()}
+    if BF16_INSTRUCTIONS & features:
         return None
     return f"it needs {CARD}, or a CPU with {' or '.join(sorted(BF16_INSTRUCTIONS))}"
-
-
-def _cpu_flags() -> set[str]:
-    """The CPU's features as the kernel lists them; empty if it lists none."""
-    if not CPUINFO.exists():
-        return set()
-    lines = CPUINFO.read_text(encoding="utf-8").splitlines()
-    return {word for line in lines if line.startswith("flags") for word in line.split()}

@@ -1,9 +1,7 @@
-"""The recipe: everything that decides a row's numbers."""
+"""The recipe: all that decides a row's numbers; its file and its fingerprint."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,30 +12,29 @@ import torch
 from seqembed.environment import EnvConfig
 from seqembed.errors import ConfigError, RecipeError
 from seqembed.models.prepared import PreparedModel
-from seqembed.settings.lengths import LengthPolicy, LongSequences, resolve_policy
+from seqembed.settings.lengths import LengthPolicy, resolve_policy
 from seqembed.settings.precision import resolve_precision
-from seqembed.settings.request import Pooling, Precision, Request, Storage, check_choice
-from seqembed.storage.json_files import read_json, write_json
+from seqembed.settings.request import (
+    LongSequences,
+    Pooling,
+    Precision,
+    Request,
+    Storage,
+    check_choice,
+)
+from seqembed.storage.json_files import hash_json, read_json, write_json
 
 FORMAT_VERSION = "1"
 # Raised only when the same weights and settings give other numbers than before.
 NUMERICS_VERSION = 1
-# Keys that later versions added, with what was done before: at these values they are left out of
-# what is hashed, so that no fingerprint ever changes.
-LATER_KEYS: dict[str, Any] = {
-    "layer": "last",
-    "pooling": "mean",
-    "per_residue": False,
-    "storage": "float32",
-}
+# Keys that later versions added, with what earlier versions did: at these values they are not
+# hashed, so that the name of a recipe's file never changes.
+LATER_KEYS = {"layer": "last", "pooling": "mean", "per_residue": False, "storage": "float32"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What is computed, every `auto` resolved. Equal recipes give equal rows.
-
-    Raises ConfigError for impossible values.
-    """
+    """What is computed, every `auto` resolved. Raises ConfigError for an impossible value."""
 
     weights: str
     tokenizer: str
@@ -59,8 +56,8 @@ class Recipe:
 
     @property
     def fingerprint(self) -> str:
-        """64 hex characters, of content alone."""
-        return _hash(self.fields())
+        """The hash of the recipe's fields, 64 hex characters."""
+        return hash_json(self.fields(), 32)
 
     @property
     def policy(self) -> LengthPolicy:
@@ -68,19 +65,16 @@ class Recipe:
         return LengthPolicy(long_sequences=self.long_sequences, max_length=self.max_length)
 
     def fields(self) -> dict[str, str | int]:
-        """The recipe as a dict, without `per_residue` where that is false."""
-        fields = asdict(self)
-        if not self.per_residue:
-            del fields["per_residue"]
-        return fields
+        """Return the fields by name, without `per_residue` where that is false."""
+        return {k: v for k, v in asdict(self).items() if k != "per_residue" or v}
 
 
 def resolve_recipe(
     request: Request, model: PreparedModel, device: torch.device, environment: EnvConfig
 ) -> Recipe:
-    """Resolve a request for this worker's model and device.
+    """Return the recipe of a request for this worker's model and device.
 
-    Raises DeviceError if the device cannot compute it, ConfigError if the model lacks the layer.
+    Raises DeviceError if the device lacks the precision, ConfigError if the model lacks the layer.
     """
     policy = resolve_policy(request.long_sequences, request.max_length, model)
     return Recipe(
@@ -104,35 +98,18 @@ def adopt_recipe(
     device: torch.device,
     environment: EnvConfig,
 ) -> Recipe:
-    """The one recipe of all workers with this request: the first writes it, the others read it.
+    """Return the one recipe of all workers with this request, written by the first of them.
 
-    Raises:
-        RecipeError: the file is damaged, or this worker would compute something else.
-        DeviceError: this device cannot compute what was asked for.
+    Raises RecipeError if the file is damaged, or this worker would compute something else;
+    DeviceError if this device cannot compute in the recipe's precision.
     """
     path = folder / f"{_request_key(request, model)}.json"
     own = resolve_recipe(request, model, device, environment)
     try:
         write_json(path, "recipe", FORMAT_VERSION, own.fields(), exclusive=True)
+        return own
     except FileExistsError:
-        return _adopt(path, own, request, device, environment)
-    return own
-
-
-def read_recipe(path: Path) -> Recipe:
-    """Read a recipe; raises RecipeError if it is damaged or of an unknown version."""
-    try:
-        content = {"per_residue": False} | read_json(path, "recipe", FORMAT_VERSION)
-        return Recipe(**{name: content[name] for name in Recipe.__dataclass_fields__})
-    except (ConfigError, OSError, ValueError, KeyError, TypeError) as error:
-        message = f"{path}: damaged recipe ({error!r}); remove it and run again"
-        raise RecipeError(message) from error
-
-
-def _adopt(
-    path: Path, own: Recipe, request: Request, device: torch.device, environment: EnvConfig
-) -> Recipe:
-    found = read_recipe(path)
+        found = read_recipe(path)
     # `auto` was resolved by the first worker, perhaps on another device than this one.
     same = replace(own, precision=found.precision) if request.precision == "auto" else own
     for name, value in asdict(same).items():
@@ -143,13 +120,24 @@ def _adopt(
     return found
 
 
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe's file; raises RecipeError if it is damaged or of an unknown version."""
+    try:
+        return pick_recipe(read_json(path, "recipe", FORMAT_VERSION))
+    except (ConfigError, OSError, ValueError, KeyError, TypeError) as error:
+        message = f"{path}: damaged recipe ({error!r}); remove it and run again"
+        raise RecipeError(message) from error
+
+
+def pick_recipe(content: Mapping[str, Any]) -> Recipe:
+    """Return the recipe among other keys; TypeError if a key is missing, else as Recipe raises."""
+    return Recipe(
+        **{name: content[name] for name in Recipe.__dataclass_fields__ if name in content}
+    )
+
+
 def _request_key(request: Request, model: PreparedModel) -> str:
-    """A hash of the settings asked for, and of the weights, the tokenizer and the numerics."""
+    """Return a hash of the settings asked for, the weights, the tokenizer and the numerics."""
     asked = {k: v for k, v in asdict(request).items() if v != LATER_KEYS.get(k, ...)}
     model_keys = {"weights": model.fingerprint, "tokenizer": model.tokenizer}
-    return _hash(asked | model_keys | {"numerics_version": NUMERICS_VERSION})[:24]
-
-
-def _hash(fields: Mapping[str, Any]) -> str:
-    text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
-    return hashlib.blake2b(text.encode(), digest_size=32).hexdigest()
+    return hash_json(asked | model_keys | {"numerics_version": NUMERICS_VERSION}, 32)[:24]

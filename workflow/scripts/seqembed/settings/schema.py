@@ -1,10 +1,11 @@
-"""The configuration: checked against the schema, and its defaults filled in."""
+"""Fill in the configuration's defaults; check it against the schema, and explain what is wrong."""
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -13,16 +14,18 @@ import yaml
 from jsonschema import Draft4Validator, Draft202012Validator
 from jsonschema.validators import extend
 
-from seqembed.errors import ConfigError
+from seqembed.errors import ConfigError, shorten
 from seqembed.models.known import KNOWN, explain_model, model_name
-from seqembed.settings.explain import explain
 from seqembed.settings.request import Request
 from seqembed.settings.short_form import as_datasets, refuse_misread
 
 _SCHEMA = Path(__file__).parents[3] / "schemas" / "config.schema.yaml"
 _NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?", re.ASCII)
-# What YAML, too, takes for them.
+# YAML takes these words for true and false.
 _YES_OR_NO = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+# Words that users write for the number of GPUs, which is Snakemake's resource `gpu`.
+GPU_NAMES = ("gpu", "gpus", "ngpu", "ngpus", "num_gpus", "nvidia_gpu", "nvidia_gpus", "cuda")
+_PLAIN = re.compile(r"[\w.-]{1,60}", re.ASCII)
 
 NO_DATASETS = """\
 `datasets` is empty, so there is nothing to embed. Give the sequences and the model on the command
@@ -41,10 +44,9 @@ datasets:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """One dataset with all that decides its rows, overrides applied.
+    """The settings of one dataset, its own in place of the configuration's.
 
-    fasta: paths or globs, as the user wrote them. model: its name. request: what to compute.
-    invalid_residues: what to do with a residue that the model does not know.
+    fasta: paths or globs, as the user wrote them. model: the name of a model.
     """
 
     name: str
@@ -70,17 +72,16 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     filled = _fill(config, schema)
     refuse_misread(filled)
     errors = _Validator(schema).iter_errors(filled)
-    if problems := {line for error in errors for line in explain(error)}:
+    if problems := {line for error in errors for line in _explain(error)}:
         # jsonschema visits datasets and models in no fixed order.
         raise ConfigError("\n".join(sorted(problems)))
     return as_datasets(filled)
 
 
 def get_datasets(config: Mapping[str, Any]) -> dict[str, Dataset]:
-    """Return the datasets of a completed configuration by name, in the order given there.
+    """Return the datasets of a completed configuration by name.
 
-    Raises one ConfigError that names all datasets whose model is neither known nor a key of
-    `models`.
+    Raises ConfigError that names all datasets whose model is neither known nor in `models`.
     """
     datasets, models = config["datasets"], config["models"]
     problems = [
@@ -108,7 +109,7 @@ def _dataset(name: str, entry: Mapping[str, Any], config: Mapping[str, Any]) -> 
 def _fill(value: Any, schema: Mapping[str, Any], *, defaults: bool = True) -> Any:
     """Copy a value into plain dicts and lists, with defaults in place of absent and empty keys.
 
-    A dataset's own keys get no defaults: those that it lacks count as everywhere else.
+    A dataset's own keys get no defaults: the configuration's hold for keys that a dataset lacks.
     """
     if isinstance(value, list):
         return list(value)
@@ -128,10 +129,8 @@ def _fill(value: Any, schema: Mapping[str, Any], *, defaults: bool = True) -> An
 
 
 def _retyped(text: str, schema: Mapping[str, Any]) -> Any:
-    """Read the number, or the yes or no, in a text.
-
-    Snakemake makes texts of the inner values of `--config 'execution={token_budget: 9000}'`.
-    """
+    """Return the number or the yes or no that a text stands for; else the text."""
+    # Snakemake makes texts of the inner values of `--config 'execution={token_budget: 9000}'`.
     types = {branch.get("type") for branch in schema.get("anyOf", [schema])}
     if types & {"integer", "number"} and _NUMBER.fullmatch(text):
         return float(text) if "." in text else int(text)
@@ -145,6 +144,95 @@ def _is_number(_checker: object, value: object) -> bool:
 
 
 # Later drafts take 2.0 for an integer; YAML knows .inf and .nan.
-_Validator = extend(
-    Draft202012Validator, type_checker=Draft4Validator.TYPE_CHECKER.redefine("number", _is_number)
-)
+_Types = Draft4Validator.TYPE_CHECKER.redefine("number", _is_number)
+_Validator = extend(Draft202012Validator, type_checker=_Types)
+
+
+def _explain(error: Any) -> list[str]:
+    """Return sentences for one error of jsonschema, made from the error's type."""
+    path, value = list(error.absolute_path), error.instance
+    if "propertyNames" in error.absolute_schema_path:
+        return [f"{_dotted(path)}: {_explain_name(value, error.schema)}"]
+    known = error.schema.get("properties", {})
+    if error.validator == "additionalProperties":
+        unknown = {key: inner for key, inner in value.items() if key not in known}
+        return [_explain_unknown([*path, key], known, inner) for key, inner in unknown.items()]
+    if error.validator == "required":
+        missing = {key: known[key]["examples"][0] for key in known if key in error.validator_value}
+        return [
+            f"{_dotted([*path, key])} is missing; write for example `{key}: {example}`."
+            for key, example in missing.items()
+            if key not in value
+        ]
+    place = _dotted(path) or "The configuration"
+    return [f"{place} is {_found(value)}, but must be {_allowed(error.schema)}."]
+
+
+def _explain_name(name: object, schema: Mapping[str, Any]) -> str:
+    if not isinstance(name, str):
+        return f"YAML reads a name as {_found(name)}, which is not text; put the name in quotes."
+    rule = f"becomes part of file names and must be {schema['title']}"
+    return f"the name {shorten(repr(name))} {rule}."
+
+
+def _explain_unknown(path: list[Any], known: Mapping[str, Any], value: object) -> str:
+    hint = _guess(str(path[-1]).lower(), known, value)
+    message = f"{_dotted(path)} is not a key of the configuration.{hint}"
+    return f"{message} Known here: {', '.join(known)}."
+
+
+def _guess(key: str, known: Mapping[str, Any], value: object) -> str:
+    """Return a hint at the key that the user meant; empty if none is alike."""
+    if "fasta" in known and key in GPU_NAMES:
+        return " The number of GPUs is Snakemake's own: write --resources gpu=2."
+    # `precision` at the top is a known key in the wrong place: look further down as well.
+    inner = {path.rpartition(".")[2]: path for path in _key_paths(known)}
+    if not (close := difflib.get_close_matches(key, inner, n=1)):
+        return ""
+    path = inner[close[0]]
+    group, _, key = path.rpartition(".")
+    if not group or "." in group or not _PLAIN.fullmatch(str(value)):
+        return f" Did you mean {path}?"
+    return f" Did you mean {path}, after --config '{group}={{{key}: {value}}}'?"
+
+
+def _key_paths(known: Mapping[str, Any]) -> Iterator[str]:
+    for key, node in known.items():
+        yield key
+        yield from (f"{key}.{path}" for path in _key_paths(node.get("properties", {})))
+
+
+def _dotted(path: Iterable[object]) -> str:
+    keys = map(str, path)
+    return ".".join(key if _PLAIN.fullmatch(key) else shorten(repr(key)) for key in keys)
+
+
+def _allowed(schema: Mapping[str, Any]) -> str:
+    """Return in words what a value may be; of a text or a group, the schema's title."""
+    if "anyOf" in schema:
+        return ", or ".join(_allowed(branch) for branch in schema["anyOf"])
+    if "const" in schema:
+        return str(schema["const"])
+    if "enum" in schema:
+        return f"{', '.join(schema['enum'][:-1])} or {schema['enum'][-1]}"
+    if schema["type"] == "boolean":
+        return "true or false"
+    if schema["type"] == "integer":
+        return f"a whole number from {schema['minimum']} to {schema['maximum']:,}"
+    if schema["type"] == "number":
+        return f"a number over {schema['exclusiveMinimum']}"
+    return cast(str, schema["title"])
+
+
+def _found(value: object) -> str:
+    """Return the value that was given, in YAML's spelling and on one line."""
+    if value is None or value == "":
+        return "empty"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return shorten(f"the list {value}") if value else "an empty list"
+    if isinstance(value, Mapping):
+        keys = ", ".join(map(repr, value))
+        return shorten(f"a group of keys ({keys})") if value else "an empty group"
+    return shorten(repr(value) if isinstance(value, str) else str(value))

@@ -1,6 +1,6 @@
-"""The short form of a configuration: `fasta=my.faa model=NAME`, one dataset alone.
+"""Read the short form of a configuration, `fasta=my.faa model=NAME`: one dataset, alone.
 
-It needs no quotes and braces after `--config`; what goes wrong with these is explained here, too.
+Explain also what goes wrong with quotes and braces after --config, which this form does not need.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ _FASTA_SUFFIX = re.compile(
     r"\.(fasta|fas|fa|faa|fna|ffn|frn|fsa|mfa|mpfa|pep|afa|a2m|a3m|seq|txt)$", re.IGNORECASE
 )
 _COMPRESSED_SUFFIX = re.compile(r"\.(gz|bgz|bz2|xz|zst)$", re.IGNORECASE)
-# Where `fasta`, in one word with the others, should have ended.
+# Finds, in `fasta='a.faa model=m'`, where the value of `fasta` should have ended.
 _NEXT_KEY = re.compile(r"[\s,;]+(?:model|name)=")
-_MOST_LETTERS = 200
 _EXAMPLE = {"fasta": "my.faa", "model": "esm2_t33_650M_UR50D"}
 
 
@@ -31,10 +30,9 @@ def is_short(config: Mapping[str, Any]) -> bool:
 
 
 def as_datasets(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the configuration with its one dataset under `datasets`, in place of any others.
+    """Return the configuration with the short form's dataset, if any, as the only dataset.
 
-    Without a key of the short form it stays as it is. Raises ConfigError if `fasta` or `model` is
-    missing, or the name of several files.
+    Raises ConfigError if `fasta` or `model` is missing, or `name` where `fasta` gives none.
     """
     rest = {key: value for key, value in given.items() if key not in KEYS}
     if len(rest) == len(given):
@@ -42,26 +40,32 @@ def as_datasets(given: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("fasta", "model"):
         if key not in given:
             raise ConfigError(_explain_missing(key, given))
-    fasta = _split(given["fasta"])
-    name = given.get("name") or derive_name(fasta)
-    if name is None:
-        raise ConfigError(_explain_nameless(fasta, given))
+    fasta = given["fasta"]
+    if isinstance(fasta, str):
+        words = [] if os.path.lexists(fasta) else fasta.split(",")
+        fasta = [word.strip() for word in words if word.strip()] or [fasta]
+    if not (name := given.get("name") or derive_name(fasta)):
+        folder = as_name(os.path.basename(os.path.dirname(fasta[0])))
+        raise ConfigError(
+            "`fasta` gives the dataset no name: it is several files, a pattern, or a file without "
+            "plain letters in its name. The results go to results/NAME; write for example "
+            f"`{_command({**given, 'name': folder or 'mine'})}`."
+        )
     return rest | {"datasets": {name: {"fasta": fasta, "model": given["model"]}}}
 
 
 def derive_name(fasta: list[str]) -> str | None:
-    """The name of a dataset of one file; None for several, or if no character is allowed."""
+    """Return a name made from the path of one file; None for several, a pattern, or no letters."""
     if len(fasta) != 1 or (not os.path.lexists(fasta[0]) and re.search(r"[*?[]", fasta[0])):
         return None
     stem = _COMPRESSED_SUFFIX.sub("", os.path.basename(fasta[0]))
-    return as_name(_FASTA_SUFFIX.sub("", stem))[:_MOST_LETTERS] or None
+    return as_name(_FASTA_SUFFIX.sub("", stem)) or None
 
 
 def refuse_misread(given: Any) -> None:
-    """Raise ConfigError for what YAML reads otherwise than the user meant it.
+    """Raise ConfigError for settings that YAML reads otherwise than the user meant.
 
-    That is `{pooling:max}`, which YAML reads as one key without a value (as bash leaves of braces
-    without quotes); `fasta=-`, standard input; and a dataset without its name.
+    These are `{pooling:max}`, a key without a value to YAML; `fasta=-`; and a dataset without name.
     """
     if not isinstance(given, Mapping):
         return
@@ -76,16 +80,14 @@ def refuse_misread(given: Any) -> None:
             "below it."
         )
     for path in _glued_keys(given):
-        raise ConfigError(_explain_glued(path))
-
-
-def _split(fasta: str | list[str]) -> list[str]:
-    """The paths of a text that separates them by commas, unless a file has this very name."""
-    if not isinstance(fasta, str):
-        return fasta
-    if os.path.lexists(fasta):
-        return [fasta]
-    return [part.strip() for part in fasta.split(",") if part.strip()] or [fasta]
+        key, _, value = path[-1].partition(":")
+        message = f"{path[0]}: {path[-1]!r} lacks a blank after its colon, and is read as one key."
+        if path[0] == "datasets":
+            advice = f"Write one after each colon; on the command line, `{_command({})}`."
+        else:
+            group = f"{path[0]}={{{key}: {value}}}"
+            advice = f"Write `{key}: {value}`; after --config, in quotes: '{group}'."
+        raise ConfigError(f"{message} {advice}")
 
 
 def _explain_missing(key: str, given: Mapping[str, Any]) -> str:
@@ -98,30 +100,18 @@ def _explain_missing(key: str, given: Mapping[str, Any]) -> str:
     return advice
 
 
-def _explain_nameless(fasta: list[str], given: Mapping[str, Any]) -> str:
-    name = as_name(os.path.basename(os.path.dirname(fasta[0])))[:_MOST_LETTERS] or "mine"
-    return (
-        "`fasta` gives the dataset no name: it is several files, a pattern, or a file without "
-        "plain letters in its name. The results go to results/NAME; write for example "
-        f"`{_command({**given, 'name': name})}`."
-    )
-
-
 def _command(given: Mapping[str, Any]) -> str:
-    """What to write after snakemake, with what is given and an example of what is not."""
+    """Return the words for snakemake's command line, with examples for keys that are missing."""
     words = _EXAMPLE | {key: given[key] for key in KEYS if key in given}
     fasta = words["fasta"]
     words["fasta"] = ",".join(fasta) if isinstance(fasta, list) else _NEXT_KEY.split(fasta)[0]
-    return "--config " + " ".join(f"{key}={_quoted(words[key])}" for key in KEYS if key in words)
-
-
-def _quoted(value: object) -> str:
-    text = str(value)
-    return shlex.quote(text) if text.isprintable() and len(text) <= 200 else "..."
+    texts = {key: str(words[key]) for key in KEYS if key in words}
+    short = {k: t if t.isprintable() and len(t) <= 200 else "..." for k, t in texts.items()}
+    return " ".join(["--config", *(f"{key}={shlex.quote(text)}" for key, text in short.items())])
 
 
 def _glued_keys(group: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The path of each key that holds a colon and has no value."""
+    """Yield the path of each key that holds a colon and has no value."""
     if not isinstance(group, Mapping):
         return
     for key, value in group.items():
@@ -130,12 +120,3 @@ def _glued_keys(group: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, 
             yield path
         else:
             yield from _glued_keys(value, path)
-
-
-def _explain_glued(path: tuple[str, ...]) -> str:
-    key, _, value = path[-1].partition(":")
-    message = f"{path[0]}: {path[-1]!r} lacks a blank after its colon, and is read as one key."
-    if path[0] == "datasets":
-        return f"{message} Write one after each colon; on the command line, `{_command({})}`."
-    group = f"{path[0]}={{{key}: {value}}}"
-    return f"{message} Write `{key}: {value}`; after --config, in quotes: '{group}'."

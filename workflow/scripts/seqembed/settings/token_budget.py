@@ -1,7 +1,4 @@
-"""How many tokens a batch holds, and how many batches a CPU computes at once.
-
-Both follow from the memory that is free. No PyTorch is needed.
-"""
+"""How many tokens a batch holds, and how many batches a CPU computes at once, by free memory."""
 
 from __future__ import annotations
 
@@ -10,37 +7,35 @@ import psutil
 from seqembed.machine.control_groups import memory_limit
 from seqembed.models.families import Architecture
 
-# Tokens a batch, by device. On a CPU such a batch stays in the caches of one core (measured); for
-# a GPU no card has confirmed the number yet.
+# The most tokens of a batch, by device. On a CPU such a batch stays in one core's caches.
 TOKENS = {"cpu": 2048, "cuda": 16384}
-# The part of the free memory that batches may take: estimates err, and other programs need some.
+# The part of the free memory that batches may take: the estimates are rough.
 SHARE = 0.5
 
 
 def bytes_a_token(architecture: Architecture, itemsize: int) -> int:
-    """Roughly the bytes that a token takes while a layer is computed.
+    """Return roughly the bytes that a token takes while a layer is computed.
 
-    Counted are eight vectors as wide as the model (the token's row before and after its norm;
-    query, key and value; attention's result), and the feed-forward part's values before and after
-    its activation.
+    These are eight vectors as wide as the model, such as query, key and value, and the
+    feed-forward part's values before and after the activation.
     """
     return itemsize * (8 * architecture.width + 2 * architecture.ffn_width)
 
 
 def gpu_budget(token_bytes: int, free: int) -> int:
-    """The largest token budget that fits in `free` bytes, a multiple of the CPU budget."""
+    """Return the largest token budget that fits in `free` bytes, a multiple of the CPU's."""
     step = TOKENS["cpu"]
     fitting = int(SHARE * free) // (token_bytes * step) * step
     return min(max(fitting, step), TOKENS["cuda"])
 
 
 def cpu_streams(token_bytes: int, token_budget: int, threads: int, free: int) -> int:
-    """How many batches to compute at once in `free` bytes: at least one, at most one a thread."""
+    """Return how many batches to compute at once in `free` bytes: from 1 to `threads`."""
     return min(max(int(SHARE * free) // (token_bytes * token_budget), 1), threads)
 
 
 def available_memory() -> int:
-    """The bytes that this machine, and this process's control group, can still give."""
+    """Return the bytes of memory that this process can still get."""
     available: int = psutil.virtual_memory().available
     limit = memory_limit()
     if limit is None:

@@ -1,8 +1,4 @@
-"""Check a configuration file before Snakemake reads it.
-
-Snakemake and PyYAML end with a traceback for some of what is refused here, and of two equal keys
-they silently take the last.
-"""
+"""Refuse configuration files that Snakemake would misread, or answer with a traceback."""
 
 from __future__ import annotations
 
@@ -13,13 +9,13 @@ import yaml
 
 from seqembed.errors import ConfigError, shorten
 
-# With this key Snakemake takes a configuration for a template, and runs what it says.
+# With this key Snakemake takes a configuration for a template, and runs the code in it.
 _TEMPLATE_KEY = "__use_yte__"
 _MERGE = "tag:yaml.org,2002:merge"
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
-    """PyYAML's safe loader, but that it refuses repeated keys and names the line of bad values."""
+    """PyYAML's safe loader, which also refuses repeated keys and names the line of a bad value."""
 
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
@@ -45,31 +41,34 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
 
 
 def check_yaml(path: Path) -> None:
-    """Raise ConfigError for a file that Snakemake would misread; with the line if there is one."""
+    """Raise ConfigError for a file that Snakemake would misread; names the line if known."""
     try:
-        _check(path)
+        loader: Any = _Loader(_read(path))
+        loader.name = str(path)
+        root = loader.get_single_node()
+        if not isinstance(root, yaml.MappingNode):
+            message = "has no keys; write `datasets:` and what belongs below it, or remove the file"
+            raise ConfigError(f"{path}: {message}.")
+        if _TEMPLATE_KEY in loader.construct_document(root):
+            message = "would let Snakemake run what the file says; write plain settings instead."
+            raise ConfigError(f"{path}: {_TEMPLATE_KEY} {message}")
     except yaml.MarkedYAMLError as error:
         place = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        message = f"{path}{place}: not valid YAML ({error.problem}). {_advice(error)}"
+        advice = (
+            "Is a line indented differently from its neighbours, or does the line above still "
+            "begin with `#`?"
+        )
+        # `fasta: *.faa` without quotes asks for what was named by `&.faa`.
+        if error.context == "while scanning an alias" or "undefined alias" in str(error.problem):
+            advice = "Put a pattern that begins with `*` in quotes."
+        message = f"{path}{place}: not valid YAML ({error.problem}). {advice}"
         raise ConfigError(message) from error
     except yaml.YAMLError as error:
         code = getattr(error, "character", 0)
-        message = f"{path}: YAML forbids the character U+{code:04X} in it; remove it."
+        message = f"{path}: holds the character U+{code:04X}, which YAML forbids; remove it."
         raise ConfigError(message) from error
     except RecursionError as error:
-        raise ConfigError(f"{path}: its values are nested too deeply; write plain ones.") from error
-
-
-def _check(path: Path) -> None:
-    loader: Any = _Loader(_read(path))
-    loader.name = str(path)
-    root = loader.get_single_node()
-    if not isinstance(root, yaml.MappingNode):
-        message = "has no keys; write `datasets:` and what belongs below it, or remove the file."
-        raise ConfigError(f"{path}: {message}")
-    if _TEMPLATE_KEY in loader.construct_document(root):
-        message = "would let Snakemake run what the file says; write plain settings instead."
-        raise ConfigError(f"{path}: {_TEMPLATE_KEY} {message}")
+        raise ConfigError(f"{path}: the values are nested too deeply; nest them less.") from error
 
 
 def _read(path: Path) -> str:
@@ -83,13 +82,3 @@ def _read(path: Path) -> str:
     except OSError as error:
         message = f"{path} cannot be read ({error.strerror}); check its permissions."
         raise ConfigError(message) from error
-
-
-def _advice(error: yaml.MarkedYAMLError) -> str:
-    # `fasta: *.faa` without quotes asks for what was named by `&.faa`.
-    if error.context == "while scanning an alias" or "undefined alias" in (error.problem or ""):
-        return "Put a pattern that begins with `*` in quotes."
-    return (
-        "Is a line indented differently from its neighbours, or does the line above still begin "
-        "with `#`?"
-    )

@@ -1,4 +1,4 @@
-"""Paths as users write them: with `~` and variables, or mistaken for something else."""
+"""Read paths as users write them: with `~` and variables, or something that is not a path."""
 
 from __future__ import annotations
 
@@ -12,22 +12,19 @@ _STANDARD_INPUT = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 
 
 def expand(text: str) -> str:
-    """Fill in `~`, `$NAME` and `${NAME}`, unless a file has this very name.
-
-    A variable that is not set stays as it is written.
-    """
+    """Fill in `~` and variables that are set, unless a file has this very name."""
     if os.path.lexists(text):
         return text
     return os.path.expanduser(os.path.expandvars(text))
 
 
 def as_name(text: str) -> str:
-    """A text as a dataset's or a model's name; empty if none of its characters is allowed."""
-    return re.sub(r"[^A-Za-z0-9._-]", "_", text).lstrip("._-")
+    """Return a dataset's or a model's name made from a text; empty if no character is allowed."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", text).lstrip("._-")[:200]
 
 
 def explain_no_path(text: str) -> str | None:
-    """Say what to write instead of a text that is not a path; None if it may be one."""
+    """Return what is wrong with a text that is not a path, and what to write; None for a path."""
     if text in _STANDARD_INPUT:
         return "is standard input, which is read only once; write the sequences to a file"
     if os.path.lexists(text):
@@ -46,13 +43,10 @@ def explain_no_path(text: str) -> str | None:
 
 
 def _split_paths(text: str) -> list[str]:
-    """The paths in a text with commas, or with blanks between files; empty for a single one."""
+    """Return the paths in a text with commas, or with blanks between files; [] for one path."""
     commas = [part.strip() for part in text.split(",") if part.strip()]
     if len(commas) > 1:
         return commas
     blanks = text.split()
-    return blanks if len(blanks) > 1 and all(map(_is_there, blanks)) else []
-
-
-def _is_there(path: str) -> bool:
-    return os.path.lexists(expand(path)) or bool(glob.glob(expand(path)))
+    there = all(os.path.lexists(path) or glob.glob(path) for path in map(expand, blanks))
+    return blanks if len(blanks) > 1 and there else []

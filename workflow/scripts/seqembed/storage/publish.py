@@ -1,4 +1,4 @@
-"""Write files so that one under its final name is complete: written beside it, synced, renamed."""
+"""Write files beside their final name, sync and rename them: a file under its name is complete."""
 
 from __future__ import annotations
 
@@ -21,52 +21,34 @@ NO_HARD_LINKS = {errno.EPERM, errno.EXDEV, errno.ENOTSUP, errno.EMLINK, errno.EN
 
 
 @contextmanager
-def published(path: Path) -> Iterator[Path]:
-    """Give a unique temporary path beside `path`; on leaving, sync it and rename it to `path`.
+def published(path: Path, *, exclusive: bool = False) -> Iterator[Path]:
+    """Yield a unique temporary path beside `path`; on leaving, sync it and rename it to `path`.
 
     When the body raises, the temporary file is removed and `path` stays as it was.
+    exclusive: raise FileExistsError where there is a file at `path`, in place of replacing it.
     """
     with _temporary(path) as temporary:
         yield temporary
         sync(temporary)
-        _replace(temporary, path)
+        if not exclusive:
+            _replace(temporary, path)
+        elif not _link(temporary, path):
+            # Without hard links, two writers may both find no file for an instant.
+            if path.exists():
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+            os.rename(temporary, path)
         sync(path.parent)
 
 
-@contextmanager
-def publish_exclusively(path: Path) -> Iterator[Path]:
-    """As `published`, but never over an existing file: FileExistsError where there is one."""
-    with _temporary(path) as temporary:
-        yield temporary
-        sync(temporary)
-        try:
-            os.link(temporary, path)
-        except OSError as error:
-            if error.errno not in NO_HARD_LINKS:
-                raise
-            _rename_exclusively(temporary, path)
-        sync(path.parent)
+def raise_open_file_limit(needed: int = 0) -> None:
+    """Raise this process's soft limit of open files to the hard one; OSError if `needed` is more.
 
-
-def allow_open_files(count: int) -> None:
-    """Raise this process's soft limit to `count` open files; OSError if the hard one is lower."""
-    soft, hard = (
-        count if limit == resource.RLIM_INFINITY else limit
-        for limit in resource.getrlimit(resource.RLIMIT_NOFILE)
-    )
-    if hard < count:
-        problem = f"{count:,} files have to be open at once, and the hard limit is {hard:,}"
-        raise OSError(errno.EMFILE, problem)
-    if soft < count:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
-
-
-def raise_open_file_limit() -> None:
-    """Raise this process's soft limit of open files to the hard one.
-
-    Each checkpoint block whose rows are mapped stays open.
+    A process has a file open for each shard that it merges, and for each block that it maps.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        problem = f"{needed:,} files have to be open at once, and the hard limit is {hard:,}"
+        raise OSError(errno.EMFILE, problem)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
@@ -76,11 +58,7 @@ def link(source: Path, target: Path) -> None:
     Where the file system has no hard links, make a copy.
     """
     with _temporary(target) as temporary:
-        try:
-            os.link(source, temporary)
-        except OSError as error:
-            if error.errno not in NO_HARD_LINKS:
-                raise
+        if not _link(source, temporary):
             shutil.copyfile(source, temporary)
             sync(temporary)
         _replace(temporary, target)
@@ -88,17 +66,14 @@ def link(source: Path, target: Path) -> None:
 
 
 def remove_temporary(*folders: Path) -> None:
-    """Remove the temporary files that killed writers left in these folders.
-
-    Call it only where no writer can be running. Missing folders are skipped.
-    """
+    """Remove the temporary files that killed writers left; call it only where no writer runs."""
     for path in (path for folder in folders for path in folder.glob(".*.tmp")):
         if TEMPORARY.fullmatch(path.name):
             path.unlink(missing_ok=True)
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a damaged file, so that it is not read again; return its new path."""
+    """Rename a damaged file, so that it is not read again; return the new path."""
     number = 0
     while (target := path.with_name(f"{path.name}.damaged{number or ''}")).exists():
         number += 1
@@ -107,7 +82,7 @@ def set_aside(path: Path) -> Path:
 
 
 def sync(path: Path) -> None:
-    """Make a file's content, or a folder's entries, durable."""
+    """Flush a file's content, or a folder's entries, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -117,7 +92,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
-    """A unique path beside `path`, removed at the end if it is still there."""
+    """Yield a unique path beside `path`; on leaving, remove the file there, if there is one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -139,8 +114,12 @@ def _replace(source: Path, target: Path) -> None:
         raise FileFormatError(message) from error
 
 
-def _rename_exclusively(source: Path, target: Path) -> None:
-    # Without hard links, two writers may both find no file for an instant.
-    if target.exists():
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
-    os.rename(source, target)
+def _link(source: Path, target: Path) -> bool:
+    """Make a hard link; return False where the file system has no hard links."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in NO_HARD_LINKS:
+            raise
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""Compare the FASTA files and the weights that a result was made from with what it records."""
+"""Compare an HDF5 file with what it was made from: its index, the FASTA files and the weights."""
 
 from __future__ import annotations
 
@@ -8,70 +8,84 @@ from itertools import islice, zip_longest
 from pathlib import Path
 from typing import cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from seqembed.errors import IndexFormatError, ModelError
 from seqembed.fasta.reader import read_batches
+from seqembed.index import table
 from seqembed.index.parquet import read_metadata
 from seqembed.index.sequence_ids import IdStyle, SequenceIds
-from seqembed.index.table import read_file_counts, read_ids_and_reasons, read_lengths_and_digests
+from seqembed.index.table import read_file_counts
 from seqembed.models.prepared import read_prepared, sha256_of
 from seqembed.models.source import list_weight_files
+from seqembed.results.quarantine import HEADER, table_line
 from seqembed.results.reader import EmbeddingsFile
-from seqembed.storage.digests import digest_all
+from seqembed.storage.digests import DigestIndex, digest_all, digest_rows
+from seqembed.verify.rows import are_quarantined, error_of, expect_attributes, read_ids, refuse
 
 MODELS = Path("resources/models")
 # The id of a record, None where the index does not say how ids are made; its digest; its line.
-Row = tuple[str | None, bytes, int | None]
+Record = tuple[str | None, bytes, int | None]
+
+
+def check_merged(file: EmbeddingsFile, index: Path) -> list[tuple[str, str]]:
+    """Return the ids of sequences that workers could not embed, each with the reason.
+
+    Raises ShardError unless each id of the index has a row, in order, or is in quarantine.tsv;
+    IndexFormatError if the index is damaged.
+    """
+    lengths, digests = table.read_lengths_and_digests(index)
+    table.check_rows(index, digests)
+    if file.attributes["index_fingerprint"] != read_metadata(index, "index")["fingerprint"]:
+        message = f"was made from other ids or sequences than {index}"
+        raise error_of(message, "run again, so that it is merged anew")
+    quarantined = _compare_ids(file, index, digests)
+    kept = ~(table.read_excluded(index) | are_quarantined(file, digests))
+    _check_columns(file, index, digests[kept], lengths[kept])
+    if strange := int((DigestIndex(digests).find(digest_rows(file.quarantine())) < 0).sum()):
+        raise error_of(f"quarantine/digests: {strange:,} belong to no sequence of {index}")
+    return quarantined
+
+
+def check_shard(file: EmbeddingsFile, index: Path) -> None:
+    """Raise ShardError unless the shard holds, in input order, the sequences of its index."""
+    shard = table.read_shard_index(index)
+    own = {"rank": shard.rank, "world_size": shard.world_size}
+    advice = "run again, so that it is made anew"
+    expect_attributes(file, own | {"shard_fingerprint": shard.fingerprint}, f"in {index}", advice)
+    order = np.argsort(shard.rows, kind="stable")
+    kept = order[~are_quarantined(file, shard.digests[order])]
+    _check_columns(file, index, shard.digests[kept], shard.lengths[kept])
 
 
 def check_fasta(index: Path) -> list[str]:
     """Read the FASTA files of an index again; return those that are missing.
 
     Raises IndexFormatError where one holds other ids or sequences than were indexed, FastaError
-    where it is no longer FASTA.
+    where one is no longer FASTA.
     """
     missing, metadata = [], read_metadata(index, "index")
     style, without_gaps = metadata.get("ids"), metadata.get("gaps") == "remove"
     ids = SequenceIds(cast(IdStyle, style)) if style else None
-    _, digests = read_lengths_and_digests(index)
-    names = (name for name, _ in read_ids_and_reasons(index))
+    _, digests = table.read_lengths_and_digests(index)
+    names = (name for name, _ in table.read_ids_and_reasons(index))
     rows = zip(names, map(bytes, digests), strict=True)
     for path, count in read_file_counts(index):
         indexed = islice(rows, count)
         if path.exists():
-            _compare(index, path, indexed, _read_file(path, ids, without_gaps=without_gaps))
+            _compare_records(index, path, indexed, _read_records(path, ids, without_gaps))
         else:
             missing.append(str(path))
             deque(indexed, maxlen=0)
     return missing
 
 
-def _read_file(path: Path, ids: SequenceIds | None, *, without_gaps: bool) -> Iterator[Row]:
-    if ids:
-        ids.begin(path)
-    for records in read_batches(path, without_gaps=without_gaps):
-        names = ids.name(records) if ids else [None] * len(records)
-        yield from zip(names, digest_all(records.residues), records.lines, strict=True)
-
-
-def _compare(
-    index: Path, path: Path, indexed: Iterator[tuple[str, bytes]], found: Iterator[Row]
-) -> None:
-    """Raise IndexFormatError unless the records of a file are those that were indexed."""
-    nothing: Row = (None, b"", None)
-    for row, (name, key, line) in zip_longest(indexed, found, fillvalue=nothing):
-        if key == row[1] and name in (None, row[0]):
-            continue
-        changed = f", line {line}: record {name or row[0]!r} is not as it was"
-        what = changed if line else f": record {row[0]!r} is missing, which was there"
-        advice = f"put the old file back, or run again with --forcerun {index}, to embed it anew"
-        raise IndexFormatError(f"{path}{what} when {index} was made; {advice}")
-
-
 def check_weights(file: EmbeddingsFile) -> list[str]:
-    """Compare a result with its model's description, and that with the weights.
+    """Compare the weights with those of the result; return the files that are missing.
 
-    Returns what is missing. The description is looked for in the working folder, and in that of the
-    results. Raises ModelError where the weights, or what they were converted from, have changed.
+    The model's JSON file is looked for in the working folder, and in that of the results. Raises
+    ModelError where the weights, or the files that they were converted from, have changed.
     """
     name = MODELS / f"{file.attributes['model']}.json"
     folders = [Path(), *file.path.absolute().parents[2:3]]
@@ -82,14 +96,86 @@ def check_weights(file: EmbeddingsFile) -> list[str]:
     if model.sha256 != file.attributes["weights_sha256"]:
         message = f"was made with other weights than {path} describes"
         raise ModelError(f"{message}; run again, so that it is made anew")
-    missing = _check_part(Path(model.weights), model.sha256, path)
-    if model.original and model.original_sha256:
-        missing += _check_part(Path(model.original), model.original_sha256, path)
+    missing = []
+    for source, sha256 in ((model.weights, model.sha256), (model.original, model.original_sha256)):
+        if source and sha256:
+            missing += _check_files(Path(source), sha256, path)
     return missing
 
 
-def _check_part(weights: Path, sha256: str, path: Path) -> list[str]:
-    """Raise ModelError where weights have another SHA-256; return the files that are missing."""
+def _compare_ids(
+    file: EmbeddingsFile, index: Path, digests: NDArray[np.uint8]
+) -> list[tuple[str, str]]:
+    """Compare the index with the file's ids and quarantine.tsv; return as check_merged does."""
+    path, reasons = file.path.with_name("quarantine.tsv"), file.quarantine()
+    quarantined, id_place, line_place = [], "sequence_ids, row", f"{path}, line"
+    ids, lines = enumerate(read_ids(file)), enumerate(_read_lines(path), 2)
+    for row, (name, excluded) in enumerate(table.read_ids_and_reasons(index)):
+        reason = reasons.get(digests[row].tobytes()) if excluded is None else excluded
+        if reason is None:
+            _expect(name, ids, id_place, index)
+            continue
+        _expect(table_line(name, reason), lines, line_place, index)
+        if excluded is None:
+            quarantined.append((name, reason))
+    _expect(None, ids, id_place, index)
+    _expect(None, lines, line_place, index)
+    return quarantined
+
+
+def _expect(wanted: str | None, found: Iterator[tuple[int, str]], place: str, index: Path) -> None:
+    """Raise ShardError unless `wanted` is the next text; None: unless no text is left."""
+    number, text = next(found, (None, None))
+    if text != wanted:
+        where = "after the last" if number is None else f"{number:,}"
+        shown, expected = ("nothing" if t is None else repr(t) for t in (text, wanted))
+        raise error_of(f"{place} {where}: {shown}, where {index} has {expected}")
+
+
+def _read_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of quarantine.tsv after the header; none if the file is missing."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+        if file.readline() != HEADER:
+            raise error_of(f"{path}, line 1: is not the header")
+        yield from (line.removesuffix("\n") for line in file)
+
+
+def _check_columns(
+    file: EmbeddingsFile, index: Path, digests: NDArray[np.uint8], lengths: NDArray[np.int64]
+) -> None:
+    """Raise ShardError unless the file's rows are those of (N, 16) digests and (N,) lengths."""
+    if file.count != len(digests):
+        raise error_of(f"has {file.count:,} rows, not {len(digests):,} as {index} has sequences")
+    refuse(file, "digests", (file.digests() != digests).any(axis=1), f"is not that of {index}")
+    refuse(file, "lengths", file.lengths() != lengths, f"is not that of {index}")
+
+
+def _read_records(path: Path, ids: SequenceIds | None, without_gaps: bool) -> Iterator[Record]:
+    if ids:
+        ids.begin(path)
+    for records in read_batches(path, without_gaps=without_gaps):
+        names = ids.name(records) if ids else [None] * len(records)
+        yield from zip(names, digest_all(records.residues), records.lines, strict=True)
+
+
+def _compare_records(
+    index: Path, path: Path, indexed: Iterator[tuple[str, bytes]], found: Iterator[Record]
+) -> None:
+    """Raise IndexFormatError unless the records of a file are those that were indexed."""
+    nothing: Record = (None, b"", None)
+    for row, (name, digest, line) in zip_longest(indexed, found, fillvalue=nothing):
+        if digest == row[1] and name in (None, row[0]):
+            continue
+        changed = f", line {line}: record {name or row[0]!r} is not as it was"
+        what = changed if line else f": record {row[0]!r} is missing, which was there"
+        advice = f"put the old file back, or run again with --forcerun {index}, to embed it anew"
+        raise IndexFormatError(f"{path}{what} when {index} was made; {advice}")
+
+
+def _check_files(weights: Path, sha256: str, path: Path) -> list[str]:
+    """Return which weight files are missing; ModelError if the others have another SHA-256."""
     files = list_weight_files(weights) if weights.exists() else [weights]
     missing = [str(file) for file in files if not file.exists()]
     if not missing and sha256_of(*files) != sha256:

@@ -13,39 +13,39 @@ from numpy.typing import NDArray
 from seqembed.errors import ConfigError, ShardError
 from seqembed.flags import FP32_RETRY, TRUNCATED, WINDOWED
 from seqembed.results.reader import SLAB_ROWS, EmbeddingsFile, slab_bounds
-from seqembed.settings.recipe import Recipe
+from seqembed.settings.recipe import Recipe, pick_recipe
 from seqembed.storage.digests import DigestIndex, digest_all, digest_rows, first_rows
 
-# The last bit is for reused rows, as flags.py says.
+# The last bit is unused, as flags.py says; earlier versions may have set it.
 KNOWN_FLAGS = WINDOWED | TRUNCATED | FP32_RETRY | 8
-# The attributes of each kind of file, beside those of its recipe.
-KINDS = {
-    "embeddings": ("model", "weights_sha256", "index_fingerprint"),
-    "shard": ("model", "weights_sha256", "shard_fingerprint", "rank", "world_size"),
-}
-# Both folders keep hard links to results, and the next run would take the wrong one from there.
+# The attributes of every file, and those of each kind of file.
+ATTRIBUTES = [field.name for field in fields(Recipe) if field.default is MISSING]
+ATTRIBUTES += ["recipe_fingerprint", "model", "weights_sha256"]
+KINDS = {"embeddings": ["index_fingerprint"], "shard": ["shard_fingerprint", "rank", "world_size"]}
+# The folders keep hard links to results: the next run would take the damaged file from there.
 AGAIN = "remove it, store/ and checkpoints/ of its dataset, and run again"
 NOT_FINITE = "has a value that is not finite"
 
 
 def check_alone(file: EmbeddingsFile) -> str:
-    """Return the file's kind; raise ShardError for the first thing that is wrong with it."""
+    """Return the file's kind, a key of KINDS; raise ShardError for the first fault found."""
     kind = _check_attributes(file)
     _check_values(file)
-    _check_ids(file)
+    firsts = first_rows(digest_rows(digest_all(name.encode() for name in read_ids(file))))
+    refuse(file, "sequence_ids", firsts != np.arange(len(firsts)), "has this id, too", firsts)
     _check_digests(file, repeats=kind == "embeddings")
     return kind
 
 
 def error_of(problem: str, advice: str = AGAIN) -> ShardError:
-    """The error of an HDF5 file; `verify` puts the file's name before it."""
+    """Return the error of an HDF5 file; `verify` puts the file's name before the message."""
     return ShardError(f"{problem}; {advice}")
 
 
 def expect_attributes(
     file: EmbeddingsFile, expected: Mapping[str, Any], source: str, advice: str = AGAIN
 ) -> None:
-    """Raise ShardError unless the file has these attributes; source: where they come from."""
+    """Raise ShardError unless the file has the attributes that `source` (for messages) asks for."""
     for name, value in expected.items():
         if (found := file.attributes.get(name)) != value:
             raise error_of(f"attribute {name} is {found!r}, not {value!r} as {source}", advice)
@@ -60,7 +60,7 @@ def refuse(
 ) -> None:
     """Raise ShardError for the first row of a column where `wrong`, (n,), is true.
 
-    other: (n,), for each row the earlier one that it repeats.
+    other: (n,), the row that the message names before the reason; None: no row.
     """
     if wrong.any():
         row = int(wrong.argmax())
@@ -69,13 +69,13 @@ def refuse(
 
 
 def are_quarantined(file: EmbeddingsFile, digests: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Which of (n, 16) digests the file lists as sequences that could not be embedded, (n,)."""
+    """Return which of (n, 16) digests are in the file's quarantine, (n,) bool."""
     found: NDArray[np.bool_] = DigestIndex(digest_rows(file.quarantine())).find(digests) >= 0
     return found
 
 
 def read_ids(file: EmbeddingsFile) -> Iterator[str]:
-    """The ids, read as they are asked for; raises ShardError for one that is not text."""
+    """Yield the ids; raises ShardError for one that is empty or not UTF-8."""
     with h5py.File(file.path, "r", locking=False) as plain:
         column = plain["sequence_ids"]
         for start in range(0, len(column), SLAB_ROWS):
@@ -87,7 +87,7 @@ def read_ids(file: EmbeddingsFile) -> Iterator[str]:
 
 
 def find_not_finite(rows: NDArray[np.floating]) -> int | None:
-    """The first of (n, D) rows with a NaN or an infinity."""
+    """Return the first of (n, D) rows with a NaN or an infinity; None if there is none."""
     for start, stop in slab_bounds(len(rows), max(1, rows.shape[1])):
         finite = np.isfinite(rows[start:stop]).all(axis=1)
         if not finite.all():
@@ -98,20 +98,24 @@ def find_not_finite(rows: NDArray[np.floating]) -> int | None:
 def _row_error(
     file: EmbeddingsFile, column: str, row: int, problem: str, owner: int | None = None
 ) -> ShardError:
-    """Return the error that says what is wrong in a row of a column.
-
-    owner: of a token row, the number of its sequence in the file, from 0."""
+    """Return the error of a row of a column; owner: of a token row, the row of its sequence."""
     with h5py.File(file.path, "r", locking=False) as plain:
         name = plain["sequence_ids"][row if owner is None else owner].decode(errors="replace")
     return error_of(f"{column}, row {row:,} (of {name!r}): {problem}")
 
 
 def _check_attributes(file: EmbeddingsFile) -> str:
-    """The file's kind; raises ShardError unless its attributes are whole and fit its rows."""
+    """Return the file's kind; raise ShardError unless all attributes are there and fit the rows."""
     kind = str(file.attributes.get("kind"))
     if kind not in KINDS:
         raise error_of(f"attribute kind is {kind!r}")
-    recipe = _read_recipe(file, KINDS[kind])
+    for name in ATTRIBUTES + KINDS[kind]:
+        if name not in file.attributes:
+            raise error_of(f"attribute {name} is missing")
+    try:
+        recipe = pick_recipe(file.attributes)
+    except ConfigError as error:
+        raise error_of(f"attributes: {error}") from error
     expected = {"recipe_fingerprint": recipe.fingerprint, "storage": file.rows.dtype.name}
     expect_attributes(file, expected, "its recipe and rows say")
     if recipe.per_residue != (file.residues is not None):
@@ -119,21 +123,8 @@ def _check_attributes(file: EmbeddingsFile) -> str:
     return kind
 
 
-def _read_recipe(file: EmbeddingsFile, others: tuple[str, ...]) -> Recipe:
-    found = file.attributes
-    wanted = [field.name for field in fields(Recipe) if field.default is MISSING]
-    for name in (*wanted, "recipe_fingerprint", *others):
-        if name not in found:
-            raise error_of(f"attribute {name} is missing")
-    values: dict[str, Any] = {f.name: found[f.name] for f in fields(Recipe) if f.name in found}
-    try:
-        return Recipe(**values)
-    except ConfigError as error:
-        raise error_of(f"attributes: {error}") from error
-
-
 def _check_values(file: EmbeddingsFile) -> None:
-    """Raise ShardError for a value that is not finite, or a flag or length that cannot be."""
+    """Raise ShardError for a value that is not finite, an unknown flag or an impossible length."""
     if (row := find_not_finite(file.rows)) is not None:
         raise _row_error(file, "embeddings", row, NOT_FINITE)
     if file.residues is not None and (row := find_not_finite(file.residues)) is not None:
@@ -143,15 +134,8 @@ def _check_values(file: EmbeddingsFile) -> None:
     refuse(file, "lengths", file.lengths() < 1, "is not the length of a sequence")
 
 
-def _check_ids(file: EmbeddingsFile) -> None:
-    """Raise ShardError unless every row has an id of its own."""
-    firsts = first_rows(digest_rows(digest_all(name.encode() for name in read_ids(file))))
-    repeated = firsts != np.arange(len(firsts))
-    refuse(file, "sequence_ids", repeated, "has this id, too", firsts)
-
-
 def _check_digests(file: EmbeddingsFile, *, repeats: bool) -> None:
-    """Raise ShardError if a sequence has several rows; with `repeats`, only if they differ."""
+    """Raise ShardError if rows of one sequence differ, or unless `repeats`, if there are two."""
     digests, lengths = file.digests(), file.lengths()
     firsts = first_rows(digests)
     wrong, reason = firsts != np.arange(len(firsts)), "is of the same sequence"

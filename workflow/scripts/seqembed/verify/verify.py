@@ -1,4 +1,4 @@
-"""Look for what is wrong with a finished file, and write nothing."""
+"""Find what is wrong with a finished file; write nothing."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from seqembed.index.table import check_rows, read_lengths_and_digests, read_shar
 from seqembed.results.quarantine import escape
 from seqembed.results.reader import open_embeddings
 from seqembed.storage.digests import digest
-from seqembed.verify.index import Quarantined, check_merged, check_shard
-from seqembed.verify.inputs import check_fasta, check_weights
+from seqembed.verify.inputs import check_fasta, check_merged, check_shard, check_weights
 from seqembed.verify.rows import NOT_FINITE, check_alone, find_not_finite
 
 RESIDUES = ["sequence_id", "length", "digest", "residues"]
@@ -22,23 +21,20 @@ SHOWN_IDS = 3
 
 
 def verify(path: Path, index: Path | None = None, *, fail_on_quarantine: bool = False) -> str:
-    """Check an embeddings.h5, a shard, a checkpoint block or an index; say what it holds.
+    """Check an embeddings.h5, a shard, a checkpoint block or an index; return a line about it.
 
-    index: the one that an HDF5 file belongs to; left out, the one beside it, if it is there.
-
+    index: the index of an HDF5 file; None: the one beside the file, if there is one.
     Raises FileFormatError, beginning with `path`, for the first thing that is wrong; with
     `fail_on_quarantine` also where some sequences could not be embedded.
     """
+    counters = {".parquet": _verify_index, ".safetensors": _verify_block}
     try:
-        match path.suffix:
-            case ".h5":
-                found = _verify_embeddings(path, index, fail_on_quarantine)
-            case ".parquet":
-                found = f"{_verify_index(path):,} sequences, all is well"
-            case ".safetensors":
-                found = f"{_verify_block(path):,} sequences, all is well"
-            case _:
-                raise FileFormatError("ends in none of .h5, .parquet, .safetensors; name another")
+        if path.suffix == ".h5":
+            found = _verify_embeddings(path, index, fail_on_quarantine)
+        elif path.suffix in counters:
+            found = f"{counters[path.suffix](path):,} sequences, all is well"
+        else:
+            raise FileFormatError("ends in none of .h5, .parquet, .safetensors; name another")
     except SeqembedError as error:
         problem = str(error).removeprefix(f"{path}: ")
         raise FileFormatError(f"{path}: {problem}") from error
@@ -50,8 +46,10 @@ def verify(path: Path, index: Path | None = None, *, fail_on_quarantine: bool = 
 def _verify_embeddings(path: Path, index: Path | None, fail_on_quarantine: bool) -> str:
     with open_embeddings(path) as file:
         merged = check_alone(file) == "embeddings"
-        index = index or _find_index(path, file.attributes.get("rank"))
-        # Without an index nothing names the ids, and digests stand for them.
+        name = "index.parquet" if merged else f"../index/shard_{file.attributes['rank']}.parquet"
+        if index is None and (path.parent / name).exists():
+            index = path.parent / name
+        # Without an index the ids are not known, so digests are shown in their place.
         quarantined = [(key.hex(), reason) for key, reason in file.quarantine().items()]
         summary = f"{file.count:,} sequences, all is well"
         if index and not merged:
@@ -69,16 +67,10 @@ def _verify_embeddings(path: Path, index: Path | None, fail_on_quarantine: bool)
     return f"{summary}; {_describe(quarantined)}" if quarantined else summary
 
 
-def _describe(quarantined: Quarantined) -> str:
+def _describe(quarantined: list[tuple[str, str]]) -> str:
     shown = [f"{name!r} ({escape(reason)})" for name, reason in quarantined[:SHOWN_IDS]]
     more = ["..."] if len(quarantined) > SHOWN_IDS else []
     return f"{len(quarantined):,} more could not be embedded: {', '.join(shown + more)}"
-
-
-def _find_index(path: Path, rank: str | int | None) -> Path | None:
-    """The index that belongs to an HDF5 file, where the workflow puts both; rank: a shard's."""
-    name = "index.parquet" if rank is None else f"../index/shard_{rank}.parquet"
-    return index if (index := path.parent / name).exists() else None
 
 
 def _verify_block(path: Path) -> int:
@@ -103,7 +95,6 @@ def _verify_index(path: Path) -> int:
             for row in read_row_group(file, number, RESIDUES).to_pylist():
                 found = digest(row["residues"]), len(row["residues"])
                 if found != (row["digest"], row["length"]):
-                    raise damage_error(
-                        path, f"residues of {row['sequence_id']!r} are not its digest's"
-                    )
+                    problem = f"residues of {row['sequence_id']!r} do not fit its digest"
+                    raise damage_error(path, problem)
     return count

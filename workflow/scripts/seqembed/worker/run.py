@@ -40,7 +40,7 @@ from seqembed.inference.streams import keep_products_equal
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.prepared import PreparedModel, WeightsCheck, read_prepared
 from seqembed.results.reader import store_path
-from seqembed.settings.precision import torch_dtype
+from seqembed.settings.precision import DTYPES
 from seqembed.settings.recipe import Recipe, adopt_recipe
 from seqembed.settings.request import WorkerSettings, read_settings
 from seqembed.settings.token_budget import (
@@ -177,7 +177,7 @@ class Run:
 
     @property
     def _token_bytes(self) -> int:
-        return bytes_a_token(self.model.architecture, torch_dtype(self.recipe.precision).itemsize)
+        return bytes_a_token(self.model.architecture, DTYPES[self.recipe.precision].itemsize)
 
     def _free_memory(self) -> int:
         """Free bytes of the device."""

@@ -1,0 +1,114 @@
+"""Refuse mistakes before a run that Snakemake accepts silently; list the faults after a run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from seqembed.errors import ConfigError, IndexFormatError
+from seqembed.settings.schema import GPU_NAMES
+from seqembed.storage.paths import expand
+
+_SETTING = re.compile(r"(fasta|model|datasets)=")
+# How worker_logging.LINE begins.
+_RECORD = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (?P<level>[A-Z]+) ", re.M)
+_TRACEBACK = "Traceback (most recent call last):"
+
+
+def refuse_lost_words(arguments: Sequence[str], config: Sequence[str]) -> None:
+    """Raise ConfigError for a setting that Snakemake would not read, or would replace.
+
+    arguments: the whole command line. config: the words after the last --config.
+    """
+    settings = [word for word in arguments if _SETTING.match(word)]
+    if settings and not config:
+        message = f"{settings[0]} is taken for a file to make"
+        raise ConfigError(f"{message}; write --config {shlex.join(settings)}.")
+    if sum(word in ("--config", "-C") or word.startswith("--config=") for word in arguments) > 1:
+        message = "--config is given twice, and Snakemake reads the last alone; write all of it"
+        raise ConfigError(f"{message} after one --config.")
+    given = [word.partition("=") for word in config]
+    keys = [key for key, _, _ in given]
+    # Snakemake merges groups of keys.
+    if twice := [key for key, _, value in given if keys.count(key) > 1 and value[:1] != "{"]:
+        message = f"{twice[0]} is given twice, and only the last would count; write it once"
+        raise ConfigError(f"{message} (several files as fasta=a.faa,b.faa, without braces).")
+
+
+def refuse_other_gpu_limits(resources: Mapping[str, object], device: str) -> None:
+    """Raise ConfigError for `--resources gpus=2`, which limits nothing: the resource is `gpu`."""
+    if device == "cpu" or "gpu" in resources:
+        return
+    for name in resources:
+        if name.lower() in GPU_NAMES:
+            count = getattr(resources[name], "raw", resources[name])
+            message = f"--resources {name}={count} limits no job of this workflow"
+            raise ConfigError(f"{message}; write --resources gpu={count}.")
+
+
+def refuse_to_replace(patterns: Iterable[str], files: Iterable[str | Path], index: Path) -> None:
+    """Raise ConfigError if the index was made of other FASTA files than `files`.
+
+    One file in common is enough to go on, and so is an indexed file that one of `patterns`, the
+    user's own words, would match. An index that cannot be read is made anew, and so passes.
+    """
+    # Not at the top: it imports pyarrow, which only a name that was used before needs.
+    from seqembed.index.table import read_file_counts
+
+    try:
+        before = [path for path, _ in read_file_counts(index)]
+    except IndexFormatError:
+        return
+    absolute = [os.path.abspath(expand(pattern)) for pattern in patterns]
+    known = any(fnmatchcase(os.path.abspath(path), each) for path in before for each in absolute)
+    if not before or known or {*map(os.path.realpath, before)} & {*map(os.path.realpath, files)}:
+        return
+    more = f" and {len(before) - 1} more" if len(before) > 1 else ""
+    raise ConfigError(
+        f"{index.parent} holds the results of {before[0]}{more}, which would be lost. Give these "
+        f"files another name, by name=... after --config; or, if that file only moved, remove "
+        f"{index} and run again."
+    )
+
+
+def list_errors(logs: Iterable[Path], since: float) -> list[str]:
+    """Return the errors of the logs written after `since`, in seconds since the epoch."""
+    written = [path for path in logs if path.exists() and path.stat().st_mtime >= since]
+    return [line for path in written if (line := read_error(path))]
+
+
+def read_error(log: Path) -> str | None:
+    """Return the last record of a log as one line, if it is an error or a warning; else None.
+
+    The line is the record's first; after a traceback, the last in brackets.
+    """
+    text = log.read_text(errors="replace")
+    records = list(_RECORD.finditer(text))
+    if not records or records[-1]["level"] not in ("ERROR", "WARNING"):
+        return None
+    record = [line for line in text[records[-1].start() :].splitlines() if line.strip()]
+    return f"{record[0]} ({record[-1].strip()})" if _TRACEBACK in record else record[0]
+
+
+def list_changes(datasets: Iterable[str], folder: Path) -> Iterator[str]:
+    """Yield a line for each FASTA file that changed since it was indexed.
+
+    folder: the working folder, which has `results`.
+    """
+    for dataset in datasets:
+        index = Path(f"results/{dataset}/index.parquet")
+        if not (folder / index).exists():
+            continue
+        # Not at the top: it imports pyarrow, and every job of a run imports this module.
+        from seqembed.index.table import find_changes
+
+        advice = f"`snakemake verify` compares them; to embed it anew, add --forcerun {index}"
+        try:
+            for change in find_changes(folder / index, folder):
+                yield f"Dataset {dataset}: {change}; {advice}"
+        except IndexFormatError as error:
+            yield str(error)

@@ -1,1 +1,0 @@
-"""What the workflow's rules need beside the configuration."""
