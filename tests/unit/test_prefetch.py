@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqembed.results.prefetch import prefetch
+from seqembed.results.writer import prefetch
 
 
 @given(st.lists(st.integers() | st.none(), max_size=9))

@@ -10,18 +10,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypeVar, cast
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from seqembed.results.prefetch import prefetch
 from seqembed.errors import ShardError
 from seqembed.storage.publish import published, sync
 from seqembed.storage.digests import digest_rows
 from seqembed.results.rows import TokenRows
 from seqembed.results.seal import USER_BLOCK_BYTES, seal, verify_seal
 from seqembed.results.reader import COLUMNS, FORMAT_VERSION, OFFSETS, QUARANTINE, RESIDUES, are_offsets
+
+Item = TypeVar("Item")
 
 PACKAGES = ("torch", "h5py", "numpy", "safetensors", "pyarrow")
 
@@ -79,6 +81,19 @@ def write_embeddings(
             synced = thread.submit(sync, temporary)
             _verify_written(temporary, path)
             synced.result()
+
+
+def prefetch(items: Iterable[Item]) -> Iterator[Item]:
+    """Yield the same items, each computed in a thread while the caller works on the one before.
+
+    What computing an item raises is raised when its turn comes.
+    """
+    source, end = iter(items), object()
+    with ThreadPoolExecutor(1, "prefetch") as thread:
+        coming = thread.submit(next, source, end)
+        while (item := coming.result()) is not end:
+            coming = thread.submit(next, source, end)
+            yield cast(Item, item)
 
 
 def _common_attributes() -> dict[str, str]:
