@@ -16,22 +16,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqembed.errors import ShardError
-from seqembed.storage.publish import link, remove_temporary
 from seqembed.flags import TRUNCATED, WINDOWED
-from seqembed.index.table import IndexFingerprint, read_excluded, read_lengths_and_digests, read_ids_and_reasons
 from seqembed.index.parquet import read_metadata
+from seqembed.index.table import (
+    IndexFingerprint,
+    read_excluded,
+    read_ids_and_reasons,
+    read_lengths_and_digests,
+)
 from seqembed.results.quarantine import escape
-from seqembed.results.rows import RowPool
-from seqembed.storage.digests import DigestIndex, count_distinct, digest_rows
-from seqembed.results.writer import Slab, write_embeddings
 from seqembed.results.reader import (
     EmbeddingsFile,
     allow_open_shards,
     open_embeddings,
     pool_token_rows,
     slab_bounds,
+    store_path,
 )
-from seqembed.results.reader import store_path
+from seqembed.results.rows import RowPool
+from seqembed.results.writer import Slab, write_embeddings
+from seqembed.storage.digests import DigestIndex, count_distinct, digest_rows
+from seqembed.storage.publish import link, remove_temporary
 
 SHOWN_REASONS = 3
 # Of a shard alone, and never of the whole.

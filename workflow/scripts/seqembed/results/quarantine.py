@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from seqembed.index.table import IndexFingerprint, read_ids_and_reasons, read_lengths_and_digests
 from seqembed.storage.publish import published
-from seqembed.index.table import IndexFingerprint, read_lengths_and_digests, read_ids_and_reasons
 
 HEADER = "sequence_id\treason\n"
 # `ids: file:header` puts the name of a file into an id, and file names may hold any of these.
@@ -36,7 +36,9 @@ def write_quarantine(index_path: Path, path: Path, quarantined: Mapping[bytes, s
         with temporary.open("w", encoding="utf-8") as file:
             file.write(HEADER)
             # One may be shorter if the index is damaged, which its fingerprint shows.
-            for (name, reason), digest in zip(read_ids_and_reasons(index_path), digests, strict=False):
+            for (name, reason), digest in zip(
+                read_ids_and_reasons(index_path), digests, strict=False
+            ):
                 fingerprint.update([name], [digest.tobytes()], [reason])
                 reason = quarantined.get(digest.tobytes(), reason)
                 if reason is not None:

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqembed.errors import ShardError
-from seqembed.storage.publish import raise_open_file_limit
 from seqembed.results.rows import TokenRowPool
 from seqembed.results.seal import verify_seal
+from seqembed.storage.publish import raise_open_file_limit
 
 FORMAT_VERSION = "1"
 SLAB_BYTES = 16 << 20

@@ -17,11 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqembed.errors import ShardError
-from seqembed.storage.publish import published, sync
-from seqembed.storage.digests import digest_rows
+from seqembed.results.reader import (
+    COLUMNS,
+    FORMAT_VERSION,
+    OFFSETS,
+    QUARANTINE,
+    RESIDUES,
+    are_offsets,
+)
 from seqembed.results.rows import TokenRows
 from seqembed.results.seal import USER_BLOCK_BYTES, seal, verify_seal
-from seqembed.results.reader import COLUMNS, FORMAT_VERSION, OFFSETS, QUARANTINE, RESIDUES, are_offsets
+from seqembed.storage.digests import digest_rows
+from seqembed.storage.publish import published, sync
 
 Item = TypeVar("Item")
 
@@ -160,7 +167,9 @@ def _write_residues(file: h5py.File, path: Path, residues: TokenRows) -> None:
     for part in residues.parts:
         stop = written + len(part)
         if stop > total or part.shape[1] != width:
-            raise ShardError(f"{path}: got more than {total:,} token rows of {width:,} values; run again")
+            raise ShardError(
+                f"{path}: got more than {total:,} token rows of {width:,} values; run again"
+            )
         with _disk_errors(path):
             rows[written:stop] = part
         written = stop

@@ -1,0 +1,1 @@
+"""The HDF5 files of embeddings: written, sealed, read and merged."""
