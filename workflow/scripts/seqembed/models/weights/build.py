@@ -19,10 +19,7 @@ from seqembed.models.weights.tensors import State, read_state
 
 
 def check_checkpoint(checkpoint: Checkpoint) -> None:
-    """Raise ModelError, with the file's name, unless every layer can be built of finite numbers.
-
-    Every tensor that the encoder uses is read, one weight at a time.
-    """
+    """Raise ModelError, with the file's name, unless every layer can be built of finite numbers."""
     with named(checkpoint.path):
         _check_values(*_plan(checkpoint, checkpoint.architecture.layers))
 
@@ -118,10 +115,7 @@ def _plan(checkpoint: Checkpoint, layer: int) -> tuple[State, dict[str, Weight]]
 
 
 def _check_values(state: State, weights: Mapping[str, Weight]) -> None:
-    """Raise ModelError for weights with NaN or infinite values, and for a layer's matrix of zeros.
-
-    Zeros alone mean that the file was not written to its end.
-    """
+    """Raise ModelError for weights with NaN or infinite values, and for layers of zeros."""
     bad, lost = [], []
     for own, weight in weights.items():
         parts = {name: state[name].read().float() for name in weight.parts}

@@ -33,22 +33,17 @@ TRAINING = {
 CONTACTS = "contact_head."
 Form = Literal["safetensors", "zip", "other"]
 _UNPACK = "unpack it, and give the model's folder or file that is in it"
+_PACKED = f"an archive or a compressed file; {_UNPACK}"
 _DOWNLOAD = "download the weights again"
 # What the first bytes of other files match, the name of their form, and what to do.
 _OTHER_FORMS = {
-    rb"$": ("an empty file", _DOWNLOAD),
-    rb"version https://git-lfs": (
-        "a git-lfs pointer in place of the weights",
-        "fetch them with `git lfs pull`",
-    ),
-    rb"\s*[<{\[]": ("a web page or an error, as a failed download leaves it", _DOWNLOAD),
+    rb"$": f"an empty file; {_DOWNLOAD}",
+    rb"version https://git-lfs": "a git-lfs pointer instead of weights; fetch them: `git lfs pull`",
+    rb"\s*[<{\[]": f"a web page or an error, as a failed download leaves it; {_DOWNLOAD}",
     # gzip, bzip2, xz, zstd, 7z; and tar, which has "ustar" behind the first file's header.
-    rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|.{257}ustar": (
-        "an archive or a compressed file",
-        _UNPACK,
-    ),
-    rb"\x89HDF": ("an HDF5 file, as TensorFlow writes it", "save the weights with PyTorch"),
-    rb"GGUF": ("a GGUF file of quantised weights", "take the model's weights as safetensors"),
+    rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|.{257}ustar": _PACKED,
+    rb"\x89HDF": "an HDF5 file, as TensorFlow writes it; save the weights with PyTorch",
+    rb"GGUF": "a GGUF file of quantised weights; take the model's weights as safetensors",
 }
 
 
@@ -184,31 +179,20 @@ def find_form(path: Path) -> Form:
     # A safetensors file begins with the length of its JSON header in 8 bytes.
     if head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= path.stat().st_size:
         return "safetensors"
-    for begin, (form, advice) in _OTHER_FORMS.items():
-        if re.match(begin, head, re.DOTALL):
-            raise _refusal(path, form, advice)
-    if not head.startswith(b"PK\x03\x04"):
-        return "other"
-    _refuse_other_archives(path)
-    return "zip"
+    archive = head.startswith(b"PK\x03\x04")
+    fitting = (form for begin, form in _OTHER_FORMS.items() if re.match(begin, head, re.DOTALL))
+    if other := _find_other_archive(path) if archive else next(fitting, None):
+        raise ModelError(f"{path}: cannot be read: it is {other}")
+    return "zip" if archive else "other"
 
 
-def _refuse_other_archives(path: Path) -> None:
-    """Raise ModelError for a zip archive that torch.save did not write.
-
-    A damaged archive is passed: torch.load refuses it.
-    """
+def _find_other_archive(path: Path) -> str | None:
+    """Return what a zip archive is, and what to do; None if it is torch.save's or damaged."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError, NotImplementedError):
-        return
+        return None
     if any(name.endswith("/constants.pkl") for name in names):
-        form = "a TorchScript archive, which holds a program"
-        raise _refusal(path, form, "save the weights alone, with the model's own save_pretrained")
-    if not any(name.endswith("/data.pkl") for name in names):
-        raise _refusal(path, "a zip archive", _UNPACK)
-
-
-def _refusal(path: Path, form: str, advice: str) -> ModelError:
-    return ModelError(f"{path}: cannot be read: it is {form}; {advice}")
+        return f"a TorchScript archive, which holds a program; {SAVE}"
+    return None if any(n.endswith("/data.pkl") for n in names) else f"a zip archive; {_UNPACK}"
