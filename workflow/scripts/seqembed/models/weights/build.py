@@ -31,9 +31,8 @@ def refuse_other_copies(folder: Path, checkpoint: Checkpoint) -> None:
     a downloaded one. Files that cannot be read are skipped.
     """
     own = find_encoder(checkpoint.state, checkpoint.layout).encoder
-    for other in (folder / name for name in WEIGHTS):
-        if other == checkpoint.path or not other.exists():
-            continue
+    files = [folder / name for name in WEIGHTS if (folder / name).exists()]
+    for other in (path for path in files if path != checkpoint.path):
         try:
             copy = find_encoder(read_state(other), checkpoint.layout).encoder
         except ModelError:

@@ -119,12 +119,11 @@ def _read_fair_esm(path: Path) -> tuple[Esm2Architecture, State]:
     """Return the architecture and the tensors of a `.pt` file; ModelError if not an ESM-2's."""
     loaded = load_pickled(path)
     settings = None
-    if isinstance(loaded, Mapping) and ("cfg" in loaded or "args" in loaded):
-        with named(path):
-            settings = _read_settings(loaded)
-        loaded = loaded.get("model")
-    state = check_state(path, loaded)
     with named(path):
+        if isinstance(loaded, Mapping) and ("cfg" in loaded or "args" in loaded):
+            settings = _read_settings(loaded)
+            loaded = loaded.get("model")
+        state = check_state(loaded)
         encoder = find_encoder(state, esm2.LAYOUT).encoder
         # With Hugging Face's names, ESM-1v has the names of ESM-2 and one more.
         learned = "embeddings.position_embeddings.weight" in encoder

@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from seqembed.errors import ModelError, show
+from seqembed.errors import ModelError, named, show
 from seqembed.models.source import CONFIG, INDEX, PICKLED, SAFETENSORS, read_weight_map
 
 # The dtypes of weights; whole numbers are quantised weights, useless without their scales.
@@ -31,7 +31,6 @@ TRAINING = {
     "pytorch-lightning_version", "epoch", "global_step", "ds_version", "net", "model", "module",
 }  # fmt: skip
 CONTACTS = "contact_head."
-Form = Literal["safetensors", "zip", "other"]
 _UNPACK = "unpack it, and give the model's folder or file that is in it"
 _PACKED = f"an archive or a compressed file; {_UNPACK}"
 _DOWNLOAD = "download the weights again"
@@ -104,18 +103,17 @@ def load_pickled(path: Path) -> Any:
         raise ModelError(f"{refusal}: {reason}") from error
 
 
-def check_state(path: Path, content: Any) -> State:
-    """Return the tensors of `content`, loaded from `path`; ModelError if it is not a state dict."""
+def check_state(content: Any) -> State:
+    """Return the tensors of what a file holds; ModelError if that is not a state dict."""
     if not isinstance(content, Mapping):
-        kind = type(content).__name__
-        raise ModelError(f"{path}: holds a {kind} in place of named weights; {SAVE}")
+        raise ModelError(f"holds a {type(content).__name__} in place of named weights; {SAVE}")
     if not content:
-        raise ModelError(f"{path}: holds no weights; {SAVE}")
+        raise ModelError(f"holds no weights; {SAVE}")
     others = [k for k, v in content.items() if not (isinstance(k, str) and isinstance(v, Tensor))]
     if others:
-        _refuse_training(path, content, sorted(TRAINING.intersection(others)))
-        message = f"holds something other than named tensors ({show([*map(str, others)])})"
-        raise ModelError(f"{path}: {message}; {SAVE}")
+        _refuse_training(content, sorted(TRAINING.intersection(others)))
+        names = show([*map(str, others)])
+        raise ModelError(f"holds something other than named tensors ({names}); {SAVE}")
     return {
         name: Stored(tuple(tensor.shape), tensor.dtype in FLOATS.values(), tensor.detach)
         for name, tensor in content.items()
@@ -131,23 +129,25 @@ def _list_objects(path: Path) -> list[str]:
         return []
 
 
-def _refuse_training(path: Path, content: Mapping[Any, Any], found: list[str]) -> None:
+def _refuse_training(content: Mapping[Any, Any], found: list[str]) -> None:
     """Raise ModelError if `content` is a training checkpoint; found: its keys of TRAINING."""
     if content.keys() >= OPTIMIZER:
-        message = "is the state of an optimizer, not a model"
-        raise ModelError(f"{path}: {message}; give the model's folder or file")
+        message = "is the state of an optimizer, not a model; give the model's folder or file"
+        raise ModelError(message)
     model = content.get("model")
     if isinstance(model, Mapping) and model and all(str(n).startswith(CONTACTS) for n in model):
         raise ModelError(
-            f"{path}: holds the contact regression of an ESM-2, not the model; give the file "
+            "holds the contact regression of an ESM-2, not the model; give the file "
             "without `-contact-regression` in its name"
         )
     if found:
-        raise ModelError(f"{path}: is a checkpoint of training ({show(found)}); {SAVE}")
+        raise ModelError(f"is a checkpoint of training ({show(found)}); {SAVE}")
 
 
 def _read_pickled(path: Path) -> State:
-    return check_state(path, load_pickled(path))
+    content = load_pickled(path)
+    with named(path):
+        return check_state(content)
 
 
 def _read_safetensors(path: Path) -> State:
@@ -166,8 +166,8 @@ def _stored(file: Any, name: str) -> Stored:
     return Stored(tuple(header.get_shape()), floating, partial(file.get_tensor, name))
 
 
-def find_form(path: Path) -> Form:
-    """Return the form of a file of weights: PyTorch's are zip archives, old ones are "other".
+def find_form(path: Path) -> str:
+    """Return the form of a file of weights: "safetensors", "zip" (PyTorch's) or "other" (old ones).
 
     Raises ModelError, which names the form, if the file holds something else than weights.
     """
