@@ -64,18 +64,13 @@ def _download(model: KnownModel, by_hand: Path, logger: logging.Logger) -> Path:
             raise FileNotFoundError(f"there is no {', '.join(missing)}")
     # A failed transfer over Xet raises a bare RuntimeError.
     except (HTTPError, OSError, RuntimeError) as error:
-        raise ModelError(_explain(model, by_hand, error)) from error
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        files = ", ".join(names) + (" with the files that it names" if parts else "")
+        page = f"https://huggingface.co/{model.repository}/tree/{model.revision}"
+        raise ModelError(
+            f"{model.repository}: cannot be downloaded ({reason}). Run again, or put {files} of "
+            f"{page} into {by_hand}. HF_ENDPOINT names a mirror of the hub, HF_HOME a folder with "
+            "more room, `hf auth login` opens a model whose terms you accepted, "
+            "HF_HUB_DISABLE_XET=1 downloads without Xet."
+        ) from error
     return Path(folder)
-
-
-def _explain(model: KnownModel, by_hand: Path, error: Exception) -> str:
-    files = ", ".join(model.files)
-    if INDEX in files:
-        files += " with the files that it names"
-    page = f"https://huggingface.co/{model.repository}/tree/{model.revision}"
-    return (
-        f"{model.repository}: cannot be downloaded ({type(error).__name__}: "
-        f"{' '.join(str(error).split())}). Run again, or put {files} of {page} into {by_hand}. "
-        "HF_ENDPOINT names a mirror of the hub, HF_HOME a folder with more room, `hf auth login` "
-        "opens a model whose terms you accepted, HF_HUB_DISABLE_XET=1 downloads without Xet."
-    )

@@ -161,7 +161,10 @@ def explain_model(place: str, model: str, models: Mapping[str, str]) -> str:
     if family := _unread_family(model):
         reason = f"It looks like {family}, which cannot be read yet; {_READ} can."
         return f"{beginning} under `models`. {reason} {known}"
-    close = _close_names(model, [*models, *KNOWN])
+    names = [*models, *KNOWN]
+    # Else the one or two names that contain this one, such as 650M.
+    holding = [name for name in names if model.lower() in name.lower()]
+    close = difflib.get_close_matches(model, names) or (holding if len(holding) <= 2 else [])
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
     return f"{beginning} under `models`.{hint} {known} {_advise(model)}"
 
@@ -191,12 +194,6 @@ def _advise(model: str) -> str:
     if _PLAIN_PATH.fullmatch(source):
         advice += f"; after --config, model={name} 'models={{{name}: {source}}}'; in a file"
     return f"{advice}:\nmodels:\n  {name}: {source}"
-
-
-def _close_names(model: str, names: list[str]) -> list[str]:
-    """Return the names close to this one, else one or two that contain it, such as 650M."""
-    holding = [name for name in names if model.lower() in name.lower()]
-    return difflib.get_close_matches(model, names) or (holding if len(holding) <= 2 else [])
 
 
 def _download(repository: str) -> str:

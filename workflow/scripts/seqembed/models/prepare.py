@@ -105,10 +105,7 @@ def _describe(
 
 
 def _require_unchanged(model: PreparedModel, path: Path) -> None:
-    """Raise ModelError if weights are missing, or are not those that `path` describes.
-
-    Weights are read in full only if a file's size or times show that it may have changed.
-    """
+    """Raise ModelError if weights are missing, or are not those that `path` describes."""
     weights = Path(model.weights)
     files = list_weight_files(weights) if weights.is_file() else [weights]
     for file in files:

@@ -50,8 +50,6 @@ class PreparedModel:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if not isinstance(self.architecture, self.facts.architecture):
-            raise ModelError(f"{self.architecture!r} is not of the family {self.family}")
         if (self.tokenizer == BUILT_IN) != (self.tokenizer_file is None):
             raise ModelError(f"tokenizer {self.tokenizer!r} with file {self.tokenizer_file!r}")
         if not re.fullmatch("[0-9a-f]{64}", self.sha256):

@@ -27,10 +27,7 @@ ADAPTERS = (
 
 
 def list_model_files(source: Path) -> list[Path]:
-    """Return the files that are there and decide what a model is; `source`: a folder or a file.
-
-    A damaged index is reported when the model is prepared, not here.
-    """
+    """Return the files that are there and decide what a model is; `source`: a folder or a file."""
     if not source.is_dir():
         return [source]
     files = [source / name for name in (CONFIG, VOCABULARY, TOKENIZER, *ADAPTERS, *WEIGHTS)]
@@ -38,7 +35,7 @@ def list_model_files(source: Path) -> list[Path]:
         try:
             files += list_weight_files(index)
         except ModelError:
-            continue
+            continue  # A damaged index is reported when the model is prepared.
     return [path for path in dict.fromkeys(files) if path.exists()]
 
 

@@ -51,20 +51,17 @@ class Packing:
         starts: dict[int, list[int]] = {}
         for start, stop in pairwise(self.bounds):
             starts.setdefault(stop - start, []).append(start)
-        rows = {length: _rows(length, found) for length, found in starts.items()}
-        apart = {length: found for length, found in rows.items() if isinstance(found, Tensor)}
+        rows: dict[int, slice | Tensor] = {}
+        apart: dict[int, Tensor] = {}
+        for length, first in starts.items():
+            rows[length] = slice(first[0], first[-1] + length)
+            if first[-1] - first[0] != length * (len(first) - 1):
+                apart[length] = (torch.tensor(first).unsqueeze(1) + torch.arange(length)).flatten()
         if apart:
             # One copy to the device for all lengths.
             sent = torch.cat([*apart.values()]).to(self.cu_seqlens.device)
             rows |= zip(apart, torch.split(sent, [*map(len, apart.values())]), strict=True)
         return tuple(rows.items())
-
-
-def _rows(length: int, starts: list[int]) -> slice | Tensor:
-    """Return the rows of sequences of one length, which begin at `starts`; on the CPU."""
-    if starts[-1] - starts[0] == length * (len(starts) - 1):
-        return slice(starts[0], starts[-1] + length)
-    return (torch.tensor(starts).unsqueeze(1) + torch.arange(length)).flatten()
 
 
 # Attention over one batch: (q, k, v) -> rows.
@@ -169,10 +166,7 @@ def choose_attention(device: torch.device, dtype: torch.dtype, alibi: bool) -> A
 
 
 def _attend_stacked(q: Tensor, k: Tensor, v: Tensor, table: Tensor | None) -> Tensor:
-    """Attend to sequences of one length; q, k, v and the result: (B, heads, length, head_dim).
-
-    q and the result may have more rows than k and v.
-    """
+    """Attend to sequences of one length, (B, heads, length, head_dim); q may have more rows."""
     if table is None:
         return scaled_dot_product_attention(q, k, v, scale=1.0)
     length, reach = k.shape[2], table.shape[2] // 2

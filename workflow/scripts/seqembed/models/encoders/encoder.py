@@ -43,10 +43,7 @@ class Encoder(nn.Module):
         return choose_attention(weight.device, weight.dtype, self.alibi)
 
     def even_threads(self, rows: int, threads: int) -> int:
-        """Return the most threads, up to `threads`, that give the bits of one thread.
-
-        These split the activation of a batch of `rows` rows at vector boundaries.
-        """
+        """Return the most of `threads` threads that give `rows` rows the bits of one thread."""
         width = self.architecture.ffn_width
         part = rows // max(1, rows // CPU_FFN_ROWS) * width
         whole = CPU_VECTORS_BYTES // next(self.parameters()).itemsize

@@ -19,10 +19,7 @@ from seqembed.models.weights.tensors import State, read_state
 
 
 def check_checkpoint(checkpoint: Checkpoint) -> None:
-    """Raise ModelError, with the file's name, unless every layer can be built of finite numbers.
-
-    Every tensor that the encoder uses is read, one weight at a time.
-    """
+    """Raise ModelError, with the file's name, unless every layer can be built of finite numbers."""
     with named(checkpoint.path):
         _check_values(*_plan(checkpoint, checkpoint.architecture.layers))
 
@@ -34,9 +31,8 @@ def refuse_other_copies(folder: Path, checkpoint: Checkpoint) -> None:
     a downloaded one. Files that cannot be read are skipped.
     """
     own = find_encoder(checkpoint.state, checkpoint.layout).encoder
-    for other in (folder / name for name in WEIGHTS):
-        if other == checkpoint.path or not other.exists():
-            continue
+    files = [folder / name for name in WEIGHTS if (folder / name).exists()]
+    for other in (path for path in files if path != checkpoint.path):
         try:
             copy = find_encoder(read_state(other), checkpoint.layout).encoder
         except ModelError:
@@ -118,10 +114,7 @@ def _plan(checkpoint: Checkpoint, layer: int) -> tuple[State, dict[str, Weight]]
 
 
 def _check_values(state: State, weights: Mapping[str, Weight]) -> None:
-    """Raise ModelError for weights with NaN or infinite values, and for a layer's matrix of zeros.
-
-    Zeros alone mean that the file was not written to its end.
-    """
+    """Raise ModelError for weights with NaN or infinite values, and for layers of zeros."""
     bad, lost = [], []
     for own, weight in weights.items():
         parts = {name: state[name].read().float() for name in weight.parts}

@@ -10,14 +10,7 @@ from typing import Any
 
 from seqembed.errors import ModelError, count_of, named
 from seqembed.models.families import Architecture, Esm2Architecture
-from seqembed.models.source import (
-    ADAPTERS,
-    CONFIG,
-    PICKLED,
-    SAFETENSORS,
-    WEIGHTS,
-    read_json_object,
-)
+from seqembed.models.source import ADAPTERS, CONFIG, WEIGHTS, read_json_object
 from seqembed.models.weights import dnabert_s, esm2
 from seqembed.models.weights.esm2 import HUGGING_FACE, find_naming, find_rotary
 from seqembed.models.weights.layout import MERGE, SUPPORTED, UNQUANTISED, Layout, find_encoder
@@ -26,7 +19,7 @@ from seqembed.models.weights.tensors import State, check_state, load_pickled, re
 # A new family adds its layout here.
 LAYOUTS = (esm2.LAYOUT, dnabert_s.LAYOUT)
 EXPECTED = (
-    f"a model is a Hugging Face folder ({CONFIG} with {SAFETENSORS} or {PICKLED}) "
+    "a model is a Hugging Face folder (config.json with model.safetensors or pytorch_model.bin) "
     "or a fair-esm file (.pt)"
 )
 # Files that a folder may hold instead of weights that can be read, and what to do.
@@ -43,8 +36,8 @@ OTHER_SUFFIXES = {
     ".safetensors": ": give the folder it lies in",
     ".bin": ": give the folder it lies in",
 }
-# The attention heads of the official ESM-2s, by layers and width, after their config.json files.
-# All have token dropout, and a feed-forward part four times as wide.
+# The attention heads of the official ESM-2s, by layers and width, after their config.json files;
+# weights' shapes do not show them. All have token dropout, and a feed-forward part 4 widths wide.
 KNOWN_HEADS = {
     (6, 320): 20,
     (12, 480): 20,
@@ -118,21 +111,25 @@ def _find_weights(folder: Path) -> Path:
     for pattern, (what, advice) in OTHER_WEIGHTS.items():
         if any(folder.glob(pattern)):
             raise ModelError(f"{folder}: holds {what}; {advice} and save_pretrained")
-    raise ModelError(f"{folder}: has neither {SAFETENSORS} nor {PICKLED}; {EXPECTED}")
+    message = "has neither model.safetensors nor pytorch_model.bin"
+    raise ModelError(f"{folder}: {message}; {EXPECTED}")
 
 
 def _read_fair_esm(path: Path) -> tuple[Esm2Architecture, State]:
     """Return the architecture and the tensors of a `.pt` file; ModelError if not an ESM-2's."""
     loaded = load_pickled(path)
     settings = None
-    if isinstance(loaded, Mapping) and ("cfg" in loaded or "args" in loaded):
-        with named(path):
-            settings = _read_settings(loaded)
-        loaded = loaded.get("model")
-    state = check_state(path, loaded)
     with named(path):
+        if isinstance(loaded, Mapping) and ("cfg" in loaded or "args" in loaded):
+            settings = _read_settings(loaded)
+            loaded = loaded.get("model")
+        state = check_state(loaded)
         encoder = find_encoder(state, esm2.LAYOUT).encoder
-        _require_rotary(encoder)
+        # With Hugging Face's names, ESM-1v has the names of ESM-2 and one more.
+        learned = "embeddings.position_embeddings.weight" in encoder
+        if not find_rotary(encoder) and (find_naming(encoder) is not HUGGING_FACE or learned):
+            message = "has no rotary frequencies (inv_freq), which an ESM-2 stores with its weights"
+            raise ModelError(f"{message}; if it is one, {FOLDER}")
         return _measured(encoder) if settings is None else _described(settings), state
 
 
@@ -147,19 +144,6 @@ def _read_settings(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
     return found
 
 
-def _require_rotary(encoder: State) -> None:
-    """Raise ModelError unless positions are rotary.
-
-    With Hugging Face's names, ESM-1v has the names of ESM-2 and one more: learned positions.
-    """
-    learned = "embeddings.position_embeddings.weight" in encoder
-    if not find_rotary(encoder) and (find_naming(encoder) is not HUGGING_FACE or learned):
-        raise ModelError(
-            "has no rotary frequencies (inv_freq), which an ESM-2 stores with its weights; if it "
-            f"is one, {FOLDER}"
-        )
-
-
 def _described(settings: Mapping[str, Any]) -> Esm2Architecture:
     width: Any = settings.get("encoder_embed_dim")
     layers: Any = settings.get("encoder_layers")
@@ -170,10 +154,7 @@ def _described(settings: Mapping[str, Any]) -> Esm2Architecture:
 
 
 def _measured(encoder: State) -> Esm2Architecture:
-    """Return the architecture of a state dict; ModelError if it has no official size.
-
-    Heads are looked up in KNOWN_HEADS: the shapes of the weights do not show their number.
-    """
+    """Return the architecture of a state dict; ModelError if it has no official size."""
     naming = find_naming(encoder)
     layers = 0
     while f"{naming.part(layers, 'fc1')}.weight" in encoder:

@@ -70,11 +70,11 @@ WRAPPERS = re.compile(
 # transformers 5 saves some LayerNorms under these old names.
 LEGACY_NAMES = re.compile(r"(?<=\.LayerNorm\.|\.layernorm\.)(?:gamma|beta)$")
 TODAY = {"gamma": "weight", "beta": "bias"}
-# The models that have these values of settings.
-_OTHER_MODELS: Mapping[tuple[str, Any], str] = {
-    ("position_embedding_type", "absolute"): "ESM-1b or ESM-1v",
-    ("emb_layer_norm_before", True): "ESM-1b or MSA-1b",
-    ("is_folding_model", True): "ESMFold",
+# The models that have these settings.
+_OTHER_MODELS = {
+    "position_embedding_type is 'absolute'": "ESM-1b or ESM-1v",
+    "emb_layer_norm_before is True": "ESM-1b or MSA-1b",
+    "is_folding_model is True": "ESMFold",
 }
 
 
@@ -133,10 +133,9 @@ def read_sizes(
         # null means "not set" to Hugging Face, which then behaves as for false.
         if found == value or (value is False and found is None):
             continue
-        known = _OTHER_MODELS.get((name, found)) if isinstance(found, str | bool) else None
-        other = f", so this is {known}" if known else ""
-        message = f"{name} is {found!r}{other}; only {model} ({value!r}) is supported"
-        raise ModelError(f"{path}: {message}")
+        setting = f"{name} is {found!r}"
+        known = f", so this is {_OTHER_MODELS[setting]}" if setting in _OTHER_MODELS else ""
+        raise ModelError(f"{path}: {setting}{known}; only {model} ({value!r}) is supported")
     return {
         "layers": config.get("num_hidden_layers"),
         "width": config.get("hidden_size"),
@@ -177,10 +176,7 @@ class EncoderNames:
 
 
 def find_encoder(state: State, layout: Layout) -> EncoderNames:
-    """Find the encoder of a checkpoint of the layout's family.
-
-    Raises ModelError if there is none, more than one, or that of another model.
-    """
+    """Find the only encoder of a checkpoint; ModelError for none, several or another model's."""
     plain = _plain_names(state)
     refuse_other_models(plain.keys())
     prefix = _find_prefix(plain, layout)
@@ -224,10 +220,8 @@ def _find_prefix(state: State, layout: Layout) -> str:
 
 
 def refuse_other_models(names: Collection[str]) -> None:
-    """Raise ModelError for another model, an adapter, quantised or parametrised weights.
-
-    names: plain names. Heads may be quantised or parametrised: no row depends on them.
-    """
+    """Raise ModelError for another model, an adapter, quantised or parametrised weights."""
+    # No row depends on heads, so that they may be quantised or parametrised.
     encoder = [name for name in names if ADAPTER.search(name) or not is_head(name)]
     # Changes come first: a changed model lacks weights, and could be taken for another model.
     for changed, what, advice in CHANGES:

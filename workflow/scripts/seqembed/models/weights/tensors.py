@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from seqembed.errors import ModelError, show
+from seqembed.errors import ModelError, named, show
 from seqembed.models.source import CONFIG, INDEX, PICKLED, SAFETENSORS, read_weight_map
 
 # The dtypes of weights; whole numbers are quantised weights, useless without their scales.
@@ -31,24 +31,18 @@ TRAINING = {
     "pytorch-lightning_version", "epoch", "global_step", "ds_version", "net", "model", "module",
 }  # fmt: skip
 CONTACTS = "contact_head."
-Form = Literal["safetensors", "zip", "other"]
 _UNPACK = "unpack it, and give the model's folder or file that is in it"
+_PACKED = f"an archive or a compressed file; {_UNPACK}"
 _DOWNLOAD = "download the weights again"
 # What the first bytes of other files match, the name of their form, and what to do.
 _OTHER_FORMS = {
-    rb"$": ("an empty file", _DOWNLOAD),
-    rb"version https://git-lfs": (
-        "a git-lfs pointer in place of the weights",
-        "fetch them with `git lfs pull`",
-    ),
-    rb"\s*[<{\[]": ("a web page or an error, as a failed download leaves it", _DOWNLOAD),
+    rb"$": f"an empty file; {_DOWNLOAD}",
+    rb"version https://git-lfs": "a git-lfs pointer instead of weights; fetch them: `git lfs pull`",
+    rb"\s*[<{\[]": f"a web page or an error, as a failed download leaves it; {_DOWNLOAD}",
     # gzip, bzip2, xz, zstd, 7z; and tar, which has "ustar" behind the first file's header.
-    rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|.{257}ustar": (
-        "an archive or a compressed file",
-        _UNPACK,
-    ),
-    rb"\x89HDF": ("an HDF5 file, as TensorFlow writes it", "save the weights with PyTorch"),
-    rb"GGUF": ("a GGUF file of quantised weights", "take the model's weights as safetensors"),
+    rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|.{257}ustar": _PACKED,
+    rb"\x89HDF": "an HDF5 file, as TensorFlow writes it; save the weights with PyTorch",
+    rb"GGUF": "a GGUF file of quantised weights; take the model's weights as safetensors",
 }
 
 
@@ -109,18 +103,17 @@ def load_pickled(path: Path) -> Any:
         raise ModelError(f"{refusal}: {reason}") from error
 
 
-def check_state(path: Path, content: Any) -> State:
-    """Return the tensors of `content`, loaded from `path`; ModelError if it is not a state dict."""
+def check_state(content: Any) -> State:
+    """Return the tensors of what a file holds; ModelError if that is not a state dict."""
     if not isinstance(content, Mapping):
-        kind = type(content).__name__
-        raise ModelError(f"{path}: holds a {kind} in place of named weights; {SAVE}")
+        raise ModelError(f"holds a {type(content).__name__} in place of named weights; {SAVE}")
     if not content:
-        raise ModelError(f"{path}: holds no weights; {SAVE}")
+        raise ModelError(f"holds no weights; {SAVE}")
     others = [k for k, v in content.items() if not (isinstance(k, str) and isinstance(v, Tensor))]
     if others:
-        _refuse_training(path, content, sorted(TRAINING.intersection(others)))
-        message = f"holds something other than named tensors ({show([*map(str, others)])})"
-        raise ModelError(f"{path}: {message}; {SAVE}")
+        _refuse_training(content, sorted(TRAINING.intersection(others)))
+        names = show([*map(str, others)])
+        raise ModelError(f"holds something other than named tensors ({names}); {SAVE}")
     return {
         name: Stored(tuple(tensor.shape), tensor.dtype in FLOATS.values(), tensor.detach)
         for name, tensor in content.items()
@@ -136,23 +129,25 @@ def _list_objects(path: Path) -> list[str]:
         return []
 
 
-def _refuse_training(path: Path, content: Mapping[Any, Any], found: list[str]) -> None:
+def _refuse_training(content: Mapping[Any, Any], found: list[str]) -> None:
     """Raise ModelError if `content` is a training checkpoint; found: its keys of TRAINING."""
     if content.keys() >= OPTIMIZER:
-        message = "is the state of an optimizer, not a model"
-        raise ModelError(f"{path}: {message}; give the model's folder or file")
+        message = "is the state of an optimizer, not a model; give the model's folder or file"
+        raise ModelError(message)
     model = content.get("model")
     if isinstance(model, Mapping) and model and all(str(n).startswith(CONTACTS) for n in model):
         raise ModelError(
-            f"{path}: holds the contact regression of an ESM-2, not the model; give the file "
+            "holds the contact regression of an ESM-2, not the model; give the file "
             "without `-contact-regression` in its name"
         )
     if found:
-        raise ModelError(f"{path}: is a checkpoint of training ({show(found)}); {SAVE}")
+        raise ModelError(f"is a checkpoint of training ({show(found)}); {SAVE}")
 
 
 def _read_pickled(path: Path) -> State:
-    return check_state(path, load_pickled(path))
+    content = load_pickled(path)
+    with named(path):
+        return check_state(content)
 
 
 def _read_safetensors(path: Path) -> State:
@@ -171,8 +166,8 @@ def _stored(file: Any, name: str) -> Stored:
     return Stored(tuple(header.get_shape()), floating, partial(file.get_tensor, name))
 
 
-def find_form(path: Path) -> Form:
-    """Return the form of a file of weights: PyTorch's are zip archives, old ones are "other".
+def find_form(path: Path) -> str:
+    """Return the form of a file of weights: "safetensors", "zip" (PyTorch's) or "other" (old ones).
 
     Raises ModelError, which names the form, if the file holds something else than weights.
     """
@@ -184,31 +179,20 @@ def find_form(path: Path) -> Form:
     # A safetensors file begins with the length of its JSON header in 8 bytes.
     if head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= path.stat().st_size:
         return "safetensors"
-    for begin, (form, advice) in _OTHER_FORMS.items():
-        if re.match(begin, head, re.DOTALL):
-            raise _refusal(path, form, advice)
-    if not head.startswith(b"PK\x03\x04"):
-        return "other"
-    _refuse_other_archives(path)
-    return "zip"
+    archive = head.startswith(b"PK\x03\x04")
+    fitting = (form for begin, form in _OTHER_FORMS.items() if re.match(begin, head, re.DOTALL))
+    if other := _find_other_archive(path) if archive else next(fitting, None):
+        raise ModelError(f"{path}: cannot be read: it is {other}")
+    return "zip" if archive else "other"
 
 
-def _refuse_other_archives(path: Path) -> None:
-    """Raise ModelError for a zip archive that torch.save did not write.
-
-    A damaged archive is passed: torch.load refuses it.
-    """
+def _find_other_archive(path: Path) -> str | None:
+    """Return what a zip archive is, and what to do; None if it is torch.save's or damaged."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError, NotImplementedError):
-        return
+        return None
     if any(name.endswith("/constants.pkl") for name in names):
-        form = "a TorchScript archive, which holds a program"
-        raise _refusal(path, form, "save the weights alone, with the model's own save_pretrained")
-    if not any(name.endswith("/data.pkl") for name in names):
-        raise _refusal(path, "a zip archive", _UNPACK)
-
-
-def _refusal(path: Path, form: str, advice: str) -> ModelError:
-    return ModelError(f"{path}: cannot be read: it is {form}; {advice}")
+        return f"a TorchScript archive, which holds a program; {SAVE}"
+    return None if any(n.endswith("/data.pkl") for n in names) else f"a zip archive; {_UNPACK}"
