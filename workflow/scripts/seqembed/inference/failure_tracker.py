@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence, Set
-from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +49,9 @@ MAX_REASON_CHARACTERS = 300
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device, or this machine, ran out of memory."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
     # PyTorch has no exception type of its own for the CPU (c10/core/impl/alloc_cpu.cpp).
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    on_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return on_cpu or isinstance(error, (torch.OutOfMemoryError, MemoryError))
 
 
 class FailureTracker:
@@ -139,8 +137,8 @@ class FailureTracker:
 
         check: called before failures are written; raises if the model cannot be trusted.
         """
-        wanted = np.isin(list(self._known.suspects), rows)
-        self._known.suspects = dict(compress(self._known.suspects.items(), wanted))
+        kept = np.intersect1d(list(self._known.suspects), rows).tolist()
+        self._known.suspects = {row: self._known.suspects[row] for row in kept}
         self._check = check
 
     def note_in_flight(self, batches: Sequence[PackedBatch]) -> None:
