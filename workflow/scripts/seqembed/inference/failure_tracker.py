@@ -172,10 +172,9 @@ class FailureTracker:
     ) -> list[PackedBatch]:
         """Return the batches to compute, each alone, in place of a batch that raised `error`.
 
-        There are none if the batch held one sequence, which this process then gives up.
-
-        alone: no other batch was being computed. Raises NotTheSequencesError if too many sequences
-        failed in a row, each alone.
+        There are none if the batch held one sequence, which this process then gives up. alone: no
+        other batch was being computed. Raises NotTheSequencesError if too many sequences failed in
+        a row, each alone.
         """
         reason, memory = _shorten(f"{type(error).__name__}: {error}"), is_out_of_memory(error)
         if memory and (len(batch.windows) > 1 or not alone):

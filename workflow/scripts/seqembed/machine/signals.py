@@ -21,12 +21,12 @@ OWN_STEP = "--own-step"
 # The step shares all that the job has with the step that starts it. Slurm before 22.05 shares no
 # GPU: srun gives up there after 300 seconds, where it would wait until the job's end.
 SRUN = ("srun", "--overlap", "--nodes=1", "--ntasks=1", "--cpu-bind=quiet,none", "--immediate=300")
-# Slurm's other variables hold the options of the step around us, which srun would apply again.
+# Slurm's other variables hold the options of the step around this one; srun would apply them again.
 KEPT = frozenset({"SLURM_CONF", "SLURM_CLUSTER_NAME", "SLURM_JOB_ID", "SLURM_JOBID"})
 
 
 class StopFlag:
-    """Catches SIGTERM, and SIGINT with `ctrl_c`, from its construction on; records the signal."""
+    """Records that SIGTERM came, or SIGINT if `ctrl_c`; the signal no longer ends the process."""
 
     def __init__(self, *, ctrl_c: bool = False) -> None:
         self._raised = False
@@ -49,9 +49,10 @@ class StopFlag:
 
 
 def die_with_parent(parent: int, number: signal.Signals) -> None:
-    """Have the kernel send `number` to this process when its parent, of pid `parent`, ends.
+    """Have the kernel send the signal `number` to this process when its parent ends.
 
-    Sends it at once if the parent is gone already. Does nothing on other systems than Linux.
+    parent: the parent's pid; if that process is gone already, the signal is sent at once. Does
+    nothing on systems other than Linux.
     """
     if sys.platform != "linux":
         return
