@@ -39,7 +39,7 @@ TUNABLES = (
     "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0:"
     "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=4294967295"
 )
-ONEDNN_SHAPES = 8  # of the batches that one thread computes at a time
+ONEDNN_SHAPES = 8  # that a thread's current batch needs
 ADVICE = {
     "cuda_oom": "; out of memory while loading the model, not in a batch: run fewer shards at once",
     "cuda_runtime": "; the GPU or its driver failed: see `nvidia-smi`",
@@ -52,9 +52,9 @@ CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.
 class WorkerEnd:
     """How a worker process ended.
 
-    status: the worker's last status, None if it reported none. exit_code: negative for a signal.
-    began: the worker had recorded how the worker before it ended. oom_killed: the kernel killed the
-    worker because memory ran out; None where the kernel does not say.
+    status: the last one that the worker reported, None if there is none. exit_code: negative for a
+    signal. began: the worker had recorded how the previous worker ended. oom_killed: the kernel
+    killed the worker because memory ran out; None if the kernel does not say.
     """
 
     status: Mapping[str, Any] | None
@@ -123,7 +123,7 @@ def _message(status: Mapping[str, Any]) -> str:
 
 
 class Supervisor:
-    """Runs one worker; stops when the process `parent` ends, None for no such process."""
+    """Runs one worker. parent: pid of a process whose end stops the run, None for no process."""
 
     def __init__(self, logger: logging.Logger, environment: EnvConfig, parent: int | None) -> None:
         self._logger, self._environment = logger, environment
@@ -145,7 +145,7 @@ class Supervisor:
         if there is no device to run on.
         """
         self._stop = StopFlag(ctrl_c=True)
-        # A process reads these as it starts, before any Python runs in it.
+        # A process reads these variables as it starts, before any Python runs.
         os.environ.update(_even_memory(os.environ, model_config["threads"]))
         if self._parent is not None:
             die_with_parent(self._parent, signal.SIGTERM)
@@ -189,10 +189,7 @@ class Supervisor:
         )
 
     def _wait(self, worker: SpawnProcess, results: Any) -> dict[str, Any] | None:
-        """Wait for the worker's end; return its last status, None if none arrived.
-
-        A status that a worker reports just before a hard exit may be lost.
-        """
+        """Wait for the worker's end; return the worker's last status, None if none arrived."""
         status, deadline = None, None
         while worker.is_alive():
             status = _take(results) or status
@@ -217,7 +214,7 @@ def _take(results: Any) -> dict[str, Any] | None:
 
 
 def _even_memory(environ: Mapping[str, str], threads: int) -> dict[str, str]:
-    """Environment variables that limit allocator growth; the user's own values win."""
+    """Return environment variables that limit allocator growth; the user's own values win."""
     shapes, pool = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "ARROW_DEFAULT_MEMORY_POOL"
     return {
         shapes: environ.get(shapes, str(ONEDNN_SHAPES * threads)),

@@ -6,7 +6,7 @@ than the token budget holds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from itertools import groupby, pairwise
@@ -66,25 +66,23 @@ def pending_batches(boundaries: Int64s, rows: Sequence[int]) -> Int64s:
     return np.unique(np.searchsorted(boundaries, rows, side="right") - 1)
 
 
-def isolate(boundaries: Int64s, suspects: Iterable[int]) -> Int64s:
-    """Return the boundaries of a plan that has each suspect's row in a batch of its own."""
-    rows = np.array(list(suspects), np.int64)
-    return np.union1d(boundaries, [rows, rows + 1])
-
-
 def put_suspects_first(
-    batches: Int64s, boundaries: Int64s, suspects: Mapping[int, Suspect]
-) -> Int64s:
-    """Return the (b,) batches of an isolated plan, those of suspects first, in `suspects`' order.
+    boundaries: Int64s, rows: Sequence[int], suspects: Mapping[int, Suspect]
+) -> tuple[Int64s, Int64s]:
+    """Return a plan's boundaries with each suspect in a batch of its own, and batches in order.
 
-    Suspects that ran out of memory come last: if one ends the process, all else is done.
+    The (b,) batches are those that hold any of `rows`: suspects first, in their order. Suspects
+    that ran out of memory come last: if one ends the process, all else is done.
     """
+    own = np.array(list(suspects), np.int64)
+    boundaries = np.union1d(boundaries, [own, own + 1])
     turns = {
         row: turn + 1 if suspect.memory else turn - len(suspects)
         for turn, (row, suspect) in enumerate(suspects.items())
     }
+    batches = pending_batches(boundaries, rows)
     found = [turns.get(start, 0) for start in boundaries[batches].tolist()]
-    return batches[np.argsort(found, kind="stable")]
+    return boundaries, batches[np.argsort(found, kind="stable")]
 
 
 def plan_passes(

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence, Set
-from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +49,9 @@ MAX_REASON_CHARACTERS = 300
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device, or this machine, ran out of memory."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
     # PyTorch has no exception type of its own for the CPU (c10/core/impl/alloc_cpu.cpp).
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    on_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return on_cpu or isinstance(error, (torch.OutOfMemoryError, MemoryError))
 
 
 class FailureTracker:
@@ -139,8 +137,8 @@ class FailureTracker:
 
         check: called before failures are written; raises if the model cannot be trusted.
         """
-        wanted = np.isin(list(self._known.suspects), rows)
-        self._known.suspects = dict(compress(self._known.suspects.items(), wanted))
+        kept = np.intersect1d(list(self._known.suspects), rows).tolist()
+        self._known.suspects = {row: self._known.suspects[row] for row in kept}
         self._check = check
 
     def note_in_flight(self, batches: Sequence[PackedBatch]) -> None:
@@ -174,10 +172,9 @@ class FailureTracker:
     ) -> list[PackedBatch]:
         """Return the batches to compute, each alone, in place of a batch that raised `error`.
 
-        There are none if the batch held one sequence, which this process then gives up.
-
-        alone: no other batch was being computed. Raises NotTheSequencesError if too many sequences
-        failed in a row, each alone.
+        There are none if the batch held one sequence, which this process then gives up. alone: no
+        other batch was being computed. Raises NotTheSequencesError if too many sequences failed in
+        a row, each alone.
         """
         reason, memory = _shorten(f"{type(error).__name__}: {error}"), is_out_of_memory(error)
         if memory and (len(batch.windows) > 1 or not alone):

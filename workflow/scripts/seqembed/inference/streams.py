@@ -52,8 +52,8 @@ class CpuStreams:
         self.concurrent = streams > 1
         # A single stream's batch is always alone.
         self.depth = 2 * streams if self.concurrent else 1
-        # PyTorch fixes how many threads a Python thread uses at that thread's first use, from what
-        # any other has set by then. Asking at the start fixes it before another sets it.
+        # PyTorch fixes how many threads a Python thread uses when that thread first asks, from what
+        # any other has set by then: each asks at its start, before others set theirs.
         settle = torch.get_num_threads
         self._shared = ThreadPoolExecutor(streams, "stream", settle)
         # A Python thread that computes on several threads keeps a team of them: one team is enough.
@@ -70,7 +70,7 @@ class CpuStreams:
 
 
 def _compute(batch: PackedBatch, compute: Compute, threads: int) -> Rows:
-    # PyTorch keeps this number for each thread.
+    # PyTorch keeps this number per Python thread.
     torch.set_num_threads(threads)
     return compute(batch.tokens, batch.packing)
 

@@ -28,8 +28,6 @@ from seqembed.storage.locks import wait_for_lock
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 DRIVER_GPUS = Path("/proc/driver/nvidia/gpus")
 DEVICE_NODES = Path("/dev")
-# What users and Slurm write into CUDA_VISIBLE_DEVICES to say "no GPU".
-NO_DEVICE = frozenset({"", "-1", "nodevfiles"})
 BUS_ID = re.compile(r"[0-9a-fA-F]+:[0-9a-fA-F]+:[0-9a-fA-F]+\.[0-9a-fA-F]+")
 # Names of MIG devices as nvidia-smi -L prints them: today's, and those of drivers before 470.
 UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -151,8 +149,8 @@ def choose_candidates(
 
 
 def says_none(visible_devices: str) -> bool:
-    """Whether this value of CUDA_VISIBLE_DEVICES allows no GPU."""
-    return visible_devices.strip().lower() in NO_DEVICE
+    """Whether CUDA_VISIBLE_DEVICES allows no GPU, as users and Slurm write that."""
+    return visible_devices.strip().lower() in ("", "-1", "nodevfiles")
 
 
 def _named(gpus: Sequence[Gpu], entry: str, dev: Path) -> Device:
@@ -194,7 +192,9 @@ def lease_device(
         yield NO_GPU
         return
     gpus, visible = find_gpus(proc, dev), environment.visible_devices
-    if visible is not None and _is_trusted(visible, environment, gpus):
+    # A scheduler may count devices in another way, and may share one on purpose.
+    trusted = environment.in_scheduler_job or not gpus
+    if visible and trusted and "," not in visible and not says_none(visible):
         logger.info("CUDA_VISIBLE_DEVICES names one device, %s: used as it is, no lease", visible)
         yield _pin(visible.strip())
     elif candidates := choose_candidates(gpus, visible, dev) if gpus else []:
@@ -248,15 +248,6 @@ def _try_lock(candidates: Sequence[Device]) -> tuple[Device, FileIO] | None:
             message = f"{device.node} cannot be locked ({error.strerror}); check the card with"
             raise DeviceError(f"{message} nvidia-smi, then run again") from error
     return None
-
-
-def _is_trusted(visible: str, environment: EnvConfig, gpus: Sequence[Device]) -> bool:
-    """Whether `visible` is a scheduler's one device for this job, or cannot be looked up here.
-
-    A scheduler may count devices in another way, and may share one on purpose.
-    """
-    names_one = "," not in visible and not says_none(visible)
-    return names_one and (environment.in_scheduler_job or not gpus)
 
 
 def _pin(name: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ PR_SET_PDEATHSIG = 1
 
 
 class StopFlag:
-    """Catches SIGTERM, and SIGINT with `ctrl_c`, from its construction on; records the signal."""
+    """Records that SIGTERM came, or SIGINT if `ctrl_c`; the signal no longer ends the process."""
 
     def __init__(self, *, ctrl_c: bool = False) -> None:
         self._raised = False
@@ -40,9 +40,10 @@ class StopFlag:
 
 
 def die_with_parent(parent: int, number: signal.Signals) -> None:
-    """Have the kernel send `number` to this process when its parent, of pid `parent`, ends.
+    """Have the kernel send the signal `number` to this process when its parent ends.
 
-    Sends it at once if the parent is gone already. Does nothing on other systems than Linux.
+    parent: the parent's pid; if that process is gone already, the signal is sent at once. Does
+    nothing on systems other than Linux.
     """
     if sys.platform != "linux":
         return

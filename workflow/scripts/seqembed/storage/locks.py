@@ -44,7 +44,7 @@ def wait_for_lock(
 def lock_folder(
     folder: Path, leave_if_asked: Callable[[], None], logger: logging.Logger
 ) -> Iterator[bool]:
-    """Lock a folder in the body; make the folder if it is missing; wait while another has the lock.
+    """Hold a folder's lock in the body; make a missing folder; wait while another process has it.
 
     Gives False if the file system has no locks: another process may work in the folder, too.
     """

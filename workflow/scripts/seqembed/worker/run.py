@@ -28,8 +28,6 @@ from seqembed.inference.batches import (
     PackedBatch,
     VarlenCollator,
     create_async_dataloader,
-    isolate,
-    pending_batches,
     plan_batches,
     plan_passes,
     put_suspects_first,
@@ -102,11 +100,10 @@ class Run:
         """
         policy, token_budget = self.recipe.policy, manifest.token_budget
         tracker.start(rows, self.weights.require)
-        suspects = tracker.suspects
         passes = policy.passes(self.shard.tokens, token_budget)
         last = policy.last_pass(self.shard.tokens, token_budget)
-        boundaries = isolate(plan_batches(last, token_budget, passes > 1), suspects)
-        batches = put_suspects_first(pending_batches(boundaries, rows), boundaries, suspects)
+        plan = plan_batches(last, token_budget, passes > 1)
+        boundaries, batches = put_suspects_first(plan, rows, tracker.suspects)
         at_once = policy.windows_a_pass(token_budget)
         planned = plan_passes(boundaries, batches, passes, at_once)
         dataset = IndexBasedDataset(index_path, boundaries, planned, at_once)
