@@ -66,7 +66,7 @@ class WorkerEnd:
         # A worker that failed while it stopped is an error: its checkpoint may not be written.
         if kind == "interrupted" or (stopping and kind in (None, "complete")):
             raise InterruptedRun(STOPPED)
-        raise WorkerError(f"{self.describe()}; {KEPT}", self.status)
+        raise WorkerError(f"{self.describe()}; {KEPT}")
 
     def describe(self) -> str:
         """What happened, for people."""
