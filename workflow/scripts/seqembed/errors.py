@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 # The exit codes of an entry: for an error, and for SIGTERM as shells count it.
 EXIT_FAILED = 1
@@ -126,8 +125,4 @@ class InterruptedRun(SeqembedError):
 
 
 class WorkerError(SeqembedError):
-    """A worker did not complete its shard; status: the last that it reported, or None."""
-
-    def __init__(self, message: str, status: Mapping[str, Any] | None) -> None:
-        self.status = status
-        super().__init__(message)
+    """A worker did not complete its shard."""

@@ -96,7 +96,7 @@ class WorkerEnd:
         # A worker that failed while it stopped is an error: its checkpoint may not be written.
         if kind == "interrupted" or (stopping and kind in (None, "complete")):
             raise InterruptedRun(STOPPED)
-        raise WorkerError(f"{self.describe()}; {RUN_AGAIN}", self.status)
+        raise WorkerError(f"{self.describe()}; {RUN_AGAIN}")
 
     def describe(self) -> str:
         """Return a sentence for the user."""

@@ -13,7 +13,7 @@ from seqembed.settings.request import AskedPrecision, Precision
 # Attention over packed sequences has no half-precision kernel for cards older than Ampere.
 OLDEST_CAPABILITY = (8, 0)
 CARD = "an NVIDIA GPU of compute capability 8.0 (Ampere) or newer"
-# Of weights and activations.
+# The dtype of weights and activations in each precision.
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # Without one of these PyTorch computes bf16 through fp32: slower, and no better.
 BF16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16"}
@@ -28,9 +28,9 @@ def should_use_fp16(device: torch.device, environment: EnvConfig) -> bool:
 def resolve_precision(
     asked: AskedPrecision, device: torch.device, environment: EnvConfig
 ) -> Precision:
-    """Return the precision to compute in; `auto` is fp16 where should_use_fp16, else fp32.
+    """Return the precision to compute in; `auto` is fp16 if should_use_fp16, else fp32.
 
-    Raises DeviceError if the device lacks `asked`, ConfigError if SEQEMBED_DISABLE_FP16 forbids.
+    Raises DeviceError if the device lacks the precision, ConfigError if the user disabled fp16.
     """
     if asked == "auto":
         return "fp16" if should_use_fp16(device, environment) else "fp32"

@@ -139,15 +139,6 @@ def _retyped(text: str, schema: Mapping[str, Any]) -> Any:
     return text
 
 
-def _is_number(_checker: object, value: object) -> bool:
-    return type(value) is int or (type(value) is float and math.isfinite(value))
-
-
-# Later drafts take 2.0 for an integer; YAML knows .inf and .nan.
-_Types = Draft4Validator.TYPE_CHECKER.redefine("number", _is_number)
-_Validator = extend(Draft202012Validator, type_checker=_Types)
-
-
 def _explain(error: Any) -> list[str]:
     """Return sentences for one error of jsonschema, made from the error's type."""
     path, value = list(error.absolute_path), error.instance
@@ -236,3 +227,12 @@ def _found(value: object) -> str:
         keys = ", ".join(map(repr, value))
         return shorten(f"a group of keys ({keys})") if value else "an empty group"
     return shorten(repr(value) if isinstance(value, str) else str(value))
+
+
+def _is_number(_checker: object, value: object) -> bool:
+    return type(value) is int or (type(value) is float and math.isfinite(value))
+
+
+# Later drafts take 2.0 for an integer; YAML knows .inf and .nan.
+_TYPES = Draft4Validator.TYPE_CHECKER.redefine("number", _is_number)
+_Validator = extend(Draft202012Validator, type_checker=_TYPES)

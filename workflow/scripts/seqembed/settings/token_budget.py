@@ -7,7 +7,8 @@ import psutil
 from seqembed.machine.control_groups import memory_limit
 from seqembed.models.families import Architecture
 
-# The most tokens of a batch, by device. On a CPU such a batch stays in one core's caches.
+# The most tokens of a batch, by device. On a CPU such a batch stays in the caches of one core
+# (measured); for a GPU no card has confirmed the number yet.
 TOKENS = {"cpu": 2048, "cuda": 16384}
 # The part of the free memory that batches may take: the estimates are rough.
 SHARE = 0.5
