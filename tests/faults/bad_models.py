@@ -20,7 +20,7 @@ from typing import Any
 
 import esm
 import torch
-from models_in_plain import dnabert_folder
+from models_in_plain import DNABERT_FILES, dnabert_folder
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -258,14 +258,21 @@ def other_rotary(state: dict[str, Tensor]) -> None:
 
 def without_specials() -> str:
     """A DNABERT whose tokenizer puts nothing around a sequence."""
+    content = json.loads((DNABERT_FILES / "tokenizer.json").read_text())
+    return tokenizer_of(json.dumps(content | {"post_processor": None}))
+
+
+def bare_tokenizer(**model: Any) -> str:
+    """A DNABERT whose tokenizer has this model and nothing else."""
+    return tokenizer_of(json.dumps({"version": "1.0", "model": model}))
+
+
+def tokenizer_of(content: str | None) -> str:
+    """A DNABERT whose tokenizer.json holds this content, or is missing where that is None."""
     source, path = dnabert(), FOLDER / "tokenizer.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"post_processor": None}))
-    return source
-
-
-def without_tokenizer() -> str:
-    source = dnabert()
-    os.remove(FOLDER / "tokenizer.json")
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
     return source
 
 
@@ -325,6 +332,8 @@ PART = "esm/model-00001-of-00001.safetensors"
 BIN = Path("esm/pytorch_model.bin")
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0f\nsize 30000000\n"
 PAGE = b"\n<!DOCTYPE html><html><title>Sign in</title></html>\n"
+BRACKETS = "[" * 100_000
+WORDS = {"[CLS]": 0, "[SEP]": 1, "[UNK]": 2} | {str(n): n for n in range(3, 4096)}
 NAN, INFINITY, ONES = float("nan"), float("inf"), torch.ones(2, 2)
 DENSE = "encoder.layer.1.output.dense.weight"
 
@@ -339,6 +348,10 @@ def weights(change: Change, make: Callable[[Change], str] = folder) -> Case:
 
 def config(make: Callable[..., str] = folder, **settings: Any) -> Case:
     return partial(make, **settings), CONFIG
+
+
+def tokenizer(make: Callable[..., str], *values: Any, **options: Any) -> Case:
+    return partial(make, *values, **options), "esm/tokenizer.json"
 
 
 def form(content: Callable[[], bytes], path: Path = FILE) -> Case:
@@ -380,9 +393,18 @@ OTHER_MODELS: dict[str, Case] = {
     "a BERT of one token type": config(dnabert, type_vocab_size=1),
     "a BERT that decodes": config(dnabert, is_decoder=True),
     "five heads of eight values": config(dnabert, num_attention_heads=5),
-    "a token more than the tokenizer has": (lambda: dnabert(vocab_size=4097), "esm/tokenizer.json"),
-    "a tokenizer without specials": (without_specials, "esm/tokenizer.json"),
-    "no tokenizer": (without_tokenizer, "esm/tokenizer.json"),
+    "a token more than the tokenizer has": tokenizer(dnabert, vocab_size=4097),
+    "a tokenizer without specials": tokenizer(without_specials),
+    "no tokenizer": tokenizer(tokenizer_of, None),
+    "an empty tokenizer": tokenizer(tokenizer_of, ""),
+    "a tokenizer of brackets": tokenizer(tokenizer_of, BRACKETS),
+    "a tokenizer without words": tokenizer(bare_tokenizer, type="BPE", vocab={}, merges=[]),
+    "a tokenizer of one word of a large number": tokenizer(
+        bare_tokenizer, type="BPE", vocab={"a": 2**32 - 1}, merges=[]
+    ),
+    "a tokenizer that knows no unknown word": tokenizer(
+        bare_tokenizer, type="WordLevel", vocab=WORDS, unk_token="x"
+    ),
     "another alphabet": (lambda: holding("vocab.txt", "<cls> \x80 L A G"), "esm/vocab.txt"),
     "fewer tokens than ESM-2 has": config(vocab_size=30),
     "TensorFlow's names in safetensors": weights(
@@ -416,6 +438,8 @@ UNUSED_WEIGHTS: dict[str, Case] = {
     "a prompt before the encoder": weights(adding("prompt.weight")),
     "a prompt's encoder": weights(adding("prompt_encoder.weight")),
     "a layer more than config.json says": (lambda: folder(num_hidden_layers=3), WEIGHTS),
+    "countless layers": (lambda: folder(num_hidden_layers=10**9), WEIGHTS),
+    "layers beyond any number": (lambda: folder(num_hidden_layers=10**300), WEIGHTS),
     "a layer more in a DNABERT": weights(adding("encoder.layer.1.mlp.wo.weight"), dnabert),
     "a part of a layer that ESM-2 has not": weights(adding("encoder.layer.0.gate.weight")),
     "a norm of the embeddings": weights(adding("embeddings.norm.weight")),
@@ -506,17 +530,17 @@ NO_WEIGHTS: dict[str, Case] = {
     "a folder without weights": (lambda: without("model.safetensors"), "esm"),
     "a folder without config.json": (lambda: without("config.json"), CONFIG),
     "a config.json that is no object": (lambda: holding("config.json", "[]"), CONFIG),
+    "a config.json of brackets": (lambda: holding("config.json", BRACKETS), CONFIG),
     "nothing": (lambda: "nowhere", "nowhere"),
     "the safetensors file itself": (lambda: f"{folder()}/model.safetensors", WEIGHTS),
     "an empty index": (lambda: split({}), INDEX),
     "an index that is no JSON": (
-        lambda: holding("model.safetensors.index.json", "{", "model.safetensors"),
+        lambda: holding("model.safetensors.index.json", BRACKETS, "model.safetensors"),
         INDEX,
     ),
     "an index of a missing part": (lambda: split({DENSE: "x.bin"}), "esm/x.bin"),
     "an index of a missing weight": (lambda: split({"other": Path(PART).name}), PART),
-    "an index that leads up and away": (lambda: split({DENSE: f"../{PART}"}), INDEX),
-    "an index that leads elsewhere": (lambda: split({DENSE: "/x.bin"}), INDEX),
+    "an index that leads elsewhere": (lambda: split({DENSE: f"../{PART}"}), INDEX),
 }
 
 OTHER_NAMES: dict[str, Case] = {

@@ -110,12 +110,7 @@ LAYOUTS = {
         ids="whole-header",
     ),
     "AlphaFold's database": _layout(
-        [
-            (
-                "AFDB:AF-P12345-F1 Aspartate aminotransferase UA=P12345 UI=AATM_RABIT",
-                A,
-            )
-        ]
+        [("AFDB:AF-P12345-F1 Aspartate aminotransferase UA=P12345 UI=AATM_RABIT", A)]
     ),
     "MMseqs2, one line a sequence": _layout([("A0A1", A), ("A0A2", B)], 10_000),
     "MMseqs2's clusters without the lines of representatives": _layout(
@@ -170,8 +165,7 @@ LAYOUTS = {
     ),
     "a record of 10 MB on one line": _layout([("big", GENOME * 5000)], 10**8, molecule="DNA"),
     "Windows line ends and blank lines": Layout(
-        f">a x\r\n{wrap(A, end=WINDOWS)}\r\n\r\n>b\r\n{B}\r\n".encode(),
-        [("a", A), ("b", B)],
+        f">a x\r\n{wrap(A, end=WINDOWS)}\r\n\r\n>b\r\n{B}\r\n".encode(), [("a", A), ("b", B)]
     ),
     "a byte-order mark, as Windows writes": Layout(
         b"\xef\xbb\xbf" + f">a\n{A}\n".encode(), [("a", A)]
