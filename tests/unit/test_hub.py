@@ -137,12 +137,6 @@ def test_cached_files_need_no_hub(hub, site):
     assert site.fetch(model, HF_HUB_OFFLINE="1") == site.snapshot
 
 
-def test_torch_is_not_needed(site):
-    program = "import sys, seqembed.models.hub; sys.exit('torch' in sys.modules)"
-    environment = os.environ | {"PYTHONPATH": str(SCRIPTS)}
-    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
-
-
 def assert_says_what_to_do(message: str, site: Site, *names: str) -> None:
     page = f"https://huggingface.co/{REPOSITORY}/tree/{REVISION}"
     assert f"put {', '.join(names)} of {page} into {site.by_hand}" in message
