@@ -358,8 +358,8 @@ def form(content: Callable[[], bytes], path: Path = FILE) -> Case:
     return lambda: written(content(), path), str(path)
 
 
-def beside(name: str, make: Callable[[str], str]) -> Case:
-    """A file of this name, which is blamed."""
+def with_adapter(name: str, make: Callable[[str], str]) -> Case:
+    """A folder with an adapter's file of this name, which is blamed."""
     return partial(make, name), f"esm/{name}"
 
 
@@ -457,11 +457,11 @@ UNUSED_WEIGHTS: dict[str, Case] = {
     ),
     "one weight under two names": weights(legacy_twice),
     "a wrapped and a plain copy": weights(lambda state: state | prefixed("module.")(state)),
-    "an adapter's settings beside a model": beside("adapter_config.json", holding),
-    "an adapter's weights beside a model": beside("adapter_model.safetensors", holding),
-    "an adapter alone": beside("adapter_config.json", adapter_alone),
-    "an old PEFT's adapter alone": beside("adapter_model.bin", adapter_alone),
-    "an adapter of the adapters library": beside("pytorch_adapter.bin", holding),
+    "an adapter's settings beside a model": with_adapter("adapter_config.json", holding),
+    "an adapter's weights beside a model": with_adapter("adapter_model.safetensors", holding),
+    "an adapter alone": with_adapter("adapter_config.json", adapter_alone),
+    "an old PEFT's adapter alone": with_adapter("adapter_model.bin", adapter_alone),
+    "an adapter of the adapters library": with_adapter("pytorch_adapter.bin", holding),
     "fine-tuned weights beside the downloaded ones": (
         lambda: folder_of_two(spoiled(DENSE, 0.5)),
         "esm",
