@@ -306,7 +306,7 @@ def undisturbed(context, prepared_model, tmp_path_factory) -> Project:
 
 
 def complete(outcome: Outcome, project: Project, *, computed: int) -> None:
-    """Assert that a worker finished, having computed so many sequences itself."""
+    """Assert that a worker finished, and itself computed `computed` sequences."""
     assert outcome == Outcome(
         {
             "rank": 0,
@@ -491,7 +491,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("fault", FAILURES, ids=lambda fault: fault.__name__)
-def test_a_failure_is_told_by_type_and_keeps_what_is_finished(fault, run, project, undisturbed):
+def test_a_failure_is_reported_by_type_and_keeps_finished_rows(fault, run, project, undisturbed):
     outcome = run(fault)
     expected, message = FAILURES[fault]
     assert outcome.exit_code == 1

@@ -85,7 +85,7 @@ def encode(residues: bytes) -> np.ndarray:
 
 @functools.cache
 def folder() -> tempfile.TemporaryDirectory:
-    """Goes with the last reference to it."""
+    """A folder for trackers, removed when the tests end."""
     return tempfile.TemporaryDirectory()
 
 
@@ -153,7 +153,7 @@ def embed(
 
 
 def gather(parts: Iterable[BatchRows], count: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """(N, D) rows, and the (n, D) token rows of each, of so many that come in their order."""
+    """Return the (N, D) rows of `count` sequences in input order, and the (n, D) token rows of each."""
     whole = [part for part in parts if len(part.positions) or part.residues]
     positions = np.concatenate([part.positions for part in whole])
     assert positions.tolist() == list(range(count))

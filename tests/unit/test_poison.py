@@ -95,9 +95,10 @@ RAISES = partial(fails_at_the_poison, IndexError("index out of range in self"))
 
 
 def work(fault: Callable[[], None] | None, target: Any, _: int, *arguments: Any) -> None:
+    """Run the supervisor's own `target` in the child, after the fault."""
     if fault:
         fault()
-    # A server of processes is this one's parent, not the supervisor.
+    # This process has another parent than the supervisor: the server that forks processes.
     target(os.getppid(), *arguments)
 
 

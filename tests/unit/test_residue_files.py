@@ -28,7 +28,7 @@ def rows_of(position: int, count: int, dtype: str = "float32") -> np.ndarray:
 
 
 def seal(folder: Path, *counts: int, dtype: str = "float32") -> ResidueFile:
-    """The rows of sequences 0, 1, ... of so many tokens."""
+    """Seal the rows of sequences 0, 1, ...; counts: how many tokens each has."""
     spool = ResidueSpool(folder)
     for position, count in enumerate(counts):
         spool.add(position, rows_of(position, count, dtype))
@@ -59,7 +59,7 @@ def test_sealed_rows_come_back_from_disk(dtype, tmp_path):
 
 
 @pytest.mark.parametrize("whole", [[7, 8], []])
-def test_of_a_sequence_that_is_cut_off_nothing_is_sealed(whole, tmp_path):
+def test_no_row_of_a_sequence_that_is_cut_off_is_sealed(whole, tmp_path):
     spool, counts = ResidueSpool(tmp_path), {7: 3, 8: 2}
     for position in whole:
         spool.add(position, rows_of(position, counts[position]))
