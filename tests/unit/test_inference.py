@@ -153,7 +153,7 @@ def embed(
 
 
 def gather(parts: Iterable[BatchRows], count: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Return the (N, D) rows of `count` sequences in input order, and the (n, D) token rows of each."""
+    """Return `count` sequences' (N, D) rows, in input order, and each one's (n, D) token rows."""
     whole = [part for part in parts if len(part.positions) or part.residues]
     positions = np.concatenate([part.positions for part in whole])
     assert positions.tolist() == list(range(count))
