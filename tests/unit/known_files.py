@@ -8,11 +8,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from indexing import index_proteins, split_proteins
+from indexing import index_proteins, make_check, split_proteins
 
-from seqembed.checks.residues import ResidueCheck
 from seqembed.index.table import read_shard_index
-from seqembed.models.encoders.tokenization import ESM2_LETTERS
 from seqembed.results.reader import slab_bounds
 from seqembed.results.rows import TokenRows
 from seqembed.results.writer import Slab, write_embeddings
@@ -39,8 +37,7 @@ def write_indices(
     folder.mkdir(parents=True, exist_ok=True)
     fasta, index = fasta or folder / "a.fasta", folder / "index.parquet"
     fasta.write_text("".join(f">{name}\n{sequence}\n" for name, sequence in sequences.items()))
-    check = ResidueCheck(ESM2_LETTERS, "protein", invalid, gaps="error", suspicious="error")
-    index_proteins([fasta], index, ids, check)
+    index_proteins([fasta], index, ids, make_check(invalid))
     if shards:
         split_proteins(index, [folder / f"index/shard_{rank}.parquet" for rank in range(shards)])
     return index

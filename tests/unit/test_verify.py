@@ -20,15 +20,13 @@ import pyarrow.parquet as pq
 import pytest
 from broken_files import flip
 from described_models import write_protein_model
-from indexing import index_proteins
+from indexing import index_proteins, make_check
 from known_files import WIDTH, write_indices, write_known_shard
 
 from seqembed.checkpoints.blocks import write_next_block
 from seqembed.checkpoints.token_rows import ResidueSpool
-from seqembed.checks.residues import ResidueCheck
 from seqembed.errors import FileFormatError
 from seqembed.index.parquet import read_metadata
-from seqembed.models.encoders.tokenization import ESM2_LETTERS
 from seqembed.models.prepared import PreparedModel, read_prepared
 from seqembed.results.merge import merge
 from seqembed.results.quarantine import write_quarantine
@@ -450,8 +448,7 @@ def test_of_one_file_there_is_one_line(run, tmp_path):
 @pytest.fixture
 def indexed(results, monkeypatch) -> Results:
     """A copy whose index is of its own FASTA file, with the working folder beside it."""
-    check = ResidueCheck(ESM2_LETTERS, "protein", "skip", gaps="error", suspicious="error")
-    index_proteins([results.fasta], results.index, check=check)
+    index_proteins([results.fasta], results.index, check=make_check("skip"))
     monkeypatch.chdir(results.root)
     return results
 
@@ -495,8 +492,7 @@ def test_input_is_read_as_it_was_indexed_also_after_a_missing_file(tmp_path):
     first, second, index = (tmp_path / name for name in ("a.faa", "b.faa", "index.parquet"))
     first.write_text(">P0\nMKV\n")
     second.write_text(">sp|P1|ONE\nMK-V\n>P2 x\nmk..v\n")
-    check = ResidueCheck(ESM2_LETTERS, "protein", "error", gaps="remove", suspicious="error")
-    index_proteins([first, second], index, "accession", check)
+    index_proteins([first, second], index, "accession", make_check(gaps="remove"))
     assert check_fasta(index) == []
     first.unlink()
     assert check_fasta(index) == [str(first)]
