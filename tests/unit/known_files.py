@@ -14,9 +14,34 @@ from seqembed.index.table import read_shard_index
 from seqembed.results.reader import slab_bounds
 from seqembed.results.rows import TokenRows
 from seqembed.results.writer import Slab, write_embeddings
+from seqembed.settings.recipe import Recipe
 from seqembed.storage.digests import digest
 
 WIDTH = 4
+KNOWN_RECIPE = Recipe(
+    weights="a" * 64,
+    tokenizer="esm2",
+    layer=33,
+    pooling="mean",
+    precision="fp32",
+    storage="float32",
+    long_sequences="truncate",
+    max_length=1022,
+    numerics_version=1,
+)
+# Of each field of the recipe, values that KNOWN_RECIPE does not have.
+OTHER_VALUES: dict[str, list[Any]] = {
+    "weights": ["b" * 64],
+    "tokenizer": ["other"],
+    "layer": [32],
+    "pooling": ["max", "cls"],
+    "precision": ["fp16"],
+    "storage": ["float16"],
+    "long_sequences": ["full", "error", "window"],
+    "max_length": [1021],
+    "per_residue": [True],
+    "numerics_version": [2],
+}
 
 
 def write_indices(
