@@ -74,9 +74,7 @@ def test_what_a_user_can_mend_is_a_line_on_screen_and_in_the_log(
 
 def test_a_log_that_cannot_be_opened_is_a_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["split.py"])
-    (tmp_path / "logs").write_text("a file")
-    arguments = argparse.Namespace(log=tmp_path / "logs/split.log")
-    assert command_line.run(lambda *_: None, arguments) == 1
+    assert command_line.run(lambda *_: None, argparse.Namespace(log=tmp_path)) == 1
     said = capsys.readouterr().err
     assert said.startswith("split: [Errno ") and said.endswith("mend this and run again\n")
 
@@ -132,14 +130,9 @@ sys.exit(command_line.run(step, argparse.Namespace(log=Path("log"))))
 @pytest.mark.parametrize("count", [1, 20])
 def test_sigterm_leaves_no_temporary_file(count, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(SCRIPTS)}
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM],
-        cwd=tmp_path,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    how: Any = {"cwd": tmp_path, "env": environment, "text": True}
+    how |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM], **how)
     assert process.stdout.readline() == "ready\n"
     assert len(list((tmp_path / "out").iterdir())) == 1
     for _ in range(count):
@@ -150,10 +143,9 @@ def test_sigterm_leaves_no_temporary_file(count, tmp_path):
     assert list((tmp_path / "out").iterdir()) == []
 
 
-ENTRIES = ["embed_shard", "index", "merge", "prepare_model", "split", "verify"]
-
-
-@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize(
+    "entry", ["embed_shard", "index", "merge", "prepare_model", "split", "verify"]
+)
 def test_every_entry_is_guarded_and_describes_itself(entry, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(SCRIPTS))
     module: Any = __import__(entry)
