@@ -259,17 +259,20 @@ def test_a_failing_source_leaves_nothing(tmp_path):
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_disk_that_fails_or_damages_what_was_written_gives_no_file(fails, tmp_path, monkeypatch):
-    path = tmp_path / "a.h5"
+    path, fsync, errors = tmp_path / "a.h5", os.fsync, [OSError(5, "Input/output error")]
 
-    def fail(descriptor: int) -> None:
-        raise OSError(5, "Input/output error")
+    def fail_once(descriptor: int) -> None:
+        """The system reports an error of the disk once."""
+        if errors:
+            raise errors.pop()
+        fsync(descriptor)
 
     def seal_and_damage(temporary: Path) -> None:
         seal(temporary)
         flip(temporary)
 
     if fails:
-        monkeypatch.setattr(os, "fsync", fail)
+        monkeypatch.setattr(os, "fsync", fail_once)
         error, message = OSError, f"Input/output error: '{path}'"
     else:
         monkeypatch.setattr(shard_writer, "seal", seal_and_damage)
