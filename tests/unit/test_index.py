@@ -8,7 +8,6 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -23,7 +22,6 @@ from seqembed.index import writer
 from seqembed.index.parquet import INDEX_SCHEMA, read_metadata, whole
 from seqembed.index.table import (
     IndexFingerprint,
-    describe_rows,
     read_excluded,
     read_ids_and_reasons,
     read_lengths_and_digests,
@@ -101,13 +99,6 @@ def test_an_older_index_excludes_nothing_and_a_shard_has_a_token_for_each_residu
     # Nor has a shard of that time a count of tokens.
     shard = read_shard_index(GOLDEN / "shard_1.parquet")
     assert shard.tokens.tolist() == shard.lengths.tolist()
-
-
-def test_describe_rows(tmp_path):
-    fasta = write_fasta(tmp_path, ["MKV", "WE", "L"])
-    make_shards(tmp_path, [fasta], 1)
-    rows = describe_rows(tmp_path / "index.parquet", np.array([2, 0]))
-    assert rows == [f"record 's2' of {fasta}", f"record 's0' of {fasta}"]
 
 
 PROTEINS = st.lists(st.text("LWEKJ*lw", min_size=1, max_size=6), min_size=1, max_size=30)

@@ -15,7 +15,6 @@ import pytest
 from described_models import DNA_TOKENIZER, write_dna_model, write_protein_model
 from worker_runs import SCRIPTS
 
-from seqembed.index.table import read_excluded, read_ids_and_reasons
 from seqembed.models.encoders.tokenization import BpeTokenizer
 
 
@@ -85,21 +84,11 @@ def test_dna_and_a_genome_of_five_million_bases(dna):
     assert 900_000 < count < 1_200_000
 
 
-def test_invalid_residues(proteins):
+def test_invalid_residues_are_let_pass_or_left_out(proteins):
     files = proteins.fasta("a.faa", a="MKV", b="MJ"), proteins.fasta("b.faa", c="M*K", d="W")
-    outcome = proteins.index(*files)
-    assert outcome.returncode == 1
-    assert outcome.stderr.startswith("index: the model does not know 2 residues in 2 sequences")
-    assert outcome.stderr.count("\n") == 1
-    assert not (proteins.folder / "index.parquet").exists()
-
     assert "read as its unknown token" in proteins.index(*files, asked="unk").stderr
-    assert not read_excluded(proteins.folder / "index.parquet").any()
     assert "4 distinct sequences" in proteins.split().stderr
-
     assert "2 of 4 sequences are left out" in proteins.index(*files, asked="skip").stderr
-    reasons = dict(read_ids_and_reasons(proteins.folder / "index.parquet"))
-    assert [key for key, reason in reasons.items() if reason] == ["b", "c"]
     assert "2 distinct sequences" in proteins.split().stderr
     assert [row["sequence_id"] for row in proteins.rows()] == ["a", "d"]
 

@@ -16,8 +16,6 @@ from typing import Any
 
 import h5py
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from broken_files import flip
 from hypothesis import example, given, settings
@@ -34,7 +32,7 @@ from known_files import (
 from worker_runs import SCRIPTS
 
 from seqembed.errors import IndexFormatError, ShardError
-from seqembed.index.parquet import INDEX_SCHEMA, read_metadata
+from seqembed.index.parquet import read_metadata
 from seqembed.index.table import read_lengths_and_digests
 from seqembed.results import merge as merge_module
 from seqembed.results.merge import Summary, merge, remove_checkpoints
@@ -204,14 +202,11 @@ def test_what_could_not_be_embedded_is_left_out_under_all_its_ids(tmp_path, with
     assert _read_ids(tmp_path / "embeddings.h5") == kept
 
 
-def test_where_all_sequences_failed_nothing_is_merged(tmp_path):
+def test_where_all_sequences_failed_nothing_is_merged_unless_there_is_but_one(tmp_path):
     index, shards = _prepare(tmp_path, without=["MKV", "WE", "ACDEFGH", "L"])
     with pytest.raises(ShardError, match="none of 4 sequences could be embedded"):
         _merge(tmp_path, index, shards)
     assert not (tmp_path / "embeddings.h5").exists()
-
-
-def test_one_sequence_that_failed_alone_is_merged(tmp_path):
     summary = _merge(tmp_path, *_prepare(tmp_path, ["MKV", "mkv*"], 1, without=["MKV"]))
     assert (summary.sequences, len(summary.quarantined)) == (0, 1)
 
@@ -263,24 +258,6 @@ def test_an_index_with_a_flipped_bit_is_named(tmp_path, text, place, bit):
     with pytest.raises(IndexFormatError, match=f"^{index}: .*run again"):
         _merge(tmp_path, index, shards)
     assert not (tmp_path / "embeddings.h5").exists()
-
-
-@pytest.mark.parametrize(("row", "reason"), [(3, "other"), (1, None), (1, "other")])
-def test_an_index_that_excludes_others_than_its_fingerprint_states_is_refused(
-    tmp_path, row, reason
-):
-    index, shards = _prepare(tmp_path, ["MKV", "MJ", "WE", "MKV"])
-    table, metadata = pq.read_table(index), read_metadata(index, "index")
-    reasons = table["excluded"].to_pylist()
-    reasons[row] = reason
-    columns = [*table.columns[:7], pa.array(reasons, pa.string())]
-    pq.write_table(pa.table(columns, schema=INDEX_SCHEMA.with_metadata(metadata)), index)
-    with pytest.raises((IndexFormatError, ShardError)):
-        _merge(tmp_path, index, shards)
-    with pytest.raises(IndexFormatError):
-        write_quarantine(index, tmp_path / "quarantine.tsv", {})
-    assert not (tmp_path / "embeddings.h5").exists()
-    assert not (tmp_path / "quarantine.tsv").exists()
 
 
 def test_the_merged_file_says_what_it_is(tmp_path):

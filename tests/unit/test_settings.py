@@ -37,12 +37,9 @@ def lacking(settings: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", [*lacking(GIVEN, "checkpoint_seq_threshold"), *EMBEDDING])
-def test_a_missing_setting_is_named(name):
+def test_a_missing_setting_and_an_unknown_one_are_named(name):
     with pytest.raises(ConfigError, match=f"'{name}'"):
         read_settings(lacking(GIVEN | {"embedding": lacking(EMBEDDING, name)}, name))
-
-
-def test_an_unknown_key_of_embedding_is_named():
     with pytest.raises(ConfigError, match="'pool'"):
         read_settings(GIVEN | {"embedding": EMBEDDING | {"pool": "mean"}})
 

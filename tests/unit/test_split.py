@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from described_models import DNA_TOKENIZER
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from indexing import index_proteins, make_check, make_shards, split_proteins, write_fasta
 
@@ -55,6 +55,9 @@ CASES = st.one_of(
 
 
 @settings(max_examples=100)
+@example((["MJ"], PROTEIN, "skip"), 3, "full")
+# 30 letters of few tokens, 20 of many: DNA is ordered by tokens, not by letters.
+@example((["A" * 30, "GTCGACCGTATCGGATACGC"], DNA, "unk"), 1, "full")
 @given(CASES, st.integers(1, 5), st.sampled_from(["full", "window", "truncate"]))
 def test_shards_hold_each_sequence_once_longest_first(case, world_size, policy):
     sequences, tokenizer, asked = case
@@ -102,17 +105,6 @@ def _check_shard(path: Path, ordered: list[str], tokenizer: Any, rank: int, size
         assert group.num_rows == 1 or sum(group["length"].to_pylist()) <= 8
 
 
-def test_dna_is_ordered_by_tokens_not_by_letters(tmp_path):
-    # 30 letters of few tokens, 20 of many: real merges decide.
-    sequences = ["A" * 30, "GTCGACCGTATCGGATACGC"]
-    counts = [DNA.count(text.encode()) for text in sequences]
-    assert counts[0] < counts[1]
-    (path,) = _split(tmp_path, [write_fasta(tmp_path, sequences)], 1, tokenizer=DNA)
-    shard = read_shard_index(path)
-    assert (shard.rows.tolist(), shard.lengths.tolist()) == ([1, 0], [20, 30])
-    assert shard.tokens.tolist() == counts[::-1]
-
-
 def test_each_distinct_sequence_is_tokenized_once(tmp_path):
     counted = []
 
@@ -126,11 +118,6 @@ def test_each_distinct_sequence_is_tokenized_once(tmp_path):
     assert counted == [b"MKV", b"WE"]
 
 
-def _lengths_of(folder: Path, sequences: list[str], count: int, **options: Any) -> list[Any]:
-    paths = _split(folder, [write_fasta(folder, sequences)], count, **options)
-    return [read_shard_index(path).tokens for path in paths]
-
-
 @pytest.mark.parametrize("name", ["window", "truncate", "full"])
 @pytest.mark.parametrize("tokenizer", [PROTEIN, DNA])
 def test_costs_are_those_of_the_policy(tmp_path, name, tokenizer):
@@ -140,8 +127,9 @@ def test_costs_are_those_of_the_policy(tmp_path, name, tokenizer):
     lengths = [9000, *(generator.randrange(20, 3000) for _ in range(150))]
     sequences = ["".join(generator.choices(letters, k=n)) for n in lengths]
     policy = _policy(name, 0 if name == "full" else 100)
-    shards = _lengths_of(tmp_path, sequences, 3, tokenizer=tokenizer, policy=policy)
-    costs = [sum(_cost(int(t), name, 100) for t in tokens) for tokens in shards]
+    files = [write_fasta(tmp_path, sequences)]
+    shards = map(read_shard_index, _split(tmp_path, files, 3, tokenizer=tokenizer, policy=policy))
+    costs = [sum(_cost(int(t), name, 100) for t in shard.tokens) for shard in shards]
     assert max(costs) / min(costs) < 1.02
 
 
@@ -154,13 +142,6 @@ def _cost(tokens: int, name: str, limit: int) -> float:
     else:
         spans = [limit + 2] * (1 + -(-(tokens - limit) // (limit // 2)))
     return sum(span + span * span / 3840 for span in spans)
-
-
-def test_more_shards_than_sequences(tmp_path):
-    shards = _split(tmp_path, [write_fasta(tmp_path, ["MK", "MJ"])], 3, asked="skip")
-    assert [len(read_shard_index(path).rows) for path in shards] == [1, 0, 0]
-    assert read_shard_index(shards[2]).digests.shape == (0, 16)
-    assert read_shard_index(shards[2]).tokens.shape == (0,)
 
 
 def test_too_long_sequences_are_counted_by_id_and_named(tmp_path):
@@ -188,13 +169,6 @@ def test_dna_is_too_long_in_tokens(tmp_path):
     _split(tmp_path, [fasta], 1, policy=_policy("error", count), **options)
 
 
-def test_split_does_not_open_thewrite_fasta(tmp_path):
-    path = write_fasta(tmp_path, ["MKV", "WE"])
-    index_proteins([path], tmp_path / "index.parquet")
-    path.unlink()
-    assert split_proteins(tmp_path / "index.parquet", [tmp_path / "shard.parquet"]) == 2
-
-
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
@@ -215,9 +189,11 @@ def test_damaged_or_foreign_residues_are_refused(tmp_path, content, problem):
     assert not (tmp_path / "shard.parquet").exists()
 
 
-def test_an_older_index_is_split(tmp_path):
-    """One without the column `excluded`."""
-    index_proteins([write_fasta(tmp_path, ["MKV", "WE", "MKV"])], tmp_path / "new.parquet")
+def test_an_older_index_is_split_and_the_fasta_is_not_opened(tmp_path):
+    """Older indices have no column `excluded`."""
+    fasta = write_fasta(tmp_path, ["MKV", "WE", "MKV"])
+    index_proteins([fasta], tmp_path / "new.parquet")
+    fasta.unlink()
     table = pq.read_table(tmp_path / "new.parquet").drop_columns("excluded")
     metadata = read_metadata(tmp_path / "new.parquet", "index")
     pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "old.parquet")

@@ -6,9 +6,8 @@ import hashlib
 import logging
 import os
 import shutil
-import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -366,7 +365,7 @@ def test_an_index_with_another_fingerprint_and_a_shards_with_other_residues_are_
 
 
 @pytest.fixture
-def run(monkeypatch, capsys) -> Iterator[Callable[..., tuple[int, list[str]]]]:
+def run(monkeypatch, capsys, restored_process) -> Callable[..., tuple[int, list[str]]]:
     """Call the program; returns its exit code and the lines that it said."""
     import verify as program
 
@@ -377,9 +376,7 @@ def run(monkeypatch, capsys) -> Iterator[Callable[..., tuple[int, list[str]]]]:
         assert said.out == ""
         return code, said.err.splitlines()
 
-    before = signal.getsignal(signal.SIGTERM)
-    yield call
-    signal.signal(signal.SIGTERM, before)
+    return call
 
 
 def test_the_program_says_a_line_a_file_and_looks_at_all(run, results):
