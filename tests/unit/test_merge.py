@@ -16,6 +16,8 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from broken_files import flip
 from hypothesis import example, given, settings
@@ -258,6 +260,23 @@ def test_an_index_with_a_flipped_bit_is_named(tmp_path, text, place, bit):
     with pytest.raises(IndexFormatError, match=f"^{index}: .*run again"):
         _merge(tmp_path, index, shards)
     assert not (tmp_path / "embeddings.h5").exists()
+
+
+@pytest.mark.parametrize(("row", "reason"), [(3, "other"), (1, None), (1, "other")])
+def test_an_index_that_does_not_exclude_what_its_fingerprint_states_is_refused(
+    row, reason, tmp_path
+):
+    index, shards = _prepare(tmp_path, ["MKV", "MJ", "WE", "MKV"])
+    table, metadata = pq.read_table(index), read_metadata(index, "index")
+    reasons = table["excluded"].to_pylist()
+    reasons[row] = reason
+    changed = table.set_column(7, table.schema.field("excluded"), pa.array(reasons, pa.string()))
+    pq.write_table(changed.replace_schema_metadata(metadata), index)
+    with pytest.raises((IndexFormatError, ShardError)):
+        _merge(tmp_path, index, shards)
+    with pytest.raises(IndexFormatError):
+        write_quarantine(index, tmp_path / "quarantine.tsv", {})
+    assert not [*tmp_path.glob("embeddings.h5"), *tmp_path.glob("quarantine.tsv")]
 
 
 def test_the_merged_file_says_what_it_is(tmp_path):
