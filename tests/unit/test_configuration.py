@@ -168,13 +168,6 @@ def _choices(hint: Any) -> list[str]:
 # Models
 
 
-def test_a_model_is_known_by_its_name_or_stands_under_models():
-    config = _complete(
-        "{datasets: {a: {fasta: x, model: DNABERT-S}, b: {fasta: x, model: m}}, models: {m: d}}"
-    )
-    assert [dataset.model for dataset in get_datasets(config).values()] == ["DNABERT-S", "m"]
-
-
 @pytest.mark.parametrize(
     ("model", "close"),
     [
@@ -333,6 +326,7 @@ def test_what_is_allowed_is_never_refused(data):
     config = complete({"models": models, "datasets": datasets, "embedding": shared})
     assert complete(config) == config
     for name, dataset in get_datasets(config).items():
+        assert dataset.model == datasets[name]["model"]
         own = datasets[name].get("embedding", {})
         for key, default in DEFAULTS["embedding"].items():
             assert _asked(dataset, key) == own.get(key, shared.get(key, default))
