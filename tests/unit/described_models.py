@@ -15,20 +15,28 @@ DNA_TOKENIZER = Path(__file__).parents[1] / "data/dnabert_s/tokenizer.json"
 COMMON = {"source": "none", "weights": "none.safetensors", "size": 1, "sha256": "ab" * 32}
 
 
-def write_protein_model(folder: Path, **changes: Any) -> Path:
-    """The description of an ESM-2 in `folder`."""
+def protein_model(**changes: Any) -> PreparedModel:
+    """Return the description of an ESM-2."""
     fields = COMMON | {"max_length": 1022, "tokenizer": "esm2"} | changes
     architecture = Esm2Architecture(layers=1, width=16, heads=2, ffn_width=32)
-    model = PreparedModel(name="esm", family="esm2", architecture=architecture, **fields)
-    write_prepared(model, folder / "esm.json")
+    return PreparedModel(name="esm", family="esm2", architecture=architecture, **fields)
+
+
+def dna_model(**changes: Any) -> PreparedModel:
+    """Return the description of a DNABERT-S with the real tokenizer."""
+    tokenizer = {"tokenizer": sha256_of(DNA_TOKENIZER), "tokenizer_file": str(DNA_TOKENIZER)}
+    fields = COMMON | {"max_length": 1998} | tokenizer | changes
+    architecture = DnabertArchitecture(layers=1, width=24, heads=12, ffn_width=48, vocabulary=4096)
+    return PreparedModel(name="dna", family="dnabert_s", architecture=architecture, **fields)
+
+
+def write_protein_model(folder: Path, **changes: Any) -> Path:
+    """Write the description of an ESM-2 to `folder`; return its path."""
+    write_prepared(protein_model(**changes), folder / "esm.json")
     return folder / "esm.json"
 
 
 def write_dna_model(folder: Path, **changes: Any) -> Path:
-    """The description of a DNABERT-S in `folder`, with the real tokenizer."""
-    tokenizer = {"tokenizer": sha256_of(DNA_TOKENIZER), "tokenizer_file": str(DNA_TOKENIZER)}
-    fields = COMMON | {"max_length": 1998} | tokenizer | changes
-    architecture = DnabertArchitecture(layers=1, width=24, heads=12, ffn_width=48, vocabulary=4096)
-    model = PreparedModel(name="dna", family="dnabert_s", architecture=architecture, **fields)
-    write_prepared(model, folder / "dna.json")
+    """Write the description of a DNABERT-S to `folder`; return its path."""
+    write_prepared(dna_model(**changes), folder / "dna.json")
     return folder / "dna.json"

@@ -8,17 +8,40 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from indexing import index_proteins, split_proteins
+from indexing import index_proteins, make_check, split_proteins
 
-from seqembed.checks.residues import ResidueCheck
 from seqembed.index.table import read_shard_index
-from seqembed.models.encoders.tokenization import ESM2_LETTERS
 from seqembed.results.reader import slab_bounds
 from seqembed.results.rows import TokenRows
 from seqembed.results.writer import Slab, write_embeddings
+from seqembed.settings.recipe import Recipe
 from seqembed.storage.digests import digest
 
 WIDTH = 4
+KNOWN_RECIPE = Recipe(
+    weights="a" * 64,
+    tokenizer="esm2",
+    layer=33,
+    pooling="mean",
+    precision="fp32",
+    storage="float32",
+    long_sequences="truncate",
+    max_length=1022,
+    numerics_version=1,
+)
+# Of each field of the recipe, values that KNOWN_RECIPE does not have.
+OTHER_VALUES: dict[str, list[Any]] = {
+    "weights": ["b" * 64],
+    "tokenizer": ["other"],
+    "layer": [32],
+    "pooling": ["max", "cls"],
+    "precision": ["fp16"],
+    "storage": ["float16"],
+    "long_sequences": ["full", "error", "window"],
+    "max_length": [1021],
+    "per_residue": [True],
+    "numerics_version": [2],
+}
 
 
 def write_indices(
@@ -39,8 +62,7 @@ def write_indices(
     folder.mkdir(parents=True, exist_ok=True)
     fasta, index = fasta or folder / "a.fasta", folder / "index.parquet"
     fasta.write_text("".join(f">{name}\n{sequence}\n" for name, sequence in sequences.items()))
-    check = ResidueCheck(ESM2_LETTERS, "protein", invalid, gaps="error", suspicious="error")
-    index_proteins([fasta], index, ids, check)
+    index_proteins([fasta], index, ids, make_check(invalid))
     if shards:
         split_proteins(index, [folder / f"index/shard_{rank}.parquet" for rank in range(shards)])
     return index

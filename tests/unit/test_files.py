@@ -19,23 +19,26 @@ from seqembed.results.quarantine import write_quarantine
 from seqembed.storage.publish import link, published, set_aside
 
 
-def _refuse_links(monkeypatch, number):
-    def refuse(source, target):
-        raise OSError(number, os.strerror(number), str(source), None, str(target))
+@pytest.fixture
+def number(request, monkeypatch) -> int | None:
+    """The error of a file system that refuses hard links; None: it makes them."""
+    found: int | None = request.param
 
-    monkeypatch.setattr(os, "link", refuse)
+    def refuse(source: Path, target: Path) -> None:
+        raise OSError(found, os.strerror(found or 0), str(source), None, str(target))
+
+    if found:
+        monkeypatch.setattr(os, "link", refuse)
+    return found
 
 
-# Each way to give a file its name; with a number, on a file system that refuses hard links so.
-WAYS = [(False, None), *((True, number) for number in (None, errno.EPERM, errno.EXDEV))]
+NO_LINKS = [None, errno.EPERM, errno.EXDEV]
+# Each way to give a file its name.
+WAYS = [(False, None), *((True, number) for number in NO_LINKS)]
 
 
-@pytest.mark.parametrize(("exclusive", "number"), WAYS)
-def test_the_final_name_appears_complete_and_durable(
-    exclusive, number, tmp_path, monkeypatch, durable
-):
-    if number:
-        _refuse_links(monkeypatch, number)
+@pytest.mark.parametrize(("exclusive", "number"), WAYS, indirect=["number"])
+def test_the_final_name_appears_complete_and_durable(exclusive, number, tmp_path, durable):
     path = tmp_path / "new" / "result.bin"
     with published(path, exclusive=exclusive) as temporary:
         temporary.write_bytes(b"all of it")
@@ -45,31 +48,19 @@ def test_the_final_name_appears_complete_and_durable(
     assert list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.parametrize(("exclusive", "number"), WAYS)
-def test_a_failure_leaves_the_earlier_file_and_no_litter(exclusive, number, tmp_path, monkeypatch):
-    if number:
-        _refuse_links(monkeypatch, number)
+@pytest.mark.parametrize(("exclusive", "number"), WAYS, indirect=["number"])
+def test_a_failure_leaves_the_earlier_file_and_an_exclusive_one_is_written_once(
+    exclusive, number, tmp_path
+):
     path = tmp_path / "result.bin"
     path.write_bytes(b"earlier")
-    with (
-        pytest.raises(OSError, match="disk full"),
-        published(path, exclusive=exclusive) as temporary,
-    ):
-        temporary.write_bytes(b"half")
+    with pytest.raises(OSError, match="disk full"), published(path, exclusive=exclusive) as new:
+        new.write_bytes(b"half")
         raise OSError("disk full")
+    if exclusive:
+        with pytest.raises(FileExistsError), published(path, exclusive=True) as new:
+            new.write_bytes(b"second")
     assert path.read_bytes() == b"earlier"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("number", [None, errno.EPERM, errno.EXDEV])
-def test_an_exclusive_file_is_written_once(tmp_path, monkeypatch, number):
-    if number:
-        _refuse_links(monkeypatch, number)
-    path = tmp_path / "block.bin"
-    path.write_bytes(b"first")
-    with pytest.raises(FileExistsError), published(path, exclusive=True) as temporary:
-        temporary.write_bytes(b"second")
-    assert path.read_bytes() == b"first"
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -85,7 +76,7 @@ def test_an_error_of_the_disk_names_the_file(tmp_path):
 
 def _write_manifest(folder: Path) -> None:
     names = ("recipe_fingerprint", "shard_fingerprint", "model", "weights_sha256")
-    numbers = {"rank": 0, "world_size": 1, "token_budget": 1, "width": 4}
+    numbers = dict.fromkeys(("rank", "world_size", "token_budget", "width"), 1)
     write_manifest(folder, CheckpointManifest(**dict.fromkeys(names, "x"), **numbers, recipe={}))
 
 
@@ -131,30 +122,25 @@ def test_two_writers_of_one_name_do_not_meet(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("way", ["exclusive", "link"])
-def test_a_full_disk_is_not_taken_for_missing_hard_links(way, tmp_path, monkeypatch):
-    _refuse_links(monkeypatch, errno.ENOSPC)
+@pytest.mark.parametrize("number", [errno.ENOSPC], indirect=True)
+def test_a_full_disk_is_not_taken_for_missing_hard_links(number, tmp_path):
     source = tmp_path / "source.bin"
     source.write_bytes(b"content")
     with pytest.raises(OSError, match="No space"):
-        if way == "link":
-            link(source, tmp_path / "target.bin")
-        else:
-            with published(tmp_path / "block.bin", exclusive=True) as temporary:
-                temporary.write_bytes(b"content")
+        link(source, tmp_path / "target.bin")
+    with pytest.raises(OSError, match="No space"), published(source, exclusive=True) as temporary:
+        temporary.write_bytes(b"content")
     assert list(tmp_path.iterdir()) == [source]
 
 
 @pytest.mark.parametrize(
-    "number", [None, errno.EPERM, errno.EXDEV, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS]
+    "number", [*NO_LINKS, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS], indirect=True
 )
-def test_a_link_or_a_durable_copy_replaces_what_stood_there(number, tmp_path, monkeypatch, durable):
+def test_a_link_or_a_durable_copy_replaces_what_stood_there(number, tmp_path, durable):
     source, target = tmp_path / "source.bin", tmp_path / "new" / "target.bin"
     source.write_bytes(b"content")
     target.parent.mkdir()
     target.write_bytes(b"earlier")
-    if number:
-        _refuse_links(monkeypatch, number)
     for _ in range(2):  # The second time both names are the same file already.
         durable.clear()
         link(source, target)
@@ -165,16 +151,7 @@ def test_a_link_or_a_durable_copy_replaces_what_stood_there(number, tmp_path, mo
     assert list(target.parent.iterdir()) == [target]
 
 
-def test_a_link_to_nothing_leaves_the_target_alone(tmp_path):
-    target = tmp_path / "target.bin"
-    target.write_bytes(b"earlier")
-    with pytest.raises(FileNotFoundError):
-        link(tmp_path / "none.bin", target)
-    assert target.read_bytes() == b"earlier"
-    assert list(tmp_path.iterdir()) == [target]
-
-
-def test_a_folder_in_the_way_is_named(tmp_path):
+def test_a_link_to_nothing_leaves_the_target_alone_and_a_folder_in_the_way_is_named(tmp_path):
     path, source = tmp_path / "result.bin", tmp_path / "source"
     path.mkdir()
     source.write_bytes(b"x")
@@ -182,6 +159,8 @@ def test_a_folder_in_the_way_is_named(tmp_path):
         temporary.write_bytes(b"x")
     with pytest.raises(FileFormatError, match=f"^{path}: .*folder"):
         link(source, path)
+    with pytest.raises(FileNotFoundError):
+        link(tmp_path / "none.bin", source)
     assert sorted(tmp_path.iterdir()) == [path, source]
 
 

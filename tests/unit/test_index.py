@@ -8,22 +8,20 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from indexing import index_proteins, split_proteins
+from indexing import index_proteins, make_check, make_shards, split_proteins, write_fasta
 
 from seqembed.checkpoints.shard import read_shard_ids
-from seqembed.checks.residues import ResidueCheck, find_unknown
+from seqembed.checks.residues import find_unknown
 from seqembed.errors import FastaError, IndexFormatError, ResidueError
 from seqembed.index import writer
 from seqembed.index.parquet import INDEX_SCHEMA, read_metadata, whole
 from seqembed.index.table import (
     IndexFingerprint,
-    describe_rows,
     read_excluded,
     read_ids_and_reasons,
     read_lengths_and_digests,
@@ -35,25 +33,8 @@ from seqembed.storage.digests import digest
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
-def _fasta(folder: Path, sequences: list[str], name: str = "a.fasta", prefix: str = "s") -> Path:
-    path = folder / name
-    path.write_text("".join(f">{prefix}{n} about\n{s}\n" for n, s in enumerate(sequences)))
-    return path
-
-
-def _check(asked: str) -> ResidueCheck:
-    return ResidueCheck(ESM2_LETTERS, "protein", asked, gaps="error", suspicious="allow")
-
-
-def _split(folder: Path, files: list[Path], world_size: int) -> list[Path]:
-    index_proteins(files, folder / "index.parquet")
-    shards = [folder / f"index/shard_{rank}.parquet" for rank in range(world_size)]
-    split_proteins(folder / "index.parquet", shards)
-    return shards
-
-
 def test_index_columns(tmp_path):
-    a, b = _fasta(tmp_path, ["MKV", "mk*"]), _fasta(tmp_path, ["W"], "b.fasta", "t")
+    a, b = write_fasta(tmp_path, ["MKV", "mk*"]), write_fasta(tmp_path, ["W"], "b.fasta", "t")
     index_proteins([a, b], tmp_path / "out/index.parquet")
     table = pq.read_table(tmp_path / "out/index.parquet")
     assert table.schema.equals(INDEX_SCHEMA)
@@ -70,10 +51,10 @@ def test_index_columns(tmp_path):
 def test_index_fingerprint_is_of_ids_digests_and_reasons(tmp_path, monkeypatch, batch_rows):
     """Without excluded rows, as before an index could exclude any."""
     monkeypatch.setattr(writer, "INDEX_BATCH_ROWS", batch_rows)
-    fasta, path = _fasta(tmp_path, ["MKV", "mj", "WE*"]), tmp_path / "i.parquet"
+    fasta, path = write_fasta(tmp_path, ["MKV", "mj", "WE*"]), tmp_path / "i.parquet"
     reason = b"\0residue 'J' at 2 is unknown to the model (1 such)\0"
     for asked, excluded in (("unk", b""), ("skip", reason)):
-        index_proteins([fasta], path, "header", _check(asked))
+        index_proteins([fasta], path, "header", make_check(asked))
         rows = b"s0\0" + digest(b"MKV") + b"s1\0" + digest(b"MJ") + excluded
         expected = hashlib.blake2b(rows + b"s2\0" + digest(b"WE"), digest_size=32).hexdigest()
         assert read_metadata(path, "index")["fingerprint"] == expected
@@ -97,9 +78,9 @@ def test_only_equal_rows_have_equal_fingerprints(rows, others):
 @pytest.mark.parametrize("batch_rows", [1, 2, 65_536])
 def test_the_index_gives_reasons_for_excluded_rows(tmp_path, monkeypatch, batch_rows):
     monkeypatch.setattr(writer, "INDEX_BATCH_ROWS", batch_rows)
-    a, b = _fasta(tmp_path, ["MKV", "mj"]), _fasta(tmp_path, ["M*K", "W"], "b.fasta", "t")
+    a, b = write_fasta(tmp_path, ["MKV", "mj"]), write_fasta(tmp_path, ["M*K", "W"], "b.fasta", "t")
     path = tmp_path / "i.parquet"
-    assert index_proteins([a, b], path, "header", _check("skip")) == 4
+    assert index_proteins([a, b], path, "header", make_check("skip")) == 4
     reason = "residue {} is unknown to the model (1 such)"
     expected = [None, reason.format("'J' at 2"), reason.format("'*' at 2"), None]
     assert list(read_ids_and_reasons(path)) == list(
@@ -109,26 +90,15 @@ def test_the_index_gives_reasons_for_excluded_rows(tmp_path, monkeypatch, batch_
     lengths, digests = read_lengths_and_digests(path)
     assert lengths.tolist() == [3, 2, 3, 1]
     assert digests[1].tobytes() == digest(b"MJ")
-    assert index_proteins([a, b], path, "header", _check("unk")) == 4
-    assert not read_excluded(path).any()
 
 
-def test_an_older_index_excludes_nothing():
+def test_an_older_index_excludes_nothing_and_a_shard_has_a_token_for_each_residue():
     path = GOLDEN / "index.parquet"
     assert read_excluded(path).tolist() == [False] * 6
     assert list(read_ids_and_reasons(path))[3:] == [("näme", None), ("long", None), ("last", None)]
-
-
-def test_an_older_shard_has_a_token_for_each_residue():
+    # Nor has a shard of that time a count of tokens.
     shard = read_shard_index(GOLDEN / "shard_1.parquet")
     assert shard.tokens.tolist() == shard.lengths.tolist()
-
-
-def test_describe_rows(tmp_path):
-    fasta = _fasta(tmp_path, ["MKV", "WE", "L"])
-    index_proteins([fasta], tmp_path / "i.parquet")
-    rows = describe_rows(tmp_path / "i.parquet", np.array([2, 0]))
-    assert rows == [f"record 's2' of {fasta}", f"record 's0' of {fasta}"]
 
 
 PROTEINS = st.lists(st.text("LWEKJ*lw", min_size=1, max_size=6), min_size=1, max_size=30)
@@ -139,16 +109,17 @@ PROTEINS = st.lists(st.text("LWEKJ*lw", min_size=1, max_size=6), min_size=1, max
 def test_every_record_is_in_the_index_once(sequences, cut, asked):
     residues = [text.upper().removesuffix("*").encode() for text in sequences]
     known = [find_unknown(text, ESM2_LETTERS) is None for text in residues]
+    check = make_check(asked, suspicious="allow")
     with tempfile.TemporaryDirectory() as name:
         folder, path = Path(name), Path(name) / "i.parquet"
         parts = [(sequences[:cut], "a.fasta", "s"), (sequences[cut:], "b.fasta", "t")]
-        files = [_fasta(folder, *part) for part in parts if part[0]]
+        files = [write_fasta(folder, *part) for part in parts if part[0]]
         if "*" in sequences or (asked == "skip" and not any(known)):
             with pytest.raises((FastaError, ResidueError)):
-                index_proteins(files, path, "header", _check(asked))
+                index_proteins(files, path, "header", check)
             assert not path.exists()
             return
-        index_proteins(files, path, "header", _check(asked))
+        index_proteins(files, path, "header", check)
         rows = pq.read_table(path).to_pylist()
     ids = [f"{p[2]}{n}" for p in parts for n in range(len(p[0]))]
     assert [(row["row"], row["sequence_id"]) for row in rows] == list(enumerate(ids))
@@ -160,7 +131,7 @@ def test_every_record_is_in_the_index_once(sequences, cut, asked):
 
 def test_a_long_id_is_compared_whole(tmp_path):
     long = "i" * 100
-    path = _fasta(tmp_path, ["M", "MK"], prefix=long)
+    path = write_fasta(tmp_path, ["M", "MK"], prefix=long)
     assert index_proteins([path], tmp_path / "index.parquet") == 2
     path.write_text(f">{long}0\nM\n>{long}1\nM\n>{long}0\nK\n")
     with pytest.raises(FastaError, match="line 1; rename") as caught:
@@ -172,7 +143,7 @@ def test_a_long_id_is_compared_whole(tmp_path):
     "metadata", [{"format_version": "2"}, {"kind": "index"}, {"fingerprint": "0"}, {"rank": "x"}]
 )
 def test_a_shard_with_wrong_metadata_is_refused(tmp_path, metadata):
-    (path,) = _split(tmp_path, [_fasta(tmp_path, ["MKV", "WE"])], 1)
+    (path,) = make_shards(tmp_path, [write_fasta(tmp_path, ["MKV", "WE"])], 1)
     table = pq.read_table(path)
     kept = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
     pq.write_table(table.replace_schema_metadata(kept | metadata), path)
@@ -180,16 +151,11 @@ def test_a_shard_with_wrong_metadata_is_refused(tmp_path, metadata):
         read_shard_index(path)
 
 
-def test_files_that_are_no_shard_are_refused(tmp_path):
+@pytest.mark.parametrize("content", [b"", b"PAR1 no parquet PAR1"])
+def test_a_file_that_is_not_parquet_is_refused(content, tmp_path):
     path = tmp_path / "shard.parquet"
-    for content in (b"", b"PAR1 no parquet PAR1"):
-        path.write_bytes(content)
-        with pytest.raises(IndexFormatError):
-            read_shard_index(path)
-        with pytest.raises(IndexFormatError):
-            split_proteins(path, [tmp_path / "other.parquet"])
-    pq.write_table(pa.table({"a": [1]}), path)
-    with pytest.raises(IndexFormatError, match="kind None"):
+    path.write_bytes(content)
+    with pytest.raises(IndexFormatError):
         read_shard_index(path)
 
 
@@ -198,7 +164,7 @@ def test_files_that_are_no_shard_are_refused(tmp_path):
 )
 def test_a_damaged_index_is_refused(tmp_path, read):
     path = tmp_path / "i.parquet"
-    index_proteins([_fasta(tmp_path, ["MKV", "MJ"])], path, "header", _check("skip"))
+    index_proteins([write_fasta(tmp_path, ["MKV", "MJ"])], path, "header", make_check("skip"))
     content, metadata = path.read_bytes(), read_metadata(path, "index")
     table = pq.read_table(path)
     # All columns, and not the footer, whose size stands in front of the last word.
@@ -207,8 +173,9 @@ def test_a_damaged_index_is_refused(tmp_path, read):
     with pytest.raises(IndexFormatError, match=f"{path.name}: damaged"):
         read(path)
     pq.write_table(pa.table({"a": [1]}), path)
-    with pytest.raises(IndexFormatError, match="kind None"):
-        read(path)
+    for read_any in (read, read_shard_index):
+        with pytest.raises(IndexFormatError, match="kind None"):
+            read_any(path)
     del metadata["fingerprint"]
     pq.write_table(table.replace_schema_metadata(metadata), path)
     with pytest.raises(IndexFormatError, match="has no fingerprint; remove it and run again"):
@@ -216,7 +183,7 @@ def test_a_damaged_index_is_refused(tmp_path, read):
 
 
 def test_a_damaged_footer_is_refused(tmp_path):
-    (path,) = _split(tmp_path, [_fasta(tmp_path, ["MKV", "WE"])], 1)
+    (path,) = make_shards(tmp_path, [write_fasta(tmp_path, ["MKV", "WE"])], 1)
     table = pq.read_table(path)
     schema = table.schema.set(1, pa.field("sequence_id", pa.binary()))
     assert whole(table, 2) is table
@@ -229,8 +196,8 @@ def test_a_damaged_footer_is_refused(tmp_path):
 
 def test_a_flipped_bit_in_an_index_never_gives_another_shard(tmp_path):
     path, shard = tmp_path / "i.parquet", tmp_path / "shard.parquet"
-    fasta = _fasta(tmp_path, ["MKV", "WE", "MJ", "mkv*"])
-    index_proteins([fasta], path, "header", _check("skip"))
+    fasta = write_fasta(tmp_path, ["MKV", "WE", "MJ", "mkv*"])
+    index_proteins([fasta], path, "header", make_check("skip"))
     split_proteins(path, [shard])
     content, expected = path.read_bytes(), pq.read_table(shard)
     for place in range(0, len(content), 19):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import logging
-import multiprocessing
 import os
 import threading
 import time
@@ -33,9 +32,8 @@ def hold_until_killed(folder: Path, ready: Any) -> None:
         time.sleep(600)
 
 
-def test_a_folder_is_locked_until_its_holder_is_killed(tmp_path, caplog):
+def test_a_folder_is_locked_until_its_holder_is_killed(tmp_path, caplog, context):
     caplog.set_level(logging.INFO, "seqembed.tests")
-    context = multiprocessing.get_context("spawn")
     ready = context.Event()
     holder = context.Process(target=hold_until_killed, args=(tmp_path / "new", ready))
     holder.start()

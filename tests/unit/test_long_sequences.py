@@ -4,30 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from described_models import dna_model, protein_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqembed.errors import ConfigError
-from seqembed.models.families import DnabertArchitecture, Esm2Architecture
-from seqembed.models.prepared import PreparedModel
 from seqembed.settings.lengths import LengthPolicy, Window, resolve_policy
 
-SHARED = {"name": "m", "source": "s", "weights": "w", "size": 1, "sha256": "0f" * 32}
-ESM2 = PreparedModel(
-    family="esm2",
-    architecture=Esm2Architecture(1, 8, 2, 16),
-    tokenizer="esm2",
-    max_length=1022,
-    **SHARED,
-)
-DNABERT_S = PreparedModel(
-    family="dnabert_s",
-    architecture=DnabertArchitecture(1, 8, 2, 16, 99),
-    tokenizer="1e" * 32,
-    tokenizer_file="t.json",
-    max_length=1998,
-    **SHARED,
-)
+ESM2, DNABERT_S = protein_model(), dna_model()
 
 
 def policy(long_sequences: str, max_length: int) -> LengthPolicy:
@@ -66,11 +50,10 @@ def test_each_token_is_taken_once_from_where_it_is_farthest_from_an_edge(tokens,
             assert margin(token, window) == max(margin(token, other) for other in windows)
 
 
-@given(
-    st.lists(st.integers(1, 5000), max_size=30),
-    st.integers(1, 1200),
-    st.sampled_from(["window", "truncate", "full", "error"]),
-)
+POLICIES = st.sampled_from(["window", "truncate", "full", "error"])
+
+
+@given(st.lists(st.integers(1, 5000), max_size=30), st.integers(1, 1200), POLICIES)
 def test_counts_agree_with_the_windows(lengths, limit, long_sequences):
     tokens = np.array(lengths, np.int64)
     chosen = policy(long_sequences, 0 if long_sequences == "full" else limit)
@@ -102,10 +85,12 @@ def test_error_counts_and_names_long_sequences():
     message = str(caught.value)
     assert "3 of 5 sequences are longer than 11 residues (the longest has 1,500)" in message
     assert "`embedding: {long_sequences: window}` or `truncate`" in message
+
+    def describe(rows: np.ndarray) -> list[str]:
+        return [f"row {row}" for row in rows]
+
     with pytest.raises(ConfigError, match="11 tokens .*; the first are row 0, row 2;"):
-        policy("error", 11).refuse(
-            tokens[[0, 3, 2]], "tokens", lambda rows: [f"row {row}" for row in rows]
-        )
+        policy("error", 11).refuse(tokens[[0, 3, 2]], "tokens", describe)
     for chosen in (policy("truncate", 11), policy("window", 11), policy("full", 0)):
         chosen.refuse(tokens, "residues")
     policy("error", 1500).refuse(tokens, "residues")

@@ -9,6 +9,7 @@ import pytest
 from described_models import DNA_TOKENIZER
 from hypothesis import given
 from hypothesis import strategies as st
+from indexing import make_check
 
 from seqembed.checks.residues import ResidueCheck, find_unknown
 from seqembed.errors import FastaError, ResidueError
@@ -18,11 +19,8 @@ ASKED = ("error", "unk", "skip")
 DNA_LETTERS = BpeTokenizer(DNA_TOKENIZER).letters
 
 
-def make_check(
-    molecule: str, asked: str, gaps: str = "error", suspicious: str = "error"
-) -> ResidueCheck:
-    letters = ESM2_LETTERS if molecule == "protein" else DNA_LETTERS
-    return ResidueCheck(letters, molecule, asked, gaps=gaps, suspicious=suspicious)
+def check_for(molecule: str, asked: str) -> ResidueCheck:
+    return make_check(asked, molecule, ESM2_LETTERS if molecule == "protein" else DNA_LETTERS)
 
 
 def read_all(
@@ -42,9 +40,10 @@ def read_all(
     return found
 
 
-def refusal(folder: Path, check: ResidueCheck, *contents: bytes) -> str:
+def refusal(folder: Path, *contents: bytes, asked: str = "error") -> str:
+    """Return what the check of a protein model says of such files."""
     with pytest.raises((ResidueError, FastaError)) as caught:
-        read_all(folder, check, *contents)
+        read_all(folder, make_check(asked), *contents)
     return str(caught.value)
 
 
@@ -68,7 +67,7 @@ def test_find_unknown_counts_all_and_names_the_first(residues):
     ],
 )
 def test_known_residues_pass(tmp_path, molecule, content, residues, asked):
-    check = make_check(molecule, asked)
+    check = check_for(molecule, asked)
     found = read_all(tmp_path, check, content, gzip.compress(content))
     assert [row[1:] for row in found] == [(text, None) for text in residues] * 2
     assert check.summary() is None
@@ -78,7 +77,7 @@ FIRST, SECOND = b">a\nMKV\n>b x\nMJK\nJJ\n", b">c\nLW\n\n>d\nM*K*\n"
 
 
 def test_unknown_residues_are_counted_with_their_places(tmp_path):
-    text = refusal(tmp_path, make_check("protein", "error"), FIRST, SECOND)
+    text = refusal(tmp_path, FIRST, SECOND)
     assert text.startswith("the model does not know 4 residues in 2 sequences ('J' 3, '*' 1)")
     for part in (
         "`embedding: {invalid_residues: unk}`",
@@ -88,8 +87,7 @@ def test_unknown_residues_are_counted_with_their_places(tmp_path):
         f"{tmp_path}/1.fa, line 4, record 'd': '*' at 2",
     ):
         assert part in text
-    assert "'a'" not in text
-    assert "'c'" not in text
+    assert "'a'" not in text and "'c'" not in text
 
 
 @pytest.mark.parametrize(
@@ -100,7 +98,7 @@ def test_unknown_residues_are_counted_with_their_places(tmp_path):
     ],
 )
 def test_allowed_residues_are_summed_up(tmp_path, asked, reasons, summary):
-    check = make_check("protein", asked)
+    check = make_check(asked)
     found = read_all(tmp_path, check, FIRST, SECOND)
     assert [text for _, text, _ in found] == [b"MKV", b"MJKJJ", b"LW", b"M*K"]
     for (_, _, reason), expected in zip(found, reasons, strict=True):
@@ -111,7 +109,7 @@ def test_allowed_residues_are_summed_up(tmp_path, asked, reasons, summary):
 
 def test_the_first_ten_places_are_shown(tmp_path):
     content = b"".join(b">s%d\nMJ\n" % number for number in range(500))
-    text = refusal(tmp_path, make_check("protein", "error"), content)
+    text = refusal(tmp_path, content)
     assert "500 residues in 500 sequences" in text
     assert text.count(", record '") == 10
     assert "'s9'" in text and "'s10'" not in text
@@ -124,7 +122,7 @@ def test_messages_stay_small_and_on_one_line(tmp_path):
         for n in range(30)
     ]
     for asked, places in (("error", 1), ("skip", 10)):
-        text = refusal(tmp_path, make_check("protein", asked), b"".join(records))
+        text = refusal(tmp_path, b"".join(records), asked=asked)
         assert len(text) < 12_000
         assert text.isprintable()
         assert text.count(", record ") == places
@@ -133,31 +131,26 @@ def test_messages_stay_small_and_on_one_line(tmp_path):
 def test_a_long_path_is_cut(tmp_path):
     folder = tmp_path / ("d" * 220)
     folder.mkdir()
-    text = refusal(folder, make_check("protein", "error"), b">a\nMJ\n")
+    text = refusal(folder, b">a\nMJ\n")
     assert f"; the first: ...{'d' * 195}/0.fa, line 1, record 'a'" in text
 
 
 PROTEIN = b">p\n" + b"MKVLWEDRSTAGQIPFYNHC" * 5
 DNA = b">d\n" + b"acgtn" * 20
+MIXED = b">a\n" + b"ACGUN" * 19 + b"RYKWS"
 
 
 @pytest.mark.parametrize(
     ("molecule", "asked", "own", "other", "message"),
     [
         ("protein", "skip", PROTEIN, DNA, "looks like DNA or RNA (100% of its 100 letters"),
-        (
-            "protein",
-            "unk",
-            PROTEIN,
-            b">a\n" + b"ACGUN" * 19 + b"RYKWS",
-            "looks like DNA or RNA (95%",
-        ),
+        ("protein", "unk", PROTEIN, MIXED, "looks like DNA or RNA (95%"),
         ("DNA", "error", b">d\n" + b"ACGT" * 40, PROTEIN, "looks like proteins (30%"),
     ],
 )
 def test_files_of_the_other_molecule_are_refused(tmp_path, molecule, asked, own, other, message):
     with pytest.raises(FastaError) as caught:
-        read_all(tmp_path, make_check(molecule, asked), own, other)
+        read_all(tmp_path, check_for(molecule, asked), own, other)
     assert caught.value.path == tmp_path / "1.fa"
     assert message in str(caught.value)
 
@@ -172,4 +165,4 @@ def test_files_of_the_other_molecule_are_refused(tmp_path, molecule, asked, own,
     ],
 )
 def test_files_that_may_be_of_the_molecule_pass(tmp_path, molecule, content):
-    assert read_all(tmp_path, make_check(molecule, "unk"), content)
+    assert read_all(tmp_path, check_for(molecule, "unk"), content)

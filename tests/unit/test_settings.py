@@ -37,44 +37,29 @@ def lacking(settings: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", [*lacking(GIVEN, "checkpoint_seq_threshold"), *EMBEDDING])
-def test_a_missing_setting_is_named(name):
-    given = lacking(GIVEN, name) | (
-        {"embedding": lacking(EMBEDDING, name)} if name in EMBEDDING else {}
-    )
+def test_a_missing_setting_and_an_unknown_one_are_named(name):
     with pytest.raises(ConfigError, match=f"'{name}'"):
-        read_settings(given)
-
-
-def test_an_unknown_key_of_embedding_is_named():
+        read_settings(lacking(GIVEN | {"embedding": lacking(EMBEDDING, name)}, name))
     with pytest.raises(ConfigError, match="'pool'"):
         read_settings(GIVEN | {"embedding": EMBEDDING | {"pool": "mean"}})
 
 
+IMPOSSIBLE = {
+    "device": ["gpu", None],
+    "token_budget": [0, 1.5, True, "many"],
+    "threads": [0, "2", None],
+    "layer": ["first", -1, True],
+    "pooling": ["median"],
+    "per_residue": ["yes", None],
+    "precision": ["fp64"],
+    "storage": ["bfloat16"],
+    "long_sequences": ["wrap"],
+    "max_length": [0, "1022", 10.0],
+}
+
+
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("device", "gpu"),
-        ("device", None),
-        ("token_budget", 0),
-        ("token_budget", 1.5),
-        ("token_budget", True),
-        ("token_budget", "many"),
-        ("threads", 0),
-        ("threads", "2"),
-        ("threads", None),
-        ("layer", "first"),
-        ("layer", -1),
-        ("layer", True),
-        ("pooling", "median"),
-        ("per_residue", "yes"),
-        ("per_residue", None),
-        ("precision", "fp64"),
-        ("storage", "bfloat16"),
-        ("long_sequences", "wrap"),
-        ("max_length", 0),
-        ("max_length", "1022"),
-        ("max_length", 10.0),
-    ],
+    ("name", "value"), [(name, value) for name, values in IMPOSSIBLE.items() for value in values]
 )
 def test_an_impossible_value_is_refused(name, value):
     changed = {name: value} if name in GIVEN else {"embedding": EMBEDDING | {name: value}}

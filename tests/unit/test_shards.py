@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -49,6 +50,9 @@ def _token_rows(storage: str = "float32", total: int = 8) -> np.ndarray:
     return np.arange(3 * total, dtype=storage).reshape(total, 3)
 
 
+TOKEN_ROWS = _token_rows()
+
+
 def _cut(columns: dict[str, Any], stops: Sequence[int]) -> Iterator[Slab]:
     for start, stop in pairwise([0, *stops]):
         yield Slab(**{name: column[start:stop] for name, column in columns.items()})
@@ -58,7 +62,7 @@ def _tokens(
     offsets: Any = OFFSETS, rows: np.ndarray | None = None, stops: Sequence[int] = (8,)
 ) -> TokenRows:
     """Token rows in parts that end at `stops`."""
-    held = _token_rows() if rows is None else rows
+    held = TOKEN_ROWS if rows is None else rows
     parts = [held[start:stop] for start, stop in pairwise([0, *stops])]
     return TokenRows(offsets=np.asarray(offsets), parts=parts)
 
@@ -172,6 +176,31 @@ def test_an_empty_file_keeps_its_width_and_token_rows(tmp_path):
         assert pool_token_rows([without, file]) is None
 
 
+WRONG_OFFSETS = [OFFSETS[:-1], [*OFFSETS, 8], [1, *OFFSETS[1:]], [0, 2, 1, 3, 7, 8]]
+WRONG_OFFSETS += [[0, 9, 9, 9, 9, 8], [-1, 2, 2, 3, 7, 8], np.array(OFFSETS, np.float64)]
+OTHER_LENGTHS = [_token_rows(total=7), _token_rows(total=9)]
+OTHER_TYPES = [_token_rows("float16"), _token_rows("float64")]
+OTHER_OFFSETS = [np.array([*OFFSETS[:-1], 7]), np.array(OFFSETS, np.int32), np.array(8)]
+OTHER_FORMS: dict[str, list[Any]] = {
+    "residues/embeddings": [
+        None,
+        TOKEN_ROWS[:, :2],
+        TOKEN_ROWS[:, 0],
+        *OTHER_LENGTHS,
+        *OTHER_TYPES,
+    ],
+    "residues/offsets": [None, *map(np.array, WRONG_OFFSETS), *OTHER_OFFSETS],
+    "residues": [None],
+    "flags": [None],
+    "embeddings": [np.zeros((5, 4), np.float64), np.zeros(5, np.float32)],
+    "lengths": [np.zeros(2, np.int64)],
+    "digests": [np.zeros((5, 15), np.uint8)],
+    "quarantine/digests": [np.zeros((5, 16), np.uint8)],
+    "quarantine/reasons": [["a", "b"]],
+    "quarantine": [np.zeros(5)],
+}
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -179,15 +208,9 @@ def test_an_empty_file_keeps_its_width_and_token_rows(tmp_path):
         {"tokens": _tokens(stops=(3, 7))},
         {"tokens": _tokens(rows=_token_rows(total=9), stops=(8, 9))},
         {"tokens": _tokens(rows=_token_rows(total=9), stops=(7, 9))},
-        {"tokens": _tokens(rows=_token_rows()[:, :1])},
-        {"tokens": _tokens(rows=_token_rows()[:, :2])},
-        {"tokens": _tokens(OFFSETS[:-1])},
-        {"tokens": _tokens([*OFFSETS, 8])},
-        {"tokens": _tokens([1, *OFFSETS[1:]])},
-        {"tokens": _tokens([0, 2, 1, 3, 7, 8])},
-        {"tokens": _tokens([0, 9, 9, 9, 9, 8])},
-        {"tokens": _tokens([-1, 2, 2, 3, 7, 8])},
-        {"tokens": _tokens(np.array(OFFSETS, np.float64))},
+        {"tokens": _tokens(rows=TOKEN_ROWS[:, :1])},
+        {"tokens": _tokens(rows=TOKEN_ROWS[:, :2])},
+        *({"tokens": _tokens(offsets)} for offsets in WRONG_OFFSETS),
         {"stops": (2, 4)},
         {"stops": (2, 5), "count": 4},
         {"count": 0},
@@ -208,33 +231,7 @@ def test_rows_that_do_not_add_up_leave_the_earlier_file(tmp_path, wrong):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("residues/embeddings", None),
-        ("residues/embeddings", _token_rows(total=7)),
-        ("residues/embeddings", _token_rows(total=9)),
-        ("residues/embeddings", _token_rows()[:, :2]),
-        ("residues/embeddings", _token_rows("float16")),
-        ("residues/embeddings", _token_rows("float64")),
-        ("residues/embeddings", np.zeros(8, np.float32)),
-        ("residues/offsets", None),
-        ("residues/offsets", np.array(OFFSETS[:-1])),
-        ("residues/offsets", np.array([*OFFSETS, 8])),
-        ("residues/offsets", np.array([1, *OFFSETS[1:]])),
-        ("residues/offsets", np.array([0, 2, 1, 3, 7, 8])),
-        ("residues/offsets", np.array([*OFFSETS[:-1], 7])),
-        ("residues/offsets", np.array(OFFSETS, np.int32)),
-        ("residues/offsets", np.array(8)),
-        ("residues", None),
-        ("flags", None),
-        ("embeddings", np.zeros((5, 4), np.float64)),
-        ("embeddings", np.zeros(5, np.float32)),
-        ("lengths", np.zeros(2, np.int64)),
-        ("digests", np.zeros((5, 15), np.uint8)),
-        ("quarantine/digests", np.zeros((5, 16), np.uint8)),
-        ("quarantine/reasons", ["a", "b"]),
-        ("quarantine", np.zeros(5)),
-    ],
+    ("name", "value"), [(name, value) for name, values in OTHER_FORMS.items() for value in values]
 )
 def test_a_sealed_file_of_another_form_is_refused(tmp_path, name, value):
     path = _write(tmp_path / "a.h5", tokens=_tokens(), per_residue=True)
@@ -260,45 +257,44 @@ def test_a_failing_source_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_the_disk_gives_back_is_compared_before_the_file_gets_its_name(tmp_path, monkeypatch):
-    def seal_and_damage(path):
-        seal(path)
-        flip(path)
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_disk_that_fails_or_damages_what_was_written_gives_no_file(fails, tmp_path, monkeypatch):
+    path, fsync, errors = tmp_path / "a.h5", os.fsync, [OSError(5, "Input/output error")]
 
-    monkeypatch.setattr(shard_writer, "seal", seal_and_damage)
-    with pytest.raises(ShardError, match=f"^{tmp_path / 'a.h5'}: the disk"):
-        _write(tmp_path / "a.h5")
+    def fail_once(descriptor: int) -> None:
+        """The system reports an error of the disk once."""
+        if errors:
+            raise errors.pop()
+        fsync(descriptor)
+
+    def seal_and_damage(temporary: Path) -> None:
+        seal(temporary)
+        flip(temporary)
+
+    if fails:
+        monkeypatch.setattr(os, "fsync", fail_once)
+        error, message = OSError, f"Input/output error: '{path}'"
+    else:
+        monkeypatch.setattr(shard_writer, "seal", seal_and_damage)
+        error, message = ShardError, f"^{path}: the disk"
+    with pytest.raises(error, match=message):
+        _write(path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_that_fails_when_all_is_written_gives_no_file(tmp_path, monkeypatch):
-    def fail(path):
-        raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(shard_writer, "sync", fail)
-    with pytest.raises(OSError, match=f"Input/output error: '{tmp_path / 'a.h5'}'"):
-        _write(tmp_path / "a.h5")
-    assert list(tmp_path.iterdir()) == []
+WRONG_SHAPES = {
+    "lengths": [(3,), (2, 1)],
+    "digests": [(2, 15), (1, 16)],
+    "flags": [(1,), (2, 1)],
+    "embeddings": [(2,), (3, 2), (2, 2, 2)],
+}
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"sequence_ids": ["a"]},
-        {"lengths": np.ones(3, np.int64)},
-        {"lengths": np.ones((2, 1), np.int64)},
-        {"digests": np.zeros((2, 15), np.uint8)},
-        {"digests": np.zeros((1, 16), np.uint8)},
-        {"flags": np.zeros(1, np.uint8)},
-        {"flags": np.zeros((2, 1), np.uint8)},
-        {"embeddings": np.zeros(2, np.float32)},
-        {"embeddings": np.zeros((3, 2), np.float32)},
-        {"embeddings": np.zeros((2, 2, 2), np.float32)},
-    ],
-)
-def test_a_slab_checks_itself(wrong):
-    with pytest.raises(ShardError, match="beside columns"):
-        Slab(**_columns(2) | wrong)
+def test_a_slab_checks_itself():
+    wrong = [(name, np.zeros(s, np.uint8)) for name, shapes in WRONG_SHAPES.items() for s in shapes]
+    for name, column in [("sequence_ids", ["a"]), *wrong]:
+        with pytest.raises(ShardError, match="beside columns"):
+            Slab(**_columns(2) | {name: column})
 
 
 @pytest.mark.filterwarnings("error")
@@ -316,13 +312,13 @@ def test_a_full_disk_is_named_and_leaves_the_earlier_file(tmp_path, count, token
 
 @pytest.mark.filterwarnings("error")
 def test_a_disk_full_for_a_moment_gives_no_sealed_file_of_other_rows(tmp_path, monkeypatch):
-    write_slab = shard_writer._write_slab
+    write = h5py.Dataset.__setitem__
 
-    def full_for_a_moment(*arguments: Any) -> int:
+    def full_for_a_moment(*arguments: Any) -> None:
         with disk_of(20_000):
-            return write_slab(*arguments)
+            write(*arguments)
 
-    monkeypatch.setattr(shard_writer, "_write_slab", full_for_a_moment)
+    monkeypatch.setattr(h5py.Dataset, "__setitem__", full_for_a_moment)
     with pytest.raises(ShardError, match="cannot be written"):
         _write(tmp_path / "a.h5", _columns(2000))
     assert list(tmp_path.iterdir()) == []
@@ -352,13 +348,13 @@ def test_what_lies_in_another_file_is_refused(kind, tmp_path):
     path, other = _write(tmp_path / "a.h5"), _write(tmp_path / "other.h5")
     with h5py.File(path, "r+") as file:
         del file["lengths"]
-        if kind == "storage":
+        if kind == "soft":
+            file["lengths"] = h5py.SoftLink("/flags")
+        elif kind == "link":
+            file["lengths"] = h5py.ExternalLink(other, "lengths")
+        else:
             (tmp_path / "raw").write_bytes(bytes(40))
             file.create_dataset("lengths", (5,), np.int64, external=[(tmp_path / "raw", 0, 40)])
-        else:
-            file["lengths"] = (
-                h5py.SoftLink("/flags") if kind == "soft" else h5py.ExternalLink(other, "lengths")
-            )
     seal(path)
     _refused(path, "lengths does not lie")
 

@@ -39,12 +39,6 @@ def test_a_dataset_is_named_after_its_only_file(paths, name):
     assert derive_name(paths.split(",")) == name
 
 
-def test_a_file_that_looks_like_a_pattern_gives_its_name(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("a[1].faa").touch()
-    assert derive_name(["a[1].faa"]) == "a_1_"
-
-
 @pytest.mark.parametrize(
     ("fasta", "paths"),
     [
@@ -58,11 +52,12 @@ def test_commas_separate_files(fasta, paths):
     assert (dataset.name, dataset.fasta, dataset.model) == ("mine", paths, MODEL)
 
 
-def test_a_file_with_a_comma_in_its_name_is_one_file(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("file", "name"), [("a,b.faa", "a_b"), ("a[1].faa", "a_1_")])
+def test_a_file_whose_name_looks_like_several_is_one_file(file, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("a,b.faa").touch()
-    assert _dataset(fasta="a,b.faa").fasta == ("a,b.faa",)
-    assert _dataset(fasta="a,b.faa").name == "a_b"
+    Path(file).touch()
+    dataset = _dataset(fasta=file)
+    assert (dataset.name, dataset.fasta) == (name, (file,))
 
 
 def test_the_short_form_runs_alone_with_all_other_settings():

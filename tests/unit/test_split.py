@@ -10,11 +10,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from described_models import DNA_TOKENIZER
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from indexing import index_proteins, split_proteins
+from indexing import index_proteins, make_check, make_shards, split_proteins, write_fasta
 
-from seqembed.checks.residues import ResidueCheck, find_unknown
+from seqembed.checks.residues import find_unknown
 from seqembed.errors import ConfigError, IndexFormatError
 from seqembed.index import split
 from seqembed.index.parquet import read_metadata
@@ -26,23 +26,12 @@ from seqembed.storage.digests import digest
 DNA, PROTEIN = BpeTokenizer(DNA_TOKENIZER), Esm2Tokenizer()
 
 
-def _fasta(folder: Path, sequences: list[str], name: str = "a.fasta", prefix: str = "s") -> Path:
-    path = folder / name
-    path.write_text("".join(f">{prefix}{n} about\n{s}\n" for n, s in enumerate(sequences)))
-    return path
-
-
-def _check(tokenizer: Any, asked: str) -> ResidueCheck:
-    molecule = "DNA" if tokenizer is DNA else "protein"
-    return ResidueCheck(tokenizer.letters, molecule, asked, gaps="error", suspicious="error")
-
-
-def _split(folder: Path, files: list[Path], world_size: int, **options: Any) -> list[Path]:
-    check = _check(options.get("tokenizer", PROTEIN), options.pop("asked", "error"))
-    index_proteins(files, folder / "index.parquet", "header", check)
-    shards = [folder / f"index/shard_{rank}.parquet" for rank in range(world_size)]
-    split_proteins(folder / "index.parquet", shards, **options)
-    return shards
+def _split(
+    folder: Path, files: list[Path], world_size: int, asked: str = "error", **options: Any
+) -> list[Path]:
+    tokenizer = options.get("tokenizer", PROTEIN)
+    check = make_check(asked, "DNA" if tokenizer is DNA else "protein", tokenizer.letters)
+    return make_shards(folder, files, world_size, check, **options)
 
 
 def _policy(name: str, max_length: int) -> LengthPolicy:
@@ -66,6 +55,9 @@ CASES = st.one_of(
 
 
 @settings(max_examples=100)
+@example((["MJ"], PROTEIN, "skip"), 3, "full")
+# 30 letters of few tokens, 20 of many: DNA is ordered by tokens, not by letters.
+@example((["A" * 30, "GTCGACCGTATCGGATACGC"], DNA, "unk"), 1, "full")
 @given(CASES, st.integers(1, 5), st.sampled_from(["full", "window", "truncate"]))
 def test_shards_hold_each_sequence_once_longest_first(case, world_size, policy):
     sequences, tokenizer, asked = case
@@ -76,8 +68,8 @@ def test_shards_hold_each_sequence_once_longest_first(case, world_size, policy):
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         patch.setattr(split, "GROUP_BYTES", 8)
         folder = Path(name)
-        files = [_fasta(folder, sequences[half:], "b.fasta", "t")]
-        files.append(_fasta(folder, sequences[:half]))
+        files = [write_fasta(folder, sequences[half:], "b.fasta", "t")]
+        files.append(write_fasta(folder, sequences[:half]))
         limits = _policy(policy, 0 if policy == "full" else 3)
         options = {"tokenizer": tokenizer, "asked": asked, "policy": limits}
         shards = _split(folder, files, world_size, **options)
@@ -113,17 +105,6 @@ def _check_shard(path: Path, ordered: list[str], tokenizer: Any, rank: int, size
         assert group.num_rows == 1 or sum(group["length"].to_pylist()) <= 8
 
 
-def test_dna_is_ordered_by_tokens_not_by_letters(tmp_path):
-    # 30 letters of few tokens, 20 of many: real merges decide.
-    sequences = ["A" * 30, "GTCGACCGTATCGGATACGC"]
-    counts = [DNA.count(text.encode()) for text in sequences]
-    assert counts[0] < counts[1]
-    (path,) = _split(tmp_path, [_fasta(tmp_path, sequences)], 1, tokenizer=DNA)
-    shard = read_shard_index(path)
-    assert (shard.rows.tolist(), shard.lengths.tolist()) == ([1, 0], [20, 30])
-    assert shard.tokens.tolist() == counts[::-1]
-
-
 def test_each_distinct_sequence_is_tokenized_once(tmp_path):
     counted = []
 
@@ -133,13 +114,8 @@ def test_each_distinct_sequence_is_tokenized_once(tmp_path):
             return super().count(residues)
 
     sequences = ["MKV", "WE", "mkv*", "MJ", "WE"]
-    _split(tmp_path, [_fasta(tmp_path, sequences)], 2, tokenizer=Counting(), asked="skip")
+    _split(tmp_path, [write_fasta(tmp_path, sequences)], 2, tokenizer=Counting(), asked="skip")
     assert counted == [b"MKV", b"WE"]
-
-
-def _lengths_of(folder: Path, sequences: list[str], count: int, **options: Any) -> list[Any]:
-    paths = _split(folder, [_fasta(folder, sequences)], count, **options)
-    return [read_shard_index(path).tokens for path in paths]
 
 
 @pytest.mark.parametrize("name", ["window", "truncate", "full"])
@@ -151,8 +127,9 @@ def test_costs_are_those_of_the_policy(tmp_path, name, tokenizer):
     lengths = [9000, *(generator.randrange(20, 3000) for _ in range(150))]
     sequences = ["".join(generator.choices(letters, k=n)) for n in lengths]
     policy = _policy(name, 0 if name == "full" else 100)
-    shards = _lengths_of(tmp_path, sequences, 3, tokenizer=tokenizer, policy=policy)
-    costs = [sum(_cost(int(t), name, 100) for t in tokens) for tokens in shards]
+    files = [write_fasta(tmp_path, sequences)]
+    shards = map(read_shard_index, _split(tmp_path, files, 3, tokenizer=tokenizer, policy=policy))
+    costs = [sum(_cost(int(t), name, 100) for t in shard.tokens) for shard in shards]
     assert max(costs) / min(costs) < 1.02
 
 
@@ -167,16 +144,12 @@ def _cost(tokens: int, name: str, limit: int) -> float:
     return sum(span + span * span / 3840 for span in spans)
 
 
-def test_more_shards_than_sequences(tmp_path):
-    shards = _split(tmp_path, [_fasta(tmp_path, ["MK", "MJ"])], 3, asked="skip")
-    assert [len(read_shard_index(path).rows) for path in shards] == [1, 0, 0]
-    assert read_shard_index(shards[2]).digests.shape == (0, 16)
-    assert read_shard_index(shards[2]).tokens.shape == (0,)
-
-
 def test_too_long_sequences_are_counted_by_id_and_named(tmp_path):
     long = "MKVLAT"
-    files = [_fasta(tmp_path, ["MKV", "MJ" * 9, long]), _fasta(tmp_path, [long], "b.fasta", "t")]
+    files = [
+        write_fasta(tmp_path, ["MKV", "MJ" * 9, long]),
+        write_fasta(tmp_path, [long], "b.fasta", "t"),
+    ]
     with pytest.raises(ConfigError) as caught:
         _split(tmp_path, files, 2, asked="skip", policy=_policy("error", 5))
     text = str(caught.value)
@@ -189,18 +162,11 @@ def test_too_long_sequences_are_counted_by_id_and_named(tmp_path):
 
 
 def test_dna_is_too_long_in_tokens(tmp_path):
-    fasta, count = _fasta(tmp_path, ["ACGTTGCA" * 9]), DNA.count(b"ACGTTGCA" * 9)
+    fasta, count = write_fasta(tmp_path, ["ACGTTGCA" * 9]), DNA.count(b"ACGTTGCA" * 9)
     options = {"tokenizer": DNA, "unit": "tokens"}
     with pytest.raises(ConfigError, match=f"longer than {count - 1} tokens"):
         _split(tmp_path, [fasta], 1, policy=_policy("error", count - 1), **options)
     _split(tmp_path, [fasta], 1, policy=_policy("error", count), **options)
-
-
-def test_split_does_not_open_the_fasta(tmp_path):
-    path = _fasta(tmp_path, ["MKV", "WE"])
-    index_proteins([path], tmp_path / "index.parquet")
-    path.unlink()
-    assert split_proteins(tmp_path / "index.parquet", [tmp_path / "shard.parquet"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -214,7 +180,7 @@ def test_split_does_not_open_the_fasta(tmp_path):
     ],
 )
 def test_damaged_or_foreign_residues_are_refused(tmp_path, content, problem):
-    index_proteins([_fasta(tmp_path, ["MKV", "WE"])], tmp_path / "index.parquet")
+    index_proteins([write_fasta(tmp_path, ["MKV", "WE"])], tmp_path / "index.parquet")
     residues = tmp_path / "index.bin"
     residues.write_bytes(content) if content else residues.unlink()
     advice = f"remove {residues} and run again, so that the FASTA files are indexed anew"
@@ -223,9 +189,11 @@ def test_damaged_or_foreign_residues_are_refused(tmp_path, content, problem):
     assert not (tmp_path / "shard.parquet").exists()
 
 
-def test_an_older_index_is_split(tmp_path):
-    """One without the column `excluded`."""
-    index_proteins([_fasta(tmp_path, ["MKV", "WE", "MKV"])], tmp_path / "new.parquet")
+def test_an_older_index_is_split_and_the_fasta_is_not_opened(tmp_path):
+    """Older indices have no column `excluded`."""
+    fasta = write_fasta(tmp_path, ["MKV", "WE", "MKV"])
+    index_proteins([fasta], tmp_path / "new.parquet")
+    fasta.unlink()
     table = pq.read_table(tmp_path / "new.parquet").drop_columns("excluded")
     metadata = read_metadata(tmp_path / "new.parquet", "index")
     pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "old.parquet")
@@ -235,7 +203,7 @@ def test_an_older_index_is_split(tmp_path):
 
 
 def test_leftovers_of_a_killed_split_are_removed(tmp_path):
-    index_proteins([_fasta(tmp_path, ["MKV", "WE"])], tmp_path / "index.parquet")
+    index_proteins([write_fasta(tmp_path, ["MKV", "WE"])], tmp_path / "index.parquet")
     left = tmp_path / f"index/.shard_0.parquet.{'0123456789abcdef' * 2}.tmp"
     left.parent.mkdir()
     left.touch()

@@ -6,10 +6,9 @@ import hashlib
 import logging
 import os
 import shutil
-import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +19,17 @@ import pyarrow.parquet as pq
 import pytest
 from broken_files import flip
 from described_models import write_protein_model
-from indexing import index_proteins
-from known_files import WIDTH, write_indices, write_known_shard
+from indexing import index_proteins, make_check
+from known_files import KNOWN_RECIPE, OTHER_VALUES, WIDTH, write_indices, write_known_shard
 
 from seqembed.checkpoints.blocks import write_next_block
 from seqembed.checkpoints.token_rows import ResidueSpool
-from seqembed.checks.residues import ResidueCheck
 from seqembed.errors import FileFormatError
 from seqembed.index.parquet import read_metadata
-from seqembed.models.encoders.tokenization import ESM2_LETTERS
 from seqembed.models.prepared import PreparedModel, read_prepared
 from seqembed.results.merge import merge
 from seqembed.results.quarantine import write_quarantine
 from seqembed.results.seal import seal
-from seqembed.settings.recipe import Recipe
 from seqembed.verify.inputs import check_fasta
 from seqembed.verify.rows import AGAIN
 from seqembed.verify.verify import verify
@@ -43,18 +39,7 @@ LOGGER = logging.getLogger("test_verify")
 # s2 and s5 are of one sequence; the index excludes s1 and s6.
 RESIDUES = ["MKV", "MJ", "WE", "ACDEFGH", "L", "we*", "JJ"]
 SEQUENCES = {f"s{number}": residues for number, residues in enumerate(RESIDUES)}
-RECIPE = Recipe(
-    weights="ab" * 32,
-    tokenizer="esm2",
-    layer=6,
-    pooling="mean",
-    precision="fp32",
-    storage="float32",
-    long_sequences="window",
-    max_length=1022,
-    numerics_version=1,
-    per_residue=True,
-)
+RECIPE = replace(KNOWN_RECIPE, long_sequences="window", per_residue=True)
 # No test but those of weights writes it.
 MODEL = "resources/models/esm.json"
 SHARED = {"model": "esm", "weights_sha256": "ef" * 32, **RECIPE.fields()}
@@ -137,12 +122,14 @@ def refused(path: Path, *arguments: Any, **options: Any) -> str:
     return message.removeprefix(f"{path}: ")
 
 
-def test_what_is_good_is_counted(good):
+def test_what_is_good_is_counted_and_nothing_is_written(good):
+    before = {path: path.stat().st_mtime_ns for path in good.root.rglob("*")}
     counts = {good.merged: 5, good.shard(0): 1, good.shard(1): 3}
     for path, count in (counts | {good.index: 7, good.shard_index(1): 3}).items():
         found = verify(path, fail_on_quarantine=True)
         assert found.startswith(f"{path}: {count} sequences, all is well")
         assert found.endswith(f"not compared: {MODEL}") == (path == good.merged)
+    assert {path: path.stat().st_mtime_ns for path in good.root.rglob("*")} == before
 
 
 def test_files_of_the_first_versions_are_good():
@@ -153,26 +140,12 @@ def test_files_of_the_first_versions_are_good():
     assert "all is well" in verify(GOLDEN / "shard_1.h5", GOLDEN / "shard_1.parquet")
 
 
-def test_nothing_is_written(good):
-    def content() -> dict[Path, int]:
-        return {path: path.stat().st_mtime_ns for path in good.root.rglob("*")}
-
-    before = content()
-    verify(good.merged)
-    verify(good.shard(0))
-    assert content() == before
-
-
 @pytest.mark.parametrize(
     ("change", "place", "problem"),
     [
         (put("embeddings", (2, 3), np.nan), "embeddings, row 2 (of 's3')", "not finite"),
         (put("embeddings", (4, 0), -np.inf), "embeddings, row 4 (of 's5')", "not finite"),
-        (
-            put("residues/embeddings", (5, 1), np.inf),
-            "residues/embeddings, row 5 (of 's3')",
-            "not finite",
-        ),
+        (put("residues/embeddings", (5, 1), np.inf), "residues/embeddings, row 5 (", "not finite"),
         (put("flags", 1, 16), "flags, row 1 (of 's2')", "unknown bits"),
         (put("lengths", 0, 0), "lengths, row 0 (of 's0')", "not the length"),
         (put("sequence_ids", 3, "s0"), "sequence_ids, row 3 (of 's0')", "row 0 has this id"),
@@ -203,11 +176,8 @@ def test_what_is_wrong_with_a_sealed_file_is_named(change, place, problem, resul
 def test_a_fingerprint_is_of_each_field_of_the_recipe(results):
     """So that a later field cannot be left out of what is looked at."""
     original = results.merged.read_bytes()
-    others = {"layer": 5, "max_length": 7, "numerics_version": 2, "precision": "fp16"}
-    others |= {"pooling": "max", "long_sequences": "full", "storage": "float16"}
-    others |= {"per_residue": False}
-    for field in fields(Recipe):
-        tamper(results.merged, attributes(**{field.name: others.get(field.name, "other")}))
+    for name, (value, *_) in (OTHER_VALUES | {"per_residue": [False]}).items():
+        tamper(results.merged, attributes(**{name: value}))
         assert refused(results.merged).startswith("attribute recipe_fingerprint is")
         results.merged.write_bytes(original)
 
@@ -217,7 +187,7 @@ def test_a_fingerprint_is_of_each_field_of_the_recipe(results):
     [({"per_residue": False}, "has token rows"), ({"storage": "float16"}, "attribute storage is")],
 )
 def test_token_rows_and_storage_are_those_of_the_recipe(change, problem, results):
-    fingerprint = Recipe(**vars(RECIPE) | change).fingerprint
+    fingerprint = replace(RECIPE, **change).fingerprint
     tamper(results.merged, attributes(**change, recipe_fingerprint=fingerprint))
     assert refused(results.merged).startswith(problem)
 
@@ -286,25 +256,19 @@ def test_sequences_that_could_not_be_embedded_are_named(tmp_path):
 
 def test_a_quarantine_of_other_sequences_is_named(tmp_path):
     results = Results(tmp_path).make(["L"])
-    original = results.merged.read_bytes()
-
-    def quarantine_a_row(file: h5py.File) -> None:
-        file["quarantine/digests"][0] = file["digests"][1]
 
     def quarantine_more(file: h5py.File) -> None:
         for name, value in (("digests", np.full((1, 16), 9, np.uint8)), ("reasons", ["more"])):
-            data = np.append(file[f"quarantine/{name}"][:], value, axis=0)
-            dtype = file[f"quarantine/{name}"].dtype
-            del file[f"quarantine/{name}"]
-            file.create_dataset(f"quarantine/{name}", data=data, dtype=dtype)
+            held = file.pop(f"quarantine/{name}")
+            data = np.append(held[:], value, axis=0)
+            file.create_dataset(f"quarantine/{name}", data=data, dtype=held.dtype)
 
-    for change, expected in (
-        (quarantine_a_row, "digests, row 1 (of 's2'): quarantine/digests has this sequence"),
-        (quarantine_more, f"quarantine/digests: 1 belong to no sequence of {results.index}"),
-    ):
-        results.merged.write_bytes(original)
-        tamper(results.merged, change)
-        assert refused(results.merged).startswith(expected)
+    tamper(results.merged, quarantine_more)
+    expected = f"quarantine/digests: 1 belong to no sequence of {results.index}"
+    assert refused(results.merged).startswith(expected)
+    tamper(results.merged, lambda file: put("quarantine/digests", 0, file["digests"][1])(file))
+    expected = "digests, row 1 (of 's2'): quarantine/digests has this sequence"
+    assert refused(results.merged).startswith(expected)
 
 
 # Shards
@@ -342,32 +306,36 @@ def test_a_shard_finds_its_index_and_has_each_sequence_once(results):
     assert refused(results.shard(1)).startswith("digests, row 1 (of 's2'): row 0 is of the same")
 
 
-def test_a_shard_without_a_sequence_of_its_index_is_named(results, tmp_path):
-    shorter, index = Results(tmp_path / "other").make(["L"]), results.shard_index(1)
+def test_a_shard_without_a_sequence_of_its_index_is_named(tmp_path):
+    shorter = Results(tmp_path).make(["L"])
     tamper(shorter.shard(1), lambda file: file.pop("quarantine"))
-    assert refused(shorter.shard(1), index).startswith(f"has 2 rows, not 3 as {index}")
+    found = refused(shorter.shard(1), shorter.shard_index(1))
+    assert found.startswith(f"has 2 rows, not 3 as {shorter.shard_index(1)}")
 
 
 # Blocks and indices
 
 
+def write_block(folder: Path, rows: np.ndarray, tokens: np.ndarray) -> Path:
+    """Write a block of n sequences, each with one token; (n, D) rows and token rows."""
+    spool, count = ResidueSpool(folder), len(rows)
+    for number in range(count):
+        spool.add(number, tokens[number : number + 1])
+    digests = np.arange(16 * count, dtype=np.uint8).reshape(count, 16)
+    how = {"batches": 1, "residues": spool.seal(range(count))}
+    return write_next_block(folder, digests, rows, np.zeros(count, np.uint8), **how)
+
+
 @pytest.mark.parametrize("where", ["rows", "token rows"])
 def test_a_block_with_a_value_that_is_not_finite_is_named(where, tmp_path):
-    rows = np.ones((3, WIDTH), np.float32)
-    tokens = [rows[:1].copy() for _ in range(3)]
-    (rows if where == "rows" else tokens)[2][..., 1] = np.nan
-    spool = ResidueSpool(tmp_path)
-    for number, part in enumerate(tokens):
-        spool.add(number, part)
-    digests, flags = np.arange(48, dtype=np.uint8).reshape(3, 16), np.zeros(3, np.uint8)
-    sealed = spool.seal(range(3))
-    block = write_next_block(tmp_path, digests, rows, flags, batches=1, residues=sealed)
+    rows, tokens = np.ones((2, 3, WIDTH), np.float32)
+    (rows if where == "rows" else tokens)[2, 1] = np.nan
+    block = write_block(tmp_path, rows, tokens)
     assert refused(block).startswith(f"{where}, row 2: has a value that is not finite")
 
 
 def test_a_damaged_block_is_named(tmp_path):
-    digests, rows = np.zeros((1, 16), np.uint8), np.ones((1, WIDTH), np.float32)
-    block = write_next_block(tmp_path, digests, rows, np.zeros(1, np.uint8), batches=1)
+    block = write_block(tmp_path, *np.ones((2, 1, WIDTH), np.float32))
     assert verify(block) == f"{block}: 1 sequences, all is well"
     flip(block)
     assert refused(block).startswith("damaged checkpoint block")
@@ -384,24 +352,20 @@ def replace_first(path: Path, name: str, value: Any) -> None:
     pq.write_table(changed.replace_schema_metadata(metadata), path)
 
 
-def test_an_index_that_states_another_fingerprint_is_named(results):
+def test_an_index_with_another_fingerprint_and_a_shards_with_other_residues_are_named(results):
     replace_first(results.index, "sequence_id", "x")
     assert refused(results.index).startswith("damaged; remove it")
     # The index is named, not the file.
     assert refused(results.merged).startswith(f"{results.index}: damaged; remove it")
-
-
-def test_a_shards_index_with_other_residues_is_named(results):
-    path = results.shard_index(0)
-    replace_first(path, "residues", b"W")
-    assert refused(path).startswith("residues of 's3'")
+    replace_first(results.shard_index(0), "residues", b"W")
+    assert refused(results.shard_index(0)).startswith("residues of 's3'")
 
 
 # The program
 
 
 @pytest.fixture
-def run(monkeypatch, capsys) -> Iterator[Callable[..., tuple[int, list[str]]]]:
+def run(monkeypatch, capsys, restored_process) -> Callable[..., tuple[int, list[str]]]:
     """Call the program; returns its exit code and the lines that it said."""
     import verify as program
 
@@ -412,9 +376,7 @@ def run(monkeypatch, capsys) -> Iterator[Callable[..., tuple[int, list[str]]]]:
         assert said.out == ""
         return code, said.err.splitlines()
 
-    before = signal.getsignal(signal.SIGTERM)
-    yield call
-    signal.signal(signal.SIGTERM, before)
+    return call
 
 
 def test_the_program_says_a_line_a_file_and_looks_at_all(run, results):
@@ -450,8 +412,7 @@ def test_of_one_file_there_is_one_line(run, tmp_path):
 @pytest.fixture
 def indexed(results, monkeypatch) -> Results:
     """A copy whose index is of its own FASTA file, with the working folder beside it."""
-    check = ResidueCheck(ESM2_LETTERS, "protein", "skip", gaps="error", suspicious="error")
-    index_proteins([results.fasta], results.index, check=check)
+    index_proteins([results.fasta], results.index, check=make_check("skip"))
     monkeypatch.chdir(results.root)
     return results
 
@@ -495,8 +456,7 @@ def test_input_is_read_as_it_was_indexed_also_after_a_missing_file(tmp_path):
     first, second, index = (tmp_path / name for name in ("a.faa", "b.faa", "index.parquet"))
     first.write_text(">P0\nMKV\n")
     second.write_text(">sp|P1|ONE\nMK-V\n>P2 x\nmk..v\n")
-    check = ResidueCheck(ESM2_LETTERS, "protein", "error", gaps="remove", suspicious="error")
-    index_proteins([first, second], index, "accession", check)
+    index_proteins([first, second], index, "accession", make_check(gaps="remove"))
     assert check_fasta(index) == []
     first.unlink()
     assert check_fasta(index) == [str(first)]
