@@ -273,7 +273,7 @@ def test_save_shard_puts_rows_in_input_order(project, tmp_path):
 
 def test_save_shard_misses_no_row(project, tmp_path):
     folder, shard = tmp_path / "shard_0", read_shard_index(project.index())
-    with pytest.raises(CheckpointError, match="lacks its manifest or index"):
+    with pytest.raises(CheckpointError, match="lacks manifest.json or index.parquet"):
         saved(project, folder, 40)
     begin(folder, manifest_of(shard_fingerprint=shard.fingerprint), project.index())
     with pytest.raises(ShardError, match="1 sequences have no row"):
