@@ -1,7 +1,7 @@
 """The worker: embeds one shard on one device.
 
-`gpu_worker` calls the steps in order. In what the steps take and return, an id is a sequence's hex
-digest, and not the user's name for the sequence: a changed name makes no checkpoint useless.
+`gpu_worker` calls the steps in order. The ids that the steps take and return are hex digests of
+sequences, not the names in the FASTA files: a checkpoint stays valid if a name changes.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def gpu_worker(
 
 
 def _extract_checkpoint_config(model_config: dict[str, Any], output_dir: Path) -> dict[str, Any]:
-    """Return where checkpoints are, and when one is due: after so many sequences or seconds.
+    """Return where checkpoints are, and after how many sequences or seconds one is due.
 
     `checkpoint_dir` is the folder `checkpoint_key` in `checkpoint_base_dir`, by default
     `checkpoints/` beside `output_dir`. Raises ConfigError if a threshold is missing.
@@ -153,7 +153,7 @@ def _load_checkpoint_manifest(
     try:
         return read_manifest(folder)
     except CheckpointError as error:
-        words = "%s: damaged manifest (%r), a new one is written; set aside as %s"
+        words = "%s: damaged manifest (%r), set aside as %s; a new manifest is written"
         path = folder / MANIFEST
         logger.warning(words, path, error.__cause__, set_aside(path).name)
         return None
@@ -212,8 +212,8 @@ def _load_model(
     described = read_prepared(path)
     layer = described.layer(model_config.get("embedding", {}).get("layer", "last"))
     model = load_prepared(path, layer, DTYPES[precision]).to(device)
-    words = (device, precision, model.attention.name)
-    logger.info("the model is on %s in %s; attention: %s", *words)
+    attention = model.attention.name
+    logger.info("the model is on %s in %s; attention: %s", device, precision, attention)
     return model, load_tokenizer(described).encode
 
 

@@ -1,7 +1,7 @@
 """The supervisor: leases a GPU, runs a worker in a child process, and acts on how the worker ends.
 
-A supervisor changes the signal handlers and the environment of its own process. It never uses
-CUDA: the worker has to know which GPU to use before CUDA starts.
+A supervisor changes the signal handlers and the environment of its own process, and never starts
+CUDA: a worker inherits CUDA_VISIBLE_DEVICES, which CUDA reads once, as CUDA starts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from seqembed.machine.signals import RUN_AGAIN, STOPPED, StopFlag, die_with_pare
 POLL_SECONDS = 0.2
 # Slurm's KillWait is 30 s by default: by then, the worker must have written its checkpoint.
 GRACE_SECONDS = 25.0
-# If the parent has ended, the user may start the next run at once, and it would have to wait.
+# If the parent has ended, the user may start the next run at once, and that run waits for this one.
 ORPHAN_GRACE_SECONDS = 5.0
 
 # These settings keep a worker's memory from growing from batch to batch. A small block that stays
@@ -56,7 +56,7 @@ class WorkerEnd:
 
     status: the last status that the worker put on the queue, None if there is none. exit_code:
     minus the signal's number if a signal killed the worker. began: the worker had recorded how the
-    worker before ended. oom_killed: the kernel killed a process of this control group because
+    previous worker ended. oom_killed: the kernel killed a process of this control group because
     memory ran out; None if the kernel does not say.
     """
 
@@ -170,12 +170,12 @@ class Supervisor:
         return end.judge(self._stop.asked())
 
     def _run_worker(self, *arguments: Any) -> WorkerEnd:
-        """Run one worker process to its end. If this method raises, it kills the process first."""
+        """Run one worker process to its end; an exception in this method kills the process."""
         kills = count_oom_kills()
         context = multiprocessing.get_context("spawn")
         results, began = context.Queue(), context.Event()
         worker = context.Process(target=_work, args=(os.getpid(), results, began, *arguments))
-        # The child inherits the mask: at Ctrl-C it gets no SIGINT, but the supervisor's SIGTERM.
+        # The child inherits the mask: at Ctrl-C the child gets only the supervisor's SIGTERM.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             worker.start()
@@ -195,7 +195,7 @@ class Supervisor:
         )
 
     def _wait(self, worker: SpawnProcess, results: Any) -> dict[str, Any] | None:
-        """Wait for the worker's end; return its last status, None if none arrived."""
+        """Wait for the worker's end; return the last status that arrived, None if none did."""
         status, deadline = None, None
         while worker.is_alive():
             status = _take(results) or status

@@ -12,7 +12,7 @@ PROGRESS_SECONDS = 15.0
 
 
 def setup_worker_logging(rank: int, log_path: Path) -> logging.Logger:
-    """Return the rank's logger, which appends to `log_path` and no longer to an earlier file."""
+    """Return the rank's logger, which appends to `log_path`; close the file of an earlier call."""
     logger = logging.getLogger(f"seqembed.worker.{rank}")
     logger.setLevel(logging.INFO)
     logger.propagate = False
@@ -24,7 +24,7 @@ def setup_worker_logging(rank: int, log_path: Path) -> logging.Logger:
 
 
 def open_log_file(path: Path) -> logging.Handler:
-    """Return a handler that appends lines to the file `path`, as other processes may do, too."""
+    """Return a handler that appends lines to the file `path`; other processes may append, too."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -75,7 +75,7 @@ class Progress:
     def log(self, spent: float | None = None) -> None:
         """Log the sequences done, tokens per second, time left and time since the last checkpoint.
 
-        spent: at the end of a run, the seconds spent on checkpoints, to log as well; else None.
+        spent: the seconds spent on checkpoints, logged at the end of a run; None during the run.
         """
         self._logged = now = self._clock()
         seconds = now - self._begin
@@ -87,8 +87,9 @@ class Progress:
         done = f"{self._done:,} of {self._sequences:,} sequences done, {rate:,.0f} tokens/s"
         self._logger.info("%s, %s left, last checkpoint %s", done, left, ago)
         if spent is not None:
-            computed = f"{self._tokens:,}"
-            self._logger.info("%s tokens were computed in %.3f seconds", computed, seconds)
+            self._logger.info(
+                "%s tokens were computed in %.3f seconds", f"{self._tokens:,}", seconds
+            )
             self._logger.info("checkpoints took %.2f of %.2f seconds", spent, seconds)
 
 

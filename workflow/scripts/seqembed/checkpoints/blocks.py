@@ -1,4 +1,4 @@
-"""Checkpoint blocks: files that hold the rows of finished batches, with a checksum of the file."""
+"""Checkpoint blocks: files with the rows of finished batches, and a checksum of all bytes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Block:
 
     digests: (n, 16) uint8. rows: (n, D) float32 or float16. flags: (n,) uint8, the bits of
     flags.py. residues: the file of the token rows, None if the recipe asks for no token rows.
-    Raises CheckpointError if a shape or a dtype is another, or if first > last.
+    Raises CheckpointError if a shape, a dtype or the range of batches is wrong.
     """
 
     first: int
@@ -107,8 +107,8 @@ def write_next_block(
 ) -> Path:
     """Write a block, numbered after the last block in `folder`; return the file's path.
 
-    digests, rows, flags, residues: as in Block. batches: the number of batches that the rows come
-    from. A missing folder is made.
+    digests, rows, flags, residues: as in Block. batches: how many batches the rows are from. A
+    missing folder is made.
     """
     folder.mkdir(parents=True, exist_ok=True)
     first = _next_number(folder)

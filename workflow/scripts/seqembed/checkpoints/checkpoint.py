@@ -27,7 +27,7 @@ from seqembed.storage.publish import link, remove_temporary, set_aside
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """The folder `shard_{rank}` in the folder `base`.
+    """A checkpoint in use: the folder `shard_{rank}` in the folder `base`.
 
     locked: this process holds the lock of `base`. If False, the file system has no locks, and
     another worker may write to the same folder.
@@ -46,7 +46,7 @@ class Checkpoint:
     def begin(self, manifest: CheckpointManifest, index_path: Path) -> None:
         """Write the manifest, and link the shard's index into the folder for assemble_shard.
 
-        Raises IndexFormatError if ids in the index are damaged: assemble_shard reads them last.
+        Raises IndexFormatError if the index is damaged: better now than after the last batch.
         """
         read_shard_ids(index_path)
         write_manifest(self.folder, manifest)
@@ -55,8 +55,8 @@ class Checkpoint:
     def remove_leftovers(self) -> None:
         """Remove what killed workers left: temporary files, and token rows that belong to no block.
 
-        Call this after read_finished, which renames damaged blocks. Without the lock nothing is
-        removed, because another worker may be writing these files.
+        Call this method after read_finished, which renames damaged blocks. Without the lock,
+        nothing is removed, because another worker may be writing these files.
         """
         if not self.locked:
             return
@@ -74,8 +74,9 @@ class Checkpoint:
     ) -> list[Block]:
         """Copy rows from the store at `path`, an HDF5 file, into new blocks; return these blocks.
 
-        digests: (n, 16) uint8; those that the store lacks are left out. A store that is damaged or
-        of another recipe gives a warning and no block, a missing store just no block.
+        digests: (n, 16) uint8, the sequences to copy; sequences that the store lacks are left out.
+        If the store is missing, damaged or of another recipe, the list is empty. Unless the store
+        is missing, a warning says why.
         """
         if not path.exists():
             return []
@@ -118,7 +119,7 @@ def open_checkpoint(
     leave_if_asked: Callable[[], None],
     logger: logging.Logger,
 ) -> Iterator[Checkpoint]:
-    """Give the rank's checkpoint to the body, with the lock of its folder.
+    """Give the rank's checkpoint to the body, and hold the lock of `checkpoint_dir` meanwhile.
 
     config: from _extract_checkpoint_config. If `config` turns checkpoints off, the checkpoint is a
     temporary folder in `output_dir`, removed after the body. leave_if_asked: called while another
@@ -173,7 +174,7 @@ def read_finished(
 
 
 def clear(folder: Path) -> None:
-    """Remove all blocks, token rows, records and finished shards from a checkpoint folder."""
+    """Remove blocks, token rows, manifest, failures and finished shard from a checkpoint folder."""
     patterns = ("residues_*.raw", ".residues_*.tmp", "shard_*.h5", MANIFEST, FAILURES, IN_FLIGHT)
     for path in [*list_blocks(folder), *(p for text in patterns for p in folder.glob(text))]:
         path.unlink(missing_ok=True)

@@ -25,8 +25,8 @@ class Suspect:
     """A sequence that may have caused a failure, and is computed in a batch of its own.
 
     reason: the message of that failure. failed: the sequence failed in a batch of its own already.
-    tries: how often it did so in a process that had computed only suspects before. memory: the
-    sequence ran out of memory in a batch of its own.
+    tries: how often the sequence failed in a batch of its own in a process that had computed only
+    suspects before. memory: the sequence ran out of memory in a batch of its own.
     """
 
     reason: str

@@ -31,7 +31,7 @@ def read_shard_ids(index_path: Path) -> Any:
 
 
 def count_duplicate_rows(folder: Path) -> int:
-    """Return how many rows in a folder's blocks are copies: another worker computed them, too."""
+    """Return how many rows in a folder's blocks are repeated, because two workers computed them."""
     digests, _, _ = _read_details(folder)
     return len(digests) - count_distinct(digests)
 
@@ -50,7 +50,9 @@ def assemble_shard(
     """
     manifest = read_manifest(folder)
     if manifest is None or not (folder / INDEX).exists():
-        raise CheckpointError(f"{folder}: lacks {MANIFEST} or {INDEX}; remove it and run again")
+        raise CheckpointError(
+            f"{folder}: lacks {MANIFEST} or {INDEX}; remove the folder, run again"
+        )
     shard, path = read_shard_index(folder / INDEX), folder / f"shard_{rank}.h5"
     places = DigestIndex(from_hex(ids)).find(shard.digests)
     reasons, absent = read_failures(folder).quarantined, to_hex(shard.digests[places < 0])
@@ -121,7 +123,7 @@ def _take_token_rows(
     places: NDArray[np.int64],
     manifest: CheckpointManifest,
 ) -> TokenRows | None:
-    """Return the token rows of the blocks' sequences at `places`; None if the recipe has none.
+    """Return the token rows of the blocks' sequences at `places`; None if the recipe keeps none.
 
     files: each block's token rows. path: the HDF5 file, which a ShardError names.
     """

@@ -1,6 +1,6 @@
 """The token rows of a checkpoint block: with `per_residue`, a row for each token of a sequence.
 
-They are in a raw file beside the block, because they may take more memory than there is.
+Token rows are in a raw file beside the block, because they may take more memory than there is.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ class ResidueFile:
 def read_reference(metadata: Mapping[str, str], counts: NDArray[np.int64]) -> ResidueFile:
     """Return the file of token rows that a block's metadata and its tensor COUNTS describe.
 
-    Raises CheckpointError for another dtype or a negative count, KeyError for a missing entry.
+    counts: (n,) int64, that tensor. Raises CheckpointError if the rows or the counts have another
+    dtype, or if a count is negative; KeyError if an entry of the metadata is missing.
     """
     name, checksum, dtype = (metadata[f"residues_{w}"] for w in ("file", "checksum", "dtype"))
     # If the dtype were "object", NumPy would take the file's bytes for addresses in memory.
@@ -147,7 +148,10 @@ class ResidueSpool:
 
 
 def copy_residues(folder: Path, rows: TokenRowPool, places: NDArray[np.int64]) -> ResidueFile:
-    """Write the token rows of a pool's sequences number `places`, (n,), to a file in `folder`."""
+    """Write the token rows of sequences of a pool to a sealed file in `folder`.
+
+    places: (n,) int64, the numbers of the sequences in the pool.
+    """
     spool = ResidueSpool(folder)
     try:
         for number, place in enumerate(places):

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-# The kernel's list of this process's control groups, and the folder of all groups.
 OWN_GROUPS = Path("/proc/self/cgroup")
 GROUPS = Path("/sys/fs/cgroup")
 
@@ -17,7 +16,8 @@ GROUPS = Path("/sys/fs/cgroup")
 def count_oom_kills(own: Path = OWN_GROUPS, groups: Path = GROUPS) -> int | None:
     """Return how many processes of this control group the kernel killed for lack of memory.
 
-    None if no file of the group has the number.
+    None if no file of the group has the number. own: the kernel's list of this process's groups.
+    groups: the folder of all groups.
     """
     for folder in _memory_groups(own, groups):
         for name in ("memory.oom_control", "memory.events"):
@@ -28,7 +28,7 @@ def count_oom_kills(own: Path = OWN_GROUPS, groups: Path = GROUPS) -> int | None
 
 
 def memory_limit(own: Path = OWN_GROUPS, groups: Path = GROUPS) -> int | None:
-    """Return the lowest memory limit, in bytes, of this control group and its parents, or None."""
+    """Return the lowest memory limit, in bytes, of this group and its parents; None: no limit."""
     limits = []
     for folder in _memory_groups(own, groups):
         for group in (folder, *folder.parents):
@@ -40,7 +40,7 @@ def memory_limit(own: Path = OWN_GROUPS, groups: Path = GROUPS) -> int | None:
 
 
 def _memory_groups(own: Path, groups: Path) -> Iterator[Path]:
-    """Yield the folders where this process's group may lie, in versions 1 and 2 of the groups."""
+    """Yield the folders that this process's group may have in cgroup versions 1 and 2."""
     with suppress(OSError):
         for line in own.read_text().splitlines():
             _, controllers, group = line.split(":", 2)

@@ -53,7 +53,7 @@ class Gpu:
         return self.uuid or str(self.index)
 
     def lock(self) -> FileIO:
-        """Return the open device node, locked until it is closed.
+        """Return the open device node, which is locked until the returned file is closed.
 
         Raises BlockingIOError if another process holds the lock, OSError if locking fails.
         """
@@ -67,7 +67,7 @@ class Gpu:
 class MigDevice:
     """A MIG device: a part of a GPU, known here by its name in CUDA_VISIBLE_DEVICES only.
 
-    A MIG device has no device node. Its lock is one byte of the driver's control node `node`; the
+    A MIG device has no device node. The lock is one byte of `node`, the driver's control node; the
     byte's offset is computed from the name.
     """
 
@@ -75,7 +75,10 @@ class MigDevice:
     node: Path
 
     def lock(self) -> FileIO:
-        """Return the open control node, its byte locked until it is closed; raises as Gpu.lock."""
+        """Return the open control node, with the byte locked until the returned file is closed.
+
+        Raises as Gpu.lock.
+        """
         digest = hashlib.blake2b(self.cuda_name.encode(), digest_size=8).digest()
         # The offset is one of 2**62; the lock is described as a struct flock (fcntl.h).
         byte = int.from_bytes(digest, "little") >> 2
@@ -101,7 +104,7 @@ def _lock(file: FileIO, lock: Callable[..., object], *arguments: object) -> File
 
 
 def find_gpus(proc: Path = DRIVER_GPUS, dev: Path = DEVICE_NODES) -> list[Gpu]:
-    """Return the GPUs whose device nodes in `dev` open for reading, in the order of PCI bus ids."""
+    """Return the GPUs listed in `proc` whose nodes in `dev` open, in the order of PCI bus ids."""
     gpus: list[Gpu] = []
     for folder in driver_entries(proc):
         # A GPU that the driver excludes, or whose node does not open, is left out.
@@ -119,7 +122,7 @@ def find_gpus(proc: Path = DRIVER_GPUS, dev: Path = DEVICE_NODES) -> list[Gpu]:
 
 
 def driver_entries(proc: Path) -> list[Path]:
-    """Return the driver's folder of each GPU, in the order of PCI bus ids."""
+    """Return the driver's folder of each GPU, a folder in `proc`, in the order of PCI bus ids."""
     folders = [path for path in proc.glob("*") if BUS_ID.fullmatch(path.name)]
     return sorted(folders, key=lambda path: [int(part, 16) for part in re.split("[:.]", path.name)])
 
@@ -137,7 +140,8 @@ def choose_candidates(
     """Return the devices that CUDA_VISIBLE_DEVICES names, in that order; None allows all GPUs.
 
     An entry is a GPU's number in the order of PCI bus ids; a UUID, or a beginning that only one
-    GPU's UUID has; or the whole name of a MIG device. Raises DeviceError for any other entry.
+    GPU's UUID has; or the whole name of a MIG device. dev: the folder of device nodes. Raises
+    DeviceError for any other entry.
     """
     if visible_devices is None:
         return list(gpus)
@@ -184,9 +188,10 @@ def lease_device(
 ) -> Iterator[dict[str, str]]:
     """Hold a device in the body; give the environment variables that tie a worker to the device.
 
-    The caller ends the worker before leaving the body. leave_if_asked: as in lease_gpu. Raises
-    DeviceError if "cuda" is asked for and no GPU is found or allowed, if CUDA_VISIBLE_DEVICES names
-    an unknown device, or if a GPU cannot be locked.
+    The caller ends the worker before leaving the body. asked: "auto" takes the CPU if no GPU is
+    found or allowed. rank: ranks try GPUs in different orders. leave_if_asked: as in lease_gpu.
+    proc, dev: as in find_gpus. Raises DeviceError if "cuda" is asked for and no GPU is found or
+    allowed, if CUDA_VISIBLE_DEVICES names an unknown device, or if a GPU cannot be locked.
     """
     if asked == "cpu":
         yield NO_GPU

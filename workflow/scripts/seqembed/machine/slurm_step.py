@@ -16,7 +16,7 @@ KEPT = frozenset({"SLURM_CONF", "SLURM_CLUSTER_NAME", "SLURM_JOB_ID", "SLURM_JOB
 
 
 def become_own_step(environ: Mapping[str, str], logger: logging.Logger) -> None:
-    """Replace this process by `srun`, which runs the program again, without OWN_STEP, as a step.
+    """Replace this process by `srun`, which runs the program, without OWN_STEP, as a Slurm step.
 
     At a time limit, scancel, requeue or preemption, Slurm sends SIGTERM only to the first process
     of each step. In a Snakemake job that process is Snakemake, which does not pass the signal on.

@@ -248,7 +248,7 @@ def open_run(
     keep_products_equal(os.environ)
     raise_open_file_limit()
     torch.set_num_threads(settings.threads)
-    # If the supervisor chose the CPU, it left the list empty and logged why.
+    # If the supervisor chose the CPU, the supervisor left the variable empty and logged why.
     on_cpu = settings.device == "auto" and environment.visible_devices == ""
     device = choose_device("cpu" if on_cpu else settings.device, logger)
     model = read_prepared(settings.model)
@@ -278,9 +278,7 @@ def choose_device(asked: Literal["auto", "cuda", "cpu"], logger: logging.Logger)
         return torch.device("cpu")
     if torch.cuda.is_available():
         return torch.device("cuda", 0)
-    reason = (
-        "this PyTorch has no CUDA" if not torch.version.cuda else "PyTorch finds no CUDA device"
-    )
+    reason = "PyTorch finds no CUDA device" if torch.version.cuda else "this PyTorch has no CUDA"
     if asked == "cuda":
         raise DeviceError(f"device is cuda, but {reason}; mend this, or set `device: cpu`")
     logger.warning("%s: the CPU is used", reason)

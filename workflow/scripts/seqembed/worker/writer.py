@@ -28,7 +28,7 @@ class CheckpointWriter:
     trusted. stored: blocks of this run that hold rows of the store. clock: returns seconds.
 
     ids, arrays: hex digests and (n, D) rows, on disk, of the stored and the written blocks.
-    computed: how many rows the writer wrote. written: the clock's time of its last block, None
+    computed: how many rows the writer wrote. written: the clock's time of the last block, None
     before the first. spent: the seconds that writing took.
     """
 
@@ -62,7 +62,7 @@ class CheckpointWriter:
             self._keep(block)
 
     def make_room(self, batches: Iterable[PackedBatch]) -> Iterator[PackedBatch]:
-        """Yield the batches; before one would make too many sequences wait, write a block."""
+        """Yield the batches; write a block first if a batch would make too many sequences wait."""
         for batch in batches:
             if self._count + len(batch.positions) > self._sequences:
                 self.write()
