@@ -50,9 +50,7 @@ def assemble_shard(
     """
     manifest = read_manifest(folder)
     if manifest is None or not (folder / INDEX).exists():
-        raise CheckpointError(
-            f"{folder}: lacks {MANIFEST} or {INDEX}; remove the folder, run again"
-        )
+        raise CheckpointError(f"{folder}: lacks {MANIFEST} or {INDEX}; remove it and run again")
     shard, path = read_shard_index(folder / INDEX), folder / f"shard_{rank}.h5"
     places = DigestIndex(from_hex(ids)).find(shard.digests)
     reasons, absent = read_failures(folder).quarantined, to_hex(shard.digests[places < 0])
