@@ -146,7 +146,7 @@ def attempts(place: Place) -> list[str]:
 
 def is_computing(place: Place, attempt: int = 1) -> bool:
     """Whether `attempt` workers of rank 0 have begun to compute."""
-    return "".join(attempts(place)).count("batches are to compute") >= attempt
+    return "".join(attempts(place)).count("batches are to be computed") >= attempt
 
 
 def lost(place: Place) -> list[int]:

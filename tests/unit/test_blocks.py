@@ -54,7 +54,7 @@ def test_every_flipped_byte_and_a_block_cut_short_are_seen(tmp_path):
     )
     for damaged in (*flipped, *(content[:keep] for keep in (0, 1, 7, 8, 100, -1))):
         path.write_bytes(damaged)
-        with pytest.raises(CheckpointError, match=f"^{path}: .*will be embedded again"):
+        with pytest.raises(CheckpointError, match=f"^{path}: .*are embedded again"):
             read_block(path)
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from worker_runs import SCRIPTS
+from worker_runs import SCRIPTS, embed_command
 
+import embed_shard
 from seqembed import command_line
 from seqembed.errors import ConfigError, InterruptedRun
 
@@ -142,3 +143,29 @@ def test_every_entry_is_guarded_and_describes_itself(entry, monkeypatch, capsys)
     assert caught.value.code == 0
     said = capsys.readouterr().out
     assert module.__doc__.split(",")[0].split()[0] in said and "--log" in said
+
+
+def embed(folder: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> int:
+    files = (folder / name for name in ("index", "model", "results/d/shards/shard_0.h5", "log"))
+    monkeypatch.setattr(sys, "argv", embed_command(*files, *more)[1:])
+    return embed_shard.main()
+
+
+@pytest.mark.parametrize(("rank", "world_size"), [(0, 0), (0, -3), (-1, 2), (2, 2)])
+def test_embed_shard_refuses_a_rank_outside_the_world_size(
+    rank, world_size, tmp_path, monkeypatch, capsys
+):
+    options = ("--rank", str(rank), "--world-size", str(world_size))
+    assert embed(tmp_path, monkeypatch, *options) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f": --rank {rank} --world-size {world_size}: the world size must be at least 1" in line
+
+
+@pytest.mark.parametrize("option", ["--settings", "--execution"])
+@pytest.mark.parametrize("text", ["5", "[]", "null", "{"])
+def test_embed_shard_refuses_settings_that_are_no_json_object(
+    option, text, tmp_path, monkeypatch, capsys
+):
+    with pytest.raises(SystemExit, match="2"):
+        embed(tmp_path, monkeypatch, option, text)
+    assert f"argument {option}: invalid json_object value: '{text}'" in capsys.readouterr().err

@@ -144,7 +144,7 @@ def test_candidates(visible, indices):
         ("GPU-aaaa", "names 2 GPUs"),
         ("GPU-", "names 3 GPUs"),
         *(
-            (visible, "names no GPU .*a MIG device needs its whole name")
+            (visible, "names no GPU .*A MIG device needs its whole name")
             for visible in ("0,MIG-1234", MIGS[0].lower(), "MIG-GPU-aaaa1111/1/0")
         ),
     ],
@@ -342,7 +342,7 @@ def test_one_device_from_the_scheduler_is_trusted(machine, messages, asked, job,
         assert variables == {"CUDA_VISIBLE_DEVICES": name, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
         assert all(map(is_free, machine.gpus()))
     (message,) = messages()
-    assert f"one device, {name}" in message and "no lease" in message
+    assert f"one device, {name}" in message and "without a lease" in message
 
 
 @pytest.mark.parametrize("name", ["0", "GPU-aaaa2222", MIGS[0]])
@@ -350,7 +350,7 @@ def test_one_device_that_cannot_be_looked_up_is_trusted(bare, messages, name):
     """As in WSL, whose driver has no folder in /proc, and in containers that hide it."""
     with bare.lease("cuda", visible=name) as variables:
         assert variables["CUDA_VISIBLE_DEVICES"] == name
-    assert messages()[0].endswith("no lease")
+    assert messages()[0].endswith("without a lease")
 
 
 def test_one_device_of_a_user_is_leased(machine):
@@ -424,7 +424,7 @@ def test_the_cpu_asked_for_needs_no_gpu(machine, messages, visible):
     [
         (0, None, "the NVIDIA driver lists no GPU in .*nvidia-smi"),
         (0, "0,1", "the NVIDIA driver lists no GPU in "),
-        (1, None, "the NVIDIA driver lists 1 GPUs in .* none of their nodes opens"),
+        (1, None, "the NVIDIA driver lists 1 GPU in .* no device node opens"),
         (1, "", "CUDA_VISIBLE_DEVICES='' allows no GPU"),
         (1, "-1", "CUDA_VISIBLE_DEVICES='-1' allows no GPU"),
     ],

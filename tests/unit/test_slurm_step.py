@@ -59,7 +59,7 @@ def test_in_a_slurm_job_the_same_command_runs_as_a_step(tmp_path, srun):
     done = embed_shard(tmp_path, "--own-step", path=str(srun.parent), SLURM_JOB_ID="17")
     assert done.returncode == 7
     assert done.stdout.splitlines() == [*SRUN[1:], *COMMAND, "job 17"]
-    assert "starting as a step of its own of job 17" in (tmp_path / "worker.log").read_text()
+    assert "starting a Slurm step of its own in job 17" in (tmp_path / "worker.log").read_text()
 
 
 @pytest.mark.parametrize(
@@ -68,14 +68,14 @@ def test_in_a_slurm_job_the_same_command_runs_as_a_step(tmp_path, srun):
 def test_without_the_option_or_a_job_no_step_starts(tmp_path, srun, more, variables):
     done = embed_shard(tmp_path, *more, path=str(srun.parent), **variables)
     assert done.returncode == 1 and "none.json" in done.stderr
-    named = "job 17 of Slurm, on " in (tmp_path / "worker.log").read_text()
+    named = "Slurm job 17 on " in (tmp_path / "worker.log").read_text()
     assert named is bool(variables)
 
 
 def test_without_srun_the_run_goes_on_with_a_warning(tmp_path):
     done = embed_shard(tmp_path, "--own-step", path=str(tmp_path), SLURM_JOB_ID="17")
     assert done.returncode == 1 and "none.json" in done.stderr
-    assert "no srun is on PATH" in done.stderr
+    assert "srun is not on PATH" in done.stderr
 
 
 def test_a_step_forgets_how_the_step_around_it_was_asked_for():

@@ -1,7 +1,7 @@
-"""The worker: embeds one shard on the device that it is given.
+"""The worker: embeds one shard on one device.
 
-`gpu_worker` is the list of steps; its helpers are module-level, so that a spawned process finds
-them. Ids at their boundary are hex digests of residues: an edited header loses no checkpoint.
+`gpu_worker` calls the steps in order. The ids that the steps take and return are hex digests of
+sequences, not the names in the FASTA files: a checkpoint stays valid if a name changes.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator, Set
-from contextlib import contextmanager
+from collections.abc import Set
 from functools import partial
 from multiprocessing.queues import Queue
 from pathlib import Path
@@ -43,30 +42,36 @@ from seqembed.worker.status import describe_error
 from seqembed.worker.writer import CheckpointWriter
 from seqembed.worker_logging import Progress, setup_worker_logging
 
-# The precision in which rows that are not finite are computed again.
+# The setting with which rows that are not finite are computed again.
 FP32 = {"precision": "fp32"}
 
 
 def gpu_worker(
     rank: int,
     world_size: int,
-    results_queue: Queue,  # type: ignore[type-arg]  # it takes no argument when it runs
+    results_queue: Queue,  # type: ignore[type-arg]  # Queue cannot be subscripted
     index_path: Path,
     output_dir: Path,
     model_config: dict[str, Any],
 ) -> None:
     """Embed the shard of `rank` into `output_dir/shard_{rank}.h5`; put one status on the queue.
 
-    Runs in a process of its own, on the first device that CUDA_VISIBLE_DEVICES leaves to it.
-    SIGTERM makes it write a checkpoint at once and another one when the batches in flight are done,
-    and exit 143. Any failure keeps what is finished and exits 1.
+    index_path: the shard's index. model_config: the keys that read_settings,
+    _extract_checkpoint_config and Run.open_tracker read, and `log_path`. The status is a dict, see
+    _describe_success and describe_error.
+
+    Call this function in a process of its own, whose CUDA_VISIBLE_DEVICES names the GPU to use.
+    After SIGTERM the worker finishes the batches that it has begun, writes checkpoints, and exits
+    with code 143. After an error the worker exits with code 1, and finished rows stay in the
+    checkpoint.
     """
     sigterm = StopFlag()
     logger = setup_worker_logging(rank, Path(model_config["log_path"]))
     try:
         run = open_run(index_path, output_dir, model_config, logger)
         sigterm.leave_if_asked()
-        model_config = model_config | run.resolved
+        resolved = {"checkpoint_key": run.checkpoint_key, "precision": run.recipe.precision}
+        model_config = model_config | resolved
         config = _extract_checkpoint_config(model_config, output_dir)
         opened = open_checkpoint(config, output_dir, rank, sigterm.leave_if_asked, logger)
         with opened as checkpoint:
@@ -89,34 +94,36 @@ def gpu_worker(
                 finished = len(ids) + len(writer.ids)
                 progress = Progress(logger, len(run.shard.rows), finished, tokens)
                 runner = run.open_runner(model, tracker, load_fp32, manifest, len(batches))
-                with _closing(writer, progress):
+                try:
                     for batch in runner.run(writer.make_room(batches), sigterm.asked):
                         progress.advance(writer.add(batch), batch.tokens, writer.written)
-                        # The next batch may crash the process, or there may be no time for it.
+                        # The next batch may crash the process, or a kill may follow the signal.
                         if tracker.retrying or sigterm.asked():
                             writer.write()
                     sigterm.leave_if_asked()
-                # Raised where a sequence failed that only a fresh process can try again.
+                finally:
+                    writer.close()
+                    progress.log(writer.spent)
                 tracker.finish()
             saved = _save_shard(
                 rank, checkpoint.folder, writer.arrays, writer.ids, ids, resumed_rows, logger
             )
             link(saved, shard_path := output_dir / saved.name)
         results_queue.put(_describe_success(run, config, shard_path, len(ids), writer, tracker))
-    except Exception as error:  # noqa: BLE001 (the boundary of the process: all is reported)
+    except Exception as error:  # noqa: BLE001 (the process ends here: report every error)
         _report_error(rank, error, results_queue, logger)
         sys.exit(EXIT_INTERRUPTED if isinstance(error, InterruptedRun) else EXIT_FAILED)
     finally:
-        # A hard exit would lose what is still in the queue's buffer.
+        # If the process exited now, a status in the queue's buffer would be lost.
         results_queue.close()
         results_queue.join_thread()
 
 
 def _extract_checkpoint_config(model_config: dict[str, Any], output_dir: Path) -> dict[str, Any]:
-    """Where checkpoints are, and when one is due; raises ConfigError, naming a missing key.
+    """Return where checkpoints are, and after how many sequences or seconds one is due.
 
-    `checkpoint_dir` is the folder `checkpoint_key` in `checkpoint_base_dir`: it has the
-    `shard_{rank}` folder of one recipe and shard.
+    `checkpoint_dir` is the folder `checkpoint_key` in `checkpoint_base_dir`, by default
+    `checkpoints/` beside `output_dir`. Raises ConfigError if a threshold is missing.
     """
     base = Path(model_config.get("checkpoint_base_dir", output_dir.parent / "checkpoints"))
     try:
@@ -129,16 +136,16 @@ def _extract_checkpoint_config(model_config: dict[str, Any], output_dir: Path) -
             "checkpoint_dir": base / model_config.get("checkpoint_key", ""),
         }
     except KeyError as error:
-        raise ConfigError(f"model_config lacks {error}") from error
+        raise ConfigError(f"model_config lacks the key {error}; add it") from error
 
 
 def _load_checkpoint_manifest(
     rank: int, enable_checkpointing: bool, checkpoint_base_dir: Path, logger: logging.Logger
 ) -> CheckpointManifest | None:
-    """The manifest of an earlier run in `checkpoint_base_dir/shard_{rank}`.
+    """Return the manifest that an earlier run left in `checkpoint_base_dir/shard_{rank}`.
 
-    None if there is none or checkpoints are off. A damaged one is set aside with a warning; only
-    the token budget of its plan is lost.
+    None if there is no manifest, or if `enable_checkpointing` is False. A damaged manifest is
+    renamed with a warning, and only its token budget is lost.
     """
     if not enable_checkpointing:
         return None
@@ -146,21 +153,25 @@ def _load_checkpoint_manifest(
     try:
         return read_manifest(folder)
     except CheckpointError as error:
-        logger.warning("%s; set aside as %s", error, set_aside(folder / MANIFEST).name)
+        words = "%s: damaged manifest (%r), set aside as %s; a new manifest is written"
+        path = folder / MANIFEST
+        logger.warning(words, path, error.__cause__, set_aside(path).name)
         return None
 
 
 def _resume_from_existing_checkpoints(
     rank: int, checkpoint_dir: Path, force_restart: bool, logger: logging.Logger
 ) -> tuple[Set[str], np.ndarray | None]:
-    """The finished rows: hex digests in an ordered set, and (n, D) rows on disk, or None.
+    """Return the hex digests of the finished sequences, in an ordered set, and their rows.
 
-    Raises RuntimeError for a folder in the old format, whose rows cannot be trusted.
+    The rows are an (n, D) array on disk, float32 or float16, None if there is no row; row i belongs
+    to the i-th digest. checkpoint_dir: holds the folder `shard_{rank}`. force_restart: remove that
+    checkpoint first. Raises RuntimeError for a folder in an older program's format.
     """
     if any(checkpoint_dir.glob("*.done")) and not any(checkpoint_dir.glob("shard_*")):
         raise RuntimeError(
-            f"{checkpoint_dir}: holds checkpoints of an older program (*.done files); move the "
-            "folder away or remove it, then run again: its sequences are embedded anew"
+            f"{checkpoint_dir}: holds checkpoints of an older program (*.done files), which this "
+            "program cannot read; move the folder away or remove it, then run again"
         )
     folder = checkpoint_dir / f"shard_{rank}"
     if force_restart:
@@ -173,26 +184,27 @@ def _resume_from_existing_checkpoints(
 def _load_and_filter_index(
     rank: int, world_size: int, index_path: Path, resumed_ids: Set[str], logger: logging.Logger
 ) -> list[int]:
-    """The rows to compute, longest first, without those whose digest is in `resumed_ids`.
+    """Return the rows to compute, longest first, without rows whose hex digest is in `resumed_ids`.
 
-    Of a shard's index these are all its rows, of a whole index every world_size-th from `rank` on.
-    Raises IndexFormatError if the index is damaged or of another rank.
+    In a shard's index, all rows count; in a whole dataset's, rows rank, rank + world_size, ...
+    Raises IndexFormatError if the index is damaged or belongs to another rank.
     """
     rows, digests = read_assigned(index_path, rank, world_size)
     pairs = zip(rows.tolist(), to_hex(digests), strict=True)
     pending = [row for row, digest in pairs if digest not in resumed_ids]
-    logger.info("%s of %s sequences are to compute", f"{len(pending):,}", f"{len(rows):,}")
+    logger.info("%s of %s sequences are to be computed", f"{len(pending):,}", f"{len(rows):,}")
     return pending
 
 
 def _load_model(
     model_config: dict[str, Any], device: torch.device, logger: logging.Logger
 ) -> tuple[torch.nn.Module, Any]:
-    """The model on `device`, up to the layer that is asked for, and its tokenizer.
+    """Return the model on `device`, up to the layer in `embedding`, and its tokenizer.
 
-    The tokenizer turns residues (bytes) into token ids, (n + 2,) int64. The precision is that of
-    `model_config`, else of its `embedding`, where `auto` asks should_use_fp16; the layer is that of
-    its `embedding`, else the last. Raises ModelError or DeviceError.
+    The tokenizer turns residues (bytes) into token ids, (n + 2,) int64. `precision` in
+    `model_config` wins over that in `embedding`, where "auto" means fp16 if should_use_fp16()
+    allows it, else fp32. Raises ModelError for missing or damaged files, DeviceError if the device
+    cannot compute in the precision.
     """
     asked = model_config.get("precision") or model_config["embedding"]["precision"]
     precision = resolve_precision(asked, device, EnvConfig.from_environ(os.environ))
@@ -200,8 +212,8 @@ def _load_model(
     described = read_prepared(path)
     layer = described.layer(model_config.get("embedding", {}).get("layer", "last"))
     model = load_prepared(path, layer, DTYPES[precision]).to(device)
-    words = (device, precision, model.attention.name)
-    logger.info("the model is on %s in %s; attention: %s", *words)
+    attention = model.attention.name
+    logger.info("the model is on %s in %s; attention: %s", device, precision, attention)
     return model, load_tokenizer(described).encode
 
 
@@ -214,16 +226,19 @@ def _save_shard(
     resumed_embeddings: np.ndarray | None,
     logger: logging.Logger,
 ) -> Path:
-    """Write `shard_{rank}.h5` into a checkpoint folder, in input order, by streaming.
+    """Write `shard_{rank}.h5` in the checkpoint folder `output_dir`; return the file's path.
 
-    all_embeddings: the (n, D) rows of each block; all_ids: their hex digests, one after the other.
-    Flags, token rows, order and ids come from the folder. Raises ShardError for a missing row.
+    all_embeddings: the (n, D) rows of each block of this run; all_ids: the hex digests of these
+    rows, in order; resumed_*: the same for earlier runs. Rows are written in input order, and no
+    array is read whole. Raises ShardError if a sequence has no row and is not quarantined.
     """
     if twice := count_duplicate_rows(output_dir):
-        logger.warning("%s sequences were computed twice, by another worker too", f"{twice:,}")
+        logger.warning(
+            "%s sequences were computed twice: another worker computed them, too", f"{twice:,}"
+        )
     resumed = [] if resumed_embeddings is None else [resumed_embeddings]
     path = assemble_shard(output_dir, rank, [*resumed_ids, *all_ids], [*resumed, *all_embeddings])
-    logger.info("%s sequences are in %s", f"{len(resumed_ids) + len(all_ids):,}", path)
+    logger.info("the rows of %s sequences are in %s", f"{len(resumed_ids) + len(all_ids):,}", path)
     return path
 
 
@@ -233,23 +248,13 @@ def _report_error(
     results_queue: Queue,  # type: ignore[type-arg]
     logger: logging.Logger,
 ) -> None:
-    """Put a short status on the queue; the log has the whole error."""
+    """Put a status that describes `error` on the queue, and log the whole error."""
     status = {"rank": rank} | describe_error(error)
     if status["status"] == "interrupted":
         logger.info("interrupted: %s", error)
     else:
         logger.error("failed: %s", error, exc_info=error)
     results_queue.put(status)
-
-
-@contextmanager
-def _closing(writer: CheckpointWriter, progress: Progress) -> Iterator[None]:
-    """Write what waits, and log the last figures, however the loop ends."""
-    try:
-        yield
-    finally:
-        writer.close()
-        progress.log(writer.spent)
 
 
 def _describe_success(
@@ -260,7 +265,7 @@ def _describe_success(
     writer: CheckpointWriter,
     tracker: FailureTracker,
 ) -> dict[str, Any]:
-    """The status of a complete shard; `resumed` sequences were finished in earlier runs."""
+    """Return the status of a complete shard. resumed: the number of rows from earlier runs."""
     sequences = resumed + len(writer.ids)
     return {
         "rank": run.shard.rank,

@@ -1,7 +1,7 @@
-"""The supervisor: gives a worker its GPU and a process of its own, and acts on how it ends.
+"""The supervisor: leases a GPU, runs a worker in a child process, and acts on how the worker ends.
 
-A supervisor sets the signals and the environment of its own process, and never touches CUDA: a
-worker inherits which GPUs are visible before CUDA starts.
+A supervisor changes the signal handlers and the environment of its own process, and never starts
+CUDA: a worker inherits CUDA_VISIBLE_DEVICES, which CUDA reads once, as CUDA starts.
 """
 
 from __future__ import annotations
@@ -25,26 +25,28 @@ from seqembed.machine.devices import lease_device
 from seqembed.machine.signals import RUN_AGAIN, STOPPED, StopFlag, die_with_parent
 
 POLL_SECONDS = 0.2
-# Slurm's KillWait is 30 s by default: the worker's checkpoint has to be written before.
+# Slurm's KillWait is 30 s by default: by then, the worker must have written its checkpoint.
 GRACE_SECONDS = 25.0
-# No program waits for a run whose parent is gone, and the next run may start at once.
+# If the parent has ended, the user may start the next run at once, and that run waits for this one.
 ORPHAN_GRACE_SECONDS = 5.0
 
-# These settings keep a worker's memory from growing from batch to batch. Small blocks that stay
-# allocated keep the large blocks around them from joining when freed: glibc keeps small freed
-# blocks for reuse, and oneDNN the code that it compiled for each of 1,024 shapes (every batch has a
-# shape of its own). Arrow's own allocator keeps the memory that is returned to it. Large blocks
-# stay with the process: the next batch needs them again, and the system clears each new page.
+# These settings keep a worker's memory from growing from batch to batch. A small block that stays
+# allocated between two large blocks keeps them from joining when freed. glibc caches freed small
+# blocks, and oneDNN keeps its compiled code for 1,024 shapes (each batch has another shape).
+# Arrow's own allocator returns no memory to the system. Large blocks stay with the process: the
+# next batch needs them again, and the system would clear each new page.
 TUNABLES = (
     "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0:"
     "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=4294967295"
 )
-ONEDNN_SHAPES = 8  # that a thread's current batch needs
+# How many shapes a batch has in each thread.
+ONEDNN_SHAPES = 8
+# What the user reads after a worker's error, by the `error` of its status.
 ADVICE = {
     "cuda_oom": "; out of memory while loading the model, not in a batch: run fewer shards at once",
     "cuda_runtime": "; the GPU or its driver failed: see `nvidia-smi`",
 }
-# Signals that a process brings on itself. SIGKILL and SIGTERM come from other processes.
+# Signals that a process causes itself. SIGKILL and SIGTERM come from other processes.
 CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE}
 
 
@@ -52,9 +54,10 @@ CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.
 class WorkerEnd:
     """How a worker process ended.
 
-    status: the last one that the worker reported, None if there is none. exit_code: negative for a
-    signal. began: the worker had recorded how the previous worker ended. oom_killed: the kernel
-    killed the worker because memory ran out; None if the kernel does not say.
+    status: the last status that the worker put on the queue, None if there is none. exit_code:
+    minus the signal's number if a signal killed the worker. began: the worker had recorded how the
+    previous worker ended. oom_killed: the kernel killed a process of this control group because
+    memory ran out; None if the kernel does not say.
     """
 
     status: Mapping[str, Any] | None
@@ -64,16 +67,16 @@ class WorkerEnd:
 
     @property
     def wants_fresh_worker(self) -> bool:
-        """Whether a worker in a fresh process can go on, and would not just end in the same way."""
+        """Whether a worker in a fresh process can compute sequences that this worker could not."""
         status = self.status or {}
         suspects_left = status.get("error") == "generic_error" and status.get("retry_recommended")
         return self.began and (self.crash is not None or bool(suspects_left))
 
     @property
     def crash(self) -> dict[str, Any] | None:
-        """The `reason` of a crash, and whether it was out of `memory`, for the next worker.
+        """The crash for the next worker: its `reason` (text), and whether `memory` ran out (bool).
 
-        None for any other end; a SIGKILL that a person sent is no crash.
+        None if the worker did not crash. A SIGKILL is a crash only if memory ran out.
         """
         if not self.began:
             return None
@@ -88,18 +91,18 @@ class WorkerEnd:
     def judge(self, stopping: bool) -> dict[str, Any]:
         """Return the status of a worker that completed; else raise InterruptedRun or WorkerError.
 
-        stopping: a signal asked this run to stop.
+        stopping: a signal asked this run to stop, which is no error of the worker.
         """
         kind = self.status["status"] if self.status else None
         if self.status and kind == "complete" and self.exit_code == 0:
             return dict(self.status)
-        # A worker that failed while it stopped is an error: its checkpoint may not be written.
+        # If a worker fails while it stops, its last checkpoint may be missing: that is an error.
         if kind == "interrupted" or (stopping and kind in (None, "complete")):
             raise InterruptedRun(STOPPED)
         raise WorkerError(f"{self.describe()}; {RUN_AGAIN}")
 
     def describe(self) -> str:
-        """Return a sentence for the user."""
+        """Return a sentence for the user that says how the worker ended."""
         if self.status is None:
             return f"the worker exited without reporting a status: it {self._exit()}"
         if self.status["status"] == "complete":
@@ -115,7 +118,7 @@ class WorkerEnd:
             return "was killed by SIGKILL (the kernel does this when memory is short)"
         if self.oom_killed:
             return "was killed by the kernel, because memory ran out"
-        return "was killed by SIGKILL, from outside"
+        return "was killed by SIGKILL, which another process sent"
 
 
 def _message(status: Mapping[str, Any]) -> str:
@@ -123,11 +126,14 @@ def _message(status: Mapping[str, Any]) -> str:
 
 
 class Supervisor:
-    """Runs one worker. parent: pid of a process whose end stops the run, None for no process."""
+    """Runs the worker of a shard.
+
+    parent: the pid of this process's parent, whose end stops the run; None: ignore its end.
+    """
 
     def __init__(self, logger: logging.Logger, environment: EnvConfig, parent: int | None) -> None:
         self._logger, self._environment = logger, environment
-        # Inside a Slurm step the scheduler ends what has to end.
+        # In a Slurm step, Slurm itself stops the run.
         self._parent = None if environment.in_slurm_step else parent
 
     def run(
@@ -138,14 +144,14 @@ class Supervisor:
         output_dir: Path,
         model_config: Mapping[str, Any],
     ) -> dict[str, Any]:
-        """Run the worker of `rank` to its end; return its status, which is "complete".
+        """Run the worker of `rank` until the shard is complete; return the worker's last status.
 
-        Where a sequence crashed the worker, a fresh worker goes on, with the reason in `crash`.
-        Raises InterruptedRun after SIGTERM or SIGINT, WorkerError if the worker failed, DeviceError
-        if there is no device to run on.
+        The arguments are those of gpu_worker. After a crash, a fresh worker goes on, with the crash
+        in its `model_config`. Raises InterruptedRun after SIGTERM or SIGINT, WorkerError if the
+        worker failed, DeviceError if there is no device to run on.
         """
         self._stop = StopFlag(ctrl_c=True)
-        # A process reads these variables as it starts, before any Python runs.
+        # The worker inherits these variables; its process reads them before Python starts.
         os.environ.update(_even_memory(os.environ, model_config["threads"]))
         if self._parent is not None:
             die_with_parent(self._parent, signal.SIGTERM)
@@ -164,12 +170,12 @@ class Supervisor:
         return end.judge(self._stop.asked())
 
     def _run_worker(self, *arguments: Any) -> WorkerEnd:
-        """Run one worker process to its end; whatever is raised here, none is left behind."""
+        """Run one worker process to its end; an exception in this method kills the process."""
         kills = count_oom_kills()
         context = multiprocessing.get_context("spawn")
         results, began = context.Queue(), context.Event()
         worker = context.Process(target=_work, args=(os.getpid(), results, began, *arguments))
-        # The child keeps this mask: Ctrl-C reaches it only as the SIGTERM that we send.
+        # The child inherits the mask: at Ctrl-C the child gets only the supervisor's SIGTERM.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             worker.start()
@@ -189,7 +195,7 @@ class Supervisor:
         )
 
     def _wait(self, worker: SpawnProcess, results: Any) -> dict[str, Any] | None:
-        """Wait for the worker's end; return the worker's last status, None if none arrived."""
+        """Wait for the worker's end; return the last status that arrived, None if none did."""
         status, deadline = None, None
         while worker.is_alive():
             status = _take(results) or status
@@ -198,9 +204,9 @@ class Supervisor:
                 orphaned = self._parent is not None and os.getppid() != self._parent
                 grace = ORPHAN_GRACE_SECONDS if orphaned else GRACE_SECONDS
                 deadline = time.monotonic() + grace
-                self._logger.info("stopping: the worker writes its checkpoint")
+                self._logger.info("stopping: the worker writes a checkpoint")
             if deadline is not None and time.monotonic() > deadline:
-                self._logger.warning("the worker did not end in time and is killed")
+                self._logger.warning("the worker did not stop in time and is killed")
                 worker.kill()
                 worker.join()
         return _take(results) or status
@@ -214,7 +220,7 @@ def _take(results: Any) -> dict[str, Any] | None:
 
 
 def _even_memory(environ: Mapping[str, str], threads: int) -> dict[str, str]:
-    """Return environment variables that limit allocator growth; the user's own values win."""
+    """Return environment variables that limit the growth of memory; values in `environ` win."""
     shapes, pool = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "ARROW_DEFAULT_MEMORY_POOL"
     return {
         shapes: environ.get(shapes, str(ONEDNN_SHAPES * threads)),
@@ -226,10 +232,10 @@ def _even_memory(environ: Mapping[str, str], threads: int) -> dict[str, str]:
 def _work(
     supervisor: int, results: Any, began: Any, variables: dict[str, str], *arguments: Any
 ) -> None:
-    """Run the worker in the child, which the kernel kills when the supervisor ends."""
+    """Run the worker in the child process, which the kernel kills when the supervisor ends."""
     die_with_parent(supervisor, signal.SIGKILL)
     os.environ.update(variables)
-    # Here, not above: the supervisor has no use for PyTorch, which takes seconds to import.
+    # Imported here, because a supervisor does not need PyTorch, which takes seconds to import.
     from seqembed.gpu_worker import gpu_worker
 
     rank, world_size, index_path, output_dir, config = arguments

@@ -1,4 +1,4 @@
-"""The log file of a rank, and the progress lines in it."""
+"""Open the log file of a rank, and write progress lines to it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PROGRESS_SECONDS = 15.0
 
 
 def setup_worker_logging(rank: int, log_path: Path) -> logging.Logger:
-    """Return this rank's logger, which appends to `log_path`; a second call replaces the file."""
+    """Return the rank's logger, which appends to `log_path`; close the file of an earlier call."""
     logger = logging.getLogger(f"seqembed.worker.{rank}")
     logger.setLevel(logging.INFO)
     logger.propagate = False
@@ -24,7 +24,7 @@ def setup_worker_logging(rank: int, log_path: Path) -> logging.Logger:
 
 
 def open_log_file(path: Path) -> logging.Handler:
-    """Return a handler that appends to `path`; supervisor and worker write lines to one file."""
+    """Return a handler that appends lines to the file `path`; other processes may append, too."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -32,7 +32,7 @@ def open_log_file(path: Path) -> logging.Handler:
 
 
 class _LogFile(logging.FileHandler):
-    """Drops lines while the disk is full: the run is worth more than the run's log."""
+    """Drops a line that cannot be written, as on a full disk: the run matters more than its log."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exception(), OSError):
@@ -42,7 +42,8 @@ class _LogFile(logging.FileHandler):
 class Progress:
     """Logs the progress of a shard, at most every PROGRESS_SECONDS.
 
-    sequences, done: how many the shard has, and how many earlier runs finished.
+    sequences: how many the shard has. done: how many of these have a row already. pending_tokens:
+    how many tokens are to be computed. clock: returns seconds.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Progress:
         self._checkpoint: float | None = None
 
     def advance(self, sequences: int, tokens: int, checkpoint: float | None) -> None:
-        """Count a finished batch, and log a line if one is due.
+        """Count a batch that finished `sequences` and computed `tokens`; log the progress if due.
 
         checkpoint: the clock's time of the last checkpoint, None before the first.
         """
@@ -72,9 +73,9 @@ class Progress:
             self.log()
 
     def log(self, spent: float | None = None) -> None:
-        """Log sequences done, tokens a second, time left and the last checkpoint.
+        """Log the sequences done, tokens per second, time left and time since the last checkpoint.
 
-        spent: seconds spent on checkpoints, logged at the end of a run; None before.
+        spent: the seconds spent on checkpoints, logged at the end of a run; None during the run.
         """
         self._logged = now = self._clock()
         seconds = now - self._begin
@@ -86,8 +87,9 @@ class Progress:
         done = f"{self._done:,} of {self._sequences:,} sequences done, {rate:,.0f} tokens/s"
         self._logger.info("%s, %s left, last checkpoint %s", done, left, ago)
         if spent is not None:
-            computed = f"{self._tokens:,}"
-            self._logger.info("%s tokens were computed in %.3f seconds", computed, seconds)
+            self._logger.info(
+                "%s tokens were computed in %.3f seconds", f"{self._tokens:,}", seconds
+            )
             self._logger.info("checkpoints took %.2f of %.2f seconds", spent, seconds)
 
 

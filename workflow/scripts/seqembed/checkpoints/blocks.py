@@ -1,4 +1,4 @@
-"""Checkpoint blocks: files with the rows of finished batches, and a checksum of each byte."""
+"""Checkpoint blocks: files with the rows of finished batches, and a checksum of all bytes."""
 
 from __future__ import annotations
 
@@ -22,19 +22,21 @@ from seqembed.storage.publish import published
 FORMAT_VERSION = "1"
 CHECKSUM_BYTES = 16
 BLOCK_NAME = re.compile(r"batch_(\d{5,})\.safetensors")
-# In place of the checksum while it is computed.
+# Stands in the place of the checksum while the checksum is computed.
 BLANK = "0" * (2 * CHECKSUM_BYTES)
+# The bytes of the header just before the checksum.
 MARK = b'"checksum":"'
-# What reading a damaged file raises; a RecursionError is for brackets without end.
+# The errors of reading a damaged file. Deeply nested brackets in JSON raise RecursionError.
 DAMAGE = (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """The rows of the batches `first` to `last`; row i belongs to digest i.
+    """The rows of the batches from number `first` to number `last`. Row i belongs to digest i.
 
-    digests: (n, 16) uint8; rows: (n, D) float; flags: (n,) uint8. residues: the file of
-    the token rows, None if none are kept.
+    digests: (n, 16) uint8. rows: (n, D) float32 or float16. flags: (n,) uint8, the bits of
+    flags.py. residues: the file of the token rows, None if the recipe asks for no token rows.
+    Raises CheckpointError if a shape, a dtype or the range of batches is wrong.
     """
 
     first: int
@@ -46,32 +48,48 @@ class Block:
 
     @property
     def ids(self) -> list[str]:
-        """Hex digests, in the order of the rows."""
+        """The hex digests of the rows, 32 characters each, in the order of the rows."""
         return to_hex(self.digests)
 
     def __post_init__(self) -> None:
         count = len(self.digests)
         if self.digests.shape != (count, 16) or self.digests.dtype != np.uint8:
-            raise CheckpointError(f"digests are {self.digests.shape}, not (n, 16) bytes")
+            found = f"{self.digests.dtype} of shape {self.digests.shape}"
+            raise CheckpointError(f"its digests are {found}, not uint8 of shape (n, 16)")
         if self.rows.dtype not in (np.float32, np.float16):
-            raise CheckpointError(f"rows are {self.rows.dtype}, not float32 or float16")
+            raise CheckpointError(f"its rows are {self.rows.dtype}, not float32 or float16")
         if self.rows.ndim != 2 or len(self.rows) != count or self.flags.shape != (count,):
             raise CheckpointError(
-                f"{count} digests stand beside rows of shape {self.rows.shape} "
-                f"and flags of shape {self.flags.shape}"
+                f"for {count} digests, the rows have the shape {self.rows.shape} "
+                f"and the flags {self.flags.shape}"
             )
         if self.residues and self.residues.counts.shape != (count,):
-            raise CheckpointError(f"{count} digests stand beside {self.residues.counts.shape}")
+            found = f"the counts of token rows have the shape {self.residues.counts.shape}"
+            raise CheckpointError(f"for {count} digests, {found}")
         if not 0 <= self.first <= self.last:
-            raise CheckpointError(f"batches {self.first} to {self.last} are not a range")
+            raise CheckpointError(f"its batches go from {self.first} to {self.last}")
 
 
 def write_block(folder: Path, block: Block) -> Path:
-    """Write `block` durably as `batch_{first:05d}.safetensors` in `folder`; return its path.
+    """Write `block` durably as `batch_{first:05d}.safetensors` in `folder`; return the file's path.
 
-    Raises FileExistsError if there is such a file: a block is never overwritten.
+    Raises FileExistsError if that file exists already: a block is never overwritten.
     """
-    content = _serialise(block)
+    tensors: dict[str, NDArray[Any]] = {
+        "digests": block.digests,
+        "rows": block.rows,
+        "flags": block.flags,
+    }
+    metadata = {
+        "checksum": BLANK,
+        "first": str(block.first),
+        "format_version": FORMAT_VERSION,
+        "last": str(block.last),
+    }
+    if block.residues:
+        tensors[COUNTS] = block.residues.counts
+        metadata |= block.residues.reference()
+    content = save({name: np.ascontiguousarray(a) for name, a in tensors.items()}, metadata)
     path = folder / f"batch_{block.first:05d}.safetensors"
     with published(path, exclusive=True) as temporary:
         temporary.write_bytes(content.replace(BLANK.encode(), _checksum(content).encode(), 1))
@@ -87,7 +105,11 @@ def write_next_block(
     batches: int,
     residues: ResidueFile | None = None,
 ) -> Path:
-    """Write the rows of `batches` batches, numbered after the last block of the folder."""
+    """Write a block, numbered after the last block in `folder`; return the file's path.
+
+    digests, rows, flags, residues: as in Block. batches: how many batches the rows are from. A
+    missing folder is made.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     first = _next_number(folder)
     while True:
@@ -98,15 +120,15 @@ def write_next_block(
         try:
             return write_block(folder, block)
         except FileExistsError:
-            # Another worker, perhaps an orphan, writes here too.
+            # Another worker, perhaps one of a killed run, has just written a block of this number.
             first += 1
 
 
 def read_block(path: Path, *, check: bool = True) -> Block:
-    """Read a block; its rows stay on disk. check: verify each byte, of the token rows too.
+    """Read the block at `path`; its rows stay on disk, as a memory map.
 
-    Raises:
-        CheckpointError: the block is damaged, cut short, or of another format version.
+    check: verify the checksums of the block and of its token rows. Raises CheckpointError if the
+    block is missing, damaged or of another format version.
     """
     try:
         header = _read_header(path)
@@ -114,7 +136,7 @@ def read_block(path: Path, *, check: bool = True) -> Block:
             _check(path, header)
         metadata = dict(json.loads(header[8:])["__metadata__"])
         if metadata["format_version"] != FORMAT_VERSION:
-            raise CheckpointError(f"format version {metadata['format_version']} is not known")
+            raise CheckpointError(f"its format version is {metadata['format_version']!r}")
         with safe_open(path, "numpy") as file:
             held = {name: file.get_tensor(name) for name in set(file.keys()) - {"rows"}}
         residues = read_reference(metadata, held.pop(COUNTS)) if COUNTS in held else None
@@ -126,32 +148,21 @@ def read_block(path: Path, *, check: bool = True) -> Block:
         )
     except (CheckpointError, *DAMAGE) as error:
         raise CheckpointError(
-            f"{path}: damaged checkpoint block ({error}); remove it, "
-            "its sequences will be embedded again"
+            f"{path}: damaged checkpoint block ({error}); remove the block, and its "
+            "sequences are embedded again"
         ) from error
 
 
 def list_blocks(folder: Path) -> list[Path]:
-    """The blocks of a folder in the order of their numbers; none where there is no folder."""
-    return [path for _, path in _numbered_blocks(folder)]
+    """Return the paths of a folder's blocks, by number; none if the folder is missing."""
+    if not folder.is_dir():
+        return []
+    blocks = [path for path in folder.iterdir() if BLOCK_NAME.fullmatch(path.name)]
+    return sorted(blocks, key=lambda path: (_number(path), path))
 
 
-def _serialise(block: Block) -> bytes:
-    tensors: dict[str, NDArray[Any]] = {
-        "digests": block.digests,
-        "rows": block.rows,
-        "flags": block.flags,
-    }
-    metadata = {
-        "checksum": BLANK,
-        "first": str(block.first),
-        "format_version": FORMAT_VERSION,
-        "last": str(block.last),
-    }
-    if block.residues:
-        tensors[COUNTS] = block.residues.counts
-        metadata |= block.residues.reference()
-    return save({name: np.ascontiguousarray(value) for name, value in tensors.items()}, metadata)
+def _number(path: Path) -> int:
+    return int(path.stem.removeprefix("batch_"))
 
 
 def _checksum(content: bytes) -> str:
@@ -159,7 +170,7 @@ def _checksum(content: bytes) -> str:
 
 
 def _read_header(path: Path) -> bytes:
-    """The length and the JSON that a safetensors file begins with."""
+    """Return the start of a safetensors file: the length of the JSON header, and the header."""
     with path.open("rb") as file:
         # A damaged header may claim more bytes than there is memory.
         size = min(int.from_bytes(file.read(8), "little"), path.stat().st_size)
@@ -168,47 +179,36 @@ def _read_header(path: Path) -> bytes:
 
 
 def _check(path: Path, header: bytes) -> None:
-    """Raise CheckpointError if the checksum in the header is not that of the whole file.
+    """Raise CheckpointError if the checksum in the header is not the checksum of the whole file.
 
-    It is computed with zeros in place of the checksum itself."""
-    start = header.find(MARK) + len(MARK)
-    stored = header[start : start + len(BLANK)]
-    blanked = header[:start] + BLANK.encode() + header[start + len(BLANK) :]
+    The checksum is computed with BLANK in its own place.
+    """
+    before, mark, after = header.partition(MARK)
+    blanked = before + mark + BLANK.encode() + after[len(BLANK) :]
     digest = hashlib.blake2b(blanked, digest_size=CHECKSUM_BYTES)
     with path.open("rb") as file:
         file.seek(len(header))
         hashlib.file_digest(file, lambda: digest)
-    if start < len(MARK) or stored != digest.hexdigest().encode():
+    if not mark or after[: len(BLANK)] != digest.hexdigest().encode():
         raise CheckpointError("its checksum does not match")
 
 
 def _map_rows(path: Path, header: bytes) -> NDArray[np.floating]:
-    """The rows of a block, (n, D), left on disk."""
+    """Return the (n, D) rows of a block, left on disk."""
     entry = json.loads(header[8:])["rows"]
     dtype = {"F32": np.float32, "F16": np.float16}[entry["dtype"]]
     if 0 in entry["shape"]:
         return np.empty(entry["shape"], dtype)
-    return np.memmap(
-        path, dtype, "r", len(header) + entry["data_offsets"][0], tuple(entry["shape"])
-    )
-
-
-def _numbered_blocks(folder: Path) -> list[tuple[int, Path]]:
-    """Each block with the number in its name, ascending."""
-    if not folder.is_dir():
-        return []
-    found = [(BLOCK_NAME.fullmatch(path.name), path) for path in folder.iterdir()]
-    return sorted((int(match[1]), path) for match, path in found if match)
+    start = len(header) + entry["data_offsets"][0]
+    return np.memmap(path, dtype, "r", start, tuple(entry["shape"]))
 
 
 def _next_number(folder: Path) -> int:
-    """The batch number after the last block's."""
-    blocks = _numbered_blocks(folder)
-    if not blocks:
+    """Return the number after the last batch of the last block."""
+    if not (blocks := list_blocks(folder)):
         return 0
-    first, path = blocks[-1]
     try:
-        return int(json.loads(_read_header(path)[8:])["__metadata__"]["last"]) + 1
+        return int(json.loads(_read_header(blocks[-1])[8:])["__metadata__"]["last"]) + 1
     except DAMAGE:
-        # It is damaged and not set aside yet: only its name is known.
-        return first + 1
+        # The block was damaged after this worker read it: only its name can be trusted.
+        return _number(blocks[-1]) + 1

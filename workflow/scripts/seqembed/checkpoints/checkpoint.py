@@ -27,7 +27,11 @@ from seqembed.storage.publish import link, remove_temporary, set_aside
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """The folder `shard_{rank}` in `base`; locked: no other worker can be at work in it."""
+    """A checkpoint in use: the folder `shard_{rank}` in the folder `base`.
+
+    locked: this process holds the lock of `base`. If False, the file system has no locks, and
+    another worker may write to the same folder.
+    """
 
     base: Path
     rank: int
@@ -36,21 +40,23 @@ class Checkpoint:
 
     @property
     def folder(self) -> Path:
+        """The folder that holds the rank's blocks."""
         return self.base / f"shard_{self.rank}"
 
     def begin(self, manifest: CheckpointManifest, index_path: Path) -> None:
-        """Write the manifest, and link the shard's index: its order, lengths and today's ids.
+        """Write the manifest, and link the shard's index into the folder for assemble_shard.
 
-        Raises IndexFormatError for damaged ids, which are needed only when all is computed.
+        Raises IndexFormatError if the index is damaged: better now than after the last batch.
         """
         read_shard_ids(index_path)
         write_manifest(self.folder, manifest)
         link(index_path, self.folder / INDEX)
 
     def remove_leftovers(self) -> None:
-        """Remove what killed workers left: temporary files, and token rows that no block names.
+        """Remove what killed workers left: temporary files, and token rows that belong to no block.
 
-        Call it when damaged blocks are set aside. Without the lock nothing is removed.
+        Call this method after read_finished, which renames damaged blocks. Without the lock,
+        nothing is removed, because another worker may be writing these files.
         """
         if not self.locked:
             return
@@ -66,29 +72,32 @@ class Checkpoint:
     def copy_from_store(
         self, path: Path, digests: NDArray[np.uint8], recipe_fingerprint: str
     ) -> list[Block]:
-        """Write, as new blocks, the rows of (n, 16) digests that the store at `path` has.
+        """Copy rows from the store at `path`, an HDF5 file, into new blocks; return these blocks.
 
-        A store that is damaged or of another recipe is not used, and a warning says so.
+        digests: (n, 16) uint8, the sequences to copy; sequences that the store lacks are left out.
+        If the store is missing, damaged or of another recipe, the list is empty. Unless the store
+        is missing, a warning says why.
         """
         if not path.exists():
             return []
         try:
             with open_embeddings(path) as stored:
                 if stored.attributes.get("recipe_fingerprint") != recipe_fingerprint:
-                    raise ShardError(f"{path}: is of another recipe; remove it")
+                    raise ShardError(f"{path}: is of another recipe; remove this file")
                 places = DigestIndex(stored.digests()).find(digests)
-                blocks = self._copy(stored, digests[places >= 0], places[places >= 0])
+                found = places >= 0
+                blocks = list(self._copy(stored, digests[found], places[found]))
         except ShardError as error:
             self.logger.warning("the store is not used: %s", error)
             return []
         if count := sum(len(block.digests) for block in blocks):
-            self.logger.info("%s sequences are taken from %s", f"{count:,}", path)
+            self.logger.info("the rows of %s sequences are taken from %s", f"{count:,}", path)
         return blocks
 
     def _copy(
         self, stored: EmbeddingsFile, digests: NDArray[np.uint8], places: NDArray[np.int64]
-    ) -> list[Block]:
-        flags, tokens, blocks = stored.flags(), pool_token_rows([stored]), []
+    ) -> Iterator[Block]:
+        flags, tokens = stored.flags(), pool_token_rows([stored])
         for start, stop in slab_bounds(len(places), stored.width):
             here = places[start:stop]
             path = write_next_block(
@@ -99,8 +108,7 @@ class Checkpoint:
                 batches=1,
                 residues=copy_residues(self.folder, tokens, here) if tokens else None,
             )
-            blocks.append(read_block(path, check=False))
-        return blocks
+            yield read_block(path, check=False)
 
 
 @contextmanager
@@ -111,13 +119,18 @@ def open_checkpoint(
     leave_if_asked: Callable[[], None],
     logger: logging.Logger,
 ) -> Iterator[Checkpoint]:
-    """Lock the checkpoint that `config` names; without checkpointing, one that goes at the end.
+    """Give the rank's checkpoint to the body, and hold the lock of `checkpoint_dir` meanwhile.
 
-    Waits while another worker holds the lock, and calls `leave_if_asked` meanwhile.
+    config: from _extract_checkpoint_config. If `config` turns checkpoints off, the checkpoint is a
+    temporary folder in `output_dir`, removed after the body. leave_if_asked: called while another
+    worker holds the lock; the wait ends if that call raises.
     """
     if config["enable_checkpointing"]:
         base = config["checkpoint_dir"]
-        _name_other_checkpoints(base, rank, logger)
+        others = base.parent.glob(f"*/shard_{rank}")
+        if names := sorted(path.parent.name for path in others if path.parent != base):
+            words = "checkpoints of other settings or sequences stay as they are: %s"
+            logger.info(words, ", ".join(names))
         with lock_folder(base, leave_if_asked, logger) as locked:
             yield Checkpoint(base=base, rank=rank, locked=locked, logger=logger)
         return
@@ -129,19 +142,27 @@ def open_checkpoint(
 def read_finished(
     folder: Path, logger: logging.Logger
 ) -> tuple[Set[str], NDArray[np.floating] | None]:
-    """Every row of a folder's blocks: hex digests in an ordered set, and (n, D) rows on disk.
+    """Return the hex digests of all rows in a folder's blocks, in an ordered set, and the rows.
 
-    Row i belongs to the i-th digest. A damaged block is set aside with a warning: its sequences
-    are embedded again.
+    The rows are an (n, D) array on disk, float32 or float16, None if there is no row; row i belongs
+    to the i-th digest. A damaged block is renamed with a warning, and its rows are left out.
     """
     found: dict[str, None] = {}
-    if not list_blocks(folder):
+    if not (paths := list_blocks(folder)):
         return found.keys(), None
     width, dtype = 0, np.dtype(np.float32)
     with tempfile.TemporaryFile(dir=folder) as file:
         # One block is open at a time: there may be more of them than files may be open.
-        for block in filter(None, (_read_or_set_aside(p, logger) for p in list_blocks(folder))):
-            # Two workers may have computed one batch: the rows are equal, and one is taken.
+        for path in paths:
+            try:
+                block = read_block(path)
+            except CheckpointError as error:
+                words = (
+                    "%s: damaged checkpoint block (%s), set aside as %s; its rows are recomputed"
+                )
+                logger.warning(words, path, error.__cause__, set_aside(path).name)
+                continue
+            # If two workers computed a batch, its rows are there twice, and equal: take one.
             new = np.array([name not in found for name in block.ids], bool)
             (block.rows if new.all() else block.rows[new]).tofile(file)
             found.update(dict.fromkeys(block.ids))
@@ -153,23 +174,7 @@ def read_finished(
 
 
 def clear(folder: Path) -> None:
-    """Remove what a worker left in its checkpoint folder, so that it starts over."""
+    """Remove blocks, token rows, manifest, failures and finished shard from a checkpoint folder."""
     patterns = ("residues_*.raw", ".residues_*.tmp", "shard_*.h5", MANIFEST, FAILURES, IN_FLIGHT)
     for path in [*list_blocks(folder), *(p for text in patterns for p in folder.glob(text))]:
         path.unlink(missing_ok=True)
-
-
-def _read_or_set_aside(path: Path, logger: logging.Logger) -> Block | None:
-    try:
-        return read_block(path)
-    except CheckpointError as error:
-        logger.warning("%s; set aside as %s", error, set_aside(path).name)
-        return None
-
-
-def _name_other_checkpoints(base: Path, rank: int, logger: logging.Logger) -> None:
-    """Log which checkpoints of other recipes or splits a rank has; they are left alone."""
-    others = base.parent.glob(f"*/shard_{rank}")
-    names = sorted(path.parent.name for path in others if path.parent != base)
-    if names:
-        logger.info("checkpoints of other settings or sequences, left alone: %s", ", ".join(names))

@@ -1,7 +1,7 @@
-"""What failed in a shard: two files beside its checkpoints.
+"""Records of failures: two files beside the blocks in a checkpoint folder.
 
 `failures.json` keeps what later runs need to know. `in_flight.json` names the batches that are
-being computed, so that the next process knows which ones a crash interrupted.
+being computed: after a crash, the next process reads from the file which batches were interrupted.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ IN_FLIGHT = "in_flight.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Suspect:
-    """A sequence that may have caused a failure; it is computed in a batch of its own.
+    """A sequence that may have caused a failure, and is computed in a batch of its own.
 
-    failed: the sequence failed alone already. tries: how often it failed alone, before anything
-    else in a fresh process. memory: its computation ran out of memory.
+    reason: the message of that failure. failed: the sequence failed in a batch of its own already.
+    tries: how often the sequence failed in a batch of its own in a process that had computed only
+    suspects before. memory: the sequence ran out of memory in a batch of its own.
     """
 
     reason: str
@@ -38,10 +39,10 @@ class Suspect:
 class Failures:
     """The failures of a shard's runs.
 
-    token_limit: the most tokens that a batch may hold, None while none ran out of memory.
-    suspects: by their row in the shard. quarantined: from the hex digest of each sequence that is
-    given up to the reason. in_a_row: from the hex digest of each sequence that failed alone since
-    the last success to whether the sequence ran out of memory.
+    token_limit: the most tokens that a batch may hold, None if no batch ran out of memory.
+    suspects: the suspects, by their row in the shard. quarantined: for each sequence that is given
+    up, by hex digest, the reason. in_a_row: for each sequence that failed in a batch of its own
+    since a sequence last succeeded, by hex digest, whether memory ran out.
     """
 
     token_limit: int | None = None
@@ -51,7 +52,7 @@ class Failures:
 
 
 def read_failures(folder: Path) -> Failures:
-    """Return a folder's failures; without a file there are none.
+    """Read `failures.json` in `folder`; return empty Failures if the file is missing.
 
     Raises CheckpointError if the file is damaged.
     """
@@ -62,7 +63,7 @@ def read_failures(folder: Path) -> Failures:
         content = read_json(path, "failures", FORMAT_VERSION)
         for digest, reason in content["quarantined"].items():
             if len(bytes.fromhex(digest)) != 16 or not isinstance(reason, str):
-                raise ValueError(f"{digest!r} is not a digest with a reason")
+                raise ValueError(f"{digest!r} is not a hex digest, or has no reason")
         return Failures(
             token_limit=content["token_limit"],
             suspects=_read_suspects(content["suspects"]),
@@ -74,7 +75,7 @@ def read_failures(folder: Path) -> Failures:
 
 
 def write_failures(folder: Path, failures: Failures) -> None:
-    """Write `failures.json` durably."""
+    """Write `failures.json` in `folder` durably."""
     content = {
         "token_limit": failures.token_limit,
         "suspects": [{"first": n, "last": n} | asdict(s) for n, s in failures.suspects.items()],
@@ -85,9 +86,9 @@ def write_failures(folder: Path, failures: Failures) -> None:
 
 
 def _read_suspects(entries: list[dict[str, Any]]) -> dict[int, Suspect]:
-    """Return suspects by row; earlier versions wrote ranges of rows, from `first` to `last`."""
+    """Return suspects by row. Earlier versions wrote ranges of rows, from `first` to `last`."""
     found: dict[int, Suspect] = {}
-    # What is known of a single sequence outweighs what is known of a range around it.
+    # If a row has an entry of its own and lies in a range, too, the entry of its own counts.
     for entry in sorted(entries, key=lambda entry: bool(entry["first"] < entry["last"])):
         for row in range(entry.pop("first"), entry.pop("last") + 1):
             found.setdefault(row, Suspect(**entry))
@@ -96,11 +97,11 @@ def _read_suspects(entries: list[dict[str, Any]]) -> dict[int, Suspect]:
 
 @dataclass(frozen=True, kw_only=True)
 class InFlight:
-    """The batches that are being computed.
+    """The batches that a process is computing.
 
-    steps: the first and the last row of each batch in the shard, and how many sequences the batch
-    holds. tokens: of the largest batch. pieces: how many windows the last batch holds. fresh: until
-    now the process computed nothing but suspects, each alone.
+    steps: for each batch, its lowest and highest row in the shard and its number of sequences.
+    tokens: the number of tokens of the largest batch. pieces: the number of windows of the batch
+    that began last. fresh: the process has computed only suspects, each in a batch of its own.
     """
 
     steps: list[tuple[int, int, int]]
@@ -110,9 +111,9 @@ class InFlight:
 
 
 class InFlightFile:
-    """`in_flight.json`, rewritten in place before and after each batch.
+    """The file `in_flight.json` in `folder`, rewritten in place before and after each batch.
 
-    The file is not synced to disk: it has to outlive the process, not the machine.
+    The file is not synced to disk: it has to outlive a crash of the process, not of the machine.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -121,9 +122,9 @@ class InFlightFile:
         self._longest = 0
 
     def take(self) -> InFlight | None:
-        """Return what the last process was computing when it ended, and remove the file.
+        """Return what the last process was computing when that process ended; remove the file.
 
-        None if that process was computing nothing.
+        None if the file is missing or names no batch.
         """
         try:
             flight = InFlight(**json.loads(self._path.read_text()))
@@ -135,7 +136,7 @@ class InFlightFile:
             self._path.unlink(missing_ok=True)
 
     def write(self, flight: InFlight | None) -> None:
-        """Name what is being computed; None for nothing."""
+        """Write which batches are being computed; None: no batch is."""
         text = json.dumps(asdict(flight)) if flight else ""
         if self._descriptor is None:
             self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o666)
@@ -144,6 +145,7 @@ class InFlightFile:
         os.pwrite(self._descriptor, text.ljust(self._longest).encode(), 0)
 
     def remove(self) -> None:
+        """Remove the file."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint: which recipe and shard its blocks belong to."""
+"""The manifest of a checkpoint: the recipe and the shard that its blocks belong to."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ MANIFEST = "manifest.json"
 class CheckpointManifest:
     """The recipe and the shard of a checkpoint, and the token budget of its batch plan.
 
-    recipe: the recipe's fields. model: its name. width: values of a row. Raises CheckpointError for
-    a budget below 1.
+    Fingerprints and weights_sha256: hex. model: the model's name. width: D, the number of values of
+    a row. recipe: the recipe's fields. Raises CheckpointError if the token budget is not an int of
+    at least 1.
     """
 
     rank: int
@@ -35,18 +36,20 @@ class CheckpointManifest:
 
     def __post_init__(self) -> None:
         if type(self.token_budget) is not int or self.token_budget < 1:
-            raise CheckpointError(
-                f"token_budget is {self.token_budget!r}, not a whole number from 1"
-            )
+            found = f"token_budget is {self.token_budget!r}"
+            raise CheckpointError(f"{found}, not a whole number of at least 1")
 
 
 def write_manifest(folder: Path, manifest: CheckpointManifest) -> None:
-    """Write `manifest.json` durably."""
+    """Write `manifest.json` in `folder` durably."""
     write_json(folder / MANIFEST, "checkpoint", FORMAT_VERSION, asdict(manifest))
 
 
 def read_manifest(folder: Path) -> CheckpointManifest | None:
-    """The folder's manifest, None where there is none; raises CheckpointError for a damaged one."""
+    """Read `manifest.json` in `folder`; return None if the file is missing.
+
+    Raises CheckpointError if the file is damaged.
+    """
     path = folder / MANIFEST
     if not os.path.lexists(path):
         return None

@@ -1,4 +1,4 @@
-"""A finished shard: the rows of its checkpoint, in input order, as one HDF5 file."""
+"""Write a finished shard: the rows of a checkpoint, in input order, as one HDF5 file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from seqembed.checkpoints.blocks import list_blocks, read_block
 from seqembed.checkpoints.failures import read_failures
-from seqembed.checkpoints.manifest import CheckpointManifest, read_manifest
+from seqembed.checkpoints.manifest import MANIFEST, CheckpointManifest, read_manifest
 from seqembed.checkpoints.token_rows import ResidueFile
 from seqembed.errors import CheckpointError, ShardError
 from seqembed.index.parquet import int64_array, read_columns
@@ -19,19 +19,19 @@ from seqembed.index.table import ShardIndex, read_shard_index
 from seqembed.results.reader import slab_bounds
 from seqembed.results.rows import RowPool, TokenRowPool, TokenRows
 from seqembed.results.writer import Slab, write_embeddings
-from seqembed.storage.digests import DigestIndex, count_distinct, from_hex
+from seqembed.storage.digests import DigestIndex, count_distinct, from_hex, to_hex
 
-# The shard's index, linked into the checkpoint folder.
+# The name of the shard's index in the checkpoint folder.
 INDEX = "index.parquet"
 
 
 def read_shard_ids(index_path: Path) -> Any:
-    """The ids of a shard's index, as an Arrow array; raises IndexFormatError where damaged."""
+    """Return the ids of a shard's index, an Arrow array of text; IndexFormatError if damaged."""
     return read_columns(index_path, ["sequence_id"])["sequence_id"].combine_chunks()
 
 
 def count_duplicate_rows(folder: Path) -> int:
-    """How many rows of a folder's blocks stand there twice: two workers computed them."""
+    """Return how many rows in a folder's blocks are repeated, because two workers computed them."""
     digests, _, _ = _read_details(folder)
     return len(digests) - count_distinct(digests)
 
@@ -39,10 +39,10 @@ def count_duplicate_rows(folder: Path) -> int:
 def assemble_shard(
     folder: Path, rank: int, ids: Sequence[str], arrays: Sequence[NDArray[np.floating]]
 ) -> Path:
-    """Write `shard_{rank}.h5` in the checkpoint folder, by streaming; return its path.
+    """Write `shard_{rank}.h5` in the checkpoint folder, a slab at a time; return the file's path.
 
-    ids: hex digests of the rows of `arrays`, each (n_i, D), one after the other. Their flags and
-    token rows are taken from the folder's blocks.
+    ids: the hex digests of all rows of `arrays`, in order. arrays: each (n_i, D), float32 or
+    float16. Flags and token rows are read from the blocks in `folder`.
 
     Raises:
         CheckpointError: the folder has no manifest or no index.
@@ -50,11 +50,12 @@ def assemble_shard(
     """
     manifest = read_manifest(folder)
     if manifest is None or not (folder / INDEX).exists():
-        raise CheckpointError(f"{folder}: lacks its manifest or index; remove it and run again")
+        raise CheckpointError(f"{folder}: lacks {MANIFEST} or {INDEX}; remove it and run again")
     shard, path = read_shard_index(folder / INDEX), folder / f"shard_{rank}.h5"
     places = DigestIndex(from_hex(ids)).find(shard.digests)
-    quarantined = _quarantined(folder, shard.digests[places < 0])
-    if missing := int((places < 0).sum()) - len(quarantined):
+    reasons, absent = read_failures(folder).quarantined, to_hex(shard.digests[places < 0])
+    quarantine = {bytes.fromhex(name): reasons[name] for name in absent if name in reasons}
+    if missing := len(absent) - len(quarantine):
         raise ShardError(f"{path}: {missing:,} sequences have no row; run again")
     order = np.argsort(shard.rows, kind="stable")
     order = order[places[order] >= 0]
@@ -69,7 +70,7 @@ def assemble_shard(
         attributes=_attributes(manifest),
         slabs=_slabs(folder, shard, order, places, flags[in_blocks], pool),
         residues=_take_token_rows(path, token_rows, in_blocks, manifest),
-        quarantine=quarantined,
+        quarantine=quarantine,
     )
     return path
 
@@ -77,9 +78,9 @@ def assemble_shard(
 def _read_details(
     folder: Path,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[ResidueFile | None]]:
-    """Of all rows in a folder's blocks, (n, 16) digests and (n,) flags; of each, its token rows.
+    """Return (n, 16) digests and (n,) flags of all rows in blocks, and each block's token rows.
 
-    No block stays open: there may be more of them than files may be open.
+    No block stays open: there may be more blocks than a process may open files.
     """
     digests, flags = [np.empty((0, 16), np.uint8)], [np.empty(0, np.uint8)]
     token_rows = []
@@ -90,13 +91,6 @@ def _read_details(
     return np.concatenate(digests), np.concatenate(flags), token_rows
 
 
-def _quarantined(folder: Path, digests: NDArray[np.uint8]) -> dict[bytes, str]:
-    """The reasons, by digest, of those of (n, 16) digests that are quarantined."""
-    reasons = read_failures(folder).quarantined
-    keys = (digest.tobytes() for digest in digests)
-    return {key: reasons[key.hex()] for key in keys if key.hex() in reasons}
-
-
 def _slabs(
     folder: Path,
     shard: ShardIndex,
@@ -105,9 +99,9 @@ def _slabs(
     flags: NDArray[np.uint8],
     pool: RowPool,
 ) -> Iterator[Slab]:
-    """The shard in input order, a slab at a time.
+    """Yield the shard in input order, a slab at a time.
 
-    order: (n,) rows of the index; places: of each row of the index in `pool`; flags: (n,).
+    order: (n,) rows of the index; flags: (n,), in that order; places: of each index row in `pool`.
     """
     names = read_shard_ids(folder / INDEX)
     for start, stop in slab_bounds(len(order), pool.width):
@@ -127,7 +121,10 @@ def _take_token_rows(
     places: NDArray[np.int64],
     manifest: CheckpointManifest,
 ) -> TokenRows | None:
-    """The token rows at these places, if the recipe asks for them; `path` is for the message."""
+    """Return the token rows of the blocks' sequences at `places`; None if the recipe keeps none.
+
+    files: each block's token rows. path: the HDF5 file, which a ShardError names.
+    """
     if not manifest.recipe.get("per_residue"):
         return None
     kept = [residues for residues in files if residues]

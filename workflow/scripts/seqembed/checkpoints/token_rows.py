@@ -1,4 +1,7 @@
-"""The token rows of a checkpoint block: a raw file beside it, which may be larger than memory."""
+"""The token rows of a checkpoint block: with `per_residue`, a row for each token of a sequence.
+
+Token rows are in a raw file beside the block, because they may take more memory than there is.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +22,17 @@ from seqembed.errors import CheckpointError
 from seqembed.results.rows import TokenRowPool
 from seqembed.storage.publish import sync
 
-# The tensor of a block that counts the token rows of each of its sequences.
+# The tensor of a block with the number of token rows of each of its sequences.
 COUNTS = "residue_counts"
 DTYPES = ("float32", "float16")
 
 
 @dataclass(frozen=True, eq=False)
 class ResidueFile:
-    """Rows of `dtype` in the file `name`, in the order of a block's sequences.
+    """A file with the token rows of a block's sequences, one sequence after the other.
 
-    counts: (n,) int64, the rows of each sequence. checksum: blake2b of the file, 32 hex characters.
+    name: the file's name, without its folder. checksum: blake2b of the file, 32 hex characters.
+    dtype: "float32" or "float16". counts: (n,) int64, the number of token rows of each sequence.
     """
 
     name: str
@@ -37,7 +41,7 @@ class ResidueFile:
     counts: NDArray[np.int64]
 
     def reference(self) -> dict[str, str]:
-        """The entries of a block's metadata that name it."""
+        """Return the entries of a block's metadata that describe this file."""
         return {
             "residues_file": self.name,
             "residues_checksum": self.checksum,
@@ -45,7 +49,7 @@ class ResidueFile:
         }
 
     def check(self, folder: Path) -> None:
-        """Raise CheckpointError unless every byte is as it was written."""
+        """Raise CheckpointError if the file is missing in `folder`, or has another checksum."""
         path = folder / self.name
         if Path(self.name).name != self.name or not path.is_file():
             raise CheckpointError(f"its token rows, {self.name!r}, are missing")
@@ -53,7 +57,7 @@ class ResidueFile:
             raise CheckpointError(f"its token rows, {self.name}, are damaged")
 
     def rows(self, folder: Path, width: int) -> NDArray[np.floating]:
-        """All rows, (total, width), left on disk."""
+        """Return all rows of the file in `folder`, (total, width) of `dtype`, left on disk."""
         total = int(self.counts.sum())
         if not total:
             return np.empty((0, width), self.dtype)
@@ -61,18 +65,22 @@ class ResidueFile:
 
 
 def read_reference(metadata: Mapping[str, str], counts: NDArray[np.int64]) -> ResidueFile:
-    """The token rows that a block's metadata name; CheckpointError for an unknown dtype."""
+    """Return the file of token rows that a block's metadata and its tensor COUNTS describe.
+
+    counts: (n,) int64, that tensor. Raises CheckpointError if the rows or the counts have another
+    dtype, or if a count is negative; KeyError if an entry of the metadata is missing.
+    """
     name, checksum, dtype = (metadata[f"residues_{w}"] for w in ("file", "checksum", "dtype"))
-    # NumPy would read rows of an object dtype as addresses in memory.
+    # If the dtype were "object", NumPy would take the file's bytes for addresses in memory.
     if dtype not in DTYPES or counts.dtype != np.int64 or (counts < 0).any():
-        raise CheckpointError(f"its token rows are {dtype!r}, counted in {counts.dtype}")
+        raise CheckpointError(f"its token rows are {dtype!r}, and their counts {counts.dtype}")
     return ResidueFile(name, checksum, dtype, counts)
 
 
 class ResidueSpool:
-    """Collects the token rows of sequences in a file, and seals them for a block.
+    """Collects token rows in a temporary file in `folder`, and seals the file for a block.
 
-    The parts of a sequence come one after the other.
+    The rows of a sequence may be added in parts, with no other sequence between the parts.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -82,14 +90,14 @@ class ResidueSpool:
     def _begin(self) -> None:
         self._name = f"residues_{uuid.uuid4().hex}.raw"
         self._path = self._folder / f".{self._name}.tmp"
-        # Opened at the first row: without rows there is no file.
+        # The file is made at the first row: a spool without rows leaves no file.
         self._file: BinaryIO | None = None
         self._counts: dict[int, int] = {}
         self._dtype, self._row_bytes = "float32", 0
 
     @property
     def sequences(self) -> int:
-        """The number of sequences whose rows it holds."""
+        """The number of sequences that have rows in the spool."""
         return len(self._counts)
 
     def _open(self) -> BinaryIO:
@@ -99,13 +107,13 @@ class ResidueSpool:
         return self._file
 
     def add(self, position: int, rows: NDArray[np.floating]) -> None:
-        """Append (m, D) rows of the sequence at `position`."""
+        """Append (m, D) rows, float32 or float16, of the sequence number `position`."""
         self._open().write(np.ascontiguousarray(rows).data)
         self._dtype, self._row_bytes = rows.dtype.name, rows.shape[1] * rows.itemsize
         self._counts[position] = self._counts.get(position, 0) + len(rows)
 
     def drop(self, positions: Iterable[int]) -> None:
-        """Remove the rows of these sequences, which are the last that were added."""
+        """Remove the rows of these sequences, if any; no other may have been added after them."""
         for position in positions:
             if self._counts.pop(position, 0):
                 file = self._open()
@@ -113,10 +121,10 @@ class ResidueSpool:
                 file.truncate()
 
     def seal(self, positions: Iterable[int]) -> ResidueFile:
-        """Sync the rows of these sequences under a final name, and begin a new file.
+        """Sync the file, give the file its final name, and return it; then begin a new file.
 
-        They are the first that were added. Rows after theirs are of a sequence that is not whole,
-        and are removed.
+        positions: the sequences of the block, in the order in which they were added. Rows added
+        after these are cut off: they belong to a sequence that is not complete.
         """
         counts = np.array([self._counts[position] for position in positions], np.int64)
         file = self._open()
@@ -130,17 +138,20 @@ class ResidueSpool:
         return sealed
 
     def discard(self) -> None:
-        """Remove the rows that are not sealed."""
+        """Remove the temporary file with the rows that are not sealed."""
         if self._file is None:
             return
-        # A full disk may refuse what is still in the buffer, which is not needed.
+        # If the disk is full, flushing the buffer fails; the buffer is not needed.
         with suppress(OSError):
             self._file.close()
         self._path.unlink(missing_ok=True)
 
 
 def copy_residues(folder: Path, rows: TokenRowPool, places: NDArray[np.int64]) -> ResidueFile:
-    """Write the token rows at these places of a pool to a sealed file."""
+    """Write the token rows of sequences of a pool to a sealed file in `folder`.
+
+    places: (n,) int64, the numbers of the sequences in the pool.
+    """
     spool = ResidueSpool(folder)
     try:
         for number, place in enumerate(places):

@@ -1,1 +1,1 @@
-"""The machine: GPUs and their leases, control groups, parents and signals."""
+"""The machine: GPUs and their locks, control groups, signals and Slurm steps."""

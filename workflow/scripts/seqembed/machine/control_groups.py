@@ -1,6 +1,6 @@
-"""The memory limit of this process's control group, and the processes killed at that limit.
+"""Read the memory limit of this process's control group, and count processes killed at the limit.
 
-Source: Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst.
+The files are described in Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst.
 """
 
 from __future__ import annotations
@@ -14,7 +14,11 @@ GROUPS = Path("/sys/fs/cgroup")
 
 
 def count_oom_kills(own: Path = OWN_GROUPS, groups: Path = GROUPS) -> int | None:
-    """Return how many processes of this control group were killed out of memory; None: unknown."""
+    """Return how many processes of this control group the kernel killed for lack of memory.
+
+    None if no file of the group has the number. own: the kernel's list of this process's groups.
+    groups: the folder of all groups.
+    """
     for folder in _memory_groups(own, groups):
         for name in ("memory.oom_control", "memory.events"):
             with suppress(OSError, ValueError, KeyError):
@@ -24,7 +28,7 @@ def count_oom_kills(own: Path = OWN_GROUPS, groups: Path = GROUPS) -> int | None
 
 
 def memory_limit(own: Path = OWN_GROUPS, groups: Path = GROUPS) -> int | None:
-    """Return the least limit, in bytes, of this control group and those around; None: no limit."""
+    """Return the lowest memory limit, in bytes, of this group and its parents; None: no limit."""
     limits = []
     for folder in _memory_groups(own, groups):
         for group in (folder, *folder.parents):
@@ -36,12 +40,12 @@ def memory_limit(own: Path = OWN_GROUPS, groups: Path = GROUPS) -> int | None:
 
 
 def _memory_groups(own: Path, groups: Path) -> Iterator[Path]:
-    """Yield the folders that this process's group may have, in version 1 and in version 2."""
+    """Yield the folders that this process's group may have in cgroup versions 1 and 2."""
     with suppress(OSError):
         for line in own.read_text().splitlines():
             _, controllers, group = line.split(":", 2)
             if "memory" in controllers.split(","):
                 yield groups / "memory" / group.lstrip("/")
             elif not controllers:
-                # A container sees its own group as the root, whatever the kernel calls the group.
+                # In a container, `groups` itself is the group; the kernel's name may lead nowhere.
                 yield from (groups / group.lstrip("/"), groups)

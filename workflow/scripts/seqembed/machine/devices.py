@@ -1,9 +1,9 @@
-"""One GPU for one run, held by a lock; if a scheduler hands out GPUs, its choice is used.
+"""Lease one GPU to one run with a file lock; if a scheduler chose a GPU, use that GPU.
 
-The GPUs of this machine are found without CUDA. Each has a file that can be locked. The kernel
-frees a lock when its holder dies, so nothing is left to clean up, and all programs that see the
-same /dev share the lock. Files are opened as FileIO: a buffered file would first ask the driver
-whether it is a terminal.
+The GPUs of this machine are found without CUDA, and each has a device node that can be locked. The
+kernel frees a lock when its holder dies, so that nothing is left to clean up, and all programs that
+see the same /dev share the lock. Nodes are opened as FileIO: a buffered file would first ask the
+driver whether the node is a terminal.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from pathlib import Path
 from typing import Literal
 
 from seqembed.environment import EnvConfig
-from seqembed.errors import DeviceError
+from seqembed.errors import DeviceError, count_of
 from seqembed.storage.locks import wait_for_lock
 
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 DRIVER_GPUS = Path("/proc/driver/nvidia/gpus")
 DEVICE_NODES = Path("/dev")
 BUS_ID = re.compile(r"[0-9a-fA-F]+:[0-9a-fA-F]+:[0-9a-fA-F]+\.[0-9a-fA-F]+")
-# Names of MIG devices as nvidia-smi -L prints them: today's, and those of drivers before 470.
+# The names of MIG devices as `nvidia-smi -L` prints them; the longer form is older than driver 470.
 UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 MIG_NAME = re.compile(rf"MIG-({UUID}|GPU-{UUID}/[0-9]+/[0-9]+)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """A GPU that this process may open.
+    """A GPU whose device node this process may open.
 
-    index: the GPU's number in the order of PCI bus ids, as CUDA counts. uuid: "GPU-...", None while
-    the driver does not know the UUID.
+    index: the GPU's number, from 0, in the order of PCI bus ids. uuid: "GPU-...", None if the
+    driver does not know the UUID yet. bus_id: the PCI bus id. node: the device node.
     """
 
     index: int
@@ -53,7 +53,10 @@ class Gpu:
         return self.uuid or str(self.index)
 
     def lock(self) -> FileIO:
-        """Return the open device node, locked until closed; BlockingIOError if another holds it."""
+        """Return the open device node, which is locked until the returned file is closed.
+
+        Raises BlockingIOError if another process holds the lock, OSError if locking fails.
+        """
         return _lock(FileIO(self.node), fcntl.flock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def __str__(self) -> str:
@@ -62,21 +65,25 @@ class Gpu:
 
 @dataclass(frozen=True, kw_only=True)
 class MigDevice:
-    """A part of a GPU, known by its name only: which part it is, NVIDIA's own library knows.
+    """A MIG device: a part of a GPU, known here by its name in CUDA_VISIBLE_DEVICES only.
 
-    A part has no node: its lock is a byte of the driver's control node, chosen by the name.
+    A MIG device has no device node. The lock is one byte of `node`, the driver's control node; the
+    byte's offset is computed from the name.
     """
 
     cuda_name: str
     node: Path
 
     def lock(self) -> FileIO:
-        """Return the open control node, its byte locked until closed; raises as Gpu.lock."""
+        """Return the open control node, with the byte locked until the returned file is closed.
+
+        Raises as Gpu.lock.
+        """
         digest = hashlib.blake2b(self.cuda_name.encode(), digest_size=8).digest()
-        # One byte among 2**62, as a struct flock (fcntl.h).
+        # The offset is one of 2**62; the lock is described as a struct flock (fcntl.h).
         byte = int.from_bytes(digest, "little") >> 2
         range_ = struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
-        # The kernel locks a range for writing only where the file is open for writing.
+        # The kernel gives a write lock on bytes only if the file is open for writing.
         return _lock(FileIO(self.node, "r+"), fcntl.fcntl, fcntl.F_OFD_SETLK, range_)
 
     def __str__(self) -> str:
@@ -87,7 +94,7 @@ Device = Gpu | MigDevice
 
 
 def _lock(file: FileIO, lock: Callable[..., object], *arguments: object) -> FileIO:
-    """Return the file, locked by `lock(file, *arguments)`; closes the file if that raises."""
+    """Call `lock(file, *arguments)` and return the file; close the file if the call fails."""
     try:
         lock(file, *arguments)
     except OSError:
@@ -97,36 +104,31 @@ def _lock(file: FileIO, lock: Callable[..., object], *arguments: object) -> File
 
 
 def find_gpus(proc: Path = DRIVER_GPUS, dev: Path = DEVICE_NODES) -> list[Gpu]:
-    """Return the GPUs whose device nodes open for reading, in the order of PCI bus ids."""
+    """Return the GPUs listed in `proc` whose nodes in `dev` open, in the order of PCI bus ids."""
     gpus: list[Gpu] = []
     for folder in driver_entries(proc):
-        # An excluded card, or one whose node does not open, is not counted.
+        # A GPU that the driver excludes, or whose node does not open, is left out.
         with suppress(OSError, KeyError, ValueError):
-            gpus += _read_gpu(folder, dev, len(gpus))
+            fields = _information(folder)
+            node = dev / f"nvidia{int(fields['device minor'])}"
+            if fields.get("gpu excluded", "no").lower() == "yes":
+                continue
+            with FileIO(node):
+                # Until a GPU is first opened, the driver prints question marks for its UUID.
+                uuid = _information(folder).get("gpu uuid") or "?"
+            known = None if "?" in uuid else uuid
+            gpus.append(Gpu(index=len(gpus), uuid=known, bus_id=folder.name, node=node))
     return gpus
 
 
 def driver_entries(proc: Path) -> list[Path]:
-    """Return the driver's folder of each GPU, in the order of PCI bus ids."""
+    """Return the driver's folder of each GPU, a folder in `proc`, in the order of PCI bus ids."""
     folders = [path for path in proc.glob("*") if BUS_ID.fullmatch(path.name)]
     return sorted(folders, key=lambda path: [int(part, 16) for part in re.split("[:.]", path.name)])
 
 
-def _read_gpu(folder: Path, dev: Path, index: int) -> list[Gpu]:
-    """Return the GPU of one folder of the driver; none if the card is excluded."""
-    fields = _information(folder)
-    node = dev / f"nvidia{int(fields['device minor'])}"
-    if fields.get("gpu excluded", "no").lower() == "yes":
-        return []
-    with FileIO(node):
-        # Until a card is first opened, the driver prints question marks for its UUID.
-        uuid = _information(folder).get("gpu uuid") or "?"
-    known = None if "?" in uuid else uuid
-    return [Gpu(index=index, uuid=known, bus_id=folder.name, node=node)]
-
-
 def _information(folder: Path) -> dict[str, str]:
-    """Return the driver's "Name: value" lines, names in lower case."""
+    """Return the driver's "Name: value" lines, with names in lower case."""
     text = (folder / "information").read_text(errors="replace")
     pairs = (line.partition(":") for line in text.splitlines())
     return {name.strip().lower(): value.strip() for name, _, value in pairs}
@@ -135,10 +137,11 @@ def _information(folder: Path) -> dict[str, str]:
 def choose_candidates(
     gpus: Sequence[Gpu], visible_devices: str | None, dev: Path = DEVICE_NODES
 ) -> list[Device]:
-    """Return the devices that CUDA_VISIBLE_DEVICES allows, in that order; None allows all GPUs.
+    """Return the devices that CUDA_VISIBLE_DEVICES names, in that order; None allows all GPUs.
 
-    An entry is a number in the order of PCI bus ids; a UUID, or as much of its beginning as fits
-    one GPU only; or the whole name of a MIG device. Raises DeviceError for any other entry.
+    An entry is a GPU's number in the order of PCI bus ids; a UUID, or a beginning that only one
+    GPU's UUID has; or the whole name of a MIG device. dev: the folder of device nodes. Raises
+    DeviceError for any other entry.
     """
     if visible_devices is None:
         return list(gpus)
@@ -149,7 +152,7 @@ def choose_candidates(
 
 
 def says_none(visible_devices: str) -> bool:
-    """Whether CUDA_VISIBLE_DEVICES allows no GPU, as users and Slurm write that."""
+    """Whether this value of CUDA_VISIBLE_DEVICES, from a user or from Slurm, allows no GPU."""
     return visible_devices.strip().lower() in ("", "-1", "nodevfiles")
 
 
@@ -165,10 +168,10 @@ def _named(gpus: Sequence[Gpu], entry: str, dev: Path) -> Device:
         return fitting[0]
     problem = f"names {len(fitting)} GPUs" if fitting else "names no GPU"
     there = "; ".join(map(str, gpus)) or "none"
-    whole = "; a MIG device needs its whole name" if prefix.startswith("mig") else ""
+    whole = ". A MIG device needs its whole name" if prefix.startswith("mig") else ""
     raise DeviceError(
-        f"CUDA_VISIBLE_DEVICES: {entry!r} {problem} of this machine ({there}{whole}); "
-        "correct it, or unset it to allow all"
+        f"CUDA_VISIBLE_DEVICES: {entry!r} {problem} of this machine, which has: {there}{whole}. "
+        "Correct the variable, or unset it to allow all GPUs"
     )
 
 
@@ -185,20 +188,24 @@ def lease_device(
 ) -> Iterator[dict[str, str]]:
     """Hold a device in the body; give the environment variables that tie a worker to the device.
 
-    End the worker before leaving the body. Raises DeviceError if "cuda" is asked for and no GPU is
-    allowed or there, or if CUDA_VISIBLE_DEVICES names an unknown one; and as lease_gpu.
+    The caller ends the worker before leaving the body. asked: "auto" takes the CPU if no GPU is
+    found or allowed. rank: ranks try GPUs in different orders. leave_if_asked: as in lease_gpu.
+    proc, dev: as in find_gpus. Raises DeviceError if "cuda" is asked for and no GPU is found or
+    allowed, if CUDA_VISIBLE_DEVICES names an unknown device, or if a GPU cannot be locked.
     """
     if asked == "cpu":
         yield NO_GPU
         return
     gpus, visible = find_gpus(proc, dev), environment.visible_devices
-    # A scheduler may count devices in another way, and may share one on purpose.
+    # A scheduler may number devices in another way, and may give one device to several jobs.
     trusted = environment.in_scheduler_job or not gpus
     if visible and trusted and "," not in visible and not says_none(visible):
-        logger.info("CUDA_VISIBLE_DEVICES names one device, %s: used as it is, no lease", visible)
+        logger.info(
+            "CUDA_VISIBLE_DEVICES names one device, %s, which is used without a lease", visible
+        )
         yield _pin(visible.strip())
     elif candidates := choose_candidates(gpus, visible, dev) if gpus else []:
-        # Ranks start at different GPUs, so that they do not contend for the first.
+        # Ranks start at different GPUs, so that they do not all try to lock the same GPU first.
         first = rank % len(candidates)
         rotated = candidates[first:] + candidates[:first]
         with lease_gpu(rotated, leave_if_asked=leave_if_asked, logger=logger) as device:
@@ -207,8 +214,8 @@ def lease_device(
         reason = _why_none(visible, proc)
         if asked == "cuda":
             raise DeviceError(
-                f"`device: cuda` is asked for, but {reason}; correct that, set `device: cpu` to "
-                "run without a GPU, or name one in CUDA_VISIBLE_DEVICES to use it without a lease"
+                f"`device: cuda` is asked for, but {reason}; mend this, set `device: cpu` to run "
+                "without a GPU, or name a GPU in CUDA_VISIBLE_DEVICES to use it without a lease"
             )
         logger.info("no GPU: %s; using the CPU", reason)
         yield NO_GPU
@@ -218,27 +225,27 @@ def lease_device(
 def lease_gpu(
     candidates: Sequence[Device], *, leave_if_asked: Callable[[], None], logger: Logger
 ) -> Iterator[Device]:
-    """Hold the first candidate that is free; wait while other runs hold them all.
+    """Hold the first candidate that is free; wait while other runs hold all candidates.
 
-    candidates: one at least. leave_if_asked: called during the wait, which ends if it raises.
+    candidates: at least one. leave_if_asked: called during the wait, which ends if the call raises.
     Raises DeviceError if a candidate's node cannot be locked.
     """
     count, names = len(candidates), ", ".join(map(str, candidates))
     message = (
-        f"other runs hold the {count} {'GPU' if count == 1 else 'GPUs'} allowed here, {names}; "
-        f"with --resources gpu={count} no more than {count} jobs start at once"
+        f"other runs hold the {'GPU' if count == 1 else f'{count} GPUs'} allowed here, {names}; "
+        f"with --resources gpu={count} Snakemake starts at most {count_of(count, 'job')} at once"
     )
     device, lock = wait_for_lock(lambda: _try_lock(candidates), message, leave_if_asked, logger)
-    # A spawned worker does not inherit this lock: one that hangs would keep the GPU for ever. The
-    # kernel kills the worker as this process dies, which takes an instant; the worker of the next
-    # holder imports torch first, which takes seconds, before it touches the GPU.
+    # A spawned worker does not inherit this lock: a worker that hangs would keep the GPU for ever.
+    # When this process dies, the kernel frees the lock and kills the worker within an instant; the
+    # worker of the next run imports PyTorch for seconds before it touches the GPU.
     with lock:
         logger.info("leased %s", device)
         yield device
 
 
 def _try_lock(candidates: Sequence[Device]) -> tuple[Device, FileIO] | None:
-    """Return the first free device and the open file whose lock holds it; None: none is free."""
+    """Return the first free device and the locked file; None if no device is free."""
     for device in candidates:
         try:
             return device, device.lock()
@@ -246,12 +253,12 @@ def _try_lock(candidates: Sequence[Device]) -> tuple[Device, FileIO] | None:
             continue
         except OSError as error:
             message = f"{device.node} cannot be locked ({error.strerror}); check the card with"
-            raise DeviceError(f"{message} nvidia-smi, then run again") from error
+            raise DeviceError(f"{message} `nvidia-smi`, then run again") from error
     return None
 
 
 def _pin(name: str) -> dict[str, str]:
-    # In CUDA's own order, fastest first, a number may mean another card than in Slurm's.
+    # CUDA's own order is fastest first: there, a number may mean another card than in Slurm.
     return {"CUDA_VISIBLE_DEVICES": name, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
@@ -259,5 +266,6 @@ def _why_none(visible_devices: str | None, proc: Path) -> str:
     if visible_devices is not None and says_none(visible_devices):
         return f"CUDA_VISIBLE_DEVICES={visible_devices!r} allows no GPU (unset it to allow all)"
     if count := len(driver_entries(proc)):
-        return f"the NVIDIA driver lists {count} GPUs in {proc}, but none of their nodes opens"
-    return f"the NVIDIA driver lists no GPU in {proc} (`nvidia-smi` says whether it runs)"
+        found = count_of(count, "GPU")
+        return f"the NVIDIA driver lists {found} in {proc}, but no device node opens"
+    return f"the NVIDIA driver lists no GPU in {proc} (`nvidia-smi` says whether the driver runs)"

@@ -1,4 +1,4 @@
-"""Signals that ask a process to stop: from users, schedulers, and when its parent ends."""
+"""Handle the signals that ask a process to stop, and the signal at the end of its parent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PR_SET_PDEATHSIG = 1
 
 
 class StopFlag:
-    """Records that SIGTERM came, or SIGINT if `ctrl_c`; the signal no longer ends the process."""
+    """Records that SIGTERM came, or SIGINT if `ctrl_c`; these signals no longer end the process."""
 
     def __init__(self, *, ctrl_c: bool = False) -> None:
         self._raised = False
@@ -26,15 +26,15 @@ class StopFlag:
             signal.signal(signal.SIGINT, self._raise)
 
     def _raise(self, number: int, frame: Any) -> None:
-        # A signal may come twice in an instant: nothing but setting a flag is safe here.
+        # A second signal may interrupt this handler: only setting a flag is safe here.
         self._raised = True
 
     def asked(self) -> bool:
-        """Whether a signal came."""
+        """Whether a handled signal came."""
         return self._raised
 
     def leave_if_asked(self) -> None:
-        """Raise InterruptedRun if a signal came."""
+        """Raise InterruptedRun if a handled signal came."""
         if self._raised:
             raise InterruptedRun(STOPPED)
 
@@ -42,8 +42,8 @@ class StopFlag:
 def die_with_parent(parent: int, number: signal.Signals) -> None:
     """Have the kernel send the signal `number` to this process when its parent ends.
 
-    parent: the parent's pid; if that process is gone already, the signal is sent at once. Does
-    nothing on systems other than Linux.
+    parent: the parent's pid; if the parent has ended already, the signal comes at once. Does
+    nothing on systems other than Linux. Raises OSError if the kernel refuses.
     """
     if sys.platform != "linux":
         return

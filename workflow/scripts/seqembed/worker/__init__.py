@@ -1,1 +1,1 @@
-"""What a worker settles before its first batch, writes, and reports."""
+"""The parts of a worker: its decisions before the first batch, its checkpoints, its status."""

@@ -1,4 +1,4 @@
-"""What a worker decides before its first batch: settings, device, recipe, shard, batch plan."""
+"""Decide, before the first batch, what a worker needs: settings, device, recipe, shard, batches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -55,7 +54,7 @@ from seqembed.worker.writer import CheckpointWriter
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Run:
-    """What one worker needs to embed one shard, every `auto` resolved."""
+    """What one worker needs to embed one shard, with every `auto` resolved."""
 
     settings: WorkerSettings
     device: torch.device
@@ -67,18 +66,16 @@ class Run:
 
     @property
     def checkpoint_key(self) -> str:
-        """The folder under `checkpoints/` of this recipe and this shard."""
+        """The name of the folder in `checkpoints/` for this recipe and this shard."""
         return f"{self.recipe.fingerprint[:12]}-{self.shard.fingerprint[:12]}"
-
-    @property
-    def resolved(self) -> dict[str, str]:
-        """Keys of `model_config` that only this run knows: its checkpoints and its precision."""
-        return {"checkpoint_key": self.checkpoint_key, "precision": self.recipe.precision}
 
     def copy_from_store(
         self, checkpoint: Checkpoint, finished: Set[str], output_dir: Path
     ) -> list[Block]:
-        """Copy rows that an earlier result has and that are not `finished` into new blocks."""
+        """Copy rows of the store, beside `output_dir`, into new blocks; return these blocks.
+
+        finished: the hex digests of sequences that have a row already.
+        """
         path = store_path(output_dir.parent / "store", self.recipe.fingerprint)
         missing = DigestIndex(from_hex(finished)).find(self.shard.digests) < 0
         return checkpoint.copy_from_store(
@@ -93,10 +90,11 @@ class Run:
         convert: Encode,
         tracker: FailureTracker,
     ) -> tuple[DataLoader[PackedBatch], int]:
-        """The batches that hold any of `rows`, and how many tokens they have together.
+        """Return a loader of the batches that hold any of `rows`, and their number of tokens.
 
-        Batches are planned over all rows of the shard. A sequence that may have crashed a worker is
-        a batch by itself.
+        rows: the rows of the shard to compute. convert: turns residues (bytes) into token ids,
+        (n + 2,) int64. Batches are planned over all rows of the shard, and each suspect of the
+        tracker is in a batch of its own.
         """
         policy, token_budget = self.recipe.policy, manifest.token_budget
         tracker.start(rows, self.weights.require)
@@ -110,22 +108,20 @@ class Run:
         loader = create_async_dataloader(dataset, VarlenCollator(convert, policy), self.device)
         counts = policy.model_tokens(self.shard.tokens)
         sums = np.diff(np.append(0, counts.cumsum())[boundaries])[batches]
-        self._log_fill(sums, passes[boundaries[batches]] * token_budget)
+        if len(sums):
+            # A batch over the budget counts as full.
+            room = np.maximum(sums, passes[boundaries[batches]] * token_budget)
+            words = "%s batches are to be computed, filled to %.2f%%"
+            self.logger.info(words, f"{len(sums):,}", 100 * sums.sum() / room.sum())
         return loader, int(sums.sum())
-
-    def _log_fill(self, tokens: NDArray[np.int64], room: NDArray[np.int64]) -> None:
-        """Log how full (b,) batches are; one over the budget counts as full."""
-        if len(tokens):
-            fill = 100 * tokens.sum() / np.maximum(tokens, room).sum()
-            words = "%s batches are to compute, filled to %.2f%%"
-            self.logger.info(words, f"{len(tokens):,}", fill)
 
     def open_tracker(
         self, folder: Path, index_path: Path, model_config: Mapping[str, Any]
     ) -> FailureTracker:
-        """Read the failures of earlier runs, and record how the process before this one ended.
+        """Return a tracker of the checkpoint folder's failures, and record the last worker's crash.
 
-        `crash` in `model_config` describes that end; `began` is called once it is recorded.
+        model_config: `crash` is WorkerEnd.crash of the last worker; `began`, a function, is called
+        once the crash is recorded; either may be missing. Raises as FailureTracker.record_crash.
         """
         name_of = partial(read_id, index_path)
         tracker = FailureTracker(folder, self.shard.digests, name_of, self.logger)
@@ -142,9 +138,9 @@ class Run:
         manifest: CheckpointManifest,
         batches: int,
     ) -> AsyncInferenceRunner:
-        """The runner of `batches` batches; also start the background checksum of the weights.
+        """Return the runner of `batches` batches; start to check the weights in the background.
 
-        load_fp32: loads the model in fp32.
+        load_fp32: returns the model in fp32, and a tokenizer.
         """
         token_budget = manifest.token_budget
         self.weights.start()
@@ -153,7 +149,7 @@ class Run:
         if self.device.type == "cpu":
             # With fewer batches than threads, each batch gets several threads.
             at_once = cpu_streams(token_bytes, token_budget, min(threads, batches), free)
-        words = "at most %s tokens a batch, %s at once; they need about %.1f of %.1f GB"
+        words = "at most %s tokens a batch, %s at once; they need about %.1f GB of %.1f GB free"
         needed = at_once * token_budget * token_bytes
         self.logger.info(words, f"{token_budget:,}", at_once, needed / 1e9, free / 1e9)
         return AsyncInferenceRunner(
@@ -174,10 +170,11 @@ class Run:
 
     @property
     def _token_bytes(self) -> int:
+        """How many bytes of memory a token of a batch needs."""
         return bytes_a_token(self.model.architecture, DTYPES[self.recipe.precision].itemsize)
 
     def _free_memory(self) -> int:
-        """Free bytes of the device."""
+        """Return the free bytes of the device's memory."""
         if self.device.type == "cuda":
             return torch.cuda.mem_get_info(self.device)[0]
         return available_memory()
@@ -189,9 +186,9 @@ class Run:
         config: Mapping[str, Any],
         stored: Iterable[Block] = (),
     ) -> CheckpointWriter:
-        """A writer of the missing rows; `config` says when a checkpoint is due.
+        """Return a writer of the shard's `rows` into the checkpoint folder.
 
-        stored: blocks of rows that were taken from the store.
+        config: says when a checkpoint is due. stored: blocks of rows from the store.
         """
         wanted = np.zeros(len(self.shard.rows), bool)
         wanted[rows] = True
@@ -208,7 +205,7 @@ class Run:
         )
 
     def manifest(self, earlier: CheckpointManifest | None) -> CheckpointManifest:
-        """This run's manifest. A token budget that the user set replaces the earlier one.
+        """Return this run's manifest; the earlier token budget stays unless the user set another.
 
         Raises CheckpointError if the earlier manifest is of another recipe or shard.
         """
@@ -218,7 +215,14 @@ class Run:
             raise CheckpointError(f"{message}; remove that folder and run again")
         budget = self.settings.token_budget
         if budget == "auto":
-            budget = earlier.token_budget if earlier else self._choose_budget()
+            if earlier:
+                budget = earlier.token_budget
+            elif self.device.type == "cpu":
+                budget = TOKENS["cpu"]
+            else:
+                # The model is loaded later.
+                free = max(0, self._free_memory() - self.model.size)
+                budget = gpu_budget(self._token_bytes, free)
         return CheckpointManifest(
             rank=self.shard.rank,
             world_size=self.shard.world_size,
@@ -231,22 +235,20 @@ class Run:
             recipe=self.recipe.fields(),
         )
 
-    def _choose_budget(self) -> int:
-        if self.device.type == "cpu":
-            return TOKENS["cpu"]
-        # The model is loaded later.
-        return gpu_budget(self._token_bytes, max(0, self._free_memory() - self.model.size))
-
 
 def open_run(
     index_path: Path, output_dir: Path, model_config: Mapping[str, Any], logger: logging.Logger
 ) -> Run:
-    """Resolve every `auto`; raises a SeqembedError that says why this worker cannot run."""
+    """Read a worker's settings and files, resolve every `auto`, and set this process's limits.
+
+    The arguments are those of gpu_worker. Raises a SeqembedError that says why the worker cannot
+    run.
+    """
     settings, environment = read_settings(model_config), EnvConfig.from_environ(os.environ)
     keep_products_equal(os.environ)
     raise_open_file_limit()
     torch.set_num_threads(settings.threads)
-    # The supervisor leaves the list empty where it chose the CPU, and has said so.
+    # If the supervisor chose the CPU, the supervisor left the variable empty and logged why.
     on_cpu = settings.device == "auto" and environment.visible_devices == ""
     device = choose_device("cpu" if on_cpu else settings.device, logger)
     model = read_prepared(settings.model)
@@ -268,18 +270,16 @@ def open_run(
 
 
 def choose_device(asked: Literal["auto", "cuda", "cpu"], logger: logging.Logger) -> torch.device:
-    """CUDA's first device, or the CPU; raises DeviceError if CUDA is asked for and missing.
+    """Return the first GPU that CUDA_VISIBLE_DEVICES leaves to this process, or the CPU.
 
-    CUDA_VISIBLE_DEVICES has decided before which GPU is the first.
+    asked: "auto" takes the CPU with a warning if there is no GPU; "cuda" raises DeviceError then.
     """
     if asked == "cpu":
         return torch.device("cpu")
     if torch.cuda.is_available():
         return torch.device("cuda", 0)
-    reason = (
-        "this PyTorch has no CUDA" if not torch.version.cuda else "PyTorch finds no CUDA device"
-    )
+    reason = "PyTorch finds no CUDA device" if torch.version.cuda else "this PyTorch has no CUDA"
     if asked == "cuda":
-        raise DeviceError(f"device is cuda, but {reason}; correct that, or set `device: cpu`")
+        raise DeviceError(f"device is cuda, but {reason}; mend this, or set `device: cpu`")
     logger.warning("%s: the CPU is used", reason)
     return torch.device("cpu")

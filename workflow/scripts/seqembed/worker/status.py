@@ -1,4 +1,4 @@
-"""Describes a worker's failure to the supervisor, by the error's type, in a few words."""
+"""Describe a worker's error to the supervisor, by the type of the error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ MAX_ERROR_CHARACTERS = 2000
 
 
 def describe_error(error: Exception) -> dict[str, Any]:
-    """Return the status of a run that ended with `error`, and what the supervisor may do next."""
+    """Return the status, without the rank, of a worker that ended with `error`.
+
+    If `status` is "failed", `error` is the kind of error and `retry_recommended` says whether a
+    fresh worker may succeed. "cuda_oom" means that a GPU or this machine ran out of memory.
+    """
     message = f"{type(error).__name__}: {error}"[:MAX_ERROR_CHARACTERS]
     if isinstance(error, InterruptedRun):
         return {"status": "interrupted", "error_message": message}

@@ -1,4 +1,4 @@
-"""Collects finished rows, and writes them as checkpoint blocks."""
+"""Collect finished rows, and write them as checkpoint blocks."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from seqembed.checkpoints.token_rows import ResidueFile, ResidueSpool
 from seqembed.inference.batches import PackedBatch
 from seqembed.inference.runner import BatchRows
 
-# At so many bytes of rows a block is written before it is due, so that memory is bounded.
+# When the waiting rows take this many bytes, a block is written before one is due.
 MAX_WAITING_BYTES = 64 << 20
 
 
 class CheckpointWriter:
     """Collects the rows of finished batches, and writes them as a block when one is due.
 
-    digests: (N, 16), flags: (N,) and wanted: (N,) bool of all rows of the shard; rows that are not
-    wanted are in blocks already. per_residue: token rows are kept, too. check: called before each
-    block; it raises if the rows must not be trusted.
+    digests: (N, 16) uint8, flags: (N,) uint8 and wanted: (N,) bool of all rows of the shard; rows
+    that are not wanted are dropped. per_residue: keep token rows, too. A block is due after
+    `sequences` or `seconds`. check: called before each block; raises if the rows must not be
+    trusted. stored: blocks of this run that hold rows of the store. clock: returns seconds.
 
-    ids, arrays: of all blocks that it wrote, and of the `stored` ones: hex digests, and for each
-    block its (n, D) rows, on disk. computed: how many rows it wrote. written: the clock's time of
-    the last block, or None. spent: the seconds that writing took.
+    ids, arrays: hex digests and (n, D) rows, on disk, of the stored and the written blocks.
+    computed: how many rows the writer wrote. written: the clock's time of the last block, None
+    before the first. spent: the seconds that writing took.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class CheckpointWriter:
         self._folder, self._sequences, self._seconds = folder, sequences, seconds
         self._digests, self._flags, self._wanted = digests, flags, wanted
         self._check, self._clock, self._began = check, clock, clock()
-        # Of each batch that no block holds yet: positions, rows and flags.
+        # For each batch that is not in a block yet: its rows in the shard, values and flags.
         self._waiting: list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]] = []
         self._count = self._bytes = 0
         self._spool = ResidueSpool(folder) if per_residue else None
@@ -61,16 +62,16 @@ class CheckpointWriter:
             self._keep(block)
 
     def make_room(self, batches: Iterable[PackedBatch]) -> Iterator[PackedBatch]:
-        """Pass batches on; write a block before one that would make more than `sequences` wait."""
+        """Yield the batches; write a block first if a batch would make too many sequences wait."""
         for batch in batches:
             if self._count + len(batch.positions) > self._sequences:
                 self.write()
             yield batch
 
     def add(self, batch: BatchRows) -> int:
-        """Take a batch's rows; return how many sequences of it were wanted and are whole.
+        """Add a batch's rows, and write a block if one is due.
 
-        A block is written when there are enough sequences, bytes or seconds.
+        Return how many wanted sequences the batch completed.
         """
         if self._spool:
             self._spool.drop(batch.given_up)
@@ -78,22 +79,19 @@ class CheckpointWriter:
                 if self._wanted[position]:
                     self._spool.add(position, residues)
         wanted = self._wanted[batch.positions]
-        # A batch without a whole sequence holds a part of one that takes several.
+        # A batch that holds only a part of a sequence completes no sequence.
         if len(batch.positions):
             rows = batch.rows[wanted]
             self._waiting.append((batch.positions[wanted], rows, batch.flags[wanted]))
             self._count, self._bytes = self._count + len(rows), self._bytes + rows.nbytes
-            if self._due():
+            since = self._began if self.written is None else self.written
+            late = self._clock() - since >= self._seconds
+            if self._count >= self._sequences or self._bytes >= MAX_WAITING_BYTES or late:
                 self.write()
         return int(wanted.sum())
 
-    def _due(self) -> bool:
-        since = self._began if self.written is None else self.written
-        late = self._clock() - since >= self._seconds
-        return self._count >= self._sequences or self._bytes >= MAX_WAITING_BYTES or late
-
     def write(self) -> None:
-        """Write what waits, unless a sequence has come in part: its token rows are in one block."""
+        """Write the waiting rows as a block, unless a sequence lacks some of its token rows."""
         if not self._spool or self._spool.sequences == self._count:
             self._write()
 
@@ -103,7 +101,7 @@ class CheckpointWriter:
         self._check()
         begin = self._clock()
         positions, rows, flags = map(np.concatenate, zip(*self._waiting, strict=True))
-        # A block that could not be written is tried again, with the token rows of the first try.
+        # If writing the block fails, the next try uses the token rows that this one sealed.
         if self._spool and not self._sealed:
             self._sealed = self._spool.seal(positions.tolist())
         path = write_next_block(
@@ -121,7 +119,7 @@ class CheckpointWriter:
         self.spent += self.written - begin
 
     def close(self) -> None:
-        """Write what waits, and remove the token rows of sequences that are not whole."""
+        """Write the waiting rows, and remove the token rows of an incomplete sequence."""
         try:
             self._write()
         finally:
