@@ -74,7 +74,7 @@ def read_chunks(path: str | Path, chunk_bytes: int) -> Iterator[bytes]:
 
 
 def compression_of(begin: bytes) -> str | None:
-    """Return "gzip", "bzip2", "xz" or "zstd" by the first 6 bytes of a file; None if plain."""
+    """Return "gzip", "bzip2", "xz" or "zstd" if a file that begins so is compressed, else None."""
     return next((kind for magic, kind in _KINDS.items() if magic.match(begin)), None)
 
 

@@ -27,7 +27,7 @@ _BEGINNINGS = {
     rb"CLUSTAL|MUSCLE|# STOCKHOLM|#NEXUS|PileUp|!!.A_MULTIPLE|\s*[0-9]+ +[0-9]+\s*\n": (
         "looks like an alignment of another format; convert the file to FASTA"
     ),
-    rb"HEADER  |ATOM  |data_|MODEL  ": "looks like a 3D structure; give its sequences as FASTA",
+    rb"HEADER  |ATOM  |data_|MODEL  ": "looks like a structure file; give its sequences as FASTA",
     rb"##gff": "looks like GFF; give the sequences that it annotates as FASTA",
     rb"version https://git-lfs": "is a pointer of git-lfs, not the file; run `git lfs pull`",
 }

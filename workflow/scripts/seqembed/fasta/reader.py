@@ -44,10 +44,7 @@ def read_batches(
 
 
 def _blocks(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield blocks, not empty, each of which ends before the last header of a chunk.
-
-    All blocks but the first begin with a header, so records are complete.
-    """
+    """Yield blocks of complete records, none empty, each cut before the last header of a chunk."""
     parts: list[bytes] = []
     last = b"\n"
     for chunk in chunks:

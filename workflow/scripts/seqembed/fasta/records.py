@@ -84,12 +84,12 @@ class Records:
         return self.sequence_ids, self.descriptions, self.residues, self.lines, self.byte_offsets
 
     def raw(self, number: int) -> bytes:
-        """Return the text of record `number`, from 0, in the file, from its `>` to the next `>`."""
+        """Return the text of record `number`, from 0, as it is in the file, with its header."""
         end = self.begins[number + 1] if number + 1 < len(self) else len(self.block)
         return self.block[self.begins[number] : end]
 
     def line(self, number: int) -> bytes:
-        """Return line `number`, from 0, of the block, without blanks at its begin and end."""
+        """Return line `number`, from 0, of the block, without the blanks around it."""
         return self.block[self.line_begins[number] : self.line_ends[number]].strip()
 
 
@@ -105,7 +105,10 @@ def parse(block: bytes, line: int, offset: int, *, without_gaps: bool = False) -
     if without_gaps:
         is_dropped |= (letters == _DASH) | (letters == _DOT)
     dropped = np.flatnonzero(is_dropped)
-    line_begins, line_ends = _find_lines(block, dropped[letters[dropped] == _LINE_FEED])
+    line_feeds = dropped[letters[dropped] == _LINE_FEED]
+    # An empty last line is no line.
+    line_ends = line_feeds if block.endswith(b"\n") else np.append(line_feeds, len(block))
+    line_begins = np.append(0, line_ends[:-1] + 1)
     numbers = np.flatnonzero(letters[line_begins] == _HEADER)
     begins, ends = line_begins[numbers], line_ends[numbers]
     packed = block.translate(None, _DROPPED + GAPS if without_gaps else _DROPPED)
@@ -136,16 +139,9 @@ def _cut_usual(header: str) -> tuple[str, str]:
 
 
 def cut_header(header: str) -> tuple[str, str]:
-    """Return the id and the description of a header without `>`, which its first blank divides."""
+    """Split a header, without its `>`, at its first blank into the id and the description."""
     sequence_id, *rest = _BLANK_TEXT.split(header, maxsplit=1)
     return sequence_id, rest[0].strip(" \t") if rest else ""
-
-
-def _find_lines(block: bytes, line_feeds: Places) -> tuple[Places, Places]:
-    """Return the offsets where the lines of a block begin and end; an empty last line is none."""
-    begins, ends = np.append(0, line_feeds + 1), np.append(line_feeds, len(block))
-    count = len(begins) - block.endswith(b"\n")
-    return begins[:count], ends[:count]
 
 
 def _cut_residues(
@@ -220,10 +216,7 @@ def _cut_headers(headers: list[str]) -> tuple[list[str], list[str], list[int]]:
 
 
 def _upper(cased: list[bytes]) -> tuple[list[bytes], list[int]]:
-    """Return the sequences in upper case, and the numbers of the odd sequences.
-
-    A sequence is odd if it is empty, or holds anything but upper-case letters and `*`.
-    """
+    """Return all sequences in upper case, and the numbers of those with none or other letters."""
     if not b"".join(cased).translate(None, _LETTERS):
         return cased, [number for number, residues in enumerate(cased) if not residues]
     odd = [n for n, text in enumerate(cased) if not text or text.translate(None, _LETTERS)]

@@ -32,7 +32,7 @@ def from_hex(texts: Iterable[str]) -> NDArray[np.uint8]:
 
 
 class DigestIndex:
-    """Finds the rows of an (n, 16) uint8 array by their digests; takes 24 bytes of memory a row."""
+    """Finds digests in an (n, 16) uint8 array of digests; takes 24 bytes of memory a row."""
 
     def __init__(self, digests: NDArray[np.uint8]) -> None:
         first, second = _halves(digests)

@@ -25,7 +25,7 @@ def wait_for_lock(
     leave_if_asked: Callable[[], None],
     logger: logging.Logger,
 ) -> Lock:
-    """Call `attempt` until the call does not return None, and return its result.
+    """Call `attempt` until it returns something else than None, and return that.
 
     message: why this process waits; logged after the first failed attempt, then once a minute.
     leave_if_asked: called before each attempt; an error that this call raises ends the wait.

@@ -41,22 +41,14 @@ def explain_no_path(text: str) -> str | None:
     for found in _VARIABLE.finditer(text):
         if (found[1] or found[2]) not in os.environ:
             return f"the variable {found[0]} is not set; export it, or write the whole path"
-    if paths := _split_paths(text):
+    paths = [part.strip() for part in text.split(",") if part.strip()]
+    # Blanks divide a text only if all of its parts are files.
+    blanks = text.split()
+    if len(paths) < 2 and all(os.path.lexists(p) or glob.glob(p) for p in map(expand, blanks)):
+        paths = blanks
+    if len(paths) > 1:
         return (
             "is not a file; if the text names several files, write them as a list, "
             f"`fasta: [{', '.join(paths)}]`, or after --config as fasta={','.join(paths)}"
         )
     return None
-
-
-def _split_paths(text: str) -> list[str]:
-    """Return the parts of a text between commas, or between blanks if all parts are files.
-
-    Returns [] for a single path.
-    """
-    commas = [part.strip() for part in text.split(",") if part.strip()]
-    if len(commas) > 1:
-        return commas
-    blanks = text.split()
-    there = all(os.path.lexists(path) or glob.glob(path) for path in map(expand, blanks))
-    return blanks if len(blanks) > 1 and there else []

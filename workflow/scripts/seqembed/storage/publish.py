@@ -22,7 +22,7 @@ NO_HARD_LINKS = {errno.EPERM, errno.EXDEV, errno.ENOTSUP, errno.EMLINK, errno.EN
 
 @contextmanager
 def published(path: Path, *, exclusive: bool = False) -> Iterator[Path]:
-    """Yield a temporary path, where the body writes a file; then sync and rename that to `path`.
+    """Yield a temporary path, where the body writes a file; sync that file, rename it to `path`.
 
     The temporary path lies beside `path`; missing folders are made. If the body raises, the
     temporary file is removed, and a file at `path` stays as it was. exclusive: raise
@@ -77,7 +77,7 @@ def remove_temporary(*folders: Path) -> None:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a damaged file, so that no later run reads the file; return its new path."""
+    """Rename a damaged file to a free name that ends with `.damaged` or a number; return that."""
     number = 0
     while (target := path.with_name(f"{path.name}.damaged{number or ''}")).exists():
         number += 1
