@@ -78,7 +78,7 @@ class Finding(NamedTuple):
     certain: bool = False
 
 
-# The number of a line in the file, from 1, and a finding of line 0 about the whole file.
+# The number of a line in the file, from 1, and a finding in this line about the whole file.
 Place = tuple[int, Finding]
 
 

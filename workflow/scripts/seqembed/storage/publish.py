@@ -16,7 +16,7 @@ from seqembed.errors import FileFormatError
 
 # Matches the names of this program's temporary files, and those of no other program.
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp|\.residues_[0-9a-f]{32}\.raw\.tmp")
-# The errors of os.link if a file system has no hard links, or source and target are on two.
+# The errors of os.link if a file system has no hard links, or if the paths are on two of them.
 NO_HARD_LINKS = {errno.EPERM, errno.EXDEV, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS}
 
 
