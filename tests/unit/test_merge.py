@@ -380,11 +380,8 @@ def test_of_checkpoints_only_folders_are_removed_and_the_empty_one_above(tmp_pat
         assert not own.parent.exists()
 
 
-@pytest.mark.parametrize(
-    ("failure", "error"),
-    [("damage", ShardError), ("missing", ShardError), ("cut", IndexFormatError)],
-)
-def test_a_failed_merge_leaves_checkpoints_and_store_alone(tmp_path, monkeypatch, failure, error):
+@pytest.mark.parametrize("failure", ["damage", "missing", "cut"])
+def test_a_failed_merge_leaves_checkpoints_and_store_alone(tmp_path, monkeypatch, failure):
     _merge(tmp_path, *_prepare(tmp_path))
     (own,) = _checkpoints(tmp_path, RECIPE)
     before = (tmp_path / STORED).read_bytes()
@@ -395,8 +392,9 @@ def test_a_failed_merge_leaves_checkpoints_and_store_alone(tmp_path, monkeypatch
     elif failure == "missing":
         _write_shard(tmp_path, 0, keep=slice(1, None))
     else:
+        place = tmp_path / "embeddings.h5"
         monkeypatch.setattr(merge_module, "slab_bounds", lambda *_: iter([(0, 3)]))
-    with pytest.raises(error, match=f"^{place}: "):
+    with pytest.raises(ShardError, match=f"^{place}: "):
         _merge(tmp_path, index, shards)
     assert (own / "shard_0/batch_00000.safetensors").read_bytes() == b"rows"
     assert (tmp_path / STORED).read_bytes() == before

@@ -1,1 +1,1 @@
-"""Checks whether the records of FASTA files are sequences that a model can read."""
+"""Check whether the records of FASTA files are sequences that a model can read."""

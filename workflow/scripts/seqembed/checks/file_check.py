@@ -1,4 +1,4 @@
-"""Find in a FASTA file what is not, or does not look like, a sequence of the model's molecule."""
+"""Refuse a FASTA file that holds anything else than sequences of the model's molecule."""
 
 from __future__ import annotations
 
@@ -15,21 +15,20 @@ from seqembed.fasta.records import Records
 from seqembed.models.families import Molecule
 
 SHOWN_BYTES = 60
-# Fewer letters do not show what a file holds.
+# A file of fewer letters is not judged by their shares.
 MIN_LETTERS = 100
-# A third of the letters of a usual protein; none is one of IUPAC's codes for nucleotides.
+# A third of the letters of a usual protein. None of them is a code of IUPAC for nucleotides.
 AMINO_ACIDS_ALONE = b"EFILPQ"
 PROTEIN_MIN_SHARE = 0.1
 _SET = "set `suspicious: allow` (after --config: suspicious=allow)"
-_ALLOW = f"correct the file, or {_SET} to have it read as residues"
 
 
 class FileCheck:
     """Checks all records of one file, in constant memory.
 
-    impossible: whether a line that cannot be residues is an error, or its sequence is left out.
-    gaps_kept: whether `-` and `.` are embedded. suspicious: whether it is an error that a record
-    or the file looks like something else than sequences.
+    impossible: whether a character that no residue has is an error; if not, the caller leaves the
+    sequence out. gaps_kept: whether `-` and `.` are embedded. suspicious: whether it is an error
+    if a record, or the file, looks like something else than sequences.
     """
 
     def __init__(
@@ -46,14 +45,15 @@ class FileCheck:
         self._finders = [LineWidths(protein), Lengths(), StatedLengths()]
         if protein:
             self._finders.insert(0, Composition())
-        # The first finding, with its line and id; how many records have a finding.
+        # The first finding in a record, its line in the file, and the record's id.
         self._first: tuple[Finding, int, str] | None = None
+        # How many records have a finding.
         self._count = 0
 
     def look(self, records: Records, text: bytes) -> None:
-        """Check the next records; text: the residues of all of them."""
+        """Check the next records of the file; text: their residues, joined. `finish` raises."""
         if self._suspicious:
-            # Faster than to delete the foreign letters, of which a text may hold many.
+            # To mark the foreign letters is faster than to delete them if a text has many.
             marks = np.frombuffer(text.translate(self._is_foreign), np.bool_)
             self._letters += len(text)
             self._foreign += int(np.count_nonzero(marks))
@@ -71,12 +71,12 @@ class FileCheck:
 
     def _find_in_records(self, records: Records, text: bytes) -> Iterator[tuple[int, Finding]]:
         if self._suspicious:
-            # Where sequences with unknown residues are left out, RNA is, too.
+            # If sequences with unknown residues are left out, RNA is left out by its U.
             yield from find_suspicious_records(
                 records, text, self._molecule, rna_refused=self._impossible
             )
             yield from self._identities.find(records)
-        # Of DNA, upper-case letters may be wrong, too.
+        # A protein may hold any upper-case letter, DNA only some.
         usual = self._molecule == "protein" or not text.translate(None, POSSIBLE["DNA"])
         for number in records.odd if usual else range(len(records)):
             raw = records.raw(number)
@@ -87,7 +87,7 @@ class FileCheck:
                 yield number, finding
 
     def finish(self) -> None:
-        """Raise FastaError, after the last records, for the first finding."""
+        """Raise FastaError for the first finding; call this after the last records."""
         if self._suspicious:
             _refuse_other_molecule(self._path, self._molecule, self._letters, self._foreign)
         if self._first:
@@ -101,14 +101,20 @@ class FileCheck:
         text += "..." * (len(finding.text) > SHOWN_BYTES)
         message = f"{text!r} {finding.what}"
         if self._count > 1:
-            message += f" ({self._count:,} records look wrong in this or another way)"
+            message += f" ({self._count:,} records of the file look wrong in this or another way)"
         if not finding.certain:
-            message += f"; {_ALLOW}"
+            # Some messages end with advice of their own.
+            advice = "" if "; " in finding.what else "; correct the file"
+            message += f"{advice}, or {_SET} to embed all text of the file as residues"
         return FastaError(message, path=self._path, record=record, line=line)
 
 
 def _refuse_other_molecule(path: Path, molecule: Molecule, total: int, foreign: int) -> None:
-    """Raise FastaError if `foreign` of the file's `total` letters show the other molecule."""
+    """Raise FastaError if too many letters are of the other molecule.
+
+    total: the letters of the file. foreign: how many are NUCLEOTIDES or, for a model of DNA, are
+    AMINO_ACIDS_ALONE.
+    """
     if total < MIN_LETTERS:
         return
     share = f"{100 * foreign / total:.0f}% of its {total:,} letters are in"

@@ -1,4 +1,4 @@
-"""Find by all records of a file together that the file holds something else than sequences."""
+"""Find faults that show only in many records of a file together, such as cut sequences."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ import numpy as np
 from seqembed.checks.lines import NO_SEQUENCE, Finding, Place
 from seqembed.fasta.records import Records
 
-# These three are half of Foldseek's 20 letters of structure, and a sixth of amino acids. Collagen
-# and elastin hardly have D.
+# The least shares of letters in a text of Foldseek, which has 20 letters for protein structure. D,
+# V and P are half of such a text, but a sixth of the residues of proteins. Collagen and elastin
+# have much V and P, but hardly any D.
 _FOLDSEEK = {b"D": 0.07, b"V": 0.12, b"P": 0.08}
 _FOLDSEEK_MIN_SHARE = 0.4
 _SAMPLE_LETTERS, _MIN_LETTERS = 1 << 20, 200
-# What R and pandas write for a missing value. Peptides of these letters exist.
+# R and pandas write these for a missing value, but peptides NA and NAN exist, too.
 _MISSING, _MISSING_LETTERS = frozenset((b"NA", b"NAN")), 3
 _LONG = 20
-# Lengths at which spreadsheets and databases cut a text, and how many sequences of this length,
-# if none is longer, are no coincidence.
+# Lengths at which spreadsheets and databases cut a text, and how many sequences have to have this
+# length, while none is longer, to count as cut.
 _CUT = {255: 3, 256: 3, 4000: 2, 32_767: 1, 65_535: 1}
 _SHOWN_LETTERS = 100
 _LENGTH = re.compile(r"(?<![a-z])len(?:gth)?[ =:_]+([0-9]{1,12})(?![0-9.])", re.IGNORECASE)
-# A program wraps at one width: many widths come from wrapping by hand.
+# A missing header is reported only if at most this share of lines is shorter than the next line,
+# and if at least so many neighbours have one width: programs wrap at one width, people at many.
 _MOST_STEPS = 0.05
 _LEAST_EQUAL = 4
-# Rare in a short line of residues, frequent in words.
+# Letters that are rare in a short line of residues, and frequent in words.
 _RARE = re.compile(rb"[OUBZ]", re.IGNORECASE)
 _SHORT = 30
-# Annotations of topology and structure are long runs of a letter, residues are not.
+# A run of one letter. Annotations of topology and structure have long runs, residues do not.
 _RUNS = re.compile(rb"(?s)(.)\1*")
 _ANNOTATION_MIN = 15
 _ANNOTATION = "looks like an annotation of the line above it, not residues; remove such lines"
@@ -48,15 +50,18 @@ _WORDS = frozenset(
 
 @dataclass
 class Identities:
-    """Finds records of an alignment in which a dot means: as in the first sequence.
+    """Finds records of an alignment in which a dot means: the residue of the first sequence.
 
-    width: the columns of the first sequence; 0 if that sequence has gaps; None before it is read.
+    width: the length of the first sequence; 0 if it has gaps; None before it was read.
     """
 
     width: int | None = None
 
     def find(self, records: Records) -> Iterator[tuple[int, Finding]]:
-        """Yield the numbers of records that are mostly dots, if the first record has no gaps."""
+        """Yield the numbers, from 0, of records with more dots than residues, each with a finding.
+
+        Yields nothing if the first record of the file has gaps.
+        """
         if self.width is None:
             self.width = 0 if _has_gap(records, 0) else int(records.lengths[0])
         for number in records.odd if self.width else []:
@@ -69,17 +74,17 @@ class Identities:
 
 
 def _has_gap(records: Records, number: int) -> bool:
-    """Whether a record has gaps in its file; the gaps may be dropped from the residues."""
+    """Whether a record has gaps in the file; records.residues may lack them."""
     raw = records.raw(number)
     return max(raw.rfind(b"."), raw.rfind(b"-")) > raw.find(b"\n")
 
 
 @dataclass
 class Lengths:
-    """Finds sequences that a program seems to have cut at its greatest length of a text.
+    """Finds sequences that a program seems to have cut, because it keeps no longer text.
 
-    records: how many were read. longest: the greatest length; count: how many records have this
-    length; first: line and first letters of the first record that has this length.
+    records: how many were read. longest: the greatest length. count: how many records have the
+    greatest length; first: the line, from 1, and the first letters of the first of these records.
     """
 
     records: int = 0
@@ -88,7 +93,7 @@ class Lengths:
     first: tuple[int, bytes] = (0, b"")
 
     def add(self, records: Records, text: bytes) -> None:
-        """Count the records of one block."""
+        """Count the records of one block; text: not used."""
         self.records += len(records)
         place = int(records.lengths.argmax())
         if (longest := int(records.lengths[place])) > self.longest:
@@ -98,11 +103,11 @@ class Lengths:
             self.count += int((records.lengths == longest).sum())
 
     def find(self) -> Place | None:
-        """Return the first sequence that seems to be cut."""
+        """Return the first sequence that seems to be cut; None if there is none."""
         if not _CUT.get(self.longest, self.records) <= self.count < self.records:
             return None
-        what = f"has {self.longest:,} letters, the most that some programs keep of a text, as "
-        what += f"{self.count:,} sequences do: were they cut?"
+        what = f"has {self.longest:,} letters, the most that some programs keep of a text, as do "
+        what += f"{self.count:,} sequences in all: were they cut?"
         return self.first[0], Finding(1, self.first[1], what)
 
 
@@ -110,8 +115,9 @@ class Lengths:
 class StatedLengths:
     """Finds a file whose last record, and no other, is shorter than its header says.
 
-    Trimmed reads disagree in many records, a truncated file only in its last. agreeing, others: how
-    many records have the length that their header states, and how many have another length.
+    In a truncated file only the last record has another length, in a file of trimmed reads many
+    have. agreeing, others: how many records have the length in their header, and how many have
+    another length. last: the last record, if it is too short.
     """
 
     agreeing: int = 0
@@ -119,9 +125,9 @@ class StatedLengths:
     last: Place | None = None
 
     def add(self, records: Records, text: bytes) -> None:
-        """Compare the lengths of records with those in their headers."""
+        """Compare the lengths of records with the lengths in their headers; text: not used."""
         self.last = None
-        # Programs that write lengths write them everywhere.
+        # A program that writes lengths writes them into all headers.
         if not _LENGTH.search(records.headers[-1]):
             return
         for number, header in enumerate(records.headers):
@@ -129,7 +135,7 @@ class StatedLengths:
             if not (found := _LENGTH.search(header)):
                 continue
             stated, length = int(found[1]), int(records.lengths[number])
-            # A stop at the end may be counted.
+            # The header may count the stop that ends the sequence.
             agrees = stated in (length, length + 1)
             self.agreeing, self.others = self.agreeing + agrees, self.others + (not agrees)
             if length + 1 < stated:
@@ -137,15 +143,16 @@ class StatedLengths:
                 self.last = records.lines[number], Finding(0, header.encode(), what)
 
     def find(self) -> Place | None:
+        """Return the last record if it alone is too short; otherwise None."""
         return self.last if self.others == 1 and self.agreeing > 1 else None
 
 
 @dataclass
 class Composition:
-    """Finds letters of structure, and a missing value among long proteins.
+    """Finds a file of Foldseek's letters for structure, and a missing value among long proteins.
 
-    letters, records: how many the file has. sample: the first letters of the file. missing: line
-    and text of the first missing value.
+    letters, records: how many were read. sample: the first residues of the file. missing: the line,
+    from 1, and the text of the first missing value; None if there is none.
     """
 
     letters: int = 0
@@ -154,7 +161,7 @@ class Composition:
     missing: tuple[int, bytes] | None = None
 
     def add(self, records: Records, text: bytes) -> None:
-        """Count the records of one block; text: the residues of all."""
+        """Count the records of one block; text: their residues, joined."""
         self.records += len(records)
         self.letters += len(text)
         if len(self.sample) < _SAMPLE_LETTERS:
@@ -165,7 +172,7 @@ class Composition:
             self.missing = next(pair for pair in pairs if pair[1] in _MISSING)
 
     def find(self) -> Place | None:
-        """Return a line that shows that the file holds no proteins, if any."""
+        """Return the missing value, or line 1 if Foldseek's letters are found; None otherwise."""
         if self.missing and self.letters > _LONG * self.records:
             return self.missing[0], Finding(1, self.missing[1], NO_SEQUENCE)
         size = len(self.sample)
@@ -179,10 +186,11 @@ class Composition:
 
 @dataclass
 class LineWidths:
-    """Finds a missing header, or a word above a sequence, by the widths of neighbouring lines.
+    """Finds a missing header, or lines that are no residues, by the widths of neighbouring lines.
 
-    words: whether to look for words and annotations. pairs: how many neighbouring lines within a
-    sequence; equal: how many of these have one width; steps: how many have a longer second line.
+    words: whether to look for words above sequences, and annotations below. pairs: how often a
+    line follows another within a sequence; equal: how often both have one width; steps: how
+    often the second is longer. first_annotation, first_step, first_word: None if there is none.
     """
 
     words: bool
@@ -194,10 +202,10 @@ class LineWidths:
     first_word: Place | None = None
 
     def add(self, records: Records, text: bytes) -> None:
-        """Count the pairs of neighbouring lines of one block; blank lines are left out."""
+        """Count the pairs of neighbouring lines of a block, without blank lines; text: not used."""
         widths = records.line_ends - records.line_begins
         letters = np.frombuffer(records.block + b"\n", np.uint8)[records.line_begins]
-        # On Windows a blank line has a carriage return.
+        # A blank line may have a carriage return.
         filled = np.flatnonzero((widths > 1) | (letters > ord(" ")))
         header, grows = letters[filled] == ord(">"), np.diff(widths[filled])
         inner = ~(header[:-1] | header[1:])
@@ -208,22 +216,18 @@ class LineWidths:
             self._look(records, int(filled[place]), int(filled[place + 1]))
         if self.first_annotation or not self.words:
             return
-        # Two lines between two headers, or at the end of the block.
+        # The second of two lines alone between two headers, or at the end of the block.
         alone = np.append(False, header[:-2]) & np.append(header[2:], True)
-        for place in np.flatnonzero(same & alone).tolist():
-            self._look_below(records, int(filled[place + 1]))
-
-    def _look_below(self, records: Records, number: int) -> None:
-        """Note line `number` of the block if this line annotates the line above it."""
-        line = b"".join(records.line(number).split())
-        if len(line) >= _ANNOTATION_MIN and len(_RUNS.findall(line)) * 5 < len(line):
-            place = records.lines[0] + number
-            self.first_annotation = self.first_annotation or (place, Finding(0, line, _ANNOTATION))
+        for number in filled[np.flatnonzero(same & alone) + 1].tolist():
+            line = b"".join(records.line(number).split())
+            if len(line) >= _ANNOTATION_MIN and len(_RUNS.findall(line)) * 5 < len(line):
+                self.first_annotation = records.lines[0] + number, Finding(0, line, _ANNOTATION)
+                return
 
     def _look(self, records: Records, number: int, next_number: int) -> None:
-        """Count line `number` of the block if this line is shorter than line `next_number`."""
+        """Count a step if line `number` of the block is shorter than line `next_number`."""
         line, below = (b"".join(records.line(n).split()) for n in (number, next_number))
-        # Blanks, or a carriage return, are no part of their width.
+        # The widths of `add` count blanks and carriage returns, these do not.
         if not line or len(line) >= len(below):
             return
         self.steps += 1
@@ -234,20 +238,20 @@ class LineWidths:
             self.first_word = place, Finding(0, line, _WORD)
 
     def find(self) -> Place | None:
-        """Return the first suspicious line of the file, if any."""
+        """Return the first annotation, word, or line below which a header is missing, or None."""
         few = self.steps <= max(1, _MOST_STEPS * self.pairs) and self.equal >= _LEAST_EQUAL
         return self.first_annotation or self.first_word or (self.first_step if few else None)
 
 
 def _repeats_id(records: Records, number: int, line: bytes) -> bool:
-    """Whether a line repeats the id of the header above it."""
+    """Whether line `number` of the block, `line`, repeats the id of the header above this line."""
     owner = int(np.searchsorted(records.begins, records.line_begins[number], "right")) - 1
     above = records.block[records.ends[owner] : records.line_begins[number]]
     return not above.strip() and records.sequence_ids[owner].encode() == line
 
 
 def _is_word(line: bytes, below: bytes) -> bool:
-    """Whether a line is a word rather than residues; below: the next line, which is longer."""
+    """Whether a line seems to be a word, not residues. below: the next line, which is longer."""
     if not line.isalpha() or len(line) > _SHORT:
         return False
     cased = line != line.upper() and below == below.upper()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 from seqembed.fasta.faults import name_character
 from seqembed.models.families import Molecule
 
-# Every letter may mean an amino acid, or several. Nucleotides: IUPAC's codes, the U of RNA and the
-# X of masking programs. Both may hold stops and gaps.
+# The characters that a sequence may hold. Proteins: any letter may stand for amino acids. DNA:
+# IUPAC's codes, the U of RNA and the X of masking programs. Both may hold stops and gaps.
 POSSIBLE = {
     "protein": bytes(range(ord("A"), ord("Z") + 1)) + b"*.-",
     "DNA": b"ACGTURYSWKMBDHVNX*.-",
@@ -18,7 +19,8 @@ POSSIBLE = {
 _PASSING = {
     molecule: letters + letters.lower() + b" \t\n\r\f\v" for molecule, letters in POSSIBLE.items()
 }
-# Groups of letters between blanks are blocks if of ten letters, or if a line has three or more.
+# Blanks cut a line into groups of letters. Groups of ten letters are blocks of a sequence, and so
+# may be three or more groups of one size; others are words.
 _BLOCK, _FEW_GROUPS = 10, 3
 _NUCLEOTIDES = b"ACGTUNacgtun \t"
 _INNER_BLANK = re.compile(rb"\S[ \t]+\S")
@@ -35,16 +37,16 @@ AMINO_ACIDS = frozenset(
 )
 NO_SEQUENCE = "is written where a sequence is missing"
 THREE_LETTERS = "looks like three-letter codes; write one letter a residue"
-# What programs write for a missing sequence, and people, in any case.
+# What programs write for a missing sequence, and what people write, in capitals or not.
 _MISSING = frozenset(b"nan NaN none None NONE null Null NULL nil".split())
 _MISSING_WORDS = frozenset(
     b"error obsolete protein removed seq sequence tbd todo unavailable undefined unknown".split()
 )
 _LONGEST_MISSING = 40
 _DISPLAYED = re.compile(rb"\A[A-Za-z\s]+\.{3}[A-Za-z\s]*\Z")
-# Expressions to search in a protein's text, and what a message says if one is found.
+# Expressions to search in the text of a protein, and the message if one is found.
 _PROTEIN = {
-    # Search engines of mass spectra write the residues on both sides of a protease's cut.
+    # Programs for mass spectra write the neighbouring residues on both sides of a peptide.
     re.compile(rb"\A\s*[A-Z-]\.[A-Za-z]+\.[A-Z-]\s*\Z"): (
         "looks like a peptide with the residues beside it; write the peptide alone"
     ),
@@ -64,10 +66,10 @@ _PROTEIN = {
 
 
 class Finding(NamedTuple):
-    """Something in a record that looks wrong.
+    """A line of a record that looks wrong.
 
-    line: counted from the record's header, 0. text: the line itself, for the message. what: the
-    rest of the message. certain: whether this cannot be residues, so that no setting allows it.
+    line: its number, where the header is line 0. text: the line, for the message. what: the rest of
+    the message. certain: whether the line cannot be residues; then no setting allows it.
     """
 
     line: int
@@ -76,12 +78,15 @@ class Finding(NamedTuple):
     certain: bool = False
 
 
-# A line of the file (from 1), and a finding there about the whole file.
+# The number of a line in the file, from 1, and a finding in this line about the whole file.
 Place = tuple[int, Finding]
 
 
 def find_impossible(raw: bytes, molecule: Molecule) -> Finding | None:
-    """Return the first line of a record that holds a character which no residue has."""
+    """Return the first line of a record that holds a character which no residue has, or None.
+
+    raw: the text of the record in the file, with its header.
+    """
     body = raw.find(b"\n")
     others = raw[body:].translate(None, _PASSING[molecule]) if body >= 0 else b""
     if not others:
@@ -97,9 +102,9 @@ def find_impossible(raw: bytes, molecule: Molecule) -> Finding | None:
 
 
 def find_suspicious(raw: bytes, molecule: Molecule, *, gaps_kept: bool) -> Finding | None:
-    """Return the first line of a record that looks like something else than residues.
+    """Return the first line of a record that looks like something else than residues, or None.
 
-    gaps_kept: whether `-` and `.` are embedded.
+    raw: the text of the record, with its header. gaps_kept: whether `-` and `.` are embedded.
     """
     body = raw[raw.find(b"\n") + 1 :]
     if what := _find_notation(body, molecule):
@@ -109,7 +114,7 @@ def find_suspicious(raw: bytes, molecule: Molecule, *, gaps_kept: bool) -> Findi
     if molecule == "protein" and _ends_with_word(body):
         filled = body.rstrip().split(b"\n")
         return Finding(len(filled), filled[-1].strip(), IS_WORD)
-    # Most records have no blanks, dashes or dots, and need not be cut into lines.
+    # Most records have no blanks, dashes or dots, and are not cut into lines.
     blanks = (b" " in body or b"\t" in body) and _INNER_BLANK.search(body)
     if not (blanks or b"-" in body or b"." in body):
         return None
@@ -133,7 +138,7 @@ def _ends_with_word(body: bytes) -> bool:
 
 
 def _find_words(lines: list[bytes], molecule: Molecule) -> Iterator[Finding]:
-    """Yield the lines whose blanks do not divide them into blocks of one size."""
+    """Yield a finding for each line that blanks do not cut into blocks of one size."""
     cut = [line.split() for line in lines]
     sizes = {_block_size(groups) for groups in cut if len(groups) > 1}
     solid = max((len(groups[0]) for groups in cut if len(groups) == 1), default=0)
@@ -142,31 +147,27 @@ def _find_words(lines: list[bytes], molecule: Molecule) -> Iterator[Finding]:
         if len(groups) < 2:
             continue
         size = _block_size(groups)
-        two = len(groups) < _FEW_GROUPS and size != _BLOCK and (filled == 1 or size > _BLOCK)
-        if _overlap(groups):
+        few = len(groups) < _FEW_GROUPS
+        two = few and size != _BLOCK and (filled == 1 or size > _BLOCK)
+        # Each word begins with all but the first letter of the word before.
+        overlap = all(one[1:] == next_[:-1] for one, next_ in pairwise(groups))
+        if overlap and not few and len(groups[0]) > 2 and len(set(groups)) > 1:
             yield Finding(number, line, "looks like overlapping words; write the sequence once")
         elif molecule == "DNA" and not line.translate(None, _NUCLEOTIDES):
             continue
-        # Below or above residues in blocks, there is no unbroken line longer than a block.
+        # If residues are in blocks, no line without blanks is longer than a block.
         elif not size or len(sizes) > 1 or two or solid > size:
             yield Finding(number, line, "looks like words, not residues")
 
 
-def _overlap(groups: list[bytes]) -> bool:
-    """Whether each of several words begins with all but the first letter of the one before."""
-    pairs = list(zip(groups[:-1], groups[1:], strict=True))
-    long = len(groups) >= _FEW_GROUPS and len(groups[0]) > 2 and len(set(groups)) > 1
-    return long and all(one[1:] == two[:-1] for one, two in pairs)
-
-
 def _block_size(groups: list[bytes]) -> int:
-    """Return the length of groups, the last of which may be shorter; 0 if the lengths differ."""
+    """Return the length of all groups, of which the last may be shorter; 0 if they differ."""
     *whole, last = map(len, groups)
     return whole[0] if len(set(whole)) == 1 and last <= whole[0] else 0
 
 
 def _find_notation(body: bytes, molecule: Molecule) -> str | None:
-    """Return what the text of a sequence, line breaks included, looks like; None for residues."""
+    """Return a message if the lines of a sequence look like something else; None for residues."""
     short = len(body) < _LONGEST_MISSING and body.strip()
     if short and (short in _MISSING or short.lower() in _MISSING_WORDS):
         return NO_SEQUENCE
@@ -180,9 +181,9 @@ def _find_notation(body: bytes, molecule: Molecule) -> str | None:
 
 
 def is_three_letters(text: bytes) -> bool:
-    """Whether the text is three-letter codes, as in `MetLys` or `MET LYS`."""
+    """Whether a text is three-letter codes of amino acids, as in `MetLys` or `MET LYS`."""
     letters = re.sub(rb"[\s-]", b"", text)
-    # Most sequences do not begin with a code, and need not be cut.
+    # Most sequences do not begin with a code, and are not cut into codes.
     if letters[:3].upper() not in AMINO_ACIDS or len(letters) % 3 or not letters.isalpha():
         return False
     codes = [letters[place : place + 3] for place in range(0, len(letters), 3)]

@@ -1,9 +1,8 @@
-"""Find records that look like something else, although all their letters may be residues."""
+"""Find records that look like something else than sequences, although all letters are possible."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator
 from typing import AnyStr
 
@@ -15,12 +14,12 @@ from seqembed.models.families import Molecule
 
 NUCLEOTIDES = b"ACGTUN"
 DNA_MIN_SHARE = 0.95
-# Fewer letters do not show what a record holds.
+# A sequence of fewer letters is not taken for DNA.
 MIN_RECORD_LETTERS = 60
-# Letters of secondary structure, by DSSP or in three states, and runs of helix and strand.
+# Letters of secondary structure, by DSSP or in three states; runs of helix (H) and strand (E).
 _STRUCTURE = b"HECTSGBIPL"
 _RUNS = re.compile(rb"H{3,}|E{3,}")
-# A name at the end of a header would have other letters, too.
+# Residues at the end of a header: only amino acids, while names have other letters, too.
 _AMINO_ACIDS = b"ACDEFGHIKLMNPQRSTVWY"
 _IS_AMINO_ACID = np.array([byte in _AMINO_ACIDS for byte in range(256)])
 _HEADER_RESIDUES = re.compile(r"[ACDEFGHIKLMNPQRSTVWY]{30,}\Z")
@@ -29,15 +28,15 @@ _IS_PIR = "is PIR, whose second line is a title, not residues; convert the file 
 _IS_GAP_LINE = "is a gap of NCBI's tbl2asn within the record above; write its N, or leave it out"
 _HAS_RESIDUES = "looks like a sequence within a header: is a line break missing before it?"
 _ENTITIES = frozenset(("ccd", "smiles", "ligand", "glycan", "dna", "rna", "protein"))
-# The beginning of odd headers. A kind of molecule may follow the short name of a chain.
+# How odd headers begin. The kind of a molecule may follow the short name of a chain.
 _ODD_HEADER = re.compile(
     rf"\n(?:(?P<pir>(?:P1|F1|D[LC]|R[LC]|N[13]|XX);)|(?P<gap>\?(?:unk)?[0-9]+$)|"
     rf"(?:[^|\n]{{,5}}\|)?(?i:{'|'.join(sorted(_ENTITIES))})(?![^|\s]))",
     re.MULTILINE,
 )
-# Reduced alphabets: the classes of Dayhoff, and hydrophobic or polar.
+# Reduced alphabets: Dayhoff's classes of amino acids, and hydrophobic (H) or polar (P).
 _REDUCED = b"ABCDEF", b"HP"
-# The beginning of sequences that are written in another alphabet; proteins hardly begin so.
+# How sequences in another alphabet may begin; proteins seldom begin so.
 _UNUSUAL = re.compile(
     rb"\n(?:[HECTSGBIPL]{15}|[ACGTUN]{12}|[ABCDEF]{15}|[HP]{15}|(?:%b){2})" % b"|".join(AMINO_ACIDS)
 )
@@ -48,9 +47,10 @@ _COMPLEMENT, _STRAND_MIN = bytes.maketrans(b"ACGTU", b"TGCAA"), 10
 def find_suspicious_records(
     records: Records, text: bytes, molecule: Molecule, *, rna_refused: bool
 ) -> Iterator[tuple[int, Finding]]:
-    """Yield the numbers of records that look like something else, each with a finding.
+    """Yield the numbers, from 0, of records that look like something else, each with a finding.
 
-    text: the residues of all records. rna_refused: whether RNA is refused for a model of DNA.
+    A record may be yielded twice. text: the residues of all records, joined. rna_refused: whether
+    a model of DNA refuses RNA.
     """
     yield from _find_odd_headers(records, molecule)
     if molecule == "DNA":
@@ -66,7 +66,10 @@ def find_suspicious_records(
 def _search(
     expression: re.Pattern[AnyStr], text: AnyStr, feed: AnyStr
 ) -> Iterator[tuple[int, re.Match[AnyStr]]]:
-    """Search many lines at once, each behind a line feed; yield a line's number and the match."""
+    """Yield each match of `expression` in a text of lines, and the line's number, from 0.
+
+    A line feed, `feed`, begins each line of the text and each match.
+    """
     number, place = -1, 0
     for found in expression.finditer(text):
         number += text.count(feed, place, found.start() + 1)
@@ -88,10 +91,10 @@ def _find_odd_headers(records: Records, molecule: Molecule) -> Iterator[tuple[in
 
 
 def _name_header(found: re.Match[str], sequence_id: str, molecule: Molecule) -> str | None:
-    """Return what an odd header shows; None if it names the model's kind of molecule."""
+    """Return a message on an odd header; None if the header names the model's own molecule."""
     if found["pir"] or found["gap"]:
         return _IS_PIR if found["pir"] else _IS_GAP_LINE
-    # Boltz and Chai write the kind of molecule.
+    # Headers for Boltz and Chai name the kind of the molecule.
     kinds = _ENTITIES.intersection(sequence_id.lower().split("|")[:2])
     if kinds - {"protein" if molecule == "protein" else "dna"}:
         return f"says that this is {', '.join(kinds)}, not {molecule}; remove the record"
@@ -99,24 +102,24 @@ def _name_header(found: re.Match[str], sequence_id: str, molecule: Molecule) -> 
 
 
 def _find_double_strands(records: Records) -> Iterator[tuple[int, Finding]]:
-    """Yield records whose second line is the other strand of the first."""
+    """Yield records whose second line of residues is the other strand of the first line."""
     headers = np.searchsorted(records.line_begins, records.begins)
     for number in np.flatnonzero(np.append(headers[1:], len(records.line_begins)) - headers > 2):
         one, two = (records.line(headers[number] + below).upper() for below in (1, 2))
         if len(one) >= _STRAND_MIN and one.translate(_COMPLEMENT) in (two, two[::-1]):
-            what = "is the other strand of the line above it; write one strand"
+            what = "is the other strand of the line above; remove one strand"
             yield int(number), Finding(2, two, what)
 
 
 def _find_rna(records: Records, text: bytes) -> Iterator[tuple[int, Finding]]:
-    """Yield records with U in place of T, of which a model of DNA knows only three letters."""
+    """Yield records of RNA, which have U in place of T; a model of DNA does not know U."""
     for number, residues in enumerate(records.residues if b"U" in text else []):
         if b"T" not in residues and residues.count(b"U") >= max(2, len(residues) / 20):
             yield number, Finding(1, residues, "is RNA, and the model reads DNA; replace U with T")
 
 
 def _find_words(records: Records) -> Iterator[tuple[int, Finding]]:
-    """Yield short sequences with more O and U than peptides have."""
+    """Yield short sequences that seem to be words, since they have more O and U than peptides."""
     short = (records.lengths > 3) & (records.lengths <= _WORD_LETTERS)
     for number in np.flatnonzero(short).tolist():
         residues = records.residues[number]
@@ -126,7 +129,7 @@ def _find_words(records: Records) -> Iterator[tuple[int, Finding]]:
 
 
 def _name_protein(residues: bytes) -> str | None:
-    """Return what a sequence looks like, if not like a protein."""
+    """Return a message if a sequence looks like something else than a protein, otherwise None."""
     if is_three_letters(residues):
         return THREE_LETTERS
     various = len(set(residues)) > 1
@@ -134,17 +137,12 @@ def _name_protein(residues: bytes) -> str | None:
     if not residues.translate(None, _STRUCTURE) and various and in_runs >= len(residues) / 3:
         return "looks like secondary structure, not residues; remove the record"
     dayhoff, polarity = (not residues.translate(None, letters) for letters in _REDUCED)
-    # Proteins hardly have B.
+    # Proteins seldom have B, the code for an uncertain residue.
     if (dayhoff and b"B" in residues) or (polarity and various):
-        return "looks like classes of amino acids, not residues"
-    if len(residues) >= MIN_RECORD_LETTERS and _is_dna(residues):
+        return "looks like classes of amino acids, not residues; give the original sequence"
+    counts = [residues.count(byte) for byte in NUCLEOTIDES]
+    is_dna = sum(counts) >= DNA_MIN_SHARE * len(residues)
+    # Three letters, at least, are frequent.
+    if is_dna and len(residues) >= MIN_RECORD_LETTERS and sorted(counts)[-3] > len(residues) / 20:
         return "looks like DNA or RNA; translate it first, or remove the record"
     return None
-
-
-def _is_dna(residues: bytes) -> bool:
-    """Whether nearly all letters are of nucleotides, and of at least three kinds."""
-    counts = Counter(residues)
-    kinds = sum(counts[byte] > len(residues) / 20 for byte in NUCLEOTIDES)
-    share = sum(counts[byte] for byte in NUCLEOTIDES) / len(residues)
-    return share >= DNA_MIN_SHARE and kinds >= 3

@@ -30,14 +30,17 @@ _HINTS = {
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """`count` unknown characters of a sequence; name, position (from 1): of the first."""
+    """The unknown characters of a sequence, decoded as text.
 
-    name: str
+    position: of the first one in the sequence, from 1. count: how many characters there are.
+    """
+
+    characters: str
     position: int
     count: int
 
     def __str__(self) -> str:
-        return f"{self.name} at {self.position:,}"
+        return f"{name_character(self.characters[0])} at {self.position:,}"
 
 
 def find_unknown(residues: bytes, letters: bytes) -> Unknown | None:
@@ -46,14 +49,14 @@ def find_unknown(residues: bytes, letters: bytes) -> Unknown | None:
     if not others:
         return None
     text = others.decode(errors="surrogateescape")
-    return Unknown(name_character(text[0]), residues.index(others[:1]) + 1, len(text))
+    return Unknown(text, residues.index(others[:1]) + 1, len(text))
 
 
 class Tally:
-    """Counts characters that are not among `letters`, over all files, in constant memory.
+    """Counts the characters of sequences that are not among `letters`, in constant memory.
 
-    noun: what a message calls such a character. sequences: how many hold any; counts: how many of
-    each character.
+    noun: what a message calls these characters. sequences: how many sequences hold at least one.
+    counts: how often each character was found.
     """
 
     def __init__(self, letters: bytes, noun: str) -> None:
@@ -63,23 +66,22 @@ class Tally:
         self._places: list[str] = []
 
     def add(self, path: Path, record: Record) -> Unknown | None:
-        """Count the unknown characters of a record, and return them; None if there are none."""
+        """Count and return the characters of a record not among `letters`; None if all are."""
         if unknown := find_unknown(record.residues, self.letters):
             self.sequences += 1
-            others = record.residues.translate(None, self.letters)
-            self.counts.update(others.decode(errors="surrogateescape"))
+            self.counts.update(unknown.characters)
             if len(self._places) < SHOWN_PLACES:
                 name, file = record.sequence_id, str(path)
                 shown = name[:SHOWN_ID] + "..." * (len(name) > SHOWN_ID)
                 file = "..." * (len(file) > SHOWN_PATH) + file[-SHOWN_PATH:]
-                such = f" ({unknown.count:,} such)" if unknown.count > 1 else ""
-                place = f"{file}, line {record.line}, record {shown!r}: {unknown}{such}"
+                more = f" ({unknown.count:,} such)" if unknown.count > 1 else ""
+                place = f"{file}, line {record.line}, record {shown!r}: {unknown}{more}"
                 self._places.append(place)
         return unknown
 
     @property
     def amounts(self) -> str:
-        """For a message: how many characters in how many sequences, and how many of each kind."""
+        """For a message: how many characters and sequences, and the most frequent characters."""
         kinds = self.counts.most_common(SHOWN_KINDS)
         shown = ", ".join(f"{name_character(letter)} {count:,}" for letter, count in kinds)
         more = ", ..." if len(self.counts) > SHOWN_KINDS else ""
@@ -88,16 +90,16 @@ class Tally:
 
     @property
     def first(self) -> str:
-        """For a message: the first ten places."""
+        """For a message: the first ten places, each with file, line, record and position."""
         return "; the first: " + "; ".join(self._places)
 
 
 class ResidueCheck:
     """Reads the files of a dataset for one model, and counts the residues unknown to the model.
 
-    letters: the residues that the model knows; invalid_residues: what to do with others; gaps: what
-    to do with `-` and `.`; suspicious: what to do with records that look like something else than
-    sequences. Memory does not grow with what is found.
+    letters: the residues that the model knows. invalid_residues: what to do with other residues.
+    gaps: what to do with `-` and `.`. suspicious: what to do with records that look like something
+    else than sequences. Memory is constant.
     """
 
     def __init__(
@@ -113,14 +115,14 @@ class ResidueCheck:
         self._molecule, self._asked = molecule, invalid_residues
         self._records = 0
         self._gaps = Tally(_NO_GAPS, "gap")
-        # Refused gaps are counted by themselves.
+        # Gaps that are refused do not count as unknown residues.
         self._unknown = Tally(letters + (GAPS if gaps == "error" else b""), "residue")
 
     def read(self, path: Path) -> Iterator[tuple[Records, list[str | None]]]:
-        """Yield batches of records, and for each record the reason to leave it out, or None.
+        """Yield records, and for each of them why it is left out; None if it is not left out.
 
-        Raises FastaError as read_batches does, and at the end of the file if the file as a whole
-        does not look like sequences of the molecule: use no record before the end.
+        Raises FastaError as read_batches does, and at the end of the file if a record or the file
+        looks like something else than sequences of the molecule: use no record before the end.
         """
         file = FileCheck(
             path,
@@ -135,15 +137,25 @@ class ResidueCheck:
             if self.gaps == "error":
                 for number in records.odd:
                     self._gaps.add(path, records[number])
-            yield records, self._exclude(path, records, text)
+            self._records += len(records)
+            reasons: list[str | None] = [None] * len(records)
+            if text.translate(None, self._unknown.letters):
+                for number, record in enumerate(records):
+                    unknown = self._unknown.add(path, record)
+                    if unknown and self._asked == "skip":
+                        such = f"({unknown.count:,} such)"
+                        reasons[number] = f"residue {unknown} is unknown to the model {such}"
+            yield records, reasons
         file.finish()
 
     def finish(self) -> None:
-        """Raise ResidueError, after the last file, if the settings refuse what was found."""
+        """Raise ResidueError if the settings refuse gaps or residues; call this after all files."""
         if self._gaps.sequences:
-            message = f"{self._gaps.amounts}, as in an alignment; set `gaps: remove` to have them "
-            message += "taken out, or `gaps: keep` to embed them as the model's own gap token "
-            raise ResidueError(f"{message}(after --config: gaps=remove){self._gaps.first}")
+            message = (
+                f"the files hold {self._gaps.amounts}, as in an alignment; set `gaps: remove` "
+            )
+            message += "to have them taken out (after --config: gaps=remove), or `gaps: keep` to "
+            raise ResidueError(f"{message}embed them as the model's gap token{self._gaps.first}")
         refused = self._unknown.sequences
         if refused and self._asked == "error":
             raise self._error("")
@@ -151,7 +163,7 @@ class ResidueCheck:
             raise self._error("`invalid_residues: skip` leaves no sequence to embed: ")
 
     def summary(self) -> str | None:
-        """Describe what is done with residues unknown to the model; None if there are none."""
+        """Return a sentence on the residues that the model does not know; None without any."""
         unknown = self._unknown
         if not unknown.sequences:
             return None
@@ -161,25 +173,13 @@ class ResidueCheck:
             return f"{left_out}: {found}{unknown.first}"
         return f"{found}; they are read as its unknown token{unknown.first}"
 
-    def _exclude(self, path: Path, records: Records, text: bytes) -> list[str | None]:
-        """Count records, and return the reasons to leave them out; text: the residues of all."""
-        self._records += len(records)
-        reasons: list[str | None] = [None] * len(records)
-        if text.translate(None, self._unknown.letters):
-            for number, record in enumerate(records):
-                unknown = self._unknown.add(path, record)
-                if unknown and self._asked == "skip":
-                    such = f"({unknown.count:,} such)"
-                    reasons[number] = f"residue {unknown} is unknown to the model {such}"
-        return reasons
-
     def _error(self, problem: str) -> ResidueError:
         found = self._unknown.counts
         contigs = self._molecule == "DNA" and "N" in found
         opening = "sequences hold N, as contigs often do: " if contigs else ""
         skip = ", or `skip` to leave these sequences out" if self._asked == "error" else ""
         message = f"{opening}{problem}the model does not know {self._unknown.amounts}; set "
-        message += "`embedding: {invalid_residues: unk}` to have them read as its unknown token"
+        message += "`embedding: {invalid_residues: unk}` to embed them as the model's unknown token"
         message += f"{skip} (after --config: 'embedding={{invalid_residues: unk}}')"
         hints = [_HINTS[key] for letter in found if (key := (self._molecule, letter)) in _HINTS]
         return ResidueError("; ".join([message, *hints]) + self._unknown.first)

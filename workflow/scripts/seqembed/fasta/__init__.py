@@ -1,1 +1,1 @@
-"""Reads FASTA files; an error names the file, the record and the line."""
+"""Read FASTA files; errors name the file, the record and the line."""

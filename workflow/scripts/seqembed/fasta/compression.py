@@ -1,7 +1,7 @@
-"""Decompress files of gzip, bzip2, xz and zstd, of one stream or several.
+"""Read plain files, and files that gzip, bzip2, xz or zstd compressed in one stream or several.
 
-A decompressor does not notice that a file was cut exactly between two streams; `_refuse_cut_bgzip`
-and `_refuse_cut_between` do.
+Decompressors do not notice that a file was cut exactly between two streams; `_refuse_cut_bgzip` and
+`_refuse_cut_between` find such files.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-# The first bytes of each kind. Parallel zstd begins with a frame to be skipped.
+# The first bytes of each kind. Parallel zstd may write a skippable frame first.
 _KINDS = {
     re.compile(rb"\x1f\x8b"): "gzip",
     re.compile(rb"BZh[1-9]"): "bzip2",
@@ -37,18 +37,19 @@ _DECOMPRESSORS: dict[str, Callable[[], Any]] = {
     "xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ),
     "zstd": zstd.ZstdDecompressor,
 }
-# bgzip writes the size of a block into the block's header, and an empty block as the file's end.
+# bgzip writes the size of each block into the block's header, and ends a file by an empty block.
 _BGZIP_BLOCK = re.compile(rb"\x1f\x8b\x08\x04.{6}\x06\0BC\x02\0", re.DOTALL)
 _BGZIP_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
-# Programs that compress in parallel cut their input into pieces of a multiple of these bytes.
+# Programs that compress in parallel cut their input into pieces; the size of a piece in bytes is a
+# multiple of one of these numbers.
 _PIECES = (100_000, 1 << 16)
 
 
 def read_chunks(path: str | Path, chunk_bytes: int) -> Iterator[bytes]:
-    """Yield the decompressed bytes of a file, `chunk_bytes` or fewer at a time.
+    """Yield the bytes of a file, decompressed if the file is compressed, in chunks.
 
-    Raises FastaError for a file that cannot be read, is truncated or is damaged, after the bytes
-    before the fault were yielded.
+    chunk_bytes: the largest size of a chunk. Raises FastaError if the file cannot be read, is
+    truncated or is damaged; all chunks before the fault are yielded first.
     """
     kind = None
     try:
@@ -66,31 +67,32 @@ def read_chunks(path: str | Path, chunk_bytes: int) -> Iterator[bytes]:
         raise FastaError(f"the {kind} file is truncated; copy it again", path=path) from error
     except (OSError, zlib.error, lzma.LZMAError, zstd.ZstdError) as error:
         message = f"the {kind} file is corrupt ({error}); copy it again"
-        # The system's errors have a number, those of decompressors have none.
+        # An OSError of the system has a number, an OSError of a decompressor has none.
         if isinstance(error, OSError) and error.errno is not None:
             message = f"cannot be read ({error.strerror}); check the path and its permissions"
         raise FastaError(message, path=path) from error
 
 
 def compression_of(begin: bytes) -> str | None:
-    """Return the compression, such as "gzip", that these first bytes show; None if plain."""
+    """Return "gzip", "bzip2", "xz" or "zstd" if a file that begins so is compressed, else None."""
     return next((kind for magic, kind in _KINDS.items() if magic.match(begin)), None)
 
 
-def _refuse_cut_bgzip(plain: IO[bytes], path: str | Path) -> None:
-    """Raise FastaError for a bgzip file that was cut between two blocks, which gzip accepts."""
-    if _BGZIP_BLOCK.match(plain.read(16)):
-        plain.seek(-min(len(_BGZIP_END), os.fstat(plain.fileno()).st_size), os.SEEK_END)
-        if plain.read() != _BGZIP_END:
+def _refuse_cut_bgzip(file: IO[bytes], path: str | Path) -> None:
+    """Raise FastaError for a bgzip file that was cut between two blocks; gzip would accept it."""
+    if _BGZIP_BLOCK.match(file.read(16)):
+        file.seek(-min(len(_BGZIP_END), os.fstat(file.fileno()).st_size), os.SEEK_END)
+        if file.read() != _BGZIP_END:
             message = "lacks the end that bgzip writes, so it is truncated; copy it again, or"
             raise FastaError(f"{message} compress it anew if it is complete", path=path)
-    plain.seek(0)
+    file.seek(0)
 
 
 def _unpack(file: IO[bytes], path: str | Path, kind: str, chunk_bytes: int) -> Iterator[bytes]:
-    """Yield the decompressed streams of a file, one after the other.
+    """Yield the decompressed bytes of all streams of a file, at most `chunk_bytes` at a time.
 
-    bz2.open and lzma.open would ignore bytes behind the first stream that begin no other stream.
+    Raises an error of the decompressor if other bytes than a stream or zeros follow a stream;
+    bz2.open and lzma.open would ignore them.
     """
     sizes: list[int] = []
     last = b""
@@ -108,7 +110,7 @@ def _unpack(file: IO[bytes], path: str | Path, kind: str, chunk_bytes: int) -> I
                 size, last = size + len(chunk), chunk[-1:]
         if size:
             sizes.append(size)
-        # Zeros may lie between two streams.
+        # Zeros may fill the space between two streams.
         data = stream.unused_data.lstrip(b"\0")
         while not data and (more := file.read(chunk_bytes)):
             data = more.lstrip(b"\0")
@@ -116,16 +118,16 @@ def _unpack(file: IO[bytes], path: str | Path, kind: str, chunk_bytes: int) -> I
 
 
 def _refuse_cut_between(path: str | Path, kind: str, sizes: list[int], last: bytes) -> None:
-    """Raise FastaError where streams seem to be missing at the end of a file.
+    """Raise FastaError if streams seem to be missing at the end of a file.
 
-    sizes: the number of decompressed bytes of each stream; last: the file's last byte. Programs
-    that compress in parallel write equal pieces, a stream each, and a smaller last piece. If the
-    last piece is as large as the first and ends within a line, the rest of the file is missing.
+    sizes: the number of decompressed bytes of each stream. last: the last decompressed byte.
+    Programs that compress in parallel write a stream for each piece: equal pieces, then a smaller
+    one. If the last piece is as large as the first and ends within a line, more pieces followed.
     """
     single = len(sizes) == 1 and any(sizes[0] % size == 0 for size in _PIECES)
     if last != b"\n" and (single or (len(sizes) > 1 and sizes[-1] == sizes[0])):
         raise FastaError(
-            f"the {kind} file ends within a line, just where one of its streams ends, so it is "
-            "truncated; copy it again, or end its text with a line break if it is complete",
+            f"the {kind} file ends within a line of text, so it seems to be truncated; copy it "
+            "again, or, if it is complete, end its text with a line break and compress it anew",
             path=path,
         )

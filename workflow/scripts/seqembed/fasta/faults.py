@@ -11,7 +11,7 @@ from seqembed.errors import FastaError
 from seqembed.fasta.compression import compression_of
 from seqembed.fasta.records import BLANKS, GAPS, MAX_ID_BYTES, Record
 
-# How a file of another format begins, and what a message says of the file.
+# How files of other formats begin, and the message for a file that begins so.
 _BEGINNINGS = {
     rb"\xff\xfe|\xfe\xff": "is UTF-16; save the file as UTF-8",
     rb"PK\x03\x04": "is a zip archive; unpack it, and give the FASTA file in it",
@@ -27,16 +27,17 @@ _BEGINNINGS = {
     rb"CLUSTAL|MUSCLE|# STOCKHOLM|#NEXUS|PileUp|!!.A_MULTIPLE|\s*[0-9]+ +[0-9]+\s*\n": (
         "looks like an alignment of another format; convert the file to FASTA"
     ),
-    rb"HEADER  |ATOM  |data_|MODEL  ": "looks like a structure; give its sequences as FASTA",
+    rb"HEADER  |ATOM  |data_|MODEL  ": "looks like a structure file; give its sequences as FASTA",
     rb"##gff": "looks like GFF; give the sequences that it annotates as FASTA",
     rb"version https://git-lfs": "is a pointer of git-lfs, not the file; run `git lfs pull`",
 }
-_OTHER = "text before the first header; a FASTA file begins with `>`, remove what precedes it"
+_OTHER = "text before the first header; remove the text, so that the file begins with `>`"
 # Characters that cannot be seen: two ids that look alike may differ in one of them.
 _INVISIBLE = re.compile("[\u00ad\u034f\u180e\u200b-\u200f\u2060-\u2064\ufeff]")
 # Bytes that text may hold.
 _TEXT = bytes(byte for byte in range(32, 256) if byte != 127)
-# Several before a line feed: a line end that was converted twice.
+# A carriage return within a line. Several before a line feed are allowed: a program may have
+# converted the line ends twice.
 _LONE_RETURN = re.compile(rb"\r(?![\r\n]|\Z)")
 _LONE_RETURN_ADVICE = (
     "a carriage return within a line, as old Macintosh files have it; convert the line ends to LF "
@@ -45,7 +46,11 @@ _LONE_RETURN_ADVICE = (
 
 
 class Fault(NamedTuple):
-    """A fault of a record: a message, the line (0: the header), and the id to show, if known."""
+    """A fault of a record.
+
+    line: the number of the faulty line, where the header is line 0. record: the id, or its
+    beginning, to show in the message; None if the record has no valid id.
+    """
 
     message: str
     line: int = 0
@@ -53,7 +58,10 @@ class Fault(NamedTuple):
 
 
 def refuse_preamble(text: bytes, path: str | Path, line: int) -> NoReturn:
-    """Raise FastaError for `text` before the first header; line: the first line of the text."""
+    """Raise FastaError for text before the first header, naming its format if that is known.
+
+    line: the number, from 1, of the text's first line in the file.
+    """
     if compression_of(text):
         raise FastaError("is compressed twice; unpack it once", path=path, line=line)
     found = (what for begin, what in _BEGINNINGS.items() if re.match(begin, text, re.DOTALL))
@@ -61,7 +69,11 @@ def refuse_preamble(text: bytes, path: str | Path, line: int) -> NoReturn:
 
 
 def find_fault(raw: bytes, record: Record, *, without_gaps: bool) -> Fault | None:
-    """Return the first fault of a record, or None; raw: the record's text as in its file."""
+    """Return the first fault of a record; None if the record is valid.
+
+    raw: the text of the record in the file, with its header. without_gaps: whether `-` and `.` were
+    dropped from the residues.
+    """
     header, _, body = raw.partition(b"\n")
     if fault := _find_header_fault(header[1:], record.sequence_id):
         return fault
@@ -76,7 +88,7 @@ def find_fault(raw: bytes, record: Record, *, without_gaps: bool) -> Fault | Non
 
 
 def _find_header_fault(header: bytes, sequence_id: str) -> Fault | None:
-    """Return the fault of a header, given without its `>`; None if the header is valid."""
+    """Return the first fault of a header; None if it is valid. header: the line after its `>`."""
     if _LONE_RETURN.search(header):
         return Fault(_LONE_RETURN_ADVICE)
     if b"\0" in header:
@@ -84,7 +96,7 @@ def _find_header_fault(header: bytes, sequence_id: str) -> Fault | None:
     try:
         header.decode()
     except UnicodeDecodeError as error:
-        # Nothing depends on a description, which may be Latin-1; an id must be exact.
+        # A description may be Latin-1, because nothing depends on it. An id must be exact.
         if not sequence_id.isascii():
             place = error.start + 2
             return Fault(f"the id is not UTF-8 (byte {place}); convert the file to UTF-8")
@@ -100,28 +112,28 @@ def _find_header_fault(header: bytes, sequence_id: str) -> Fault | None:
 
 
 def _find_line_fault(raw: bytes, residues: bytes) -> tuple[str, int] | None:
-    """Return a message on the first fault in a record's lines, and the fault's offset in `raw`.
+    """Return a message on the first fault in the lines of a record, and its offset in `raw`.
 
-    residues: the record without header and blanks.
+    Returns None if all lines are valid. residues: the text below the header, without blanks.
     """
     begin = raw.find(b"\n")
     if found := _LONE_RETURN.search(raw):
         return _LONE_RETURN_ADVICE, found.start()
     if b">" in residues:
-        message = "`>` within a line of the sequence; a header begins a line of its own: put a line"
-        return f"{message} break in front of it, or remove it", raw.index(b">", begin)
+        message = "`>` within a line of the sequence; put a line break before it if it begins a"
+        return f"{message} header, else remove the `>`", raw.index(b">", begin)
     if others := residues.translate(None, _TEXT):
-        message = f"byte 0x{others[0]:02x} in the sequence, which is not text; is the file binary,"
-        return f"{message} or damaged? Copy it again", raw.index(others[:1], begin)
+        message = f"byte 0x{others[0]:02x} in the sequence, which is not text: the file is damaged"
+        return f"{message} or binary; copy it again", raw.index(others[:1], begin)
     if (place := raw.find(b"\n;")) >= 0:
         return "a line that begins with `;`; remove comments from the file", place + 1
     return None
 
 
 def name_character(letter: str) -> str:
-    """Return the name of a character, such as 'J', U+200B ZERO WIDTH SPACE or byte 0xff.
+    """Return the name of a character for a message: 'J', U+200B ZERO WIDTH SPACE or byte 0xff.
 
-    A byte that belongs to no character is named by its value; errors="surrogateescape" decodes it.
+    letter: decoded with errors="surrogateescape"; a byte that is not UTF-8 is named by its value.
     """
     if letter.isascii():
         return repr(letter)

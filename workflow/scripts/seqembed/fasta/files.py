@@ -16,10 +16,12 @@ _ODD_IN_NAMES = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 def find_fasta_files(patterns: str | list[str]) -> list[Path]:
-    """Return the files of each pattern, sorted within a pattern, each file once.
+    """Return the files that paths or patterns name, each file once.
 
-    `~` and environment variables are expanded. Folders that a pattern matches are left out. Raises
-    FastaError for a pattern that matches no file, and for a pipe, a device or a socket.
+    The files are in the order of the patterns, and sorted within a pattern. `~`, environment
+    variables, `*`, `?`, `[...]` and `**` are expanded. Folders that a pattern matches are left out.
+    Raises FastaError for a pattern that matches no file, for a file that cannot be read, and for
+    a folder, a pipe, a device or a socket that a path names.
     """
     found: dict[str, Path] = {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
@@ -29,12 +31,12 @@ def find_fasta_files(patterns: str | list[str]) -> list[Path]:
             _refuse_irregular(path)
             found.setdefault(os.path.realpath(path), Path(path))
     if not found:
-        raise FastaError("no FASTA file was named; name at least one", path="(no pattern)")
+        raise FastaError("names no FASTA file; give at least one path", path="the list `fasta`")
     return list(found.values())
 
 
 def _matches(pattern: str) -> list[str]:
-    # An existing path is no pattern: file names may hold brackets.
+    # The name of a file may hold brackets, so a path that exists is not read as a pattern.
     if os.path.lexists(pattern) or not (glob.has_magic(pattern) or "\0" in pattern):
         return [pattern]
     paths = glob.glob(pattern, recursive=True)
@@ -47,7 +49,7 @@ def _matches(pattern: str) -> list[str]:
 
 
 def _refuse_irregular(path: str) -> None:
-    """Raise FastaError unless this is a regular file, which `verify` can read again."""
+    """Raise FastaError unless there is a regular file at this path: `verify` reads it again."""
     if _ODD_IN_NAMES.search(path):
         message = "the name holds control characters, or is not UTF-8; rename the file or folder"
         raise FastaError(message, path=_shown(path))
@@ -59,7 +61,7 @@ def _refuse_irregular(path: str) -> None:
             message = "is a symbolic link that leads back to itself; link it to a file"
         elif error.errno == errno.ENOENT and os.path.islink(path):
             to = os.readlink(path)
-            message = f"is a symbolic link to {to}, which is not there; bring the file back"
+            message = f"is a symbolic link to {to}, which is not there; correct the link"
         elif error.errno == errno.ENOENT:
             message = "matches no file; correct the path or the pattern"
         raise FastaError(message, path=path) from error
@@ -68,10 +70,10 @@ def _refuse_irregular(path: str) -> None:
         raise FastaError(message, path=path)
     if not stat.S_ISREG(mode):
         kind = "pipe" if stat.S_ISFIFO(mode) else "device or a socket"
-        message = f"is a {kind}, and sequences are read twice; write them to a file first"
+        message = f"is a {kind}, which can be read only once; write the sequences to a file"
         raise FastaError(message, path=path)
 
 
 def _shown(path: str) -> str:
-    """Return the path with its control characters escaped, so that it fits on one line."""
+    """Return a path with its control characters escaped, so that the path fits on one line."""
     return _ODD_IN_NAMES.sub(lambda found: ascii(found[0])[1:-1], path)

@@ -1,7 +1,6 @@
-"""Read FASTA files, plain or compressed, in one streaming pass.
+"""Read FASTA files, plain or compressed, a block of records at a time.
 
-Residues are handled by operations on many bytes at once, so that time is linear in the size of the
-file. Memory is that of the largest record.
+Time is linear in the size of a file. Memory grows with the largest record, not with the file.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from seqembed.fasta.records import BLANKS, Records, parse
 CHUNK_BYTES = 1 << 18
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
-# Consecutive lines that begin with `;`. Possessive: no line is looked at twice, however many.
+# Consecutive lines that begin with `;`. Possessive quantifiers keep the search linear in time.
 _COMMENTS = re.compile(rb"(?m)^;.*+(?:\n;.*+)*+")
 
 
@@ -27,8 +26,9 @@ def read_batches(
 ) -> Iterator[Records]:
     """Yield the records of a FASTA file in order, one or more at a time.
 
-    without_gaps: drop `-` and `.` from sequences. Raises FastaError, with record and line, for the
-    first place that is not FASTA, after the records before that place were yielded.
+    without_gaps: drop `-` and `.` from sequences. chunk_bytes: how many bytes to read at a time.
+    Raises FastaError, with record and line, for the first fault, after all records before the fault
+    were yielded; also if the file cannot be read or holds no record.
     """
     line, offset, seen = 1, 0, False
     for block in _blocks(read_chunks(path, chunk_bytes)):
@@ -44,12 +44,12 @@ def read_batches(
 
 
 def _blocks(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield blocks of whole records, none empty, each cut at the last header of a chunk."""
+    """Yield blocks of complete records, none empty, each cut before the last header of a chunk."""
     parts: list[bytes] = []
     last = b"\n"
     for chunk in chunks:
         cut = chunk.rfind(b"\n>") + 1
-        # The line break may have ended the last chunk.
+        # The line break before a header may be the last byte of the chunk before.
         if cut or (last == b"\n" and chunk[:1] == b">"):
             parts.append(chunk[:cut])
             if block := b"".join(parts):
@@ -62,10 +62,10 @@ def _blocks(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _find_first_header(block: bytes, path: str | Path, line: int) -> int:
-    """Return where the first header of a block begins, or the block's length if none does.
+    """Return the offset of a block's first header; the block's length if it has no header.
 
-    line: the number of the block's first line. Raises FastaError for text before the header,
-    except for a byte-order mark and comments.
+    line: the number of the block's first line, from 1. Before the header, a byte-order mark, blanks
+    and comments are allowed. Raises FastaError for other text.
     """
     top = len(BYTE_ORDER_MARK) if line == 1 and block.startswith(BYTE_ORDER_MARK) else 0
     begin = top if block.startswith(b">", top) else (block.find(b"\n>", top) + 1) or len(block)
@@ -76,19 +76,19 @@ def _find_first_header(block: bytes, path: str | Path, line: int) -> int:
 
 
 def _blank_comments(block: bytes) -> bytes:
-    """Replace comments by blanks, so that all offsets stay as they are.
+    """Return a block whose comments are replaced by blanks, so that all offsets stay as they are.
 
-    The first FASTA programs wrote comments below a header or above the next header. Between
-    residues, a line with `;` stays: the line may begin a record of an older format.
+    The first FASTA programs wrote comments below a header or above the next header. A line that
+    begins with `;` between residues is kept, since it may be the header of an older format.
     """
-    # Most blocks have no comment, and a search for one byte is much faster.
+    # Most blocks have no comment, and a search for one byte is much faster than one for two.
     if b";" not in block or b"\n;" not in block:
         return block
     return _COMMENTS.sub(lambda run: _blank(run) if _is_comment(run) else run[0], block)
 
 
 def _is_comment(run: re.Match[bytes]) -> bool:
-    """Whether lines with `;` are below a header, above one, or at the end of the block."""
+    """Whether lines that begin with `;` are below or above a header, or at the end of a block."""
     block, begin = run.string, run.start()
     above = block.rfind(b"\n", 0, max(0, begin - 1)) + 1
     below = block[run.end() : run.end() + 2]
@@ -100,10 +100,10 @@ def _blank(run: re.Match[bytes]) -> bytes:
 
 
 def _refuse_faults(records: Records, path: str | Path, without_gaps: bool) -> Iterator[Records]:
-    """Yield the records; raise FastaError for the first faulty record after those before it."""
+    """Yield records; if one is faulty, yield those before it, then raise FastaError for it."""
     for number in records.odd:
         if fault := find_fault(records.raw(number), records[number], without_gaps=without_gaps):
-            # The caller may find a fault in the records before this one, and that comes first.
+            # The caller may find another fault in these records, which has to be reported first.
             if before := records.block[: records.begins[number]]:
                 first, offset = records.lines[0], records.byte_offsets[0]
                 yield parse(before, first, offset, without_gaps=without_gaps)

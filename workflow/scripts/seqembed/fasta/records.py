@@ -1,4 +1,4 @@
-"""Parse many FASTA records at a time from a block of text."""
+"""Parse many FASTA records at once from a block of text."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ GAPS = b"-."
 _BLANK_TEXT = re.compile("[ \t\x01\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 
 _LINE_FEED, _RETURN, _BLANK, _HEADER, _STOP, _DOT, _DASH = b"\n\r >*.-"
-# ASCII characters that make a header odd: NUL, and what ends an id beside the blank.
+# ASCII characters that make a header odd: NUL, and those that end an id, except for the blank.
 _ODD_IN_HEADERS = "\0\t\r\x01"
 # A sequence that holds only these letters is not odd, unless the sequence is empty.
 _LETTERS = bytes(range(ord("A"), ord("Z") + 1)) + b"*"
-# Blanks and control characters, which are no part of a sequence.
+# Blanks and control characters, which are dropped from sequences.
 _DROPPED = bytes(range(_BLANK + 1))
 
 Places = NDArray[np.int64]
 
 
 class Record(NamedTuple):
-    """A record, whose residues are not checked.
+    """A record of a FASTA file; its residues are not checked.
 
-    residues: upper case, without blanks and without one stop at the end. line (from 1),
-    byte_offset (from 0, in the decompressed file): where the record's header begins.
+    residues: in upper case, without blanks, and without the stop that may end a sequence. line: the
+    number of the header's line, from 1. byte_offset: where the header begins in the decompressed
+    file, from 0.
     """
 
     sequence_id: str
@@ -46,11 +47,13 @@ class Record(NamedTuple):
 class Records:
     """n consecutive records of a file, in columns.
 
-    headers: without `>`, and without blanks at the end. lengths: of the residues, (n,). block: the
-    text of the records. begins, ends: where each header begins and ends in `block`, (n,);
-    line_begins, line_ends: the same of all lines of the block. odd: the numbers (from 0) of records
-    whose header or lines hold anything but plain ASCII text and upper-case letters, ascending; only
-    these can be faulty.
+    sequence_ids, descriptions, residues, lines, byte_offsets: as in Record. headers: without `>`
+    and without blanks at the end. lengths: the number of residues of each sequence, (n,) int64.
+    block: the text of the records in the file. begins, ends: offsets of each header's `>` and of
+    the end of its line in `block`, (n,) int64. line_begins, line_ends: offsets of the m lines of
+    `block`, headers included, (m,) int64. odd: the numbers, from 0 and ascending, of all records
+    that may be faulty: a usual header is ASCII with a valid id, usual residues are upper-case
+    letters and `*` without blanks.
     """
 
     sequence_ids: list[str]
@@ -81,27 +84,31 @@ class Records:
         return self.sequence_ids, self.descriptions, self.residues, self.lines, self.byte_offsets
 
     def raw(self, number: int) -> bytes:
-        """Return a record as in its file, from the `>` of the header up to the next record."""
+        """Return the text of record `number`, from 0, as it is in the file, with its header."""
         end = self.begins[number + 1] if number + 1 < len(self) else len(self.block)
         return self.block[self.begins[number] : end]
 
     def line(self, number: int) -> bytes:
-        """Return a line of the block by its number (from 0), without blanks around it."""
+        """Return line `number`, from 0, of the block, without the blanks around it."""
         return self.block[self.line_begins[number] : self.line_ends[number]].strip()
 
 
 def parse(block: bytes, line: int, offset: int, *, without_gaps: bool = False) -> Records:
-    """Parse a block of complete records, which begins with a header.
+    """Return the records of a block that begins with a header and holds complete records.
 
-    line, offset: where the block begins in its file. without_gaps: drop `-` and `.` from sequences.
-    Faulty records are parsed too; each is among the odd ones.
+    line, offset: the number of the block's first line, from 1, and the block's byte offset in the
+    decompressed file. without_gaps: drop `-` and `.` from sequences. Faulty records are returned,
+    too, and are among the odd ones.
     """
     letters = np.frombuffer(block, np.uint8)
     is_dropped = letters <= _BLANK
     if without_gaps:
         is_dropped |= (letters == _DASH) | (letters == _DOT)
     dropped = np.flatnonzero(is_dropped)
-    line_begins, line_ends = _find_lines(block, dropped[letters[dropped] == _LINE_FEED])
+    line_feeds = dropped[letters[dropped] == _LINE_FEED]
+    # An empty last line is no line.
+    line_ends = line_feeds if block.endswith(b"\n") else np.append(line_feeds, len(block))
+    line_begins = np.append(0, line_ends[:-1] + 1)
     numbers = np.flatnonzero(letters[line_begins] == _HEADER)
     begins, ends = line_begins[numbers], line_ends[numbers]
     packed = block.translate(None, _DROPPED + GAPS if without_gaps else _DROPPED)
@@ -132,27 +139,20 @@ def _cut_usual(header: str) -> tuple[str, str]:
 
 
 def cut_header(header: str) -> tuple[str, str]:
-    """Split a header at its first blank into id and description."""
+    """Split a header, without its `>`, at its first blank into the id and the description."""
     sequence_id, *rest = _BLANK_TEXT.split(header, maxsplit=1)
     return sequence_id, rest[0].strip(" \t") if rest else ""
-
-
-def _find_lines(block: bytes, line_feeds: Places) -> tuple[Places, Places]:
-    """Return where the lines of a block begin and end, (n,) each, without an empty last line."""
-    begins, ends = np.append(0, line_feeds + 1), np.append(line_feeds, len(block))
-    count = len(begins) - block.endswith(b"\n")
-    return begins[:count], ends[:count]
 
 
 def _cut_residues(
     packed: bytes, dropped: Places, begins: Places, ends: Places
 ) -> tuple[list[bytes], Places]:
-    """Return the sequences and their lengths, (n,).
+    """Return the n sequences of a block as they are cased in the file, and their lengths, (n,).
 
-    packed: the block without the bytes at the offsets `dropped`, such as line ends. begins, ends:
-    (n,) offsets in the block where each record's header begins, and of the byte after it.
+    packed: the block without the bytes at the offsets `dropped`, such as line feeds. begins, ends:
+    the offsets in the block where each header begins and ends, (n,).
     """
-    # A letter moves forward by the number of bytes that were dropped before it.
+    # The offset of a byte in `packed` is less by the number of bytes that were dropped before it.
     first = ends - np.searchsorted(dropped, ends)
     last = np.append(begins[1:], len(packed) + len(dropped))
     last = last - np.searchsorted(dropped, last)
@@ -162,7 +162,10 @@ def _cut_residues(
 
 
 def _has_stop(packed: bytes, first: Places, last: Places) -> NDArray[np.bool_]:
-    """Whether each sequence ends with a stop, (n,): a `*`, or a `.` that follows no gap."""
+    """Return which sequences end with a stop: a `*`, or a `.` that does not follow a gap.
+
+    first, last: the offsets in `packed` where each sequence begins and ends. All are (n,).
+    """
     letters = np.frombuffer(packed, np.uint8)
     final, before = letters[last - 1], letters[np.maximum(last - 2, 0)]
     gap = (last - first > 1) & ((before == _DOT) | (before == _DASH))
@@ -171,14 +174,14 @@ def _has_stop(packed: bytes, first: Places, last: Places) -> NDArray[np.bool_]:
 
 
 def _decode_headers(block: bytes, begins: Places, ends: Places) -> list[str]:
-    """Return the headers that begin and end at these offsets, without blanks at their ends."""
+    """Return the headers between these offsets, (n,) each, without blanks at their ends."""
     headers = [block[b:e] for b, e in zip(begins.tolist(), ends.tolist(), strict=True)]
     try:
         texts = b"\n".join(headers).decode().split("\n")
     except UnicodeDecodeError:
         texts = [_decode_header(header) for header in headers]
     letters = np.frombuffer(block, np.uint8)
-    # Few headers have blanks at their ends. A blank before the id stays: the header has no id.
+    # Few headers have blanks at their ends. With a blank before the id, a header has no id.
     edges = letters[np.append(ends - 1, np.minimum(begins, len(block) - 1))]
     if np.any(edges <= _BLANK):
         texts = [text.rstrip(" \t\r\v\f") for text in texts]
@@ -187,7 +190,7 @@ def _decode_headers(block: bytes, begins: Places, ends: Places) -> list[str]:
 
 
 def _decode_header(header: bytes) -> str:
-    """Return a header decoded from UTF-8, or else from Latin-1, as older databases write it."""
+    """Return a header decoded from UTF-8; if it is not UTF-8, from Latin-1 of older databases."""
     try:
         return header.decode()
     except UnicodeDecodeError:
@@ -197,26 +200,23 @@ def _decode_header(header: bytes) -> str:
 def _cut_headers(headers: list[str]) -> tuple[list[str], list[str], list[int]]:
     """Return the ids, the descriptions, and the numbers of odd headers, ascending."""
     joined = "\n".join(headers)
-    # In a usual header only a blank ends the id; a search for other characters takes much longer.
+    # In a usual header a blank ends the id. A search for all characters that may takes much longer.
     usual = joined.isascii() and not any(odd in joined for odd in _ODD_IN_HEADERS)
     cut = map(_cut_usual if usual else cut_header, headers)
     ids, descriptions = map(list, zip(*cut, strict=True))
     if usual and all(ids) and max(map(len, ids)) <= MAX_ID_BYTES:
         return ids, descriptions, []
-    plain = [
-        0 < size <= MAX_ID_BYTES
-        and header.isascii()
-        and not any(c in header for c in _ODD_IN_HEADERS)
-        for header, size in zip(headers, map(len, ids), strict=True)
+    odd = [
+        number
+        for number, (sequence_id, header) in enumerate(zip(ids, headers, strict=True))
+        if not (0 < len(sequence_id) <= MAX_ID_BYTES and header.isascii())
+        or any(letter in header for letter in _ODD_IN_HEADERS)
     ]
-    return ids, descriptions, [number for number, is_plain in enumerate(plain) if not is_plain]
+    return ids, descriptions, odd
 
 
 def _upper(cased: list[bytes]) -> tuple[list[bytes], list[int]]:
-    """Return the sequences in upper case, and the numbers of the odd sequences.
-
-    A sequence is odd if it is empty, or holds anything but upper-case letters and `*`.
-    """
+    """Return all sequences in upper case, and the numbers of those with none or other letters."""
     if not b"".join(cased).translate(None, _LETTERS):
         return cased, [number for number, residues in enumerate(cased) if not residues]
     odd = [n for n, text in enumerate(cased) if not text or text.translate(None, _LETTERS)]
@@ -226,11 +226,15 @@ def _upper(cased: list[bytes]) -> tuple[list[bytes], list[int]]:
 def _find_odd_lines(
     letters: NDArray[np.uint8], dropped: Places, begins: Places, ends: Places
 ) -> list[int]:
-    """Return the numbers of records with blanks, gaps or lone carriage returns in their lines."""
+    """Return the numbers of records with dropped blanks or gaps, or a carriage return in a line.
+
+    letters: the block's bytes. dropped: their offsets, if dropped from sequences. begins, ends: the
+    offsets where each header begins and ends, (n,).
+    """
     kinds = letters[dropped]
     returns = dropped[kinds == _RETURN]
     in_headers = int((np.searchsorted(dropped, ends) - np.searchsorted(dropped, begins)).sum())
-    # Most blocks have only the blanks of their headers and line feeds.
+    # Most blocks have no blanks but those within headers, and line feeds.
     if not len(returns) and in_headers + np.count_nonzero(kinds == _LINE_FEED) == len(dropped):
         return []
     # A return may be the last byte of the block.

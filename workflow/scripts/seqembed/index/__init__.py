@@ -1,1 +1,1 @@
-"""The index of all sequences, and its split into shards."""
+"""Write and read the index of all sequences, and split the index into shards."""

@@ -1,4 +1,4 @@
-"""Read the Parquet files of an index and its shards, checking all that can be checked."""
+"""Read the Parquet files of an index and of its shards, and find damage in these files."""
 
 from __future__ import annotations
 
@@ -46,15 +46,18 @@ TYPES = {field.name: field.type for schema in (INDEX_SCHEMA, SHARD_SCHEMA) for f
 
 
 def damage_error(path: Path, problem: str) -> IndexFormatError:
-    """Return the error for an index, or a shard's index, that cannot be used as it is."""
-    # The indexes of all shards are made anew together: to Snakemake, their folder is one output.
+    """Return the error for an index, or a shard's index, that is damaged or cannot be used.
+
+    problem: what is wrong; the error's message adds the path and what to do.
+    """
+    # Snakemake makes the indexes of all shards together, since their folder is one output.
     what = path.parent if path.name.startswith("shard_") else "it"
     return IndexFormatError(f"{path}: {problem}; remove {what} and run again")
 
 
 @contextmanager
 def damage_named(path: Path) -> Iterator[None]:
-    """Turn what Arrow raises for a damaged file into IndexFormatError."""
+    """Turn an error that Arrow raises in the body for a damaged file into IndexFormatError."""
     try:
         yield
     except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
@@ -62,7 +65,11 @@ def damage_named(path: Path) -> Iterator[None]:
 
 
 def read_metadata(path: Path, *kinds: str) -> dict[str, str]:
-    """Return a file's metadata; raises IndexFormatError for another kind or version of file."""
+    """Return the metadata of a Parquet file, as texts.
+
+    kinds: the kinds of file that are allowed, "index" or "shard". Raises IndexFormatError if the
+    file cannot be read, is of another kind or format version, or has no fingerprint.
+    """
     try:
         raw = pq.read_metadata(path).metadata or {}
         metadata = {k.decode(): v.decode() for k, v in raw.items() if k != b"ARROW:schema"}
@@ -79,28 +86,34 @@ def read_metadata(path: Path, *kinds: str) -> dict[str, str]:
 
 
 def open_parquet(path: Path, **options: Any) -> pq.ParquetFile:
-    """Open a Parquet file whose pages are checked against their checksums when they are read."""
+    """Open a Parquet file; reading a damaged page raises an error. options: of pq.ParquetFile."""
     return pq.ParquetFile(path, page_checksum_verification=True, **options)
 
 
 def read_columns(path: Path, columns: Iterable[str], **options: Any) -> pa.Table:
-    """Read columns of a Parquet file; `options` are pq.ParquetFile's. Raises IndexFormatError."""
-    # pq.read_table, and to_numpy of a column, would import pandas, which takes 28 MB.
+    """Return the named columns of a Parquet file, in this order; options: of pq.ParquetFile.
+
+    Raises IndexFormatError if the file cannot be read, is damaged, or has no such column.
+    """
+    # pq.read_table, and to_numpy of a column, would import pandas, which takes 28 MB of memory.
     wanted = list(columns)
     with damage_named(path), open_parquet(path, **options) as file:
-        # read() ignores missing columns, select() raises KeyError.
+        # read() ignores missing columns; select() raises KeyError for them.
         return whole(file.read(wanted).select(wanted), file.metadata.num_rows)
 
 
 def read_row_group(file: pq.ParquetFile, number: int, columns: list[str]) -> pa.Table:
-    """Read columns of a row group; raises ValueError, or Arrow's errors, for a damaged one."""
+    """Return the named columns of row group `number`, from 0.
+
+    Raises ValueError, or an error of Arrow, if the row group is damaged.
+    """
     group = file.read_row_group(number, columns=columns)
     return whole(group, file.metadata.row_group(number).num_rows)
 
 
 def whole(table: pa.Table, count: int) -> pa.Table:
-    """Return the table; raises ValueError unless its columns have `count` rows and their types."""
-    # The footer has no checksum: damage in it may change the length or type of one column.
+    """Return the table; raises ValueError unless its columns have `count` rows and known types."""
+    # The footer has no checksum, and damage in it may change the length or type of a column.
     for name, column in zip(table.column_names, table.columns, strict=True):
         if len(column) != count:
             raise ValueError(f"column {name} has {len(column):,} rows, not {count:,}")
@@ -110,18 +123,18 @@ def whole(table: pa.Table, count: int) -> pa.Table:
 
 
 def int64_column(column: Any) -> Int64s:
-    """Return an int64 column without nulls as (n,) int64."""
+    """Return an Arrow column of int64, without nulls, as (n,) int64."""
     return np.asarray(np.from_dlpack(column.combine_chunks()), np.int64)
 
 
 def int64_array(values: Int64s) -> Any:
-    """Return (n,) int64 as an Arrow array; pa.array would import pandas."""
+    """Return (n,) int64 as an Arrow array. pa.array would import pandas."""
     return pa.Array.from_buffers(pa.int64(), len(values), [None, pa.py_buffer(values)])
 
 
 def digest_column(column: Any) -> Digests:
-    """Return a fixed_size_binary(16) column as (n, 16) uint8."""
-    # The buffer is used as it is: a list of Python objects would take six times the memory.
+    """Return an Arrow column of digests, fixed_size_binary(16), as (n, 16) uint8."""
+    # Arrow's buffers are copied; a list of Python objects would take six times the memory.
     parts = [np.empty(0, np.uint8)]
     for part in filter(len, column.chunks):
         parts += [np.frombuffer(part.buffers()[1], np.uint8, 16 * len(part), 16 * part.offset)]

@@ -1,6 +1,6 @@
-"""The order in which a shard's sequences are computed: longest first, as far as batches stay full.
+"""Order a shard's sequences for computing: longest first, as far as batches stay full.
 
-A worker cuts this order, row after row, into batches of its token budget.
+A worker takes the sequences in this order, and begins a batch when the token budget is filled.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ Int64s = NDArray[np.int64]
 
 
 def arrange(tokens: Int64s, policy: LengthPolicy) -> Int64s:
-    """Return the processing order of n sequences as places in `tokens`, (n,), which descends.
+    """Return the processing order of n sequences: their places in `tokens`, (n,) int64.
 
-    Sequences that together fill a CPU's token budget are neighbours, and so are those that fill a
-    GPU's. Multiples of the CPU's budget are filled nearly as well.
+    tokens: how many tokens each sequence has, without specials, (n,) int64, descending. Sequences
+    that together fill a CPU's token budget are neighbours, and so are those that fill a GPU's.
+    Batches of other multiples of the CPU's budget are filled nearly as well.
     """
     read = policy.model_tokens(tokens)
     batches = list(_fill(read.tolist(), policy.last_pass(tokens, TOKENS["cpu"]), TOKENS["cpu"]))
     last = policy.last_pass(tokens, TOKENS["cuda"])
-    # Nearly full batches count as full, and so keep their order.
+    # Batches that are not quite full count as full, so that they keep their order.
     sizes, lasts = (
         np.array([max(counts[batch].sum(), TOKENS["cpu"]) for batch in batches], np.int64)
         for counts in (read, last)
@@ -39,18 +40,18 @@ def arrange(tokens: Int64s, policy: LengthPolicy) -> Int64s:
 
 
 def _fill(sizes: list[int], lasts: Int64s, budget: int) -> Iterator[list[int]]:
-    """Put the items 0 to n - 1 into batches: the first one left, then the largest that fit.
+    """Yield batches of the items 0 to n - 1: the first item left, then the largest that fit.
 
-    sizes: of the n items, descending. lasts: (n,), how much of the budget an item takes if it is
-    the first of a batch.
+    sizes: how much of the budget each item takes, n numbers, descending. lasts: how much each item
+    takes instead as the first of a batch, (n,) int64.
     """
     ascending = [-size for size in sizes]
-    # An item that is left holds its own number, any other the number of a later item.
+    # For an item that is left, its own number; for any other, the number of a later item.
     left = list(range(len(sizes) + 1))
 
     def first_left(item: int) -> int:
         while left[item] != item:
-            # Shorten the way for the next search.
+            # Skip an item, so that the next search takes fewer steps.
             left[item] = left[left[item]]
             item = left[item]
         return item

@@ -1,4 +1,4 @@
-"""Make the ids of sequences, and refuse an id that is used twice."""
+"""Make the ids of sequences from FASTA headers, and refuse an id that is used twice."""
 
 from __future__ import annotations
 
@@ -15,33 +15,38 @@ from seqembed.storage.digests import digest
 
 IdStyle = Literal["header", "file:header", "whole-header", "accession"]
 
-# A longer id is kept as its digest.
+# The most characters of an id that SequenceIds keeps as text; of a longer id it keeps the digest.
 SHORT_ID = 64
 
 
 class SequenceIds:
-    """Gives records their ids, and remembers where each id was first used.
+    """Gives records their ids, and remembers where each id was used.
 
-    Takes about 200 bytes an id, whatever its length. Raises ValueError for an unknown style.
+    style: how an id is made from a header, the setting `ids`; ValueError if it is unknown. Takes
+    about 200 bytes of memory an id, whatever the id's length.
     """
 
     def __init__(self, style: IdStyle) -> None:
         if style not in get_args(IdStyle):
             raise ValueError(f"ids must be one of {', '.join(get_args(IdStyle))}, not {style!r}")
         self._style = style
-        # Each id, or its digest, in the order of rows.
+        # The keys are the ids, or the digests of long ids, in the order of rows.
         self._seen: dict[str | bytes, None] = {}
         self._lines = array("q")
         self._files: list[Path] = []
         self._first_rows: list[int] = []
 
     def begin(self, path: Path) -> None:
-        """Begin a file: the next records are read from `path`."""
+        """Note that the next records are read from `path`."""
         self._files.append(path)
         self._first_rows.append(len(self._lines))
 
     def name(self, records: Records) -> list[str]:
-        """Return the records' ids; raises FastaError, with both places, for one used before."""
+        """Return the ids of records, in order.
+
+        Raises FastaError for an id that was used before, naming both places, and for an id of more
+        than MAX_ID_BYTES.
+        """
         names, begin = self._make(records), len(self._seen)
         keys = [n if len(n) <= SHORT_ID else digest(n.encode()) for n in names]
         self._seen.update(zip(keys, repeat(None)))
@@ -50,14 +55,12 @@ class SequenceIds:
             self._refuse_used(keys, begin, names, records)
         if (place := len(names)) < len(records):
             record, line = records.sequence_ids[place][:40], records.lines[place]
-            why = (
-                f"`ids: {self._style}` makes an id over {MAX_ID_BYTES:,} bytes; shorten the header"
-            )
-            raise FastaError(why, path=self._files[-1], record=record, line=line)
+            message = f"`ids: {self._style}` makes an id over {MAX_ID_BYTES:,} bytes; shorten the "
+            raise FastaError(f"{message}header", path=self._files[-1], record=record, line=line)
         return names
 
     def _make(self, records: Records) -> list[str]:
-        """Return the ids of records, up to the first that is too long."""
+        """Return the ids of records before the first whose id has more than MAX_ID_BYTES."""
         if self._style == "header":
             return records.sequence_ids
         if self._style == "accession":
@@ -71,17 +74,17 @@ class SequenceIds:
     def _refuse_used(
         self, keys: Iterable[str | bytes], begin: int, names: list[str], records: Records
     ) -> NoReturn:
-        """Raise FastaError for the first id that was used before.
+        """Raise FastaError for the first of the records' ids that was used before.
 
-        keys: the ids, or their digests, of these records. begin: the row of the first record.
+        keys: the ids, or the digests of long ids. begin: the row of the first record.
         """
         rows = {key: row for row, key in enumerate(self._seen)}
         found = (rows[key] for key in keys)
         place, row = next((p, row) for p, row in enumerate(found) if row != begin + p)
         path, first = self._files[-1], self._files[bisect_right(self._first_rows, row) - 1]
-        advice = "rename one"
+        advice = "rename one of the records"
         if self._style == "file:header":
-            advice += " of the records, or files" if first != path else ""
+            advice += " or of the files" if first != path else ""
         elif first != path:
             advice += ", or set `ids: file:header`"
         elif self._style != "whole-header":
@@ -91,7 +94,10 @@ class SequenceIds:
 
 
 def cut_accession(sequence_id: str) -> str:
-    """Return the accession of `db|ACCESSION|NAME` or `gi|NUMBER|db|ACCESSION|`, else the id."""
+    """Return the accession in an id, `db|ACCESSION|NAME` or `gi|NUMBER|db|ACCESSION`.
+
+    An id of another form is returned as it is.
+    """
     database, *parts = sequence_id.split("|")
     if database == "gi" and len(parts) > 2 and parts[2]:
         return parts[2]

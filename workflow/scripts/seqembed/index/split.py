@@ -1,14 +1,12 @@
-"""Split an index into shards of distinct sequences, in processing order."""
+"""Split an index into shards: each distinct sequence is in one shard, in processing order."""
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -16,7 +14,6 @@ from seqembed.errors import IndexFormatError
 from seqembed.index.parquet import (
     FORMAT_VERSION,
     SHARD_SCHEMA,
-    Digests,
     Int64s,
     damage_named,
     digest_column,
@@ -31,31 +28,46 @@ from seqembed.settings.lengths import LengthPolicy
 from seqembed.storage.digests import digest_all, first_rows
 from seqembed.storage.publish import published, remove_temporary
 
-# A worker holds the residues of one group in memory, several times while it reads them.
+# The largest row group, unless a single row is larger. A worker holds the residues of one row group
+# in memory, in several copies while it reads them.
 GROUP_BYTES = 1 << 20
 GROUP_ROWS = 65_536
-# The length, in tokens, at which attention costs as much as the rest of the model.
+# The number of tokens at which attention costs as much as the rest of the model.
 QUADRATIC_TOKENS = 3840
 
 
-class _ResidueFile:
-    """The file that write_index wrote beside an index: the residues of its n rows, in order.
+class _Sequences:
+    """The n rows of an index, and their residues, which write_index wrote to a second file.
 
-    lengths, (n,), and digests, (n, 16), are the index's. Raises IndexFormatError if the file cannot
-    be read, or has another size than these lengths make.
+    excluded: which rows get no embedding, (n,) bool. distinct: the first row of each sequence to
+    embed, (m,) int64, ascending. lengths: in residues, (n,) int64. digests: (n, 16) uint8. tokens:
+    how many tokens each row's sequence has, without specials, (n,) int64; 0 if all rows of the
+    sequence are excluded. Raises IndexFormatError if a file cannot be read or is damaged.
     """
 
-    def __init__(self, path: Path, lengths: Int64s, digests: Digests) -> None:
-        self.lengths, self.digests = lengths, digests
-        self._path, self._ends = path, np.cumsum(lengths)
-        # Raises if the file cannot be opened.
+    def __init__(self, index_path: Path, residues_path: Path, tokenizer: Tokenizer) -> None:
+        self.excluded = read_excluded(index_path)
+        with damage_named(index_path):
+            self._table = read_columns(index_path, ["sequence_id", "length", "digest"])
+            self.lengths = int64_column(self._table["length"])
+            self.digests = digest_column(self._table["digest"])
+        check_rows(index_path, self.digests)
+        self._path, self._ends = residues_path, np.cumsum(self.lengths)
+        # Raises IndexFormatError if the file cannot be opened.
         self.read(np.empty(0, np.int64))
-        size, expected = path.stat().st_size, int(lengths.sum())
-        if size != expected or (lengths < 0).any():
+        size, expected = residues_path.stat().st_size, int(self.lengths.sum())
+        if size != expected or (self.lengths < 0).any():
             raise self._error(f"has {size:,} bytes, but its index has {expected:,} residues")
+        firsts = first_rows(self.digests)
+        self.distinct = np.flatnonzero((firsts == np.arange(len(firsts))) & ~self.excluded)
+        counts = np.zeros(len(firsts), np.int64)
+        for group in _groups(self.lengths[self.distinct].tolist()):
+            rows = self.distinct[group]
+            counts[rows] = list(map(tokenizer.count, self.read(rows)))
+        self.tokens = counts[firsts]
 
     def read(self, rows: Int64s) -> list[bytes]:
-        """Return the residues of rows; raises IndexFormatError if a digest is wrong."""
+        """Return the residues of (k,) rows; raises IndexFormatError if a digest is wrong."""
         found, lengths = [], self.lengths[rows]
         begins = self._ends[rows] - lengths
         try:
@@ -73,28 +85,21 @@ class _ResidueFile:
         advice = f"remove {self._path} and run again, so that the FASTA files are indexed anew"
         return IndexFormatError(f"{self._path}: {problem}; {advice}")
 
-
-@dataclass(frozen=True, eq=False)
-class _Sequences:
-    """The n rows of an index.
-
-    table: ids, lengths and digests. excluded: which rows get no embedding, (n,). distinct: the
-    first row of each sequence to embed, ascending. tokens: of each row's sequence, without
-    specials, (n,).
-    """
-
-    table: pa.Table
-    residues: _ResidueFile
-    excluded: npt.NDArray[np.bool_]
-    distinct: Int64s
-    tokens: Int64s
-
-    def take(self, rows: Int64s) -> pa.Table:
-        """Return rows, residues included, as a table of SHARD_SCHEMA."""
-        part = self.table.take(int64_array(rows))
-        residues = pa.array(self.residues.read(rows), pa.binary())
-        columns = [rows, *part.columns, residues, self.tokens[rows]]
-        return pa.table(columns, schema=SHARD_SCHEMA)
+    def write_shard(self, path: Path, rows: Int64s, rank: int, world_size: int) -> None:
+        """Write (k,) rows, in this order and with their residues, as the index of a shard."""
+        fingerprint = shard_fingerprint(self.digests[rows])
+        metadata = {"format_version": FORMAT_VERSION, "kind": "shard", "rank": str(rank)}
+        metadata |= {"world_size": str(world_size), "fingerprint": fingerprint}
+        schema = SHARD_SCHEMA.with_metadata(metadata)
+        with (
+            published(Path(path)) as temporary,
+            pq.ParquetWriter(temporary, schema, write_page_checksum=True) as writer,
+        ):
+            for group in _groups(self.lengths[rows].tolist()):
+                part = rows[group]
+                known = self._table.take(int64_array(part)).columns
+                columns = [part, *known, pa.array(self.read(part), pa.binary()), self.tokens[part]]
+                writer.write_table(pa.table(columns, schema=SHARD_SCHEMA))
 
 
 def split_index(
@@ -106,69 +111,40 @@ def split_index(
     policy: LengthPolicy,
     unit: str,
 ) -> int:
-    """Write each distinct sequence to one of the shards; return the number of sequences.
+    """Write each distinct sequence to one of the shards; return the number of sequences written.
 
     Sequences that the index excludes are left out. residues_path: the file that write_index wrote
-    beside the index; unit: what messages call a token.
+    beside the index. shard_paths: the file to write for each rank. tokenizer: counts the tokens of
+    a sequence. policy: how long sequences are read. unit: what messages call tokens, "residues" or
+    "tokens".
 
     Raises:
-        ConfigError: a sequence is too long for the policy; no shard is written then.
-        IndexFormatError: the index or its file of residues is damaged.
+        ConfigError: the policy refuses a sequence as too long; no shard is written.
+        IndexFormatError: the index, or the file of residues, cannot be read or is damaged.
     """
     shard_paths[0].parent.mkdir(parents=True, exist_ok=True)
     remove_temporary(shard_paths[0].parent)
-    sequences = _read_sequences(index_path, residues_path, tokenizer)
+    sequences = _Sequences(index_path, residues_path, tokenizer)
     kept, rows = np.flatnonzero(~sequences.excluded), sequences.distinct
     policy.refuse(
         sequences.tokens[kept], unit, lambda places: describe_rows(index_path, kept[places])
     )
     shards = _assign(rows, sequences.tokens[rows], policy, len(shard_paths))
     for rank, path in enumerate(shard_paths):
-        _write_shard(path, sequences, shards[rank], rank, len(shards))
+        sequences.write_shard(path, shards[rank], rank, len(shards))
     return len(rows)
 
 
-def _read_sequences(index_path: Path, residues_path: Path, tokenizer: Tokenizer) -> _Sequences:
-    """Read and check the rows of an index, and count the tokens of its sequences."""
-    excluded = read_excluded(index_path)
-    with damage_named(index_path):
-        table = read_columns(index_path, ["sequence_id", "length", "digest"])
-        lengths, digests = int64_column(table["length"]), digest_column(table["digest"])
-    check_rows(index_path, digests)
-    firsts = first_rows(digests)
-    distinct = np.flatnonzero((firsts == np.arange(len(firsts))) & ~excluded)
-    tokens = np.zeros(len(firsts), np.int64)
-    residues = _ResidueFile(residues_path, lengths, digests)
-    for group in _groups(lengths[distinct].tolist()):
-        rows = distinct[group]
-        tokens[rows] = list(map(tokenizer.count, residues.read(rows)))
-    return _Sequences(table, residues, excluded, distinct, tokens[firsts])
-
-
-def _write_shard(
-    path: Path, sequences: _Sequences, rows: Int64s, rank: int, world_size: int
-) -> None:
-    lengths, digests = sequences.residues.lengths[rows], sequences.residues.digests[rows]
-    metadata = {"format_version": FORMAT_VERSION, "kind": "shard", "rank": str(rank)}
-    metadata |= {"world_size": str(world_size), "fingerprint": shard_fingerprint(digests)}
-    schema = SHARD_SCHEMA.with_metadata(metadata)
-    with (
-        published(Path(path)) as temporary,
-        pq.ParquetWriter(temporary, schema, write_page_checksum=True) as writer,
-    ):
-        for group in _groups(lengths.tolist()):
-            writer.write_table(sequences.take(rows[group]))
-
-
 def _assign(rows: Int64s, tokens: Int64s, policy: LengthPolicy, world_size: int) -> list[Int64s]:
-    """Return the rows of each shard, in processing order.
+    """Return the rows of each shard, in processing order, as one int64 array for each rank.
 
-    Each row, costliest first, goes to the shard whose rows cost least so far.
+    rows: of the m distinct sequences, (m,). tokens: how many tokens each has, (m,). The rows are
+    assigned longest first, each to the shard whose rows cost least so far.
     """
     order = np.lexsort((rows, -tokens))
     rows, tokens = rows[order], tokens[order]
     read = policy.model_tokens(tokens)
-    # A token of a short sequence costs 1. Attention spans a window, not the sequence.
+    # A token of a short sequence costs 1. Attention's share grows with the length of a window.
     costs = read * (1 + read / policy.windows(tokens) / QUADRATIC_TOKENS)
     loads = [(0.0, rank) for rank in range(world_size)]
     ranks = np.empty(len(rows), np.int64)
@@ -181,7 +157,7 @@ def _assign(rows: Int64s, tokens: Int64s, policy: LengthPolicy, world_size: int)
 
 
 def _groups(lengths: list[int]) -> Iterator[slice]:
-    """Yield groups of rows: at most GROUP_ROWS, and at most GROUP_BYTES of residues or one row."""
+    """Yield slices of rows: at most GROUP_ROWS, and at most GROUP_BYTES of residues or one row."""
     begin, size = 0, 0
     for place, length in enumerate(lengths):
         if place > begin and (size + length > GROUP_BYTES or place - begin == GROUP_ROWS):

@@ -1,9 +1,10 @@
-"""Read the index of the input, and the indexes of shards."""
+"""Read the index of all sequences, and the indexes of shards."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -32,9 +33,11 @@ READ_BATCH_ROWS = 8192
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ShardIndex:
-    """A shard's rows without residues, in processing order.
+    """The index of a shard of n sequences, without residues, in processing order.
 
-    `rows`, `lengths` and `tokens` (without specials) are (n,) int64, `digests` is (n, 16) uint8.
+    fingerprint: as shard_fingerprint makes it. rows: the row of each sequence in the whole index,
+    (n,) int64. lengths: in residues, (n,) int64. digests: (n, 16) uint8. tokens: how many tokens
+    each sequence has, without specials, (n,) int64.
     """
 
     rank: int
@@ -47,7 +50,7 @@ class ShardIndex:
 
 
 class IndexFingerprint:
-    """A hash of the ids and digests of an index, in order, and of the reasons of excluded rows."""
+    """A hash of all rows of an index, in order: ids, digests, and why a row is excluded."""
 
     def __init__(self) -> None:
         self._hash = hashlib.blake2b(digest_size=32)
@@ -55,9 +58,12 @@ class IndexFingerprint:
     def update(
         self, sequence_ids: Sequence[str], digests: Iterable[bytes], reasons: Iterable[str | None]
     ) -> None:
-        """Add rows: ids, digests of 16 bytes, and why each row is excluded, or None."""
-        # Ids are not empty, ids and reasons hold no NUL, and a digest has 16 bytes: no two lists of
-        # rows give the same bytes.
+        """Add n rows: ids, digests of 16 bytes each, and why a row gets no embedding, else None.
+
+        Raises ValueError if these are not equally many.
+        """
+        # Different rows give different bytes, because ids are not empty, ids and reasons hold no
+        # NUL, and a digest has 16 bytes.
         rows = [
             sequence_id.encode() + b"\0" + key
             if reason is None
@@ -67,25 +73,20 @@ class IndexFingerprint:
         self._hash.update(b"".join(rows))
 
     def hexdigest(self) -> str:
+        """Return the fingerprint of all rows that were added, 64 hex characters."""
         return self._hash.hexdigest()
-
-    def check(self, path: Path) -> None:
-        """Raise IndexFormatError unless this is the fingerprint of the index at `path`."""
-        # Parquet may read a flipped bit as another letter, or as an excluded row.
-        if self.hexdigest() != read_metadata(path, "index")["fingerprint"]:
-            raise damage_error(path, "damaged")
 
 
 def shard_fingerprint(digests: Digests) -> str:
-    """Return the hex fingerprint of (n, 16) uint8 digests, in order."""
+    """Return a hash of (n, 16) uint8 digests, in order, as 64 hex characters."""
     return hashlib.blake2b(np.ascontiguousarray(digests).tobytes(), digest_size=32).hexdigest()
 
 
 def read_shard_index(path: Path) -> ShardIndex:
-    """Read a shard's index without residues; raises IndexFormatError if it is damaged."""
+    """Return a shard's index without residues; raises IndexFormatError if the file is damaged."""
     metadata = read_metadata(path, "shard")
     with damage_named(path):
-        # Older shards have no tokens: each residue was one.
+        # Older shards have no column of tokens, because each residue was a token.
         tokens = "tokens" if "tokens" in pq.read_schema(path).names else "length"
         table = read_columns(path, {"row", "length", "digest", tokens})
         rank, world_size = int(metadata["rank"]), int(metadata["world_size"])
@@ -93,12 +94,15 @@ def read_shard_index(path: Path) -> ShardIndex:
         rows, lengths, counts = (int64_column(table[name]) for name in ("row", "length", tokens))
     digests = digest_column(table["digest"])
     if shard_fingerprint(digests) != fingerprint:
-        raise damage_error(path, "its fingerprint is wrong")
+        raise damage_error(path, "damaged (the fingerprint is wrong)")
     return ShardIndex(rank, world_size, fingerprint, rows, lengths, digests, counts)
 
 
 def read_lengths_and_digests(path: Path) -> tuple[Int64s, Digests]:
-    """Return (n,) lengths and (n, 16) digests of a whole index, in input order."""
+    """Return the (n,) int64 lengths and (n, 16) uint8 digests of a whole index, in input order.
+
+    Raises IndexFormatError if the index is damaged.
+    """
     read_metadata(path, "index")
     with damage_named(path):
         table = read_columns(path, ["length", "digest"])
@@ -106,7 +110,7 @@ def read_lengths_and_digests(path: Path) -> tuple[Int64s, Digests]:
 
 
 def read_excluded(path: Path) -> npt.NDArray[np.bool_]:
-    """Return which rows of a whole index get no embedding, (n,) bool."""
+    """Return which rows of a whole index get no embedding, (n,) bool, or raise IndexFormatError."""
     read_metadata(path, "index")
     with damage_named(path):
         if "excluded" not in pq.read_schema(path).names:
@@ -116,10 +120,11 @@ def read_excluded(path: Path) -> npt.NDArray[np.bool_]:
 
 
 def read_assigned(path: Path, rank: int, world_size: int) -> tuple[Int64s, Digests]:
-    """Return the (n,) rows of a rank and their (n, 16) digests, longest first.
+    """Return the rows that a rank computes, (n,) int64, and their digests, (n, 16) uint8.
 
-    Of a shard's index these are all rows, of a whole index every world_size-th. Raises
-    IndexFormatError for another rank's shard.
+    From a shard's index, these are all rows, in processing order; from a whole index, the rows
+    rank, rank + world_size, ..., longest first, without the excluded rows. Raises IndexFormatError
+    for a damaged index, or the shard of another rank or world size.
     """
     if read_metadata(path, "shard", "index")["kind"] == "shard":
         shard = read_shard_index(path)
@@ -135,7 +140,10 @@ def read_assigned(path: Path, rank: int, world_size: int) -> tuple[Int64s, Diges
 
 
 def read_ids_and_reasons(path: Path) -> Iterator[tuple[str, str | None]]:
-    """Yield each id of a whole index, and the reason why it gets no embedding, or None."""
+    """Yield each id of a whole index, and why it gets no embedding; None if it gets one.
+
+    Raises IndexFormatError if Parquet finds damage; read_checked_ids checks the fingerprint, too.
+    """
     read_metadata(path, "index")
     with damage_named(path), open_parquet(path) as index:
         known = "excluded" in index.schema_arrow.names
@@ -149,18 +157,31 @@ def read_ids_and_reasons(path: Path) -> Iterator[tuple[str, str | None]]:
             yield from zip(names, reasons, strict=True)
 
 
+def read_checked_ids(path: Path, digests: Digests) -> Iterator[tuple[str, str | None]]:
+    """Yield ids and reasons as read_ids_and_reasons does, and check the fingerprint at the end.
+
+    digests: of all rows of the index, (n, 16) uint8. Raises IndexFormatError, at the latest after
+    the last id, unless ids, digests and reasons are those that were written.
+    """
+    fingerprint, unread = IndexFingerprint(), read_ids_and_reasons(path)
+    with damage_named(path):
+        for begin in range(0, len(digests), READ_BATCH_ROWS):
+            keys = [key.tobytes() for key in digests[begin : begin + READ_BATCH_ROWS]]
+            rows = list(islice(unread, len(keys)))
+            fingerprint.update([name for name, _ in rows], keys, [reason for _, reason in rows])
+            yield from rows
+        # Parquet may read a flipped bit as another letter, or as an excluded row.
+        if fingerprint.hexdigest() != read_metadata(path, "index")["fingerprint"]:
+            raise ValueError("the fingerprint is wrong")
+
+
 def check_rows(path: Path, digests: Digests) -> None:
-    """Raise IndexFormatError unless ids, digests and reasons match the index's fingerprint."""
-    fingerprint, names = IndexFingerprint(), read_ids_and_reasons(path)
-    for begin in range(0, len(digests), READ_BATCH_ROWS):
-        keys = [key.tobytes() for key in digests[begin : begin + READ_BATCH_ROWS]]
-        rows = list(islice(names, len(keys)))
-        fingerprint.update([name for name, _ in rows], keys, [reason for _, reason in rows])
-    fingerprint.check(path)
+    """Raise IndexFormatError unless its ids, reasons and (n, 16) digests match the fingerprint."""
+    deque(read_checked_ids(path, digests), maxlen=0)
 
 
 def describe_rows(path: Path, rows: Int64s) -> list[str]:
-    """Describe where rows of a whole index came from: "record 'ID' of FILE"."""
+    """Return "record 'ID' of FILE" for each of (m,) rows of a whole index, or IndexFormatError."""
     read_metadata(path, "index")
     with damage_named(path):
         table = read_columns(path, ["sequence_id", "file"]).take(int64_array(rows))
@@ -168,16 +189,22 @@ def describe_rows(path: Path, rows: Int64s) -> list[str]:
 
 
 def read_id(path: Path, position: int) -> str:
-    """Return the id of a row of an index or a shard's index; position: from 0, in the file."""
+    """Return the id in row `position`, from 0, of an index or a shard's index.
+
+    Raises IndexFormatError if the file is damaged.
+    """
     name: str = read_columns(path, ["sequence_id"])["sequence_id"][position].as_py()
     return name
 
 
 def read_file_counts(path: Path) -> list[tuple[Path, int]]:
-    """Return the FASTA files of a whole index, in input order, and the number of rows of each."""
+    """Return the FASTA files of a whole index, in input order, each with its number of rows.
+
+    Raises IndexFormatError if the index is damaged.
+    """
     counts: dict[str, int] = {}
     with damage_named(path):
-        # The dictionary is in order of appearance, which value_counts keeps.
+        # value_counts gives the files in the order in which they appear.
         for chunk in read_columns(path, ["file"], read_dictionary=["file"])["file"].chunks:
             for item in chunk.value_counts().to_pylist():
                 counts[item["values"]] = counts.get(item["values"], 0) + item["counts"]
@@ -185,10 +212,10 @@ def read_file_counts(path: Path) -> list[tuple[Path, int]]:
 
 
 def find_changes(index: Path, folder: Path) -> Iterator[str]:
-    """Yield a sentence for each FASTA file that has changed since it was indexed.
+    """Yield a sentence for each FASTA file that is missing, or was changed since it was indexed.
 
-    folder: paths in the index are relative to this folder. Indexes of older versions record no
-    files. Raises IndexFormatError for an index that cannot be read.
+    folder: the paths in the index are relative to this folder. Yields nothing for an index of an
+    older version, which records no files. Raises IndexFormatError if the index cannot be read.
     """
     for row in json.loads(read_metadata(index, "index").get("files", "[]")):
         path, size = row["path"], row["size"]

@@ -1,4 +1,4 @@
-"""Write the index of FASTA files, and the residues of its rows beside it."""
+"""Write the index of FASTA files, and a file with the residues of all its rows."""
 
 from __future__ import annotations
 
@@ -24,15 +24,17 @@ INDEX_BATCH_ROWS = 65_536
 def write_index(
     files: Sequence[str | Path], output: Path, residues: Path, ids: IdStyle, check: ResidueCheck
 ) -> int:
-    """Write the index of all records, in input order, as Parquet; return their number.
+    """Write the index of all records of FASTA files, in input order; return their number.
 
-    residues: a second file to write, which gets the residues of all rows, one after the other.
-    check: one that has read no file yet. The index's metadata records `gaps`, `ids`, and the path,
-    the size in bytes and the modification time in ns of each of the `files`.
+    output: the Parquet file to write. Its metadata records `gaps`, `ids`, and the path, the size in
+    bytes and the modification time in ns of each file. residues: the second file to write, with the
+    residues of all rows, one after the other. ids: how ids are made. check: a new ResidueCheck.
 
     Raises:
-        FastaError: a file is no FASTA, repeats an id, or is of another molecule.
-        ResidueError: `check` refuses residues that the model does not know, or gaps.
+        FastaError: a file cannot be read, is not valid FASTA, repeats an id, or holds another
+            molecule than the model's.
+        ResidueError: `check` refuses gaps, or residues that the model does not know.
+        OSError: a file cannot be written.
         ValueError: `ids` is unknown.
     """
     fingerprint, written = IndexFingerprint(), 0
@@ -42,7 +44,7 @@ def write_index(
     ]
     metadata = {"format_version": FORMAT_VERSION, "kind": "index", "gaps": check.gaps, "ids": ids}
     schema = INDEX_SCHEMA.with_metadata(metadata | {"files": json.dumps(states)})
-    # The index is renamed last: where it is, its residues are, too.
+    # The index is renamed last, so that there is no index without its residues.
     with (
         published(output) as temporary,
         published(residues) as spool_path,
@@ -62,7 +64,7 @@ def write_index(
 def _index_rows(
     files: Sequence[str | Path], ids: SequenceIds, check: ResidueCheck, spool: IO[bytes]
 ) -> Iterator[list[Sequence[Any]]]:
-    """Yield the index's columns for each batch of records, and write the residues to `spool`."""
+    """Yield the columns of INDEX_SCHEMA for each batch of records; write residues to `spool`."""
     row = 0
     for path in map(Path, files):
         ids.begin(path)
@@ -83,7 +85,7 @@ def _index_rows(
 
 
 def _regroup(batches: Iterable[Sequence[Sequence[Any]]], size: int) -> Iterator[list[list[Any]]]:
-    """Regroup columns into groups of `size` rows; the last may have fewer."""
+    """Yield the columns of all batches in groups of `size` rows; the last may have fewer."""
     held: list[list[Any]] = [[] for _ in INDEX_SCHEMA]
     for columns in batches:
         for column, more in zip(held, columns, strict=True):

@@ -1,1 +1,1 @@
-"""The HDF5 files of embeddings: written, sealed, read and merged."""
+"""Write, seal, read and merge the HDF5 files of embeddings."""

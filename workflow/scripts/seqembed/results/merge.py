@@ -1,11 +1,11 @@
-"""The merge: the shards' rows given to all ids of the index, in its order."""
+"""Merge the shards: write a row for each id of the index, in the order of the index."""
 
 from __future__ import annotations
 
 import logging
 import shutil
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
@@ -18,12 +18,7 @@ from numpy.typing import NDArray
 from seqembed.errors import ShardError
 from seqembed.flags import TRUNCATED, WINDOWED
 from seqembed.index.parquet import read_metadata
-from seqembed.index.table import (
-    IndexFingerprint,
-    read_excluded,
-    read_ids_and_reasons,
-    read_lengths_and_digests,
-)
+from seqembed.index.table import read_checked_ids, read_excluded, read_lengths_and_digests
 from seqembed.results.quarantine import escape
 from seqembed.results.reader import (
     EmbeddingsFile,
@@ -39,15 +34,17 @@ from seqembed.storage.digests import DigestIndex, count_distinct, digest_rows
 from seqembed.storage.publish import link, remove_temporary
 
 SHOWN_REASONS = 3
-# Of a shard alone, and never of the whole.
+# Attributes that describe a shard, and are not copied to the merged file.
 SHARD_ATTRIBUTES = ("kind", "rank", "world_size", "shard_fingerprint", "created")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What a merged file holds; `relinked` if the store had it already.
+    """What a merged file holds; relinked: whether the store had that file already.
 
-    quarantined: digests of the sequences that could not be embedded, and why.
+    sequences: how many rows. distinct: how many different sequences. windowed, truncated: how many
+    rows with this flag. dimensions: how many values a row has. quarantined: the digests, 16 bytes
+    each, of sequences that could not be embedded, with the reasons.
     """
 
     sequences: int
@@ -61,7 +58,7 @@ class Summary:
 
 @dataclass(frozen=True, eq=False)
 class _Index:
-    """(N,) lengths and (N, 16) digests of an index, and `rows`, (n,), that get an embedding."""
+    """(N,) lengths and (N, 16) digests of an index; rows: those that get an embedding, (n,)."""
 
     path: Path
     lengths: NDArray[np.int64]
@@ -72,15 +69,18 @@ class _Index:
 def merge(
     index_path: Path, shard_paths: Sequence[Path], output: Path, logger: logging.Logger
 ) -> Summary:
-    """Write `embeddings.h5`, link it into the store, then remove its recipe's checkpoints.
+    """Merge the shards of all ranks, in order, into `output`; return what the merged file holds.
 
-    If the store has the result of the same ids, sequences and recipe, that is linked instead.
-    Temporary files that killed writers left go first: they may fill the disk.
+    The merged file is also linked into the store. If the store has a file of the same ids,
+    sequences and recipe already, `output` becomes a link to that file. Removes temporary files of
+    killed processes first, since these may fill the disk; removes the recipe's checkpoints, and
+    the shards of an earlier, larger world size, at the end.
 
     Raises:
-        ShardError: a shard is damaged, of another recipe, or lacks a row that the index wants; or
-            none of at least two sequences could be embedded.
+        ShardError: a shard is damaged, does not belong to the others or to the index, or none of
+            at least two sequences could be embedded.
         IndexFormatError: the index is damaged.
+        OSError: too few files can be open at once.
     """
     fingerprint = read_metadata(index_path, "index")["fingerprint"]
     results = output.parent
@@ -89,31 +89,40 @@ def merge(
     with ExitStack() as stack:
         shards = [stack.enter_context(open_embeddings(path)) for path in shard_paths]
         recipe = _check_belong_together(shards)
-        quarantined = _join_quarantines(shards)
+        # Sorted, so that the result is the same for any world size.
+        quarantined = dict(sorted(item for s in shards for item in s.quarantine().items()))
         _refuse_no_rows(shards, quarantined, results)
         wanted = {"index_fingerprint": fingerprint, "recipe_fingerprint": recipe}
         stored = store_path(results / "store", recipe)
-        summary = _read_stored(stored, wanted, quarantined, logger)
-        if summary:
+        found = _read_stored(stored, wanted, quarantined, logger)
+        if found:
             link(stored, output)
+            digests, flags, quarantined = found
         else:
-            summary = _write(index_path, shards, output, fingerprint, quarantined)
+            digests, flags = _write(index_path, shards, output, fingerprint, quarantined)
             link(output, stored)
+        summary = Summary(
+            sequences=len(digests),
+            distinct=count_distinct(digests),
+            dimensions=shards[0].width,
+            windowed=int((flags & WINDOWED > 0).sum()),
+            truncated=int((flags & TRUNCATED > 0).sum()),
+            relinked=found is not None,
+            quarantined=quarantined,
+        )
     remove_checkpoints(results / "checkpoints", recipe)
-    remove_other_shards(shard_paths)
+    for path in set(shard_paths[0].parent.glob("shard_*.h5")) - set(shard_paths):
+        path.unlink()
     return summary
 
 
-def remove_other_shards(shard_paths: Sequence[Path]) -> None:
-    """Remove the shards that an earlier, larger world size left beside these."""
-    for path in set(shard_paths[0].parent.glob("shard_*.h5")) - set(shard_paths):
-        path.unlink()
-
-
 def remove_checkpoints(folder: Path, recipe_fingerprint: str) -> None:
-    """Remove the checkpoints of one recipe; those of others may be unfinished work."""
+    """Remove the checkpoints of a recipe from `folder`, and `folder` itself if it is then empty.
+
+    Checkpoints of other recipes stay, because they may be unfinished work.
+    """
     for path in folder.glob(f"{recipe_fingerprint[:12]}-*"):
-        # rmtree fails at a link or a file, and a good merge would fail with it.
+        # rmtree raises an error for a link or a file, and the merge would fail at its end.
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
     if folder.is_dir() and not any(folder.iterdir()):
@@ -121,44 +130,32 @@ def remove_checkpoints(folder: Path, recipe_fingerprint: str) -> None:
 
 
 def _check_belong_together(shards: Sequence[EmbeddingsFile]) -> str:
-    """The shards' one recipe fingerprint; raises ShardError unless they are one whole set."""
-    first = shards[0]
-    recipe = str(first.attributes["recipe_fingerprint"])
+    """Return the shards' recipe fingerprint; ShardError unless all ranks fit together, in order."""
+    first: dict[str, Any] = {}
     for rank, shard in enumerate(shards):
+        found = shard.attributes | {"width": shard.width, "storage": shard.rows.dtype.name}
+        found |= {"token rows": shard.residues is not None}
+        first = first or found
+        alike = ("recipe_fingerprint", "width", "storage", "token rows")
         expected = {"kind": "shard", "rank": rank, "world_size": len(shards)}
-        expected |= {"recipe_fingerprint": recipe} | _form(first)
-        attributes = shard.attributes | _form(shard)
-        for name, value in expected.items():
-            if (found := attributes.get(name)) != value:
-                message = f"{shard.path}: {name} is {found!r}, not {value!r} as beside {first.path}"
-                raise ShardError(f"{message}; remove the wrong file and run again")
-    return recipe
-
-
-def _form(shard: EmbeddingsFile) -> dict[str, Any]:
-    return {
-        "width": shard.width,
-        "storage": shard.rows.dtype.name,
-        "token rows": shard.residues is not None,
-    }
-
-
-def _join_quarantines(shards: Iterable[EmbeddingsFile]) -> dict[bytes, str]:
-    """The quarantined digests of all shards, sorted: the same for any world size."""
-    return dict(sorted(pair for shard in shards for pair in shard.quarantine().items()))
+        for name, value in (expected | {name: first[name] for name in alike}).items():
+            if found.get(name) != value:
+                problem = f"{name} is {found.get(name)!r}, not {value!r} as beside {shards[0].path}"
+                raise ShardError(f"{shard.path}: {problem}; remove the wrong file and run again")
+    return str(first["recipe_fingerprint"])
 
 
 def _refuse_no_rows(
     shards: Sequence[EmbeddingsFile], quarantined: Mapping[bytes, str], results: Path
 ) -> None:
-    """Raise ShardError where all sequences failed: that is no fault of theirs."""
+    """Raise ShardError if two or more sequences failed, and no other has a row."""
     if len(quarantined) < 2 or any(shard.count for shard in shards):
         return
     reasons = Counter(quarantined.values()).most_common(SHOWN_REASONS)
     shown = "; ".join(f"{escape(reason)} ({count:,})" for reason, count in reasons)
     raise ShardError(
         f"{results}: none of {len(quarantined):,} sequences could be embedded: {shown}; the model "
-        "or the machine is at fault, see the logs of the workers; then remove "
+        "or the machine is at fault: see the logs of the workers, and mend the cause; then remove "
         f"{results / 'shards'} and {results / 'checkpoints'}, and run again"
     )
 
@@ -168,10 +165,11 @@ def _read_stored(
     wanted: Mapping[str, str],
     quarantined: Mapping[bytes, str],
     logger: logging.Logger,
-) -> Summary | None:
-    """What the store's file holds; None unless it is whole and has the `wanted` attributes.
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], dict[bytes, str]] | None:
+    """Return digests, flags and quarantine of the store's file; None if another result is wanted.
 
-    Where other sequences are quarantined today, it is another result.
+    The file has to be undamaged, to have the `wanted` attributes, and to lack the rows of exactly
+    the `quarantined` sequences.
     """
     if not path.exists():
         return None
@@ -180,7 +178,7 @@ def _read_stored(
             held = stored.quarantine()
             if not wanted.items() <= stored.attributes.items() or held.keys() != quarantined.keys():
                 return None
-            return _summarise(stored.digests(), stored.flags(), stored.width, held, relinked=True)
+            return stored.digests(), stored.flags(), held
     except ShardError as error:
         logger.warning("the store is not used: %s", error)
         return None
@@ -192,8 +190,12 @@ def _write(
     output: Path,
     fingerprint: str,
     quarantined: Mapping[bytes, str],
-) -> Summary:
-    index = _read_index(index_path, quarantined)
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Write the merged file; return its (N, 16) digests and (N,) flags."""
+    lengths, digests = read_lengths_and_digests(index_path)
+    failed = DigestIndex(digest_rows(quarantined)).find(digests) >= 0
+    rows = np.flatnonzero(~(read_excluded(index_path) | failed))
+    index = _Index(index_path, lengths, digests, rows)
     places = _find_rows(shards, index)
     flags = np.concatenate([shard.flags() for shard in shards])[places]
     width, storage, tokens = shards[0].width, shards[0].rows.dtype.name, pool_token_rows(shards)
@@ -208,20 +210,14 @@ def _write(
         residues=tokens.take(places) if tokens else None,
         quarantine=quarantined,
     )
-    return _summarise(index.digests[index.rows], flags, width, quarantined, relinked=False)
-
-
-def _read_index(path: Path, quarantined: Mapping[bytes, str]) -> _Index:
-    lengths, digests = read_lengths_and_digests(path)
-    without = DigestIndex(digest_rows(quarantined))
-    wanted = ~read_excluded(path) & (without.find(digests) < 0)
-    return _Index(path, lengths, digests, np.flatnonzero(wanted))
+    return digests[rows], flags
 
 
 def _find_rows(shards: Sequence[EmbeddingsFile], index: _Index) -> NDArray[np.int64]:
-    """For each id that gets a row, where it lies in the shards laid end to end, (n,).
+    """Return, for each id that gets a row, that row's number among the rows of all shards, (n,).
 
-    Raises ShardError unless index and shards hold the same sequences.
+    Rows are numbered through all shards. Raises ShardError unless the index and the shards hold
+    the same sequences.
     """
     lengths, digests = index.lengths[index.rows], index.digests[index.rows]
     places = DigestIndex(np.concatenate([shard.digests() for shard in shards])).find(digests)
@@ -240,7 +236,7 @@ def _find_rows(shards: Sequence[EmbeddingsFile], index: _Index) -> NDArray[np.in
     if surplus := int((~used).sum()):
         raise ShardError(
             f"{folder}: {surplus:,} rows of the shards belong to no sequence of {index.path}; "
-            "remove the folder and run again"
+            "remove this folder and run again"
         )
     return places
 
@@ -248,44 +244,23 @@ def _find_rows(shards: Sequence[EmbeddingsFile], index: _Index) -> NDArray[np.in
 def _slabs(
     index: _Index, flags: NDArray[np.uint8], places: NDArray[np.int64], pool: RowPool
 ) -> Iterator[Slab]:
-    """The rows of all ids that get one, in the index's order, a slab at a time.
+    """Yield the rows of all ids that get a row, in the order of the index, a slab at a time.
 
-    Raises IndexFormatError at the end if ids or digests are not those that were indexed.
+    Raises IndexFormatError at the end if the index's ids, digests or reasons are damaged.
     """
-    names, done, fingerprint = read_ids_and_reasons(index.path), 0, IndexFingerprint()
-    # The index is read to its end and checked, even if no id gets a row.
-    for start, stop in list(slab_bounds(len(places), pool.width)) or [(0, 0)]:
-        # Up to the next id that gets a row; those between get none.
-        end = index.rows[stop] if stop < len(places) else len(index.lengths)
-        named = list(islice(names, end - done))
-        keys = (digest.tobytes() for digest in index.digests[done:end])
-        fingerprint.update([name for name, _ in named], keys, [reason for _, reason in named])
+    ids, done = read_checked_ids(index.path, index.digests), 0
+    for start, stop in slab_bounds(len(places), pool.width):
         here = index.rows[start:stop]
+        end = int(here[-1]) + 1
+        # Ids that get no row lie between those that get one.
+        names = [name for name, _ in islice(ids, end - done)]
         yield Slab(
-            sequence_ids=[named[row - done][0] for row in here.tolist()],
+            sequence_ids=[names[row - done] for row in here.tolist()],
             lengths=index.lengths[here],
             digests=index.digests[here],
             flags=flags[start:stop],
             embeddings=pool.take(places[start:stop]),
         )
         done = end
-    fingerprint.check(index.path)
-
-
-def _summarise(
-    digests: NDArray[np.uint8],
-    flags: NDArray[np.uint8],
-    width: int,
-    quarantined: Mapping[bytes, str],
-    *,
-    relinked: bool,
-) -> Summary:
-    return Summary(
-        sequences=len(digests),
-        distinct=count_distinct(digests),
-        dimensions=width,
-        windowed=int((flags & WINDOWED > 0).sum()),
-        truncated=int((flags & TRUNCATED > 0).sum()),
-        relinked=relinked,
-        quarantined=quarantined,
-    )
+    # The fingerprint is checked behind the last id, even if that gets no row.
+    deque(ids, maxlen=0)

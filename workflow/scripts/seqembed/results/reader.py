@@ -1,10 +1,11 @@
-"""The HDF5 files of embeddings, of one shard or of all: what is in them, and how they are read.
+"""Read the HDF5 files of embeddings, of one shard or of all sequences.
 
-Each holds `embeddings` (N, D) float32 or float16, `sequence_ids` (N,) UTF-8, `lengths` (N,) int64,
-`digests` (N, 16) uint8 and `flags` (N,) uint8; with token rows also `residues/embeddings`
-(total, D) and `residues/offsets` (N + 1,) int64: those of sequence i are the rows from
-offsets[i] to offsets[i + 1]. Where sequences could not be embedded, `quarantine/digests` (Q, 16)
-uint8 and `quarantine/reasons` (Q,) UTF-8. What the file is stands in the root's attributes.
+A file holds `embeddings` (N, D) float32 or float16, `sequence_ids` (N,) UTF-8, `lengths` (N,)
+int64, `digests` (N, 16) uint8 and `flags` (N,) uint8. With token rows, it also holds
+`residues/embeddings` (total, D), of the dtype of `embeddings`, and `residues/offsets` (N + 1,)
+int64: the token rows of sequence i are the rows from offsets[i] to offsets[i + 1]. If Q sequences
+could not be embedded, it holds `quarantine/digests` (Q, 16) uint8 and `quarantine/reasons` (Q,)
+UTF-8. The root's attributes describe the file.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from seqembed.storage.publish import raise_open_file_limit
 FORMAT_VERSION = "1"
 SLAB_BYTES = 16 << 20
 SLAB_ROWS = 65_536
-# HDF5 opens a shard once; each of its mapped arrays opens it again.
+# HDF5 opens a shard once, and each of its two mapped arrays opens the shard again.
 FILES_A_SHARD, OTHER_FILES = 3, 64
 COLUMNS: dict[str, tuple[tuple[int, ...], Any]] = {
     "sequence_ids": ((), h5py.string_dtype("utf-8")),
@@ -43,22 +44,27 @@ QUARANTINE: dict[str, tuple[tuple[int, ...], Any]] = {
 
 
 def slab_bounds(count: int, width: int) -> Iterator[tuple[int, int]]:
-    """Cut `count` rows of `width` float32 into slabs, (start, stop), of at most SLAB_BYTES."""
+    """Yield the (start, stop) of slabs that cut `count` rows of `width` float32 values.
+
+    A slab has at most SLAB_ROWS, and at most SLAB_BYTES or one row.
+    """
     step = max(1, min(SLAB_ROWS, SLAB_BYTES // (4 * width)))
     for start in range(0, count, step):
         yield start, min(start + step, count)
 
 
 class EmbeddingsFile:
-    """A file of embeddings that was checked; `rows` (N, D) stay on disk.
+    """A file of embeddings that was checked, and is open.
 
-    residues: the token rows, (total, D), on disk as well, or None.
+    attributes: the root's attributes. count, width: N and D. rows: the embeddings, (N, D) float32
+    or float16, mapped from the file. residues: the token rows, (total, D), mapped from the file;
+    None if the file has no token rows.
     """
 
     def __init__(self, path: Path, file: h5py.File) -> None:
         self.path, self._file = path, file
         self.attributes: dict[str, str | int] = {
-            # Numbers come as those of numpy.
+            # h5py gives numbers as scalars of NumPy.
             name: value.item() if isinstance(value, np.generic) else value
             for name, value in file.attrs.items()
         }
@@ -67,23 +73,26 @@ class EmbeddingsFile:
         self.residues = _map(path, file[RESIDUES]) if RESIDUES in file else None
 
     def lengths(self) -> NDArray[np.int64]:
-        """(N,) residues of each sequence."""
+        """Return the number of residues of each sequence, (N,) int64."""
         return self._column("lengths")
 
     def digests(self) -> NDArray[np.uint8]:
-        """(N, 16) digests."""
+        """Return the digest of each sequence, (N, 16) uint8."""
         return self._column("digests")
 
     def flags(self) -> NDArray[np.uint8]:
-        """(N,) flags."""
+        """Return the flags of each row, (N,) uint8, as flags.py defines them."""
         return self._column("flags")
 
     def offsets(self) -> NDArray[np.int64]:
-        """(N + 1,) where the token rows of each sequence begin; there only with `residues`."""
+        """Return where the token rows of each sequence begin, and the total, (N + 1,) int64.
+
+        Raises KeyError if the file has no token rows.
+        """
         return self._column(OFFSETS)
 
     def quarantine(self) -> dict[bytes, str]:
-        """Digests of the sequences that could not be embedded, and why."""
+        """Return the digests, 16 bytes each, of sequences that could not be embedded, and why."""
         if "quarantine" not in self._file:
             return {}
         digests, reasons = (self._file[name] for name in QUARANTINE)
@@ -96,12 +105,15 @@ class EmbeddingsFile:
 
 
 def store_path(store: Path, recipe_fingerprint: str) -> Path:
-    """The file that keeps the last whole result of a recipe."""
+    """Return the path of the file in the folder `store` that keeps the last result of a recipe."""
     return store / f"{recipe_fingerprint[:12]}.h5"
 
 
 def pool_token_rows(files: Sequence[EmbeddingsFile]) -> TokenRowPool | None:
-    """The token rows of files, sequences numbered through; None where a file has none."""
+    """Return the token rows of all files, whose sequences are numbered through all files.
+
+    Returns None if a file has no token rows.
+    """
     arrays = [file.residues for file in files if file.residues is not None]
     if len(arrays) < len(files):
         return None
@@ -109,32 +121,35 @@ def pool_token_rows(files: Sequence[EmbeddingsFile]) -> TokenRowPool | None:
 
 
 def allow_open_shards(count: int) -> None:
-    """Raise the open-file limit for `count` shards; OSError if the hard limit is too low."""
+    """Raise the limit of open files for `count` shards; OSError if the hard limit is too low."""
     raise_open_file_limit(OTHER_FILES + FILES_A_SHARD * count)
 
 
 @contextmanager
 def open_embeddings(path: Path) -> Iterator[EmbeddingsFile]:
-    """Check every byte of a file without HDF5, then open it.
+    """Check every byte of a file without HDF5, then open the file during the body.
 
-    Raises ShardError if it is no file of seqembed, damaged, or of another form or format version.
+    Raises ShardError if the file cannot be read, is damaged, is not a file of seqembed, or has
+    another form or format version.
     """
     try:
         verify_seal(path)
         file = h5py.File(path, "r", locking=False)
     except OSError as error:
-        raise ShardError(f"{path}: cannot be read ({error}); remove it and run again") from error
+        problem = f"cannot be read ({error}); if it is there, remove it"
+        raise ShardError(f"{path}: {problem}, and run again") from error
     with file:
         _check_form(path, file)
         yield EmbeddingsFile(path, file)
 
 
 def _check_form(path: Path, file: h5py.File) -> None:
-    """Raise ShardError unless the file has the known version, shapes and dtypes."""
+    """Raise ShardError unless the file has the known format version, shapes and dtypes."""
     _refuse_links(path, file)
     found, rows = file.attrs.get("format_version"), file.get("embeddings")
     if found != FORMAT_VERSION:
-        raise ShardError(f"{path}: format version {found!r} is not known to this program")
+        problem = f"has format version {found!r}, and this program reads only {FORMAT_VERSION!r}"
+        raise ShardError(f"{path}: {problem}; make the file again")
     _require(path, _are_rows(rows), f"rows of dtype {' or '.join(STORAGES)}")
     _check_columns(path, file, COLUMNS, len(rows))
     if "quarantine" in file:
@@ -144,24 +159,25 @@ def _check_form(path: Path, file: h5py.File) -> None:
     if RESIDUES in file or OFFSETS in file or file.attrs.get("per_residue"):
         token_rows, offsets = file.get(RESIDUES), file.get(OFFSETS)
         alike = _are_rows(token_rows) and token_rows.shape[1:] == rows.shape[1:]
-        _require(path, alike and token_rows.dtype == rows.dtype, "token rows beside its rows")
+        alike = alike and token_rows.dtype == rows.dtype
+        _require(path, alike, "token rows of the width and dtype of its rows")
         cut = isinstance(offsets, h5py.Dataset)
         cut = cut and are_offsets(offsets[()], len(rows), len(token_rows))
-        _require(path, cut, "offsets of its token rows")
+        _require(path, cut, "valid offsets of its token rows")
 
 
 def _require(path: Path, there: bool, what: str) -> None:
     if not there:
-        raise ShardError(f"{path}: has no {what}; make it again")
+        raise ShardError(f"{path}: has no {what}; make the file again")
 
 
 def _refuse_links(path: Path, file: h5py.Group) -> None:
-    """Raise ShardError if anything that is read lies outside of this file."""
+    """Raise ShardError if a group or a dataset of the file lies in another file."""
     for name in file:
         link = file.get(name, getlink=True)
         held = file[name] if isinstance(link, h5py.HardLink) else None
         if held is None or (isinstance(held, h5py.Dataset) and (held.external or held.is_virtual)):
-            raise ShardError(f"{path}: {name} does not lie in the file; remove it and run again")
+            raise ShardError(f"{path}: {name} does not lie in this file; make the file again")
         if isinstance(held, h5py.Group):
             _refuse_links(path, held)
 
@@ -176,21 +192,21 @@ def _check_columns(
 
 
 def _are_rows(dataset: Any) -> bool:
-    """Whether it holds rows, laid end to end, of a dtype that is written here."""
+    """Whether this is a contiguous dataset of rows, (N, D), of a dtype in STORAGES."""
     if not isinstance(dataset, h5py.Dataset):
         return False
     return dataset.ndim == 2 and dataset.dtype.name in STORAGES and dataset.chunks is None
 
 
 def are_offsets(offsets: NDArray[Any], count: int, total: int) -> bool:
-    """Whether they cut `total` token rows into those of `count` sequences."""
+    """Whether offsets, (count + 1,) int64, cut `total` token rows into those of all sequences."""
     if offsets.shape != (count + 1,) or offsets.dtype != np.int64:
         return False
     return bool(offsets[0] == 0 and offsets[-1] == total and (offsets[:-1] <= offsets[1:]).all())
 
 
 def _map(path: Path, dataset: h5py.Dataset) -> NDArray[np.floating]:
-    """The rows of a contiguous dataset, left on disk."""
+    """Return the rows of a contiguous dataset, (N, D), mapped from the file."""
     if not dataset.size:
         return np.empty(dataset.shape, dataset.dtype)
     offset = dataset.id.get_offset()

@@ -1,4 +1,4 @@
-"""Rows that lie in several arrays on disk, read a slab at a time."""
+"""Read rows, and token rows, from several arrays on disk."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from numpy.typing import NDArray
 from seqembed.errors import ShardError
 
 PART_BYTES = 16 << 20
-# Of rows read at once, few enough to stay in a cache; how many are read for each that is wanted.
+# How many bytes of rows are read at once, so that these stay in a CPU's cache; and how many rows
+# may be read for each row that is wanted.
 READ_BYTES, SPARSE = 1 << 20, 2
 
 
 class RowPool:
-    """Rows of `arrays`, each (n_i, D) of dtype `storage`, numbered through."""
+    """The rows of several arrays, numbered through all of them.
+
+    arrays: (n_i, D) each, of the dtype `storage`, float32 or float16. width: D.
+    """
 
     def __init__(self, arrays: Sequence[NDArray[np.floating]], width: int, storage: str) -> None:
         self._arrays, self.width, self._storage = arrays, width, storage
@@ -27,33 +31,31 @@ class RowPool:
         self._starts = np.cumsum([0, *map(len, arrays)])
 
     def take(self, places: NDArray[np.int64]) -> NDArray[np.floating]:
-        """The rows at these places, (n, D).
+        """Return the rows numbered `places`, (n,) int64, as (n, D) of the dtype `storage`.
 
-        Raises IndexError for one that is not there, ShardError where a file is not what it was.
+        Raises IndexError if a number has no row, and ShardError if a file was cut short or replaced
+        since the pool was made.
         """
         if ((places < 0) | (places >= self._starts[-1])).any():
-            raise IndexError(f"a place is not among {self._starts[-1]:,} rows")
+            raise IndexError(f"the number of a row is not from 0 to {self._starts[-1] - 1:,}")
         rows: NDArray[np.floating] = np.empty((len(places), self.width), self._storage)
         order = np.argsort(places, kind="stable")
         owners = np.searchsorted(self._starts, places[order], side="right") - 1
         for owner in np.unique(owners):
             mine = order[owners == owner]
             wanted, array = places[mine] - self._starts[owner], self._arrays[owner]
-            for start, stop in _neighbours(wanted, max(1, READ_BYTES // array[:1].nbytes)):
+            # Neighbouring rows are read at once, within a stretch of READ_BYTES.
+            stretches = wanted // max(1, READ_BYTES // array[:1].nbytes)
+            ends = (np.flatnonzero(np.diff(stretches)) + 1).tolist()
+            for start, stop in pairwise([0, *ends, len(wanted)]):
                 rows[mine[start:stop]] = _read(array, wanted[start:stop], self._inodes[owner])
         return rows
 
 
-def _neighbours(wanted: NDArray[np.int64], span: int) -> Iterator[tuple[int, int]]:
-    """Cut ascending numbers of rows into (start, stop), each within `span` rows."""
-    ends = np.flatnonzero(np.diff(wanted // span)) + 1
-    return pairwise([0, *ends.tolist(), len(wanted)])
-
-
 def _inode(array: NDArray[np.floating]) -> int | None:
-    """Of the file that an array maps; None where it maps none.
+    """Return the inode of the file that a whole np.memmap maps; None for any other array.
 
-    Only a whole map knows its own offset in the file: a view has that of its map.
+    A view of a map is another array, because its attribute `offset` is that of the map.
     """
     if not isinstance(array, np.memmap) or not isinstance(array.base, mmap):
         return None
@@ -63,9 +65,10 @@ def _inode(array: NDArray[np.floating]) -> int | None:
 def _read(
     array: NDArray[np.floating], wanted: NDArray[np.int64], inode: int | None
 ) -> NDArray[np.floating]:
-    """The rows of ascending numbers, by plain reads where an array's file has them side by side.
+    """Return the rows of ascending numbers, (n, D); raises ShardError if a read fails.
 
-    Pages of a mapped file cost a fault each, and count as memory for as long as it is mapped.
+    inode: of the file that the array maps, or None. Rows that lie close together are read from that
+    file: pages of a map cost a fault each, and count as memory for as long as the map exists.
     """
     low, high = int(wanted[0]), int(wanted[-1]) + 1
     if inode is None or high - low > SPARSE * len(wanted):
@@ -74,7 +77,7 @@ def _read(
     count, offset = (high - low) * array.shape[1], array.offset + low * array[:1].nbytes
     with open(array.filename, "rb") as file:
         block = np.fromfile(file, array.dtype, count, offset=offset)
-        # An error of the disk, too, ends a read early and is not raised.
+        # np.fromfile returns fewer values, and raises no error, if the disk fails.
         if len(block) < count or os.fstat(file.fileno()).st_ino != inode:
             raise ShardError(f"{array.filename}: cut short or replaced meanwhile; run again")
     return block.reshape(-1, array.shape[1])[wanted - low]
@@ -82,8 +85,10 @@ def _read(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TokenRows:
-    """The token rows of N sequences, in order, in parts; those of sequence i are the rows from
-    offsets[i] to offsets[i + 1], (N + 1,) int64.
+    """The token rows of N sequences, in order.
+
+    offsets: (N + 1,) int64; the token rows of sequence i are those from offsets[i] to
+    offsets[i + 1]. parts: all token rows, cut into arrays (m, D), which may be read only once.
     """
 
     offsets: NDArray[np.int64]
@@ -91,10 +96,10 @@ class TokenRows:
 
 
 class TokenRowPool:
-    """The token rows of sequences, in several arrays on disk, each (m_i, D).
+    """The token rows of sequences in several arrays; sequences are numbered through all arrays.
 
-    offsets: for each array, (n_i + 1,) int64, where its sequences begin; sequences are numbered
-    through.
+    arrays: (m_i, D) each. offsets: for each array, (n_i + 1,) int64, where the token rows of its
+    n_i sequences begin and end.
     """
 
     def __init__(
@@ -108,12 +113,15 @@ class TokenRowPool:
         self._counts = np.concatenate([np.empty(0, np.int64), *(np.diff(o) for o in offsets)])
 
     def take(self, places: NDArray[np.int64]) -> TokenRows:
-        """The token rows of these sequences, read as they are asked for."""
+        """Return the token rows of the sequences numbered `places`, (n,); parts are read later."""
         offsets = np.append(0, self._counts[places].cumsum())
         return TokenRows(offsets=offsets, parts=self.parts(places))
 
     def parts(self, places: NDArray[np.int64]) -> Iterator[NDArray[np.floating]]:
-        """The rows of these sequences, one after the other, in parts of at most PART_BYTES."""
+        """Yield the token rows of the sequences numbered `places`, (n,) int64, in this order.
+
+        A part is (m, D), of at most PART_BYTES or one row, and of a single sequence.
+        """
         for place in places.tolist():
             array, begin = self._arrays[self._owners[place]], self._begins[place]
             end = begin + self._counts[place]

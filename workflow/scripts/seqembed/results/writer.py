@@ -37,7 +37,10 @@ PACKAGES = ("torch", "h5py", "numpy", "safetensors", "pyarrow")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Slab:
-    """Consecutive rows: n ids, (n,) int64 lengths, (n, 16) digests, (n,) flags, (n, D) rows."""
+    """n consecutive rows of a file. Raises ShardError if a column has another shape than these.
+
+    lengths: (n,) int64. digests: (n, 16) uint8. flags: (n,) uint8. embeddings: (n, D).
+    """
 
     sequence_ids: list[str]
     lengths: NDArray[np.int64]
@@ -49,7 +52,7 @@ class Slab:
         n = len(self.sequence_ids)
         shapes = [self.lengths.shape, self.flags.shape, self.digests.shape, self.embeddings.shape]
         if shapes[:3] != [(n,), (n,), (n, 16)] or shapes[3][:-1] != (n,):
-            raise ShardError(f"{n:,} ids stand beside columns of shapes {shapes}")
+            raise ShardError(f"a slab has {n:,} ids beside columns of shapes {shapes}")
 
 
 def write_embeddings(
@@ -63,17 +66,24 @@ def write_embeddings(
     residues: TokenRows | None = None,
     quarantine: Mapping[bytes, str] | None = None,
 ) -> None:
-    """Write `count` rows of `width` values, slab by slab; seal the file, and read it once more.
+    """Write an HDF5 file of `count` rows of `width` values, seal it, and read it once more.
 
-    storage: float32 or float16, of every row. quarantine: why a digest's sequence has no row.
+    storage: the dtype of all rows, "float32" or "float16". attributes: of the root, in addition to
+    those of every file. slabs: all rows, in order. residues: the token rows, or None. quarantine:
+    the digests, 16 bytes each, of sequences without a row, with the reasons, or None.
 
-    Raises ShardError if the slabs do not add up, the disk is full, or it gives back other bytes;
-    then a file at `path` stays as it was.
+    Raises ShardError if there are more or fewer rows or token rows than were announced, if the
+    disk is full, or if the disk gives back other bytes; a file at `path` then stays as it was.
     """
     with published(path) as temporary:
         with _new_file(temporary, path) as file:
             with _disk_errors(path):
-                file.attrs.update(_common_attributes() | dict(attributes))
+                common = {
+                    "format_version": FORMAT_VERSION,
+                    "package_versions": json.dumps({name: version(name) for name in PACKAGES}),
+                    "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                }
+                file.attrs.update(common | dict(attributes))
                 file.create_dataset("embeddings", (count, width), storage, track_times=False)
                 for name, (shape, dtype) in COLUMNS.items():
                     file.create_dataset(name, (count, *shape), dtype, track_times=False)
@@ -81,19 +91,25 @@ def write_embeddings(
             if residues:
                 _write_residues(file, path, residues)
             if quarantine:
+                columns = digest_rows(quarantine), list(quarantine.values())
                 with _disk_errors(path):
-                    _write_quarantine(file, quarantine)
+                    for (name, (_, dtype)), data in zip(QUARANTINE.items(), columns, strict=True):
+                        file.create_dataset(name, data=data, dtype=dtype, track_times=False)
         seal(temporary)
         with ThreadPoolExecutor(1, "sync") as thread:
             synced = thread.submit(sync, temporary)
-            _verify_written(temporary, path)
+            try:
+                verify_seal(temporary)
+            except ShardError as error:
+                problem = "the disk gave back other bytes than were written; check the disk"
+                raise ShardError(f"{path}: {problem}, and run again") from error
             synced.result()
 
 
 def prefetch(items: Iterable[Item]) -> Iterator[Item]:
-    """Yield the same items, each computed in a thread while the caller works on the one before.
+    """Yield the same items; a thread computes the next item while the caller uses this one.
 
-    What computing an item raises is raised when its turn comes.
+    An error in computing an item is raised when the caller asks for that item.
     """
     source, end = iter(items), object()
     with ThreadPoolExecutor(1, "prefetch") as thread:
@@ -103,19 +119,21 @@ def prefetch(items: Iterable[Item]) -> Iterator[Item]:
             yield cast(Item, item)
 
 
-def _common_attributes() -> dict[str, str]:
-    return {
-        "format_version": FORMAT_VERSION,
-        "package_versions": json.dumps({name: version(name) for name in PACKAGES}),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
 @contextmanager
 def _new_file(temporary: Path, path: Path) -> Iterator[h5py.File]:
-    """A new HDF5 file, closed at the end."""
+    """Yield a new HDF5 file at `temporary`, and close it; errors of the disk name `path`."""
+    kinds = h5py.h5p.FILE_CREATE, h5py.h5p.FILE_ACCESS
+    creation, access = map(h5py.h5p.create, kinds)
+    creation.set_userblock(USER_BLOCK_BYTES)
+    # Every version of HDF5 reads the earliest format.
+    access.set_libver_bounds(h5py.h5f.LIBVER_EARLIEST, h5py.h5f.LIBVER_V18)
+    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+    access.set_file_locking(False, True)
+    # With its buffer, HDF5 would hold small writes back, and h5py would not raise their errors.
+    access.set_sieve_buf_size(0)
     with _disk_errors(path):
-        file = _create_file(temporary)
+        new = h5py.h5f.create(bytes(temporary), h5py.h5f.ACC_EXCL, creation, access)
+        file = h5py.File(new)
     try:
         yield file
     finally:
@@ -125,25 +143,13 @@ def _new_file(temporary: Path, path: Path) -> Iterator[h5py.File]:
 
 @contextmanager
 def _disk_errors(path: Path) -> Iterator[None]:
-    """Turn what HDF5 raises when the disk takes no more into ShardError, naming `path`."""
+    """Raise ShardError, naming `path`, in place of an error of the disk or of HDF5 in the body."""
     try:
         yield
     except (OSError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         message = f"{path}: cannot be written ({reason}); see that its disk has room and run again"
         raise ShardError(message) from error
-
-
-def _create_file(path: Path) -> h5py.File:
-    creation, access = (h5py.h5p.create(k) for k in (h5py.h5p.FILE_CREATE, h5py.h5p.FILE_ACCESS))
-    creation.set_userblock(USER_BLOCK_BYTES)
-    # The earliest format: every HDF5 reads it.
-    access.set_libver_bounds(h5py.h5f.LIBVER_EARLIEST, h5py.h5f.LIBVER_V18)
-    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
-    access.set_file_locking(False, True)
-    # Without this HDF5 holds small writes back, and h5py does not raise where one fails later.
-    access.set_sieve_buf_size(0)
-    return h5py.File(h5py.h5f.create(bytes(path), h5py.h5f.ACC_EXCL, creation, access))
 
 
 def _write_slabs(file: h5py.File, path: Path, slabs: Iterable[Slab]) -> None:
@@ -159,7 +165,8 @@ def _write_residues(file: h5py.File, path: Path, residues: TokenRows) -> None:
     written, total = 0, int(residues.offsets[-1])
     count, width = file["embeddings"].shape
     if not are_offsets(residues.offsets, count, total):
-        raise ShardError(f"{path}: the token rows are not those of its sequences; run again")
+        problem = f"{total:,} token rows are not cut into those of {count:,} sequences"
+        raise ShardError(f"{path}: {problem}; run again")
     with _disk_errors(path):
         file.create_dataset(OFFSETS, data=residues.offsets, track_times=False)
         dtype = file["embeddings"].dtype
@@ -167,9 +174,8 @@ def _write_residues(file: h5py.File, path: Path, residues: TokenRows) -> None:
     for part in residues.parts:
         stop = written + len(part)
         if stop > total or part.shape[1] != width:
-            raise ShardError(
-                f"{path}: got more than {total:,} token rows of {width:,} values; run again"
-            )
+            found = f"token rows up to {stop:,} of {part.shape[1]:,} values"
+            raise ShardError(f"{path}: got {found}, not {total:,} of {width:,}; run again")
         with _disk_errors(path):
             rows[written:stop] = part
         written = stop
@@ -178,27 +184,13 @@ def _write_residues(file: h5py.File, path: Path, residues: TokenRows) -> None:
 
 
 def _write_slab(file: h5py.File, path: Path, start: int, slab: Slab) -> int:
-    """Write a slab from row `start` on; return the row after it."""
+    """Write a slab from row `start` on; return the number of the row after its last."""
     stop, (count, width) = start + len(slab.lengths), file["embeddings"].shape
-    # HDF5 would spread rows of one value over the whole width.
+    # HDF5 would repeat the value of a row that has only one.
     if stop > count or slab.embeddings.shape[1] != width:
         found = f"rows up to {stop:,} of {slab.embeddings.shape[1]:,} values"
         raise ShardError(f"{path}: got {found}, not {count:,} of {width:,}; run again")
-    # Rows first: they need no lock of Python, which the thread that computes the next slab holds.
+    # Writing rows needs no lock of Python, so that the next slab is computed meanwhile.
     for name in ("embeddings", *COLUMNS):
         file[name][start:stop] = getattr(slab, name)
     return stop
-
-
-def _write_quarantine(file: h5py.File, quarantine: Mapping[bytes, str]) -> None:
-    columns = digest_rows(quarantine), list(quarantine.values())
-    for (name, (_, dtype)), data in zip(QUARANTINE.items(), columns, strict=True):
-        file.create_dataset(name, data=data, dtype=dtype, track_times=False)
-
-
-def _verify_written(temporary: Path, path: Path) -> None:
-    try:
-        verify_seal(temporary)
-    except ShardError as error:
-        message = f"{path}: the disk gave back other bytes than were written; check it, run again"
-        raise ShardError(message) from error

@@ -1,1 +1,1 @@
-"""Files that are whole under their final name, JSON with a checksum, locks, paths."""
+"""Complete files under their final names, JSON files with a checksum, locks, digests and paths."""

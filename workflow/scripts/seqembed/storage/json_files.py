@@ -1,4 +1,4 @@
-"""Read and write the program's own JSON files, each with its kind, version and checksum."""
+"""Read and write the program's own JSON files, each with a kind, a version and a checksum."""
 
 from __future__ import annotations
 
@@ -14,22 +14,27 @@ KEY = "checksum"
 
 
 def hash_json(content: Mapping[str, Any], size: int) -> str:
-    """Return a hash of the content, in any order of the keys, as 2 * `size` hex characters."""
+    """Return a hash of `size` bytes as 2 * `size` hex characters; the order of keys is ignored."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=size).hexdigest()
 
 
 def add_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content with a checksum of all other keys, 32 hex characters."""
+    """Return the content with the key `checksum`: 32 hex characters, a hash of all other keys."""
     rest = {key: value for key, value in content.items() if key != KEY}
     return rest | {KEY: hash_json(rest, 16)}
 
 
 def read_json(path: Path, kind: str, version: str) -> dict[str, Any]:
-    """Read a file; raises ValueError, KeyError or TypeError if it is damaged or of another kind."""
+    """Return the content of a JSON file, with its kind, format version and checksum.
+
+    Raises OSError if the file cannot be read; ValueError, KeyError or TypeError if the file is
+    damaged, or of another kind or format version.
+    """
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if content["format_version"] != version or content["kind"] != kind:
-        raise ValueError(f"format version {content['format_version']} is not known")
+        found = f"{content['kind']} of format version {content['format_version']}"
+        raise ValueError(f"{found} is not known; this program reads {kind} of version {version}")
     # Files of older versions have no checksum.
     if KEY in content and content != add_checksum(content):
         raise ValueError("damaged since it was written")
@@ -39,9 +44,9 @@ def read_json(path: Path, kind: str, version: str) -> dict[str, Any]:
 def write_json(
     path: Path, kind: str, version: str, content: Mapping[str, Any], *, exclusive: bool = False
 ) -> None:
-    """Write a file durably, with its kind, format version and checksum.
+    """Write `content` with its kind, format version and checksum as a JSON file, and sync the file.
 
-    exclusive: raise FileExistsError in place of replacing a file.
+    exclusive: raise FileExistsError if there is a file at `path`, instead of replacing that file.
     """
     whole = add_checksum({"format_version": version, "kind": kind, **content})
     text = json.dumps(whole, indent=2, sort_keys=True) + "\n"

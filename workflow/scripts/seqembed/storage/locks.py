@@ -1,4 +1,4 @@
-"""Locks that the kernel frees when their holder dies."""
+"""Wait for locks, and lock folders; the kernel frees a folder's lock when its process ends."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ def wait_for_lock(
     leave_if_asked: Callable[[], None],
     logger: logging.Logger,
 ) -> Lock:
-    """Call `attempt` until it returns a lock; log `message` at first, and again each minute.
+    """Call `attempt` until it returns something else than None, and return that.
 
-    leave_if_asked: called before each attempt; the wait ends if that call raises.
+    message: why this process waits; logged after the first failed attempt, then once a minute.
+    leave_if_asked: called before each attempt; an error that this call raises ends the wait.
     """
     next_reminder = 0.0
     while True:
@@ -44,9 +45,10 @@ def wait_for_lock(
 def lock_folder(
     folder: Path, leave_if_asked: Callable[[], None], logger: logging.Logger
 ) -> Iterator[bool]:
-    """Hold a folder's lock in the body; make a missing folder; wait while another process has it.
+    """Wait for the lock of a folder, hold the lock during the body, and yield True.
 
-    Gives False if the file system has no locks: another process may work in the folder, too.
+    Yields False if the file system has no locks: then other processes may work in the folder, too.
+    A missing folder is made. leave_if_asked: called while this process waits, see wait_for_lock.
     """
     attempt = partial(_try_lock, folder, logger)
     message = f"another worker, perhaps of a killed run, is at work in {folder}"
@@ -58,10 +60,13 @@ def lock_folder(
 
 
 def _try_lock(folder: Path, logger: logging.Logger) -> tuple[int, bool] | None:
-    """Return the open lock file, and whether it is locked; None if another process has the lock."""
+    """Return the descriptor of the lock file, and whether this process has locked the file.
+
+    Returns None if another process has the lock.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        # NFS locks only what is open for writing, which a folder cannot be.
+        # NFS locks only files that are open for writing, and a folder cannot be opened so.
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     except FileNotFoundError:
         return None
@@ -71,10 +76,10 @@ def _try_lock(folder: Path, logger: logging.Logger) -> tuple[int, bool] | None:
         os.close(descriptor)
         return None
     except OSError as error:
-        words = "%s: cannot be locked (%s): another worker may compute the same sequences there"
-        logger.warning(words, folder, error.strerror)
+        problem = f"{folder}: cannot be locked ({error.strerror})"
+        logger.warning("%s; do not start a second run, which could work there, too", problem)
         return descriptor, False
-    # The holder may have removed the file, and another process may have made a new one.
+    # The process that had the lock may have removed the file, and another may have made a new one.
     with suppress(FileNotFoundError):
         if os.path.samestat(os.stat(folder / LOCK), os.fstat(descriptor)):
             return descriptor, True

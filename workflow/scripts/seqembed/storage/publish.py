@@ -1,4 +1,4 @@
-"""Write files beside their final name, sync and rename them: a file under its name is complete."""
+"""Write a file under a temporary name, sync it and rename it: final names have complete files."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from pathlib import Path
 
 from seqembed.errors import FileFormatError
 
-# The names of our temporary files, and of no other program's.
+# Matches the names of this program's temporary files, and those of no other program.
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp|\.residues_[0-9a-f]{32}\.raw\.tmp")
-# The errors of os.link where a file system has no hard links, or source and target are on two.
+# The errors of os.link if a file system has no hard links, or if the paths are on two of them.
 NO_HARD_LINKS = {errno.EPERM, errno.EXDEV, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS}
 
 
 @contextmanager
 def published(path: Path, *, exclusive: bool = False) -> Iterator[Path]:
-    """Yield a unique temporary path beside `path`; on leaving, sync it and rename it to `path`.
+    """Yield a temporary path, where the body writes a file; sync that file, rename it to `path`.
 
-    When the body raises, the temporary file is removed and `path` stays as it was.
-    exclusive: raise FileExistsError where there is a file at `path`, in place of replacing it.
+    The temporary path lies beside `path`; missing folders are made. If the body raises, the
+    temporary file is removed, and a file at `path` stays as it was. exclusive: raise
+    FileExistsError if there is a file at `path`, instead of replacing that file. Raises
+    FileFormatError if there is a folder at `path`.
     """
     with _temporary(path) as temporary:
         yield temporary
@@ -41,21 +43,23 @@ def published(path: Path, *, exclusive: bool = False) -> Iterator[Path]:
 
 
 def raise_open_file_limit(needed: int = 0) -> None:
-    """Raise this process's soft limit of open files to the hard one; OSError if `needed` is more.
+    """Raise this process's soft limit of open files to its hard limit.
 
-    A process has a file open for each shard that it merges, and for each block that it maps.
+    A process opens a file for each shard that it merges, and for each block that it maps. Raises
+    OSError if the hard limit is below `needed`, a number of files.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < needed:
         problem = f"{needed:,} files have to be open at once, and the hard limit is {hard:,}"
-        raise OSError(errno.EMFILE, problem)
+        raise OSError(errno.EMFILE, f"{problem}; set fewer `shards`, or have the limit raised")
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def link(source: Path, target: Path) -> None:
-    """Make `target` a hard link to `source`, replacing an existing file.
+    """Make `target` a hard link to the file `source`; a file at `target` is replaced.
 
-    Where the file system has no hard links, make a copy.
+    If the file system has no hard links, `target` becomes a copy. Missing folders are made. Raises
+    FileFormatError if there is a folder at `target`.
     """
     with _temporary(target) as temporary:
         if not _link(source, temporary):
@@ -66,14 +70,14 @@ def link(source: Path, target: Path) -> None:
 
 
 def remove_temporary(*folders: Path) -> None:
-    """Remove the temporary files that killed writers left; call it only where no writer runs."""
+    """Remove temporary files that killed processes left; no process may be writing there now."""
     for path in (path for folder in folders for path in folder.glob(".*.tmp")):
         if TEMPORARY.fullmatch(path.name):
             path.unlink(missing_ok=True)
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a damaged file, so that it is not read again; return the new path."""
+    """Rename a damaged file to a free name that ends with `.damaged` or a number; return that."""
     number = 0
     while (target := path.with_name(f"{path.name}.damaged{number or ''}")).exists():
         number += 1
@@ -92,13 +96,13 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
-    """Yield a unique path beside `path`; on leaving, remove the file there, if there is one."""
+    """Yield a unique path beside `path`, where the body may write a file; remove what is left."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         yield temporary
     except OSError as error:
-        # An error of write or fsync names no file, and users do not know the temporary one.
+        # An error of write or fsync names no file, and users do not know the temporary name.
         if error.errno and error.filename in (None, str(temporary)):
             error.filename = str(path)
         raise
@@ -115,7 +119,7 @@ def _replace(source: Path, target: Path) -> None:
 
 
 def _link(source: Path, target: Path) -> bool:
-    """Make a hard link; return False where the file system has no hard links."""
+    """Make a hard link; return whether the file system has hard links."""
     try:
         os.link(source, target)
     except OSError as error:
