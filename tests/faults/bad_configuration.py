@@ -19,8 +19,8 @@ BAD_FILES: dict[str, tuple[bytes, str]] = {
     "a text": (b"datasets\n", "config.yaml: has no keys"),
     "Latin-1": (b"# prot\xe9ines\ndatasets: {}\n", "config.yaml is not UTF-8 text"),
     "UTF-16": ("datasets: {}\n".encode("utf-16"), "config.yaml is not UTF-8 text"),
-    "a NUL": (b"datasets: {}\nshards: 2\0\n", "config.yaml: holds the character U+0000"),
-    "an escape": (b"datasets: {}\n# \x1b[31m\n", "holds the character U+001B"),
+    "a NUL": (b"datasets: {}\nshards: 2\0\n", "config.yaml: YAML forbids the character U+0000"),
+    "an escape": (b"datasets: {}\n# \x1b[31m\n", "the character U+001B"),
     "a tab for blanks": (b"datasets:\n\tmine:\n", "config.yaml, line 2: not valid YAML"),
     "a key that is indented under a comment": (
         b"datasets: {}\n#embedding:\n  precision: fp32\n",
@@ -41,7 +41,10 @@ BAD_FILES: dict[str, tuple[bytes, str]] = {
     "a list for a key": (b"? [a]\n: b\n", "line 1: not valid YAML (found unhashable key)"),
     "two documents": (b"datasets: {}\n---\nshards: 2\n", "line 2: not valid YAML"),
     "a version of YAML that is none": (b"%YAML 9.0\n---\ndatasets: {}\n", "line 1: not valid YAML"),
-    "10,000 brackets": (b"a: " + b"[" * 10_000, "config.yaml: the values are nested too deeply"),
+    "10,000 brackets": (
+        b"a: " + b"[" * 10_000,
+        "config.yaml: groups or lists are nested too deeply",
+    ),
     "a date that is none": (
         b"datasets:\n  mine: {fasta: a.faa, model: 2020-13-45}\n",
         "config.yaml, line 2: YAML cannot read the value '2020-13-45'",

@@ -228,13 +228,13 @@ def test_the_lines_to_write_for_a_model_can_be_followed(model):
             "precision: fp16",
             "mean embedding.precision, after --config 'embedding={precision: fp16}'",
         ),
-        ("1: 2", "1 is not a key of the configuration. Known here: datasets"),
+        ("1: 2", "1 is not a key of the configuration. Known keys here: datasets"),
         ("on_quarantine: warn", "Did you mean execution.on_quarantine"),
         ("execution: {on_quarantine: stop}", "execution.on_quarantine is 'stop', .* warn or fail"),
         ('"two\\nlines":', r"'two\\nlines' is not a key"),
         (
             "embedding: {poolling: 1}",
-            "embedding.poolling is .* Did you mean pooling.* Known here: layer",
+            "embedding.poolling is .* Did you mean pooling.* Known keys here: layer",
         ),
         ("embedding: {pooling: sum}", "embedding.pooling is 'sum', .* mean, cls or max"),
         (
