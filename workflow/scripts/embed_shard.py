@@ -8,6 +8,7 @@ import logging
 import os
 import platform
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +21,25 @@ from seqembed.supervisor import Supervisor
 
 def main() -> int:
     parser = command_line.parser(__doc__, needs_log=True)
-    parser.add_argument("--index", type=Path, required=True, help="the shard's index")
-    parser.add_argument("--model", type=Path, required=True, help="what prepare_model wrote")
-    parser.add_argument("--rank", type=int, required=True)
-    parser.add_argument("--world-size", type=int, required=True)
-    parser.add_argument("--output", type=Path, required=True, help="shard_{rank}.h5")
-    settings = "what to compute, as JSON: the keys of `embedding` but invalid_residues"
-    parser.add_argument("--settings", type=json.loads, required=True, help=settings)
+    required = partial(parser.add_argument, required=True)
+    required("--index", type=Path, help="shard_{rank}.parquet")
+    required("--model", type=Path, help="the JSON file that prepare_model wrote")
+    required("--rank", type=int, help="the number of the shard, from 0")
+    required("--world-size", type=int, help="how many shards the dataset has")
+    required("--output", type=Path, help="shard_{rank}.h5")
+    settings = "what to compute, as JSON: the keys of `embedding` without invalid_residues"
+    required("--settings", type=json.loads, help=settings)
     execution = (
-        "how to compute it, as JSON: device; token_budget; checkpoint_seq_threshold (sequences) "
-        "and checkpoint_time_threshold (seconds), after which a checkpoint is due"
+        "how to compute, as JSON: device, token_budget, and the number of sequences "
+        "(checkpoint_seq_threshold) or seconds (checkpoint_time_threshold) between checkpoints"
     )
-    parser.add_argument("--execution", type=json.loads, required=True, help=execution)
-    parser.add_argument("--threads", type=int, required=True)
-    own_step = "in a Slurm job, run as a step of its own"
+    required("--execution", type=json.loads, help=execution)
+    required("--threads", type=int, help="how many CPU threads to use")
+    own_step = "in a Slurm job, run as a separate step, which gets the signals of Slurm"
     parser.add_argument(OWN_STEP, action="store_true", help=own_step)
-    parser.add_argument("--parent", type=int, help="end when the process of this pid does")
-    parser.add_argument("--force-restart", action="store_true", help="leave checkpoints unused")
+    parser.add_argument("--parent", type=int, help="exit when the process with this pid exits")
+    anew = "do not use earlier checkpoints"
+    parser.add_argument("--force-restart", action="store_true", help=anew)
     arguments = parser.parse_args()
     dataset = arguments.output.absolute().parent.parent.name
     return command_line.run(embed_shard, arguments, label=f" {dataset} {arguments.rank}")
@@ -49,7 +52,7 @@ def embed_shard(arguments: argparse.Namespace, logger: logging.Logger) -> None:
             become_own_step(os.environ, logger)
         logger.info("job %s of Slurm, on %s", environment.slurm_job, platform.node())
     model_config = _model_config(arguments)
-    # What makes no sense is refused before a GPU is taken.
+    # Settings that are not valid are refused here, before a GPU is taken.
     read_settings(model_config)
     supervisor = Supervisor(logger, environment, arguments.parent)
     status = supervisor.run(
@@ -60,16 +63,16 @@ def embed_shard(arguments: argparse.Namespace, logger: logging.Logger) -> None:
         model_config,
     )
     logger.info(
-        "%s sequences are in %s: %s computed on %s, %s finished before",
-        *(f"{status['num_sequences']:,}", status["shard_path"], f"{status['computed']:,}"),
-        *(status["device"], f"{status['resumed_sequences']:,}"),
+        f"{status['num_sequences']:,} sequences are in {status['shard_path']}: "
+        f"{status['computed']:,} computed on {status['device']}, "
+        f"{status['resumed_sequences']:,} finished before"
     )
     if status["quarantined"]:
-        logger.warning("%s sequences could not be embedded", f"{status['quarantined']:,}")
+        logger.warning(f"{status['quarantined']:,} sequences could not be embedded")
 
 
 def _model_config(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the worker is given, as a plain dict."""
+    """Return the plain dict of settings that gpu_worker is called with."""
     return dict(arguments.execution) | {
         "model": str(arguments.model),
         "embedding": arguments.settings,
