@@ -28,10 +28,7 @@ ADVICE = {
 
 
 def parser(description: str | None, *, needs_log: bool = False) -> argparse.ArgumentParser:
-    """Return an argument parser with the option --log.
-
-    description: of the program, for --help. needs_log: whether --log has to be given.
-    """
+    """Return a parser with the option --log, which the user has to give with `needs_log`."""
     result = argparse.ArgumentParser(description=description, allow_abbrev=False)
     result.add_argument("--log", type=Path, required=needs_log, help="append the log to this file")
     return result
@@ -50,7 +47,13 @@ def run(step: Step, arguments: argparse.Namespace, label: str = "") -> int:
     both. label: what follows the program's name in each line on stderr.
     """
     signal.signal(signal.SIGTERM, _exit_on_sigterm)
-    logger = _open_logger(f"{Path(sys.argv[0]).stem}{label}")
+    name = f"{Path(sys.argv[0]).stem}{label}"
+    logger = logging.getLogger(f"seqembed.{name}")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    screen = logging.StreamHandler()
+    screen.setFormatter(logging.Formatter(f"{name}: %(message)s"))
+    logger.handlers = [screen]
     try:
         if arguments.log:
             logger.addHandler(open_log_file(arguments.log))
@@ -73,14 +76,3 @@ def _exit_on_sigterm(*_: Any) -> None:
     # sys.exit raises, so that temporary files are removed; a second SIGTERM would interrupt that.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.exit(EXIT_INTERRUPTED)
-
-
-def _open_logger(name: str) -> logging.Logger:
-    logger = logging.getLogger(f"seqembed.{name}")
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    logger.handlers.clear()
-    screen = logging.StreamHandler()
-    screen.setFormatter(logging.Formatter(f"{name}: %(message)s"))
-    logger.addHandler(screen)
-    return logger

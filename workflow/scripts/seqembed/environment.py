@@ -10,8 +10,6 @@ from seqembed.errors import ConfigError
 DISABLE_FP16 = "SEQEMBED_DISABLE_FP16"
 TRUE_WORDS = {"1", "true", "yes", "on"}
 FALSE_WORDS = {"", "0", "false", "no", "off"}
-# A job of Slurm, LSF or PBS has one of these variables.
-JOB_NUMBERS = ("SLURM_JOB_ID", "LSB_JOBID", "PBS_JOBID")
 # Slurm gives numbers from here on to the steps that srun did not start (slurm.h).
 FIRST_SPECIAL_STEP = 0xFFFFFFF0
 
@@ -46,6 +44,8 @@ class EnvConfig:
             disable_fp16=word in TRUE_WORDS,
             visible_devices=environ.get("CUDA_VISIBLE_DEVICES"),
             slurm_job=environ.get("SLURM_JOB_ID"),
-            in_scheduler_job=any(name in environ for name in JOB_NUMBERS),
+            in_scheduler_job=not environ.keys().isdisjoint(
+                {"SLURM_JOB_ID", "LSB_JOBID", "PBS_JOBID"}
+            ),
             in_slurm_step=step.isascii() and step.isdigit() and int(step) < FIRST_SPECIAL_STEP,
         )

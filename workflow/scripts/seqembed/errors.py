@@ -16,10 +16,7 @@ class SeqembedError(Exception):
 
 
 class FastaError(SeqembedError):
-    """A FASTA file has a fault; the message begins with the file, the line and the record.
-
-    record: the record's id, None if unknown. line: the line's number, from 1, None if unknown.
-    """
+    """A FASTA file has a fault, in a line (number, from 1) and a record (id); None: unknown."""
 
     def __init__(
         self, message: str, *, path: str | Path, record: str | None = None, line: int | None = None
@@ -92,10 +89,7 @@ class RecipeError(SeqembedError):
 
 
 class NonFiniteError(SeqembedError):
-    """The model gave values that are not finite for `count` sequences in a row.
-
-    position: the row, in the shard's index, of the last of these sequences.
-    """
+    """The model gave values that are not finite, `count` times in a row; last at row `position`."""
 
     def __init__(self, position: int, count: int) -> None:
         self.position = position

@@ -41,10 +41,7 @@ def refuse_lost_words(arguments: Sequence[str], config: Sequence[str]) -> None:
 
 
 def refuse_other_gpu_limits(resources: Mapping[str, object], device: str) -> None:
-    """Raise ConfigError for `--resources gpus=2`, which limits no job: the resource is `gpu`.
-
-    resources: the limits by name, as Snakemake has them. device: the setting `device`.
-    """
+    """Raise ConfigError for `--resources gpus=2`, which limits no job: the resource is `gpu`."""
     if device == "cpu" or "gpu" in resources:
         return
     for name in resources:
@@ -81,10 +78,7 @@ def refuse_to_replace(patterns: Iterable[str], files: Iterable[str | Path], inde
 
 
 def list_errors(logs: Iterable[Path], since: float) -> list[str]:
-    """Return the last error or warning of each log that was written after `since`.
-
-    since: a time, in seconds since the epoch.
-    """
+    """Return the last error or warning of each log written after `since` (seconds, Unix time)."""
     written = [path for path in logs if path.exists() and path.stat().st_mtime >= since]
     return [line for path in written if (line := read_error(path))]
 

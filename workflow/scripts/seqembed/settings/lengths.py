@@ -27,10 +27,7 @@ Int64s = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The tokens start to stop of a sequence; rows are kept of keep_start to keep_stop only.
-
-    All four are places in the sequence, from 0; `stop` and `keep_stop` are excluded.
-    """
+    """The tokens [start, stop) of a sequence, of which [keep_start, keep_stop) keep their rows."""
 
     start: int
     stop: int

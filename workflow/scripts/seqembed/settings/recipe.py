@@ -136,10 +136,7 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def pick_recipe(content: Mapping[str, Any]) -> Recipe:
-    """Return the recipe that `content` holds; other keys of `content` are ignored.
-
-    Raises TypeError if a field is missing, ConfigError for a value that is not allowed.
-    """
+    """Return the recipe in `content`, ignoring other keys; TypeError or ConfigError as Recipe()."""
     return Recipe(
         **{name: content[name] for name in Recipe.__dataclass_fields__ if name in content}
     )

@@ -21,10 +21,7 @@ LARGEST = 1_000_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the user asks to compute; raises ConfigError for a value that is not allowed.
-
-    The fields are the keys of `embedding` in the configuration, without invalid_residues.
-    """
+    """The keys of `embedding` but invalid_residues; ConfigError for a value that is not allowed."""
 
     layer: Literal["last"] | int
     pooling: Pooling
@@ -63,11 +60,7 @@ class WorkerSettings:
 
 
 def read_settings(model_config: Mapping[str, Any]) -> WorkerSettings:
-    """Return the settings of the plain dict that gpu_worker is called with.
-
-    Raises ConfigError, with the key's name, for a missing key, an unknown key of `embedding` or a
-    value that is not allowed.
-    """
+    """Return the settings in gpu_worker's model_config; ConfigError for a wrong or missing key."""
     try:
         return WorkerSettings(
             model=Path(model_config["model"]),
@@ -81,10 +74,7 @@ def read_settings(model_config: Mapping[str, Any]) -> WorkerSettings:
 
 
 def check_choices(settings: Any) -> None:
-    """Raise ConfigError if a field whose type is a Literal has none of that type's values.
-
-    settings: an instance of a dataclass.
-    """
+    """Raise ConfigError if a field of a dataclass has a Literal type, but none of its values."""
     for name, kind in get_type_hints(type(settings)).items():
         value = getattr(settings, name)
         if get_origin(kind) is Literal and value not in get_args(kind):
@@ -92,10 +82,7 @@ def check_choices(settings: Any) -> None:
 
 
 def check_whole(name: str, value: Any, minimum: int, *words: str) -> None:
-    """Raise ConfigError unless the value is an int from `minimum` to LARGEST or one of `words`.
-
-    name: the setting, for the message.
-    """
+    """Raise ConfigError unless the value is an int from `minimum` to LARGEST or one of `words`."""
     if value not in words and not (type(value) is int and minimum <= value <= LARGEST):
         allowed = " or ".join([*words, f"a whole number from {minimum} to {LARGEST:,}"])
         raise ConfigError(f"{name} must be {allowed}, not {value!r}")

@@ -123,9 +123,8 @@ def _fill(value: Any, schema: Mapping[str, Any], *, defaults: bool = True) -> An
         return value
     known, others = schema.get("properties", {}), schema.get("additionalProperties") or {}
     group = {key: node["default"] for key, node in known.items() if defaults and "default" in node}
-    for key, inner in (value or {}).items():
-        if inner is not None or key not in known:
-            group[key] = inner
+    given = (value or {}).items()
+    group |= {key: inner for key, inner in given if inner is not None or key not in known}
     return {
         key: _fill(inner, known.get(key, others), defaults=defaults and key in known)
         for key, inner in group.items()
@@ -147,33 +146,28 @@ def _explain(error: Any) -> list[str]:
     """Return the lines of a message for one error of jsonschema."""
     path, value = list(error.absolute_path), error.instance
     if "propertyNames" in error.absolute_schema_path:
-        return [f"{_dotted(path)}: {_explain_name(value, error.schema)}"]
+        problem = f"YAML reads a name as {_found(value)}, which is not text; put the name in quotes"
+        if isinstance(value, str):
+            rule = f"becomes part of file names and must be {error.schema['title']}"
+            problem = f"the name {shorten(repr(value))} {rule}"
+        return [f"{_dotted(path)}: {problem}."]
     known = error.schema.get("properties", {})
     if error.validator == "additionalProperties":
-        unknown = {key: inner for key, inner in value.items() if key not in known}
-        return [_explain_unknown([*path, key], known, inner) for key, inner in unknown.items()]
-    if error.validator == "required":
-        missing = {key: known[key]["examples"][0] for key in known if key in error.validator_value}
         return [
-            f"{_dotted([*path, key])} is missing; write for example `{key}: {example}`."
-            for key, example in missing.items()
-            if key not in value
+            f"{_dotted([*path, key])} is not a key of the configuration."
+            f"{_guess(str(key).lower(), known, inner)} Known keys here: {', '.join(known)}."
+            for key, inner in value.items()
+            if key not in known
+        ]
+    if error.validator == "required":
+        missing = [key for key in error.validator_value if key not in value]
+        examples = [f"`{key}: {known[key]['examples'][0]}`" for key in missing]
+        return [
+            f"{_dotted([*path, key])} is missing; write for example {example}."
+            for key, example in zip(missing, examples, strict=True)
         ]
     place = _dotted(path) or "The configuration"
     return [f"{place} is {_found(value)}, but must be {_allowed(error.schema)}."]
-
-
-def _explain_name(name: object, schema: Mapping[str, Any]) -> str:
-    if not isinstance(name, str):
-        return f"YAML reads a name as {_found(name)}, which is not text; put the name in quotes."
-    rule = f"becomes part of file names and must be {schema['title']}"
-    return f"the name {shorten(repr(name))} {rule}."
-
-
-def _explain_unknown(path: list[Any], known: Mapping[str, Any], value: object) -> str:
-    hint = _guess(str(path[-1]).lower(), known, value)
-    message = f"{_dotted(path)} is not a key of the configuration.{hint}"
-    return f"{message} Known keys here: {', '.join(known)}."
 
 
 def _guess(key: str, known: Mapping[str, Any], value: object) -> str:

@@ -24,21 +24,14 @@ def bytes_a_token(architecture: Architecture, itemsize: int) -> int:
 
 
 def gpu_budget(token_bytes: int, free: int) -> int:
-    """Return the largest token budget of a GPU that fits in `free` bytes.
-
-    The budget is a multiple of the CPU's, at least the CPU's and at most TOKENS["cuda"].
-    token_bytes: the bytes that a token takes, as bytes_a_token returns.
-    """
+    """Return the largest token budget that fits in `free` bytes of a GPU; at least the CPU's."""
     step = TOKENS["cpu"]
     fitting = int(SHARE * free) // (token_bytes * step) * step
     return min(max(fitting, step), TOKENS["cuda"])
 
 
 def cpu_streams(token_bytes: int, token_budget: int, threads: int, free: int) -> int:
-    """Return how many batches a CPU computes at once in `free` bytes: from 1 to `threads`.
-
-    token_bytes: the bytes that a token takes. token_budget: the most tokens of a batch.
-    """
+    """Return how many batches a CPU computes at once in `free` bytes: from 1 to `threads`."""
     return min(max(int(SHARE * free) // (token_bytes * token_budget), 1), threads)
 
 

@@ -46,7 +46,10 @@ def check_yaml(path: Path) -> None:
     The message begins with the path, and with the line if that is known.
     """
     try:
-        loader: Any = _Loader(_read(path))
+        # A pipe could be read once only, and Snakemake reads the file too.
+        if not path.is_file():
+            raise ConfigError(f"{path} is not a file; put a file with this name there.")
+        loader: Any = _Loader(path.read_text(encoding="utf-8"))
         loader.name = str(path)
         root = loader.get_single_node()
         if not isinstance(root, yaml.MappingNode):
@@ -55,34 +58,27 @@ def check_yaml(path: Path) -> None:
         if _TEMPLATE_KEY in loader.construct_document(root):
             message = "lets Snakemake run code in the file; remove this key."
             raise ConfigError(f"{path}: the key {_TEMPLATE_KEY} {message}")
-    except yaml.MarkedYAMLError as error:
-        place = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        advice = (
-            "Is a line indented differently from its neighbours, or does the line above still "
-            "begin with `#`?"
-        )
-        # In YAML, `fasta: *.faa` without quotes refers to a value that `&.faa` named.
-        if error.context == "while scanning an alias" or "undefined alias" in str(error.problem):
-            advice = "Put a pattern that begins with `*` in quotes."
-        message = f"{path}{place}: not valid YAML ({error.problem}). {advice}"
-        raise ConfigError(message) from error
-    except yaml.YAMLError as error:
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}{_explain(error)}") from error
+
+
+def _explain(error: Exception) -> str:
+    """Return what is wrong with a file and what to do; the file's path comes before the text."""
+    if isinstance(error, OSError):
+        return f" cannot be read ({error.strerror}); check its permissions."
+    if isinstance(error, UnicodeDecodeError):
+        return " is not UTF-8 text; save it as UTF-8."
+    if isinstance(error, RecursionError):
+        return ": groups or lists are nested too deeply; remove the inner ones."
+    if not isinstance(error, yaml.MarkedYAMLError):
         code = getattr(error, "character", 0)
-        message = f"{path}: YAML forbids the character U+{code:04X}; remove it from the file."
-        raise ConfigError(message) from error
-    except RecursionError as error:
-        message = f"{path}: groups or lists are nested too deeply; remove the inner ones."
-        raise ConfigError(message) from error
-
-
-def _read(path: Path) -> str:
-    try:
-        # A pipe could be read once only, and Snakemake reads the file too.
-        if not path.is_file():
-            raise ConfigError(f"{path} is not a file; put a file with this name there.")
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text; save it as UTF-8.") from error
-    except OSError as error:
-        message = f"{path} cannot be read ({error.strerror}); check its permissions."
-        raise ConfigError(message) from error
+        return f": YAML forbids the character U+{code:04X}; remove it from the file."
+    place = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+    advice = (
+        "Is a line indented differently from its neighbours, or does the line above still "
+        "begin with `#`?"
+    )
+    # In YAML, `fasta: *.faa` without quotes refers to a value that `&.faa` named.
+    if error.context == "while scanning an alias" or "undefined alias" in str(error.problem):
+        advice = "Put a pattern that begins with `*` in quotes."
+    return f"{place}: not valid YAML ({error.problem}). {advice}"

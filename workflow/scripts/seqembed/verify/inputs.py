@@ -126,10 +126,7 @@ def _compare_ids(
 
 
 def _expect(wanted: str | None, found: Iterator[tuple[int, str]], place: str, index: Path) -> None:
-    """Raise ShardError unless the next text of `found` is `wanted`; None: unless none is left.
-
-    found: yields texts, each with its number at `place` in a file, for the message.
-    """
+    """Raise ShardError unless the next numbered text is `wanted`; None: unless none is left."""
     number, text = next(found, (None, None))
     if text != wanted:
         where = "after the last" if number is None else f"{number:,}"
@@ -168,10 +165,7 @@ def _read_records(path: Path, ids: SequenceIds | None, without_gaps: bool) -> It
 def _compare_records(
     index: Path, path: Path, indexed: Iterator[tuple[str, bytes]], found: Iterator[Record]
 ) -> None:
-    """Raise IndexFormatError unless `found` has the ids and digests of `indexed`, in order.
-
-    path: the FASTA file of both.
-    """
+    """Raise IndexFormatError unless the FASTA file has the indexed ids and digests, in order."""
     nothing: Record = (None, b"", None)
     for row, (name, digest, line) in zip_longest(indexed, found, fillvalue=nothing):
         if digest == row[1] and name in (None, row[0]):
@@ -183,11 +177,7 @@ def _compare_records(
 
 
 def _check_files(weights: Path, sha256: str, path: Path) -> list[str]:
-    """Return the missing files of weights; if there are none, raise ModelError for other bytes.
-
-    weights: a file of weights, or the index of several. sha256: of all files, 64 hex characters.
-    path: the model's JSON file, for the message.
-    """
+    """Return the weight files that are missing; if none is, ModelError for another SHA-256."""
     files = list_weight_files(weights) if weights.exists() else [weights]
     missing = [str(file) for file in files if not file.exists()]
     if not missing and sha256_of(*files) != sha256:

@@ -38,20 +38,14 @@ def check_alone(file: EmbeddingsFile) -> str:
 
 
 def error_of(problem: str, advice: str = AGAIN) -> ShardError:
-    """Return an error about an HDF5 file; verify() puts the file's name before the message.
-
-    advice: what the user is to do.
-    """
+    """Return an error about an HDF5 file; verify() puts the file's name before the message."""
     return ShardError(f"{problem}; {advice}")
 
 
 def expect_attributes(
     file: EmbeddingsFile, expected: Mapping[str, Any], source: str, advice: str = AGAIN
 ) -> None:
-    """Raise ShardError unless the file's attributes have the expected values.
-
-    source: where these values come from, and advice: what the user is to do, for the message.
-    """
+    """Raise ShardError unless the attributes are as expected; source: names what expects them."""
     for name, value in expected.items():
         if (found := file.attributes.get(name)) != value:
             raise error_of(f"attribute {name} is {found!r}, not {value!r} as {source}", advice)
@@ -105,10 +99,7 @@ def find_not_finite(rows: NDArray[np.floating]) -> int | None:
 def _row_error(
     file: EmbeddingsFile, column: str, row: int, problem: str, owner: int | None = None
 ) -> ShardError:
-    """Return an error about a row of a column, with the sequence's id.
-
-    owner: the sequence's row, if the column holds token rows; None: the same row.
-    """
+    """Return an error about a row; owner: the sequence's row, if `row` is a token row."""
     with h5py.File(file.path, "r", locking=False) as plain:
         name = plain["sequence_ids"][row if owner is None else owner].decode(errors="replace")
     return error_of(f"{column}, row {row:,} (of {name!r}): {problem}")

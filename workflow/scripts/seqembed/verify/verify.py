@@ -17,7 +17,6 @@ from seqembed.verify.inputs import check_fasta, check_merged, check_shard, check
 from seqembed.verify.rows import NOT_FINITE, check_alone, find_not_finite
 
 RESIDUES = ["sequence_id", "length", "digest", "residues"]
-SHOWN_IDS = 3
 
 
 def verify(path: Path, index: Path | None = None, *, fail_on_quarantine: bool = False) -> str:
@@ -70,9 +69,9 @@ def _verify_embeddings(path: Path, index: Path | None, fail_on_quarantine: bool)
 
 
 def _describe(quarantined: list[tuple[str, str]]) -> str:
-    shown = [f"{name!r} ({escape(reason)})" for name, reason in quarantined[:SHOWN_IDS]]
-    more = ["..."] if len(quarantined) > SHOWN_IDS else []
-    return f"{len(quarantined):,} more could not be embedded: {', '.join(shown + more)}"
+    shown = ", ".join(f"{name!r} ({escape(reason)})" for name, reason in quarantined[:3])
+    more = ", ..." if len(quarantined) > 3 else ""
+    return f"{len(quarantined):,} more could not be embedded: {shown}{more}"
 
 
 def _verify_block(path: Path) -> int:
