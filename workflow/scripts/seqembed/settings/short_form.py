@@ -56,10 +56,7 @@ def as_datasets(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def derive_name(fasta: list[str]) -> str | None:
-    """Return a dataset's name made from the name of its one FASTA file.
-
-    Return None for several files, a pattern, or a file without a letter or digit in its name.
-    """
+    """Return a name made from the name of the only FASTA file; None if no name can be made."""
     if len(fasta) != 1 or (not os.path.lexists(fasta[0]) and re.search(r"[*?[]", fasta[0])):
         return None
     stem = _COMPRESSED_SUFFIX.sub("", os.path.basename(fasta[0]))

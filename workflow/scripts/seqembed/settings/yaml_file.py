@@ -41,10 +41,7 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
 
 
 def check_yaml(path: Path) -> None:
-    """Raise ConfigError if a configuration file is not valid YAML, or Snakemake would misread it.
-
-    The message begins with the path, and with the line if that is known.
-    """
+    """Raise ConfigError, with the line if known, for a file that Snakemake would misread."""
     try:
         # A pipe could be read once only, and Snakemake reads the file too.
         if not path.is_file():
