@@ -84,9 +84,9 @@ def list_errors(logs: Iterable[Path], since: float) -> list[str]:
 
 
 def read_error(log: Path) -> str | None:
-    """Return the last record of a log as one line; None if it is no error or warning.
+    """Return the first line of a log's last record, and of a traceback also the last line.
 
-    The line is the record's first line; of a traceback, the last line follows in brackets.
+    Return None if the last record is neither an error nor a warning.
     """
     text = log.read_text(errors="replace")
     records = list(_RECORD.finditer(text))

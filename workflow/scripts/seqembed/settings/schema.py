@@ -160,11 +160,11 @@ def _explain(error: Any) -> list[str]:
             if key not in known
         ]
     if error.validator == "required":
-        missing = [key for key in error.validator_value if key not in value]
-        examples = [f"`{key}: {known[key]['examples'][0]}`" for key in missing]
         return [
-            f"{_dotted([*path, key])} is missing; write for example {example}."
-            for key, example in zip(missing, examples, strict=True)
+            f"{_dotted([*path, key])} is missing; write for example "
+            f"`{key}: {known[key]['examples'][0]}`."
+            for key in error.validator_value
+            if key not in value
         ]
     place = _dotted(path) or "The configuration"
     return [f"{place} is {_found(value)}, but must be {_allowed(error.schema)}."]

@@ -98,10 +98,9 @@ def check_weights(file: EmbeddingsFile) -> list[str]:
     if model.sha256 != file.attributes["weights_sha256"]:
         message = f"was made with other weights than {path} describes"
         raise ModelError(f"{message}; run again, so that the result is made anew")
-    missing = []
-    for source, sha256 in ((model.weights, model.sha256), (model.original, model.original_sha256)):
-        if source and sha256:
-            missing += _check_files(Path(source), sha256, path)
+    missing = _check_files(Path(model.weights), model.sha256, path)
+    if model.original and model.original_sha256:
+        missing += _check_files(Path(model.original), model.original_sha256, path)
     return missing
 
 
@@ -155,6 +154,7 @@ def _check_columns(
 
 
 def _read_records(path: Path, ids: SequenceIds | None, without_gaps: bool) -> Iterator[Record]:
+    """Yield the records of a FASTA file, in order; ids: makes the ids, None for no ids."""
     if ids:
         ids.begin(path)
     for records in read_batches(path, without_gaps=without_gaps):

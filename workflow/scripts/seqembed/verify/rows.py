@@ -58,10 +58,9 @@ def refuse(
     reason: str,
     other: NDArray[np.int64] | None = None,
 ) -> None:
-    """Raise ShardError for the first row of a column where `wrong`, (n,), is true; else return.
+    """Raise ShardError for the first row of a column for which `wrong`, (n,), is true, if any.
 
-    reason: what is wrong, for the message. other: (n,), for each row another row, which the message
-    names before the reason; None: the message names no other row.
+    other: (n,), for each row another row, which the message names before `reason`; None: no row.
     """
     if wrong.any():
         row = int(wrong.argmax())
