@@ -23,13 +23,13 @@ rule all:
 
 
 onsuccess:
-    # Of a run for other targets, some may not be there.
+    # A run for other targets may not have made all of them.
     for path in filter(os.path.exists, list_results()):
         print(f"Embeddings: {os.path.abspath(path)}")
 
 
 onerror:
-    print("Not finished. What went wrong, from logs/:")
+    print("Not finished. These errors are in logs/:")
     for line in list_failures():
         print(f"  {line}")
-    print("What is finished is kept: run the same command again to go on.")
+    print("Finished work is kept: run the same command again to go on.")

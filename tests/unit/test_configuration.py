@@ -204,11 +204,11 @@ def test_the_lines_to_write_for_a_model_can_be_followed(model):
 MISTAKES = [
     ("embeding: {precision: fp16}", r"embeding is not a key .* Did you mean embedding\?"),
     ("precision: fp16", "embedding.precision, after --config 'embedding={precision: fp16}'"),
-    ("1: 2", "1 is not a key of the configuration. Known here: datasets"),
+    ("1: 2", "1 is not a key of the configuration. Known keys here: datasets"),
     ("on_quarantine: warn", "Did you mean execution.on_quarantine"),
     ("execution: {on_quarantine: stop}", "execution.on_quarantine is 'stop', .* warn or fail"),
     ('"two\\nlines":', r"'two\\nlines' is not a key"),
-    ("embedding: {poolling: 1}", "embedding.poolling is .* mean pooling.* Known here: layer"),
+    ("embedding: {poolling: 1}", "embedding.poolling is .* mean pooling.* Known keys here: layer"),
     ("embedding: {pooling: sum}", "embedding.pooling is 'sum', .* mean, cls or max"),
     ("embedding: {layer: first}", "embedding.layer is 'first', .* last, or a whole number from 0"),
     ("embedding: {layer: 2.0}", "embedding.layer is 2.0"),

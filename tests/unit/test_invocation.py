@@ -13,7 +13,7 @@ from seqembed.rules import refuse_lost_words, refuse_other_gpu_limits
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("--config fasta=a.faa model=m --config shards=4", "all of it after one --config"),
+        ("--config fasta=a.faa model=m --config shards=4", "all settings after one --config"),
         ("--config fasta=a.faa fasta=b.faa", "fasta is given twice.* fasta=a.faa,b.faa"),
         ("--config shards=2 shards=4", "shards is given twice"),
         ("--config embedding=pooling:max embedding=precision:fp32", "embedding is given twice"),

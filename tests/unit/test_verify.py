@@ -147,7 +147,7 @@ def test_files_of_the_first_versions_are_good():
         (put("embeddings", (4, 0), -np.inf), "embeddings, row 4 (of 's5')", "not finite"),
         (put("residues/embeddings", (5, 1), np.inf), "residues/embeddings, row 5 (", "not finite"),
         (put("flags", 1, 16), "flags, row 1 (of 's2')", "unknown bits"),
-        (put("lengths", 0, 0), "lengths, row 0 (of 's0')", "not the length"),
+        (put("lengths", 0, 0), "lengths, row 0 (of 's0')", "is below 1"),
         (put("sequence_ids", 3, "s0"), "sequence_ids, row 3 (of 's0')", "row 0 has this id"),
         (put("sequence_ids", 3, ""), "sequence_ids, row 3 (of '')", "valid id"),
         (put("sequence_ids", 3, b"\xff"), "sequence_ids, row 3 (of '\ufffd')", "valid id"),
@@ -162,8 +162,8 @@ def test_files_of_the_first_versions_are_good():
         # Against the index
         (attributes(index_fingerprint="cd"), "was made from other ids", "{index}; run again"),
         (put("sequence_ids", 3, "x"), "sequence_ids, row 3", "'x', where {index} has 's4'"),
-        (put("digests", (0, 5), 0), "digests, row 0 (of 's0')", "not that of {index}"),
-        (put("lengths", 2, 9), "lengths, row 2 (of 's3')", "not that of {index}"),
+        (put("digests", (0, 5), 0), "digests, row 0 (of 's0')", "differs from {index}"),
+        (put("lengths", 2, 9), "lengths, row 2 (of 's3')", "differs from {index}"),
     ],
 )
 def test_what_is_wrong_with_a_sealed_file_is_named(change, place, problem, results):
@@ -264,7 +264,7 @@ def test_a_quarantine_of_other_sequences_is_named(tmp_path):
             file.create_dataset(f"quarantine/{name}", data=data, dtype=held.dtype)
 
     tamper(results.merged, quarantine_more)
-    expected = f"quarantine/digests: 1 belong to no sequence of {results.index}"
+    expected = f"quarantine/digests: 1 digest not found in {results.index}"
     assert refused(results.merged).startswith(expected)
     tamper(results.merged, lambda file: put("quarantine/digests", 0, file["digests"][1])(file))
     expected = "digests, row 1 (of 's2'): quarantine/digests has this sequence"
@@ -281,8 +281,8 @@ def test_a_quarantine_of_other_sequences_is_named(tmp_path):
         (attributes(shard_fingerprint="cd"), "attribute shard_fingerprint is 'cd', not '"),
         (attributes(rank=0), "attribute rank is 0, not 1 as in {index}"),
         (attributes(world_size=3), "attribute world_size is 3, not 2 as in {index}"),
-        (put("digests", (1, 0), 0), "digests, row 1 (of 's2'): is not that of {index}"),
-        (put("lengths", 1, 9), "lengths, row 1 (of 's2'): is not that of {index}"),
+        (put("digests", (1, 0), 0), "digests, row 1 (of 's2'): differs from {index}"),
+        (put("lengths", 1, 9), "lengths, row 1 (of 's2'): differs from {index}"),
     ],
 )
 def test_what_is_wrong_with_a_shard_is_named(change, place, results):
@@ -294,7 +294,7 @@ def test_what_is_wrong_with_a_shard_is_named(change, place, results):
 def test_a_shard_finds_its_index_and_has_each_sequence_once(results):
     tamper(results.shard(1), put("lengths", 1, 9))
     index = results.folder / "shards/../index/shard_1.parquet"
-    assert refused(results.shard(1)).startswith(f"lengths, row 1 (of 's2'): is not that of {index}")
+    assert refused(results.shard(1)).startswith(f"lengths, row 1 (of 's2'): differs from {index}")
     results.shard_index(1).unlink()
     assert "all is well" in verify(results.shard(1))
 
@@ -310,7 +310,7 @@ def test_a_shard_without_a_sequence_of_its_index_is_named(tmp_path):
     shorter = Results(tmp_path).make(["L"])
     tamper(shorter.shard(1), lambda file: file.pop("quarantine"))
     found = refused(shorter.shard(1), shorter.shard_index(1))
-    assert found.startswith(f"has 2 rows, not 3 as {shorter.shard_index(1)}")
+    assert found.startswith(f"has 2 rows, but {shorter.shard_index(1)} has 3")
 
 
 # Blocks and indices
@@ -385,7 +385,7 @@ def test_the_program_says_a_line_a_file_and_looks_at_all(run, results):
         results.merged: "5 sequences, all is well",
         results.shard(0): "flags, row 0 (of 's3')",
         results.folder / "none.h5": "cannot be read",
-        results.fasta: "ends in none of .h5, .parquet, .safetensors",
+        results.fasta: "its name ends in none of .h5, .parquet, .safetensors",
         results.shard(1): "3 sequences, all is well",
     }
     code, lines = run(*problems)

@@ -117,7 +117,7 @@ def test_all_wrong_settings_are_listed(fresh):
         ),
         (
             ["datasets={mine: {fasta: '{sample}.faa', model: esm2_random}}", MODELS],
-            "{sample}.faa: Snakemake takes braces in a path for a wildcard",
+            "{sample}.faa: Snakemake would take the braces in this path for a wildcard",
         ),
     ],
 )

@@ -43,10 +43,10 @@ def test_sequences_that_are_too_long_are_counted_and_the_key_is_named(outcome):
 
 
 def test_the_run_ends_with_what_went_wrong(outcome):
-    end = outcome.text.partition("Not finished. What went wrong, from logs/:\n")[2].splitlines()
+    end = outcome.text.partition("Not finished. These errors are in logs/:\n")[2].splitlines()
     assert " ERROR 2 of 9 sequences are longer" in end[0]
     assert " ERROR b.faa, line 3" in end[1]
-    assert end[2].startswith("What is finished is kept")
+    assert end[2].startswith("Finished work is kept")
 
 
 def test_no_shard_was_embedded(outcome):

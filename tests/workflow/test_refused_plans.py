@@ -51,5 +51,5 @@ def test_a_configuration_that_would_run_as_a_program_is_refused_unread(place):
     """Snakemake takes such a file for a template, and what follows a `?` for Python."""
     pwned = place.folder / "PWNED"
     program = f'__use_yte__: true\ndatasets: ?open("{pwned}", "w").close()\n'
-    assert "\nconfig/config.yaml: __use_yte__ would let Snakemake run" in refuse(place, program)
+    assert "\nconfig/config.yaml: the key __use_yte__ lets Snakemake run" in refuse(place, program)
     assert not pwned.exists()

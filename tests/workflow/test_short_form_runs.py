@@ -37,7 +37,7 @@ def test_it_runs_alone_under_the_files_name(place, outcome):
     jobs = {"index": 1, "split": 1, "embed_shard": 1, "merge": 1, "all": 1, "total": 5}
     assert outcome.jobs == jobs
     assert f"\nEmbeddings: {place.folder}/results/my/embeddings.h5\n" in outcome.text
-    (said,) = re.findall(r"^Only my, which fasta= names, is run.*$", outcome.text, re.MULTILINE)
+    (said,) = re.findall(r"^Only the dataset my of fasta= is run.*$", outcome.text, re.MULTILINE)
     assert "theirs" in said
 
 

@@ -1,7 +1,8 @@
-"""The configuration, and the functions that give rules their inputs and params.
+"""The configuration, and the functions that give the rules their inputs and params.
 
-A params function that takes `wildcards` alone says what is computed: another value runs the job
-again. One that also takes `resources` says how: another value runs nothing again.
+If a params function takes `wildcards` alone, Snakemake runs a job again when the function returns
+another value: these functions return what is computed. If it also takes `resources`, another value
+runs no job again: these return how it is computed.
 """
 
 import atexit
@@ -37,7 +38,7 @@ from seqembed.settings.schema import NO_DATASETS, complete, get_datasets
 from seqembed.settings.yaml_file import check_yaml
 from seqembed.storage.paths import expand
 
-# Absent where everything is given on the command line, or in another folder.
+# Without this file, all settings come from the command line or from other files.
 OWN_CONFIG = (
     [Path("config/config.yaml")] if os.path.lexists("config/config.yaml") else []
 )
@@ -45,7 +46,10 @@ OWN_CONFIG = (
 
 @contextmanager
 def explained(beginning=""):
-    """Turn an error that a user can mend into Snakemake's own, which shows no traceback."""
+    """Raise a SeqembedError of the `with` block as WorkflowError, of which no traceback is shown.
+
+    beginning: the beginning of the message.
+    """
     try:
         yield
     except SeqembedError as error:
@@ -54,7 +58,7 @@ def explained(beginning=""):
 
 with explained():
     for path in OWN_CONFIG + list(workflow.overwrite_configfiles):
-        # A JSON file for --configfile need not be valid YAML.
+        # --configfile also takes JSON, which need not be valid YAML.
         if path.suffix.lower() != ".json":
             check_yaml(path)
 
@@ -64,8 +68,8 @@ if OWN_CONFIG:
 
 
 STARTED = time.time()
-# Some checks run once, not in every job; and not in a module, where the command line is meant for
-# the importing workflow too.
+# Whether to do the checks that each job need not repeat, and that cannot be done in a module, where
+# the command line is also that of the importing workflow.
 IS_MAIN = workflow.is_main_process and workflow.modifier.is_main_snakefile()
 
 with explained("The configuration is not right:\n"):
@@ -76,19 +80,19 @@ with explained("The configuration is not right:\n"):
 
 
 def check_short_form():
-    """Say which datasets are left out; refuse to replace the results of other files."""
+    """Log which datasets are not run; raise ConfigError if results of other files would be lost."""
     (dataset,) = DATASETS.values()
     if left_out := config.get("datasets"):
         names = ", ".join(map(str, list(left_out)[:10]))
-        message = f"Only {dataset.name}, which fasta= names, is run"
-        logger.info(f"{message}; the datasets of the configuration are not: {names}.")
+        message = f"Only the dataset {dataset.name} of fasta= is run"
+        logger.info(f"{message}; these datasets of the configuration are not: {names}.")
     index = Path(f"results/{dataset.name}/index.parquet")
     if not index.exists():
         return
     try:
         files = find_fasta_files(list(dataset.fasta))
     except FastaError:
-        # get_fasta_files refuses them later, with the dataset's name.
+        # get_fasta_files raises the same error later, with the dataset's name.
         return
     refuse_to_replace(dataset.fasta, files, index)
 
@@ -107,6 +111,7 @@ wildcard_constraints:
 
 
 def get_dataset(wildcards):
+    """Return the settings of the dataset; raises WorkflowError if the name is not known."""
     if wildcards.dataset not in DATASETS:
         known = ", ".join(DATASETS) or "none"
         raise WorkflowError(
@@ -116,11 +121,12 @@ def get_dataset(wildcards):
 
 
 def list_results():
+    """Return the paths of all datasets' results."""
     return [f"results/{name}/embeddings.h5" for name in DATASETS]
 
 
 def list_failures():
-    """The errors of the logs of failed jobs; of all logs, if no failed job is known."""
+    """Return the errors in the logs of failed jobs, or in all logs if no failed job is known."""
     failed = getattr(workflow.scheduler, "failed", ())
     jobs = [job for group in failed for job in getattr(group, "jobs", [group])]
     logs = {Path(log) for job in jobs for log in job.log} or Path("logs").glob(
@@ -130,68 +136,61 @@ def list_failures():
 
 
 def report_changes(folder):
-    """Say, at the end of a run, which FASTA files have changed since they were indexed."""
+    """Print a line for each FASTA file that changed since it was indexed; folder: has `results`."""
     for line in list_changes(DATASETS, folder):
         print(line, file=sys.stderr)
 
 
 if IS_MAIN:
-    # With nothing to do, Snakemake calls neither onsuccess nor onerror. It has left the working
-    # folder when this is called.
+    # Not in onsuccess or onerror: Snakemake calls neither if there is nothing to do. The folder is
+    # passed, because Snakemake has left it when Python exits.
     atexit.register(report_changes, Path.cwd())
 
 
 def get_results(wildcards):
+    """Return the paths of all datasets' results; raises WorkflowError if there is no dataset."""
     if not DATASETS:
         raise WorkflowError(NO_DATASETS)
     return list_results()
 
 
 def get_checks(wildcards):
-    """The further inputs of `rule all`, beside the results."""
+    """Return what `all` needs beside the results; nothing with `on_quarantine: warn`."""
     if SETTINGS["execution"]["on_quarantine"] == "warn":
         return []
     return [f"results/{name}/quarantine.checked" for name in DATASETS]
 
 
 def as_inputs(paths):
-    """The user's own files: `local` keeps a module's prefix from their paths."""
+    """Return paths of the user's files as inputs; raises WorkflowError for a path with braces.
+
+    In a module with a prefix, `local` keeps the prefix from being put before these paths.
+    """
     for path in map(str, paths):
         if contains_wildcard(path):
-            message = "Snakemake takes braces in a path for a wildcard"
+            message = "Snakemake would take the braces in this path for a wildcard"
             raise WorkflowError(f"{path}: {message}; rename the file or folder")
     return [local(str(path)) for path in paths]
 
 
 def get_fasta_files(wildcards):
+    """Return the dataset's FASTA files, with globs filled in."""
     with explained(f"Dataset {wildcards.dataset}: "):
         return as_inputs(find_fasta_files(list(get_dataset(wildcards).fasta)))
 
 
 def get_fasta_patterns(wildcards):
-    """The paths as the user wrote them, except that none looks like an option.
+    """Return the paths and globs as the user wrote them; `./` comes before a leading `-`.
 
-    index.py fills in `~` and variables, so that another HOME does not run it again.
+    index.py fills in `~` and variables, so that another HOME does not run the job again.
     """
     patterns = get_dataset(wildcards).fasta
     return [f"./{text}" if text.startswith("-") else text for text in patterns]
 
 
 def get_fasta_sizes(wildcards):
-    """The files' sizes: a file that an older one replaced is indexed anew."""
+    """Return the files' sizes in bytes, so that a file replaced by an older one is indexed."""
     return [os.path.getsize(path) for path in get_fasta_files(wildcards)]
-
-
-def get_ids(wildcards):
-    return SETTINGS["ids"]
-
-
-def get_gaps(wildcards):
-    return SETTINGS["gaps"]
-
-
-def get_suspicious(wildcards):
-    return SETTINGS["suspicious"]
 
 
 def get_invalid_residues(wildcards):
@@ -205,7 +204,7 @@ def get_model_source(wildcards):
 def get_model_files(wildcards):
     source = get_model_source(wildcards)
     if source in known_models.KNOWN:
-        # Its files are downloaded, and Snakemake does not have to watch them.
+        # The files of a known model are downloaded, and never change.
         return []
     path = Path(expand(source))
     if not path.exists():
@@ -229,7 +228,7 @@ def get_world_size(wildcards):
 
 
 def get_settings(wildcards):
-    """What embed_shard computes, as JSON: another value runs the shard again."""
+    """Return what embed_shard computes, as JSON: the keys of Request."""
     return json.dumps(asdict(get_dataset(wildcards).request))
 
 
@@ -246,14 +245,15 @@ def get_max_length(wildcards):
 
 
 def get_gpus(wildcards):
-    """One GPU for each job that embeds; unset if the device is the CPU."""
+    """Return how many GPUs a job of embed_shard needs; None with `device: cpu`."""
     return None if SETTINGS["device"] == "cpu" else 1
 
 
 def get_threads(wildcards):
-    """The cores of one shard when all shards run side by side.
+    """Return how many cores a shard gets if all shards of the dataset run at the same time.
 
-    On a cluster one, unless --set-threads says more: --cores means no single machine there.
+    On a cluster this is 1 unless --set-threads is given, because --cores is not the number of cores
+    of one machine there.
     """
     if workflow.remote_exec or workflow.non_local_exec:
         return 1
@@ -261,7 +261,7 @@ def get_threads(wildcards):
 
 
 def get_python(wildcards, resources):
-    """The interpreter of the rule's conda environment, else the one that runs Snakemake."""
+    """Return the Python of the rule's conda environment, else the one that runs Snakemake."""
     deployed = workflow.deployment_settings.deployment_method
     return "python" if DeploymentMethod.CONDA in deployed else sys.executable
 
@@ -271,15 +271,15 @@ def get_scripts(wildcards, resources):
 
 
 def get_own_step(wildcards, resources):
-    """On a cluster, the option for a Slurm step of its own, which hears of time limits."""
+    """Return on a cluster the option that makes the worker a Slurm step, which gets SIGTERM."""
     return ["--own-step"] if workflow.remote_exec else []
 
 
 def get_execution(wildcards, resources):
-    """How embed_shard computes, as JSON: another value runs nothing again."""
+    """Return how embed_shard computes, as JSON, with the keys that gpu_worker takes."""
     execution, device = SETTINGS["execution"], SETTINGS["device"]
     if device == "auto" and workflow.remote_exec:
-        # The job has asked for a GPU, and would silently waste it on the CPU.
+        # The job has asked for a GPU. On the CPU it would waste that GPU, and nobody would notice.
         device = "cuda"
     return json.dumps(
         {

@@ -1,4 +1,4 @@
-"""From a shard of sequences to its embeddings: the one rule that uses a GPU.
+"""Embeds the sequences of each shard; the only rule that uses a GPU.
 
 Input: results/{dataset}/index/shard_{rank}.parquet and the prepared model.
 Output: results/{dataset}/shards/shard_{rank}.h5
@@ -6,7 +6,7 @@ Output: results/{dataset}/shards/shard_{rank}.h5
 
 
 rule embed_shard:
-    """Embed the sequences of one shard, from its last checkpoint on."""
+    """Embed the sequences of one shard that its checkpoint does not have yet."""
     input:
         index="results/{dataset}/index",
         model=get_prepared_model,

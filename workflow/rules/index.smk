@@ -1,13 +1,13 @@
-"""From FASTA files to one index, and from the index to a shard for each rank.
+"""Indexes the FASTA files of a dataset, and splits the index into a shard for each rank.
 
-Input: the FASTA files of a dataset, and resources/models/{model}.json for what its model reads.
-Output: results/{dataset}/index.parquet and results/{dataset}/index/shard_{rank}.parquet;
-results/{dataset}/residues.bin goes from one rule to the other, so that split opens no FASTA file.
+Input: the FASTA files, and resources/models/{model}.json, which says what the model reads.
+Output: results/{dataset}/index.parquet and results/{dataset}/index/shard_{rank}.parquet. Between
+the two rules, results/{dataset}/residues.bin holds the residues, so that split opens no FASTA file.
 """
 
 
 rule index:
-    """Index every sequence, and check each of them before a GPU is used."""
+    """Check every record of the FASTA files and write the index, before a GPU is used."""
     input:
         fasta=get_fasta_files,
         model=get_prepared_model,
@@ -22,10 +22,10 @@ rule index:
         "../../envs/seqembed.yaml"
     params:
         fasta=get_fasta_patterns,
-        ids=get_ids,
+        ids=SETTINGS["ids"],
         invalid_residues=get_invalid_residues,
-        gaps=get_gaps,
-        suspicious=get_suspicious,
+        gaps=SETTINGS["gaps"],
+        suspicious=SETTINGS["suspicious"],
         sizes=get_fasta_sizes,
         python=get_python,
         scripts=get_scripts,
@@ -45,7 +45,7 @@ rule index:
 
 
 rule split:
-    """Give each distinct sequence to one shard, longest first, costs balanced."""
+    """Give each distinct sequence to one shard, so that all shards take about as long."""
     input:
         index="results/{dataset}/index.parquet",
         residues="results/{dataset}/residues.bin",

@@ -1,4 +1,4 @@
-"""From the shards to one row for every id.
+"""Merges the shards of a dataset into one file.
 
 Input: results/{dataset}/index.parquet and all results/{dataset}/shards/shard_{rank}.h5
 Output: results/{dataset}/embeddings.h5 and results/{dataset}/quarantine.tsv
@@ -6,7 +6,7 @@ Output: results/{dataset}/embeddings.h5 and results/{dataset}/quarantine.tsv
 
 
 rule merge:
-    """Give every id its row, in input order, and check that nothing is missing."""
+    """Give each id its row, in input order, and check that no id is missing."""
     input:
         index="results/{dataset}/index.parquet",
         shards=get_shards,

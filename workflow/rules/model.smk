@@ -1,12 +1,12 @@
-"""From a model's name or path to what every worker loads.
+"""Prepares a model, given by its name or path, for all workers.
 
-Input: the folder or file that `models` names.
+Input: the folder or file that `models` names; none for a known name, which is downloaded.
 Output: resources/models/{model}.json
 """
 
 
 rule prepare_model:
-    """Check a model's files, convert them where needed, and write down what they are."""
+    """Check a model's files, convert them if needed, and describe them in a JSON file."""
     input:
         get_model_files,
     output:

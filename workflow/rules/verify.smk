@@ -1,12 +1,12 @@
-"""Looks at finished results once more: whenever it is asked for, and for sequences left out.
+"""Verifies results when the user asks for it, and with `on_quarantine: fail` at the end of a run.
 
 Input: results/{dataset}/embeddings.h5, with index.parquet and quarantine.tsv beside it
-Output: none of `verify`; results/{dataset}/quarantine.checked where `on_quarantine` is `fail`
+Output: none of `verify`; results/{dataset}/quarantine.checked of `check_quarantine`
 """
 
 
 rule verify:
-    """Verify every dataset's embeddings.h5; made first where it is not there."""
+    """Verify the embeddings.h5 of every dataset, after making those that are missing."""
     input:
         get_results,
     log:
@@ -23,7 +23,7 @@ rule verify:
 
 
 rule check_quarantine:
-    """Fail where some sequences of a dataset could not be embedded, and keep its results."""
+    """Fail if some sequences of a dataset could not be embedded; the results are kept."""
     input:
         embeddings="results/{dataset}/embeddings.h5",
         quarantine="results/{dataset}/quarantine.tsv",

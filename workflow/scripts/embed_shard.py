@@ -77,12 +77,12 @@ def embed_shard(arguments: argparse.Namespace, logger: logging.Logger) -> None:
     output_dir = arguments.output.parent
     status = supervisor.run(rank, world_size, arguments.index, output_dir, model_config)
     logger.info(
-        "%s sequences are in %s: %s computed on %s, %s finished before",
-        *(f"{status['num_sequences']:,}", status["shard_path"], f"{status['computed']:,}"),
-        *(status["device"], f"{status['resumed_sequences']:,}"),
+        f"{status['num_sequences']:,} sequences are in {status['shard_path']}: "
+        f"{status['computed']:,} computed on {status['device']}, "
+        f"{status['resumed_sequences']:,} finished before"
     )
     if status["quarantined"]:
-        logger.warning("%s sequences could not be embedded", f"{status['quarantined']:,}")
+        logger.warning(f"{status['quarantined']:,} sequences could not be embedded")
 
 
 if __name__ == "__main__":

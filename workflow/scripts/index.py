@@ -1,10 +1,11 @@
-"""Index every sequence of a dataset's FASTA files, and check each of them."""
+"""Check every record of a dataset's FASTA files, and write the index of all records."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -18,15 +19,17 @@ from seqembed.models.prepared import load_tokenizer, read_prepared
 
 def main() -> int:
     parser = command_line.parser(__doc__)
-    parser.add_argument("--fasta", nargs="+", required=True, help="paths or glob patterns")
-    parser.add_argument("--ids", choices=get_args(IdStyle), required=True)
-    parser.add_argument("--model", type=Path, required=True, help="what prepare_model wrote")
-    invalid = get_args(InvalidResidues)
-    parser.add_argument("--invalid-residues", choices=invalid, required=True)
-    parser.add_argument("--gaps", choices=get_args(Gaps), required=True)
-    parser.add_argument("--suspicious", choices=get_args(Suspicious), required=True)
-    parser.add_argument("--output", type=Path, required=True, help="index.parquet")
-    parser.add_argument("--residues", type=Path, required=True, help="gets all residues, for split")
+    required = partial(parser.add_argument, required=True)
+    required("--fasta", nargs="+", help="paths or glob patterns")
+    required("--ids", choices=get_args(IdStyle), help="which part of a header becomes the id")
+    required("--model", type=Path, help="the JSON file that prepare_model wrote")
+    unknown = "what to do with residues that the model does not know"
+    required("--invalid-residues", choices=get_args(InvalidResidues), help=unknown)
+    required("--gaps", choices=get_args(Gaps), help="what to do with the gaps of an alignment")
+    strange = "what to do with text that does not look like residues"
+    required("--suspicious", choices=get_args(Suspicious), help=strange)
+    required("--output", type=Path, help="index.parquet")
+    required("--residues", type=Path, help="the file to write the residues of all records to")
     return command_line.run(index, parser.parse_args())
 
 
@@ -44,8 +47,7 @@ def index(arguments: argparse.Namespace, logger: logging.Logger) -> None:
     count = write_index(files, arguments.output, arguments.residues, arguments.ids, check)
     if summary := check.summary():
         logger.warning("%s", summary)
-    amounts = f"{count:,} sequences of {len(files):,} files"
-    logger.info("%s are in %s", amounts, arguments.output)
+    logger.info(f"{count:,} sequences of {len(files):,} files are in {arguments.output}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Split an index into shards of distinct sequences, one for each rank."""
+"""Split the distinct sequences of an index into shards, one for each rank."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -13,27 +14,28 @@ from seqembed.index.split import split_index
 from seqembed.models.prepared import load_tokenizer, read_prepared
 from seqembed.results.reader import allow_open_shards
 from seqembed.settings.lengths import resolve_policy
-from seqembed.settings.request import LongSequences
+from seqembed.settings.request import AskedLongSequences
 
 
 def main() -> int:
     parser = command_line.parser(__doc__)
-    parser.add_argument("--index", type=Path, required=True, help="index.parquet")
-    parser.add_argument("--residues", type=Path, required=True, help="what index wrote beside it")
-    parser.add_argument("--model", type=Path, required=True, help="what prepare_model wrote")
-    parser.add_argument("--world-size", type=int, required=True, help="how many shards")
-    policies = ["auto", *get_args(LongSequences)]
-    parser.add_argument("--long-sequences", choices=policies, required=True)
+    required = partial(parser.add_argument, required=True)
+    required("--index", type=Path, help="index.parquet")
+    required("--residues", type=Path, help="the file of residues that index.py wrote")
+    required("--model", type=Path, help="the JSON file that prepare_model wrote")
+    required("--world-size", type=int, help="how many shards to write")
+    longer = "what to do with sequences of more tokens than --max-length"
+    required("--long-sequences", choices=get_args(AskedLongSequences), help=longer)
     length = command_line.word_or_int
-    parser.add_argument("--max-length", type=length, required=True, help="tokens, or auto")
-    parser.add_argument("--layer", type=length, required=True, help="a number, or last")
-    parser.add_argument("--output-dir", type=Path, required=True, help="gets shard_{rank}.parquet")
+    required("--max-length", type=length, help="a number of tokens, or auto")
+    required("--layer", type=length, help="the number of a layer, or last")
+    required("--output-dir", type=Path, help="the folder to write shard_{rank}.parquet to")
     return command_line.run(split, parser.parse_args())
 
 
 def split(arguments: argparse.Namespace, logger: logging.Logger) -> None:
     model = read_prepared(arguments.model)
-    # What cannot be computed, or merged, is said here: no GPU has been asked for yet.
+    # Refused here, before a GPU is used: a layer that the model lacks, too many shards to merge.
     model.layer(arguments.layer)
     allow_open_shards(arguments.world_size)
     ranks = range(arguments.world_size)
@@ -46,8 +48,8 @@ def split(arguments: argparse.Namespace, logger: logging.Logger) -> None:
         policy=resolve_policy(arguments.long_sequences, arguments.max_length, model),
         unit="residues" if model.facts.molecule == "protein" else "tokens",
     )
-    place = arguments.output_dir
-    logger.info("%s distinct sequences are in %s shards in %s", f"{count:,}", len(paths), place)
+    place = f"{len(paths)} shards in {arguments.output_dir}"
+    logger.info(f"{count:,} distinct sequences are in {place}")
 
 
 if __name__ == "__main__":

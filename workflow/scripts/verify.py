@@ -1,4 +1,4 @@
-"""Verify files of seqembed: embeddings.h5, shards, checkpoint blocks, indices; a line for each."""
+"""Verify files of seqembed: embeddings.h5, shards, checkpoint blocks and indexes."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from seqembed.verify.verify import verify
 
 def main() -> int:
     parser = command_line.parser(__doc__)
-    parser.add_argument("files", metavar="FILE", type=Path, nargs="+")
-    beside = "the index of the files; left out, the one that the workflow put beside each"
+    several = "a file to verify; each file gets a line"
+    parser.add_argument("files", metavar="FILE", type=Path, nargs="+", help=several)
+    beside = "the index with which to compare the files (default: where the workflow puts it)"
     parser.add_argument("--index", type=Path, help=beside)
-    failed = "fail where some sequences could not be embedded, or only name them (default: warn)"
+    failed = "what to do if some sequences could not be embedded (default: warn, which names them)"
     parser.add_argument("--on-quarantine", choices=["warn", "fail"], default="warn", help=failed)
     return command_line.run(verify_files, parser.parse_args())
 
 
 def verify_files(arguments: argparse.Namespace, logger: logging.Logger) -> None:
-    """Check every file, also after one that is wrong."""
+    """Verify every file, also after a file with a fault; then raise FileFormatError if one had."""
     fail, wrong = arguments.on_quarantine == "fail", []
     for path in arguments.files:
         try:
             logger.info("%s", verify(path, arguments.index, fail_on_quarantine=fail))
         except SeqembedError as error:
-            # The caller logs the error of a single file.
+            # command_line.run logs the error of a single file.
             if len(arguments.files) == 1:
                 raise
             logger.error("%s", error)

@@ -1,4 +1,4 @@
-"""Options, log and error handling that all entry programs share."""
+"""The options, the log and the handling of errors, which all entry programs share."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from seqembed.worker_logging import open_log_file
 
 Step = Callable[[argparse.Namespace, logging.Logger], None]
 
+# What to do about an operating system's error, by its number; `and run again` follows.
 ADVICE = {
     errno.ENOSPC: "make room on its disk",
     errno.EDQUOT: "make room within your quota",
@@ -27,25 +28,32 @@ ADVICE = {
 
 
 def parser(description: str | None, *, needs_log: bool = False) -> argparse.ArgumentParser:
-    """Return an argument parser with the option --log, which every entry program has."""
+    """Return a parser with the option --log, which the user has to give with `needs_log`."""
     result = argparse.ArgumentParser(description=description, allow_abbrev=False)
-    result.add_argument("--log", type=Path, required=needs_log, help="also append to this file")
+    result.add_argument("--log", type=Path, required=needs_log, help="append the log to this file")
     return result
 
 
 def word_or_int(text: str) -> str | int:
-    """Parse an option that is a whole number or a word such as `auto`."""
+    """Return an option's value: a word such as `auto`, or an int; ValueError for other text."""
     return text if text.isalpha() else int(text)
 
 
 def run(step: Step, arguments: argparse.Namespace, label: str = "") -> int:
-    """Run an entry's one step; return the exit code: 0, 1 for an error, 143 for a signal.
+    """Run an entry program's one step; return the exit code.
 
-    An error that a user can mend becomes one line on stderr and in the log; any other is a bug,
-    and the traceback goes to both. label: follows the program's name in each line on stderr.
+    The code is 0, or 1 after an error, or 143 after SIGTERM or Ctrl-C. A SeqembedError or OSError
+    becomes one line on stderr and in the log; any other error is a bug, and its traceback goes to
+    both. label: what follows the program's name in each line on stderr.
     """
     signal.signal(signal.SIGTERM, _exit_on_sigterm)
-    logger = _open_logger(f"{Path(sys.argv[0]).stem}{label}")
+    name = f"{Path(sys.argv[0]).stem}{label}"
+    logger = logging.getLogger(f"seqembed.{name}")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    screen = logging.StreamHandler()
+    screen.setFormatter(logging.Formatter(f"{name}: %(message)s"))
+    logger.handlers = [screen]
     try:
         if arguments.log:
             logger.addHandler(open_log_file(arguments.log))
@@ -60,22 +68,11 @@ def run(step: Step, arguments: argparse.Namespace, label: str = "") -> int:
         advice = ADVICE.get(error.errno or 0, "mend this")
         logger.error("%s; %s and run again", error, advice)
     except Exception:  # noqa: BLE001 (the boundary of the program)
-        logger.exception("this is a bug in seqembed; please report it with these lines")
+        logger.exception("this is a bug in seqembed; please report it with all lines below")
     return EXIT_FAILED
 
 
 def _exit_on_sigterm(*_: Any) -> None:
-    # sys.exit raises, so that temporary files are removed; a second SIGTERM must not disturb that.
+    # sys.exit raises, so that temporary files are removed; a second SIGTERM would interrupt that.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.exit(EXIT_INTERRUPTED)
-
-
-def _open_logger(name: str) -> logging.Logger:
-    logger = logging.getLogger(f"seqembed.{name}")
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    logger.handlers.clear()
-    screen = logging.StreamHandler()
-    screen.setFormatter(logging.Formatter(f"{name}: %(message)s"))
-    logger.addHandler(screen)
-    return logger

@@ -1,4 +1,4 @@
-"""Read all the environment variables that this program looks at."""
+"""Read all the environment variables that seqembed uses."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from seqembed.errors import ConfigError
 
 DISABLE_FP16 = "SEQEMBED_DISABLE_FP16"
-TRUE_WORDS = frozenset({"1", "true", "yes", "on"})
-FALSE_WORDS = frozenset({"", "0", "false", "no", "off"})
-# Slurm, LSF and PBS set these in a job.
-JOB_NUMBERS = ("SLURM_JOB_ID", "LSB_JOBID", "PBS_JOBID")
-# Slurm numbers batch, interactive and external steps from here on (slurm.h).
+TRUE_WORDS = {"1", "true", "yes", "on"}
+FALSE_WORDS = {"", "0", "false", "no", "off"}
+# Slurm gives numbers from here on to the steps that srun did not start (slurm.h).
 FIRST_SPECIAL_STEP = 0xFFFFFFF0
 
 
@@ -20,9 +18,10 @@ FIRST_SPECIAL_STEP = 0xFFFFFFF0
 class EnvConfig:
     """The values of the environment variables.
 
-    disable_fp16: SEQEMBED_DISABLE_FP16. visible_devices: CUDA_VISIBLE_DEVICES, None if it is not
-    set. slurm_job: SLURM_JOB_ID, None outside a Slurm job. in_scheduler_job: a scheduler started
-    this process, and chose its devices. in_slurm_step: srun started this process.
+    disable_fp16: whether SEQEMBED_DISABLE_FP16 forbids fp16. visible_devices: the text of
+    CUDA_VISIBLE_DEVICES, None if that is not set. slurm_job: the number of the Slurm job, None
+    outside a Slurm job. in_scheduler_job: whether this process runs in a job of Slurm, LSF or PBS.
+    in_slurm_step: whether srun started this process.
     """
 
     disable_fp16: bool
@@ -33,7 +32,7 @@ class EnvConfig:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> EnvConfig:
-        """Read the variables; raises ConfigError if SEQEMBED_DISABLE_FP16 is not a yes or a no."""
+        """Return the values; raises ConfigError if SEQEMBED_DISABLE_FP16 has an unknown value."""
         word = environ.get(DISABLE_FP16, "").strip().lower()
         if word not in TRUE_WORDS | FALSE_WORDS:
             advice = "set it to 1, true, yes or on, or to 0, false, no, off or nothing"
@@ -45,6 +44,8 @@ class EnvConfig:
             disable_fp16=word in TRUE_WORDS,
             visible_devices=environ.get("CUDA_VISIBLE_DEVICES"),
             slurm_job=environ.get("SLURM_JOB_ID"),
-            in_scheduler_job=any(name in environ for name in JOB_NUMBERS),
+            in_scheduler_job=not environ.keys().isdisjoint(
+                {"SLURM_JOB_ID", "LSB_JOBID", "PBS_JOBID"}
+            ),
             in_slurm_step=step.isascii() and step.isdigit() and int(step) < FIRST_SPECIAL_STEP,
         )

@@ -1,4 +1,4 @@
-"""The types of errors, and helpers for their messages, which say where and what to do."""
+"""The types of errors, and functions that write parts of their messages."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-# The exit codes of an entry: for an error, and for SIGTERM as shells count it.
+# The exit codes of an entry program: after an error, and after SIGTERM (128 + 15, as in shells).
 EXIT_FAILED = 1
-EXIT_INTERRUPTED = 128 + 15
+EXIT_INTERRUPTED = 143
 
 
 class SeqembedError(Exception):
-    """Base of every error that a user can mend."""
+    """Base of all errors that a user can mend; other exceptions are bugs."""
 
 
 class FastaError(SeqembedError):
-    """A FASTA file has a fault, in a line (from 1) and in the record of an id, if known."""
+    """A FASTA file has a fault, in a line (number, from 1) and a record (id); None: unknown."""
 
     def __init__(
         self, message: str, *, path: str | Path, record: str | None = None, line: int | None = None
@@ -37,7 +37,7 @@ class ModelError(SeqembedError):
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Put the path before the message of a ModelError that the body raises."""
+    """Put `path` before the message of a ModelError that the `with` block raises."""
     try:
         yield
     except ModelError as error:
@@ -45,43 +45,43 @@ def named(path: Path) -> Iterator[None]:
 
 
 def show(names: Sequence[str]) -> str:
-    """Return the first three names, quoted, for a message."""
+    """Return the first three names for a message, quoted; `...` stands for further names."""
     first = ", ".join(map(repr, names[:3]))
     return f"{first}, ..." if len(names) > 3 else first
 
 
 def count_of(count: int, noun: str) -> str:
-    """Return a number of things for a message: "1 weight", "3 weights"."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+    """Return a count with its noun for a message, such as "1 weight" or "3 weights"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def shorten(text: str) -> str:
-    """Return a text cut to 60 characters, for a message."""
+    """Return a text for a message; of more than 60 characters, the first 57 and `...`."""
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 class FileFormatError(SeqembedError):
-    """A file of this program is damaged, incomplete, or of an unknown version."""
+    """A file that seqembed wrote is damaged, incomplete, or of an unknown format version."""
 
 
 class IndexFormatError(FileFormatError):
-    """An index or a shard's index is damaged."""
+    """A dataset's index or a shard's index is damaged."""
 
 
 class CheckpointError(FileFormatError):
-    """A checkpoint block or manifest is damaged."""
+    """A file of a checkpoint is damaged, such as a block or the manifest."""
 
 
 class ShardError(FileFormatError):
-    """An HDF5 file of embeddings is damaged."""
+    """An HDF5 file of embeddings is damaged: a shard, or embeddings.h5."""
 
 
 class ConfigError(SeqembedError):
-    """The configuration asks for something impossible."""
+    """A setting is not valid, or cannot be used with the other settings."""
 
 
 class DeviceError(SeqembedError):
-    """No available device can do what was asked."""
+    """No available device can do what the settings ask for."""
 
 
 class RecipeError(SeqembedError):
@@ -89,26 +89,30 @@ class RecipeError(SeqembedError):
 
 
 class NonFiniteError(SeqembedError):
-    """Too many sequences in a row gave a NaN or an infinity; position: the last one's row."""
+    """The model gave values that are not finite, `count` times in a row; last at row `position`."""
 
     def __init__(self, position: int, count: int) -> None:
         self.position = position
         super().__init__(
             f"the model gave values that are not finite for {count} sequences in a row, in fp32 "
-            "too: check its weights, and set `embedding: {storage: float32}` where that is float16"
+            "too; check the model's weights, and if `storage` is float16, set "
+            "`embedding: {storage: float32}`"
         )
 
 
 class FreshProcessError(SeqembedError):
-    """A fresh process has to try the sequences of a shard that have no row yet."""
+    """Sequences of the shard failed, and a new worker process has to try each of them alone."""
 
 
 class WorkerCrashError(SeqembedError):
-    """The last process of a shard crashed while it computed no sequence."""
+    """The shard's last worker process crashed while no batch was being computed."""
 
 
 class NotTheSequencesError(SeqembedError):
-    """Too many sequences in a row failed, each alone: something else is at fault."""
+    """Each of `count` sequences in a row failed alone, so the sequences are not the cause.
+
+    reason: why the last one failed. memory: whether the sequences failed for lack of memory.
+    """
 
     def __init__(self, count: int, reason: str, memory: bool) -> None:
         advice = (
@@ -125,4 +129,4 @@ class InterruptedRun(SeqembedError):
 
 
 class WorkerError(SeqembedError):
-    """A worker did not complete its shard."""
+    """A worker process ended without completing its shard."""

@@ -1,4 +1,4 @@
-"""Refuse mistakes before a run that Snakemake accepts silently; list the faults after a run."""
+"""Refuse, before a run, mistakes that Snakemake does not notice; list errors after a run."""
 
 from __future__ import annotations
 
@@ -14,33 +14,34 @@ from seqembed.settings.schema import GPU_NAMES
 from seqembed.storage.paths import expand
 
 _SETTING = re.compile(r"(fasta|model|datasets)=")
-# How worker_logging.LINE begins.
+# How each record begins in the log files that worker_logging.open_log_file writes.
 _RECORD = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (?P<level>[A-Z]+) ", re.M)
 _TRACEBACK = "Traceback (most recent call last):"
 
 
 def refuse_lost_words(arguments: Sequence[str], config: Sequence[str]) -> None:
-    """Raise ConfigError for a setting that Snakemake would not read, or would replace.
+    """Raise ConfigError if Snakemake would ignore a setting of the command line.
 
-    arguments: the whole command line. config: the words after the last --config.
+    arguments: all words of the command line. config: the words after the last --config.
     """
     settings = [word for word in arguments if _SETTING.match(word)]
     if settings and not config:
-        message = f"{settings[0]} is taken for a file to make"
+        message = f"{settings[0]} is taken for a file to make, as no --config stands before it"
         raise ConfigError(f"{message}; write --config {shlex.join(settings)}.")
     if sum(word in ("--config", "-C") or word.startswith("--config=") for word in arguments) > 1:
-        message = "--config is given twice, and Snakemake reads the last alone; write all of it"
-        raise ConfigError(f"{message} after one --config.")
+        message = "--config is given twice, and Snakemake reads only the last one"
+        raise ConfigError(f"{message}; write all settings after one --config.")
     given = [word.partition("=") for word in config]
     keys = [key for key, _, _ in given]
-    # Snakemake merges groups of keys.
+    # Settings in braces may be given twice, because Snakemake merges them.
     if twice := [key for key, _, value in given if keys.count(key) > 1 and value[:1] != "{"]:
-        message = f"{twice[0]} is given twice, and only the last would count; write it once"
-        raise ConfigError(f"{message} (several files as fasta=a.faa,b.faa, without braces).")
+        message = f"{twice[0]} is given twice, and Snakemake uses only the last one"
+        advice = f"write {twice[0]} once (several files as fasta=a.faa,b.faa, without braces)"
+        raise ConfigError(f"{message}; {advice}.")
 
 
 def refuse_other_gpu_limits(resources: Mapping[str, object], device: str) -> None:
-    """Raise ConfigError for `--resources gpus=2`, which limits nothing: the resource is `gpu`."""
+    """Raise ConfigError for `--resources gpus=2`, which limits no job: the resource is `gpu`."""
     if device == "cpu" or "gpu" in resources:
         return
     for name in resources:
@@ -53,10 +54,11 @@ def refuse_other_gpu_limits(resources: Mapping[str, object], device: str) -> Non
 def refuse_to_replace(patterns: Iterable[str], files: Iterable[str | Path], index: Path) -> None:
     """Raise ConfigError if the index was made of other FASTA files than `files`.
 
-    One file in common is enough to go on, and so is an indexed file that one of `patterns`, the
-    user's own words, would match. An index that cannot be read is made anew, and so passes.
+    Nothing is raised if one of `files` is in the index, if one of `patterns` (the paths and globs
+    that the user wrote) matches an indexed file, or if the index cannot be read, since the run then
+    makes a new one.
     """
-    # Not at the top: it imports pyarrow, which only a name that was used before needs.
+    # Not at the top, because it imports pyarrow, which few runs need here.
     from seqembed.index.table import read_file_counts
 
     try:
@@ -69,22 +71,22 @@ def refuse_to_replace(patterns: Iterable[str], files: Iterable[str | Path], inde
         return
     more = f" and {len(before) - 1} more" if len(before) > 1 else ""
     raise ConfigError(
-        f"{index.parent} holds the results of {before[0]}{more}, which would be lost. Give these "
-        f"files another name, by name=... after --config; or, if that file only moved, remove "
+        f"{index.parent} holds the results of {before[0]}{more}, which would be lost. Write "
+        f"name=... after --config, with another name; or, if {before[0]} only moved, remove "
         f"{index} and run again."
     )
 
 
 def list_errors(logs: Iterable[Path], since: float) -> list[str]:
-    """Return the errors of the logs written after `since`, in seconds since the epoch."""
+    """Return the last error or warning of each log written after `since` (seconds, Unix time)."""
     written = [path for path in logs if path.exists() and path.stat().st_mtime >= since]
     return [line for path in written if (line := read_error(path))]
 
 
 def read_error(log: Path) -> str | None:
-    """Return the last record of a log as one line, if it is an error or a warning; else None.
+    """Return the first line of a log's last record, and of a traceback also the last line.
 
-    The line is the record's first; after a traceback, the last in brackets.
+    Return None if the last record is neither an error nor a warning.
     """
     text = log.read_text(errors="replace")
     records = list(_RECORD.finditer(text))
@@ -95,18 +97,19 @@ def read_error(log: Path) -> str | None:
 
 
 def list_changes(datasets: Iterable[str], folder: Path) -> Iterator[str]:
-    """Yield a line for each FASTA file that changed since it was indexed.
+    """Yield a line for each FASTA file of the datasets that changed since it was indexed.
 
-    folder: the working folder, which has `results`.
+    folder: the working folder, in which `results` lies. An index that cannot be read gives a line
+    with its error.
     """
     for dataset in datasets:
         index = Path(f"results/{dataset}/index.parquet")
         if not (folder / index).exists():
             continue
-        # Not at the top: it imports pyarrow, and every job of a run imports this module.
+        # Not at the top, because it imports pyarrow, and every job of a run imports this module.
         from seqembed.index.table import find_changes
 
-        advice = f"`snakemake verify` compares them; to embed it anew, add --forcerun {index}"
+        advice = f"`snakemake verify` compares its content; to embed it, add --forcerun {index}"
         try:
             for change in find_changes(folder / index, folder):
                 yield f"Dataset {dataset}: {change}; {advice}"

@@ -1,1 +1,1 @@
-"""Settings: the configuration, the recipe, long sequences and memory."""
+"""The configuration, and what follows from it: recipe, precision, windows, token budget."""

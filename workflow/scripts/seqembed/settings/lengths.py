@@ -1,8 +1,9 @@
 """What to do with sequences of more tokens than a model reads at once; no PyTorch is needed.
 
-Tokens are counted without the two special ones around every window. A window begins every half
-max_length, and the last one ends with the sequence, so that each has max_length tokens. A token's
-row is taken from the window in which the token is farthest from an edge.
+Tokens are counted without the two special tokens, which are added before and after each window. A
+window has max_length tokens, and the next window begins half of max_length later, or earlier if the
+next window would go beyond the end of the sequence. Windows overlap: a token's row is taken from
+the window in which the token is farthest from the window's ends.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +20,14 @@ from seqembed.errors import ConfigError
 from seqembed.flags import TRUNCATED, WINDOWED
 from seqembed.models.encoders.tokenization import SPECIALS
 from seqembed.models.prepared import PreparedModel
-from seqembed.settings.request import AskedLongSequences, LongSequences, check_choice, check_whole
+from seqembed.settings.request import AskedLongSequences, LongSequences, check_choices, check_whole
 
 Int64s = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A stretch of tokens, start to stop; rows are taken from keep_start to keep_stop alone."""
+    """The tokens [start, stop) of a sequence, of which [keep_start, keep_stop) keep their rows."""
 
     start: int
     stop: int
@@ -36,20 +37,22 @@ class Window:
 
 @dataclass(frozen=True, kw_only=True)
 class LengthPolicy:
-    """How to read sequences of more than `max_length` tokens; with `full`, max_length is 0.
+    """How the model reads sequences of more than `max_length` tokens.
 
-    Raises ConfigError for an unknown policy, or an impossible max_length.
+    max_length is 0 if long_sequences is `full`. Raises ConfigError for an unknown long_sequences or
+    a max_length out of range. In all methods `tokens` are the (n,) int64 token counts of n
+    sequences, without special tokens, and token_budget is the most tokens of a batch.
     """
 
     long_sequences: LongSequences
     max_length: int
 
     def __post_init__(self) -> None:
-        check_choice("long_sequences", self.long_sequences, get_args(LongSequences))
+        check_choices(self)
         check_whole("max_length", self.max_length, 0 if self.long_sequences == "full" else 1)
 
     def is_long(self, tokens: Int64s) -> NDArray[np.bool_]:
-        """Return which of (n,) sequences have more tokens than max_length, (n,) bool."""
+        """Return which sequences have more than max_length tokens, (n,); with `full`, none."""
         return (tokens > self.max_length) & (self.long_sequences != "full")
 
     def kept(self, tokens: Int64s) -> Int64s:
@@ -58,39 +61,39 @@ class LengthPolicy:
         return np.minimum(tokens, self.max_length) if truncate else tokens
 
     def windows(self, tokens: Int64s) -> Int64s:
-        """Return how many windows each sequence has, (n,)."""
+        """Return how many windows each sequence has, (n,); 1 if the sequence is not cut."""
         if self.long_sequences != "window":
             return np.ones(len(tokens), np.int64)
         over = np.maximum(tokens - self.max_length, 0)
         return 1 - (-over // ((self.max_length + 1) // 2))
 
     def model_tokens(self, tokens: Int64s) -> Int64s:
-        """Return how many tokens, special ones included, the model reads of each sequence, (n,)."""
+        """Return how many tokens the model reads for each sequence, special ones included, (n,)."""
         windows = self.windows(tokens)
         whole = self.kept(tokens) + SPECIALS
         return np.where(windows > 1, windows * (self.max_length + SPECIALS), whole)
 
     def windows_a_pass(self, token_budget: int) -> int:
-        """Return how many windows of one sequence fit in a token budget: at least one."""
+        """Return how many windows of one sequence a batch holds: at least 1."""
         return max(1, token_budget // (self.max_length + SPECIALS))
 
     def passes(self, tokens: Int64s, token_budget: int) -> Int64s:
-        """Return how often the model runs for each sequence, (n,)."""
+        """Return how many batches each sequence needs for its windows, (n,)."""
         return -(-self.windows(tokens) // self.windows_a_pass(token_budget))
 
     def last_pass(self, tokens: Int64s, token_budget: int) -> Int64s:
-        """Return how many tokens of each sequence are in the model's last run for it, (n,)."""
+        """Return how many tokens of each sequence its last batch holds, special ones included."""
         earlier = (self.passes(tokens, token_budget) - 1) * self.windows_a_pass(token_budget)
         return self.model_tokens(tokens) - earlier * (self.max_length + SPECIALS)
 
     def cut(self, tokens: int) -> list[Window]:
-        """Return the windows of one sequence, in order; each kept token is kept in one of them."""
+        """Return the windows of one sequence, in order; each kept token is kept in one window."""
         length, count = (int(of(np.array([tokens]))[0]) for of in (self.kept, self.windows))
         if count == 1:
             return [Window(0, length, 0, length)]
         step = (self.max_length + 1) // 2
         starts = [min(i * step, length - self.max_length) for i in range(count)]
-        # Here a token is as far from the end of one window as from the start of the next.
+        # A token here is as far from the end of one window as from the start of the next window.
         turns = [(a + self.max_length + b + 1) // 2 for a, b in pairwise(starts)]
         return [
             Window(start, start + self.max_length, *kept)
@@ -98,16 +101,17 @@ class LengthPolicy:
         ]
 
     def flags(self, tokens: Int64s) -> NDArray[np.uint8]:
-        """Return the flags of (n,) sequences' rows: WINDOWED, TRUNCATED or 0; (n,) uint8."""
+        """Return the flag of each sequence's row: WINDOWED, TRUNCATED or 0, (n,) uint8."""
         flag = {"window": WINDOWED, "truncate": TRUNCATED}.get(self.long_sequences, 0)
         return np.where(self.is_long(tokens), flag, 0).astype(np.uint8)
 
     def refuse(
         self, tokens: Int64s, unit: str, describe: Callable[[Int64s], list[str]] | None = None
     ) -> None:
-        """With the policy `error`, raise ConfigError if a sequence is longer than max_length.
+        """Raise ConfigError if long_sequences is `error` and a sequence is over max_length.
 
-        unit: "residues" or "tokens". describe: returns names of rows, for the first three.
+        unit: "residues" or "tokens", for the message. describe: returns the names of the sequences
+        at these places in `tokens`; None: the message names no sequence.
         """
         long = np.flatnonzero(self.is_long(tokens))
         if not len(long) or self.long_sequences != "error":
@@ -117,15 +121,20 @@ class LengthPolicy:
             f"{len(long):,} of {len(tokens):,} sequences are longer than {self.max_length:,} "
             f"{unit} (the longest has {int(tokens.max()):,}){names}; to embed them, set "
             "`embedding: {long_sequences: window}` or `truncate` (after --config: "
-            "'embedding={long_sequences: window}'); else take them out, or raise "
-            "`embedding: {max_length: ...}`"
+            "'embedding={long_sequences: window}') or a larger `embedding: {max_length: ...}`; "
+            "to leave them out, remove them from the FASTA files"
         )
 
 
 def resolve_policy(
     asked: AskedLongSequences, max_length: Literal["auto"] | int, model: PreparedModel
 ) -> LengthPolicy:
-    """Return a model's policy; `auto` is `full` for a model without a limit, else `window`."""
+    """Return the policy for a model, with every `auto` resolved.
+
+    For long_sequences, `auto` is `full` for a model that reads any length, else `window`; for
+    max_length, `auto` is the model's own limit in tokens. Raises ConfigError for a max_length that
+    is out of range.
+    """
     if asked == "auto":
         asked = "full" if model.facts.reads_whole else "window"
     limit = 0 if asked == "full" else model.longest(max_length)

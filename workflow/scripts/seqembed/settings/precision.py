@@ -1,4 +1,4 @@
-"""Choose the precision that a device computes in."""
+"""Choose the precision in which a model computes on a device."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from seqembed.environment import EnvConfig
 from seqembed.errors import ConfigError, DeviceError
 from seqembed.settings.request import AskedPrecision, Precision
 
-# Attention over packed sequences has no half-precision kernel for cards older than Ampere.
+# On older GPUs, PyTorch has no fp16 or bf16 attention over packed sequences.
 OLDEST_CAPABILITY = (8, 0)
 CARD = "an NVIDIA GPU of compute capability 8.0 (Ampere) or newer"
-# The dtype of weights and activations in each precision.
+# The dtype of weights and activations.
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-# Without one of these PyTorch computes bf16 through fp32: slower, and no better.
+# On a CPU without these instructions, PyTorch converts bf16 to fp32 and back, which is slower.
 BF16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16"}
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -28,27 +28,28 @@ def should_use_fp16(device: torch.device, environment: EnvConfig) -> bool:
 def resolve_precision(
     asked: AskedPrecision, device: torch.device, environment: EnvConfig
 ) -> Precision:
-    """Return the precision to compute in; `auto` is fp16 if should_use_fp16, else fp32.
+    """Return the precision to compute in; `auto` is fp16 if should_use_fp16(), else fp32.
 
-    Raises DeviceError if the device lacks the precision, ConfigError if the user disabled fp16.
+    Raises DeviceError if the device cannot compute in the asked precision, and ConfigError if that
+    is fp16 and SEQEMBED_DISABLE_FP16 forbids fp16.
     """
     if asked == "auto":
         return "fp16" if should_use_fp16(device, environment) else "fp32"
     if asked == "fp16" and environment.disable_fp16:
         raise ConfigError(
-            "the environment variable SEQEMBED_DISABLE_FP16 forbids `precision: fp16`; unset it, "
-            "or set `precision: fp32`"
+            "the environment variable SEQEMBED_DISABLE_FP16 forbids `precision: fp16`; unset the "
+            "variable, or set `precision: fp32`"
         )
     if obstacle := _obstacle(asked, device):
         raise DeviceError(
             f"`precision: {asked}` cannot be used on {device}: {obstacle}; "
-            "set `precision: auto` or `fp32`, or run on such a device"
+            "set `precision: auto` or `precision: fp32`, or run on a device that has what is needed"
         )
     return asked
 
 
 def _obstacle(precision: Precision, device: torch.device) -> str | None:
-    """Return why a device cannot compute in a precision; None if nothing is in the way."""
+    """Return what the precision needs and the device lacks, for a message; None if nothing."""
     if precision == "fp32":
         return None
     if device.type == "cuda":

@@ -1,11 +1,11 @@
-"""The recipe: all that decides a row's numbers; its file and its fingerprint."""
+"""The recipe, which is everything that decides a row's numbers; its file and its fingerprint."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 
@@ -20,21 +20,26 @@ from seqembed.settings.request import (
     Precision,
     Request,
     Storage,
-    check_choice,
+    check_choices,
 )
 from seqembed.storage.json_files import hash_json, read_json, write_json
 
 FORMAT_VERSION = "1"
-# Raised only when the same weights and settings give other numbers than before.
+# Raised only if a new version of seqembed gives other numbers for the same weights and settings.
 NUMERICS_VERSION = 1
-# Keys that later versions added, with what earlier versions did: at these values they are not
-# hashed, so that the name of a recipe's file never changes.
+# Settings that later versions added, each with the value that says what earlier versions did. A
+# setting with this value is not hashed, so that the name of an older recipe's file stays the same.
 LATER_KEYS = {"layer": "last", "pooling": "mean", "per_residue": False, "storage": "float32"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What is computed, every `auto` resolved. Raises ConfigError for an impossible value."""
+    """What is computed, with every `auto` resolved; ConfigError for a value that is not allowed.
+
+    weights: the hash of the weights and the model's sizes. tokenizer: PreparedModel.tokenizer.
+    layer: the number of the layer whose rows are taken. max_length: the most tokens that the model
+    reads at once, 0 if long_sequences is `full`. The other fields are as in the configuration.
+    """
 
     weights: str
     tokenizer: str
@@ -48,33 +53,32 @@ class Recipe:
     per_residue: bool = False
 
     def __post_init__(self) -> None:
-        check_choice("pooling", self.pooling, get_args(Pooling))
-        check_choice("storage", self.storage, get_args(Storage))
-        check_choice("precision", self.precision, get_args(Precision))
-        # A LengthPolicy checks itself.
+        check_choices(self)
+        # A LengthPolicy checks max_length when it is made.
         _ = self.policy
 
     @property
     def fingerprint(self) -> str:
-        """The hash of the recipe's fields, 64 hex characters."""
+        """The hash of fields(), 64 hex characters."""
         return hash_json(self.fields(), 32)
 
     @property
     def policy(self) -> LengthPolicy:
-        """What to do with long sequences."""
+        """How the model reads sequences that are longer than max_length."""
         return LengthPolicy(long_sequences=self.long_sequences, max_length=self.max_length)
 
     def fields(self) -> dict[str, str | int]:
-        """Return the fields by name, without `per_residue` where that is false."""
+        """Return the fields by name; without `per_residue` if that is false, as older files are."""
         return {k: v for k, v in asdict(self).items() if k != "per_residue" or v}
 
 
 def resolve_recipe(
     request: Request, model: PreparedModel, device: torch.device, environment: EnvConfig
 ) -> Recipe:
-    """Return the recipe of a request for this worker's model and device.
+    """Return the recipe of a request, with each `auto` resolved for this model and device.
 
-    Raises DeviceError if the device lacks the precision, ConfigError if the model lacks the layer.
+    Raises DeviceError if the device cannot compute in the asked precision, and ConfigError if the
+    model has no such layer or SEQEMBED_DISABLE_FP16 forbids the asked fp16.
     """
     policy = resolve_policy(request.long_sequences, request.max_length, model)
     return Recipe(
@@ -98,10 +102,11 @@ def adopt_recipe(
     device: torch.device,
     environment: EnvConfig,
 ) -> Recipe:
-    """Return the one recipe of all workers with this request, written by the first of them.
+    """Return the recipe in `folder` for this request and model, written there if it is missing.
 
-    Raises RecipeError if the file is damaged, or this worker would compute something else;
-    DeviceError if this device cannot compute in the recipe's precision.
+    The first worker writes the recipe's file; all others use that recipe, so that all rows of a
+    dataset have one. Raises RecipeError if the file is damaged, or if this worker would compute
+    something else; otherwise as resolve_recipe, also for the recipe's precision on this device.
     """
     path = folder / f"{_request_key(request, model)}.json"
     own = resolve_recipe(request, model, device, environment)
@@ -110,34 +115,35 @@ def adopt_recipe(
         return own
     except FileExistsError:
         found = read_recipe(path)
-    # `auto` was resolved by the first worker, perhaps on another device than this one.
+    # The first worker may have resolved `precision: auto` on another device than this worker's.
     same = replace(own, precision=found.precision) if request.precision == "auto" else own
     for name, value in asdict(same).items():
         if (other := getattr(found, name)) != value:
-            message = f"{path}: {name} is {other!r}, but this worker would use {value!r}; "
-            raise RecipeError(message + "remove the file to start over with the new value")
+            message = f"{path}: {name} is {other!r}, but this worker would use {value!r}"
+            advice = f"to compute all rows with {name} {value!r}, remove the file and run again"
+            raise RecipeError(f"{message}; {advice}")
     resolve_precision(found.precision, device, environment)
     return found
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Read a recipe's file; raises RecipeError if it is damaged or of an unknown version."""
+    """Return the recipe of a file; raises RecipeError if the file is damaged or cannot be read."""
     try:
         return pick_recipe(read_json(path, "recipe", FORMAT_VERSION))
     except (ConfigError, OSError, ValueError, KeyError, TypeError) as error:
-        message = f"{path}: damaged recipe ({error!r}); remove it and run again"
+        message = f"{path}: the recipe is damaged ({error!r}); remove the file and run again"
         raise RecipeError(message) from error
 
 
 def pick_recipe(content: Mapping[str, Any]) -> Recipe:
-    """Return the recipe among other keys; TypeError if a key is missing, else as Recipe raises."""
+    """Return the recipe in `content`, ignoring other keys; TypeError or ConfigError as Recipe()."""
     return Recipe(
         **{name: content[name] for name in Recipe.__dataclass_fields__ if name in content}
     )
 
 
 def _request_key(request: Request, model: PreparedModel) -> str:
-    """Return a hash of the settings asked for, the weights, the tokenizer and the numerics."""
+    """Return the name of a recipe's file: 24 hex characters of a hash of what decides it."""
     asked = {k: v for k, v in asdict(request).items() if v != LATER_KEYS.get(k, ...)}
     model_keys = {"weights": model.fingerprint, "tokenizer": model.tokenizer}
     return hash_json(asked | model_keys | {"numerics_version": NUMERICS_VERSION}, 32)[:24]

@@ -1,27 +1,27 @@
-"""The settings that reach a worker: what it computes, and how; checked without PyTorch."""
+"""The settings that reach a worker: what to compute, and how; checked without PyTorch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from seqembed.errors import ConfigError
 
 Pooling = Literal["mean", "cls", "max"]
 Precision = Literal["fp32", "fp16", "bf16"]
-AskedPrecision = Literal["auto"] | Precision
+AskedPrecision = Literal["auto", Precision]
 Storage = Literal["float32", "float16"]
 LongSequences = Literal["window", "truncate", "full", "error"]
-AskedLongSequences = Literal["auto"] | LongSequences
-# The schema has the same limit: no sequence is so long, and sums of lengths stay exact.
+AskedLongSequences = Literal["auto", LongSequences]
+# As in the schema: no sequence is longer, and sums of lengths stay exact.
 LARGEST = 1_000_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What to compute, as the user asked for it. Raises ConfigError for an impossible value."""
+    """The keys of `embedding` but invalid_residues; ConfigError for a value that is not allowed."""
 
     layer: Literal["last"] | int
     pooling: Pooling
@@ -32,10 +32,7 @@ class Request:
     max_length: Literal["auto"] | int
 
     def __post_init__(self) -> None:
-        check_choice("pooling", self.pooling, get_args(Pooling))
-        check_choice("storage", self.storage, get_args(Storage))
-        check_choice("precision", self.precision, ("auto", *get_args(Precision)))
-        check_choice("long_sequences", self.long_sequences, ("auto", *get_args(LongSequences)))
+        check_choices(self)
         if not isinstance(self.per_residue, bool):
             raise ConfigError(f"per_residue must be true or false, not {self.per_residue!r}")
         check_whole("layer", self.layer, 0, "last")
@@ -44,10 +41,10 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSettings:
-    """What a worker computes, and how. Raises ConfigError for an impossible value.
+    """What a worker computes, and how; raises ConfigError for a value that is not allowed.
 
-    model: the JSON file that prepare_model wrote. token_budget: the most tokens of a batch.
-    threads: how many of the CPU.
+    model: the path of the JSON file that prepare_model wrote. token_budget: the most tokens of a
+    batch, or auto. threads: how many CPU threads the worker uses.
     """
 
     model: Path
@@ -57,13 +54,13 @@ class WorkerSettings:
     threads: int
 
     def __post_init__(self) -> None:
-        check_choice("device", self.device, ("auto", "cuda", "cpu"))
+        check_choices(self)
         check_whole("token_budget", self.token_budget, 1, "auto")
         check_whole("threads", self.threads, 1)
 
 
 def read_settings(model_config: Mapping[str, Any]) -> WorkerSettings:
-    """Read the plain dict that a worker is given; raises ConfigError that names a wrong key."""
+    """Return the settings in gpu_worker's model_config; ConfigError for a wrong or missing key."""
     try:
         return WorkerSettings(
             model=Path(model_config["model"]),
@@ -73,17 +70,19 @@ def read_settings(model_config: Mapping[str, Any]) -> WorkerSettings:
             threads=model_config["threads"],
         )
     except (KeyError, TypeError) as error:
-        raise ConfigError(f"model_config lacks or misnames a setting: {error}") from error
+        raise ConfigError(f"model_config: a key is missing or not known: {error}") from error
 
 
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """Raise ConfigError, naming the choices, unless the value is one of them."""
-    if value not in choices:
-        raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+def check_choices(settings: Any) -> None:
+    """Raise ConfigError if a field of a dataclass has a Literal type, but none of its values."""
+    for name, kind in get_type_hints(type(settings)).items():
+        value = getattr(settings, name)
+        if get_origin(kind) is Literal and value not in get_args(kind):
+            raise ConfigError(f"{name} must be one of {', '.join(get_args(kind))}, not {value!r}")
 
 
 def check_whole(name: str, value: Any, minimum: int, *words: str) -> None:
-    """Raise ConfigError unless the value is an int from `minimum` to LARGEST, or a word."""
+    """Raise ConfigError unless the value is an int from `minimum` to LARGEST or one of `words`."""
     if value not in words and not (type(value) is int and minimum <= value <= LARGEST):
         allowed = " or ".join([*words, f"a whole number from {minimum} to {LARGEST:,}"])
         raise ConfigError(f"{name} must be {allowed}, not {value!r}")

@@ -1,4 +1,4 @@
-"""Fill in the configuration's defaults; check it against the schema, and explain what is wrong."""
+"""Fill in the configuration's defaults, check the result against the schema, explain errors."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from seqembed.settings.short_form import as_datasets, refuse_misread
 
 _SCHEMA = Path(__file__).parents[3] / "schemas" / "config.schema.yaml"
 _NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?", re.ASCII)
-# YAML takes these words for true and false.
+# YAML reads these words as true and false.
 _YES_OR_NO = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-# Words that users write for the number of GPUs, which is Snakemake's resource `gpu`.
+# Names that users write in place of `gpu`, the resource of Snakemake that counts GPUs.
 GPU_NAMES = ("gpu", "gpus", "ngpu", "ngpus", "num_gpus", "nvidia_gpu", "nvidia_gpus", "cuda")
 _PLAIN = re.compile(r"[\w.-]{1,60}", re.ASCII)
 
@@ -44,9 +44,10 @@ datasets:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """The settings of one dataset, its own in place of the configuration's.
+    """The settings of one dataset; its own keys come before those at the top of the configuration.
 
-    fasta: paths or globs, as the user wrote them. model: the name of a model.
+    fasta: paths or globs, as the user wrote them. model: a known name or a key of `models`. shards:
+    how many shards the dataset is split into.
     """
 
     name: str
@@ -58,15 +59,16 @@ class Dataset:
 
 
 def load_schema() -> dict[str, Any]:
-    """Read the JSON Schema of the configuration, the one home of its defaults."""
+    """Return the JSON Schema of the configuration, which holds the default of every setting."""
     return cast(dict[str, Any], yaml.safe_load(_SCHEMA.read_text(encoding="utf-8")))
 
 
 def complete(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the configuration with every default filled in, as new plain dicts.
+    """Return the configuration with every default filled in, as new dicts.
 
-    A key that is left empty counts as absent, and the short form becomes the one dataset. Raises
-    ConfigError with all problems, one a line.
+    A key without a value counts as absent. A configuration in the short form, with `fasta` and
+    `model` at the top, gets `datasets` with this dataset alone. Raises ConfigError with a line for
+    each problem.
     """
     schema = load_schema()
     filled = _fill(config, schema)
@@ -79,9 +81,10 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def get_datasets(config: Mapping[str, Any]) -> dict[str, Dataset]:
-    """Return the datasets of a completed configuration by name.
+    """Return the datasets by name; config: as complete() returns.
 
-    Raises ConfigError that names all datasets whose model is neither known nor in `models`.
+    Raises ConfigError with a message for each dataset whose model is neither a known name nor a key
+    of `models`.
     """
     datasets, models = config["datasets"], config["models"]
     problems = [
@@ -107,9 +110,10 @@ def _dataset(name: str, entry: Mapping[str, Any], config: Mapping[str, Any]) -> 
 
 
 def _fill(value: Any, schema: Mapping[str, Any], *, defaults: bool = True) -> Any:
-    """Copy a value into plain dicts and lists, with defaults in place of absent and empty keys.
+    """Return a copy of `value` as dicts and lists, with the schema's defaults for absent keys.
 
-    A dataset's own keys get no defaults: the configuration's hold for keys that a dataset lacks.
+    Keys of a dataset get no defaults, because keys that a dataset lacks are taken from the top of
+    the configuration. defaults: whether keys of this group get defaults.
     """
     if isinstance(value, list):
         return list(value)
@@ -119,9 +123,8 @@ def _fill(value: Any, schema: Mapping[str, Any], *, defaults: bool = True) -> An
         return value
     known, others = schema.get("properties", {}), schema.get("additionalProperties") or {}
     group = {key: node["default"] for key, node in known.items() if defaults and "default" in node}
-    for key, inner in (value or {}).items():
-        if inner is not None or key not in known:
-            group[key] = inner
+    given = (value or {}).items()
+    group |= {key: inner for key, inner in given if inner is not None or key not in known}
     return {
         key: _fill(inner, known.get(key, others), defaults=defaults and key in known)
         for key, inner in group.items()
@@ -129,8 +132,8 @@ def _fill(value: Any, schema: Mapping[str, Any], *, defaults: bool = True) -> An
 
 
 def _retyped(text: str, schema: Mapping[str, Any]) -> Any:
-    """Return the number or the yes or no that a text stands for; else the text."""
-    # Snakemake makes texts of the inner values of `--config 'execution={token_budget: 9000}'`.
+    """Return the number or bool that a text means where the schema allows one; else the text."""
+    # After `--config 'execution={token_budget: 9000}'` Snakemake gives 9000 as a text.
     types = {branch.get("type") for branch in schema.get("anyOf", [schema])}
     if types & {"integer", "number"} and _NUMBER.fullmatch(text):
         return float(text) if "." in text else int(text)
@@ -140,43 +143,38 @@ def _retyped(text: str, schema: Mapping[str, Any]) -> Any:
 
 
 def _explain(error: Any) -> list[str]:
-    """Return sentences for one error of jsonschema, made from the error's type."""
+    """Return the lines of a message for one error of jsonschema."""
     path, value = list(error.absolute_path), error.instance
     if "propertyNames" in error.absolute_schema_path:
-        return [f"{_dotted(path)}: {_explain_name(value, error.schema)}"]
+        problem = f"YAML reads a name as {_found(value)}, which is not text; put the name in quotes"
+        if isinstance(value, str):
+            rule = f"becomes part of file names and must be {error.schema['title']}"
+            problem = f"the name {shorten(repr(value))} {rule}"
+        return [f"{_dotted(path)}: {problem}."]
     known = error.schema.get("properties", {})
     if error.validator == "additionalProperties":
-        unknown = {key: inner for key, inner in value.items() if key not in known}
-        return [_explain_unknown([*path, key], known, inner) for key, inner in unknown.items()]
-    if error.validator == "required":
-        missing = {key: known[key]["examples"][0] for key in known if key in error.validator_value}
         return [
-            f"{_dotted([*path, key])} is missing; write for example `{key}: {example}`."
-            for key, example in missing.items()
+            f"{_dotted([*path, key])} is not a key of the configuration."
+            f"{_guess(str(key).lower(), known, inner)} Known keys here: {', '.join(known)}."
+            for key, inner in value.items()
+            if key not in known
+        ]
+    if error.validator == "required":
+        return [
+            f"{_dotted([*path, key])} is missing; write for example "
+            f"`{key}: {known[key]['examples'][0]}`."
+            for key in error.validator_value
             if key not in value
         ]
     place = _dotted(path) or "The configuration"
     return [f"{place} is {_found(value)}, but must be {_allowed(error.schema)}."]
 
 
-def _explain_name(name: object, schema: Mapping[str, Any]) -> str:
-    if not isinstance(name, str):
-        return f"YAML reads a name as {_found(name)}, which is not text; put the name in quotes."
-    rule = f"becomes part of file names and must be {schema['title']}"
-    return f"the name {shorten(repr(name))} {rule}."
-
-
-def _explain_unknown(path: list[Any], known: Mapping[str, Any], value: object) -> str:
-    hint = _guess(str(path[-1]).lower(), known, value)
-    message = f"{_dotted(path)} is not a key of the configuration.{hint}"
-    return f"{message} Known here: {', '.join(known)}."
-
-
 def _guess(key: str, known: Mapping[str, Any], value: object) -> str:
-    """Return a hint at the key that the user meant; empty if none is alike."""
+    """Return a sentence with the key that the user may have meant; empty if none is close."""
     if "fasta" in known and key in GPU_NAMES:
-        return " The number of GPUs is Snakemake's own: write --resources gpu=2."
-    # `precision` at the top is a known key in the wrong place: look further down as well.
+        return " Snakemake has an option for the number of GPUs: write --resources gpu=2."
+    # Keys within groups count too: a user may write `precision` outside of `embedding`.
     inner = {path.rpartition(".")[2]: path for path in _key_paths(known)}
     if not (close := difflib.get_close_matches(key, inner, n=1)):
         return ""
@@ -199,7 +197,7 @@ def _dotted(path: Iterable[object]) -> str:
 
 
 def _allowed(schema: Mapping[str, Any]) -> str:
-    """Return in words what a value may be; of a text or a group, the schema's title."""
+    """Return in words which values the schema allows: its title for a text, a list or a group."""
     if "anyOf" in schema:
         return ", or ".join(_allowed(branch) for branch in schema["anyOf"])
     if "const" in schema:
@@ -216,7 +214,7 @@ def _allowed(schema: Mapping[str, Any]) -> str:
 
 
 def _found(value: object) -> str:
-    """Return the value that was given, in YAML's spelling and on one line."""
+    """Return a value for a message, on one line and as YAML would write it."""
     if value is None or value == "":
         return "empty"
     if isinstance(value, bool):
@@ -233,6 +231,6 @@ def _is_number(_checker: object, value: object) -> bool:
     return type(value) is int or (type(value) is float and math.isfinite(value))
 
 
-# Later drafts take 2.0 for an integer; YAML knows .inf and .nan.
+# Newer drafts accept 2.0 as an integer; infinities and NaN, which YAML allows, are not accepted.
 _TYPES = Draft4Validator.TYPE_CHECKER.redefine("number", _is_number)
 _Validator = extend(Draft202012Validator, type_checker=_TYPES)

@@ -1,6 +1,6 @@
-"""Read the short form of a configuration, `fasta=my.faa model=NAME`: one dataset, alone.
+"""Read the short form of a configuration, `fasta=my.faa model=NAME`, which is one dataset alone.
 
-Explain also what goes wrong with quotes and braces after --config, which this form does not need.
+Also explain mistakes with blanks, quotes and braces after --config.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ _FASTA_SUFFIX = re.compile(
     r"\.(fasta|fas|fa|faa|fna|ffn|frn|fsa|mfa|mpfa|pep|afa|a2m|a3m|seq|txt)$", re.IGNORECASE
 )
 _COMPRESSED_SUFFIX = re.compile(r"\.(gz|bgz|bz2|xz|zst)$", re.IGNORECASE)
-# Finds, in `fasta='a.faa model=m'`, where the value of `fasta` should have ended.
+# In `fasta='a.faa model=m'`, finds where the value of `fasta` should have ended.
 _NEXT_KEY = re.compile(r"[\s,;]+(?:model|name)=")
 _EXAMPLE = {"fasta": "my.faa", "model": "esm2_t33_650M_UR50D"}
 
 
 def is_short(config: Mapping[str, Any]) -> bool:
-    """Whether a configuration has a key of the short form."""
+    """Whether the configuration has a value for `fasta`, `model` or `name`."""
     return any(config.get(key) is not None for key in KEYS)
 
 
 def as_datasets(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the configuration with the short form's dataset, if any, as the only dataset.
+    """Return the configuration without the short form's keys, which become the only dataset.
 
-    Raises ConfigError if `fasta` or `model` is missing, or `name` where `fasta` gives none.
+    Without these keys, `datasets` stays as it is. Raises ConfigError if only one of `fasta` and
+    `model` is given, or if `name` is missing and no name can be made from `fasta`.
     """
     rest = {key: value for key, value in given.items() if key not in KEYS}
     if len(rest) == len(given):
@@ -47,7 +48,7 @@ def as_datasets(given: Mapping[str, Any]) -> dict[str, Any]:
     if not (name := given.get("name") or derive_name(fasta)):
         folder = as_name(os.path.basename(os.path.dirname(fasta[0])))
         raise ConfigError(
-            "`fasta` gives the dataset no name: it is several files, a pattern, or a file without "
+            "the dataset needs a name, as `fasta` is several files, a pattern, or a file without "
             "plain letters in its name. The results go to results/NAME; write for example "
             f"`{_command({**given, 'name': folder or 'mine'})}`."
         )
@@ -55,7 +56,7 @@ def as_datasets(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def derive_name(fasta: list[str]) -> str | None:
-    """Return a name made from the path of one file; None for several, a pattern, or no letters."""
+    """Return a name made from the name of the only FASTA file; None if no name can be made."""
     if len(fasta) != 1 or (not os.path.lexists(fasta[0]) and re.search(r"[*?[]", fasta[0])):
         return None
     stem = _COMPRESSED_SUFFIX.sub("", os.path.basename(fasta[0]))
@@ -63,9 +64,10 @@ def derive_name(fasta: list[str]) -> str | None:
 
 
 def refuse_misread(given: Any) -> None:
-    """Raise ConfigError for settings that YAML reads otherwise than the user meant.
+    """Raise ConfigError for settings that YAML does not read as the user meant them.
 
-    These are `{pooling:max}`, a key without a value to YAML; `fasta=-`; and a dataset without name.
+    These are `{pooling:max}`, which is one key without a value in YAML; `fasta=-`, which is a list;
+    and `datasets` with the keys of a dataset but without the dataset's name.
     """
     if not isinstance(given, Mapping):
         return
@@ -76,17 +78,17 @@ def refuse_misread(given: Any) -> None:
     if isinstance(datasets, Mapping) and isinstance(datasets.get("fasta"), str):
         raise ConfigError(
             "datasets: the dataset's name is missing above `fasta`. Write on the command line "
-            f"`{_command(datasets)}`; in a file, a name such as `mine:`, and its keys indented "
-            "below it."
+            f"`{_command(datasets)}`; or in a file a name such as `mine:`, with the keys indented "
+            "below the name."
         )
     for path in _glued_keys(given):
         key, _, value = path[-1].partition(":")
-        message = f"{path[0]}: {path[-1]!r} lacks a blank after its colon, and is read as one key."
+        message = f"{path[0]}: {path[-1]!r} lacks a blank after its colon, so YAML reads one key."
         if path[0] == "datasets":
-            advice = f"Write one after each colon; on the command line, `{_command({})}`."
+            advice = f"Write a blank after each colon; or on the command line `{_command({})}`."
         else:
             group = f"{path[0]}={{{key}: {value}}}"
-            advice = f"Write `{key}: {value}`; after --config, in quotes: '{group}'."
+            advice = f"Write `{key}: {value}`; or after --config, in quotes: '{group}'."
         raise ConfigError(f"{message} {advice}")
 
 
@@ -96,12 +98,12 @@ def _explain_missing(key: str, given: Mapping[str, Any]) -> str:
     advice = f"{message} `{_command(given)}`, all of it after one --config."
     fasta = given.get("fasta")
     if isinstance(fasta, str) and _NEXT_KEY.search(fasta):
-        advice += f" Here {fasta!r} is one word: put blanks between, and no quotes around all."
+        advice += f" Here {fasta!r} is one word: put blanks between settings, no quotes around all."
     return advice
 
 
 def _command(given: Mapping[str, Any]) -> str:
-    """Return the words for snakemake's command line, with examples for keys that are missing."""
+    """Return `--config` and the short form for a shell; missing keys get the values of _EXAMPLE."""
     words = _EXAMPLE | {key: given[key] for key in KEYS if key in given}
     fasta = words["fasta"]
     words["fasta"] = ",".join(fasta) if isinstance(fasta, list) else _NEXT_KEY.split(fasta)[0]
@@ -111,7 +113,7 @@ def _command(given: Mapping[str, Any]) -> str:
 
 
 def _glued_keys(group: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Yield the path of each key that holds a colon and has no value."""
+    """Yield each key with a colon in it and without a value, after the keys above it."""
     if not isinstance(group, Mapping):
         return
     for key, value in group.items():

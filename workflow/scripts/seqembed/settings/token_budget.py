@@ -1,4 +1,4 @@
-"""How many tokens a batch holds, and how many batches a CPU computes at once, by free memory."""
+"""Choose, by the free memory, the tokens of a batch and the batches that a CPU computes at once."""
 
 from __future__ import annotations
 
@@ -7,40 +7,40 @@ import psutil
 from seqembed.machine.control_groups import memory_limit
 from seqembed.models.families import Architecture
 
-# The most tokens of a batch, by device. On a CPU such a batch stays in the caches of one core
-# (measured); for a GPU no card has confirmed the number yet.
+# The most tokens of a batch, by device. On a CPU, a batch of this size fits into the caches of one
+# core (measured). For a GPU, no measurement has confirmed the number yet.
 TOKENS = {"cpu": 2048, "cuda": 16384}
-# The part of the free memory that batches may take: the estimates are rough.
+# The share of the free memory that batches may take; less than all, as bytes_a_token is rough.
 SHARE = 0.5
 
 
 def bytes_a_token(architecture: Architecture, itemsize: int) -> int:
-    """Return roughly the bytes that a token takes while a layer is computed.
+    """Return an estimate of the bytes that one token takes while a layer is computed.
 
-    These are eight vectors as wide as the model, such as query, key and value, and the
-    feed-forward part's values before and after the activation.
+    Counted are eight vectors of the model's width, such as query, key and value, and the two of the
+    feed-forward part, before and after its activation. itemsize: the bytes of one value.
     """
     return itemsize * (8 * architecture.width + 2 * architecture.ffn_width)
 
 
 def gpu_budget(token_bytes: int, free: int) -> int:
-    """Return the largest token budget that fits in `free` bytes, a multiple of the CPU's."""
+    """Return the largest token budget that fits in `free` bytes of a GPU; at least the CPU's."""
     step = TOKENS["cpu"]
     fitting = int(SHARE * free) // (token_bytes * step) * step
     return min(max(fitting, step), TOKENS["cuda"])
 
 
 def cpu_streams(token_bytes: int, token_budget: int, threads: int, free: int) -> int:
-    """Return how many batches to compute at once in `free` bytes: from 1 to `threads`."""
+    """Return how many batches a CPU computes at once in `free` bytes: from 1 to `threads`."""
     return min(max(int(SHARE * free) // (token_bytes * token_budget), 1), threads)
 
 
 def available_memory() -> int:
-    """Return the bytes of memory that this process can still get."""
+    """Return how many more bytes of memory this process can take, within its control group."""
     available: int = psutil.virtual_memory().available
     limit = memory_limit()
     if limit is None:
         return available
-    # The rest of what the group holds is mostly cached files, which the kernel can drop.
+    # What else counts against the limit is mostly cached files, which the kernel can drop.
     own: int = psutil.Process().memory_info().rss
     return max(0, min(available, limit - own))

@@ -1,4 +1,4 @@
-"""Refuse configuration files that Snakemake would misread, or answer with a traceback."""
+"""Refuse configuration files that Snakemake would misread, or for which it shows a traceback."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import yaml
 
 from seqembed.errors import ConfigError, shorten
 
-# With this key Snakemake takes a configuration for a template, and runs the code in it.
+# In a configuration with this key, Snakemake runs code.
 _TEMPLATE_KEY = "__use_yte__"
 _MERGE = "tag:yaml.org,2002:merge"
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
-    """PyYAML's safe loader, which also refuses repeated keys and names the line of a bad value."""
+    """PyYAML's safe loader; also refuses repeated keys, and names the line of an invalid value."""
 
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
@@ -34,51 +34,48 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
         try:
             return super().construct_object(node, deep=deep)
         except (ValueError, AttributeError) as error:
-            # A text that looks like a date or a number and is neither.
+            # The text looks like a date or a number, but is not a valid one.
             message = f"YAML cannot read the value {shorten(node.value)!r}; put it in quotes."
             line = node.start_mark.line + 1
             raise ConfigError(f"{self.name}, line {line}: {message}") from error
 
 
 def check_yaml(path: Path) -> None:
-    """Raise ConfigError for a file that Snakemake would misread; names the line if known."""
+    """Raise ConfigError, with the line if known, for a file that Snakemake would misread."""
     try:
-        loader: Any = _Loader(_read(path))
+        # A pipe could be read once only, and Snakemake reads the file too.
+        if not path.is_file():
+            raise ConfigError(f"{path} is not a file; put a file with this name there.")
+        loader: Any = _Loader(path.read_text(encoding="utf-8"))
         loader.name = str(path)
         root = loader.get_single_node()
         if not isinstance(root, yaml.MappingNode):
-            message = "has no keys; write `datasets:` and what belongs below it, or remove the file"
-            raise ConfigError(f"{path}: {message}.")
+            message = "has no keys; write settings such as `shards: 4` into the file, or remove it."
+            raise ConfigError(f"{path}: {message}")
         if _TEMPLATE_KEY in loader.construct_document(root):
-            message = "would let Snakemake run what the file says; write plain settings instead."
-            raise ConfigError(f"{path}: {_TEMPLATE_KEY} {message}")
-    except yaml.MarkedYAMLError as error:
-        place = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        advice = (
-            "Is a line indented differently from its neighbours, or does the line above still "
-            "begin with `#`?"
-        )
-        # `fasta: *.faa` without quotes asks for what was named by `&.faa`.
-        if error.context == "while scanning an alias" or "undefined alias" in str(error.problem):
-            advice = "Put a pattern that begins with `*` in quotes."
-        message = f"{path}{place}: not valid YAML ({error.problem}). {advice}"
-        raise ConfigError(message) from error
-    except yaml.YAMLError as error:
+            message = "lets Snakemake run code in the file; remove this key."
+            raise ConfigError(f"{path}: the key {_TEMPLATE_KEY} {message}")
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}{_explain(error)}") from error
+
+
+def _explain(error: Exception) -> str:
+    """Return what is wrong with a file and what to do; the file's path comes before the text."""
+    if isinstance(error, OSError):
+        return f" cannot be read ({error.strerror}); check its permissions."
+    if isinstance(error, UnicodeDecodeError):
+        return " is not UTF-8 text; save it as UTF-8."
+    if isinstance(error, RecursionError):
+        return ": groups or lists are nested too deeply; remove the inner ones."
+    if not isinstance(error, yaml.MarkedYAMLError):
         code = getattr(error, "character", 0)
-        message = f"{path}: holds the character U+{code:04X}, which YAML forbids; remove it."
-        raise ConfigError(message) from error
-    except RecursionError as error:
-        raise ConfigError(f"{path}: the values are nested too deeply; nest them less.") from error
-
-
-def _read(path: Path) -> str:
-    try:
-        # A pipe would be empty when Snakemake reads it.
-        if not path.is_file():
-            raise ConfigError(f"{path} is not a file; put a file of that name in its place.")
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text; save it as UTF-8.") from error
-    except OSError as error:
-        message = f"{path} cannot be read ({error.strerror}); check its permissions."
-        raise ConfigError(message) from error
+        return f": YAML forbids the character U+{code:04X}; remove it from the file."
+    place = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+    advice = (
+        "Is a line indented differently from its neighbours, or does the line above still "
+        "begin with `#`?"
+    )
+    # In YAML, `fasta: *.faa` without quotes refers to a value that `&.faa` named.
+    if error.context == "while scanning an alias" or "undefined alias" in str(error.problem):
+        advice = "Put a pattern that begins with `*` in quotes."
+    return f"{place}: not valid YAML ({error.problem}). {advice}"

@@ -1,1 +1,1 @@
-"""Check that a finished file is whole, and agrees with what it was made of."""
+"""Check that a finished file is undamaged, and agrees with what it was made from."""

@@ -11,7 +11,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from seqembed.errors import IndexFormatError, ModelError
+from seqembed.errors import IndexFormatError, ModelError, count_of
 from seqembed.fasta.reader import read_batches
 from seqembed.index import table
 from seqembed.index.parquet import read_metadata
@@ -25,26 +25,28 @@ from seqembed.storage.digests import DigestIndex, digest_all, digest_rows
 from seqembed.verify.rows import are_quarantined, error_of, expect_attributes, read_ids, refuse
 
 MODELS = Path("resources/models")
-# The id of a record, None where the index does not say how ids are made; its digest; its line.
+# A record's id, its digest, and the number of its header's line, from 1. The id is None if the
+# index, of an older version, does not say how ids are made; the line is None for no record.
 Record = tuple[str | None, bytes, int | None]
 
 
 def check_merged(file: EmbeddingsFile, index: Path) -> list[tuple[str, str]]:
-    """Return the ids of sequences that workers could not embed, each with the reason.
+    """Compare an embeddings.h5 with its index and quarantine.tsv.
 
-    Raises ShardError unless each id of the index has a row, in order, or is in quarantine.tsv;
+    Return the ids of sequences that workers could not embed, each with the reason. Raises
+    ShardError unless each id of the index has its row, in order, or its line in quarantine.tsv;
     IndexFormatError if the index is damaged.
     """
     lengths, digests = table.read_lengths_and_digests(index)
     table.check_rows(index, digests)
     if file.attributes["index_fingerprint"] != read_metadata(index, "index")["fingerprint"]:
         message = f"was made from other ids or sequences than {index}"
-        raise error_of(message, "run again, so that it is merged anew")
+        raise error_of(message, "run again, so that embeddings.h5 is made anew")
     quarantined = _compare_ids(file, index, digests)
     kept = ~(table.read_excluded(index) | are_quarantined(file, digests))
     _check_columns(file, index, digests[kept], lengths[kept])
     if strange := int((DigestIndex(digests).find(digest_rows(file.quarantine())) < 0).sum()):
-        raise error_of(f"quarantine/digests: {strange:,} belong to no sequence of {index}")
+        raise error_of(f"quarantine/digests: {count_of(strange, 'digest')} not found in {index}")
     return quarantined
 
 
@@ -52,7 +54,7 @@ def check_shard(file: EmbeddingsFile, index: Path) -> None:
     """Raise ShardError unless the shard holds, in input order, the sequences of its index."""
     shard = table.read_shard_index(index)
     own = {"rank": shard.rank, "world_size": shard.world_size}
-    advice = "run again, so that it is made anew"
+    advice = "run again, so that the shard is made anew"
     expect_attributes(file, own | {"shard_fingerprint": shard.fingerprint}, f"in {index}", advice)
     order = np.argsort(shard.rows, kind="stable")
     kept = order[~are_quarantined(file, shard.digests[order])]
@@ -60,10 +62,10 @@ def check_shard(file: EmbeddingsFile, index: Path) -> None:
 
 
 def check_fasta(index: Path) -> list[str]:
-    """Read the FASTA files of an index again; return those that are missing.
+    """Compare an index with its FASTA files, which are read again; return the missing files.
 
-    Raises IndexFormatError where one holds other ids or sequences than were indexed, FastaError
-    where one is no longer FASTA.
+    Raises IndexFormatError if a file holds other ids or sequences than were indexed, FastaError if
+    a file can no longer be read as FASTA.
     """
     missing, metadata = [], read_metadata(index, "index")
     style, without_gaps = metadata.get("ids"), metadata.get("gaps") == "remove"
@@ -82,10 +84,10 @@ def check_fasta(index: Path) -> list[str]:
 
 
 def check_weights(file: EmbeddingsFile) -> list[str]:
-    """Compare the weights with those of the result; return the files that are missing.
+    """Compare the SHA-256 of the model's files with that in an embeddings.h5; return missing files.
 
-    The model's JSON file is looked for in the working folder, and in that of the results. Raises
-    ModelError where the weights, or the files that they were converted from, have changed.
+    The model's JSON file is looked for below the working folder, then below the folder that holds
+    `results`. Raises ModelError if the weights, or the file that they were converted from, changed.
     """
     name = MODELS / f"{file.attributes['model']}.json"
     folders = [Path(), *file.path.absolute().parents[2:3]]
@@ -95,18 +97,17 @@ def check_weights(file: EmbeddingsFile) -> list[str]:
     model = read_prepared(path)
     if model.sha256 != file.attributes["weights_sha256"]:
         message = f"was made with other weights than {path} describes"
-        raise ModelError(f"{message}; run again, so that it is made anew")
-    missing = []
-    for source, sha256 in ((model.weights, model.sha256), (model.original, model.original_sha256)):
-        if source and sha256:
-            missing += _check_files(Path(source), sha256, path)
+        raise ModelError(f"{message}; run again, so that the result is made anew")
+    missing = _check_files(Path(model.weights), model.sha256, path)
+    if model.original and model.original_sha256:
+        missing += _check_files(Path(model.original), model.original_sha256, path)
     return missing
 
 
 def _compare_ids(
     file: EmbeddingsFile, index: Path, digests: NDArray[np.uint8]
 ) -> list[tuple[str, str]]:
-    """Compare the index with the file's ids and quarantine.tsv; return as check_merged does."""
+    """Compare the ids, and the lines of quarantine.tsv, with the index; return as check_merged."""
     path, reasons = file.path.with_name("quarantine.tsv"), file.quarantine()
     quarantined, id_place, line_place = [], "sequence_ids, row", f"{path}, line"
     ids, lines = enumerate(read_ids(file)), enumerate(_read_lines(path), 2)
@@ -124,7 +125,7 @@ def _compare_ids(
 
 
 def _expect(wanted: str | None, found: Iterator[tuple[int, str]], place: str, index: Path) -> None:
-    """Raise ShardError unless `wanted` is the next text; None: unless no text is left."""
+    """Raise ShardError unless the next numbered text is `wanted`; None: unless none is left."""
     number, text = next(found, (None, None))
     if text != wanted:
         where = "after the last" if number is None else f"{number:,}"
@@ -133,7 +134,7 @@ def _expect(wanted: str | None, found: Iterator[tuple[int, str]], place: str, in
 
 
 def _read_lines(path: Path) -> Iterator[str]:
-    """Yield the lines of quarantine.tsv after the header; none if the file is missing."""
+    """Yield the lines of quarantine.tsv after the header; no line if the file is missing."""
     if not path.exists():
         return
     with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
@@ -145,14 +146,15 @@ def _read_lines(path: Path) -> Iterator[str]:
 def _check_columns(
     file: EmbeddingsFile, index: Path, digests: NDArray[np.uint8], lengths: NDArray[np.int64]
 ) -> None:
-    """Raise ShardError unless the file's rows are those of (N, 16) digests and (N,) lengths."""
+    """Raise ShardError unless the file has these (N, 16) digests and (N,) lengths, in order."""
     if file.count != len(digests):
-        raise error_of(f"has {file.count:,} rows, not {len(digests):,} as {index} has sequences")
-    refuse(file, "digests", (file.digests() != digests).any(axis=1), f"is not that of {index}")
-    refuse(file, "lengths", file.lengths() != lengths, f"is not that of {index}")
+        raise error_of(f"has {file.count:,} rows, but {index} has {len(digests):,} sequences")
+    refuse(file, "digests", (file.digests() != digests).any(axis=1), f"differs from {index}")
+    refuse(file, "lengths", file.lengths() != lengths, f"differs from {index}")
 
 
 def _read_records(path: Path, ids: SequenceIds | None, without_gaps: bool) -> Iterator[Record]:
+    """Yield the records of a FASTA file, in order; ids: makes the ids, None for no ids."""
     if ids:
         ids.begin(path)
     for records in read_batches(path, without_gaps=without_gaps):
@@ -163,22 +165,22 @@ def _read_records(path: Path, ids: SequenceIds | None, without_gaps: bool) -> It
 def _compare_records(
     index: Path, path: Path, indexed: Iterator[tuple[str, bytes]], found: Iterator[Record]
 ) -> None:
-    """Raise IndexFormatError unless the records of a file are those that were indexed."""
+    """Raise IndexFormatError unless the FASTA file has the indexed ids and digests, in order."""
     nothing: Record = (None, b"", None)
     for row, (name, digest, line) in zip_longest(indexed, found, fillvalue=nothing):
         if digest == row[1] and name in (None, row[0]):
             continue
         changed = f", line {line}: record {name or row[0]!r} is not as it was"
         what = changed if line else f": record {row[0]!r} is missing, which was there"
-        advice = f"put the old file back, or run again with --forcerun {index}, to embed it anew"
+        advice = f"put the old file back, or run again with --forcerun {index} to embed this one"
         raise IndexFormatError(f"{path}{what} when {index} was made; {advice}")
 
 
 def _check_files(weights: Path, sha256: str, path: Path) -> list[str]:
-    """Return which weight files are missing; ModelError if the others have another SHA-256."""
+    """Return the weight files that are missing; if none is, ModelError for another SHA-256."""
     files = list_weight_files(weights) if weights.exists() else [weights]
     missing = [str(file) for file in files if not file.exists()]
     if not missing and sha256_of(*files) != sha256:
-        message = f"{weights}: is not the file that {path} describes; put the old one back"
-        raise ModelError(f"{message}, or run again with --forcerun {path}, to prepare it anew")
+        message = f"{weights}: is not the file that {path} describes; put the old file back"
+        raise ModelError(f"{message}, or run again with --forcerun {path} to use this one")
     return missing

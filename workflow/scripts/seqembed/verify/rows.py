@@ -1,4 +1,4 @@
-"""Check an HDF5 file by itself: its attributes, values, ids and digests, read by slabs."""
+"""Check the attributes, values, ids and digests of an HDF5 file; no other file is read."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from seqembed.results.reader import SLAB_ROWS, EmbeddingsFile, slab_bounds
 from seqembed.settings.recipe import Recipe, pick_recipe
 from seqembed.storage.digests import DigestIndex, digest_all, digest_rows, first_rows
 
-# The last bit is unused, as flags.py says; earlier versions may have set it.
+# The bit 8 has no meaning; earlier versions may have set it.
 KNOWN_FLAGS = WINDOWED | TRUNCATED | FP32_RETRY | 8
-# The attributes of every file, and those of each kind of file.
+# The attributes that every file has, and those that each kind of file has too.
 ATTRIBUTES = [field.name for field in fields(Recipe) if field.default is MISSING]
 ATTRIBUTES += ["recipe_fingerprint", "model", "weights_sha256"]
 KINDS = {"embeddings": ["index_fingerprint"], "shard": ["shard_fingerprint", "rank", "world_size"]}
-# The folders keep hard links to results: the next run would take the damaged file from there.
-AGAIN = "remove it, store/ and checkpoints/ of its dataset, and run again"
+# store/ and checkpoints/ may hold hard links to the damaged file, which the next run would use.
+AGAIN = "remove the file, and store/ and checkpoints/ of its dataset, and run again"
 NOT_FINITE = "has a value that is not finite"
 
 
 def check_alone(file: EmbeddingsFile) -> str:
-    """Return the file's kind, a key of KINDS; raise ShardError for the first fault found."""
+    """Return the file's kind, a key of KINDS; raise ShardError for the first fault."""
     kind = _check_attributes(file)
     _check_values(file)
     firsts = first_rows(digest_rows(digest_all(name.encode() for name in read_ids(file))))
@@ -38,14 +38,14 @@ def check_alone(file: EmbeddingsFile) -> str:
 
 
 def error_of(problem: str, advice: str = AGAIN) -> ShardError:
-    """Return the error of an HDF5 file; `verify` puts the file's name before the message."""
+    """Return an error about an HDF5 file; verify() puts the file's name before the message."""
     return ShardError(f"{problem}; {advice}")
 
 
 def expect_attributes(
     file: EmbeddingsFile, expected: Mapping[str, Any], source: str, advice: str = AGAIN
 ) -> None:
-    """Raise ShardError unless the file has the attributes that `source` (for messages) asks for."""
+    """Raise ShardError unless the attributes are as expected; source: names what expects them."""
     for name, value in expected.items():
         if (found := file.attributes.get(name)) != value:
             raise error_of(f"attribute {name} is {found!r}, not {value!r} as {source}", advice)
@@ -58,9 +58,9 @@ def refuse(
     reason: str,
     other: NDArray[np.int64] | None = None,
 ) -> None:
-    """Raise ShardError for the first row of a column where `wrong`, (n,), is true.
+    """Raise ShardError for the first row of a column for which `wrong`, (n,), is true, if any.
 
-    other: (n,), the row that the message names before the reason; None: no row.
+    other: (n,), for each row another row, which the message names before `reason`; None: no row.
     """
     if wrong.any():
         row = int(wrong.argmax())
@@ -69,13 +69,13 @@ def refuse(
 
 
 def are_quarantined(file: EmbeddingsFile, digests: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return which of (n, 16) digests are in the file's quarantine, (n,) bool."""
+    """Return which of (n, 16) digests the file lists as not embedded, (n,) bool."""
     found: NDArray[np.bool_] = DigestIndex(digest_rows(file.quarantine())).find(digests) >= 0
     return found
 
 
 def read_ids(file: EmbeddingsFile) -> Iterator[str]:
-    """Yield the ids; raises ShardError for one that is empty or not UTF-8."""
+    """Yield the ids of an HDF5 file, in order; ShardError if an id is empty or not UTF-8."""
     with h5py.File(file.path, "r", locking=False) as plain:
         column = plain["sequence_ids"]
         for start in range(0, len(column), SLAB_ROWS):
@@ -87,7 +87,7 @@ def read_ids(file: EmbeddingsFile) -> Iterator[str]:
 
 
 def find_not_finite(rows: NDArray[np.floating]) -> int | None:
-    """Return the first of (n, D) rows with a NaN or an infinity; None if there is none."""
+    """Return the number of the first of (n, D) rows with a NaN or infinity; None if none has."""
     for start, stop in slab_bounds(len(rows), max(1, rows.shape[1])):
         finite = np.isfinite(rows[start:stop]).all(axis=1)
         if not finite.all():
@@ -98,17 +98,17 @@ def find_not_finite(rows: NDArray[np.floating]) -> int | None:
 def _row_error(
     file: EmbeddingsFile, column: str, row: int, problem: str, owner: int | None = None
 ) -> ShardError:
-    """Return the error of a row of a column; owner: of a token row, the row of its sequence."""
+    """Return an error about a row; owner: the sequence's row, if `row` is a token row."""
     with h5py.File(file.path, "r", locking=False) as plain:
         name = plain["sequence_ids"][row if owner is None else owner].decode(errors="replace")
     return error_of(f"{column}, row {row:,} (of {name!r}): {problem}")
 
 
 def _check_attributes(file: EmbeddingsFile) -> str:
-    """Return the file's kind; raise ShardError unless all attributes are there and fit the rows."""
+    """Return the file's kind; raise ShardError if an attribute is missing or wrong for the rows."""
     kind = str(file.attributes.get("kind"))
     if kind not in KINDS:
-        raise error_of(f"attribute kind is {kind!r}")
+        raise error_of(f"attribute kind is {kind!r}, not {' or '.join(KINDS)}")
     for name in ATTRIBUTES + KINDS[kind]:
         if name not in file.attributes:
             raise error_of(f"attribute {name} is missing")
@@ -119,7 +119,8 @@ def _check_attributes(file: EmbeddingsFile) -> str:
     expected = {"recipe_fingerprint": recipe.fingerprint, "storage": file.rows.dtype.name}
     expect_attributes(file, expected, "its recipe and rows say")
     if recipe.per_residue != (file.residues is not None):
-        raise error_of("has token rows, which its recipe does not ask for")
+        found = "lacks" if recipe.per_residue else "has"
+        raise error_of(f"{found} token rows, but attribute per_residue is {recipe.per_residue}")
     return kind
 
 
@@ -131,17 +132,20 @@ def _check_values(file: EmbeddingsFile) -> None:
         owner = int(np.searchsorted(file.offsets(), row, "right")) - 1
         raise _row_error(file, "residues/embeddings", row, NOT_FINITE, owner)
     refuse(file, "flags", file.flags() & ~np.uint8(KNOWN_FLAGS) > 0, "has unknown bits")
-    refuse(file, "lengths", file.lengths() < 1, "is not the length of a sequence")
+    refuse(file, "lengths", file.lengths() < 1, "is below 1")
 
 
 def _check_digests(file: EmbeddingsFile, *, repeats: bool) -> None:
-    """Raise ShardError if rows of one sequence differ, or unless `repeats`, if there are two."""
+    """Raise ShardError if equal digests have different rows or lengths, or are quarantined.
+
+    repeats: whether equal digests are allowed.
+    """
     digests, lengths = file.digests(), file.lengths()
     firsts = first_rows(digests)
     wrong, reason = firsts != np.arange(len(firsts)), "is of the same sequence"
     if repeats:
         again = np.flatnonzero(wrong)
-        wrong, reason = lengths != lengths[firsts], f"{reason}, with another embedding or length"
+        wrong, reason = lengths != lengths[firsts], f"{reason}, but has another embedding or length"
         for start, stop in slab_bounds(len(again), max(1, file.width)):
             here = again[start:stop]
             wrong[here] |= (file.rows[here] != file.rows[firsts[here]]).any(axis=1)

@@ -1,4 +1,4 @@
-"""Find what is wrong with a finished file; write nothing."""
+"""Verify a finished file of any kind, without writing anything."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ from seqembed.verify.inputs import check_fasta, check_merged, check_shard, check
 from seqembed.verify.rows import NOT_FINITE, check_alone, find_not_finite
 
 RESIDUES = ["sequence_id", "length", "digest", "residues"]
-SHOWN_IDS = 3
 
 
 def verify(path: Path, index: Path | None = None, *, fail_on_quarantine: bool = False) -> str:
-    """Check an embeddings.h5, a shard, a checkpoint block or an index; return a line about it.
+    """Check an embeddings.h5, a shard, a checkpoint block or an index; return a line for the user.
 
-    index: the index of an HDF5 file; None: the one beside the file, if there is one.
-    Raises FileFormatError, beginning with `path`, for the first thing that is wrong; with
-    `fail_on_quarantine` also where some sequences could not be embedded.
+    index: the index with which an HDF5 file is compared; None: the index where the workflow puts
+    it, if there is one. Raises FileFormatError, whose message begins with `path`, for the first
+    fault; with `fail_on_quarantine` also if some sequences could not be embedded.
     """
     counters = {".parquet": _verify_index, ".safetensors": _verify_block}
     try:
@@ -34,7 +33,9 @@ def verify(path: Path, index: Path | None = None, *, fail_on_quarantine: bool = 
         elif path.suffix in counters:
             found = f"{counters[path.suffix](path):,} sequences, all is well"
         else:
-            raise FileFormatError("ends in none of .h5, .parquet, .safetensors; name another")
+            raise FileFormatError(
+                "its name ends in none of .h5, .parquet, .safetensors; name another file"
+            )
     except SeqembedError as error:
         problem = str(error).removeprefix(f"{path}: ")
         raise FileFormatError(f"{path}: {problem}") from error
@@ -49,7 +50,7 @@ def _verify_embeddings(path: Path, index: Path | None, fail_on_quarantine: bool)
         name = "index.parquet" if merged else f"../index/shard_{file.attributes['rank']}.parquet"
         if index is None and (path.parent / name).exists():
             index = path.parent / name
-        # Without an index the ids are not known, so digests are shown in their place.
+        # Without an index, the ids of these sequences are not known; their digests are shown.
         quarantined = [(key.hex(), reason) for key, reason in file.quarantine().items()]
         summary = f"{file.count:,} sequences, all is well"
         if index and not merged:
@@ -61,16 +62,16 @@ def _verify_embeddings(path: Path, index: Path | None, fail_on_quarantine: bool)
     if quarantined and fail_on_quarantine:
         raise FileFormatError(
             f"{_describe(quarantined)}; {path.with_name('quarantine.tsv')} lists all: take them "
-            "out of the FASTA files, or set `execution: {on_quarantine: warn}`, or remove "
-            f"{path} and {path.with_name('shards')} to have them tried again"
+            "out of the FASTA files, or set `execution: {on_quarantine: warn}`; to try them again, "
+            f"remove {path} and {path.with_name('shards')}, and run again"
         )
     return f"{summary}; {_describe(quarantined)}" if quarantined else summary
 
 
 def _describe(quarantined: list[tuple[str, str]]) -> str:
-    shown = [f"{name!r} ({escape(reason)})" for name, reason in quarantined[:SHOWN_IDS]]
-    more = ["..."] if len(quarantined) > SHOWN_IDS else []
-    return f"{len(quarantined):,} more could not be embedded: {', '.join(shown + more)}"
+    shown = ", ".join(f"{name!r} ({escape(reason)})" for name, reason in quarantined[:3])
+    more = ", ..." if len(quarantined) > 3 else ""
+    return f"{len(quarantined):,} more could not be embedded: {shown}{more}"
 
 
 def _verify_block(path: Path) -> int:
@@ -80,7 +81,8 @@ def _verify_block(path: Path) -> int:
         values["token rows"] = block.residues.rows(path.parent, block.rows.shape[1])
     for name, rows in values.items():
         if (row := find_not_finite(rows)) is not None:
-            raise FileFormatError(f"{name}, row {row:,}: {NOT_FINITE}; remove it and run again")
+            problem = f"{name}, row {row:,}: {NOT_FINITE}"
+            raise FileFormatError(f"{problem}; remove the file and run again")
     return len(block.rows)
 
 
@@ -95,6 +97,8 @@ def _verify_index(path: Path) -> int:
             for row in read_row_group(file, number, RESIDUES).to_pylist():
                 found = digest(row["residues"]), len(row["residues"])
                 if found != (row["digest"], row["length"]):
-                    problem = f"residues of {row['sequence_id']!r} do not fit its digest"
+                    problem = (
+                        f"residues of {row['sequence_id']!r} do not match the digest or the length"
+                    )
                     raise damage_error(path, problem)
     return count
