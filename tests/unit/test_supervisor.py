@@ -154,8 +154,9 @@ NAN = {"rank": 0, "status": "numerical_instability", "failed_batch": [1, 2], "er
 INTERRUPTED = {"rank": 0, "status": "interrupted", "error_message": "x"}
 
 
-def report(results: Any, status: dict[str, Any], code: int) -> None:
-    results.put(status)
+def report(results: Any, status: dict[str, Any] | None, code: int) -> None:
+    if status:
+        results.put(status)
     results.close()
     results.join_thread()
     sys.exit(code)
@@ -169,10 +170,6 @@ def reports_what_it_was_given(results: Any, config: Any, arguments: list[Any]) -
 
 def reports_as_asked(results: Any, config: Any, _: Any) -> None:
     report(results, config["status"], config["code"])
-
-
-def exits(*_: Any) -> None:
-    os._exit(7)
 
 
 def ignores_signals(results: Any, config: Any, _: Any) -> None:
@@ -223,29 +220,21 @@ def test_a_worker_gets_its_arguments_and_variables_where_the_users_own_win(
 
 
 @pytest.mark.parametrize(
-    ("status", "code", "message"),
+    ("status", "code", "error", "message"),
     [
-        (FAILED, 1, "^M: bad; what is finished is kept, run again to go on$"),
-        (FAILED | {"error": "cuda_oom"}, 1, "^M: bad; out of memory .* fewer shards"),
-        (FAILED | {"error": "cuda_runtime"}, 1, "^M: bad; the GPU or its driver failed"),
-        (NAN, 1, "^nan; what is finished is kept"),
+        (FAILED, 1, WorkerError, "^M: bad; what is finished is kept, run again to go on$"),
+        (FAILED | {"error": "cuda_oom"}, 1, WorkerError, "^M: bad; out of memory .* fewer shards"),
+        (FAILED | {"error": "cuda_runtime"}, 1, WorkerError, "^M: bad; the GPU or its driver"),
+        (NAN, 1, WorkerError, "^nan; what is finished is kept"),
         # The exit code has the last word.
-        (COMPLETE, 5, "^the worker completed, and then ended with exit code 5;"),
+        (COMPLETE, 5, WorkerError, "^the worker completed, and then ended with exit code 5;"),
+        (None, 7, WorkerError, "without reporting a status: .* exit code 7;"),
+        (INTERRUPTED, 143, InterruptedRun, "run again to go on"),
     ],
 )
-def test_any_other_end_is_an_error(status, code, message, supervise):
-    with pytest.raises(WorkerError, match=message):
+def test_an_end_other_than_complete_is_an_error(status, code, error, message, supervise):
+    with pytest.raises(error, match=message):
         supervise(reports_as_asked, status=status, code=code)
-
-
-def test_an_exit_without_a_status_is_an_error(supervise):
-    with pytest.raises(WorkerError, match="without reporting a status: .* exit code 7;"):
-        supervise(exits)
-
-
-def test_an_interrupted_worker_is_no_error(supervise):
-    with pytest.raises(InterruptedRun, match="run again to go on"):
-        supervise(reports_as_asked, status=INTERRUPTED, code=143)
 
 
 @pytest.mark.parametrize(
