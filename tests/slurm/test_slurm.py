@@ -28,10 +28,8 @@ from projects import (
 
 from seqembed.machine.devices import find_gpus
 
-pytestmark = pytest.mark.skipif(
-    os.getuid() != 0,
-    reason="NOT RUN: only root can start a Slurm here; run `make test-slurm` as root",
-)
+NOT_RUN = "NOT RUN: only root can start a Slurm here; run `make test-slurm` as root"
+pytestmark = [pytest.mark.timing, pytest.mark.skipif(os.getuid() != 0, reason=NOT_RUN)]
 # Of proteins of 300 residues, in a batch of 2,048 tokens.
 BATCH = 8
 WORK = "rule_embed_shard"

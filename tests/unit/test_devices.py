@@ -201,6 +201,7 @@ def is_free(gpu):
     return True
 
 
+@pytest.mark.timing
 def test_two_leases_are_two_gpus_and_a_third_waits_for_its_end(machine, holder, messages):
     gpus = machine.gpus()
     _, first = holder(gpus)

@@ -63,6 +63,7 @@ def idle_while_wanted(rounds: list[Round]) -> Iterator[float]:
         yield max(min(taken, one.taken) - max(given, one.wanted) for one in rounds)
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("count", [2, 4, 8])
 def test_no_gpu_is_held_twice_and_none_idles_while_a_rank_waits(count, tmp_path):
     machine = Machine(tmp_path)

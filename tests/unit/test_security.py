@@ -286,6 +286,7 @@ def test_brackets_without_end_are_no_bug_of_ours(name, folder):
         prepare_model("mine", "esm", OUTPUT, LOGGER)
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("layers", [10**9, 10**300])
 def test_a_configuration_that_claims_countless_layers_is_refused_at_once(layers, folder):
     configure(num_hidden_layers=layers)

@@ -100,6 +100,7 @@ def stop_by_ctrl_c(entry: Entry) -> None:
     os.killpg(entry.pid, signal.SIGINT)
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("stop", [stop_by_sigterm, stop_by_ctrl_c])
 def test_a_signal_lets_the_worker_write_a_checkpoint(stop, entry):
     worker = entry.worker()
@@ -121,12 +122,14 @@ def test_a_signal_lets_the_worker_write_a_checkpoint(stop, entry):
     assert f"{rows:,} of 2,000 sequences done" in log
 
 
+@pytest.mark.timing
 def test_a_signal_while_the_worker_starts(entry):
     wait_until(lambda: workers_of(entry.pid), "the worker starts")
     stop_by_sigterm(entry)
     assert entry.finish()[0] == 143
 
 
+@pytest.mark.timing
 def test_a_worker_dies_with_its_supervisor(entry):
     worker = entry.worker()
     os.kill(entry.pid, signal.SIGKILL)
@@ -258,6 +261,7 @@ def test_only_what_a_process_does_to_itself_is_a_crash(code, oom_killed, memory)
     assert unknown.crash is None and not unknown.wants_fresh_worker
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize(
     ("work", "grace", "error", "message"),
     [
