@@ -136,9 +136,8 @@ def remove_folder(scene: Scene) -> str:
 
     if at_rest:
         _remove(tree, name)
-        return scene.settle(tree, stage, may_be_damaged=True)
-    ended = tree.run(stage, meanwhile=take_away)
-    return scene.settle(tree, stage, [ended], may_be_damaged=True)
+    ended = [] if at_rest else [tree.run(stage, meanwhile=take_away)]
+    return scene.settle(tree, stage, ended, may_be_damaged=True)
 
 
 def _remove(tree: Tree, name: str) -> None:

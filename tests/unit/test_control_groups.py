@@ -1,22 +1,36 @@
-"""The kernel's count of processes killed out of memory, and a worker that it kills."""
+"""Memory limits of control groups, the count of kills, and a worker that the kernel kills."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from worker_runs import embed_command, make_project, make_sequences
 
-from seqembed.machine.control_groups import GROUPS, OWN_GROUPS, count_oom_kills
+from seqembed.machine.control_groups import GROUPS, OWN_GROUPS, count_oom_kills, memory_limit
 
 V1 = "oom_kill_disable 0\nunder_oom 0\noom_kill {}\n"
 V2 = "low 0\nhigh 0\nmax 12\noom 4\noom_kill {}\noom_group_kill 0\n"
 MEMORY = GROUPS / "memory"
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes /proc/self/cgroup and files of groups; gives the arguments that name both."""
+
+    def written(own: str, files: Mapping[str, str]) -> tuple[Path, Path]:
+        (tmp_path / "cgroup").write_text(own)
+        for name, text in files.items():
+            (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "groups" / name).write_text(text)
+        return tmp_path / "cgroup", tmp_path / "groups"
+
+    return written
 
 
 @pytest.mark.parametrize(
@@ -28,22 +42,29 @@ MEMORY = GROUPS / "memory"
         ("4:cpuset,memory:/job\n", "memory/job/memory.oom_control", V1),
     ],
 )
-def test_the_count_is_found_in_both_versions(own, place, text, tmp_path):
-    (tmp_path / "cgroup").write_text(own)
-    path = tmp_path / "groups" / place
-    path.parent.mkdir(parents=True)
-    path.write_text(text.format(3))
-    assert count_oom_kills(tmp_path / "cgroup", tmp_path / "groups") == 3
+def test_the_count_is_found_in_both_versions(own, place, text, write):
+    assert count_oom_kills(*write(own, {place: text.format(3)})) == 3
 
 
 @pytest.mark.parametrize("text", [None, "", "oom 1\n", "oom_kill x\n"])
-def test_without_a_count_there_is_none(text, tmp_path):
-    (tmp_path / "cgroup").write_text("0::/a\n")
-    if text is not None:
-        (tmp_path / "a").mkdir()
-        (tmp_path / "a/memory.events").write_text(text)
-    assert count_oom_kills(tmp_path / "cgroup", tmp_path) is None
-    assert count_oom_kills(tmp_path / "none", tmp_path) is None
+def test_without_a_count_there_is_none(text, write):
+    own, groups = write("0::/a\n", {} if text is None else {"a/memory.events": text})
+    assert count_oom_kills(own, groups) is None
+    assert count_oom_kills(groups / "none", groups) is None
+
+
+@pytest.mark.parametrize(
+    ("own", "limits", "found"),
+    [
+        ("0::/slurm/job_1/step_0\n", {"slurm/job_1/memory.max": "500\n"}, 500),
+        ("0::/a/b\n", {"a/memory.max": "700\n", "a/b/memory.max": "max\n"}, 700),
+        ("0::/a\n", {"a/memory.max": "max\n"}, None),
+        ("4:memory:/a\n", {"memory/a/memory.limit_in_bytes": "90\n"}, 90),
+        ("4:memory:/a\n", {}, None),
+    ],
+)
+def test_memory_limit_is_the_lowest_of_nested_groups(own, limits, found, write):
+    assert memory_limit(*write(own, limits)) == found
 
 
 @pytest.fixture

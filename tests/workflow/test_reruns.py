@@ -9,16 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from driver import (
-    MODEL,
-    Outcome,
-    Place,
-    copy_checkout,
-    make_proteins,
-    read_ids,
-    read_rows,
-    write_fasta,
-)
+from driver import MODEL, Place, copy_checkout, make_proteins, read_ids, read_rows, write_fasta
 
 DATASET = "big.names"
 RESULT = f"results/{DATASET}/embeddings.h5"
@@ -26,7 +17,6 @@ RESULT = f"results/{DATASET}/embeddings.h5"
 CHECKSUM_BYTES = 1_000_000
 ALL = {"index": 1, "split": 1, "embed_shard": 2, "merge": 1, "all": 1, "total": 6}
 COUNT = 20
-Rows = tuple[list[str], bytes]
 
 
 def configure(place: Place, model: str, **changes) -> None:
@@ -63,7 +53,7 @@ def finished(base, outcome, tmp_path):
     return base.copy_to(tmp_path / "run")
 
 
-def assert_nothing_is_computed(outcome: Outcome, place: Place, rows: Rows) -> None:
+def assert_nothing_is_computed(outcome, place, rows):
     """Both shards were written again, from the rows that were there."""
     assert [*outcome.embedded.values()] == [(0, COUNT // 2)] * 2
     assert read_rows(place.folder / RESULT) == rows
