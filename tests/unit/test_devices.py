@@ -136,7 +136,7 @@ THREE = [gpu(0, "GPU-aaaa1111"), gpu(1, "GPU-aaaa2222"), gpu(2, "GPU-bbbb3333")]
         ("gpu-BBBB,0", [2, 0]),
     ],
 )
-def test_candidates(visible, indices):
+def test_entries_name_gpus_by_number_or_uuid_in_their_order(visible, indices):
     assert [gpu.index for gpu in choose_candidates(THREE, visible)] == indices
 
 

@@ -16,7 +16,7 @@ ESM2 = Esm2Architecture(layers=1, width=320, heads=20, ffn_width=1280)
 DNA = DnabertArchitecture(layers=1, width=384, heads=6, ffn_width=1536, vocabulary=30)
 
 
-def test_bytes_of_a_token():
+def test_a_token_takes_the_bytes_of_its_activations():
     assert bytes_a_token(ESM2, 4) == 4 * (8 * 320 + 2 * 1280)
     assert bytes_a_token(DNA, 2) == 2 * (8 * 384 + 2 * 1536)
 
