@@ -336,7 +336,8 @@ def test_each_visible_device_has_one_holder(machine, messages, visible, others, 
     machine.add("0000:e1:00.0", 2, "GPU-cccc")
     with ExitStack() as held:
         for name in names:
-            variables = held.enter_context(machine.lease(visible=visible, **others))
+            lease = machine.lease(visible=visible, leave_if_asked=leave_after(30), **others)
+            variables = held.enter_context(lease)
             assert variables["CUDA_VISIBLE_DEVICES"] == name
             assert name in messages()[-1]
         late = machine.lease(visible=visible, leave_if_asked=leave_after(0.3), **others)
