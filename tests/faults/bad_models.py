@@ -14,11 +14,13 @@ import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import esm
 import torch
+from models_in_plain import DNABERT_FILES, dnabert_folder
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -27,8 +29,10 @@ LAYER = "encoder.layer.0.attention.self.query"
 FOLDER = Path("esm")
 FILE = Path("m.pt")
 Change = Callable[[dict[str, Tensor]], Any]
-# What makes a model and returns its source, the file that is blamed, and a phrase of the message.
-Case = tuple[Callable[[], str], str, str]
+# What makes a model and returns its source, and the file that is blamed.
+Case = tuple[Callable[[], str], str]
+SIZES = {"layers": 1, "embed_dim": 16, "attention_heads": 2}
+COMMON = SIZES | {"ffn_embed_dim": 32, "max_positions": 8, "logit_bias": True}
 
 
 def folder(change: Change = lambda state: None, **config: Any) -> str:
@@ -39,24 +43,8 @@ def folder(change: Change = lambda state: None, **config: Any) -> str:
 
 def dnabert(change: Change = lambda state: None, **config: Any) -> str:
     """A DNABERT's folder of one narrow layer, changed."""
-    shutil.copytree(DATA / "dnabert_s", FOLDER)
-    parts = {
-        "embeddings.word_embeddings": (4096, 8),
-        "embeddings.token_type_embeddings": (2, 8),
-        "embeddings.LayerNorm": (8,),
-        "encoder.layer.0.attention.self.Wqkv": (24, 8),
-        "encoder.layer.0.attention.output.dense": (8, 8),
-        "encoder.layer.0.attention.output.LayerNorm": (8,),
-        "encoder.layer.0.mlp.gated_layers": (32, 8),
-        "encoder.layer.0.mlp.wo": (8, 16),
-        "encoder.layer.0.mlp.layernorm": (8,),
-    }
-    state = {f"{name}.weight": torch.ones(shape) for name, shape in parts.items()}
-    biased = (name for name in parts if not name.endswith(("embeddings", "gated_layers")))
-    state |= {f"{name}.bias": torch.ones(parts[name][:1]) for name in biased}
-    save_file(state, FOLDER / "model.safetensors")
-    sizes = {"num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 2}
-    return changed(change, sizes | {"intermediate_size": 16} | config)
+    dnabert_folder(FOLDER, (1, 8, 2, 16))
+    return changed(change, config)
 
 
 def changed(change: Change, config: dict[str, Any]) -> str:
@@ -134,9 +122,8 @@ def fair(change: Change = lambda state: None) -> str:
     state = esm2()
     state = change(state) or state
     named = {f"encoder.sentence_encoder.{name}": tensor for name, tensor in state.items()}
-    cfg = argparse.Namespace(
-        encoder_layers=1, encoder_embed_dim=16, encoder_attention_heads=2, token_dropout=True
-    )
+    sizes = {f"encoder_{name}": size for name, size in SIZES.items()}
+    cfg = argparse.Namespace(token_dropout=True, **sizes)
     return saved({"cfg": {"model": cfg}, "model": named})
 
 
@@ -148,19 +135,17 @@ def saved(content: Any, path: Path = FILE, **options: Any) -> str:
 def old_fair(model: torch.nn.Module, arch: str, prefix: str, words: str) -> str:
     """A file as fair-esm's older models have it; words: before the names of its settings."""
     state = {prefix + name: tensor for name, tensor in model.state_dict().items()}
-    sizes = {"layers": 1, "embed_dim": 16, "attention_heads": 2}
-    args = argparse.Namespace(arch=arch, **{f"{words}_{name}": n for name, n in sizes.items()})
+    args = argparse.Namespace(arch=arch, **{f"{words}_{name}": n for name, n in SIZES.items()})
     return saved({"args": args, "model": state})
 
 
 def protein_bert(arch: str, **settings: Any) -> torch.nn.Module:
-    sizes = {"layers": 1, "embed_dim": 16, "ffn_embed_dim": 32, "attention_heads": 2}
-    options = {"max_positions": 8, "token_dropout": True, "logit_bias": True, "final_bias": True}
-    args = argparse.Namespace(arch=arch, **sizes, **options, **settings)
+    args = argparse.Namespace(arch=arch, token_dropout=True, final_bias=True, **COMMON, **settings)
     return esm.ProteinBertModel(args, esm.Alphabet.from_architecture(arch))
 
 
-def esm1(arch: str = "protein_bert_base") -> str:
+def esm1() -> str:
+    arch = "protein_bert_base"
     return old_fair(protein_bert(arch), arch, "decoder.", "decoder")
 
 
@@ -178,10 +163,9 @@ def esm1v_as_esm2() -> str:
 
 
 def msa() -> torch.nn.Module:
-    sizes = {"layers": 1, "embed_dim": 16, "ffn_embed_dim": 32, "attention_heads": 2}
-    rest = {"max_positions": 8, "dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
+    rest = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
     more = {"embed_positions_msa": True, "embed_positions_msa_dim": 16, "max_tokens": 64}
-    args = argparse.Namespace(arch="msa_transformer", logit_bias=True, **sizes, **rest, **more)
+    args = argparse.Namespace(arch="msa_transformer", **COMMON, **rest, **more)
     return esm.MSATransformer(args, esm.Alphabet.from_architecture("msa_transformer"))
 
 
@@ -195,13 +179,6 @@ def esm1v_in_hugging_faces_words() -> str:
 def esmfold(settings: Any) -> str:
     state = {"trunk.blocks.0.seq_attention.proj.weight": torch.ones(2, 2)}
     return saved({"cfg": {"model": settings}, "model": state})
-
-
-class Payload:
-    """Writes a file where it is unpickled."""
-
-    def __reduce__(self) -> Any:
-        return (Path.touch, (Path("executed"),))
 
 
 def esm2_names(layers: int, width: int) -> dict[str, Tensor]:
@@ -251,9 +228,9 @@ def torchscript() -> bytes:
 
 
 def pickle_as_safetensors() -> str:
-    without("model.safetensors")
-    torch.save({"x": torch.ones(2)}, FOLDER / "model.safetensors")
-    return str(FOLDER)
+    source = folder()
+    torch.save({"x": ONES}, WEIGHTS)
+    return source
 
 
 def adapter_alone(name: str) -> str:
@@ -281,15 +258,21 @@ def other_rotary(state: dict[str, Tensor]) -> None:
 
 def without_specials() -> str:
     """A DNABERT whose tokenizer puts nothing around a sequence."""
-    source = dnabert()
-    content = json.loads((FOLDER / "tokenizer.json").read_text())
-    (FOLDER / "tokenizer.json").write_text(json.dumps(content | {"post_processor": None}))
-    return source
+    content = json.loads((DNABERT_FILES / "tokenizer.json").read_text())
+    return tokenizer_of(json.dumps(content | {"post_processor": None}))
 
 
-def without_tokenizer() -> str:
-    source = dnabert()
-    os.remove(FOLDER / "tokenizer.json")
+def bare_tokenizer(**model: Any) -> str:
+    """A DNABERT whose tokenizer has this model and nothing else."""
+    return tokenizer_of(json.dumps({"version": "1.0", "model": model}))
+
+
+def tokenizer_of(content: str | None) -> str:
+    """A DNABERT whose tokenizer.json holds this content, or is missing where that is None."""
+    source, path = dnabert(), FOLDER / "tokenizer.json"
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
     return source
 
 
@@ -349,295 +332,225 @@ PART = "esm/model-00001-of-00001.safetensors"
 BIN = Path("esm/pytorch_model.bin")
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0f\nsize 30000000\n"
 PAGE = b"\n<!DOCTYPE html><html><title>Sign in</title></html>\n"
-NAN, INFINITY = float("nan"), float("inf")
+BRACKETS = "[" * 100_000
+WORDS = {"[CLS]": 0, "[SEP]": 1, "[UNK]": 2} | {str(n): n for n in range(3, 4096)}
+NAN, INFINITY, ONES = float("nan"), float("inf"), torch.ones(2, 2)
 DENSE = "encoder.layer.1.output.dense.weight"
 
 
-def in_file(make: Callable[[], str], phrase: str) -> Case:
-    return make, "m.pt", phrase
+def in_file(make: Callable[..., str], *values: Any, **options: Any) -> Case:
+    return partial(make, *values, **options), "m.pt"
 
 
-def weights(change: Change, phrase: str) -> Case:
-    return lambda: folder(change), WEIGHTS, phrase
+def weights(change: Change, make: Callable[[Change], str] = folder) -> Case:
+    return partial(make, change), WEIGHTS
 
 
-def config(phrase: str, **settings: Any) -> Case:
-    return lambda: folder(**settings), CONFIG, phrase
+def config(make: Callable[..., str] = folder, **settings: Any) -> Case:
+    return partial(make, **settings), CONFIG
 
 
-def dna_config(phrase: str, **settings: Any) -> Case:
-    return lambda: dnabert(**settings), CONFIG, phrase
+def tokenizer(make: Callable[..., str], *values: Any, **options: Any) -> Case:
+    return partial(make, *values, **options), "esm/tokenizer.json"
 
 
-def form(content: Callable[[], bytes], phrase: str, path: Path = FILE) -> Case:
-    return lambda: written(content(), path), str(path), f"it is {phrase}"
+def form(content: Callable[[], bytes], path: Path = FILE) -> Case:
+    return lambda: written(content(), path), str(path)
+
+
+def with_adapter(name: str, make: Callable[[str], str]) -> Case:
+    """A folder with an adapter's file of this name, which is blamed."""
+    return partial(make, name), f"esm/{name}"
 
 
 OTHER_MODELS: dict[str, Case] = {
-    "ESM-1b": in_file(lambda: esm1v_file(True), "is ESM-1b or ESM-1v"),
-    "ESM-1v": in_file(esm1v_file, "is ESM-1b or ESM-1v"),
-    "ESM-1v, without a word on its kind": in_file(
-        lambda: esm1v_file(arch="mine"), "is ESM-1b or ESM-1v"
-    ),
-    "ESM-1v that says it is an ESM-2": in_file(esm1v_as_esm2, "is ESM-1b or ESM-1v"),
-    "ESM-1": in_file(esm1, "is ESM-1"),
+    "ESM-1b": in_file(esm1v_file, True),
+    "ESM-1v": in_file(esm1v_file),
+    "ESM-1v, without a word on its kind": in_file(esm1v_file, arch="mine"),
+    "ESM-1v that says it is an ESM-2": in_file(esm1v_as_esm2),
+    "ESM-1": in_file(esm1),
     "ESM-1, its names alone": in_file(
-        lambda: saved(protein_bert("protein_bert_base").state_dict()), "is ESM-1;"
+        lambda: saved(protein_bert("protein_bert_base").state_dict())
     ),
     "ESM-MSA-1b": in_file(
-        lambda: old_fair(msa(), "msa_transformer", "encoder.sentence_encoder.", "encoder"),
-        "is an MSA transformer",
+        lambda: old_fair(msa(), "msa_transformer", "encoder.sentence_encoder.", "encoder")
     ),
-    "ESM-MSA-1b, its names alone": in_file(
-        lambda: saved(msa().state_dict()), "is an MSA transformer"
+    "ESM-MSA-1b, its names alone": in_file(lambda: saved(msa().state_dict())),
+    "ESM-IF": in_file(saved, {"args": {}, "model": {"encoder.gvp_encoder.x": ONES}}),
+    "ESMFold": in_file(esmfold, argparse.Namespace(trunk={})),
+    "ESMFold, its settings OmegaConf's": in_file(esmfold, FILE),
+    "ESM-1v's state dict in Hugging Face's words": in_file(esm1v_in_hugging_faces_words),
+    "fair-esm's layers without rotary frequencies": in_file(fair, dropping("inv_freq")),
+    "ESM C": in_file(saved, {"transformer.blocks.0.attn.layernorm_qkv.1.weight": ONES}),
+    "ProtT5": in_file(saved, {"encoder.block.0.layer.0.SelfAttention.q.weight": ONES}),
+    "ESM-1b's folder": config(position_embedding_type="absolute"),
+    "ESMFold's folder": config(is_folding_model=True),
+    "ESM++'s folder": config(model_type="ESMplusplus"),
+    "T5's folder": config(model_type="t5"),
+    "a RoBERTa": config(dnabert, model_type="roberta"),
+    "a BERT without ALiBi": config(dnabert, alibi_starting_size=None),
+    "a BERT with ReLU": config(dnabert, hidden_act="relu"),
+    "a BERT of one token type": config(dnabert, type_vocab_size=1),
+    "a BERT that decodes": config(dnabert, is_decoder=True),
+    "five heads of eight values": config(dnabert, num_attention_heads=5),
+    "a token more than the tokenizer has": tokenizer(dnabert, vocab_size=4097),
+    "a tokenizer without specials": tokenizer(without_specials),
+    "no tokenizer": tokenizer(tokenizer_of, None),
+    "an empty tokenizer": tokenizer(tokenizer_of, ""),
+    "a tokenizer of brackets": tokenizer(tokenizer_of, BRACKETS),
+    "a tokenizer without words": tokenizer(bare_tokenizer, type="BPE", vocab={}, merges=[]),
+    "a tokenizer of one word of a large number": tokenizer(
+        bare_tokenizer, type="BPE", vocab={"a": 2**32 - 1}, merges=[]
     ),
-    "ESM-IF": in_file(
-        lambda: saved({"args": {}, "model": {"encoder.gvp_encoder.x": torch.ones(2)}}), "is ESM-IF"
+    "a tokenizer that knows no unknown word": tokenizer(
+        bare_tokenizer, type="WordLevel", vocab=WORDS, unk_token="x"
     ),
-    "ESMFold": in_file(lambda: esmfold(argparse.Namespace(trunk={})), "is ESMFold"),
-    "ESMFold, its settings OmegaConf's": in_file(lambda: esmfold(FILE), "Python objects"),
-    "ESM-1v's state dict in Hugging Face's words": in_file(
-        esm1v_in_hugging_faces_words, "inv_freq"
-    ),
-    "fair-esm's layers without rotary frequencies": in_file(
-        lambda: fair(dropping("inv_freq")), "inv_freq"
-    ),
-    "ESM C": in_file(
-        lambda: saved({"transformer.blocks.0.attn.layernorm_qkv.1.weight": torch.ones(2, 2)}),
-        "is ESM C or ESM3",
-    ),
-    "ProtT5": in_file(
-        lambda: saved({"encoder.block.0.layer.0.SelfAttention.q.weight": torch.ones(2, 2)}),
-        "is a T5",
-    ),
-    "ESM-1b's folder": config("ESM-1b or ESM-1v", position_embedding_type="absolute"),
-    "ESMFold's folder": config("ESMFold", is_folding_model=True),
-    "ESM++'s folder": config("'ESMplusplus'", model_type="ESMplusplus"),
-    "T5's folder": config("'t5'", model_type="t5"),
-    "a RoBERTa": dna_config("'roberta'", model_type="roberta"),
-    "a BERT without ALiBi": dna_config("alibi_starting_size", alibi_starting_size=None),
-    "a BERT with ReLU": dna_config("hidden_act is 'relu'", hidden_act="relu"),
-    "a BERT of one token type": dna_config("type_vocab_size is 1", type_vocab_size=1),
-    "a BERT that decodes": dna_config("is_decoder is True", is_decoder=True),
-    "five heads of eight values": dna_config("5 heads", num_attention_heads=5),
-    "a token more than the tokenizer has": (
-        lambda: dnabert(vocab_size=4097), "esm/tokenizer.json", "4097"
-    ),
-    "a tokenizer without specials": (without_specials, "esm/tokenizer.json", "[CLS] and [SEP]"),
-    "no tokenizer": (without_tokenizer, "esm/tokenizer.json", "is not a tokenizer"),
-    "another alphabet": (
-        lambda: holding("vocab.txt", "<cls> \x80 L A G"), "esm/vocab.txt", "ESM-2 alphabet"
-    ),
-    "fewer tokens than ESM-2 has": config("vocab_size is 30", vocab_size=30),
+    "another alphabet": (lambda: holding("vocab.txt", "<cls> \x80 L A G"), "esm/vocab.txt"),
+    "fewer tokens than ESM-2 has": config(vocab_size=30),
     "TensorFlow's names in safetensors": weights(
-        lambda state: {f"tf_esm/{n.replace('.', '/')}:0": t for n, t in state.items()},
-        "is a model of TensorFlow or Flax",
+        lambda state: {f"tf_esm/{n.replace('.', '/')}:0": t for n, t in state.items()}
     ),
-    "NVIDIA's ESM-2": weights(
-        adding("encoder.layers.0.self_attention._extra_state", shape=(0,)), "NVIDIA's"
-    ),
-}  # fmt: skip
+    "NVIDIA's ESM-2": weights(adding("encoder.layers.0.self_attention._extra_state", shape=(0,))),
+}
 
 UNUSED_WEIGHTS: dict[str, Case] = {
-    "loralib's": weights(adding(f"{LAYER}.lora_A", f"{LAYER}.lora_B"), "an adapter"),
-    "an old PEFT's, in a DNABERT": (
-        lambda: dnabert(adding("encoder.layer.0.attention.self.Wqkv.lora_A.default.weight")),
-        WEIGHTS,
-        "an adapter",
+    "loralib's": weights(adding(f"{LAYER}.lora_A", f"{LAYER}.lora_B")),
+    "an old PEFT's, in a DNABERT": weights(
+        adding("encoder.layer.0.attention.self.Wqkv.lora_A.default.weight"), dnabert
     ),
-    "loralib's, in a fair-esm file": in_file(
-        lambda: fair(adding("layers.0.self_attn.q_proj.lora_A")), "an adapter"
-    ),
-    "PEFT's, not merged": weights(peft, "an adapter"),
-    "PEFT's prefix alone": weights(prefixed("base_model.model."), "an adapter"),
+    "loralib's, in a fair-esm file": in_file(fair, adding("layers.0.self_attn.q_proj.lora_A")),
+    "PEFT's, not merged": weights(peft),
+    "PEFT's prefix alone": weights(prefixed("base_model.model.")),
     "an adapter in a part, its index silent": (
-        lambda: split(change=adding(f"{LAYER}.lora_A")), INDEX, "an adapter"
+        lambda: split(change=adding(f"{LAYER}.lora_A")),
+        INDEX,
     ),
-    "IA3's": weights(adding(f"{LAYER}.ia3_l.default"), "an adapter"),
-    "DoRA's": weights(adding(f"{LAYER}.lora_magnitude_vector"), "an adapter"),
+    "IA3's": weights(adding(f"{LAYER}.ia3_l.default")),
+    "DoRA's": weights(adding(f"{LAYER}.lora_magnitude_vector")),
     "the adapters library's": weights(
-        adding("encoder.layer.0.output.adapters.mine.adapter_down.0.weight"), "an adapter"
+        adding("encoder.layer.0.output.adapters.mine.adapter_down.0.weight")
     ),
-    "LoHa's": weights(adding(f"{LAYER}.hada_w1_a.default"), "an adapter"),
-    "an adapter beside the encoder": weights(adding("lora.A", "lora.B"), "an adapter"),
+    "LoHa's": weights(adding(f"{LAYER}.hada_w1_a.default")),
+    "an adapter beside the encoder": weights(adding("lora.A", "lora.B")),
     "a head that PEFT trained beside an adapter": weights(
-        adding("classifier.modules_to_save.default.bias"), "an adapter"
+        adding("classifier.modules_to_save.default.bias")
     ),
-    "a prompt before the encoder": weights(adding("prompt.weight"), "an adapter"),
-    "a prompt's encoder": weights(adding("prompt_encoder.weight"), "an adapter"),
-    "a layer more than config.json says": (
-        lambda: folder(num_hidden_layers=3), WEIGHTS, "more layers than the 3"
+    "a prompt before the encoder": weights(adding("prompt.weight")),
+    "a prompt's encoder": weights(adding("prompt_encoder.weight")),
+    "a layer more than config.json says": (lambda: folder(num_hidden_layers=3), WEIGHTS),
+    "countless layers": (lambda: folder(num_hidden_layers=10**9), WEIGHTS),
+    "layers beyond any number": (lambda: folder(num_hidden_layers=10**300), WEIGHTS),
+    "a layer more in a DNABERT": weights(adding("encoder.layer.1.mlp.wo.weight"), dnabert),
+    "a part of a layer that ESM-2 has not": weights(adding("encoder.layer.0.gate.weight")),
+    "a norm of the embeddings": weights(adding("embeddings.norm.weight")),
+    "a module that is no head": weights(adding("gnn.weight")),
+    "an input's projection": weights(adding("input_proj.weight")),
+    "a module beside the encoder that is no head": weights(prefixed("esm.", "gnn.weight")),
+    "a projection within the encoder": weights(prefixed("esm.", "esm.proj.weight")),
+    "a part of a layer that a DNABERT has not": weights(
+        adding("encoder.layer.0.mlp.gate.weight"), dnabert
     ),
-    "a layer more in a DNABERT": (
-        lambda: dnabert(adding("encoder.layer.1.mlp.wo.weight")), WEIGHTS, "more layers than the 1"
-    ),
-    "a part of a layer that ESM-2 has not": weights(
-        adding("encoder.layer.0.gate.weight"), "does not use"
-    ),
-    "a norm of the embeddings": weights(adding("embeddings.norm.weight"), "does not use"),
-    "a module that is no head": weights(adding("gnn.weight"), "does not use"),
-    "an input's projection": weights(adding("input_proj.weight"), "does not use"),
-    "a module beside the encoder that is no head": weights(
-        prefixed("esm.", "gnn.weight"), "does not use"
-    ),
-    "a projection within the encoder": weights(
-        prefixed("esm.", "esm.proj.weight"), "does not use"
-    ),
-    "a part of a layer that a DNABERT has not": (
-        lambda: dnabert(adding("encoder.layer.0.mlp.gate.weight")), WEIGHTS, "does not use"
-    ),
-    "two encoders, one of each naming": weights(both_namings, "holds 2 encoders"),
-    "two encoders, one without a prefix": weights(
-        lambda state: state | prefixed("esm.")(state), "holds 2 encoders"
-    ),
+    "two encoders, one of each naming": weights(both_namings),
+    "two encoders, one without a prefix": weights(lambda state: state | prefixed("esm.")(state)),
     "a teacher beside the encoder": weights(
-        lambda s: prefixed("esm.")(s) | prefixed("teacher_head.")(s), "holds 2 encoders"
+        lambda s: prefixed("esm.")(s) | prefixed("teacher_head.")(s)
     ),
-    "one weight under two names": weights(legacy_twice, "holds one weight twice"),
-    "a wrapped and a plain copy": weights(
-        lambda state: state | prefixed("module.")(state), "holds one weight twice"
-    ),
-    "an adapter's settings beside a model": (
-        lambda: holding("adapter_config.json"), "esm/adapter_config.json", "of an adapter"
-    ),
-    "an adapter's weights beside a model": (
-        lambda: holding("adapter_model.safetensors"),
-        "esm/adapter_model.safetensors",
-        "of an adapter",
-    ),
-    "an adapter alone": (
-        lambda: adapter_alone("adapter_config.json"), "esm/adapter_config.json", "of an adapter"
-    ),
-    "an old PEFT's adapter alone": (
-        lambda: adapter_alone("adapter_model.bin"), "esm/adapter_model.bin", "of an adapter"
-    ),
-    "an adapter of the adapters library": (
-        lambda: holding("pytorch_adapter.bin"), "esm/pytorch_adapter.bin", "of an adapter"
-    ),
+    "one weight under two names": weights(legacy_twice),
+    "a wrapped and a plain copy": weights(lambda state: state | prefixed("module.")(state)),
+    "an adapter's settings beside a model": with_adapter("adapter_config.json", holding),
+    "an adapter's weights beside a model": with_adapter("adapter_model.safetensors", holding),
+    "an adapter alone": with_adapter("adapter_config.json", adapter_alone),
+    "an old PEFT's adapter alone": with_adapter("adapter_model.bin", adapter_alone),
+    "an adapter of the adapters library": with_adapter("pytorch_adapter.bin", holding),
     "fine-tuned weights beside the downloaded ones": (
-        lambda: folder_of_two(spoiled(DENSE, 0.5)), "esm", "have other values"
+        lambda: folder_of_two(spoiled(DENSE, 0.5)),
+        "esm",
     ),
-}  # fmt: skip
+}
 
 BAD_NUMBERS: dict[str, Case] = {
-    "bitsandbytes' scales": weights(quantised_beside_floats, "a quantised model"),
-    "GPTQ's and AWQ's packed weights": weights(
-        adding(f"{LAYER}.qweight", f"{LAYER}.scales"), "a quantised model"
-    ),
-    "a quantised model by its config.json": config(
-        "quantised", quantization_config={"load_in_8bit": True}
-    ),
-    "whole numbers": weights(casting(DENSE, torch.int8), f"{DENSE!r} is quantised"),
-    "pruned weights": weights(pruned, "pruned or parametrised"),
-    "weight_norm's": weights(
-        adding(f"{LAYER}.parametrizations.weight.original0"), "pruned or parametrised"
-    ),
-    "a NaN": weights(spoiled(DENSE, NAN, 3), f"{DENSE}: 3 of 16,384"),
-    "an infinity": weights(spoiled(DENSE, INFINITY), f"{DENSE}: 1 of 16,384"),
+    "bitsandbytes' scales": weights(quantised_beside_floats),
+    "GPTQ's and AWQ's packed weights": weights(adding(f"{LAYER}.qweight", f"{LAYER}.scales")),
+    "a quantised model by its config.json": config(quantization_config={"load_in_8bit": True}),
+    "whole numbers": weights(casting(DENSE, torch.int8)),
+    "pruned weights": weights(pruned),
+    "weight_norm's": weights(adding(f"{LAYER}.parametrizations.weight.original0")),
+    "a NaN": weights(spoiled(DENSE, NAN, 3)),
+    "an infinity": weights(spoiled(DENSE, INFINITY)),
     "a file whose end was never written": weights(
-        spoiled("encoder.layer.2.intermediate.dense.weight", 0.0, None), "of zeros alone"
+        spoiled("encoder.layer.2.intermediate.dense.weight", 0.0, None)
     ),
     "a NaN among the rotary frequencies": weights(
-        lambda state: state | {"rotary_embeddings.inv_freq": torch.full((8,), NAN)}, "inv_freq"
+        lambda state: state | {"rotary_embeddings.inv_freq": torch.full((8,), NAN)}
     ),
-    "rotary frequencies that differ": weights(other_rotary, "inv_freq"),
-    "a NaN in a fair-esm file": in_file(
-        lambda: fair(spoiled("layers.0.fc1.weight", NAN)), "'layers.0.fc1.weight: 1 of 1,024'"
-    ),
-    "an infinity among large fp16 values": weights(in_half, "dense.bias: 1 of 64"),
-    "an fp64 value beyond fp32": weights(too_large, "dense.bias: 1 of 64"),
-    "a weight that is missing": weights(dropping(DENSE), f"lacks the weight {DENSE!r}"),
-    "a weight of another shape": weights(adding(DENSE), f"{DENSE!r} has shape"),
+    "rotary frequencies that differ": weights(other_rotary),
+    "a NaN in a fair-esm file": in_file(fair, spoiled("layers.0.fc1.weight", NAN)),
+    "an infinity among large fp16 values": weights(in_half),
+    "an fp64 value beyond fp32": weights(too_large),
+    "a weight that is missing": weights(dropping(DENSE)),
+    "a weight of another shape": weights(adding(DENSE)),
 }
 
 NO_WEIGHTS: dict[str, Case] = {
-    "a pickled model": in_file(lambda: saved(esm.model.esm2.ESM2(1, 16, 2)), "Python objects"),
-    "a git-lfs pointer": form(lambda: LFS, "a git-lfs pointer"),
-    "a git-lfs pointer, in a folder": form(lambda: LFS, "a git-lfs pointer", Path(WEIGHTS)),
-    "a web page": form(lambda: PAGE, "a web page"),
-    "a web page as .safetensors": form(lambda: PAGE, "a web page", Path(WEIGHTS)),
-    "a web page as .bin": form(lambda: PAGE, "a web page", BIN),
-    "an error in JSON": form(lambda: b'{"error":"401"}', "a web page or an error", BIN),
-    "an empty file": form(lambda: b"", "an empty file"),
-    "an empty file of safetensors": form(lambda: b"", "an empty file", Path(WEIGHTS)),
-    "a zip of a model": form(pack_zip, "a zip archive"),
-    "a tar of a model": form(pack_tar, "an archive"),
-    "a gzipped model": form(lambda: gzip.compress(b"x"), "an archive or a compressed"),
-    "TorchScript": form(torchscript, "a TorchScript archive"),
-    "HDF5": form(lambda: b"\x89HDF\r\n\x1a\n", "an HDF5 file", BIN),
-    "safetensors as .pt": in_file(
-        lambda: written((DATA / "esm2_random/model.safetensors").read_bytes()),
-        "it is a safetensors file",
-    ),
-    "a pickle as .safetensors": (pickle_as_safetensors, WEIGHTS, "name it pytorch_model.bin"),
-    "a cut file": in_file(lambda: cut(fair(), FILE), "it is damaged"),
-    "cut safetensors": (lambda: cut(folder(), Path(WEIGHTS)), WEIGHTS, "cannot be read"),
+    "a pickled model": in_file(lambda: saved(esm.model.esm2.ESM2(1, 16, 2))),
+    "a git-lfs pointer": form(lambda: LFS),
+    "a git-lfs pointer, in a folder": form(lambda: LFS, Path(WEIGHTS)),
+    "a web page": form(lambda: PAGE),
+    "a web page as .safetensors": form(lambda: PAGE, Path(WEIGHTS)),
+    "a web page as .bin": form(lambda: PAGE, BIN),
+    "an error in JSON": form(lambda: b'{"error":"401"}', BIN),
+    "an empty file": form(lambda: b""),
+    "an empty file of safetensors": form(lambda: b"", Path(WEIGHTS)),
+    "a zip of a model": form(pack_zip),
+    "a tar of a model": form(pack_tar),
+    "a gzipped model": form(lambda: gzip.compress(b"x")),
+    "TorchScript": form(torchscript),
+    "HDF5": form(lambda: b"\x89HDF\r\n\x1a\n", BIN),
+    "safetensors as .pt": form((DATA / "esm2_random/model.safetensors").read_bytes),
+    "a pickle as .safetensors": (pickle_as_safetensors, WEIGHTS),
+    "a cut file": in_file(lambda: cut(fair(), FILE)),
+    "cut safetensors": (lambda: cut(folder(), Path(WEIGHTS)), WEIGHTS),
     # torch's reader fails with UnicodeDecodeError.
-    "a pickle that ends within a word": in_file(
-        lambda: written(b"\x80\x02X\x02\x00\x00\x00\xff\xfe."), "it is damaged"
-    ),
+    # torch's reader fails with UnicodeDecodeError.
+    "a pickle that ends within a word": form(lambda: b"\x80\x02X\x02\x00\x00\x00\xff\xfe."),
     "a pickle of long ago": in_file(
-        lambda: saved(esm.model.esm2.ESM2(1, 16, 2), _use_new_zipfile_serialization=False),
-        "a pickle of more than weights",
+        lambda: saved(esm.model.esm2.ESM2(1, 16, 2), _use_new_zipfile_serialization=False)
     ),
-    "a payload": in_file(lambda: saved({"cfg": Payload(), "model": {}}), "Python objects"),
-    "a payload in a folder": (
-        lambda: without("model.safetensors") and saved({"x": Payload()}, BIN) and "esm",
-        str(BIN),
-        "Python objects",
-    ),
-    "an optimizer's state": in_file(optimizer, "is the state of an optimizer"),
-    "a contact regression": in_file(contacts, "contact regression"),
+    "an optimizer's state": in_file(optimizer),
+    "a contact regression": in_file(contacts),
     "Lightning's checkpoint": in_file(
-        lambda: saved({"epoch": 1, "global_step": 2, "state_dict": {"model.x": torch.ones(2)}}),
-        "is a checkpoint of training",
+        saved, {"epoch": 1, "global_step": 2, "state_dict": {"x": ONES}}
     ),
-    "Lightning's .ckpt": (
-        lambda: saved({"state_dict": {}}, Path("m.ckpt")), "m.ckpt", "a checkpoint of training"
-    ),
-    "a state dict in a dictionary": in_file(
-        lambda: saved({"model": esm2()}), "is a checkpoint of training"
-    ),
-    "a tensor": in_file(lambda: saved(torch.ones(2)), "holds a Tensor"),
-    "DeepSpeed's folder": (
-        lambda: holding("zero_to_fp32.py", "", "model.safetensors"), "esm", "DeepSpeed"
-    ),
-    "FSDP's folder": (lambda: holding("__0_0.distcp", "", "model.safetensors"), "esm", "FSDP"),
-    "TensorFlow's folder": (
-        lambda: holding("tf_model.h5", "", "model.safetensors"), "esm", "TensorFlow's weights"
-    ),
-    "a folder without weights": (lambda: without("model.safetensors"), "esm", "has neither"),
-    "a folder without config.json": (lambda: without("config.json"), CONFIG, "does not exist"),
-    "a config.json that is no object": (lambda: holding("config.json", "[]"), CONFIG, "JSON obj"),
-    "nothing": (lambda: "nowhere", "nowhere", "does not exist"),
-    "the safetensors file itself": (lambda: f"{folder()}/model.safetensors", WEIGHTS, "folder"),
-    "an empty index": (lambda: split({}), INDEX, "weight_map"),
+    "Lightning's .ckpt": (lambda: saved({"state_dict": {}}, Path("m.ckpt")), "m.ckpt"),
+    "a state dict in a dictionary": in_file(lambda: saved({"model": esm2()})),
+    "a tensor": in_file(saved, ONES),
+    "DeepSpeed's folder": (lambda: holding("zero_to_fp32.py", "", "model.safetensors"), "esm"),
+    "FSDP's folder": (lambda: holding("__0_0.distcp", "", "model.safetensors"), "esm"),
+    "TensorFlow's folder": (lambda: holding("tf_model.h5", "", "model.safetensors"), "esm"),
+    "a folder without weights": (lambda: without("model.safetensors"), "esm"),
+    "a folder without config.json": (lambda: without("config.json"), CONFIG),
+    "a config.json that is no object": (lambda: holding("config.json", "[]"), CONFIG),
+    "a config.json of brackets": (lambda: holding("config.json", BRACKETS), CONFIG),
+    "nothing": (lambda: "nowhere", "nowhere"),
+    "the safetensors file itself": (lambda: f"{folder()}/model.safetensors", WEIGHTS),
+    "an empty index": (lambda: split({}), INDEX),
     "an index that is no JSON": (
-        lambda: holding("model.safetensors.index.json", "{", "model.safetensors"),
+        lambda: holding("model.safetensors.index.json", BRACKETS, "model.safetensors"),
         INDEX,
-        "cannot be read",
     ),
-    "an index of a missing part": (
-        lambda: split({DENSE: "other.safetensors"}), "esm/other.safetensors", "cannot be read"
-    ),
-    "an index of a missing weight": (
-        lambda: split({"other": Path(PART).name}), PART, "lacks 'other'"
-    ),
-    "an index that leads up and away": (lambda: split({DENSE: f"../{PART}"}), INDEX, "beside it"),
-    "an index that leads elsewhere": (lambda: split({DENSE: "/x.bin"}), INDEX, "beside it"),
-}  # fmt: skip
+    "an index of a missing part": (lambda: split({DENSE: "x.bin"}), "esm/x.bin"),
+    "an index of a missing weight": (lambda: split({"other": Path(PART).name}), PART),
+    "an index that leads elsewhere": (lambda: split({DENSE: f"../{PART}"}), INDEX),
+}
 
 OTHER_NAMES: dict[str, Case] = {
-    "a prefix of the user's own": weights(prefixed("model."), "'model.'"),
+    "a prefix of the user's own": weights(prefixed("model.")),
     "names of another kind": weights(
-        lambda state: {f"x{n:02}": state[name] for n, name in enumerate(state)},
-        "lacks the weight 'embeddings.word_embeddings.weight'",
+        lambda state: {f"x{n:02}": state[name] for n, name in enumerate(state)}
     ),
-    "a state dict of an ESM-2 of another size": in_file(
-        lambda: saved(esm2()), "1 layer of width 16"
-    ),
+    "a state dict of an ESM-2 of another size": in_file(lambda: saved(esm2())),
     "a state dict of another size in Hugging Face's words": in_file(
-        lambda: saved(esm2_names(2, 8)), "2 layers of width 8"
+        lambda: saved(esm2_names(2, 8))
     ),
 }
 

@@ -111,38 +111,23 @@ def run_case(case: Case, output: Path) -> tuple[str, int]:
 
     Raises Failure for what is not right.
     """
-    truth = read_truth(
-        case.contents, case.style, case.molecule, case.asked, case.gaps, case.suspicious
-    )
-    check = ResidueCheck(
-        TOKENIZERS[case.molecule].letters,
-        case.molecule,
-        case.asked,
-        gaps=case.gaps,
-        suspicious=case.suspicious,
-    )
-    with _settings(case):
-        try:
-            writer.write_index(
-                list(case.contents), output, output.with_suffix(".bin"), case.style, check
-            )
-        except SeqembedError as error:
-            _check_leftovers(output.parent, [])
-            return _check_error(case, truth, error), 0
-        _check_leftovers(output.parent, [output.with_suffix(".bin").name, output.name])
-        _check_index(case, truth, output)
-        if case.shards:
-            _check_shards(case, truth, output)
-    return ("split" if case.shards else "indexed"), len(truth.rows)
-
-
-@contextmanager
-def _settings(case: Case) -> Iterator[None]:
-    """Read in chunks, and write in groups, of the case's sizes."""
-    read = partial(reader.read_batches, chunk_bytes=case.chunk_bytes)
-    residues.read_batches = read
+    how = {"gaps": case.gaps, "suspicious": case.suspicious}
+    truth = read_truth(case.contents, case.style, case.molecule, case.asked, **how)
+    check = ResidueCheck(TOKENIZERS[case.molecule].letters, case.molecule, case.asked, **how)
+    # Read in chunks, and write in groups, of the case's sizes.
+    residues.read_batches = partial(reader.read_batches, chunk_bytes=case.chunk_bytes)
     writer.INDEX_BATCH_ROWS = case.batch_rows
-    yield
+    spool = output.with_suffix(".bin")
+    try:
+        writer.write_index(list(case.contents), output, spool, case.style, check)
+    except SeqembedError as error:
+        _check_leftovers(output.parent, [])
+        return _check_error(case, truth, error), 0
+    _check_leftovers(output.parent, [spool.name, output.name])
+    _check_index(case, truth, output)
+    if case.shards:
+        _check_shards(case, truth, output)
+    return ("split" if case.shards else "indexed"), len(truth.rows)
 
 
 @contextmanager
@@ -244,14 +229,9 @@ def _check_shards(case: Case, truth: Truth, path: Path) -> None:
     for number, row in enumerate(truth.rows):
         if kept[number]:
             firsts.setdefault(row.residues, number)
-    count = split.split_index(
-        path,
-        path.with_suffix(".bin"),
-        shards,
-        tokenizer=tokenizer,
-        policy=LengthPolicy(long_sequences="full", max_length=0),
-        unit="tokens",
-    )
+    policy = LengthPolicy(long_sequences="full", max_length=0)
+    how = {"tokenizer": tokenizer, "policy": policy, "unit": "tokens"}
+    count = split.split_index(path, path.with_suffix(".bin"), shards, **how)
     _same("the number of distinct sequences", count, len(firsts))
     expected = [
         (n, truth.rows[n].sequence_id, len(text), truth.rows[n].digest, text, tokenizer.count(text))
@@ -318,11 +298,8 @@ def fuzz(
 
 
 def read_sources(paths: Sequence[Path]) -> list[bytes]:
-    return [gzip.decompress(c) if c[:2] == b"\x1f\x8b" else c for c in _contents(paths)]
-
-
-def _contents(paths: Sequence[Path]) -> Iterator[bytes]:
-    return (path.read_bytes() for path in paths)
+    contents = (path.read_bytes() for path in paths)
+    return [gzip.decompress(c) if c[:2] == b"\x1f\x8b" else c for c in contents]
 
 
 def describe(kinds: Counter[str], failures: list[str], sequences: int) -> str:

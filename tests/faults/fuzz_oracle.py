@@ -25,10 +25,7 @@ from pathlib import Path
 
 LETTERS = {"protein": b"ACDEFGHIKLMNPQRSTVWYBOUXZ.-", "DNA": b"ACGT"}
 # What may be a residue, though the model does not know it.
-POSSIBLE = {
-    "protein": b"ABCDEFGHIJKLMNOPQRSTUVWXYZ*-.",
-    "DNA": b"ACGTURYSWKMBDHVNX*-.",
-}
+POSSIBLE = {"protein": b"ABCDEFGHIJKLMNOPQRSTUVWXYZ*-.", "DNA": b"ACGTURYSWKMBDHVNX*-."}
 BLANKS = b" \t\r\n\v\f"
 ID_ENDS = re.compile("[ \t\x01\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 INVISIBLE = re.compile("[\u00ad\u034f\u180e\u200b-\u200f\u2060-\u2064\ufeff]")

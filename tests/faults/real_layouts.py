@@ -23,7 +23,7 @@ WINDOWS = "\r\n"
 class Layout:
     """A file, how it is read, and the ids and residues that come of it."""
 
-    content: bytes
+    content: bytes | str
     expected: list[tuple[str, str]]
     molecule: str = "protein"
     ids: str = "header"
@@ -79,16 +79,15 @@ LAYOUTS = {
         ]
     ),
     "UniProt, by accession": Layout(
-        f">sp|P12345|AATM_RABIT x\n{wrap(A)}>sp|P12345-2|AATM_RABIT y\n{wrap(B)}".encode(),
+        f">sp|P12345|AATM_RABIT x\n{wrap(A)}>sp|P12345-2|AATM_RABIT y\n{wrap(B)}",
         [("P12345", A), ("P12345-2", B)],
         ids="accession",
     ),
     "NCBI's nr, headers of equal sequences joined by Ctrl-A": Layout(
-        f">WP_1.1 MULTISPECIES: x [Y]\x01AAC2.1 x [Y z]\x01EGT3.1 x\n{wrap(A, 80)}".encode(),
-        [("WP_1.1", A)],
+        f">WP_1.1 MULTISPECIES: x [Y]\x01AAC2.1 x [Y z]\x01EGT3.1 x\n{wrap(A, 80)}", [("WP_1.1", A)]
     ),
     "NCBI's older ids, by accession": Layout(
-        f">gi|129295|sp|P01013.2|OVAX_CHICK RecName\n{wrap(A, 70)}".encode(),
+        f">gi|129295|sp|P01013.2|OVAX_CHICK RecName\n{wrap(A, 70)}",
         [("P01013.2", A)],
         ids="accession",
     ),
@@ -110,12 +109,7 @@ LAYOUTS = {
         ids="whole-header",
     ),
     "AlphaFold's database": _layout(
-        [
-            (
-                "AFDB:AF-P12345-F1 Aspartate aminotransferase UA=P12345 UI=AATM_RABIT",
-                A,
-            )
-        ]
+        [("AFDB:AF-P12345-F1 Aspartate aminotransferase UA=P12345 UI=AATM_RABIT", A)]
     ),
     "MMseqs2, one line a sequence": _layout([("A0A1", A), ("A0A2", B)], 10_000),
     "MMseqs2's clusters without the lines of representatives": _layout(
@@ -126,17 +120,17 @@ LAYOUTS = {
         [("UniRef50_A0A5A9 Peptidylprolyl isomerase n=1 Tax=T. alsi TaxID=1 RepID=A0A5A9_9", A)]
     ),
     "HHblits's A3M, gaps taken out and insertions kept": Layout(
-        f">query\n{A[:20]}\n>hit1\n{A[:5]}--{A[7:20].lower()}\n>hit2\n---{B[:17]}gvs--\n".encode(),
+        f">query\n{A[:20]}\n>hit1\n{A[:5]}--{A[7:20].lower()}\n>hit2\n---{B[:17]}gvs--\n",
         [("query", A[:20]), ("hit1", A[:5] + A[7:20]), ("hit2", B[:17] + "GVS")],
         gaps="remove",
     ),
     "MAFFT, lower case and wrapped": Layout(
-        f">a\n{wrap((A[:30] + '-' * 40 + A[30:]).lower())}>b\n{wrap(B + '-' * 40)}".encode(),
+        f">a\n{wrap((A[:30] + '-' * 40 + A[30:]).lower())}>b\n{wrap(B + '-' * 40)}",
         [("a", A), ("b", B)],
         gaps="remove",
     ),
     "an alignment, its gaps kept": Layout(
-        f">a\n{A[:20]}--{A[20:30]}\n>b\n--{B[:30]}\n".encode(),
+        f">a\n{A[:20]}--{A[20:30]}\n>b\n--{B[:30]}\n",
         [("a", A[:20] + "--" + A[20:30]), ("b", "--" + B[:30])],
         gaps="keep",
     ),
@@ -153,10 +147,10 @@ LAYOUTS = {
         [("c1", GENOME[:90] + "NNNNNRYKM" + GENOME[90:180])], molecule="DNA", asked="unk"
     ),
     "blocks of ten": Layout(
-        f">a\n{_blocks(A, 10, 6)}>b\n{_blocks(B[:23], 10, 6)}".encode(), [("a", A), ("b", B[:23])]
+        f">a\n{_blocks(A, 10, 6)}>b\n{_blocks(B[:23], 10, 6)}", [("a", A), ("b", B[:23])]
     ),
-    "one residue a blank, as for ProtT5": Layout(f">a\n{' '.join(A)}\n".encode(), [("a", A)]),
-    "codons": Layout(f">a\n{_blocks(D[:81], 3, 20)}".encode(), [("a", D[:81])], molecule="DNA"),
+    "one residue a blank, as for ProtT5": Layout(f">a\n{' '.join(A)}\n", [("a", A)]),
+    "codons": Layout(f">a\n{_blocks(D[:81], 3, 20)}", [("a", D[:81])], molecule="DNA"),
     "guides with their PAM": Layout(
         b">g1\nGACGCATAAAGATGAGACGC TGG\n", [("g1", "GACGCATAAAGATGAGACGCTGG")], molecule="DNA"
     ),
@@ -170,50 +164,37 @@ LAYOUTS = {
     ),
     "a record of 10 MB on one line": _layout([("big", GENOME * 5000)], 10**8, molecule="DNA"),
     "Windows line ends and blank lines": Layout(
-        f">a x\r\n{wrap(A, end=WINDOWS)}\r\n\r\n>b\r\n{B}\r\n".encode(),
-        [("a", A), ("b", B)],
+        f">a x\r\n{wrap(A, end=WINDOWS)}\r\n\r\n>b\r\n{B}\r\n", [("a", A), ("b", B)]
     ),
-    "a byte-order mark, as Windows writes": Layout(
-        b"\xef\xbb\xbf" + f">a\n{A}\n".encode(), [("a", A)]
-    ),
+    "a byte-order mark, as Windows writes": Layout(f"\ufeff>a\n{A}\n", [("a", A)]),
     "comments of Pearson's FASTA": Layout(
-        f"; a library\n>a\n; checked 1991\n; by hand\n{wrap(A)}; the end of a\n>b\n{B}\n".encode(),
+        f"; a library\n>a\n; checked 1991\n; by hand\n{wrap(A)}; the end of a\n>b\n{B}\n",
         [("a", A), ("b", B)],
     ),
     "descriptions in Latin-1": Layout(
         b">a prot\xe9ine de M\xfcller\n" + A.encode() + b"\n", [("a", A)]
     ),
-    "a no-break space behind the id": Layout(f">a\u00a0b c\n{A}\n".encode(), [("a", A)]),
+    "a no-break space behind the id": Layout(f">a\u00a0b c\n{A}\n", [("a", A)]),
     "lines of many widths, by hand": Layout(
-        "".join(
-            f">s{n}\n{A[:n]}\n{A[n : 2 * n + 9]}\n{A[2 * n + 9 :]}\n" for n in range(7, 14)
-        ).encode(),
+        "".join(f">s{n}\n{A[:n]}\n{A[n : 2 * n + 9]}\n{A[2 * n + 9 :]}\n" for n in range(7, 14)),
         [(f"s{n}", A) for n in range(7, 14)],
     ),
     "first words that repeat, whole headers": Layout(
-        f">contig 1\n{A}\n>contig 2\n{B}\n".encode(),
-        [("contig 1", A), ("contig 2", B)],
-        ids="whole-header",
+        f">contig 1\n{A}\n>contig 2\n{B}\n", [("contig 1", A), ("contig 2", B)], ids="whole-header"
     ),
     "selenoproteins and pyrrolysine": _layout(
         [("gpx1", A[:46] + "U" + A[46:]), ("mtmB", B + "O" + A)]
     ),
     "the end of selenoprotein P": _layout([("SELENOP_tail", "GLSQUCUSUQUTCIPR"), ("b", B)]),
     "line ends of both systems, and blank lines": Layout(
-        f">a\r\n\r\n{wrap(A, 40, WINDOWS)}\r\n>b\n\n{wrap(B, 50)}\n>c\r\n{wrap(C)}".encode(),
+        f">a\r\n\r\n{wrap(A, 40, WINDOWS)}\r\n>b\n\n{wrap(B, 50)}\n>c\r\n{wrap(C)}",
         [("a", A), ("b", B), ("c", C)],
     ),
-    "stops on lines of their own": Layout(
-        f">a\n{A}\n*\n>b\n{B}\n.\n".encode(), [("a", A), ("b", B)]
-    ),
+    "stops on lines of their own": Layout(f">a\n{A}\n*\n>b\n{B}\n.\n", [("a", A), ("b", B)]),
     "reads of SRA, trimmed behind their headers": _layout(
         [(f"SRR1.{n} {n} length=60", GENOME[n : n + 60 - n % 4]) for n in range(1, 40)],
         molecule="DNA",
     ),
-    "Boltz's input of proteins": Layout(
-        f">A|protein|empty\n{A}\n".encode(), [("A|protein|empty", A)]
-    ),
-    "an epitope at the end of a header": Layout(
-        f">e1 antigen {A[5:40]}\n{wrap(A)}".encode(), [("e1", A)]
-    ),
+    "Boltz's input of proteins": Layout(f">A|protein|empty\n{A}\n", [("A|protein|empty", A)]),
+    "an epitope at the end of a header": Layout(f">e1 antigen {A[5:40]}\n{wrap(A)}", [("e1", A)]),
 }

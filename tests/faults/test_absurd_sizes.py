@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,12 +31,11 @@ PR_CAPBSET_DROP, CAPABILITIES = 24, (1, 2)
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a program ended: what it said, the most memory it had, in bytes, and its seconds."""
+    """How a program ended: what it said, and the most memory it had, in bytes."""
 
     code: int
     said: str
     memory: int
-    seconds: float
 
 
 # Runs a program and writes down its memory. A child's begins with what its parent held as it was
@@ -57,25 +55,16 @@ def call(
     """Run an entry in a folder; `before` runs in its process first."""
     program = [sys.executable, str(SCRIPTS / f"{entry}.py"), *words, "--model", str(MODEL)]
     command = [sys.executable, "-c", MEASURE, str(folder / "memory"), *program]
-    begin = time.monotonic()
     with (folder / "said").open("w+b") as said:
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
-            preexec_fn=before,
-        )
+        streams = {"stdin": subprocess.DEVNULL, "stdout": said, "stderr": said}
+        process = subprocess.Popen(command, cwd=folder, preexec_fn=before, **streams)
         try:
             process.wait(HANGING_SECONDS)
         finally:
             process.kill()
         said.seek(0)
         text = said.read().decode()
-    seconds = time.monotonic() - begin
-    memory = (folder / "memory").read_text()
-    return Outcome(process.returncode, text, int(memory) * 1024, seconds)
+    return Outcome(process.returncode, text, int((folder / "memory").read_text()) * 1024)
 
 
 def index(

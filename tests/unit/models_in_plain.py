@@ -103,6 +103,7 @@ def randomise(model: nn.Module) -> nn.Module:
 
 def fair_model(size: tuple[int, int, int], token_dropout: bool = True) -> ESM2:
     layers, width, heads = size
+    torch.manual_seed(1)
     return randomise(ESM2(layers, width, heads, token_dropout=token_dropout))
 
 
@@ -141,6 +142,11 @@ def rename_to_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
         "fc2": "output.dense",
         "layers.": "encoder.layer.",
     }
+    return rename(state, words)
+
+
+def rename(state: dict[str, Tensor], words: dict[str, str]) -> dict[str, Tensor]:
+    """The tensors under names in which each of `words` is replaced, one after the other."""
     renamed = {}
     for name, tensor in state.items():
         for word, other in words.items():
@@ -270,15 +276,12 @@ def multimolecule_layers(
     config._attn_implementation = "eager"
     model = DnaBertSModel(config, add_pooling_layer=False).eval()
     wanted = {name: torch.zeros(0) for name in model.state_dict()}
-    renamed = {}
-    for name, tensor in state.items():
-        new = name.replace("LayerNorm", "layer_norm").replace("layernorm", "layer_norm")
-        new = new.replace("gated_layers", "up_proj").replace("mlp.wo", "mlp.down_proj")
-        if "Wqkv" in new:
-            for part, piece in zip(("query", "key", "value"), tensor.split(width), strict=True):
-                renamed[new.replace("Wqkv", part)] = piece
-        else:
-            renamed[new] = tensor
+    words = {"LayerNorm": "layer_norm", "layernorm": "layer_norm", "gated_layers": "up_proj"}
+    renamed = rename(state, words | {"mlp.wo": "mlp.down_proj"})
+    for name in [name for name in renamed if "Wqkv" in name]:
+        pieces = renamed.pop(name).split(width)
+        for part, piece in zip(("query", "key", "value"), pieces, strict=True):
+            renamed[name.replace("Wqkv", part)] = piece
     slopes = {name for name in wanted if "slopes" in name}
     missing = model.load_state_dict(renamed, strict=False)
     assert set(missing.missing_keys) <= slopes and not missing.unexpected_keys, missing

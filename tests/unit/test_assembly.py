@@ -11,10 +11,10 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from worker_runs import SEQUENCES, Project, begin, make_project, make_sequences
+from worker_runs import GOLDEN, SEQUENCES, Project, begin, make_project, make_sequences
 
 from seqembed.checkpoints.blocks import list_blocks, read_block, write_block, write_next_block
-from seqembed.checkpoints.manifest import CheckpointManifest, read_manifest, write_manifest
+from seqembed.checkpoints.manifest import read_manifest, write_manifest
 from seqembed.checkpoints.shard import assemble_shard
 from seqembed.checkpoints.token_rows import ResidueSpool
 from seqembed.errors import CheckpointError, IndexFormatError, ShardError
@@ -22,12 +22,7 @@ from seqembed.index.table import read_shard_index
 from seqembed.results import reader as shards
 from seqembed.results.reader import open_embeddings
 
-RECIPE: dict[str, str | int] = {
-    "precision": "fp32",
-    "pooling": "mean",
-    "storage": "float32",
-    "max_length": 1022,
-}
+MANIFEST = read_manifest(GOLDEN)
 
 
 @pytest.fixture
@@ -49,19 +44,10 @@ def fill(
     The values are those of the row in the input; with `per_residue` each has token rows as well.
     """
     folder, shard = project.folder / f"shard_{rank}", read_shard_index(project.index(rank))
-    manifest = CheckpointManifest(
-        rank=rank,
-        world_size=project.world_size,
-        recipe_fingerprint="a" * 64,
-        shard_fingerprint=shard.fingerprint,
-        token_budget=512,
-        model="m",
-        weights_sha256="c" * 64,
-        width=width,
-        recipe=RECIPE | recipe,
-    )
-    begin(folder, manifest, project.index(rank))
-    ids, arrays, storage = [], [], str(manifest.recipe["storage"])
+    fields = {"rank": rank, "world_size": project.world_size, "width": width}
+    fields |= {"shard_fingerprint": shard.fingerprint, "recipe": MANIFEST.recipe | recipe}
+    begin(folder, project.index(rank), **fields)
+    ids, arrays, storage = [], [], fields["recipe"]["storage"]
     for part in np.split(np.arange(len(shard.rows)) if order is None else order, cuts):
         rows = rows_of(shard.rows[part], storage, width)
         flags = np.where(shard.lengths[part] > 200, 2, 0).astype(np.uint8)
@@ -149,7 +135,7 @@ def test_token_rows_that_are_missing_stop_it(shard_project):
 
 def test_token_rows_that_are_not_asked_for_are_left_out(shard_project):
     folder, *given = fill(shard_project, [3], per_residue=True)
-    write_manifest(folder, replace(read_manifest(folder), recipe=RECIPE))
+    write_manifest(folder, replace(read_manifest(folder), recipe=MANIFEST.recipe))
     check_shard(assemble_shard(folder, 0, *given), range(len(SEQUENCES)))
 
 
@@ -160,12 +146,12 @@ def test_the_file_says_what_it_is(tmp_path):
         found = file.attributes
     assert str(found.pop("package_versions")).startswith("{")
     assert "T" in str(found.pop("created"))
-    assert found == RECIPE | {
+    assert found == MANIFEST.recipe | {
         "format_version": "1",
         "kind": "shard",
-        "model": "m",
-        "weights_sha256": "c" * 64,
-        "recipe_fingerprint": "a" * 64,
+        "model": "tiny",
+        "weights_sha256": MANIFEST.weights_sha256,
+        "recipe_fingerprint": MANIFEST.recipe_fingerprint,
         "rank": 1,
         "world_size": 2,
         "shard_fingerprint": read_shard_index(project.index(1)).fingerprint,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import resource
@@ -14,20 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from broken_files import disk_of, flip
+from worker_runs import GOLDEN
 
-from seqembed.checkpoints.blocks import (
-    Block,
-    list_blocks,
-    read_block,
-    write_block,
-    write_next_block,
-)
+from seqembed.checkpoints.blocks import list_blocks, read_block, write_next_block
 from seqembed.checkpoints.checkpoint import Checkpoint, clear, open_checkpoint, read_finished
-from seqembed.checkpoints.manifest import (
-    CheckpointManifest,
-    read_manifest,
-    write_manifest,
-)
+from seqembed.checkpoints.manifest import read_manifest, write_manifest
 from seqembed.checkpoints.shard import count_duplicate_rows
 from seqembed.checkpoints.token_rows import ResidueSpool
 from seqembed.errors import CheckpointError
@@ -37,50 +28,21 @@ from seqembed.worker import writer as checkpoint_writer
 from seqembed.worker.writer import CheckpointWriter
 
 LOGGER = logging.getLogger("seqembed.tests")
-MANIFEST = CheckpointManifest(
-    rank=1,
-    world_size=2,
-    recipe_fingerprint="a" * 64,
-    shard_fingerprint="b" * 64,
-    token_budget=4096,
-    model="m",
-    weights_sha256="c" * 64,
-    width=4,
-    recipe={"precision": "fp32", "max_length": 1022},
-)
-# Files of users look like this: later versions add keys, and must go on reading this one.
-GOLDEN = f"""\
-{{
-  "format_version": "1",
-  "kind": "checkpoint",
-  "model": "m",
-  "rank": 1,
-  "recipe": {{
-    "max_length": 1022,
-    "precision": "fp32"
-  }},
-  "recipe_fingerprint": "{"a" * 64}",
-  "shard_fingerprint": "{"b" * 64}",
-  "token_budget": 4096,
-  "weights_sha256": "{"c" * 64}",
-  "width": 4,
-  "world_size": 2
-}}
-"""
+MANIFEST = (GOLDEN / "manifest.json").read_text()
 
 
-def test_the_manifest_is_the_golden_one(tmp_path):
-    folder = tmp_path / "new"
+def test_a_manifest_is_written_as_the_golden_one(tmp_path):
+    folder, manifest = tmp_path / "new", read_manifest(GOLDEN)
     assert read_manifest(folder) is None
-    write_manifest(folder, MANIFEST)
+    write_manifest(folder, manifest)
     assert [p.name for p in folder.iterdir()] == ["manifest.json"]
     written = json.loads((folder / "manifest.json").read_text())
     assert len(written.pop("checksum")) == 32
-    assert written == json.loads(GOLDEN)
-    assert read_manifest(folder) == MANIFEST
-    grown = json.loads(GOLDEN) | {"later": 1}
+    assert written == json.loads(MANIFEST)
+    assert read_manifest(folder) == manifest
+    grown = json.loads(MANIFEST) | {"later": 1}
     (folder / "manifest.json").write_text(json.dumps(grown))
-    assert read_manifest(folder) == MANIFEST
+    assert read_manifest(folder) == manifest
 
 
 @pytest.mark.parametrize(
@@ -91,12 +53,12 @@ def test_the_manifest_is_the_golden_one(tmp_path):
         b"null",
         b"{}",
         b"\xff",
-        GOLDEN[:-20].encode(),
-        GOLDEN.replace('"1"', '"2"').encode(),
-        GOLDEN.replace('"checkpoint"', '"recipe"').encode(),
-        GOLDEN.replace('  "width": 4,\n', "").encode(),
-        GOLDEN.replace("4096", "0").encode(),
-        GOLDEN.replace("4096", '"4096"').encode(),
+        MANIFEST[:-20].encode(),
+        MANIFEST.replace('"1"', '"2"').encode(),
+        MANIFEST.replace('"checkpoint"', '"recipe"').encode(),
+        MANIFEST.replace('  "width": 8,\n', "").encode(),
+        MANIFEST.replace("4096", "0").encode(),
+        MANIFEST.replace("4096", '"4096"').encode(),
     ],
 )
 def test_a_damaged_manifest_is_named(content, tmp_path):
@@ -141,7 +103,7 @@ def test_what_is_no_file_is_set_aside_like_a_damaged_block(tmp_path, caplog):
 
 
 def test_clear_removes_what_a_worker_left_and_nothing_else(tmp_path):
-    write_manifest(tmp_path, MANIFEST)
+    (tmp_path / "manifest.json").write_text(MANIFEST)
     add_block(tmp_path, [0, 1])
     (tmp_path / "shard_0.h5").touch()
     for name in (f"residues_{'0f' * 16}.raw", f".residues_{'0e' * 16}.raw.tmp"):
@@ -174,23 +136,26 @@ def add_block(folder: Path, rows: list[int]) -> Path:
     return write_next_block(folder, digests_of(rows), values_of(rows), flags, batches=1)
 
 
-def assert_finished(folder: Path, rows: list[int]) -> None:
+def assert_finished(folder: Path, rows: list[int], storage: str = "float32") -> None:
     ids, found = read_finished(folder, LOGGER)
     assert isinstance(ids, Set)
     assert list(ids) == names_of(rows)
     if not rows:
         assert found is None
         return
-    assert isinstance(found, np.memmap)
+    assert isinstance(found, np.memmap) and found.dtype == storage
     np.testing.assert_array_equal(found, values_of(rows))
     with pytest.raises(ValueError, match="read-only"):
         found[0] = 0
 
 
-def test_nothing_is_finished_in_an_empty_folder(tmp_path):
+def test_nothing_is_finished_in_a_folder_without_rows(tmp_path):
     assert_finished(tmp_path / "none", [])
     assert_finished(tmp_path, [])
     add_block(tmp_path, [])
+    assert_finished(tmp_path, [])
+    for path in list_blocks(tmp_path):
+        path.write_bytes(b"")
     assert_finished(tmp_path, [])
 
 
@@ -212,9 +177,8 @@ def test_a_sequence_that_two_workers_computed_counts_once(tmp_path):
 @pytest.mark.parametrize(("place", "left"), [(0, [3, 4]), (1, [1, 2, 4]), (2, [1, 2, 3])])
 def test_a_damaged_block_is_set_aside_and_its_rows_do_not_count(place, left, tmp_path, caplog):
     paths = [add_block(tmp_path, part) for part in ([1, 2], [3], [4])]
-    content = bytearray(paths[place].read_bytes())
-    content[-1] ^= 128
-    paths[place].write_bytes(content)
+    flip(paths[place])
+    content = paths[place].read_bytes()
     assert_finished(tmp_path, left)
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
@@ -222,11 +186,6 @@ def test_a_damaged_block_is_set_aside_and_its_rows_do_not_count(place, left, tmp
     aside = paths[place].with_name(f"{paths[place].name}.damaged")
     assert record.getMessage().endswith(f"set aside as {aside.name}")
     assert aside.read_bytes() == content and not paths[place].exists()
-
-
-def test_only_damaged_blocks_are_no_rows(tmp_path):
-    add_block(tmp_path, [1]).write_bytes(b"")
-    assert_finished(tmp_path, [])
 
 
 class Clock:
@@ -253,8 +212,8 @@ def open_writer(folder: Path, clock: Clock | None = None, **changes: Any) -> Che
     return CheckpointWriter(folder, **given | changes)
 
 
-def batch_of(rows: list[int]) -> BatchRows:
-    return batch_rows(np.array(rows, np.int64), values_of(rows), [])
+def batch_of(rows: list[int], storage: str = "float32") -> BatchRows:
+    return batch_rows(np.array(rows, np.int64), values_of(rows).astype(storage), [])
 
 
 def batch_rows(positions: np.ndarray, rows: np.ndarray, residues: list, **other: Any) -> BatchRows:
@@ -314,15 +273,6 @@ def test_a_block_is_due_before_memory_is_full(tmp_path, monkeypatch):
     assert contents(tmp_path) == [[0, 1, 2]]
 
 
-def test_rows_that_are_there_already_are_not_written_again(tmp_path):
-    wanted = np.ones(20, bool)
-    wanted[[1, 4, 5]] = False
-    writer = open_writer(tmp_path, wanted=wanted)
-    assert [add(writer, rows) for rows in ([0, 1, 2], [3, 4], [5, 6])] == [2, 1, 1]
-    writer.write()
-    assert contents(tmp_path) == [[0, 2, 3, 6]]
-
-
 def test_a_row_has_the_flags_of_its_sequence_and_those_of_its_computation(tmp_path):
     writer = open_writer(tmp_path)
     flags = np.array([FP32_RETRY, 0, FP32_RETRY], np.uint8)
@@ -332,22 +282,27 @@ def test_a_row_has_the_flags_of_its_sequence_and_those_of_its_computation(tmp_pa
     assert read_block(path).flags.tolist() == [2 | FP32_RETRY, 2, FP32_RETRY]
 
 
-def test_ids_and_blocks_say_the_same(tmp_path):
+@pytest.mark.parametrize("storage", ["float32", "float16"])
+def test_ids_and_blocks_say_the_same(storage, tmp_path):
     writer = open_writer(tmp_path, sequences=2)
     for rows in ([4, 3], [9], [8], [0]):
-        add(writer, rows)
+        writer.add(batch_of(rows, storage))
     assert (writer.ids, [len(block) for block in writer.arrays]) == (names_of([4, 3, 9, 8]), [2, 2])
     writer.write()
     writer.write()
     assert writer.ids == names_of([4, 3, 9, 8, 0])
     np.testing.assert_array_equal(np.concatenate(writer.arrays), values_of([4, 3, 9, 8, 0]))
     assert all(isinstance(block, np.memmap) for block in writer.arrays)
+    assert [block.dtype for block in writer.arrays] == [storage] * 3
     assert len(list_blocks(tmp_path)) == 3
+    assert_finished(tmp_path, [4, 3, 9, 8, 0], storage)
 
 
-def test_without_rows_nothing_is_written(tmp_path):
-    writer = open_writer(tmp_path)
+@pytest.mark.parametrize("tokens", [False, True])
+def test_without_rows_nothing_is_written(tokens, tmp_path):
+    writer = open_writer(tmp_path / "new", per_residue=tokens)
     writer.write()
+    writer.close()
     assert (list(tmp_path.iterdir()), writer.ids, writer.written) == ([], [], None)
 
 
@@ -357,21 +312,6 @@ def test_the_rows_may_change_once_they_are_taken(tmp_path):
     batch.rows[:] = -1
     writer.write()
     assert contents(tmp_path) == [[1, 2]]
-
-
-def test_a_block_that_could_not_be_written_is_tried_again(tmp_path, monkeypatch):
-    writer = open_writer(tmp_path, sequences=1)
-    with monkeypatch.context() as patch:
-
-        def fail(*arguments: Any, **named: Any) -> Path:
-            raise OSError(28, "No space left on device")
-
-        patch.setattr(checkpoint_writer, "write_next_block", fail)
-        with pytest.raises(OSError, match="No space left"):
-            add(writer, [0, 1])
-        assert (writer.ids, writer.arrays) == ([], [])
-    writer.write()
-    assert contents(tmp_path) == [[0, 1]]
 
 
 # With token rows: row n has n % 4 + 1 tokens, each with the values of the row and of its place.
@@ -459,59 +399,39 @@ def test_a_sequence_that_is_cut_off_is_left_out(tmp_path):
     assert_tokens(tmp_path, [2, 3])
 
 
-def test_a_writer_without_rows_leaves_nothing(tmp_path):
-    writer = open_writer(tmp_path / "new", per_residue=True)
-    assert not (tmp_path / "new").exists()
+@pytest.mark.parametrize("add_rows", [add, add_tokens])
+def test_a_block_that_could_not_be_written_is_tried_again(add_rows, tmp_path):
+    writer = open_writer(tmp_path, sequences=1, per_residue=add_rows is add_tokens)
+    # There is room for the token rows, and not for the block.
+    with disk_of(64):
+        for attempt in (lambda: add_rows(writer, [0, 1]), writer.close):
+            with pytest.raises(OSError, match="File too large"):
+                attempt()
+            assert (writer.ids, writer.arrays) == ([], [])
     writer.close()
-    assert not (tmp_path / "new").exists()
-
-
-def test_a_block_with_token_rows_that_could_not_be_written_is_tried_again(tmp_path, monkeypatch):
-    writer = open_writer(tmp_path, sequences=1, per_residue=True)
-    with monkeypatch.context() as patch:
-
-        def fail(*arguments: Any, **named: Any) -> Path:
-            raise OSError(28, "No space left on device")
-
-        patch.setattr(checkpoint_writer, "write_next_block", fail)
-        with pytest.raises(OSError, match="No space left"):
-            add_tokens(writer, [0, 1])
-        with pytest.raises(OSError, match="No space left"):
-            writer.close()
-    writer.close()
-    assert_tokens(tmp_path, [0, 1])
+    assert contents(tmp_path) == [[0, 1]]
+    if add_rows is add_tokens:
+        assert_tokens(tmp_path, [0, 1])
 
 
 def test_a_full_disk_leaves_what_was_finished(tmp_path):
     writer = open_writer(tmp_path, sequences=2, per_residue=True)
     add_tokens(writer, [0, 1])
     before = sorted(tmp_path.iterdir())
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (16, hard))
-    try:
+    with disk_of(16):
         for attempt in (lambda: add_tokens(writer, [2, 3]), writer.close):
-            with pytest.raises(OSError) as caught:
+            with pytest.raises(OSError, match="File too large"):
                 attempt()
-            assert caught.value.errno == errno.EFBIG
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert sorted(tmp_path.iterdir()) == before
     assert_tokens(tmp_path, [0, 1])
 
 
-@pytest.mark.parametrize("damage", ["byte", "missing"])
-def test_a_block_whose_token_rows_are_damaged_is_embedded_again(damage, tmp_path, caplog):
+def test_a_block_whose_token_rows_are_damaged_is_embedded_again(tmp_path, caplog):
     writer = open_writer(tmp_path, sequences=2, per_residue=True)
     for rows in ([0, 1], [2, 3], [4, 5]):
         add_tokens(writer, rows)
     paths = list_blocks(tmp_path)
-    residues = tmp_path / read_block(paths[1]).residues.name
-    if damage == "byte":
-        content = bytearray(residues.read_bytes())
-        content[-1] ^= 128
-        residues.write_bytes(content)
-    else:
-        residues.unlink()
+    flip(tmp_path / read_block(paths[1]).residues.name)
     assert_finished(tmp_path, [0, 1, 4, 5])
     (record,) = caplog.records
     assert record.getMessage().startswith(f"{paths[1]}: damaged checkpoint block (its token rows")
@@ -523,29 +443,6 @@ def test_a_block_whose_token_rows_are_damaged_is_embedded_again(damage, tmp_path
     again.close()
     assert_finished(tmp_path, [0, 1, 4, 5, 2, 3])
     assert contents(tmp_path) == [[0, 1], [4, 5], [2, 3]]
-
-
-def test_rows_in_half_precision_stay_so(tmp_path):
-    writer = open_writer(tmp_path)
-    rows = values_of([4, 9]).astype(np.float16)
-    writer.add(batch_rows(np.array([4, 9]), rows, []))
-    writer.close()
-    assert [block.dtype for block in writer.arrays] == [np.float16]
-    ids, found = read_finished(tmp_path, LOGGER)
-    assert list(ids) == names_of([4, 9])
-    assert found.dtype == np.float16 and isinstance(found, np.memmap)
-    np.testing.assert_array_equal(found, rows)
-
-
-def test_blocks_of_several_numbers_are_read_in_their_order(tmp_path):
-    for first in (7, 100_000, 2):
-        rows = [first % 256]
-        flags = np.zeros(1, np.uint8)
-        block = Block(
-            first=first, last=first, digests=digests_of(rows), rows=values_of(rows), flags=flags
-        )
-        write_block(tmp_path, block)
-    assert_finished(tmp_path, [2, 7, 100_000 % 256])
 
 
 def test_other_folders_of_a_rank_are_named_and_left(tmp_path, caplog):

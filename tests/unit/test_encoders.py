@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,6 @@ from models_in_plain import (
     assert_close,
     assert_same,
     dnabert_folder,
-    dnabert_state,
     dnabert_tokenizer,
     embed,
     embed_layers,
@@ -26,6 +26,7 @@ from models_in_plain import (
     random_proteins,
     random_tokens,
     randomise,
+    rename,
     rename_to_hugging_face,
     save_fair,
 )
@@ -129,46 +130,42 @@ def test_every_layer_equals_multimolecule(layers, tmp_path):
         print(f"DNABERT-S {layers} layers, {layer}: {worst:.1e} {cosine:.8f} std {scale:.2f}")
 
 
-@pytest.mark.parametrize("family", ["esm2", "dnabert_s"])
-def test_a_layer_is_the_same_whether_or_not_more_are_built(family, tmp_path):
+def example(family: str, folder: Path) -> tuple[Path, list[Tensor]]:
+    """A small random model of a family, and tokens for it."""
     if family == "esm2":
-        source, tokens = save_fair(fair_model((3, 60, 5)), tmp_path / "m.pt"), encode(SEQUENCES)
-    else:
-        source, tokens = dnabert_folder(tmp_path, DNABERT), random_tokens([128, 5, 300])
+        return save_fair(fair_model(SIZES[1]), folder / "m.pt"), encode(SEQUENCES)
+    return dnabert_folder(folder / "plain", DNABERT), random_tokens([128, 5, 300])
+
+
+BOTH = pytest.mark.parametrize("family", ["esm2", "dnabert_s"])
+
+
+@BOTH
+def test_a_layer_is_the_same_whether_or_not_more_are_built(family, tmp_path):
+    source, tokens = example(family, tmp_path)
     for layer, rows in enumerate(every_layer(source, tokens)):
         model = load(source, layer)
         assert len(model.layers) == layer
         assert_same(embed(model, tokens), rows)
 
 
-def test_all_of_esm2s_formats_give_the_same_rows(tmp_path):
-    theirs = fair_model(SIZES[0])
-    tokens = encode(SEQUENCES)
-    expected = embed(load(save_fair(theirs, tmp_path / "m.pt")), tokens)
-    state = rename_to_hugging_face(theirs.state_dict())
-    for prefix in ("", "esm."):
+@BOTH
+def test_all_names_and_formats_give_the_same_rows(family, tmp_path):
+    source, tokens = example(family, tmp_path)
+    expected, folder = embed(load(source), tokens), tmp_path / "plain"
+    if family == "esm2":
+        hf_model(SIZES[1], ffn=4).config.save_pretrained(folder)
+        state, wrapped = rename_to_hugging_face(fair_model(SIZES[1]).state_dict()), "esm."
+    else:
+        words = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+        state, wrapped = rename(load_file(folder / "model.safetensors"), words), "bert."
+    for prefix in ("", wrapped):
         named = {prefix + name: tensor.clone() for name, tensor in state.items()}
         for form, save in (("model.safetensors", save_file), ("pytorch_model.bin", torch.save)):
-            folder = tmp_path / f"{prefix}{form}"
-            hf_model(SIZES[0], ffn=4).config.save_pretrained(folder)
-            save(named, folder / form)
-            assert_same(embed(load(folder), tokens), expected)
-
-
-def test_all_of_dnaberts_names_and_formats_give_the_same_rows(tmp_path):
-    tokens = random_tokens([128, 5])
-    expected = embed(load(dnabert_folder(tmp_path / "plain", DNABERT)), tokens)
-    legacy = {}
-    for name, tensor in dnabert_state(3, 48, 80).items():
-        old = name.replace("LayerNorm.weight", "LayerNorm.gamma")
-        legacy[old.replace("LayerNorm.bias", "LayerNorm.beta")] = tensor
-    prefixed = {f"bert.{name}": tensor for name, tensor in legacy.items()}
-    for number, named in enumerate((legacy, prefixed)):
-        for pickled in (False, True):
-            folder = dnabert_folder(tmp_path / f"{number}{pickled}", DNABERT, pickled)
-            save = torch.save if pickled else save_file
-            save(named, folder / ("pytorch_model.bin" if pickled else "model.safetensors"))
-            assert_same(embed(load(folder), tokens), expected)
+            copy = tmp_path / f"{prefix}{form}"
+            shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("*.safetensors"))
+            save(named, copy / form)
+            assert_same(embed(load(copy), tokens), expected)
 
 
 def test_stored_inv_freq_is_honoured(tmp_path):
@@ -181,15 +178,14 @@ def test_stored_inv_freq_is_honoured(tmp_path):
     assert torch.equal(ours.half().inv_freq, default_inv_freq(8) * 0.7)
 
 
+@BOTH
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_weights_are_cast_as_a_whole_model_would_be(dtype, tmp_path):
-    for source in (save_fair(fair_model(SIZES[1]), tmp_path / "m.pt"),
-                   dnabert_folder(tmp_path, DNABERT)):  # fmt: skip
-        checkpoint = read_checkpoint(source)
-        model, exact = build_model(checkpoint, 3, dtype), build_model(checkpoint, 3).to(dtype)
-        assert {buffer.dtype for buffer in exact.buffers()} == {torch.float32}
-        for name, tensor in exact.state_dict().items():
-            assert torch.equal(model.state_dict()[name], tensor), name
+def test_weights_are_cast_as_a_whole_model_would_be(dtype, family, tmp_path):
+    checkpoint = read_checkpoint(example(family, tmp_path)[0])
+    model, exact = build_model(checkpoint, 3, dtype), build_model(checkpoint, 3).to(dtype)
+    assert {buffer.dtype for buffer in exact.buffers()} == {torch.float32}
+    for name, tensor in exact.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor), name
 
 
 def test_eps_is_1e_12_where_the_config_does_not_say(tmp_path):

@@ -1,4 +1,4 @@
-"""What is learnt of a failure, crash by crash and batch by batch, and what is kept of it."""
+"""What a failure tracker learns from crashes and failed batches, and what it saves."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ KILLED = {"reason": "the worker was killed by the kernel: out of memory", "memor
 
 
 def open_tracker(folder: Path, crash: dict[str, Any] | None = None) -> FailureTracker:
-    """That of a fresh process, after the last one ended with `crash`."""
+    """The tracker of a fresh process, after the last process ended with `crash`."""
     tracker = FailureTracker(folder, DIGESTS, "sequence {}".format, LOGGER)
     tracker.record_crash(crash)
     tracker.start(range(COUNT), lambda: None)

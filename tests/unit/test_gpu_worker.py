@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Optional, get_origin, get_type_hints
 
@@ -21,18 +22,17 @@ import numpy as np
 import pytest
 import torch
 import worker_runs
-from worker_runs import SEQUENCES, WIDTH, Outcome, Project, WorkerProcess, begin
+from broken_files import flip
+from worker_runs import GOLDEN, SEQUENCES, WIDTH, Outcome, Project, WorkerProcess, begin
 
 from seqembed import gpu_worker
 from seqembed.checkpoints.blocks import list_blocks, read_block, write_next_block
 from seqembed.checkpoints.manifest import CheckpointManifest, read_manifest, write_manifest
 from seqembed.errors import (
-    CheckpointError,
     ConfigError,
     IndexFormatError,
     InterruptedRun,
     ModelError,
-    ShardError,
 )
 from seqembed.index.table import read_shard_index
 from seqembed.models.encoders.esm2 import Esm2
@@ -40,12 +40,8 @@ from seqembed.models.prepare import prepare_model
 from seqembed.models.prepared import read_prepared
 from seqembed.results.merge import merge
 from seqembed.settings.recipe import read_recipe
-from seqembed.storage.digests import digest
+from seqembed.storage.digests import digest, to_hex
 
-FAULTS_IN_WINDOWS = [
-    worker_runs.killed_after_a_block,
-    worker_runs.terminated_in_third_batch,
-]
 LOGGER = logging.getLogger("seqembed.tests")
 
 # The design's own text, which other programs rely on.
@@ -123,28 +119,14 @@ def test_extract_checkpoint_config_names_what_is_missing(name, tmp_path):
         gpu_worker._extract_checkpoint_config(given, tmp_path)
 
 
-def manifest_of(rank: int = 0, **changes: Any) -> CheckpointManifest:
-    fields: dict[str, Any] = {
-        "rank": rank,
-        "world_size": 1,
-        "recipe_fingerprint": "a" * 64,
-        "shard_fingerprint": "b" * 64,
-        "token_budget": 300,
-        "model": "m",
-        "weights_sha256": "c" * 64,
-        "width": 4,
-        "recipe": {"precision": "fp32", "storage": "float32"},
-    }
-    return CheckpointManifest(**fields | changes)
-
-
 def test_load_checkpoint_manifest(tmp_path, caplog):
     def load(enabled: bool) -> CheckpointManifest | None:
         return gpu_worker._load_checkpoint_manifest(3, enabled, tmp_path, LOGGER)
 
     assert load(True) is None
-    write_manifest(tmp_path / "shard_3", manifest_of(3))
-    assert load(True) == manifest_of(3)
+    manifest = replace(read_manifest(GOLDEN), rank=3)
+    write_manifest(tmp_path / "shard_3", manifest)
+    assert load(True) == manifest
     assert load(False) is None
     path = tmp_path / "shard_3/manifest.json"
     path.write_text(path.read_text()[:-9])
@@ -224,14 +206,18 @@ def test_filter_of_a_whole_index(project):
         gpu_worker._load_and_filter_index(0, 3, path, set(), LOGGER)
 
 
-@pytest.mark.parametrize("config", [{"precision": "fp32"}, {"embedding": {"precision": "auto"}}])
-def test_load_model(config, prepared_model, tmp_path, caplog):
+@pytest.mark.parametrize(
+    ("config", "layers"),
+    [({"precision": "fp32"}, 4), ({"embedding": {"precision": "auto", "layer": 1}}, 1)],
+)
+def test_load_model(config, layers, prepared_model, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     device = torch.device("cpu")
     given = config | {"model": str(prepared_model)}
     model, convert = gpu_worker._load_model(given, device, LOGGER)
     assert caplog.messages == ["the model is on cpu in fp32; attention: SDPA, sequence by sequence"]
     assert isinstance(model, Esm2) and not model.training
+    assert len(model.layers) == layers
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     tokens = convert(b"MAK")
     assert (tokens.shape, tokens.dtype) == ((5,), np.int64)
@@ -246,21 +232,14 @@ def test_load_model_asks_should_use_fp16(prepared_model, monkeypatch):
     assert model.embedding.weight.dtype == torch.float16
 
 
-def saved(project: Project, folder: Path, count: int) -> Path:
-    """A shard of its first `count` rows, all but 10 of them resumed, given in two parts."""
-    shard = read_shard_index(project.index())
-    digests = [d.tobytes() for d in shard.digests[:count]]
-    rows = fill(folder, digests)
-    ids = [d.hex() for d in digests]
-    blocks = [rows[-10:-7], rows[-7:]]
-    resumed = dict.fromkeys(ids[:-10]).keys()
-    return gpu_worker._save_shard(0, folder, blocks, ids[-10:], resumed, rows[:-10], LOGGER)
-
-
 def test_save_shard_puts_rows_in_input_order(project, tmp_path):
     folder, shard = tmp_path / "shard_0", read_shard_index(project.index())
-    begin(folder, manifest_of(shard_fingerprint=shard.fingerprint), project.index())
-    path = saved(project, folder, len(SEQUENCES))
+    fields = {"rank": 0, "world_size": 1, "shard_fingerprint": shard.fingerprint, "width": 4}
+    begin(folder, project.index(), **fields)
+    rows, ids = fill(folder, [d.tobytes() for d in shard.digests]), to_hex(shard.digests)
+    # All but 10 are resumed, these in two parts.
+    given = [rows[-10:-7], rows[-7:]], ids[-10:], dict.fromkeys(ids[:-10]).keys(), rows[:-10]
+    path = gpu_worker._save_shard(0, folder, *given, LOGGER)
     assert path == folder / "shard_0.h5"
     with h5py.File(path) as file:
         assert [i.decode() for i in file["sequence_ids"]] == [f"s{n}" for n in range(40)]
@@ -269,16 +248,6 @@ def test_save_shard_puts_rows_in_input_order(project, tmp_path):
             expected = np.arange(4 * place, 4 * place + 4)
             np.testing.assert_array_equal(file["embeddings"][row], expected)
             assert file["digests"][row].tobytes() == shard.digests[place].tobytes()
-
-
-def test_save_shard_misses_no_row(project, tmp_path):
-    folder, shard = tmp_path / "shard_0", read_shard_index(project.index())
-    with pytest.raises(CheckpointError, match="lacks its manifest or index"):
-        saved(project, folder, 40)
-    begin(folder, manifest_of(shard_fingerprint=shard.fingerprint), project.index())
-    with pytest.raises(ShardError, match="1 sequences have no row"):
-        saved(project, folder, 39)
-    assert not list(folder.glob("*.h5"))
 
 
 @pytest.mark.parametrize(
@@ -337,7 +306,7 @@ def undisturbed(context, prepared_model, tmp_path_factory) -> Project:
 
 
 def complete(outcome: Outcome, project: Project, *, computed: int) -> None:
-    """Assert that a worker finished, having computed so many sequences itself."""
+    """Assert that a worker finished, and itself computed `computed` sequences."""
     assert outcome == Outcome(
         {
             "rank": 0,
@@ -375,6 +344,13 @@ def test_a_complete_shard(undisturbed, context):
     assert not [p for p in undisturbed.results.rglob("*") if p.name.startswith(".")]
 
 
+@pytest.fixture
+def begun(project, undisturbed) -> Project:
+    """The project, with the checkpoints of all its sequences."""
+    shutil.copytree(undisturbed.results / "checkpoints", project.results / "checkpoints")
+    return project
+
+
 def test_a_spawned_worker_gives_the_same_bytes(project, undisturbed):
     outcome = WorkerProcess(worker_runs.get_context("spawn"), project).finish()
     complete(outcome, project, computed=len(SEQUENCES))
@@ -407,20 +383,9 @@ def test_a_killed_worker_goes_on_from_its_blocks(budget, run, project, undisturb
     assert project.content() == undisturbed.content()
 
 
-def test_killed_again_and_again(run, project, undisturbed):
-    done = 0
-    for _ in range(2):
-        assert run(worker_runs.killed_after_a_block).exit_code == -9
-        assert rows_on_disk(project) > done
-        done = rows_on_disk(project)
-    complete(run(), project, computed=len(SEQUENCES) - done)
-    assert project.content() == undisturbed.content()
-
-
-@pytest.mark.parametrize(
-    "fault", [worker_runs.terminated_in_third_batch, worker_runs.terminated_twice_in_third_batch]
-)
-def test_sigterm_writes_a_checkpoint_at_the_next_batch(fault, run, project, undisturbed):
+@pytest.mark.parametrize("times", [1, 2])
+def test_sigterm_writes_a_checkpoint_at_the_next_batch(times, run, project, undisturbed):
+    fault = partial(worker_runs.terminated_in_third_batch, times)
     outcome = run(fault, checkpoint_seq_threshold=10**6)
     assert outcome.exit_code == 143
     assert (outcome.status["rank"], outcome.status["status"]) == (0, "interrupted")
@@ -433,8 +398,8 @@ def test_sigterm_writes_a_checkpoint_at_the_next_batch(fault, run, project, undi
 
 @pytest.mark.timing
 def test_sigterm_writes_what_is_finished_before_a_long_batch_ends(context, project):
-    fault, changes = worker_runs.terminated_in_a_third_batch_without_end, {"threads": 2}
-    worker = WorkerProcess(context, project, fault, checkpoint_seq_threshold=10**6, **changes)
+    fault = partial(worker_runs.terminated_in_third_batch, seconds=600)
+    worker = WorkerProcess(context, project, fault, checkpoint_seq_threshold=10**6, threads=2)
     deadline = time.monotonic() + 60
     while not list(project.results.glob("checkpoints/*/shard_0/batch_*.safetensors")):
         assert time.monotonic() < deadline
@@ -449,36 +414,30 @@ def test_sigterm_before_the_model_is_loaded(run, project):
     assert not (project.results / "checkpoints").exists()
 
 
-def test_a_damaged_block_costs_its_own_sequences_only(run, project, undisturbed):
-    shutil.copytree(undisturbed.folder, project.folder, dirs_exist_ok=True)
-    shutil.rmtree(project.output)
-    block = list_blocks(project.checkpoints())[3]
+def test_a_damaged_block_costs_its_own_sequences_only(run, begun, undisturbed):
+    block = list_blocks(begun.checkpoints())[3]
     lost = len(read_block(block).rows)
-    content = bytearray(block.read_bytes())
-    content[-5] ^= 1
-    block.write_bytes(content)
-    complete(run(), project, computed=lost)
-    assert project.content() == undisturbed.content()
-    assert f"{block}: damaged checkpoint block" in project.log.read_text()
-    assert "set aside as batch_00003.safetensors.damaged" in project.log.read_text()
-    shutil.rmtree(project.output)
-    complete(run(), project, computed=0)
-    assert project.content() == undisturbed.content()
+    flip(block, -5)
+    complete(run(), begun, computed=lost)
+    assert begun.content() == undisturbed.content()
+    assert f"{block}: damaged checkpoint block" in begun.log.read_text()
+    assert "set aside as batch_00003.safetensors.damaged" in begun.log.read_text()
+    shutil.rmtree(begun.output)
+    complete(run(), begun, computed=0)
+    assert begun.content() == undisturbed.content()
 
 
-def test_new_headers_cost_nothing(run, project, undisturbed):
-    shutil.copytree(undisturbed.results / "checkpoints", project.results / "checkpoints")
-    worker_runs.make_project(project.folder, project.model, prefix="renamed")
-    complete(run(), project, computed=0)
-    rows, ids = project.content()
+def test_new_headers_cost_nothing(run, begun, undisturbed):
+    worker_runs.make_project(begun.folder, begun.model, prefix="renamed")
+    complete(run(), begun, computed=0)
+    rows, ids = begun.content()
     assert rows == undisturbed.content()[0]
     assert ids == [b"renamed%d" % n for n in range(len(SEQUENCES))]
 
 
-def test_force_restart_computes_all_again(run, project, undisturbed):
-    shutil.copytree(undisturbed.results / "checkpoints", project.results / "checkpoints")
-    complete(run(force_restart=True), project, computed=len(SEQUENCES))
-    assert project.content() == undisturbed.content()
+def test_force_restart_computes_all_again(run, begun, undisturbed):
+    complete(run(force_restart=True), begun, computed=len(SEQUENCES))
+    assert begun.content() == undisturbed.content()
 
 
 def test_without_checkpointing_no_folder_stays(run, project, undisturbed):
@@ -533,7 +492,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("fault", FAILURES, ids=lambda fault: fault.__name__)
-def test_a_failure_is_told_by_type_and_keeps_what_is_finished(fault, run, project, undisturbed):
+def test_a_failure_is_reported_by_type_and_keeps_finished_rows(fault, run, project, undisturbed):
     outcome = run(fault)
     expected, message = FAILURES[fault]
     assert outcome.exit_code == 1
@@ -560,8 +519,7 @@ def test_weights_that_rotted_give_no_row(threshold, run, project, undisturbed):
     model = copy_model(project)
     project = replace(project, model=model)
     weights = Path(read_prepared(model).weights)
-    content = weights.read_bytes()
-    weights.write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
+    flip(weights, -2)
     os.utime(model, (2**32, 2**32))
     outcome = run(model=str(model), checkpoint_seq_threshold=threshold)
     assert (outcome.status["status"], outcome.exit_code) == ("failed", 1)
@@ -569,7 +527,7 @@ def test_weights_that_rotted_give_no_row(threshold, run, project, undisturbed):
         f"{weights}: changed since it was prepared; put the old" in outcome.status["error_message"]
     )
     assert list_blocks(project.checkpoints()) == []
-    weights.write_bytes(content)
+    flip(weights, -2)
     complete(run(model=str(model)), project, computed=len(SEQUENCES))
     assert project.content() == undisturbed.content()
 
@@ -588,15 +546,6 @@ def copy_model(project: Project) -> Path:
     return project.folder / "copy.json"
 
 
-def test_long_sequences_are_refused_before_the_model_is_loaded(run, project):
-    embedding = worker_runs.EMBEDDING | {"max_length": 200}
-    outcome = run(embedding=embedding)
-    count = sum(len(s) > 200 for s in SEQUENCES)
-    failed(outcome, f"{count} of 40 sequences are longer than 200 tokens")
-    assert "long_sequences: window" in outcome.status["error_message"]
-    assert not (project.results / "checkpoints").exists()
-
-
 def test_truncated_sequences_are_flagged_and_equal_their_beginnings(run, context, project):
     embedding = worker_runs.EMBEDDING | {"max_length": 200, "long_sequences": "truncate"}
     assert run(embedding=embedding).exit_code == 0
@@ -610,53 +559,14 @@ def test_truncated_sequences_are_flagged_and_equal_their_beginnings(run, context
     np.testing.assert_array_equal(np.frombuffer(again.content()[0], "f4").reshape(-1, WIDTH), rows)
 
 
-def test_load_model_takes_the_layer_that_is_asked_for(prepared_model):
-    config = {"model": str(prepared_model), "embedding": {"precision": "fp32", "layer": 1}}
-    model, _ = gpu_worker._load_model(config, torch.device("cpu"), LOGGER)
-    assert len(model.layers) == 1
-
-
-def token_rows(project: Project) -> tuple[bytes, list[int]]:
-    with h5py.File(project.output / "shard_0.h5") as file:
-        return file["residues/embeddings"][:].tobytes(), file["residues/offsets"][:].tolist()
-
-
-# A sequence of 300 is five windows of 100, more than a batch takes: it spans several passes.
-WINDOWS = worker_runs.EMBEDDING | {
-    "long_sequences": "window", "max_length": 100, "per_residue": True,
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("fault", FAULTS_IN_WINDOWS)
-def test_windows_and_token_rows_survive_a_stop(fault, context, project, tmp_path_factory):
-    other = worker_runs.make_project(tmp_path_factory.mktemp("undisturbed"), project.model)
-    how = {"embedding": WINDOWS, "token_budget": 250}
-    assert WorkerProcess(context, other, **how).finish().exit_code == 0
-    stopped = WorkerProcess(context, project, fault, **how).finish()
-    assert stopped.exit_code != 0
-    outcome = WorkerProcess(context, project, **how).finish()
-    assert (outcome.exit_code, outcome.status["status"]) == (0, "complete")
-    assert project.content() == other.content()
-    assert token_rows(project) == token_rows(other)
-    left = project.checkpoints().glob(".residues_*")
-    assert fault is worker_runs.killed_after_a_block or not list(left)
-
-
 def test_a_wrong_rank_is_refused(context, prepared_model, tmp_path):
     project = worker_runs.make_project(tmp_path, prepared_model, world_size=2)
     outcome = WorkerProcess(context, project, rank=1, index=project.index(0)).finish()
     failed(outcome, "is rank 0 of 2, not 1 of 2")
 
 
-def test_what_is_missing_is_named(run, tmp_path):
-    failed(run(model=str(tmp_path / "no.json")), f"ModelError: {tmp_path / 'no.json'}")
-    failed(run(index=tmp_path / "no.parquet"), f"IndexFormatError: {tmp_path / 'no.parquet'}")
-    failed(run(token_budget=0), "token_budget")
-
-
-def test_checkpoints_of_an_older_program_are_not_trusted(run, project, undisturbed):
-    shutil.copytree(undisturbed.results / "checkpoints", project.results / "checkpoints")
-    folder = project.checkpoints()
+def test_checkpoints_of_an_older_program_are_not_trusted(run, begun):
+    folder = begun.checkpoints()
     shutil.rmtree(folder)
     (folder.parent / "batch_1.done").touch()
     failed(run(), "holds checkpoints of an older program", "unexpected_error")
@@ -664,20 +574,18 @@ def test_checkpoints_of_an_older_program_are_not_trusted(run, project, undisturb
 
 
 @pytest.mark.parametrize("damage", ["emptied", "flipped"])
-def test_a_damaged_manifest_forgets_its_budget_only(damage, run, project, undisturbed):
-    shutil.copytree(undisturbed.results / "checkpoints", project.results / "checkpoints")
-    path = project.checkpoints() / "manifest.json"
+def test_a_damaged_manifest_forgets_its_budget_only(damage, run, begun, undisturbed):
+    path = begun.checkpoints() / "manifest.json"
     fingerprint = read_manifest(path.parent).shard_fingerprint
     other = path.read_text().replace(fingerprint, "0f"[fingerprint[0] == "0"] + fingerprint[1:])
     path.write_text("{}" if damage == "emptied" else other)
-    complete(run(), project, computed=0)
-    assert "damaged manifest" in project.log.read_text()
-    assert project.content() == undisturbed.content()
+    complete(run(), begun, computed=0)
+    assert "damaged manifest" in begun.log.read_text()
+    assert begun.content() == undisturbed.content()
 
 
-def test_blocks_of_another_recipe_do_not_count(run, project, undisturbed):
-    shutil.copytree(undisturbed.results / "checkpoints", project.results / "checkpoints")
-    folder = project.checkpoints()
+def test_blocks_of_another_recipe_do_not_count(run, begun):
+    folder = begun.checkpoints()
     write_manifest(folder, replace(read_manifest(folder), recipe_fingerprint="0" * 64))
     failed(run(), "holds rows of another recipe or shard")
-    assert not project.output.exists()
+    assert not begun.output.exists()

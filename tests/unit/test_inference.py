@@ -12,11 +12,12 @@ import tracemalloc
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from worker_runs import make_sequences
@@ -84,15 +85,16 @@ def encode(residues: bytes) -> np.ndarray:
 
 @functools.cache
 def folder() -> tempfile.TemporaryDirectory:
-    """Goes with the last reference to it."""
+    """A folder for trackers, removed when the tests end."""
     return tempfile.TemporaryDirectory()
 
 
-def tracker_of(count: int, where: Path | None = None) -> FailureTracker:
-    """That of a shard of `count` sequences without failures."""
+def tracker_of(count: int, where: Path | None = None, **known: Any) -> FailureTracker:
+    """A tracker of a shard of `count` sequences whose failures are `known`, or none."""
     digests = np.arange(16 * count, dtype=np.uint16).view(np.uint8)[: 16 * count].reshape(-1, 16)
-    (where or Path(folder().name)).joinpath("failures.json").unlink(missing_ok=True)
-    tracker = FailureTracker(where or Path(folder().name), digests, "sequence {}".format, LOGGER)
+    where = where or Path(folder().name)
+    write_failures(where, Failures(**known))
+    tracker = FailureTracker(where, digests, "sequence {}".format, LOGGER)
     tracker.start(range(count), lambda: None)
     return tracker
 
@@ -151,7 +153,7 @@ def embed(
 
 
 def gather(parts: Iterable[BatchRows], count: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """(N, D) rows, and the (n, D) token rows of each, of so many that come in their order."""
+    """Return `count` sequences' (N, D) rows, in input order, and each one's (n, D) token rows."""
     whole = [part for part in parts if len(part.positions) or part.residues]
     positions = np.concatenate([part.positions for part in whole])
     assert positions.tolist() == list(range(count))
@@ -191,6 +193,7 @@ def assert_own(
     """Each row among others is, to the bit, that of its sequence alone."""
     sequences = [POOL[n] for n in lengths]
     rows, tokens = embed(architecture, sequences, budget, threads, policy, wanted)
+    assert len({row.tobytes() for row in rows}) == len(sequences)
     for number, sequence in enumerate(sequences):
         found = rows[number].tobytes(), tokens[number].tobytes() if wanted.per_residue else b""
         assert found == alone(architecture, sequence, policy, wanted), len(sequence)
@@ -205,6 +208,7 @@ def assert_own(
     policy=st.sampled_from([TRUNCATE, WINDOW]),
     wanted=WANTED,
 )
+@example(lengths=range(1, 140, 3), budget=8192, threads=2, policy=TRUNCATE, wanted=outputs())
 def test_a_row_is_a_function_of_its_sequence_to_the_bit(
     architecture, lengths, budget, threads, policy, wanted
 ):
@@ -221,16 +225,6 @@ def test_a_row_is_a_function_of_its_sequence_to_the_bit(
 )
 def test_a_row_is_its_own_at_true_widths(architecture, lengths, budget, threads, policy):
     assert_own(architecture, lengths, budget, threads, policy, outputs(per_residue=True))
-
-
-@pytest.mark.parametrize("architecture", SMALL, ids=name_of)
-def test_every_short_sequence_alone_and_among_all(architecture):
-    sequences = [POOL[n] for n in range(1, 140, 3)]
-    for threads in (1, 2):
-        rows, _ = embed(architecture, sequences, 8192, threads)
-        assert len({row.tobytes() for row in rows}) == len(sequences)
-        for sequence, row in zip(sequences, rows, strict=True):
-            assert row.tobytes() == alone(architecture, sequence, TRUNCATE, outputs())[0]
 
 
 def plain_rows(architecture: Architecture, sequence: str) -> np.ndarray:
@@ -509,9 +503,7 @@ def test_nothing_is_begun_behind_a_cancelled_batch(tmp_path):
 
 
 def test_after_a_stop_no_further_part_of_a_batch_is_begun(tmp_path):
-    asked = Event()
-    write_failures(tmp_path, Failures(token_limit=130))
-    tracker = FailureTracker(tmp_path, np.arange(64, dtype=np.uint8).reshape(4, 16), str, LOGGER)
+    asked, tracker = Event(), tracker_of(4, tmp_path, token_limit=130)
     runner = runner_of(StandIn(lambda tokens, rows: asked.set()), 4, outputs(), tracker)
     parts = [*runner.run(pack([POOL[60]] * 4, 4096), asked.is_set)]
     assert positions_of(parts) == [0, 1]
@@ -536,9 +528,8 @@ def test_a_feed_forward_part_is_given_no_few_rows_at_the_end(rows):
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_suspects_and_batches_over_the_budget_have_every_thread(threads, tmp_path):
     lengths = [500, 400, 290, 280, 270, 260]
-    write_failures(tmp_path, Failures(suspects={3: Suspect(reason="it crashed")}))
-    digests, model = np.arange(96, dtype=np.uint8).reshape(6, 16), StandIn()
-    tracker = FailureTracker(tmp_path, digests, str, LOGGER)
+    tracker = tracker_of(6, tmp_path, suspects={3: Suspect(reason="it crashed")})
+    model = StandIn()
     runner = runner_of(model, 6, outputs(), tracker, budget=300, threads=threads)
     list(runner.run(pack(make_sequences(lengths), 300)))
     expected = {n + 2: threads if n in (500, 400, 280) else 1 for n in lengths}

@@ -1,4 +1,4 @@
-"""Files that 0.1.0 left behind in the middle of a run are taken up: the same bytes at the end."""
+"""A run goes on from the files that 0.1.0 left in its middle, and ends with the same bytes."""
 
 from __future__ import annotations
 

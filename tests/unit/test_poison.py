@@ -6,16 +6,25 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
 import pytest
-import worker_runs
-from worker_runs import EMBEDDING, Project, make_project, make_sequences
+import torch
+from worker_runs import (
+    EMBEDDING,
+    Project,
+    WorkerProcess,
+    before_each_batch,
+    make_project,
+    make_sequences,
+)
 
-from seqembed import supervisor
+from seqembed import gpu_worker
 from seqembed.checkpoints.failures import read_failures
 from seqembed.environment import EnvConfig
 from seqembed.errors import WorkerError
@@ -28,120 +37,88 @@ from seqembed.supervisor import Supervisor
 
 LOGGER = logging.getLogger("seqembed.tests")
 ENVIRONMENT = EnvConfig.from_environ({"CUDA_VISIBLE_DEVICES": ""})
-# Nothing else holds a U: it tells the stand-ins below which sequence is the poison.
+# Nothing else holds a U: it tells the faults below which sequence is the poison.
 POISON = make_sequences([45], seed=9)[0] + "U"
 U = int(Esm2Tokenizer().encode(b"U")[1])
 GOOD = make_sequences([1, 7, 300, *range(30, 90, 2)], seed=5)
 CONFIG = {"token_budget": 512, "checkpoint_seq_threshold": 1000}
 
 
-# Workers whose model does something at each batch, in the place of _work. They are started with
-# PyTorch imported already.
+# Faults: called in the worker's process before it begins.
 
 
-def _work_with(act: Callable[[Any], None], results: Any, began: Any, *arguments: Any) -> None:
-    from seqembed.gpu_worker import gpu_worker
-    from seqembed.models.encoders.esm2 import Esm2
-
-    forward = Esm2.forward
-
-    def forward_and_act(self: Any, tokens: Any, packing: Any) -> Any:
-        act(tokens)
-        return forward(self, tokens, packing)
-
-    Esm2.forward = forward_and_act  # type: ignore[method-assign]
-    _, rank, world_size, index, output, config = arguments
-    gpu_worker(rank, world_size, results, index, output, {**config, "began": began.set})
-
-
-def batches_file(log: Path) -> Path:
-    """Where `crashes` notes each batch that it computes: its process, and its tokens."""
-    return log.with_name("batches.txt")
-
-
-def crashes(parent: int, *arguments: Any) -> None:
-    batches = batches_file(Path(arguments[-1]["log_path"]))
+def crashes(batches: Path | None = None) -> None:
+    """SIGSEGV at the poison; the process and the tokens of each other batch go to `batches`."""
 
     def act(tokens: Any) -> None:
         if (tokens == U).any():
             # To this thread: it goes no further.
             signal.pthread_kill(threading.get_ident(), signal.SIGSEGV)
-        with batches.open("a") as file:
-            file.write(f"{os.getpid()} {bytes(tokens.tolist()).hex()}\n")
+        if batches:
+            with batches.open("a") as file:
+                file.write(f"{os.getpid()} {bytes(tokens.tolist()).hex()}\n")
 
-    _work_with(act, *arguments)
+    before_each_batch(act)
 
 
-def raises(parent: int, *arguments: Any) -> None:
+def fails_at_the_poison(error: Exception) -> None:
     def act(tokens: Any) -> None:
         if (tokens == U).any():
-            raise IndexError("index out of range in self")
+            raise error
 
-    _work_with(act, *arguments)
-
-
-def breaks_the_gpu(parent: int, *arguments: Any) -> None:
-    def act(tokens: Any) -> None:
-        import torch
-
-        if (tokens == U).any():
-            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
-
-    _work_with(act, *arguments)
+    before_each_batch(act)
 
 
-def has_memory_for_200_tokens(parent: int, *arguments: Any) -> None:
+def has_memory_for_200_tokens() -> None:
     def act(tokens: Any) -> None:
         if len(tokens) > 200:
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
 
-    _work_with(act, *arguments)
+    before_each_batch(act)
 
 
-def always_crashes(parent: int, *arguments: Any) -> None:
-    _work_with(lambda tokens: os.kill(os.getpid(), signal.SIGABRT), *arguments)
+def is_killed(number: int) -> None:
+    os.kill(os.getpid(), number)
 
 
-def is_killed(parent: int, *arguments: Any) -> None:
-    _work_with(lambda tokens: os.kill(os.getpid(), signal.SIGKILL), *arguments)
+def is_killed_in_each_batch(number: int) -> None:
+    before_each_batch(lambda tokens: is_killed(number))
 
 
-def crashes_as_it_begins(parent: int, *arguments: Any) -> None:
-    os.kill(os.getpid(), signal.SIGSEGV)
+def crashes_with_the_model() -> None:
+    gpu_worker._load_model = lambda *_: is_killed(signal.SIGSEGV)  # type: ignore
 
 
-def crashes_with_the_model(parent: int, *arguments: Any) -> None:
-    from seqembed import gpu_worker
-
-    gpu_worker._load_model = lambda *_: os.kill(os.getpid(), signal.SIGSEGV)  # type: ignore
-    _work_with(lambda tokens: None, *arguments)
+ILLEGAL = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+BREAKS_THE_GPU = partial(fails_at_the_poison, ILLEGAL)
+RAISES = partial(fails_at_the_poison, IndexError("index out of range in self"))
 
 
-def works(parent: int, *arguments: Any) -> None:
-    _work_with(lambda tokens: None, *arguments)
+def work(fault: Callable[[], None] | None, target: Any, _: int, *arguments: Any) -> None:
+    """Run the supervisor's own `target` in the child, after the fault."""
+    if fault:
+        fault()
+    # This process has another parent than the supervisor: the server that forks processes.
+    target(os.getppid(), *arguments)
 
 
 @pytest.fixture
-def supervise(context, monkeypatch, restored_process) -> Callable[..., list[supervisor.WorkerEnd]]:
-    """Runs a Supervisor over a project; gives how each of its workers ended."""
-    monkeypatch.setattr("multiprocessing.get_context", lambda method: context)
-    ends: list[supervisor.WorkerEnd] = []
-    run_worker = Supervisor._run_worker
+def supervise(context, monkeypatch, restored_process) -> Callable[..., dict[str, Any]]:
+    """Runs a Supervisor whose workers have a fault; `codes` gives their exit codes."""
 
-    def run_and_note(self: Supervisor, *arguments: Any) -> supervisor.WorkerEnd:
-        ends.append(run_worker(self, *arguments))
-        return ends[-1]
+    def run(project: Project, fault: Any = None, **changes: Any) -> dict[str, Any]:
+        run.workers = []
 
-    monkeypatch.setattr(Supervisor, "_run_worker", run_and_note)
+        def make_worker(target: Any, args: Sequence[Any]) -> Any:
+            run.workers.append(context.Process(target=work, args=(fault, target, *args)))
+            return run.workers[-1]
 
-    def run(project: Project, work: Any, **changes: Any) -> list[supervisor.WorkerEnd]:
-        monkeypatch.setattr(supervisor, "_work", work)
-        ends.clear()
-        config = project.config(**CONFIG | changes)
-        Supervisor(LOGGER, ENVIRONMENT, None).run(0, 1, project.index(), project.output, config)
-        return list(ends)
+        faulty = SimpleNamespace(Queue=context.Queue, Event=context.Event, Process=make_worker)
+        monkeypatch.setattr("multiprocessing.get_context", lambda method: faulty)
+        given = (project.index(), project.output, project.config(**CONFIG | changes))
+        return Supervisor(LOGGER, ENVIRONMENT, None).run(0, 1, *given)
 
-    run.ends = ends
+    run.codes = lambda: [worker.exitcode for worker in run.workers]
     return run
 
 
@@ -155,7 +132,7 @@ def poisoned(tmp_path, prepared_model) -> Project:
 @pytest.fixture(scope="module")
 def undisturbed(context, prepared_model, tmp_path_factory) -> Project:
     project = make_project(tmp_path_factory.mktemp("good"), prepared_model, GOOD)
-    assert worker_runs.WorkerProcess(context, project, **CONFIG).finish().exit_code == 0
+    assert WorkerProcess(context, project, **CONFIG).finish().exit_code == 0
     return project
 
 
@@ -176,47 +153,48 @@ def assert_only_the_poison_is_missing(project: Project, undisturbed: Project) ->
 
 
 @pytest.mark.parametrize(
-    ("work", "codes", "reason"),
+    ("fault", "codes", "reason"),
     [
         # In a batch, then alone in each of two fresh processes.
         (crashes, [-signal.SIGSEGV] * 3 + [0], "the worker was killed by SIGSEGV"),
-        (breaks_the_gpu, [1, 1, 1, 0], "AcceleratorError: CUDA error: an illegal memory access"),
+        (BREAKS_THE_GPU, [1, 1, 1, 0], "AcceleratorError: CUDA error: an illegal memory access"),
         # All others are done in the first process; two fresh ones try the poison.
-        (raises, [1, 1, 0], "IndexError: index out of range in self"),
+        (RAISES, [1, 1, 0], "IndexError: index out of range in self"),
     ],
 )
 def test_a_poison_is_quarantined_and_nothing_else_is(
-    work, codes, reason, supervise, poisoned, undisturbed
+    fault, codes, reason, supervise, poisoned, undisturbed
 ):
-    ends = supervise(poisoned, work)
-    assert [end.exit_code for end in ends] == codes
-    assert ends[-1].status["quarantined"] == 1
+    assert supervise(poisoned, fault)["quarantined"] == 1
+    assert supervise.codes() == codes
     assert assert_only_the_poison_is_missing(poisoned, undisturbed).startswith(reason)
 
 
 def test_what_a_suspect_computed_is_not_computed_again(supervise, poisoned):
-    supervise(poisoned, crashes, checkpoint_seq_threshold=1)
-    lines = batches_file(poisoned.log).read_text().splitlines()
+    batches = poisoned.folder / "batches.txt"
+    supervise(poisoned, partial(crashes, batches), checkpoint_seq_threshold=1)
+    lines = batches.read_text().splitlines()
     # The first process did not write what it computed beside the poison.
     later = [line.split()[1] for line in lines if line.split()[0] != lines[0].split()[0]]
     assert len(set(later)) == len(later) > 1
 
 
 def test_quarantine_survives_a_restart_and_is_not_tried_again(supervise, poisoned, undisturbed):
-    supervise(poisoned, raises)
+    supervise(poisoned, RAISES)
     (poisoned.output / "shard_0.h5").unlink()
-    (end,) = supervise(poisoned, works)
-    assert (end.status["resumed_sequences"], end.status["quarantined"]) == (len(GOOD), 1)
+    status = supervise(poisoned)
+    assert (status["resumed_sequences"], status["quarantined"]) == (len(GOOD), 1)
+    assert supervise.codes() == [0]
     assert_only_the_poison_is_missing(poisoned, undisturbed)
 
 
 def test_a_quarantined_sequence_is_tried_again_after_merge(supervise, poisoned):
-    supervise(poisoned, raises)
+    supervise(poisoned, RAISES)
     index, shards = poisoned.results / "index.parquet", [poisoned.output / "shard_0.h5"]
     merge(index, shards, poisoned.results / "embeddings.h5", LOGGER)
     shards[0].unlink()
-    (end,) = supervise(poisoned, works)
-    assert (end.status["computed"], end.status["quarantined"]) == (1, 0)
+    status = supervise(poisoned)
+    assert (status["computed"], status["quarantined"]) == (1, 0)
     found = merge(index, shards, poisoned.results / "embeddings.h5", LOGGER)
     assert (found.sequences, found.relinked) == (len(GOOD) + 2, False)
 
@@ -232,8 +210,8 @@ def test_out_of_memory_costs_only_the_longest_sequence(
     supervise, undisturbed, tmp_path, prepared_model
 ):
     project = make_project(tmp_path / "short of memory", prepared_model, GOOD)
-    ends = supervise(project, has_memory_for_200_tokens)
-    assert [end.exit_code for end in ends] == [1, 1, 0]
+    supervise(project, has_memory_for_200_tokens)
+    assert supervise.codes() == [1, 1, 0]
     rows, quarantine = rows_of(project)
     ((key, reason),) = quarantine.items()
     assert key == digest(GOOD[2].encode()) and "DefaultCPUAllocator" in reason
@@ -247,10 +225,10 @@ def test_a_poison_of_many_windows_leaves_no_token_rows(supervise, tmp_path, prep
     long = make_sequences([400, 390, 380], seed=3)
     sequences = [long[0], long[1] + "U", long[2], *GOOD[3:]]
     project = make_project(tmp_path / "windows", prepared_model, sequences)
-    supervise(project, raises, embedding=embedding)
+    supervise(project, RAISES, embedding=embedding)
     kept = [s for s in sequences if "U" not in s]
     plain = make_project(tmp_path / "plain", prepared_model, kept)
-    supervise(plain, works, embedding=embedding)
+    supervise(plain, embedding=embedding)
     assert project.content()[0] == plain.content()[0]
     with h5py.File(project.output / "shard_0.h5") as a, h5py.File(plain.output / "shard_0.h5") as b:
         assert a["residues/embeddings"][:].tobytes() == b["residues/embeddings"][:].tobytes()
@@ -259,43 +237,42 @@ def test_a_poison_of_many_windows_leaves_no_token_rows(supervise, tmp_path, prep
 
 def test_where_every_sequence_crashes_the_run_ends_and_quarantines_none(supervise, poisoned):
     with pytest.raises(WorkerError, match="10 sequences in a row failed, each alone .*SIGABRT"):
-        supervise(poisoned, always_crashes)
+        supervise(poisoned, partial(is_killed_in_each_batch, signal.SIGABRT))
     known = read_failures(poisoned.checkpoints())
     assert (known.suspects, known.quarantined) == ({}, {})
-    (end,) = supervise(poisoned, works)
-    assert end.status["quarantined"] == 0
+    assert supervise(poisoned)["quarantined"] == 0
 
 
 def test_a_kill_by_a_person_blames_no_sequence(supervise, poisoned):
     for _ in range(3):
         with pytest.raises(WorkerError, match="was killed by SIGKILL"):
-            supervise(poisoned, is_killed)
+            supervise(poisoned, partial(is_killed_in_each_batch, signal.SIGKILL))
     assert not (poisoned.checkpoints() / "failures.json").exists()
-    (end,) = supervise(poisoned, works)
-    assert (end.status["quarantined"], end.status["num_sequences"]) == (0, len(GOOD) + 1)
+    status = supervise(poisoned)
+    assert (status["quarantined"], status["num_sequences"]) == (0, len(GOOD) + 1)
 
 
 @pytest.mark.parametrize(
-    ("work", "workers", "message"),
+    ("fault", "codes", "message"),
     [
-        (crashes_as_it_begins, 1, "without reporting a status: it was killed by SIGSEGV"),
-        (crashes_with_the_model, 2, "killed by SIGSEGV while no sequence"),
+        (partial(is_killed, signal.SIGSEGV), [-11], "without .* status: it was killed by SIGSEGV"),
+        (crashes_with_the_model, [-11, 1], "killed by SIGSEGV while no sequence"),
     ],
 )
 def test_a_crash_outside_of_batches_does_not_start_workers_for_ever(
-    work, workers, message, supervise, poisoned
+    fault, codes, message, supervise, poisoned
 ):
     with pytest.raises(WorkerError, match=message):
-        supervise(poisoned, work)
-    assert len(supervise.ends) == workers
+        supervise(poisoned, fault)
+    assert supervise.codes() == codes
 
 
 def test_a_damaged_failures_file_is_set_aside(supervise, poisoned, undisturbed):
-    supervise(poisoned, raises)
+    supervise(poisoned, RAISES)
     path = poisoned.checkpoints() / "failures.json"
     path.write_text("{")
     (poisoned.output / "shard_0.h5").unlink()
-    status = supervise(poisoned, raises)[-1].status
+    status = supervise(poisoned, RAISES)
     assert (status["quarantined"], status["resumed_sequences"]) == (1, len(GOOD))
     assert len(list(path.parent.glob("failures.json.damaged*"))) == 1
     assert_only_the_poison_is_missing(poisoned, undisturbed)

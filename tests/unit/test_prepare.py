@@ -24,7 +24,7 @@ from models_in_plain import (
     save_fair,
 )
 from safetensors.torch import load_file, save_file
-from transformers import EsmModel
+from worker_runs import SCRIPTS
 
 from seqembed.errors import ModelError
 from seqembed.models.encoders.encoder import Encoder
@@ -46,28 +46,13 @@ CONVERTED = Path("resources/models/mine/model.safetensors")
 SEQUENCES = [b"M", b"MKLVINGKTLKGEITIEGAVDAATAEKIFKQYANDNGIDGEWTYDDATKTFTVTEX" * 3]
 
 # Files of users look like this: later versions add keys, and must go on reading this one.
-GOLDEN = """\
-{
-  "architecture": {
-    "ffn_width": 256,
-    "heads": 4,
-    "layer_norm_eps": 1e-05,
-    "layers": 4,
-    "token_dropout": true,
-    "width": 64
-  },
-  "family": "esm2",
-  "format_version": "1",
-  "kind": "model",
-  "max_length": 1022,
-  "name": "mine",
-  "sha256": "SHA256",
-  "size": 815616,
-  "source": "models/esm/",
-  "tokenizer": "esm2",
-  "weights": "models/esm/model.safetensors"
-}
-"""
+GOLDEN = Path(__file__).parents[1] / "golden/model.json"
+
+
+def golden(**changes: object) -> str:
+    """The golden description with other keys; those of None are left out."""
+    content = json.loads(GOLDEN.read_text()) | changes
+    return json.dumps({key: value for key, value in content.items() if value is not None})
 
 
 def rows(model: Encoder) -> list[torch.Tensor]:
@@ -149,12 +134,15 @@ def test_a_known_name_is_the_known_model_beside_a_folder_of_that_name_too(projec
     assert read_prepared(OUTPUT).weights == f"{name}/model.safetensors"
 
 
-def test_the_description_is_the_golden_one(project):
+def test_the_description_is_like_the_golden_one(project):
     prepare_model("mine", "models/esm/", OUTPUT, LOGGER)
-    data = Path("models/esm/model.safetensors").read_bytes()
-    written = json.loads(OUTPUT.read_text())
+    weights = Path("models/esm/model.safetensors")
+    data, written = weights.read_bytes(), json.loads(OUTPUT.read_text())
     assert len(written.pop("checksum")) == 32
-    assert written == json.loads(GOLDEN.replace("SHA256", hashlib.sha256(data).hexdigest()))
+    sizes = {"layers": 4, "width": 64, "heads": 4, "ffn_width": 256}
+    expected = json.loads(golden(name="mine", source="models/esm/", weights=str(weights)))
+    expected |= {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    assert written == expected | {"architecture": expected["architecture"] | sizes}
 
 
 @pytest.mark.parametrize(
@@ -170,16 +158,10 @@ def test_a_description_with_another_number_is_damaged(project, old, new):
 
 
 def test_the_golden_description_is_read_and_so_is_one_that_grew(tmp_path):
-    path = tmp_path / "mine.json"
-    path.write_text(GOLDEN.replace("SHA256", "0f" * 32))
-    model = read_prepared(path)
-    assert (model.weights, model.size, model.max_length) == (
-        "models/esm/model.safetensors", 815616, ESM2.max_length,
-    )  # fmt: skip
-    assert model.architecture.ffn_width == 256
-    # Recipes are made of it: it may never change for weights that did not.
-    expected = "6911a470bd641699ad1ebc475d0f79715055590987353b2c33027976554897f6"
-    assert model.fingerprint == expected
+    model, path = read_prepared(GOLDEN), tmp_path / "mine.json"
+    # Recipes are made of the fingerprint: it may never change for weights that did not.
+    recipe = json.loads(GOLDEN.with_name("recipe.json").read_text())
+    assert model.fingerprint == recipe["weights"]
     path.write_text(golden(later=1))
     assert read_prepared(path) == model
 
@@ -227,24 +209,31 @@ def test_a_copied_project_works_where_it_now_is(project, tmp_path, monkeypatch):
 
 def other_weights(path: Path) -> None:
     """Weights of the same size that load as well, with one number changed."""
-    state = load_file("models/esm/model.safetensors")
+    old = Path("models/esm/model.safetensors")
+    state, size = load_file(old), old.stat().st_size
     state["encoder.emb_layer_norm_after.bias"][0] += 1
     save_file(state, path, metadata={"format": "pt"})
+    assert path.stat().st_size == size
 
 
-@pytest.mark.parametrize("how", ["written", "moved in with an old time"])
-def test_changed_weights_are_noticed(how, project):
+def moved_in_with_an_old_time(path: Path) -> None:
+    other_weights(Path("new"))
+    os.utime("new", (1, 1))
+    os.replace("new", path)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 4)
+    os.utime(OUTPUT, (2**32, 2**32))  # however young the description is
+
+
+@pytest.mark.parametrize("change", [other_weights, moved_in_with_an_old_time, cut, Path.unlink])
+def test_changed_weights_are_noticed(change, project):
     weights = Path("models/esm/model.safetensors")
     prepare_model("mine", "models/esm", OUTPUT, LOGGER)
-    size = weights.stat().st_size
-    if how == "written":
-        other_weights(weights)
-    else:
-        other_weights(Path("new"))
-        os.utime("new", (1, 1))
-        os.replace("new", weights)
-    assert weights.stat().st_size == size
-    with pytest.raises(ModelError, match=rf"{weights}: changed since .* remove {OUTPUT} and run"):
+    change(weights)
+    what = "is missing" if change is Path.unlink else "changed since it was prepared"
+    with pytest.raises(ModelError, match=rf"{weights}: {what}; .* remove {OUTPUT} and run"):
         load(OUTPUT)
 
 
@@ -252,18 +241,6 @@ def test_touched_weights_are_still_the_same(project):
     prepare_model("mine", "models/esm", OUTPUT, LOGGER)
     os.utime("models/esm/model.safetensors", (2**32, 2**32))
     load(OUTPUT)
-
-
-def test_cut_and_missing_weights_are_noticed(project):
-    weights = Path("models/esm/model.safetensors")
-    prepare_model("mine", "models/esm", OUTPUT, LOGGER)
-    os.truncate(weights, weights.stat().st_size - 4)
-    os.utime(OUTPUT, (2**32, 2**32))  # however young the description is
-    with pytest.raises(ModelError, match="changed since it was prepared"):
-        load(OUTPUT)
-    weights.unlink()
-    with pytest.raises(ModelError, match=f"{weights}: is missing; .* {OUTPUT}"):
-        load(OUTPUT)
 
 
 def test_weights_are_not_converted_into_a_models_own_folder(project):
@@ -274,18 +251,12 @@ def test_weights_are_not_converted_into_a_models_own_folder(project):
     assert content(source) == before and not OUTPUT.exists()
 
 
-def golden(**changes: object) -> str:
-    """GOLDEN with other keys; those of None are left out."""
-    content = json.loads(GOLDEN) | {"sha256": "0f" * 32} | changes
-    return json.dumps({key: value for key, value in content.items() if value is not None})
-
-
 @pytest.mark.parametrize(
     ("text", "phrase"),
     [
         (None, "No such file"),
         ("", "Expecting value"),
-        (GOLDEN[:200], ""),
+        (golden()[:200], ""),
         ("[]", ""),
         (golden(kind="recipe"), "not known"),
         (golden(format_version="2"), "version 2 is not known"),
@@ -315,15 +286,6 @@ def test_the_bundled_model_is_what_its_script_makes(tmp_path):
         assert (tmp_path / name).read_bytes() == (BUNDLED / name).read_bytes(), name
 
 
-def test_transformers_reads_the_bundled_model_as_we_do():
-    theirs = EsmModel.from_pretrained(BUNDLED, add_pooling_layer=False).eval()
-    for sequence, ours in zip(SEQUENCES, rows(load_source(BUNDLED)), strict=True):
-        tokens = encode([sequence])[0][None]
-        with torch.inference_mode():
-            hidden = theirs(tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state[0]
-        assert (ours - hidden).abs().max() <= 1e-4
-
-
 def test_the_bundled_proteins_are_what_their_readme_says():
     records = list(read_records(RESOURCES / "example" / "proteins.fasta"))
     lengths = [len(record.residues) for record in records]
@@ -334,6 +296,8 @@ def test_the_bundled_proteins_are_what_their_readme_says():
     assert [r.sequence_id for r in records if b"X" in r.residues] == ["sp|Q9KH25|FTSZ_MYCKA"]
 
 
+INDEX = "model.safetensors.index.json"
+PARTS = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
 SMALL = (2, 48, 12, 80)  # layers, width, heads, ffn_width of a DNABERT-S
 
 
@@ -373,11 +337,7 @@ def test_split_safetensors_are_used_where_they_lie(family, project):
     assert model.weights == "parts/model.safetensors.index.json"
     assert_same_rows(load(OUTPUT), load_source(source))
     # Both as `cat` has them: the index, then the parts by name.
-    names = [
-        "model.safetensors.index.json",
-        *(f"model-0000{n}-of-00002.safetensors" for n in (1, 2)),
-    ]
-    data = b"".join((folder / name).read_bytes() for name in names)
+    data = b"".join((folder / name).read_bytes() for name in (INDEX, *PARTS))
     assert (model.size, model.sha256) == (len(data), hashlib.sha256(data).hexdigest())
 
 
@@ -390,20 +350,14 @@ def test_split_pickles_are_converted_to_one_file(family, project):
     assert_same_rows(load(OUTPUT), load_source(source))
 
 
-@pytest.mark.parametrize(
-    "name", ["model.safetensors.index.json", "model-00001-of-00002.safetensors"]
-)
+@pytest.mark.parametrize("name", [INDEX, PARTS[0]])
 def test_a_changed_or_missing_part_is_noticed(name, project):
     path = split("models/esm", Path("parts"), "safetensors") / name
     prepare_model("mine", "parts", OUTPUT, LOGGER)
     data = path.read_bytes()
-    # The same size, and an index that reads as well.
-    changed = (
-        data[:-1] + bytes([data[-1] ^ 1])
-        if name.endswith("tensors")
-        else data.replace(b'{"', b'{ "', 1)
-    )
-    path.write_bytes(changed)
+    # An index that reads as well, or a part of the same size.
+    more = data.replace(b'{"', b'{ "', 1) if name == INDEX else data[:-1] + bytes([data[-1] ^ 1])
+    path.write_bytes(more)
     with pytest.raises(ModelError, match=f"changed since it was prepared; .* remove {OUTPUT}"):
         load(OUTPUT)
     path.unlink()
@@ -457,12 +411,8 @@ def test_the_files_of_a_model_are_named_without_reading_weights(project):
     assert list_model_files(folder) == [folder / name for name in expected[:3]]
 
 
-def test_naming_a_models_files_needs_no_pytorch():
-    modules = "seqembed.models.source, seqembed.models.prepared"
-    code = f"import sys, {modules}; print('torch' in sys.modules)"
-    scripts = Path(__file__).parents[2] / "workflow/scripts"
-    environment = os.environ | {"PYTHONPATH": str(scripts)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
-    )
-    assert done.stdout == "False\n", done.stderr
+def test_finding_a_models_files_needs_no_pytorch():
+    modules = "seqembed.models.source, seqembed.models.prepared, seqembed.models.hub"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": str(SCRIPTS)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)

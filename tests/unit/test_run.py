@@ -62,6 +62,12 @@ def test_a_run_is_settled(project, monkeypatch):
     assert torch.get_num_threads() == 1
 
 
+def load(run: Run, project: Project, rows: list[int], **changes: Any) -> tuple[DataLoader, int]:
+    """The batches that hold `rows`, and their tokens; `changes` are made to the manifest."""
+    manifest, tracker = replace(run.manifest(None), **changes), open_tracker(run, project)
+    return run.load_batches(project.index(), rows, manifest, encode_residues, tracker)
+
+
 @pytest.mark.parametrize(
     ("policy", "tokens", "passes"),
     [("truncate", 102, 1), ("window", 5 * 102, 2), ("full", 302, 1)],
@@ -70,9 +76,7 @@ def test_long_sequences_are_read_by_the_policy(policy, tokens, passes, project):
     asked = {"long_sequences": policy, "max_length": 100}
     run = open_project(project, embedding=worker_runs.EMBEDDING | asked)
     budget = 320 if passes > 1 else tokens
-    manifest = replace(run.manifest(None), token_budget=budget)
-    trials = open_tracker(run, project)
-    batches, total = run.load_batches(project.index(), [0], manifest, encode_residues, trials)
+    batches, total = load(run, project, [0], token_budget=budget)
     found = list(batches)
     assert [batch.positions for batch in found] == [[0]] * passes
     assert total == tokens == sum(batch.packing.bounds[len(batch.windows)] for batch in found)
@@ -179,39 +183,31 @@ def test_checkpoints_of_another_recipe_or_shard_are_refused(name, project):
 
 
 def test_batches_with_a_missing_row_come_whole_and_no_other(project):
-    run = open_project(project)
-
-    def load(rows: list[int]) -> tuple[DataLoader, int]:
-        trials = open_tracker(run, project)
-        return run.load_batches(project.index(), rows, run.manifest(None), encode_residues, trials)
-
-    all_rows = list(range(len(SEQUENCES)))
-    batches, tokens = load(all_rows)
+    run, all_rows = open_project(project), list(range(len(SEQUENCES)))
+    batches, tokens = load(run, project, all_rows)
     plan = [batch.positions for batch in batches]
     assert sum(plan, []) == all_rows
     assert tokens == sum(run.shard.tokens + 2)
     wanted = [plan[3][-1], plan[1][0]]
-    batches, tokens = load(wanted)
+    batches, tokens = load(run, project, wanted)
     assert [batch.positions for batch in batches] == [plan[1], plan[3]]
     assert tokens == sum(run.shard.tokens[plan[1] + plan[3]] + 2)
-    batches, tokens = load([])
+    batches, tokens = load(run, project, [])
     assert (list(batches), tokens) == ([], 0)
 
 
 def test_suspects_come_first_and_apart_and_what_wants_memory_last(project):
     run = open_project(project)
-    trials = open_tracker(run, project)
     suspects = {
         36: Suspect(reason="r"),
         37: Suspect(reason="r"),
         11: Suspect(reason="r", failed=True, memory=True),
         20: Suspect(reason="r", failed=True, tries=1),
     }
+    (project.folder / "checkpoints").mkdir()
     write_failures(project.folder / "checkpoints", Failures(suspects=suspects))
-    trials = open_tracker(run, project)
     rows = [row for row in range(len(SEQUENCES)) if row != 37]
-    given = (project.index(), rows, run.manifest(None), encode_residues, trials)
-    plan = [batch.positions for batch in run.load_batches(*given)[0]]
+    plan = [batch.positions for batch in load(run, project, rows)[0]]
     assert (plan[0], plan[1], plan[-1]) == ([20], [36], [11])
     others = [row for row in range(len(SEQUENCES)) if row not in {11, 20, 36}]
     assert sum(plan[2:-1], []) == others

@@ -97,35 +97,28 @@ def test_rows_of_the_store_become_blocks_no_larger_than_slabs(
 
 
 @pytest.mark.parametrize("sequences", [["YYY"], ["YYY", "TT"]])
-def test_a_store_without_the_sequences_writes_nothing(tmp_path, stored, sequences, caplog):
+@pytest.mark.parametrize("store", ["of others", "empty", "missing"])
+def test_a_store_without_the_sequences_writes_nothing(store, sequences, tmp_path, stored, caplog):
     digests = _digests(tmp_path / "now", sequences)
-    assert copy_from_store(stored, tmp_path / "shard_0", digests) == 0
-    assert not (tmp_path / "shard_0").exists()
-    assert caplog.text == ""
-
-
-@pytest.mark.parametrize("empty", [False, True])
-def test_without_a_store_or_with_an_empty_one_nothing_is_done(empty, tmp_path, caplog):
-    digests, path = _digests(tmp_path / "now", ["LL"]), store_path(tmp_path / "store", RECIPE)
-    if empty:
+    if store != "of others":
+        stored.unlink()
+    if store == "empty":
         _write_store(tmp_path, np.empty((0, 16), np.uint8))
-    assert copy_from_store(path, tmp_path / "shard_0", digests) == 0
+    assert copy_from_store(stored, tmp_path / "shard_0", digests) == 0
     assert not (tmp_path / "shard_0").exists()
     assert caplog.text == ""
 
 
-def test_a_damaged_store_is_passed_over(tmp_path, stored, caplog):
+@pytest.mark.parametrize(
+    ("recipe", "problem"), [(RECIPE, "damaged"), (RECIPE[:12] + "cd" * 26, "is of another recipe")]
+)
+def test_a_damaged_store_or_one_of_another_recipe_is_passed_over(
+    recipe, problem, tmp_path, stored, caplog
+):
     digests = _digests(tmp_path / "now", ["LL", "MKVLA"])
-    flip(stored)
-    assert copy_from_store(stored, tmp_path / "shard_0", digests) == 0
-    assert f"the store is not used: {stored}: damaged" in caplog.text
+    if problem == "damaged":
+        flip(stored)
+    assert copy_from_store(stored, tmp_path / "shard_0", digests, recipe) == 0
+    assert f"the store is not used: {stored}: {problem}" in caplog.text
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert not (tmp_path / "shard_0").exists()
-
-
-def test_a_store_of_another_recipe_is_passed_over(tmp_path, stored, caplog):
-    digests = _digests(tmp_path / "now", ["LL", "MKVLA"])
-    near = RECIPE[:12] + "cd" * 26
-    assert copy_from_store(stored, tmp_path / "shard_0", digests, near) == 0
-    assert f"{stored}: is of another recipe" in caplog.text
     assert not (tmp_path / "shard_0").exists()

@@ -77,21 +77,3 @@ def test_a_worker_that_was_killed_goes_on(undisturbed, project, context):
         assert outcome.exit_code == -9
     assert run(context, project).status["resumed_sequences"] == 2
     assert read(project) == undisturbed
-
-
-@pytest.mark.parametrize("damage", ["byte", "missing", "cut"])
-def test_what_has_damaged_token_rows_is_computed_again(undisturbed, damage, project, context):
-    run(context, project, checkpoint_seq_threshold=12)
-    (project.output / "shard_0.h5").unlink()
-    block = read_block(list_blocks(project.checkpoints())[1])
-    path = project.checkpoints() / block.residues.name
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.unlink()
-    if damage != "missing":
-        path.write_bytes(content if damage == "byte" else content[:-1])
-    status = run(context, project).status
-    assert status["computed"] == len(block.digests)
-    assert status["resumed_sequences"] == len(SEQUENCES) - len(block.digests)
-    assert read(project) == undisturbed
-    assert "its token rows" in project.log.read_text()

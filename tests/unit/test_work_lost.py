@@ -6,12 +6,12 @@ import os
 import random
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import worker_runs
-from worker_runs import Project, WorkerProcess, make_project, make_sequences
+from worker_runs import Project, WorkerProcess, make_project, make_sequences, note_steps
 
 from seqembed.checkpoints.blocks import list_blocks, read_block
 from seqembed.index.table import read_shard_index
@@ -27,10 +27,14 @@ def project(tmp_path, prepared_model) -> Project:
     return make_project(tmp_path / "run", prepared_model, SEQUENCES)
 
 
+def steps_file(project: Project) -> Path:
+    return project.folder / "steps.txt"
+
+
 def steps(project: Project) -> list[list[int]]:
     """The rows of each step that was computed, over all runs."""
-    text = Path(worker_runs.steps_file(project.log)).read_text()
-    return [[int(row) for row in line.split()] for line in text.splitlines()]
+    lines = steps_file(project).read_text().splitlines()
+    return [[int(row) for row in line.split()] for line in lines]
 
 
 def lost(project: Project) -> int:
@@ -45,7 +49,8 @@ def stop_at_random(
     context: Any, project: Project, number: signal.Signals, choice: random.Random
 ) -> bool:
     """Send the signal to a worker at some instant of its work; return whether it hit."""
-    worker = WorkerProcess(context, project, worker_runs.note_steps, **CONFIG)
+    fault = partial(note_steps, steps_file(project))
+    worker = WorkerProcess(context, project, fault, **CONFIG)
     # A block holds the rows of three to five steps: where fewer are let pass, none is ever written.
     wanted = len(steps(project)) + choice.randrange(1, 10)
     while worker.process.is_alive() and len(steps(project)) < wanted:
@@ -60,7 +65,7 @@ def stop_at_random(
 @pytest.mark.parametrize(("number", "most"), [(signal.SIGTERM, 0), (signal.SIGKILL, INTERVAL)])
 def test_the_work_lost_by_a_signal(number, most, project, context):
     choice, found = random.Random(int(number)), []
-    worker_runs.steps_file(project.log).touch()
+    steps_file(project).touch()
     while stop_at_random(context, project, number, choice):
         found.append(lost(project))
     assert len(found) > 3 and max(found) <= most

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -9,8 +10,9 @@ import queue
 import random
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,14 @@ import h5py
 from indexing import index_proteins, split_proteins
 
 import seqembed
-from seqembed.checkpoints.manifest import CheckpointManifest, write_manifest
+from seqembed.checkpoints.manifest import CheckpointManifest, read_manifest, write_manifest
 from seqembed.checkpoints.shard import INDEX
 from seqembed.models.prepared import read_prepared
 from seqembed.storage.publish import link
 
 SCRIPTS = Path(seqembed.__file__).parents[1]
 BUNDLED_MODEL = Path(__file__).parents[1] / "data/esm2_random"
+GOLDEN = Path(__file__).parents[1] / "golden"  # it has a manifest.json
 WIDTH = 64
 EMBEDDING = {
     "layer": "last",
@@ -111,10 +114,15 @@ def make_project(
     return project
 
 
-def begin(folder: Path, manifest: CheckpointManifest, index_path: Path) -> None:
-    """Make a checkpoint folder what it is before its first block."""
+def begin(folder: Path, index_path: Path, **changes: Any) -> CheckpointManifest:
+    """Make a checkpoint folder what it is before its first block; return the manifest.
+
+    This is the golden one, of rank 1 of 2, with `changes`.
+    """
+    manifest = replace(read_manifest(GOLDEN), **changes)
     write_manifest(folder, manifest)
     link(index_path, folder / INDEX)
+    return manifest
 
 
 def embed_command(
@@ -207,40 +215,33 @@ def killed_after_a_block() -> None:
     checkpoint_writer.write_next_block = write_and_die
 
 
-def _in_third_batch(action: Callable[[], None]) -> None:
+def before_each_batch(act: Callable[[Any], None]) -> None:
+    """Call `act` with the tokens, (T,), of each batch before the model computes it."""
     from seqembed.models.encoders.esm2 import Esm2
 
-    forward, calls = Esm2.forward, []
+    forward = Esm2.forward
 
-    def forward_with_fault(self: Any, *arguments: Any) -> Any:
-        calls.append(None)
-        if len(calls) == 3:
-            action()
-        return forward(self, *arguments)
+    def act_and_forward(self: Any, tokens: Any, packing: Any) -> Any:
+        act(tokens)
+        return forward(self, tokens, packing)
 
-    Esm2.forward = forward_with_fault  # type: ignore[method-assign]
+    Esm2.forward = act_and_forward  # type: ignore[method-assign]
 
 
-def terminated_in_third_batch() -> None:
-    _in_third_batch(lambda: os.kill(os.getpid(), signal.SIGTERM))
+def _in_third_batch(action: Callable[[], None]) -> None:
+    numbers = itertools.count(1)
+    before_each_batch(lambda tokens: action() if next(numbers) == 3 else None)
 
 
-def terminated_twice_in_third_batch() -> None:
-    def twice() -> None:
-        for _ in range(2):
+def terminated_in_third_batch(times: int = 1, seconds: float = 0) -> None:
+    """SIGTERM comes `times` times in the third batch, which takes `seconds` longer."""
+
+    def terminate() -> None:
+        for _ in range(times):
             os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(seconds)
 
-    _in_third_batch(twice)
-
-
-def terminated_in_a_third_batch_without_end() -> None:
-    import time
-
-    def stay() -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(600)
-
-    _in_third_batch(stay)
+    _in_third_batch(terminate)
 
 
 def terminated_before_the_model() -> None:
@@ -293,17 +294,7 @@ def weights_gone_when_loaded() -> None:
 
 def slow_batches() -> None:
     """A tenth of a second a batch, so that others find this worker at work."""
-    import time
-
-    from seqembed.models.encoders.esm2 import Esm2
-
-    forward = Esm2.forward
-
-    def forward_slowly(self: Any, *arguments: Any) -> Any:
-        time.sleep(0.1)
-        return forward(self, *arguments)
-
-    Esm2.forward = forward_slowly  # type: ignore[method-assign]
+    before_each_batch(lambda tokens: time.sleep(0.1))
 
 
 def without_locks() -> None:
@@ -320,30 +311,17 @@ def slow_batches_without_locks() -> None:
     slow_batches()
 
 
-def steps_file(log: Path) -> Path:
-    """Where `note_steps` writes for the worker of this log."""
-    return log.with_name("steps.txt")
-
-
-def note_steps() -> None:
+def note_steps(path: Path) -> None:
     """Write down the rows of each step when it was computed, and be a little slow."""
-    import time
-
-    from seqembed import gpu_worker
     from seqembed.inference import streams
 
-    compute, setup, place = streams._compute, gpu_worker.setup_worker_logging, []
-
-    def setup_and_note_place(rank: int, log: Path) -> Any:
-        place.append(steps_file(log))
-        return setup(rank, log)
+    compute = streams._compute
 
     def compute_and_note(batch: Any, *arguments: Any) -> Any:
         time.sleep(0.02)
         rows = compute(batch, *arguments)
-        with place[0].open("a") as file:
+        with path.open("a") as file:
             file.write(" ".join(map(str, batch.positions)) + "\n")
         return rows
 
-    gpu_worker.setup_worker_logging = setup_and_note_place
     streams._compute = compute_and_note
