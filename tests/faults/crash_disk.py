@@ -60,7 +60,8 @@ def fill_the_disk(scene: Scene) -> str:
     scene.tell(f"{room:,} bytes of room")
     with _small_disk(tree, before + room):
         ended = tree.run(stage)
-        _remount(tree.folder / "results", ROOMY)
+        again = f"remount,size={ROOMY}"
+        subprocess.run(["mount", "-o", again, tree.folder / "results"], check=True)
         return scene.settle(tree, stage, [ended])
 
 
@@ -91,7 +92,3 @@ def unmount_all(folder: Path) -> None:
     for line in Path("/proc/mounts").read_text().splitlines():
         if (place := line.split()[1]).startswith(f"{folder}/"):
             subprocess.run(["umount", "--lazy", place], check=True)
-
-
-def _remount(place: Path, size: int) -> None:
-    subprocess.run(["mount", "-o", f"remount,size={size}", place], check=True)

@@ -16,19 +16,12 @@ from stages import RESULTS, STAGES, Running, Tree, remove
 from undisturbed import AFTER, PARTIAL, read_result
 
 Records = list[tuple[str, str]]
+Edit = Callable[[Records, Random], Records]
 
+ROWS = ("embeddings", "lengths", "flags", "digests")
 CLOCKS = (-3600, -86400 * 400, -1_500_000_000, 86400 * 400)
-FOLDERS = (
-    "checkpoints",
-    "checkpoints/*",
-    "checkpoints/*/shard_0",
-    "shards",
-    "store",
-    "recipes",
-    "index",
-    "index.parquet",
-    "",
-)
+CHECKPOINTS = ("checkpoints", "checkpoints/*", "checkpoints/*/shard_0")
+FOLDERS = (*CHECKPOINTS, "shards", "store", "recipes", "index", "index.parquet", "")
 
 
 def edit_fasta(scene: Scene) -> str:
@@ -87,14 +80,7 @@ def touch(records: Records, random: Random) -> Records:
     return records
 
 
-EDITS: tuple[Callable[[Records, Random], Records], ...] = (
-    drop_some,
-    shuffle,
-    rename_one,
-    repeat_one,
-    exchange_residues,
-    touch,
-)
+EDITS: tuple[Edit, ...] = (drop_some, shuffle, rename_one, repeat_one, exchange_residues, touch)
 
 
 def expect(undisturbed: dict[str, Any], before: Records, after: Records) -> dict[str, Any]:
@@ -104,22 +90,15 @@ def expect(undisturbed: dict[str, Any], before: Records, after: Records) -> dict
     rows = {sequences[name]: row for row, name in enumerate(names)}
     kept = [(head.split()[0], rows[residues]) for head, residues in after if residues in rows]
     order = np.array([row for _, row in kept], np.int64)
-    result = {name: undisturbed[name][order] for name in ("embeddings", "lengths", "flags")}
-    result["digests"] = undisturbed["digests"][order]
+    result = {name: undisturbed[name][order] for name in ROWS}
     result["sequence_ids"] = [name.encode() for name, _ in kept]
     if "residues/offsets" in undisturbed:
-        result |= _expect_tokens(undisturbed, order)
+        offsets, tokens = undisturbed["residues/offsets"], undisturbed["residues/embeddings"]
+        parts = [tokens[offsets[row] : offsets[row + 1]] for row in order]
+        counts = [len(part) for part in parts]
+        result["residues/embeddings"] = np.concatenate(parts)
+        result["residues/offsets"] = np.cumsum([0, *counts], dtype=np.int64)
     return result
-
-
-def _expect_tokens(undisturbed: dict[str, Any], order: np.ndarray) -> dict[str, Any]:
-    offsets, rows = undisturbed["residues/offsets"], undisturbed["residues/embeddings"]
-    parts = [rows[offsets[row] : offsets[row + 1]] for row in order]
-    counts = np.array([len(part) for part in parts], np.int64)
-    return {
-        "residues/embeddings": np.concatenate(parts),
-        "residues/offsets": np.append(0, counts.cumsum()).astype(np.int64),
-    }
 
 
 def set_the_clock(scene: Scene) -> str:
@@ -157,9 +136,8 @@ def remove_folder(scene: Scene) -> str:
 
     if at_rest:
         _remove(tree, name)
-        return scene.settle(tree, stage, may_be_damaged=True)
-    ended = tree.run(stage, meanwhile=take_away)
-    return scene.settle(tree, stage, [ended], may_be_damaged=True)
+    ended = [] if at_rest else [tree.run(stage, meanwhile=take_away)]
+    return scene.settle(tree, stage, ended, may_be_damaged=True)
 
 
 def _remove(tree: Tree, name: str) -> None:

@@ -84,15 +84,9 @@ WAYS: tuple[Damage, ...] = (cut, zero, zero, flip, flip, flip, empty, lose, repl
 
 def damage_at_rest(scene: Scene) -> str:
     """One file is damaged; the stage that meets it notices, or gives the same bytes."""
-    kind = scene.random.choice([kind for kind in FILES if _is_there(scene, kind)])
-    return damage(scene, kind, scene.random.choice(WAYS))
-
-
-def _is_there(scene: Scene, kind: str) -> bool:
-    return kind != "token rows" or scene.undisturbed.per_residue
-
-
-def damage(scene: Scene, kind: str, way: Damage) -> str:
+    there = [k for k in FILES if k != "token rows" or scene.undisturbed.per_residue]
+    kind = scene.random.choice(there)
+    way = scene.random.choice(WAYS)
     pattern, points = FILES[kind]
     point, stage = scene.random.choice(points)
     tree = scene.open(point)

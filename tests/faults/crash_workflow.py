@@ -8,9 +8,9 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
@@ -155,21 +155,17 @@ def kill_someone(scene: WorkflowScene) -> str:
 
 
 def _wait(driver: Driver, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while driver.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
+    with suppress(subprocess.TimeoutExpired):
+        driver.wait(seconds)
 
 
 def _kill(driver: Driver, whom: str, number: signal.Signals) -> None:
     words = {"worker": b"spawn_main", "supervisor": b"embed_shard.py"}
     victims = [driver.pid] if whom == "driver" else driver.alive()
     for pid in victims:
-        try:
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-            if words.get(whom, b"") in command:
+        with suppress(OSError):
+            if words.get(whom, b"") in Path(f"/proc/{pid}/cmdline").read_bytes():
                 os.kill(pid, number)
-        except OSError:
-            continue
 
 
 def _end(driver: Driver, scene: WorkflowScene) -> None:
@@ -210,22 +206,10 @@ def disturb_a_call(scene: WorkflowScene) -> str:
     settings = {"role": role, "calls": f",{kind},", "at": random.randint(1, CALLS[role][kind])}
     settings |= {"action": random.choice(actions), "errno": random.choice((5, 28))}
     scene.tell(settings)
-    with (
-        _environment(faulty(scene.world.stages.library, root, **settings)),
-        place.start(cores=1) as driver,
-    ):
+    disturbed = replace(place, environment=faulty(scene.world.stages.library, root, **settings))
+    with disturbed.start(cores=1) as driver:
         _end(driver, scene)
     return scene.finish(place)
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name in variables:
-            del os.environ[name]
 
 
 def damage_after_a_kill(scene: WorkflowScene) -> str:

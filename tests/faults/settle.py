@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from driver import Outcome
 from safetensors.numpy import load_file
 from stages import OUTPUTS, RESULTS, STAGES, Ended, Tree, copy_tree, remove
 from undisturbed import Undisturbed, differences, list_files, read_result
@@ -22,7 +23,6 @@ TRIES = 5
 PAUSE_SECONDS = 1.0
 BAD_WORDS = ("Traceback (most recent call last)", "Exception ignored", "--- Logging error ---")
 ADVICE = re.compile(r"run (it )?again|remove|put (it|the old file) back|see that|check|set `")
-_EMBEDDED = re.compile(r": ([0-9,]+) computed on .*, ([0-9,]+) finished before$", re.MULTILINE)
 
 
 class Judged(Exception):
@@ -100,8 +100,7 @@ class Settling:
         return finished(self.tree, int(stage[-1]))
 
     def _check_kept(self, ended: Ended, held: Iterable[bytes]) -> None:
-        found = _EMBEDDED.findall(ended.said)
-        before = int(found[-1][1].replace(",", "")) if found else 0
+        before = sum(old for _, old in Outcome(ended.code, ended.said).embedded.values())
         if before < (count := len(set(held))):
             raise Judged("lost", f"{ended.stage}: {count} were finished, {before} taken over")
 
@@ -160,24 +159,16 @@ def advised(folder: Path, message: str) -> Path | None:
     match = re.search(r"remove (\S+)", message)
     if not match:
         return None
-    named = folder / match[1].rstrip(",;.:)")
-    if named.exists() and named != folder / "it":
-        return named
-    for word in re.findall(r"[^\s'\"(),;:]+", message.partition(": ")[2]):
-        if "/" in word and (folder / word).exists():
-            return folder / word
-    return None
+    words = re.findall(r"[^\s'\"(),;:]+", message.partition(": ")[2])
+    named = [match[1].rstrip(",;.:)"), *(word for word in words if "/" in word)]
+    return next((folder / w for w in named if w != "it" and (folder / w).exists()), None)
 
 
 def producer(tree: Tree, path: Path, otherwise: str) -> str:
-    """The stage that Snakemake runs when this path is gone: of a folder that a rule declares it
-    misses no file.
-    """
+    """The stage that makes a path; Snakemake misses no file of a folder that a rule declares."""
     name = str(path.relative_to(tree.folder))
-    for stage, outputs in OUTPUTS.items():
-        if name in outputs:
-            return stage
-    return "embed_0" if name == f"{RESULTS}/shards" else otherwise
+    made = {output: stage for stage, outputs in OUTPUTS.items() for output in outputs}
+    return (made | {f"{RESULTS}/shards": "embed_0"}).get(name, otherwise)
 
 
 def finished(tree: Tree, rank: int) -> set[bytes]:

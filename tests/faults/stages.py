@@ -16,26 +16,39 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from driver import find_processes
+from driver import find_processes, heed_interrupts
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = "workflow/scripts"
 MODEL = ROOT / "resources/models/esm2_demo"
 RESULTS = "results/work"
 STAGES = ("prepare", "index", "split", "embed_0", "embed_1", "merge")
-RANKS = (0, 1)
+PREPARED = "resources/models/demo.json"
+INDEX, RESIDUES = f"{RESULTS}/index.parquet", f"{RESULTS}/residues.bin"
+SHARDS = (f"{RESULTS}/shards/shard_0.h5", f"{RESULTS}/shards/shard_1.h5")
 OUTPUTS: dict[str, tuple[str, ...]] = {
-    "prepare": ("resources/models/demo.json",),
-    "index": (f"{RESULTS}/index.parquet", f"{RESULTS}/residues.bin"),
+    "prepare": (PREPARED,),
+    "index": (INDEX, RESIDUES),
     "split": (f"{RESULTS}/index",),
-    "embed_0": (f"{RESULTS}/shards/shard_0.h5",),
-    "embed_1": (f"{RESULTS}/shards/shard_1.h5",),
+    "embed_0": SHARDS[:1],
+    "embed_1": SHARDS[1:],
     "merge": (f"{RESULTS}/embeddings.h5", f"{RESULTS}/quarantine.tsv"),
+}
+# Of each program: its name and options; the settings of embed_shard come behind them.
+COMMANDS = {
+    "prepare": f"prepare_model.py --name demo --source model --output {PREPARED}",
+    "index": "index.py --fasta input.faa --ids header --invalid-residues skip --gaps error "
+    f"--suspicious error --model {PREPARED} --output {INDEX} --residues {RESIDUES}",
+    "split": f"split.py --index {INDEX} --residues {RESIDUES} --output-dir {RESULTS}/index "
+    f"--world-size 2 --model {PREPARED} --layer last --long-sequences window --max-length 100",
+    "embed": f"embed_shard.py --model {PREPARED} --index {RESULTS}/index/shard_{{rank}}.parquet "
+    f"--rank {{rank}} --world-size 2 --threads 1 --output {RESULTS}/shards/shard_{{rank}}.h5",
+    "merge": f"merge.py --index {INDEX} --shards {' '.join(SHARDS)} "
+    f"--output {RESULTS}/embeddings.h5 --quarantine {RESULTS}/quarantine.tsv",
 }
 HANG_SECONDS = 120
 # Within these every process of a stage is gone once the stage is.
 LINGER_SECONDS = 15
-WINDOW = ("--long-sequences", "window", "--max-length", "100")
 EMBEDDING = {
     "layer": "last",
     "pooling": "mean",
@@ -97,36 +110,13 @@ class Tree:
     def command(self, stage: str, parent: int | str | None = None) -> list[str]:
         """The stage's program with its arguments, as the workflow calls it."""
         name, _, rank = stage.partition("_")
-        script = {"prepare": "prepare_model", "embed": "embed_shard"}.get(name, name)
-        command = [sys.executable, str(self.scripts / f"{script}.py"), "--log", f"logs/{stage}.log"]
-        command += self._options(name, rank)
-        return command + (["--parent", str(parent)] if parent and name == "embed" else [])
-
-    def _options(self, name: str, rank: str) -> Sequence[str]:
-        index, residues = OUTPUTS["index"]
-        model = ["--model", OUTPUTS["prepare"][0]]
-        if name == "prepare":
-            return ["--name", "demo", "--source", "model", "--output", model[1]]
-        if name == "index":
-            options = ["--fasta", "input.faa", "--ids", "header", "--invalid-residues", "skip"]
-            options += ["--gaps", "error", "--suspicious", "error"]
-            return [*options, *model, "--output", index, "--residues", residues]
-        if name == "split":
-            options = ["--index", index, "--world-size", "2", "--layer", "last", *WINDOW]
-            options += ["--residues", residues, "--output-dir", f"{RESULTS}/index"]
-            return [*options, *model]
-        if name == "merge":
-            shards = [OUTPUTS[f"embed_{number}"][0] for number in RANKS]
-            ends = ["--output", OUTPUTS["merge"][0], "--quarantine", OUTPUTS["merge"][1]]
-            return ["--index", index, "--shards", *shards, *ends]
-        return [*model, *self._embedding_options(rank)]
-
-    def _embedding_options(self, rank: str) -> Sequence[str]:
-        place = f"--index {RESULTS}/index/shard_{rank}.parquet --rank {rank} --world-size 2"
-        rest = f"--threads 1 --output {RESULTS}/shards/shard_{rank}.h5"
-        settings = json.dumps(EMBEDDING | {"per_residue": self.per_residue})
-        how = ["--settings", settings, "--execution", json.dumps(EXECUTION)]
-        return [*place.split(), *rest.split(), *how]
+        script, *options = COMMANDS[name].format(rank=rank).split()
+        command = [sys.executable, str(self.scripts / script), "--log", f"logs/{stage}.log"]
+        if name == "embed":
+            settings = EMBEDDING | {"per_residue": self.per_residue}
+            options += ["--settings", json.dumps(settings), "--execution", json.dumps(EXECUTION)]
+            options += ["--parent", str(parent)] if parent else []
+        return [*command, *options]
 
     def run(
         self,
@@ -167,7 +157,7 @@ class Running:
                 stdout=said,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_heed_interrupts,
+                preexec_fn=heed_interrupts,
             )
 
     def __enter__(self) -> Running:
@@ -215,11 +205,6 @@ class Running:
         while (left := self.alive()) and time.monotonic() < deadline:
             time.sleep(0.05)
         return left
-
-
-def _heed_interrupts() -> None:
-    # A shell's background job ignores Ctrl-C, and so would all that it starts.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _clean_environment() -> dict[str, str]:

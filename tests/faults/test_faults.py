@@ -12,9 +12,12 @@ SEED = 1
 STAGE_CASES = (65, 105, 67, 3, 56, 291, 110, 46, 73, 35, 36, 63, 25)
 WORKFLOW_CASES = (3, 4)
 
-pytestmark = pytest.mark.skipif(
-    find_compiler() is None, reason="no C compiler for the library that disturbs calls"
-)
+pytestmark = [
+    pytest.mark.timing,
+    pytest.mark.skipif(
+        find_compiler() is None, reason="no C compiler for the library that disturbs calls"
+    ),
+]
 
 
 @pytest.fixture(scope="module")

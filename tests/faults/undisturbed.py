@@ -14,11 +14,11 @@ import numpy as np
 from interposed import Sort, count_calls, faulty, read_trace
 from stages import MODEL, RESULTS, STAGES, Running, Tree, copy_tree, remove, write_input
 
-# What a run that ended well may leave beside the undisturbed run's files: nothing.
+# Names of copies of the tree: after all stages, and amid embed_0.
 AFTER, PARTIAL = "after", "partial"
 DATASETS = ("embeddings", "sequence_ids", "lengths", "flags", "digests")
 TOKENS = ("residues/embeddings", "residues/offsets")
-# So many blocks of rank 0 are in the copy that is named PARTIAL.
+# Blocks of rank 0 in the copy PARTIAL.
 PARTIAL_BLOCKS = 5
 
 Calls = Counter[Sort]

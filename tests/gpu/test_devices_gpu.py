@@ -1,20 +1,18 @@
 """A real card: leased by its node, pinned by its UUID, and its precision."""
 
-import logging
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
+from stand_in_gpus import LOGGER, leave_after
 
 from seqembed.environment import EnvConfig
 from seqembed.errors import InterruptedRun
 from seqembed.machine.devices import choose_candidates, find_gpus, lease_device, lease_gpu
 from seqembed.settings.precision import resolve_precision, should_use_fp16
 
-LOGGER = logging.getLogger("test_devices_gpu")
 DEVICE = torch.device("cuda")
 ALLOWED = EnvConfig.from_environ({})
 DISABLED = EnvConfig.from_environ({"SEQEMBED_DISABLE_FP16": "1"})
@@ -23,16 +21,6 @@ import torch
 cards = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
 print([str(card.uuid).removeprefix("GPU-") for card in cards])
 """
-
-
-def leave_after(seconds):
-    deadline = time.monotonic() + seconds
-
-    def leave_if_asked():
-        if time.monotonic() > deadline:
-            raise InterruptedRun("asked to stop")
-
-    return leave_if_asked
 
 
 def uuids_seen_under(variables):

@@ -28,10 +28,8 @@ from projects import (
 
 from seqembed.machine.devices import find_gpus
 
-pytestmark = pytest.mark.skipif(
-    os.getuid() != 0,
-    reason="NOT RUN: only root can start a Slurm here; run `make test-slurm` as root",
-)
+NOT_RUN = "NOT RUN: only root can start a Slurm here; run `make test-slurm` as root"
+pytestmark = [pytest.mark.timing, pytest.mark.skipif(os.getuid() != 0, reason=NOT_RUN)]
 # Of proteins of 300 residues, in a batch of 2,048 tokens.
 BATCH = 8
 WORK = "rule_embed_shard"
@@ -135,7 +133,7 @@ def test_a_worker_that_gets_no_gpu_says_so_and_does_not_use_the_cpu(place):
     assert error in text
 
 
-def test_scancel(place, cluster, computing, ends_well):
+def test_after_scancel_the_job_is_tried_again_and_goes_on(place, cluster, computing, ends_well):
     """With settings and resources of the user's own, which replace the profile's."""
     own = ("--set-resources", "embed_shard:gpu=1", "embed_shard:runtime=50")
     with submitted(place, *own, "--config", "execution={token_budget: 2048}") as driver:
@@ -157,7 +155,7 @@ def test_ctrl_c_cancels_the_jobs_and_the_next_run_goes_on(place, cluster, comput
     check_nothing_lost("Ctrl-C", place)
 
 
-def test_a_whole_run_in_one_job(place, cluster, projects):
+def test_a_run_in_one_job_goes_on_when_submitted_again(place, cluster, projects):
     """The documented batch script on a node of four GPUs; cancelled, and submitted again."""
     script = place.folder / "run.sh"
     script.write_text(read_batch_script())
@@ -176,7 +174,7 @@ def test_a_whole_run_in_one_job(place, cluster, projects):
 
 
 @pytest.mark.parametrize("place", ["long"], indirect=True)
-def test_time_limit(place, cluster, ends_well):
+def test_a_job_at_its_time_limit_is_tried_again_and_goes_on(place, cluster, ends_well):
     edit_profile(place, {"runtime: 720": "runtime: 1", "embed_shard: 2": "embed_shard: 1"})
     with submitted(place, "--retries=9") as driver:
         text = ends_well(driver, "long")
@@ -185,11 +183,11 @@ def test_time_limit(place, cluster, ends_well):
     check_nothing_lost("time limit", place)
 
 
-def test_requeue(cluster, starts_again):
+def test_a_requeued_job_goes_on(cluster, starts_again):
     starts_again("requeue", lambda job: cluster.run("scontrol", "requeue", job))
 
 
-def test_preemption(cluster, starts_again):
+def test_a_preempted_job_goes_on(cluster, starts_again):
     def preempt(job):
         wanted = ("--partition=high", "--gpus=4", "--output=/dev/null")
         cluster.run("sbatch", *wanted, "--wrap=sleep 3")
@@ -198,7 +196,7 @@ def test_preemption(cluster, starts_again):
     starts_again("preemption", preempt)
 
 
-def test_node_drain(place, cluster, computing, ends_well):
+def test_on_a_drained_node_the_job_ends_and_merge_waits(place, cluster, computing, ends_well):
     with submitted(place, "--retries=0") as driver:
         computing(driver)
         node = f"nodename={cluster.host}"
@@ -210,7 +208,7 @@ def test_node_drain(place, cluster, computing, ends_well):
     assert len(attempts(place)) == 1
 
 
-def test_the_controller_starts_again(place, cluster, computing, ends_well):
+def test_a_restart_of_the_controller_disturbs_no_job(place, cluster, computing, ends_well):
     with submitted(place, "--retries=0") as driver:
         computing(driver)
         cluster.stop_controller()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,22 +45,19 @@ def durable(monkeypatch) -> list[int | str]:
     The calls are made, too.
     """
     seen: list[int | str] = []
-    fsync, rename, link = os.fsync, os.rename, os.link
 
-    def look_at_fsync(descriptor: int) -> None:
-        seen.append(os.fstat(descriptor).st_ino)
-        fsync(descriptor)
+    def watch(name: str, look: Callable[..., int | str]) -> None:
+        call = getattr(os, name)
 
-    def look_at(call: Any) -> Any:
-        def name(source: Path, target: Path) -> None:
-            call(source, target)
-            seen.append(Path(target).name)
+        def watched(*arguments: Any) -> None:
+            call(*arguments)
+            seen.append(look(*arguments))
 
-        return name
+        monkeypatch.setattr(os, name, watched)
 
-    monkeypatch.setattr(os, "fsync", look_at_fsync)
-    monkeypatch.setattr(os, "rename", look_at(rename))
-    monkeypatch.setattr(os, "link", look_at(link))
+    watch("fsync", lambda descriptor: os.fstat(descriptor).st_ino)
+    for name in ("rename", "link"):
+        watch(name, lambda source, target: Path(target).name)
     return seen
 
 

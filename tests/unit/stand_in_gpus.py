@@ -77,7 +77,5 @@ class Machine:
         """visible: the value of CUDA_VISIBLE_DEVICES. job: other environment variables."""
         allowed = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
         environment = EnvConfig.from_environ(allowed | job)
-        places = {"proc": self.proc, "dev": self.dev}
-        return lease_device(
-            asked, rank, environment, leave_if_asked=leave_if_asked, logger=LOGGER, **places
-        )
+        others = {"logger": LOGGER, "proc": self.proc, "dev": self.dev}
+        return lease_device(asked, rank, environment, leave_if_asked=leave_if_asked, **others)

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,20 +21,22 @@ def run(script: str, *words: object) -> str:
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def race(shape: str, path: Path) -> tuple[dict[str, Any], str]:
-    """What the program writes down, and what it prints."""
+@pytest.fixture(scope="module", params=FIELDS)
+def race(request, tmp_path_factory) -> tuple[Path, str]:
+    """The file that a race writes, and what it prints."""
+    path, shape = tmp_path_factory.mktemp("race") / "race.json", request.param
     words = ["--shape", shape, "--generate", 10, "--rounds", 1, "--threads", 2, "--json", path]
-    printed = run("speed", *words, "--only", *FIELDS[shape])
-    return json.loads(path.read_text()), printed
+    return path, run("speed", *words, "--only", *FIELDS[shape])
 
 
-@pytest.mark.parametrize("shape", FIELDS)
-def test_all_compute_the_same_rows_of_as_many_tokens(shape, tmp_path):
-    result, printed = race(shape, tmp_path / "race.json")
+def test_all_compute_the_same_rows_of_as_many_tokens(race):
+    path, printed = race
+    result = json.loads(path.read_text())
+    field = FIELDS[result["shape"]]
     runs = {run["contestant"]: run for run in result["runs"]}
-    assert list(runs) == ["seqembed", *FIELDS[shape]]
+    assert list(runs) == ["seqembed", *field]
     peak = runs.pop("gemm", None)
-    assert ("gemm" in FIELDS[shape]) == (peak is not None and peak["flops_per_second"] > 0)
+    assert ("gemm" in field) == (peak is not None and peak["flops_per_second"] > 0)
     bare = runs.pop("import torch", None)
     assert bare is None or 0 < bare["start"] < runs["seqembed"]["start"]
     assert ("start to first batch" in printed) == (bare is not None)
@@ -47,17 +48,7 @@ def test_all_compute_the_same_rows_of_as_many_tokens(shape, tmp_path):
     assert all(name in printed for name in runs)
 
 
-def test_a_race_is_drawn(tmp_path):
+def test_a_race_is_drawn(race, tmp_path):
     pytest.importorskip("matplotlib", reason="only the bench extra has matplotlib")
-    row = {"contestant": "seqembed", "min": 1.0, "median": 2.0, "max": 3.0}
-    result = {
-        "shape": "t6_8M",
-        "precision": "fp32",
-        "device": "cpu",
-        "threads": 2,
-        "machine": {"cpu": "a CPU"},
-        "summary": [row, row | {"contestant": "a peer"}],
-    }
-    (tmp_path / "race.json").write_text(json.dumps(result))
-    run("plot", tmp_path / "race.json", "-o", tmp_path / "race.png")
+    run("plot", race[0], "-o", tmp_path / "race.png")
     assert (tmp_path / "race.png").read_bytes().startswith(b"\x89PNG")

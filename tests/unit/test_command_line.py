@@ -115,6 +115,7 @@ sys.exit(command_line.run(step, argparse.Namespace(log=Path("log"))))
 """
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("count", [1, 20])
 def test_sigterm_leaves_no_temporary_file(count, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(SCRIPTS)}

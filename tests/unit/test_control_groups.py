@@ -1,24 +1,36 @@
-"""The kernel's count of processes killed out of memory, and a worker that it kills."""
+"""Memory limits of control groups, the count of kills, and a worker that the kernel kills."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from worker_runs import SCRIPTS, embed_command, make_project, make_sequences
+from worker_runs import embed_command, make_project, make_sequences
 
-from seqembed.machine.control_groups import GROUPS, OWN_GROUPS, count_oom_kills
+from seqembed.machine.control_groups import GROUPS, OWN_GROUPS, count_oom_kills, memory_limit
 
 V1 = "oom_kill_disable 0\nunder_oom 0\noom_kill {}\n"
 V2 = "low 0\nhigh 0\nmax 12\noom 4\noom_kill {}\noom_group_kill 0\n"
 MEMORY = GROUPS / "memory"
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes /proc/self/cgroup and files of groups; gives the arguments that name both."""
+
+    def written(own: str, files: Mapping[str, str]) -> tuple[Path, Path]:
+        (tmp_path / "cgroup").write_text(own)
+        for name, text in files.items():
+            (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "groups" / name).write_text(text)
+        return tmp_path / "cgroup", tmp_path / "groups"
+
+    return written
 
 
 @pytest.mark.parametrize(
@@ -30,27 +42,34 @@ MEMORY = GROUPS / "memory"
         ("4:cpuset,memory:/job\n", "memory/job/memory.oom_control", V1),
     ],
 )
-def test_the_count_is_found_in_both_versions(own, place, text, tmp_path):
-    (tmp_path / "cgroup").write_text(own)
-    path = tmp_path / "groups" / place
-    path.parent.mkdir(parents=True)
-    path.write_text(text.format(3))
-    assert count_oom_kills(tmp_path / "cgroup", tmp_path / "groups") == 3
+def test_the_count_is_found_in_both_versions(own, place, text, write):
+    assert count_oom_kills(*write(own, {place: text.format(3)})) == 3
 
 
 @pytest.mark.parametrize("text", [None, "", "oom 1\n", "oom_kill x\n"])
-def test_without_a_count_there_is_none(text, tmp_path):
-    (tmp_path / "cgroup").write_text("0::/a\n")
-    if text is not None:
-        (tmp_path / "a").mkdir()
-        (tmp_path / "a/memory.events").write_text(text)
-    assert count_oom_kills(tmp_path / "cgroup", tmp_path) is None
-    assert count_oom_kills(tmp_path / "none", tmp_path) is None
+def test_without_a_count_there_is_none(text, write):
+    own, groups = write("0::/a\n", {} if text is None else {"a/memory.events": text})
+    assert count_oom_kills(own, groups) is None
+    assert count_oom_kills(groups / "none", groups) is None
+
+
+@pytest.mark.parametrize(
+    ("own", "limits", "found"),
+    [
+        ("0::/slurm/job_1/step_0\n", {"slurm/job_1/memory.max": "500\n"}, 500),
+        ("0::/a/b\n", {"a/memory.max": "700\n", "a/b/memory.max": "max\n"}, 700),
+        ("0::/a\n", {"a/memory.max": "max\n"}, None),
+        ("4:memory:/a\n", {"memory/a/memory.limit_in_bytes": "90\n"}, 90),
+        ("4:memory:/a\n", {}, None),
+    ],
+)
+def test_memory_limit_is_the_lowest_of_nested_groups(own, limits, found, write):
+    assert memory_limit(*write(own, limits)) == found
 
 
 @pytest.fixture
-def group(request) -> Iterator[Path]:
-    """A control group that may hold `request.param` MB, of version 1 or 2."""
+def group() -> Iterator[Path]:
+    """A control group that may hold 320 MiB, of version 1 or 2."""
     own = dict(reversed(line.split(":", 2)[1:]) for line in OWN_GROUPS.read_text().splitlines())
     version_1 = next((g for g, names in own.items() if "memory" in names.split(",")), None)
     parent = MEMORY / version_1.lstrip("/") if version_1 else GROUPS / next(iter(own)).lstrip("/")
@@ -58,7 +77,7 @@ def group(request) -> Iterator[Path]:
     try:
         folder.mkdir()
         limit = "memory.limit_in_bytes" if version_1 else "memory.max"
-        (folder / limit).write_text(str(request.param << 20))
+        (folder / limit).write_text(str(320 << 20))
     except OSError as error:
         if folder.is_dir():
             folder.rmdir()
@@ -67,32 +86,6 @@ def group(request) -> Iterator[Path]:
     folder.rmdir()
 
 
-PROGRAM = """
-import os, sys
-open(sys.argv[1] + "/cgroup.procs", "w").write(str(os.getpid()))
-from seqembed.machine.control_groups import count_oom_kills
-before = count_oom_kills()
-child = os.fork()
-if not child:
-    held = bytearray(1 << 30)
-    for place in range(0, len(held), 4096):
-        held[place] = 1
-print(os.waitpid(child, 0)[1], count_oom_kills() - before)
-"""
-
-
-@pytest.mark.parametrize("group", [48], indirect=True)
-def test_a_kill_of_the_kernel_counts(group):
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(group)],
-        env=os.environ | {"PYTHONPATH": str(SCRIPTS)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.stdout.split() == [str(int(signal.SIGKILL)), "1"], done.stderr
-
-
-@pytest.mark.parametrize("group", [320], indirect=True)
 def test_a_worker_killed_by_the_kernel_goes_on_with_smaller_batches(
     group, prepared_model, tmp_path
 ):

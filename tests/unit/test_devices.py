@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,8 @@ from seqembed.errors import DeviceError, InterruptedRun
 from seqembed.machine.devices import Gpu, choose_candidates, lease_gpu
 
 MIGS = [f"MIG-{number}c2d3e4f-0000-1111-2222-333344445555" for number in range(3)]
-OLD_MIG = "MIG-GPU-aaaa1111-0000-0000-0000-000000000000/1/0"
+UUIDS = [f"GPU-aaaa{number}-0000-0000-0000-000000000000" for number in (1111, 2222)]
+OLD_MIG = f"MIG-{UUIDS[0]}/1/0"
 SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -33,15 +35,21 @@ def bare(tmp_path):
 @pytest.fixture
 def machine(bare):
     """Two GPUs whose minors are not in the order of the bus."""
-    bare.add("0000:3b:00.0", 1, "GPU-aaaa1111-0000-0000-0000-000000000000")
-    bare.add("0000:d8:00.0", 0, "GPU-aaaa2222-0000-0000-0000-000000000000")
+    bare.add("0000:3b:00.0", 1, UUIDS[0])
+    bare.add("0000:d8:00.0", 0, UUIDS[1])
     return bare
 
 
 @pytest.fixture
 def messages(caplog):
     caplog.set_level(logging.INFO)
-    return lambda: [record.getMessage() for record in caplog.records]
+    return lambda: caplog.messages
+
+
+def refuse(lease, error, message=None):
+    """Check that the lease raises before its body."""
+    with pytest.raises(error, match=message), lease:
+        pytest.fail("leased all the same")
 
 
 # Which GPUs there are
@@ -49,12 +57,8 @@ def messages(caplog):
 
 def test_gpus_are_read_from_the_driver_in_bus_order(machine):
     first, second = machine.gpus()
-    assert first == Gpu(
-        index=0,
-        uuid="GPU-aaaa1111-0000-0000-0000-000000000000",
-        bus_id="0000:3b:00.0",
-        node=machine.dev / "nvidia1",
-    )
+    node = machine.dev / "nvidia1"
+    assert first == Gpu(index=0, uuid=UUIDS[0], bus_id="0000:3b:00.0", node=node)
     assert (second.index, second.node.name, second.cuda_name) == (1, "nvidia0", second.uuid)
 
 
@@ -132,7 +136,7 @@ THREE = [gpu(0, "GPU-aaaa1111"), gpu(1, "GPU-aaaa2222"), gpu(2, "GPU-bbbb3333")]
         ("gpu-BBBB,0", [2, 0]),
     ],
 )
-def test_candidates(visible, indices):
+def test_entries_name_gpus_by_number_or_uuid_in_their_order(visible, indices):
     assert [gpu.index for gpu in choose_candidates(THREE, visible)] == indices
 
 
@@ -164,14 +168,19 @@ def hold(gpus, held):
         time.sleep(300)
 
 
+def hold_as_nobody(devices, held):
+    os.setuid(65534)
+    hold(devices, held)
+
+
 @pytest.fixture
-def holder(machine):
-    """Starts a process that holds one of some GPUs; gives the process and the GPU's name."""
+def holder():
+    """Starts a process that holds one of some devices; gives the process and the device's name."""
     children = []
 
-    def started(gpus):
+    def started(devices, target=hold):
         held = SPAWN.Queue()
-        child = SPAWN.Process(target=hold, args=(gpus, held))
+        child = SPAWN.Process(target=target, args=(devices, held))
         children.append(child)
         child.start()
         return child, held.get(timeout=30)
@@ -192,13 +201,13 @@ def is_free(gpu):
     return True
 
 
+@pytest.mark.timing
 def test_two_leases_are_two_gpus_and_a_third_waits_for_its_end(machine, holder, messages):
     gpus = machine.gpus()
     _, first = holder(gpus)
     second_child, second = holder(gpus)
     assert {first, second} == {gpu.cuda_name for gpu in gpus}
-    with pytest.raises(InterruptedRun), machine.lease(leave_if_asked=leave_after(0.5)):
-        pytest.fail("a GPU was held twice")
+    refuse(machine.lease(leave_if_asked=leave_after(0.5)), InterruptedRun)
     threading.Timer(0.5, second_child.kill).start()
     began = time.monotonic()
     with machine.lease(leave_if_asked=leave_after(30)) as variables:
@@ -210,14 +219,9 @@ def test_two_leases_are_two_gpus_and_a_third_waits_for_its_end(machine, holder, 
         assert part in waiting[0]
 
 
-def hold_as_nobody(devices, held):
-    os.setuid(65534)
-    hold(devices, held)
-
-
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user, too")
 @pytest.mark.parametrize("name", ["0", MIGS[0]])
-def test_the_users_of_a_machine_share_its_gpus(name):
+def test_the_users_of_a_machine_share_its_gpus(name, holder):
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         machine = Machine(Path(folder))
@@ -225,17 +229,10 @@ def test_the_users_of_a_machine_share_its_gpus(name):
         # As the driver makes them.
         for node in machine.dev.iterdir():
             node.chmod(0o666)
-        candidates, held = choose_candidates(machine.gpus(), name, machine.dev), SPAWN.Queue()
-        other = SPAWN.Process(target=hold_as_nobody, args=(candidates, held))
-        other.start()
-        try:
-            held.get(timeout=30)
-            with pytest.raises(BlockingIOError):
-                candidates[0].lock()
-        finally:
-            other.kill()
-            other.join()
-        candidates[0].lock().close()
+        (device,) = choose_candidates(machine.gpus(), name, machine.dev)
+        holder([device], hold_as_nobody)
+        with pytest.raises(BlockingIOError):
+            device.lock()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -251,8 +248,7 @@ def test_a_killed_holder_frees_its_device(machine, holder, name, number):
 
 
 def test_a_run_that_is_asked_to_stop_leases_nothing(machine):
-    with pytest.raises(InterruptedRun), machine.lease(leave_if_asked=leave_after(-1)):
-        pytest.fail("leased all the same")
+    refuse(machine.lease(leave_if_asked=leave_after(-1)), InterruptedRun)
     assert all(map(is_free, machine.gpus()))
 
 
@@ -284,11 +280,8 @@ def test_a_child_that_outlives_its_parent_does_not_keep_the_gpu(machine):
 def test_a_node_that_went_away_is_an_error_that_names_it(machine):
     gpus = machine.gpus()[:1]
     gpus[0].node.unlink()
-    with (
-        pytest.raises(DeviceError, match=re.escape(f"{gpus[0].node} cannot be locked (No such")),
-        lease_gpu(gpus, leave_if_asked=stay, logger=LOGGER),
-    ):
-        pytest.fail("leased a node that is not there")
+    lease = lease_gpu(gpus, leave_if_asked=stay, logger=LOGGER)
+    refuse(lease, DeviceError, re.escape(f"{gpus[0].node} cannot be locked (No such"))
 
 
 def test_character_devices_are_leased_like_files(machine):
@@ -303,7 +296,7 @@ def test_character_devices_are_leased_like_files(machine):
         pytest.skip("device nodes do not open on this file system")
     with machine.lease() as first, machine.lease() as second:
         names = [first["CUDA_VISIBLE_DEVICES"], second["CUDA_VISIBLE_DEVICES"]]
-        assert names == [gpu.uuid for gpu in machine.gpus()]
+        assert names == UUIDS
         assert not any(map(is_free, machine.gpus()))
 
 
@@ -312,26 +305,43 @@ def test_character_devices_are_leased_like_files(machine):
 
 def test_a_worker_is_pinned_to_the_leased_gpu(machine, messages):
     with machine.lease("cuda") as variables:
-        first = machine.gpus()[0]
-        assert variables == {
-            "CUDA_VISIBLE_DEVICES": first.uuid,
-            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-        }
-    assert messages() == [f"leased GPU 0 ({first.uuid}, PCI 0000:3b:00.0)"]
+        assert variables == {"CUDA_VISIBLE_DEVICES": UUIDS[0], "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    assert messages() == [f"leased GPU 0 ({UUIDS[0]}, PCI 0000:3b:00.0)"]
 
 
-@pytest.mark.parametrize(("rank", "index"), [(0, 0), (1, 1), (2, 0), (7, 1)])
-def test_ranks_start_at_different_gpus(machine, rank, index):
-    with machine.lease(rank=rank) as variables:
-        assert variables["CUDA_VISIBLE_DEVICES"] == machine.gpus()[index].uuid
+@pytest.mark.parametrize(
+    ("rank", "visible", "name"),
+    [
+        *((rank, None, UUIDS[rank % 2]) for rank in (0, 1, 2, 7)),
+        # As drivers before 470 name MIG devices; and mixed with a whole GPU.
+        (0, f"{OLD_MIG},{MIGS[0]}", OLD_MIG),
+        (1, f"0,{MIGS[0]}", MIGS[0]),
+    ],
+)
+def test_ranks_start_at_different_devices(machine, rank, visible, name):
+    with machine.lease(rank=rank, visible=visible) as variables:
+        assert variables["CUDA_VISIBLE_DEVICES"] == name
 
 
-def test_only_visible_gpus_are_candidates(machine):
+@pytest.mark.parametrize(
+    ("visible", "others", "names"),
+    [
+        ("1", {}, UUIDS[1:]),
+        ("2,0", {"rank": 1}, [UUIDS[0], "GPU-cccc"]),
+        ("0,1", {"SLURM_JOB_ID": "17"}, UUIDS),
+        (",".join(MIGS[:2]), {}, MIGS[:2]),
+    ],
+)
+def test_each_visible_device_has_one_holder(machine, messages, visible, others, names):
     machine.add("0000:e1:00.0", 2, "GPU-cccc")
-    with machine.lease(rank=1, visible="2,0") as first:
-        assert first["CUDA_VISIBLE_DEVICES"].startswith("GPU-aaaa1111")
-        with machine.lease(rank=1, visible="2,0") as second:
-            assert second["CUDA_VISIBLE_DEVICES"] == "GPU-cccc"
+    with ExitStack() as held:
+        for name in names:
+            lease = machine.lease(visible=visible, leave_if_asked=leave_after(30), **others)
+            variables = held.enter_context(lease)
+            assert variables["CUDA_VISIBLE_DEVICES"] == name
+            assert name in messages()[-1]
+        late = machine.lease(visible=visible, leave_if_asked=leave_after(0.3), **others)
+        refuse(late, InterruptedRun)
 
 
 @pytest.mark.parametrize("asked", ["auto", "cuda"])
@@ -353,59 +363,10 @@ def test_one_device_that_cannot_be_looked_up_is_trusted(bare, messages, name):
     assert messages()[0].endswith("without a lease")
 
 
-def test_one_device_of_a_user_is_leased(machine):
-    with machine.lease(visible="1") as variables:
-        assert variables["CUDA_VISIBLE_DEVICES"] == machine.gpus()[1].uuid
-        with (
-            pytest.raises(InterruptedRun),
-            machine.lease(visible="GPU-aaaa2222", leave_if_asked=leave_after(0.3)),
-        ):
-            pytest.fail("a GPU was held twice")
-
-
-def test_several_devices_of_a_job_are_leased(machine):
-    with (
-        machine.lease(visible="0,1", SLURM_JOB_ID="17") as first,
-        machine.lease(visible="0,1", SLURM_JOB_ID="17") as second,
-    ):
-        names = [first["CUDA_VISIBLE_DEVICES"], second["CUDA_VISIBLE_DEVICES"]]
-        assert names == [gpu.uuid for gpu in machine.gpus()]
-
-
-# Parts of a GPU
-
-
-def test_each_mig_device_has_one_holder(machine, messages):
-    visible = ",".join(MIGS[:2])
-    with (
-        machine.lease(visible=visible) as first,
-        machine.lease(visible=visible) as second,
-        pytest.raises(InterruptedRun),
-        machine.lease(visible=visible, leave_if_asked=leave_after(0.3)),
-    ):
-        pytest.fail("a MIG device was held twice")
-    assert first["CUDA_VISIBLE_DEVICES"] == MIGS[0]
-    assert second["CUDA_VISIBLE_DEVICES"] == MIGS[1]
-    assert f"leased {MIGS[0]}" in messages()
-
-
-@pytest.mark.parametrize(
-    ("visible", "rank", "name"),
-    # As drivers before 470 name MIG devices; and mixed with a whole GPU.
-    [(f"{OLD_MIG},{MIGS[0]}", 0, OLD_MIG), (f"0,{MIGS[0]}", 1, MIGS[0])],
-)
-def test_a_mig_device_is_pinned_by_its_name(machine, visible, rank, name):
-    with machine.lease(rank=rank, visible=visible) as variables:
-        assert variables["CUDA_VISIBLE_DEVICES"] == name
-
-
 def test_without_the_control_node_a_mig_device_is_an_error(machine):
     (machine.dev / "nvidiactl").unlink()
-    with (
-        pytest.raises(DeviceError, match=r"nvidiactl cannot be locked \(No such"),
-        machine.lease(visible=",".join(MIGS)),
-    ):
-        pytest.fail("leased without a lock")
+    lease = machine.lease(visible=",".join(MIGS))
+    refuse(lease, DeviceError, r"nvidiactl cannot be locked \(No such")
 
 
 # No GPU
@@ -439,14 +400,9 @@ def test_without_a_gpu_auto_takes_the_cpu_and_cuda_is_an_error(
     (message,) = messages()
     assert re.match(f"no GPU: {reason}.*using the CPU$", message)
     ways_out = "set `device: cpu`.*CUDA_VISIBLE_DEVICES"
-    with (
-        pytest.raises(DeviceError, match=f"{reason}.*{ways_out}"),
-        bare.lease("cuda", visible=visible),
-    ):
-        pytest.fail("leased a GPU that is not there")
+    refuse(bare.lease("cuda", visible=visible), DeviceError, f"{reason}.*{ways_out}")
 
 
 @pytest.mark.parametrize("asked", ["auto", "cuda"])
 def test_a_list_that_names_no_gpu_is_an_error(machine, asked):
-    with pytest.raises(DeviceError, match="'5' names no GPU"), machine.lease(asked, visible="0,5"):
-        pytest.fail("leased by a wrong list")
+    refuse(machine.lease(asked, visible="0,5"), DeviceError, "'5' names no GPU")

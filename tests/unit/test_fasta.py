@@ -69,6 +69,7 @@ def test_missing_file(tmp_path):
         list(read_records(tmp_path / "none.fasta"))
 
 
+@pytest.mark.timing
 def test_a_large_record_takes_linear_time(tmp_path):
     path = _write(tmp_path, b">a\n" + b"MKVLWEDRST\n" * 2_000_000)
     begin = time.perf_counter()
@@ -77,6 +78,7 @@ def test_a_large_record_takes_linear_time(tmp_path):
     assert time.perf_counter() - begin < 10
 
 
+@pytest.mark.timing
 def test_comments_take_linear_time(tmp_path):
     lines = b";" * 10_000 + b"\n" + b"; a\n" * 50_000
     begin = time.perf_counter()

@@ -396,6 +396,7 @@ def test_sigterm_writes_a_checkpoint_at_the_next_batch(times, run, project, undi
     assert project.content() == undisturbed.content()
 
 
+@pytest.mark.timing
 def test_sigterm_writes_what_is_finished_before_a_long_batch_ends(context, project):
     fault = partial(worker_runs.terminated_in_third_batch, seconds=600)
     worker = WorkerProcess(context, project, fault, checkpoint_seq_threshold=10**6, threads=2)

@@ -419,6 +419,7 @@ def raise_in(*calls: int, seconds: float = 0.1) -> Callable[..., None]:
     return act
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("policy", [TRUNCATE, WINDOW])
 def test_batches_behind_one_that_failed_are_computed_again_in_order(policy, tmp_path, caplog):
     # Of the first, its second pass and the last are computed when its first one fails.
@@ -479,6 +480,7 @@ def test_a_stop_while_a_failure_is_handled_leaves_no_row_without_a_part(failing)
     assert all(row.tobytes() == expected[n].tobytes() for n, row in found)
 
 
+@pytest.mark.timing
 def test_nothing_is_begun_behind_a_cancelled_batch(tmp_path):
     go, asked, tracker = Event(), Event(), tracker_of(1, tmp_path)
     note_in_flight = tracker.note_in_flight

@@ -32,6 +32,7 @@ def hold_until_killed(folder: Path, ready: Any) -> None:
         time.sleep(600)
 
 
+@pytest.mark.timing
 def test_a_folder_is_locked_until_its_holder_is_killed(tmp_path, caplog, context):
     caplog.set_level(logging.INFO, "seqembed.tests")
     ready = context.Event()
@@ -98,6 +99,7 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, caplog):
     assert f"{tmp_path}: cannot be locked (No locks available)" in caplog.text
 
 
+@pytest.mark.timing
 def test_a_second_worker_of_a_shard_waits_and_computes_nothing(project, context):
     first = WorkerProcess(context, project, worker_runs.slow_batches)
     deadline = time.monotonic() + 60
@@ -110,6 +112,7 @@ def test_a_second_worker_of_a_shard_waits_and_computes_nothing(project, context)
     assert "waiting: another worker" in project.log.read_text()
 
 
+@pytest.mark.timing
 def test_without_locks_two_workers_do_no_harm_and_double_work_is_logged(project, context):
     fault = worker_runs.slow_batches_without_locks
     workers = [WorkerProcess(context, project, fault) for _ in range(2)]

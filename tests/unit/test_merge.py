@@ -443,6 +443,7 @@ def _peak_growth(small: Path, folder: Path) -> int:
     return int(subprocess.check_output(command, env=os.environ | own))
 
 
+@pytest.mark.timing
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 def test_memory_is_a_few_bytes_a_sequence_whatever_the_width(tmp_path):
     small, count = tmp_path / "small", 200_000

@@ -12,11 +12,11 @@ from seqembed.results.writer import prefetch
 
 
 @given(st.lists(st.integers() | st.none(), max_size=9))
-def test_all_come_in_their_order(items):
+def test_all_items_come_in_their_order(items):
     assert list(prefetch(items)) == items
 
 
-def test_the_next_is_taken_meanwhile_and_what_it_raises_comes_in_its_turn():
+def test_the_next_item_is_taken_meanwhile_and_its_error_comes_in_its_turn():
     taken = Event()
 
     def items():
@@ -31,7 +31,7 @@ def test_the_next_is_taken_meanwhile_and_what_it_raises_comes_in_its_turn():
         next(coming)
 
 
-def test_who_leaves_takes_one_more_at_most():
+def test_a_reader_that_stops_has_taken_one_more_item_at_most():
     taken = []
 
     def items():

@@ -39,41 +39,43 @@ def test_a_process_whose_parent_is_gone_already_ends_at_once(parent, code):
 
 
 @pytest.fixture
-def srun(tmp_path) -> Path:
-    path = tmp_path / "bin/srun"
-    path.parent.mkdir()
-    path.write_text(SRUN_STAND_IN)
-    path.chmod(0o755)
-    return path
+def embed_shard(tmp_path):
+    """Runs embed_shard.py with the environment variables given, and a stand-in of srun on PATH."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/srun").write_text(SRUN_STAND_IN)
+    (tmp_path / "bin/srun").chmod(0o755)
+    kept = {name: value for name, value in os.environ.items() if "SLURM" not in name}
+
+    def run(*more: str, **variables: str) -> subprocess.CompletedProcess:
+        environment = kept | {"PATH": str(tmp_path / "bin")} | variables
+        command = [*COMMAND, *more]
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+
+    return run
 
 
-def embed_shard(folder: Path, *more: str, path: str = "", **variables: str):
-    inherited = {name: value for name, value in os.environ.items() if "SLURM" not in name}
-    environment = inherited | variables | {"PATH": path}
-    return subprocess.run(
-        [*COMMAND, *more], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-
-
-def test_in_a_slurm_job_the_same_command_runs_as_a_step(tmp_path, srun):
-    done = embed_shard(tmp_path, "--own-step", path=str(srun.parent), SLURM_JOB_ID="17")
+def test_in_a_slurm_job_the_same_command_runs_as_a_step(tmp_path, embed_shard):
+    done = embed_shard("--own-step", SLURM_JOB_ID="17")
     assert done.returncode == 7
     assert done.stdout.splitlines() == [*SRUN[1:], *COMMAND, "job 17"]
     assert "starting a Slurm step of its own in job 17" in (tmp_path / "worker.log").read_text()
 
 
 @pytest.mark.parametrize(
-    ("more", "variables"), [((), {"SLURM_JOB_ID": "17"}), (("--own-step",), {})]
+    ("more", "variables"),
+    [((), {"SLURM_JOB_ID": "17"}), (("--own-step",), {})],
 )
-def test_without_the_option_or_a_job_no_step_starts(tmp_path, srun, more, variables):
-    done = embed_shard(tmp_path, *more, path=str(srun.parent), **variables)
+def test_without_the_option_or_a_job_no_step_starts(tmp_path, embed_shard, more, variables):
+    done = embed_shard(*more, **variables)
     assert done.returncode == 1 and "none.json" in done.stderr
     named = "Slurm job 17 on " in (tmp_path / "worker.log").read_text()
     assert named is bool(variables)
 
 
-def test_without_srun_the_run_goes_on_with_a_warning(tmp_path):
-    done = embed_shard(tmp_path, "--own-step", path=str(tmp_path), SLURM_JOB_ID="17")
+def test_without_srun_the_run_goes_on_with_a_warning(embed_shard):
+    done = embed_shard("--own-step", PATH="", SLURM_JOB_ID="17")
     assert done.returncode == 1 and "none.json" in done.stderr
     assert "srun is not on PATH" in done.stderr
 

@@ -10,13 +10,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from driver import wait_until
 from worker_runs import SCRIPTS, Project, embed_command, make_project, make_sequences
 
+import seqembed
 from seqembed import supervisor
 from seqembed.checkpoints.blocks import list_blocks, read_block
 from seqembed.environment import EnvConfig
@@ -29,36 +33,19 @@ ENVIRONMENT = EnvConfig.from_environ({})
 LOGGER = logging.getLogger("seqembed.tests")
 
 
-def wait_for(what: Callable[[], Any], seconds: float = 60.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline, f"not in {seconds} seconds"
-        time.sleep(0.01)
-    return found
-
-
-def stat_of(pid: int) -> list[str]:
-    """State, parent and so on; a process that is gone has the state X."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return ["X", "0"]
-
-
 def gone(pid: int) -> bool:
     # A zombie does nothing, and nobody here waits for it.
-    return stat_of(pid)[0] in "XZ"
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    return True
 
 
 def workers_of(pid: int) -> list[int]:
     """The spawned children of a process, without multiprocessing's resource tracker."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        if stat_of(int(folder.name))[1] == str(pid):
-            words = (folder / "cmdline").read_bytes()
-            if b"spawn_main" in words:
-                found.append(int(folder.name))
-    return found
+    with suppress(psutil.NoSuchProcess):
+        children = psutil.Process(pid).children()
+        return [child.pid for child in children if "spawn_main" in " ".join(child.cmdline())]
+    return []
 
 
 @pytest.fixture(scope="module")
@@ -75,34 +62,18 @@ class Entry:
         self.folder = folder
         output, log = folder / "shards/shard_0.h5", folder / "worker.log"
         often = {"token_budget": 600, "checkpoint_seq_threshold": 20}
-        self.command = embed_command(project.index(), project.model, output, log, **often)
-
-    def start(self) -> None:
+        command = embed_command(project.index(), project.model, output, log, **often)
         self.process = subprocess.Popen(
-            self.command, stderr=subprocess.PIPE, text=True, start_new_session=True
+            command, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
         self.pid = self.process.pid
-
-    def start_under_a_driver(self) -> int:
-        """Start it as the child of a process that does nothing else; return that one's pid."""
-        program = (
-            "import os, subprocess, sys, time\n"
-            "child = subprocess.Popen([*sys.argv[1:], '--parent', str(os.getpid())])\n"
-            "print(child.pid, flush=True)\n"
-            "time.sleep(600)"
-        )
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", program, *self.command], stdout=subprocess.PIPE, text=True
-        )
-        self.pid = int(self.process.stdout.readline())
-        return self.process.pid
 
     def blocks(self) -> list[Path]:
         return [path for f in self.folder.glob("checkpoints/*/shard_0") for path in list_blocks(f)]
 
     def worker(self) -> int:
         """The worker's pid, as soon as it has written a block."""
-        wait_for(self.blocks)
+        wait_until(self.blocks, "the worker has written a block")
         (pid,) = workers_of(self.pid)
         return pid
 
@@ -116,18 +87,8 @@ class Entry:
 def entry(long_project, tmp_path) -> Iterator[Entry]:
     entry = Entry(long_project, tmp_path)
     yield entry
-    for pid in (entry.process.pid, entry.pid):
-        if not gone(pid):
-            os.kill(pid, signal.SIGKILL)
-    entry.process.wait()
-
-
-def assert_checkpointed(entry: Entry) -> None:
-    """The last block holds what was finished when the signal came, not a full block's 20 rows."""
-    log = (entry.folder / "worker.log").read_text()
-    assert "interrupted: stopped by a signal" in log
-    rows = sum(len(read_block(path).rows) for path in entry.blocks())
-    assert f"{rows:,} of 2,000 sequences done" in log
+    entry.process.kill()
+    entry.process.communicate()
 
 
 def stop_by_sigterm(entry: Entry) -> None:
@@ -139,9 +100,9 @@ def stop_by_ctrl_c(entry: Entry) -> None:
     os.killpg(entry.pid, signal.SIGINT)
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("stop", [stop_by_sigterm, stop_by_ctrl_c])
 def test_a_signal_lets_the_worker_write_a_checkpoint(stop, entry):
-    entry.start()
     worker = entry.worker()
     # CUDA cannot be touched where PyTorch is not there.
     assert "libtorch" in Path(f"/proc/{worker}/maps").read_text()
@@ -154,39 +115,25 @@ def test_a_signal_lets_the_worker_write_a_checkpoint(stop, entry):
     assert message == "stopped by a signal; what is finished is kept, run again to go on"
     assert "Traceback" not in "".join(lines)
     assert gone(worker)
-    assert_checkpointed(entry)
+    log = (entry.folder / "worker.log").read_text()
+    assert "interrupted: stopped by a signal" in log
+    # The last block holds what was finished when the signal came, not a full block's 20 rows.
+    rows = sum(len(read_block(path).rows) for path in entry.blocks())
+    assert f"{rows:,} of 2,000 sequences done" in log
 
 
+@pytest.mark.timing
 def test_a_signal_while_the_worker_starts(entry):
-    entry.start()
-    wait_for(lambda: workers_of(entry.pid))
+    wait_until(lambda: workers_of(entry.pid), "the worker starts")
     stop_by_sigterm(entry)
     assert entry.finish()[0] == 143
 
 
-def test_a_killed_worker_is_an_error_that_says_so(entry):
-    entry.start()
-    os.kill(entry.worker(), signal.SIGKILL)
-    code, lines = entry.finish()
-    assert code == 1
-    assert "without reporting a status: it was killed by SIGKILL" in lines[-1]
-    assert "what is finished is kept" in lines[-1]
-    assert len(entry.blocks()) > 0
-
-
-def test_supervisor_and_worker_end_with_the_driver(entry):
-    driver = entry.start_under_a_driver()
-    worker = entry.worker()
-    os.kill(driver, signal.SIGKILL)
-    wait_for(lambda: gone(entry.pid) and gone(worker), 10)
-    assert_checkpointed(entry)
-
-
+@pytest.mark.timing
 def test_a_worker_dies_with_its_supervisor(entry):
-    entry.start()
     worker = entry.worker()
     os.kill(entry.pid, signal.SIGKILL)
-    wait_for(lambda: gone(worker), 2)
+    wait_until(lambda: gone(worker), "the worker is gone", 2)
     for path in entry.blocks():
         read_block(path)
 
@@ -197,8 +144,12 @@ def test_the_supervisor_does_not_import_torch():
     assert subprocess.run([sys.executable, "-c", program], env=environment).returncode == 0
 
 
-# Workers that only pretend, in the place of _work.
+# Workers that only pretend: their processes find another gpu_worker in the library's place.
 
+PRETEND = """\
+def gpu_worker(rank, world_size, results, index_path, output_dir, config):
+    config["work"](results, config, [rank, world_size, index_path, output_dir])
+"""
 MEMORY = ("GLIBC_TUNABLES", "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "ARROW_DEFAULT_MEMORY_POOL")
 COMPLETE = {"rank": 0, "status": "complete", "num_sequences": 3}
 FAILED = {"rank": 0, "status": "failed", "error": "generic_error", "error_message": "M: bad"}
@@ -206,100 +157,87 @@ NAN = {"rank": 0, "status": "numerical_instability", "failed_batch": [1, 2], "er
 INTERRUPTED = {"rank": 0, "status": "interrupted", "error_message": "x"}
 
 
-def report(results: Any, status: dict[str, Any], code: int) -> None:
-    results.put(status)
+def report(results: Any, status: dict[str, Any] | None, code: int) -> None:
+    if status:
+        results.put(status)
     results.close()
     results.join_thread()
     sys.exit(code)
 
 
-def reports_what_it_was_given(
-    parent: int, results: Any, began: Any, variables: dict[str, str], *arguments: Any
-) -> None:
-    given = {"parent": parent, "variables": variables, "arguments": arguments}
-    given["memory"] = [os.environ.get(name) for name in MEMORY]
+def reports_what_it_was_given(results: Any, config: Any, arguments: list[Any]) -> None:
+    names = ("CUDA_VISIBLE_DEVICES", *MEMORY)
+    given = {"arguments": arguments, "variables": [os.environ.get(name) for name in names]}
     report(results, COMPLETE | given, 0)
 
 
-def reports_as_asked(parent: int, results: Any, *others: Any) -> None:
-    """`status` and `code` stand in its settings."""
-    report(results, others[-1]["status"], others[-1]["code"])
+def reports_as_asked(results: Any, config: Any, _: Any) -> None:
+    report(results, config["status"], config["code"])
 
 
-def exits(parent: int, results: Any, *_: Any) -> None:
-    os._exit(7)
-
-
-def ignores_signals(parent: int, results: Any, *others: Any) -> None:
+def ignores_signals(results: Any, config: Any, _: Any) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    Path(others[-1]["log_path"]).touch()
+    config["ready"].touch()
     time.sleep(600)
 
 
-def fails_when_stopped(parent: int, results: Any, *others: Any) -> None:
+def fails_when_stopped(results: Any, config: Any, _: Any) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: report(results, FAILED, 1))
-    Path(others[-1]["log_path"]).touch()
+    config["ready"].touch()
     time.sleep(600)
 
 
 @pytest.fixture
 def supervise(tmp_path, monkeypatch, restored_process) -> Callable[..., dict[str, Any]]:
     """Runs a Supervisor over a worker that pretends."""
+    package = tmp_path / "first/seqembed"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(f"__path__ += {seqembed.__path__!r}\n")
+    (package / "gpu_worker.py").write_text(PRETEND)
+    # A spawned process inherits sys.path; this process has imported the library before.
+    monkeypatch.syspath_prepend(package.parent)
 
     def run(work: Any, **changes: Any) -> dict[str, Any]:
-        monkeypatch.setattr(supervisor, "_work", work)
-        config = {"device": "cpu", "threads": 2, "log_path": str(tmp_path / "ready")} | changes
+        given = {"device": "cpu", "threads": 2, "ready": tmp_path / "ready", "work": work}
         environment = EnvConfig.from_environ({"CUDA_VISIBLE_DEVICES": ""})
-        arguments = (0, 1, tmp_path / "index", tmp_path / "shards", config)
+        arguments = (0, 1, tmp_path / "index", tmp_path / "shards", given | changes)
         return Supervisor(LOGGER, environment, None).run(*arguments)
 
     return run
 
 
 @pytest.mark.parametrize("own", [(), ("glibc.malloc.perturb=0", "100", "mimalloc")])
-def test_allocators_are_limited_and_the_users_own_values_win(own, supervise, monkeypatch):
+def test_a_worker_gets_its_arguments_and_variables_where_the_users_own_win(
+    own, supervise, monkeypatch, tmp_path
+):
     for name in MEMORY:
         monkeypatch.delenv(name, raising=False)
     for name, value in zip(MEMORY, own, strict=False):
         monkeypatch.setenv(name, value)
-    tunables, shapes, pool = supervise(reports_what_it_was_given)["memory"]
+    status = supervise(reports_what_it_was_given)
+    assert status["arguments"] == [0, 1, tmp_path / "index", tmp_path / "shards"]
+    visible, tunables, shapes, pool = status["variables"]
+    assert visible == ""
     assert {"glibc.malloc.tcache_count=0", *own[:1]} <= set(tunables.split(":"))
     assert [shapes, pool] == list(own[1:] or ("16", "system"))
 
 
-def test_a_complete_worker_gives_its_status(supervise, tmp_path):
-    status = supervise(reports_what_it_was_given)
-    assert status["parent"] == os.getpid()
-    assert status["variables"] == {"CUDA_VISIBLE_DEVICES": ""}
-    *given, config = status["arguments"]
-    assert given == [0, 1, tmp_path / "index", tmp_path / "shards"]
-    assert config["device"] == "cpu"
-
-
 @pytest.mark.parametrize(
-    ("status", "code", "message"),
+    ("status", "code", "error", "message"),
     [
-        (FAILED, 1, "^M: bad; what is finished is kept, run again to go on$"),
-        (FAILED | {"error": "cuda_oom"}, 1, "^M: bad; out of memory .* fewer shards"),
-        (FAILED | {"error": "cuda_runtime"}, 1, "^M: bad; the GPU or its driver failed"),
-        (NAN, 1, "^nan; what is finished is kept"),
+        (FAILED, 1, WorkerError, "^M: bad; what is finished is kept, run again to go on$"),
+        (FAILED | {"error": "cuda_oom"}, 1, WorkerError, "^M: bad; out of memory .* fewer shards"),
+        (FAILED | {"error": "cuda_runtime"}, 1, WorkerError, "^M: bad; the GPU or its driver"),
+        (NAN, 1, WorkerError, "^nan; what is finished is kept"),
         # The exit code has the last word.
-        (COMPLETE, 5, "^the worker completed, and then ended with exit code 5;"),
+        (COMPLETE, 5, WorkerError, "^the worker completed, and then ended with exit code 5;"),
+        (None, 7, WorkerError, "without reporting a status: .* exit code 7;"),
+        (INTERRUPTED, 143, InterruptedRun, "run again to go on"),
     ],
 )
-def test_any_other_end_is_an_error(status, code, message, supervise):
-    with pytest.raises(WorkerError, match=message):
+def test_an_end_other_than_complete_is_an_error(status, code, error, message, supervise):
+    with pytest.raises(error, match=message):
         supervise(reports_as_asked, status=status, code=code)
-
-
-def test_an_exit_without_a_status_is_an_error(supervise):
-    with pytest.raises(WorkerError, match="without reporting a status: .* exit code 7;"):
-        supervise(exits)
-
-
-def test_an_interrupted_worker_is_no_error(supervise):
-    with pytest.raises(InterruptedRun, match="run again to go on"):
-        supervise(reports_as_asked, status=INTERRUPTED, code=143)
 
 
 @pytest.mark.parametrize(
@@ -323,6 +261,7 @@ def test_only_what_a_process_does_to_itself_is_a_crash(code, oom_killed, memory)
     assert unknown.crash is None and not unknown.wants_fresh_worker
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize(
     ("work", "grace", "error", "message"),
     [
@@ -336,7 +275,7 @@ def test_a_stop_kills_after_a_grace_and_keeps_an_error(
     """An error is kept: a checkpoint may not have been written."""
 
     def stop() -> None:
-        wait_for((tmp_path / "ready").exists)
+        wait_until((tmp_path / "ready").exists, "the worker is ready")
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(supervisor, "GRACE_SECONDS", grace)

@@ -6,7 +6,6 @@ import psutil
 import pytest
 import torch
 
-from seqembed.machine.control_groups import memory_limit
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.dnabert_s import DnabertS
 from seqembed.models.encoders.esm2 import Esm2
@@ -17,7 +16,7 @@ ESM2 = Esm2Architecture(layers=1, width=320, heads=20, ffn_width=1280)
 DNA = DnabertArchitecture(layers=1, width=384, heads=6, ffn_width=1536, vocabulary=30)
 
 
-def test_bytes_of_a_token():
+def test_a_token_takes_the_bytes_of_its_activations():
     assert bytes_a_token(ESM2, 4) == 4 * (8 * 320 + 2 * 1280)
     assert bytes_a_token(DNA, 2) == 2 * (8 * 384 + 2 * 1536)
 
@@ -35,24 +34,6 @@ def test_gpu_budget_fits_in_half_the_free_memory(free, budget):
 )
 def test_cpu_streams_fit_in_half_the_free_memory(free, streams):
     assert cpu_streams(1000, 2048, 8, free) == streams
-
-
-@pytest.mark.parametrize(
-    ("own", "limits", "found"),
-    [
-        ("0::/slurm/job_1/step_0\n", {"slurm/job_1/memory.max": "500"}, 500),
-        ("0::/a/b\n", {"a/memory.max": "700", "a/b/memory.max": "max"}, 700),
-        ("0::/a\n", {"a/memory.max": "max"}, None),
-        ("4:memory:/a\n", {"memory/a/memory.limit_in_bytes": "90"}, 90),
-        ("4:memory:/a\n", {}, None),
-    ],
-)
-def test_memory_limit_is_the_lowest_of_nested_groups(own, limits, found, tmp_path):
-    (tmp_path / "cgroup").write_text(own)
-    for name, text in limits.items():
-        (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "groups" / name).write_text(f"{text}\n")
-    assert memory_limit(tmp_path / "cgroup", tmp_path / "groups") == found
 
 
 def test_the_control_group_limits_the_available_memory(monkeypatch):

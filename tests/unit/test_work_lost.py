@@ -61,6 +61,7 @@ def stop_at_random(
     return worker.finish().exit_code in (143, -9)
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize(("number", "most"), [(signal.SIGTERM, 0), (signal.SIGKILL, INTERVAL)])
 def test_the_work_lost_by_a_signal(number, most, project, context):
     choice, found = random.Random(int(number)), []

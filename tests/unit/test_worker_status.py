@@ -7,20 +7,7 @@ import json
 import pytest
 import torch
 
-from seqembed.errors import (
-    CheckpointError,
-    ConfigError,
-    DeviceError,
-    FreshProcessError,
-    IndexFormatError,
-    InterruptedRun,
-    ModelError,
-    NonFiniteError,
-    NotTheSequencesError,
-    RecipeError,
-    ShardError,
-    WorkerCrashError,
-)
+from seqembed import errors
 from seqembed.worker.status import describe_error
 
 OUT_OF_MEMORY = {"error": "cuda_oom", "retry_recommended": True, "reduce_batch_size": True}
@@ -28,6 +15,8 @@ DEVICE = {"error": "cuda_runtime", "retry_recommended": True, "circuit_breaker":
 EXPECTED = {"error": "generic_error", "retry_recommended": False}
 FRESH = {"error": "generic_error", "retry_recommended": True}
 UNEXPECTED = {"error": "unexpected_error", "retry_recommended": False}
+OURS = [errors.CheckpointError, errors.ConfigError, errors.DeviceError, errors.IndexFormatError]
+OURS += [errors.ModelError, errors.RecipeError, errors.ShardError, errors.WorkerCrashError]
 
 
 @pytest.mark.parametrize(
@@ -42,11 +31,9 @@ UNEXPECTED = {"error": "unexpected_error", "retry_recommended": False}
         (KeyError("x"), UNEXPECTED),
         (ValueError("x"), UNEXPECTED),
         (OSError(28, "No space left on device"), EXPECTED),
-        (FreshProcessError("x"), FRESH),
-        (WorkerCrashError("x"), EXPECTED),
-        (NotTheSequencesError(9, "x", False), EXPECTED),
-        *((kind("x"), EXPECTED) for kind in (ConfigError, DeviceError, ModelError, RecipeError)),
-        *((kind("x"), EXPECTED) for kind in (CheckpointError, IndexFormatError, ShardError)),
+        (errors.FreshProcessError("x"), FRESH),
+        (errors.NotTheSequencesError(9, "x", False), EXPECTED),
+        *((kind("x"), EXPECTED) for kind in OURS),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else value["error"],
 )
@@ -57,21 +44,21 @@ def test_failures_are_distinguished_by_type(error, expected):
 
 
 def test_an_interruption_is_no_failure():
-    assert describe_error(InterruptedRun("stop")) == {
+    assert describe_error(errors.InterruptedRun("stop")) == {
         "status": "interrupted",
         "error_message": "InterruptedRun: stop",
     }
 
 
 def test_values_that_are_not_finite_name_the_row():
-    found = describe_error(NonFiniteError(30, 10))
+    found = describe_error(errors.NonFiniteError(30, 10))
     assert (found["status"], found["failed_batch"]) == ("numerical_instability", [30, 30])
     assert "not finite for 10 sequences in a row" in found["error"]
     json.dumps(found)
 
 
-@pytest.mark.parametrize("kind", [ValueError, InterruptedRun])
+@pytest.mark.parametrize("kind", [ValueError, errors.InterruptedRun])
 def test_long_texts_are_cut(kind):
-    assert (
-        describe_error(kind("x" * 5000))["error_message"] == f"{kind.__name__}: {'x' * 5000}"[:2000]
-    )
+    text = "x" * 5000
+    message = describe_error(kind(text))["error_message"]
+    assert message == f"{kind.__name__}: {text}"[:2000]

@@ -142,7 +142,7 @@ class Place:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            preexec_fn=_heed_interrupts,
+            preexec_fn=heed_interrupts,
         )
         driver.mark = mark
         try:
@@ -198,8 +198,8 @@ def find_processes(assignment: str) -> list[int]:
     return found
 
 
-def _heed_interrupts() -> None:
-    # A shell's background job ignores Ctrl-C, and so would all that it starts.
+def heed_interrupts() -> None:
+    """A shell's background job ignores Ctrl-C, and so would all that it starts."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

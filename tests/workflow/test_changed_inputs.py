@@ -36,17 +36,14 @@ def put_back(path: Path, content: bytes) -> None:
     os.utime(path, ns=(time, time))
 
 
-def test_an_older_file_of_the_same_size(place):
+def test_an_older_file_of_the_same_size_is_said_to_be_another(place):
     path = place.folder / "work.faa"
     content = path.read_bytes()
     put_back(path, content[:-2] + (b"A" if content[-2:-1] != b"A" else b"G") + b"\n")
     outcome = place.run()
     assert outcome.nothing_to_do
-    assert (
-        outcome.text.rstrip()
-        .splitlines()[-1]
-        .startswith("Dataset work: work.faa has another modification time")
-    )
+    last = outcome.text.rstrip().splitlines()[-1]
+    assert last.startswith("Dataset work: work.faa has another modification time")
     refused = place.run("verify", ok=False).text
     assert f"is not as it was when {INDEX} was made; put the old file back" in refused
     again = place.run("--forcerun", str(INDEX))

@@ -65,7 +65,7 @@ def test_a_second_run_has_nothing_to_do(place, outcome):
     assert place.run(*ARGUMENTS).nothing_to_do
 
 
-def test_it_all_stays_in_its_folder(place, outcome):
+def test_a_run_writes_in_the_examples_folder_alone(place, outcome):
     made = {path.name for path in place.folder.iterdir()}
     assert not made & {"results", "logs"}
     models = {path.name for path in (place.folder / "resources/models").iterdir()}

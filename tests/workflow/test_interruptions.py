@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from driver import Place, make_proteins, read_rows, write_fasta
 
+pytestmark = pytest.mark.timing
+
 COUNT = 200
 RESULT = "results/work/embeddings.h5"
 LOG = "logs/work/worker_0.log"

@@ -59,13 +59,13 @@ def outcome(outer):
     return outer.run()
 
 
-def test_it_brings_its_rules_under_other_names(outcome):
+def test_a_module_brings_its_rules_under_other_names(outcome):
     modules = ("seqembed", "placed")
     brought = {f"{module}_{rule}": 1 for module in modules for rule in RULES}
     assert outcome.jobs == brought | {"index": 1, "total": 11}
 
 
-def test_it_works_in_the_importers_folder_and_under_a_prefix(outer, outcome):
+def test_a_module_works_in_the_importers_folder_and_under_a_prefix(outer, outcome):
     lines = (outer.folder / "counts/bytes.txt").read_text().splitlines()
     for base, line in zip((outer.folder, outer.folder / "sub"), lines, strict=False):
         results = base / "results/mine/embeddings.h5"

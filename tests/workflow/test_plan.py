@@ -104,29 +104,5 @@ def test_all_wrong_settings_are_listed(fresh):
     assert "jsonschema" not in outcome.text
 
 
-@pytest.mark.parametrize(
-    ("config", "sentence"),
-    [
-        (
-            ["datasets={mine: {fasta: 'no/*.faa', model: esm2_random}}", MODELS],
-            "Dataset mine: no/*.faa: matches no file",
-        ),
-        (
-            [DATASETS, "models={esm2_random: no/model}"],
-            "models: esm2_random: no/model does not exist",
-        ),
-        (
-            ["datasets={mine: {fasta: '{sample}.faa', model: esm2_random}}", MODELS],
-            "{sample}.faa: Snakemake would take the braces in this path for a wildcard",
-        ),
-    ],
-)
-def test_what_is_missing_is_named(fresh, config, sentence):
-    outcome = fresh.plan("--config", *config, ok=False)
-    assert f"\n    {sentence}" in outcome.text
-    assert outcome.text.count("Exception") == 1
-    assert "Job stats" not in outcome.text
-
-
 def test_the_workflow_passes_snakemakes_own_lint(fresh):
     assert "your workflow is in a good condition" in fresh.run("--lint").text

@@ -1,9 +1,65 @@
-"""What is wrong with the sequences is said before a GPU is asked for."""
+"""What is wrong with a configuration or its sequences is said before a GPU is asked for."""
 
 from __future__ import annotations
 
+import os
+
 import pytest
-from driver import make_proteins, write_fasta
+from driver import MODEL, Place, make_proteins, write_fasta
+
+MODELS = f"models: {{esm2_random: {MODEL}}}\n"
+DATASET = "  mine: {fasta: a.faa, model: esm2_random}\n"
+ONE = f"{MODELS}datasets:\n{DATASET}"
+REFUSED = {
+    "#datasets:\n": "config/config.yaml: has no keys",
+    f"{ONE}{DATASET}": "config/config.yaml, line 4: the key 'mine' is already in line 3",
+    ONE.replace("a.faa", "no/*.faa"): "    Dataset mine: no/*.faa: matches no file",
+    ONE.replace("a.faa", "a_pipe"): "    Dataset mine: a_pipe: is a pipe",
+    ONE.replace("a.faa", "'{sample}.faa'"): (
+        "    {sample}.faa: Snakemake would take the braces in this path for a wildcard"
+    ),
+    ONE.replace(MODEL, "no/model"): "    models: esm2_random: no/model does not exist",
+}
+
+
+@pytest.fixture
+def place(checkout, tmp_path) -> Place:
+    """A folder with FASTA files and a pipe, and no configuration."""
+    for name in ("a.faa", "{sample}.faa"):
+        write_fasta(tmp_path / name, make_proteins(4))
+    os.mkfifo(tmp_path / "a_pipe")
+    (tmp_path / "config").mkdir()
+    return Place(checkout, tmp_path)
+
+
+def refuse(place: Place, config: str, message: str, *arguments: str) -> None:
+    """Check that a plan is refused in Snakemake's words, without a traceback."""
+    (place.folder / "config/config.yaml").write_text(config)
+    outcome = place.plan(*arguments, ok=False)
+    assert f"\n{message}" in outcome.text
+    assert outcome.text.count("Exception") <= 1
+    assert "Traceback (most recent call last)" not in outcome.text
+    assert "Job stats" not in outcome.text
+
+
+@pytest.mark.parametrize("config", REFUSED, ids=list(REFUSED.values()))
+def test_a_plan_says_what_is_wrong_with_a_configuration(config, place):
+    refuse(place, config, REFUSED[config])
+
+
+def test_a_given_configuration_is_named(place):
+    given = place.folder / "mine.yaml"
+    given.write_text(f"{ONE}{DATASET}")
+    message = f"{given}, line 4: the key 'mine' is already in line 3"
+    refuse(place, "datasets: {}", message, "--configfile", str(given))
+
+
+def test_a_configuration_that_would_run_as_a_program_is_refused_unread(place):
+    """Snakemake takes such a file for a template, and what follows a `?` for Python."""
+    pwned = place.folder / "PWNED"
+    program = f'__use_yte__: true\ndatasets: ?open("{pwned}", "w").close()\n'
+    refuse(place, program, "config/config.yaml: the key __use_yte__ lets Snakemake run")
+    assert not pwned.exists()
 
 
 @pytest.fixture(scope="module")

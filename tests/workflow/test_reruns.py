@@ -42,10 +42,21 @@ def outcome(base):
     return base.run("--resources", "gpu=1", cores=4)
 
 
+@pytest.fixture(scope="module")
+def rows(base, outcome):
+    return read_rows(base.folder / RESULT)
+
+
 @pytest.fixture
 def finished(base, outcome, tmp_path):
     """A finished run of the test's own."""
     return base.copy_to(tmp_path / "run")
+
+
+def assert_nothing_is_computed(outcome, place, rows):
+    """Both shards were written again, from the rows that were there."""
+    assert [*outcome.embedded.values()] == [(0, COUNT // 2)] * 2
+    assert read_rows(place.folder / RESULT) == rows
 
 
 def test_shards_take_turns_on_one_gpu(base, outcome):
@@ -65,74 +76,62 @@ def test_execution_settings_trigger_nothing(finished, model):
     assert finished.plan().nothing_to_do
 
 
-def test_what_index_wrote_for_split_alone_is_not_missed(finished):
+def test_what_index_wrote_for_split_alone_is_not_missed(finished, rows):
     assert not (finished.folder / f"results/{DATASET}/residues.bin").exists()
     assert finished.plan().nothing_to_do
     outcome = finished.run("--forcerun", "split")
     assert outcome.jobs == ALL
-    assert outcome.computed == 0
+    assert_nothing_is_computed(outcome, finished, rows)
 
 
-def test_other_shards_are_indexed_again(finished, model):
-    before = read_rows(finished.folder / RESULT)
+def test_other_shards_are_indexed_again(finished, model, rows):
     configure(finished, model, shards=1)
     outcome = finished.run()
     assert outcome.jobs == ALL | {"embed_shard": 1, "total": 5}
-    assert read_rows(finished.folder / RESULT) == before
+    assert read_rows(finished.folder / RESULT) == rows
 
 
-def test_a_touched_fasta_computes_nothing(finished):
-    before = read_rows(finished.folder / RESULT)
+def test_a_touched_fasta_computes_nothing(finished, rows):
     (finished.folder / "big.faa").touch()
     outcome = finished.run()
     assert outcome.jobs == ALL
-    assert list(outcome.embedded.values()) == [(0, COUNT // 2)] * 2
-    assert read_rows(finished.folder / RESULT) == before
+    assert_nothing_is_computed(outcome, finished, rows)
 
 
-def test_deleted_results_are_made_again_without_computing(finished):
-    before = read_rows(finished.folder / RESULT)
+def test_deleted_results_are_made_again_without_computing(finished, rows):
     (finished.folder / RESULT).unlink()
     outcome = finished.run()
     assert outcome.jobs == {"merge": 1, "all": 1, "total": 2}
-    assert read_rows(finished.folder / RESULT) == before
+    assert read_rows(finished.folder / RESULT) == rows
     (finished.folder / RESULT).unlink()
     shutil.rmtree(finished.folder / f"results/{DATASET}/shards")
     outcome = finished.run()
     assert outcome.jobs == {"embed_shard": 2, "merge": 1, "all": 1, "total": 4}
-    assert len(outcome.embedded) == 2
-    assert outcome.computed == 0
-    assert read_rows(finished.folder / RESULT) == before
+    assert_nothing_is_computed(outcome, finished, rows)
 
 
-def test_of_a_longer_fasta_only_what_is_new_is_computed(finished):
-    before = read_rows(finished.folder / RESULT)
+def test_of_a_longer_fasta_only_what_is_new_is_computed(finished, rows):
     with (finished.folder / "big.faa").open("a") as file:
         file.write(">new\nMKVLATTTQWWWYYHHKMKVLATTTQWWWYYHHK\n")
     outcome = finished.run()
-    assert len(outcome.embedded) == 2
-    assert outcome.computed == 1
-    ids, rows = read_rows(finished.folder / RESULT)
-    assert ids == [*before[0], "new"] == read_ids(finished.folder / "big.faa")
-    assert rows.startswith(before[1])
+    assert (len(outcome.embedded), outcome.computed) == (2, 1)
+    ids, values = read_rows(finished.folder / RESULT)
+    assert ids == [*rows[0], "new"] == read_ids(finished.folder / "big.faa")
+    assert values.startswith(rows[1])
 
 
-def test_another_recipe_is_computed_and_the_first_is_kept(finished, model):
-    before = read_rows(finished.folder / RESULT)
+def test_another_recipe_is_computed_and_the_first_is_kept(finished, model, rows):
     configure(finished, model, embedding={"long_sequences": "truncate", "max_length": 7})
     outcome = finished.run()
     # Split needs the residues, which index wrote for it alone.
     assert outcome.jobs == ALL
     assert outcome.computed == COUNT
-    assert read_rows(finished.folder / RESULT)[1] != before[1]
+    assert read_rows(finished.folder / RESULT)[1] != rows[1]
     configure(finished, model)
-    outcome = finished.run()
-    assert len(outcome.embedded) == 2
-    assert outcome.computed == 0
-    assert read_rows(finished.folder / RESULT) == before
+    assert_nothing_is_computed(finished.run(), finished, rows)
 
 
-def test_a_moved_checkout_computes_nothing(base, outcome, tmp_path):
+def test_a_moved_checkout_computes_nothing(base, rows, tmp_path):
     """Program, model and data lie elsewhere, as new files; only the contents are the same."""
     old, new = tmp_path / "old", tmp_path / "new"
     copy_checkout(old)
@@ -140,13 +139,10 @@ def test_a_moved_checkout_computes_nothing(base, outcome, tmp_path):
     shutil.copytree(old, new, copy_function=shutil.copyfile)
     shutil.rmtree(old)
     moved = Place(new, new / "run")
-    before = read_rows(moved.folder / RESULT)
     configure(moved, str(new / MODEL))
     (moved.folder / "big.faa").touch()
     outcome = moved.run()
     assert outcome.jobs == ALL | {"prepare_model": 1, "total": 7}
     prepared = json.loads((moved.folder / "resources/models/esm2_random.json").read_text())
     assert prepared["weights"] == str(new / MODEL / "model.safetensors")
-    assert len(outcome.embedded) == 2
-    assert outcome.computed == 0
-    assert read_rows(moved.folder / RESULT) == before
+    assert_nothing_is_computed(outcome, moved, rows)

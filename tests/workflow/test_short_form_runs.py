@@ -33,7 +33,7 @@ def outcome(place):
     return place.run("--config", "fasta=my.faa", MODEL)
 
 
-def test_it_runs_alone_under_the_files_name(place, outcome):
+def test_a_typed_file_runs_alone_under_its_name(place, outcome):
     jobs = {"index": 1, "split": 1, "embed_shard": 1, "merge": 1, "all": 1, "total": 5}
     assert outcome.jobs == jobs
     assert f"\nEmbeddings: {place.folder}/results/my/embeddings.h5\n" in outcome.text
