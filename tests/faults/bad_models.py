@@ -498,21 +498,21 @@ UNUSED_WEIGHTS: dict[str, Case] = {
         lambda state: state | prefixed("module.")(state), "holds one weight twice"
     ),
     "an adapter's settings beside a model": (
-        lambda: holding("adapter_config.json"), "esm/adapter_config.json", "of an adapter"
+        lambda: holding("adapter_config.json"), "esm/adapter_config.json", "an adapter"
     ),
     "an adapter's weights beside a model": (
         lambda: holding("adapter_model.safetensors"),
         "esm/adapter_model.safetensors",
-        "of an adapter",
+        "an adapter",
     ),
     "an adapter alone": (
-        lambda: adapter_alone("adapter_config.json"), "esm/adapter_config.json", "of an adapter"
+        lambda: adapter_alone("adapter_config.json"), "esm/adapter_config.json", "an adapter"
     ),
     "an old PEFT's adapter alone": (
-        lambda: adapter_alone("adapter_model.bin"), "esm/adapter_model.bin", "of an adapter"
+        lambda: adapter_alone("adapter_model.bin"), "esm/adapter_model.bin", "an adapter"
     ),
     "an adapter of the adapters library": (
-        lambda: holding("pytorch_adapter.bin"), "esm/pytorch_adapter.bin", "of an adapter"
+        lambda: holding("pytorch_adapter.bin"), "esm/pytorch_adapter.bin", "an adapter"
     ),
     "fine-tuned weights beside the downloaded ones": (
         lambda: folder_of_two(spoiled(DENSE, 0.5)), "esm", "have other values"
