@@ -72,9 +72,9 @@ def put_suspects_first(
     """Return boundaries that put each suspect into its own batch, and the batches to compute, (b,).
 
     boundaries: (B + 1,), of plan_batches. rows: to compute. suspects: by row, sequences that may
-    have caused a failure. The batches are those that hold any of `rows`: first suspects, in their
-    order, then other batches, last suspects that ran out of memory. If computing one of the last
-    ends the process, all other rows are finished.
+    have caused a failure. The batches are those that hold any of `rows`: first suspects, in the
+    order of `suspects`, then other batches, last suspects that ran out of memory. Computing a
+    suspect of the last kind may end the process; by then all other rows are finished.
     """
     own = np.array(list(suspects), np.int64)
     boundaries = np.union1d(boundaries, [own, own + 1])
@@ -90,11 +90,11 @@ def put_suspects_first(
 def plan_passes(
     boundaries: Int64s, batches: Int64s, passes: Int64s, windows_a_pass: int
 ) -> tuple[Int64s, Int64s]:
-    """Return, for each of p passes, its batch, (p,), and the window at which it begins, (p,).
+    """Return the batch of each of p passes, (p,), and the window at which the pass begins, (p,).
 
-    The window is a number, from 0, among the windows of the batch's first sequence. boundaries:
-    (B + 1,), of plan_batches. batches: (b,) to compute. passes: (N,) how many passes each row
-    takes. windows_a_pass: the most windows of one sequence in a pass.
+    A window is given by its number, from 0, in the batch's first sequence. boundaries: (B + 1,), of
+    plan_batches. batches: (b,) the numbers of the batches to compute. passes: (N,) how many passes
+    each row takes. windows_a_pass: the most windows of one sequence in a pass.
     """
     counts = passes[boundaries[batches]]
     firsts = np.cumsum(counts) - counts
@@ -106,9 +106,9 @@ def plan_passes(
 class RawBatch:
     """The residues of the sequences in one pass.
 
-    positions: (B,) the sequences' rows in the shard. windows: the first sequence's windows in this
-    pass: the number of the first, and the number after the last, or None for all that follow. The
-    other sequences are in this pass with all their windows.
+    positions: (B,) the sequences' rows in the shard. windows: the number of the first sequence's
+    first window in this pass, and the number after the last window's, or None if all that follow
+    are in this pass. All windows of the other sequences are in this pass.
     """
 
     positions: Int64s

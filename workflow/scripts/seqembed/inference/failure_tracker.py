@@ -236,7 +236,7 @@ class FailureTracker:
             self._logger.warning("%s failed alone: %s", self._name_of(row), reason)
 
     def _give_up(self, row: int, reason: str) -> None:
-        self._known.quarantined[self._digest(row)] = reason
+        self._known.quarantined[bytes(self._digests[row]).hex()] = reason
         self._known.suspects.pop(row, None)
         self.given_up.add(row)
         self._logger.warning("%s is quarantined: %s", self._name_of(row), reason)
@@ -248,7 +248,7 @@ class FailureTracker:
         that failed in this row leave the quarantine.
         """
         known = self._known
-        known.in_a_row[self._digest(row)] = memory
+        known.in_a_row[bytes(self._digests[row]).hex()] = memory
         count = list(known.in_a_row.values()).count(memory)
         if count < (MAX_TOO_LONG_IN_A_ROW if memory else MAX_IN_A_ROW):
             return 0
@@ -256,9 +256,6 @@ class FailureTracker:
         self._known = Failures(token_limit=known.token_limit, quarantined=kept)
         self._save()
         return count
-
-    def _digest(self, row: int) -> str:
-        return bytes(self._digests[row]).hex()
 
     def _save(self) -> None:
         self._require_weights()

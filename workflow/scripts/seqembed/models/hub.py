@@ -24,7 +24,7 @@ def fetch(model: KnownModel, by_hand: Path, logger: logging.Logger) -> Path:
     Raises ModelError if a file cannot be downloaded, or if its SHA-256 is not the known one or, for
     a file without a known one, the one that the hub states.
     """
-    downloaded = bool(_list_missing(by_hand, model))
+    downloaded = not all(path.exists() for path in _list_files(by_hand, model))
     folder = _download(model, by_hand, logger) if downloaded else by_hand
     for path in _list_files(folder, model):
         # A large file in the cache is a link, to a file named by the SHA-256 that the hub states.
@@ -49,10 +49,6 @@ def _list_files(folder: Path, model: KnownModel) -> list[Path]:
     return files
 
 
-def _list_missing(folder: Path, model: KnownModel) -> list[str]:
-    return [path.name for path in _list_files(folder, model) if not path.exists()]
-
-
 def _download(model: KnownModel, by_hand: Path, logger: logging.Logger) -> Path:
     """Return the folder of huggingface_hub's cache that holds the model's files."""
     names = list(model.files)
@@ -63,15 +59,16 @@ def _download(model: KnownModel, by_hand: Path, logger: logging.Logger) -> Path:
         folder = snapshot_download(
             model.repository, revision=model.revision, allow_patterns=names + parts
         )
-        if missing := _list_missing(Path(folder), model):
-            raise FileNotFoundError(f"the download lacks {', '.join(missing)}")
+        files = _list_files(Path(folder), model)
+        if missing := [path.name for path in files if not path.exists()]:
+            raise FileNotFoundError(f"there is no {', '.join(missing)}")
     # A failed transfer over Xet raises a bare RuntimeError.
     except (HTTPError, OSError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        files = ", ".join(names) + (" and the files that the index names" if parts else "")
+        needed = ", ".join(names) + (" and the files that the index names" if parts else "")
         page = f"https://huggingface.co/{model.repository}/tree/{model.revision}"
         raise ModelError(
-            f"{model.repository}: cannot be downloaded ({reason}). Run again, or put {files} of "
+            f"{model.repository}: cannot be downloaded ({reason}). Run again, or put {needed} of "
             f"{page} into {by_hand}. HF_ENDPOINT names a mirror of the hub, HF_HOME a folder with "
             "more room. `hf auth login` gives access to a model whose terms you accepted. "
             "HF_HUB_DISABLE_XET=1 downloads without Xet."

@@ -78,7 +78,7 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Attention:
-    """An implementation of attention: a function as the module describes, and a name for logs."""
+    """An implementation of attention; attend: as the module describes; name: for logs."""
 
     name: str
     attend: Callable[[Tensor, Tensor, Tensor, Packing, Tensor | None], Tensor]
@@ -91,9 +91,8 @@ class Attention:
 def alibi_slopes(heads: int) -> Tensor:
     """Return ALiBi's slope for each head, (heads,) float32 (Press et al. 2022, arXiv:2108.12409).
 
-    If the number of heads p is a power of two, the slopes are 2 ** (-8 i / p) for i = 1 to p. Other
-    numbers of heads take all slopes of the next smaller power of two, then every second slope of
-    the next larger one.
+    For p heads, p a power of two, the slopes are 2 ** (-8 i / p), i = 1 to p. Other numbers of
+    heads take the slopes of the next smaller power, then every second slope of the next larger.
     """
     power = 1 << heads.bit_length() - 1
     exponents = [8 * i / power for i in range(1, power + 1)]
@@ -118,7 +117,7 @@ def alibi_table(slopes: Tensor, longest: int, dtype: torch.dtype) -> Tensor:
 def attend_per_sequence(
     q: Tensor, k: Tensor, v: Tensor, packing: Packing, table: Tensor | None = None
 ) -> Tensor:
-    """Attend within one sequence after the other, on any device, in any dtype."""
+    """Return the result, computed sequence by sequence; for any device and dtype."""
     out = torch.empty_like(q)
     for start, stop in pairwise(packing.bounds):
         # (length, heads, head_dim) -> (1, heads, length, head_dim), without copying.
@@ -132,7 +131,7 @@ def attend_per_sequence(
 def attend_by_length(
     q: Tensor, k: Tensor, v: Tensor, packing: Packing, table: Tensor | None = None
 ) -> Tensor:
-    """Attend within all sequences of one length at once, on any device, in any dtype."""
+    """Return the result, computed for all sequences of a length at once; any device and dtype."""
     out = torch.empty_like(q)
     # cuDNN is left out: it makes a plan for each shape, and may add in another order each time.
     with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
@@ -148,7 +147,7 @@ def attend_by_length(
 def attend_varlen(
     q: Tensor, k: Tensor, v: Tensor, packing: Packing, table: Tensor | None = None
 ) -> Tensor:
-    """Attend within all sequences at once, on CUDA, in fp16 or bf16; ValueError for a table."""
+    """Return the result, computed at once; CUDA, fp16 or bf16. Raise ValueError for a table."""
     # This import takes seconds, as torch._dynamo comes along: workers without CUDA do without.
     from torch.nn.attention.varlen import varlen_attn
 
@@ -176,7 +175,7 @@ def choose_attention(device: torch.device, dtype: torch.dtype, alibi: bool) -> A
 
 
 def _attend_stacked(q: Tensor, k: Tensor, v: Tensor, table: Tensor | None) -> Tensor:
-    """Attend within sequences of one length: (B, heads, length, head_dim); q may have more rows."""
+    """Return the result for sequences of one length, (B, heads, length, head_dim)."""
     if table is None:
         return scaled_dot_product_attention(q, k, v, scale=1.0)
     length, reach = k.shape[2], table.shape[2] // 2

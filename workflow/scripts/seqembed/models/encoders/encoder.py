@@ -44,7 +44,7 @@ class Encoder(nn.Module):
         return choose_attention(weight.device, weight.dtype, self.alibi)
 
     def even_threads(self, rows: int, threads: int) -> int:
-        """Return how many threads, at most `threads`, give a batch the bits that one thread gives.
+        """Return the most threads, up to `threads`, that give a batch the bits of one thread.
 
         rows: the number of tokens in the batch, the dummy's included. The limit keeps every
         thread's part of an activation a multiple of CPU_VECTORS_BYTES.
@@ -65,10 +65,7 @@ class Encoder(nn.Module):
 
 
 def in_chunks(part: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Return part(x): on a CPU, for about CPU_FFN_ROWS rows at a time.
-
-    part: a layer's feed-forward part, which maps each row by itself. x: (T, width).
-    """
+    """Return part(x), a feed-forward part of (T, width) rows; on a CPU, some rows at a time."""
     if x.device.type != "cpu" or len(x) < 2 * CPU_FFN_ROWS:
         return part(x)
     return torch.cat([part(rows) for rows in x.tensor_split(len(x) // CPU_FFN_ROWS)])

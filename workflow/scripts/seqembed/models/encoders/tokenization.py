@@ -50,8 +50,7 @@ class Esm2Tokenizer:
 class BpeTokenizer:
     """DNABERT's tokenizer by byte-pair encoding, with the attributes and methods of Esm2Tokenizer.
 
-    path: of a `tokenizer.json` of the tokenizers library. Raises ModelError if the file cannot be
-    read.
+    path: of a `tokenizer.json` of the tokenizers library; ModelError if it cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -96,7 +95,7 @@ Tokenizer = Esm2Tokenizer | BpeTokenizer
 
 
 def read_token_ids(path: Path) -> dict[str, int]:
-    """Return the token ids in a tokenizer.json by token; raise ModelError if it is unreadable."""
+    """Return the ids of a tokenizer.json's tokens; raise ModelError if the file is unreadable."""
     return dict(_read_tokenizer(path).get_vocab())
 
 

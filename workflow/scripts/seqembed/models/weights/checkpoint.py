@@ -132,7 +132,14 @@ def _read_fair_esm(path: Path) -> tuple[Esm2Architecture, State]:
         if not find_rotary(encoder) and (find_naming(encoder) is not HUGGING_FACE or learned):
             message = "has no rotary frequencies (inv_freq), which an ESM-2 stores with its weights"
             raise ModelError(f"{message}; if it is one, {FOLDER}")
-        return _measured(encoder) if settings is None else _described(settings), state
+        if settings is None:
+            return _measured(encoder), state
+        # fair-esm's ESM2 has no setting for ffn_width (esm/model/esm2.py).
+        width: Any = settings.get("encoder_embed_dim")
+        ffn_width = 4 * width if isinstance(width, int) else None
+        layers, heads = settings.get("encoder_layers"), settings.get("encoder_attention_heads")
+        sizes: Any = (layers, width, heads, ffn_width, settings.get("token_dropout", False))
+        return Esm2Architecture(*sizes), state
 
 
 def _find_settings(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -143,15 +150,6 @@ def _find_settings(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(settings, Mapping):
         raise ModelError(f"has no settings (cfg or args) that state its architecture; {FOLDER}")
     return settings
-
-
-def _described(settings: Mapping[str, Any]) -> Esm2Architecture:
-    width: Any = settings.get("encoder_embed_dim")
-    layers: Any = settings.get("encoder_layers")
-    heads: Any = settings.get("encoder_attention_heads")
-    # fair-esm's ESM2 has no setting for ffn_width (esm/model/esm2.py).
-    ffn_width: Any = 4 * width if isinstance(width, int) else None
-    return Esm2Architecture(layers, width, heads, ffn_width, settings.get("token_dropout", False))
 
 
 def _measured(encoder: State) -> Esm2Architecture:

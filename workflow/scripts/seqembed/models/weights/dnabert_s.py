@@ -51,32 +51,26 @@ def dnabert_weights(
     }
     weights = {"embedding.weight": Weight(embedding, lambda words, types: words + types[0])}
     weights |= weight_and_bias("embedding_norm", "embeddings.LayerNorm", width)
-    for number in range(layer):
-        weights |= _layer(architecture, number)
-    return weights
-
-
-def _layer(architecture: DnabertArchitecture, number: int) -> dict[str, Weight]:
-    width, ffn_width = architecture.width, architecture.ffn_width
-    # Our name of each part, the authors' name, and the shape of the part's weight.
+    # Our name of each part of a layer, the authors' name, and the shape of the part's weight.
     parts: tuple[tuple[str, str, tuple[int, ...]], ...] = (
         ("qkv", "attention.self.Wqkv", (3 * width, width)),
         ("out", "attention.output.dense", (width, width)),
         ("attention_norm", "attention.output.LayerNorm", (width,)),
-        ("gated", "mlp.gated_layers", (2 * ffn_width, width)),
-        ("wo", "mlp.wo", (width, ffn_width)),
+        ("gated", "mlp.gated_layers", (2 * architecture.ffn_width, width)),
+        ("wo", "mlp.wo", (width, architecture.ffn_width)),
         ("ffn_norm", "mlp.layernorm", (width,)),
     )
-    weights: dict[str, Weight] = {}
-    for part, name, shape in parts:
-        weights |= weight_and_bias(f"layers.{number}.{part}", f"{LAYER}.{number}.{name}", *shape)
-    del weights[f"layers.{number}.gated.bias"]
     scale = architecture.head_dim**-0.5
-    for own in (f"layers.{number}.qkv.weight", f"layers.{number}.qkv.bias"):
-        # Attention takes the query scaled by 1 / sqrt(head_dim).
-        weights[own] = Weight(
-            weights[own].parts, lambda qkv: torch.cat((qkv[:width] * scale, qkv[width:]))
-        )
+    for number in range(layer):
+        for part, name, shape in parts:
+            theirs = f"{LAYER}.{number}.{name}"
+            weights |= weight_and_bias(f"layers.{number}.{part}", theirs, *shape)
+        del weights[f"layers.{number}.gated.bias"]
+        for own in (f"layers.{number}.qkv.weight", f"layers.{number}.qkv.bias"):
+            # Attention takes the query scaled by 1 / sqrt(head_dim).
+            weights[own] = Weight(
+                weights[own].parts, lambda qkv: torch.cat((qkv[:width] * scale, qkv[width:]))
+            )
     return weights
 
 

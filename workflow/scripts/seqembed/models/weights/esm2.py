@@ -96,10 +96,24 @@ def esm2_weights(architecture: Esm2Architecture, layer: int, state: State) -> di
     rows = max(TOKENS, *state[name].shape[:1]) if name in state else TOKENS
     weights = {"embedding.weight": Weight({name: (rows, width)}, lambda words: words[:TOKENS])}
     if rotary := find_rotary(state):
-        shapes = dict.fromkeys(rotary, (architecture.head_dim // 2,))
-        weights["inv_freq"] = Weight(shapes, _require_equal)
+        frequencies = dict.fromkeys(rotary, (architecture.head_dim // 2,))
+        weights["inv_freq"] = Weight(frequencies, _require_equal)
+    shapes = {
+        "attention_norm": (width,),
+        "out": (width, width),
+        "ffn_norm": (width,),
+        "fc1": (architecture.ffn_width, width),
+        "fc2": (width, architecture.ffn_width),
+    }
+    scale = architecture.head_dim**-0.5
     for number in range(layer):
-        weights |= _layer(architecture, naming, number)
+        for part, shape in shapes.items():
+            weights |= weight_and_bias(f"layers.{number}.{part}", naming.part(number, part), *shape)
+        for kind, size in (("weight", (width, width)), ("bias", (width,))):
+            names = {f"{naming.part(number, part)}.{kind}": size for part in "qkv"}
+            # Attention takes the query scaled by 1 / sqrt(head_dim).
+            fused = Weight(names, lambda q, k, v: torch.cat((q * scale, k, v)))
+            weights[f"layers.{number}.qkv.{kind}"] = fused
     if layer == architecture.layers:
         weights |= weight_and_bias("final_norm", naming.final_norm, width)
     return weights
@@ -113,27 +127,6 @@ def _require_equal(first: Tensor, *others: Tensor) -> Tensor:
             "have the same; take the authors' weights"
         )
     return first
-
-
-def _layer(architecture: Esm2Architecture, naming: Naming, number: int) -> dict[str, Weight]:
-    width, ffn_width = architecture.width, architecture.ffn_width
-    shapes = {
-        "attention_norm": (width,),
-        "out": (width, width),
-        "ffn_norm": (width,),
-        "fc1": (ffn_width, width),
-        "fc2": (width, ffn_width),
-    }
-    weights: dict[str, Weight] = {}
-    for part, shape in shapes.items():
-        weights |= weight_and_bias(f"layers.{number}.{part}", naming.part(number, part), *shape)
-    scale = architecture.head_dim**-0.5
-    for kind, size in (("weight", (width, width)), ("bias", (width,))):
-        names = {f"{naming.part(number, part)}.{kind}": size for part in "qkv"}
-        # Attention takes the query scaled by 1 / sqrt(head_dim).
-        fused = Weight(names, lambda q, k, v: torch.cat((q * scale, k, v)))
-        weights[f"layers.{number}.qkv.{kind}"] = fused
-    return weights
 
 
 def read_config(path: Path, config: Mapping[str, Any]) -> Esm2Architecture:
