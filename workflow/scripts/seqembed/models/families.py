@@ -55,7 +55,7 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Esm2Architecture(Architecture):
-    """The sizes of an ESM-2; token_dropout: the model was trained with masked tokens dropped."""
+    """The sizes of an ESM-2; token_dropout: embeddings are scaled as if tokens were masked."""
 
     token_dropout: bool = True
     layer_norm_eps: float = 1e-5

@@ -31,7 +31,7 @@ def fetch(model: KnownModel, by_hand: Path, logger: logging.Logger) -> Path:
         expected = model.files.get(path.name) or (path.readlink().name if path.is_symlink() else "")
         if not re.fullmatch("[0-9a-f]{64}", expected) or (found := sha256_of(path)) == expected:
             continue
-        advice = "put the right file there, or remove this one"
+        advice = "put the right one there, or remove this file"
         if downloaded:
             # The file behind the link goes too: the next download would link to it again.
             for file in (path.resolve(), path):

@@ -87,7 +87,7 @@ class BpeTokenizer:
             message = f"cannot be used: {error}; take the model's own file"
             raise ModelError(f"{self._path}: {message}") from error
         if None in (cls, sep, unknown) or found != [cls, unknown, unknown, sep]:
-            message = "does not put [CLS] and [SEP] around a sequence, or [UNK] for unknown letters"
+            message = "does not put [CLS] and [SEP] around sequences, [UNK] for each unknown letter"
             raise ModelError(f"{self._path}: {message}; take the model's own file")
 
 
