@@ -61,7 +61,7 @@ def plan_batches(
 def pending_batches(boundaries: Int64s, rows: Sequence[int]) -> Int64s:
     """Return the numbers, ascending, of the batches that hold any of `rows`: (b,).
 
-    boundaries: (B + 1,), of plan_batches. rows: numbers of rows in the shard.
+    boundaries: (B + 1,), from plan_batches. rows: numbers of rows in the shard.
     """
     return np.unique(np.searchsorted(boundaries, rows, side="right") - 1)
 
@@ -71,10 +71,10 @@ def put_suspects_first(
 ) -> tuple[Int64s, Int64s]:
     """Return boundaries that put each suspect into its own batch, and the batches to compute, (b,).
 
-    boundaries: (B + 1,), of plan_batches. rows: to compute. suspects: by row, sequences that may
-    have caused a failure. The batches are those that hold any of `rows`: first suspects, in the
-    order of `suspects`, then other batches, last suspects that ran out of memory. Computing a
-    suspect of the last kind may end the process; by then all other rows are finished.
+    boundaries: (B + 1,), from plan_batches. rows: numbers of rows in the shard. suspects: by row,
+    sequences that may have caused a failure. The batches are those that hold any of `rows`: first
+    suspects, in the order of `suspects`, then other batches, last suspects that ran out of memory.
+    Computing a suspect of the last kind may end the process; by then all other rows are finished.
     """
     own = np.array(list(suspects), np.int64)
     boundaries = np.union1d(boundaries, [own, own + 1])
@@ -92,9 +92,9 @@ def plan_passes(
 ) -> tuple[Int64s, Int64s]:
     """Return the batch of each of p passes, (p,), and the window at which the pass begins, (p,).
 
-    A window is given by its number, from 0, in the batch's first sequence. boundaries: (B + 1,), of
-    plan_batches. batches: (b,) the numbers of the batches to compute. passes: (N,) how many passes
-    each row takes. windows_a_pass: the most windows of one sequence in a pass.
+    A window is given by its number, from 0, in the batch's first sequence. boundaries: (B + 1,),
+    from plan_batches. batches: (b,) the numbers of the batches to compute. passes: (N,) how many
+    passes each row takes. windows_a_pass: the most windows of one sequence in a pass.
     """
     counts = passes[boundaries[batches]]
     firsts = np.cumsum(counts) - counts

@@ -29,9 +29,9 @@ class PreparedModel:
     """The content of `{model}.json`; raises ModelError for values that no model can have.
 
     source: the model's folder, file or known name, as the user gave it. weights: the path of the
-    safetensors file or index; relative to the working folder unless `source` is absolute. size,
-    sha256: the bytes, and 64 hex characters, of that file, or of the index and then its files,
-    sorted. tokenizer: BUILT_IN, or the sha256 of tokenizer_file. max_length: as in Family.
+    safetensors file or index; relative to the working folder unless `source` is absolute. size: in
+    bytes. sha256: 64 hex characters. Both are of the weights' file, or of the index followed by its
+    files, sorted. tokenizer: BUILT_IN, or the sha256 of tokenizer_file. max_length: as in Family.
     original: the file from which the weights were converted; None if they were not.
     """
 

@@ -43,7 +43,7 @@ def rotary_tables(inv_freq: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
 
 
 def rotate_(x: Tensor, cos: Tensor, sin: Tensor) -> None:
-    """Rotate x, (T, n, heads, head_dim), in place, in float32; cos, sin: of rotary_tables.
+    """Rotate x, (T, n, heads, head_dim), in place, in float32; cos, sin: from rotary_tables.
 
     Value i of the first half of head_dim and value i of the second half are rotated as a pair.
     """
