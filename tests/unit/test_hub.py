@@ -200,7 +200,7 @@ def test_a_cached_file_that_changed_is_removed_and_downloaded_again(shared, hub,
         os.rename(blob, site.home / "shared")
         blob.symlink_to(os.path.relpath(site.home / "shared", blob.parent))
     blob.write_bytes(wrong(WEIGHTS))
-    assert "it was removed, run again" in site.refused(known(WEIGHTS))
+    assert "the file was removed, so run again" in site.refused(known(WEIGHTS))
     site.fetch(known(WEIGHTS))
     assert_holds(site.snapshot, WEIGHTS)
 

@@ -1,1 +1,1 @@
-"""Batches: planned, packed, computed, pooled; and what is done where one fails."""
+"""Plan, pack and compute batches, pool their rows, and handle failures."""

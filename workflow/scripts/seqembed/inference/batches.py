@@ -1,7 +1,7 @@
-"""Batches: planned over a shard's rows, read from the shard's index, and packed for the model.
+"""Plan batches over a shard's rows, read them from the shard's index, and pack them for the model.
 
-A batch goes through the model in one pass, or in several if its first sequence has more windows
-than the token budget holds.
+A pass is one run of the model. A batch takes one pass, or several if its first sequence has more
+windows than the token budget holds.
 """
 
 from __future__ import annotations
@@ -22,32 +22,29 @@ from seqembed.checkpoints.failures import Suspect
 from seqembed.index.parquet import damage_error, damage_named, open_parquet, read_row_group
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.tokenization import SPECIALS
-from seqembed.settings.lengths import LengthPolicy, Window
+from seqembed.settings.lengths import LengthPolicy
 from seqembed.storage.digests import digest
 
 Int64s = NDArray[np.int64]
 Encode = Callable[[bytes], Int64s]
 
-# Smaller matrix products take other code paths, with other last bits (measured on CPU).
+# The fewest tokens that go through the model at once. Matrix products of fewer rows take other code
+# paths, which give other last bits (measured on CPU).
 MIN_BATCH_TOKENS = 128
 
 
 def plan_batches(
     tokens: Int64s, token_budget: int, begins: NDArray[np.bool_] | None = None
 ) -> Int64s:
-    """Cut the rows of a shard, in their order, into batches of at most `token_budget` tokens.
+    """Return the boundaries of batches over a shard's rows, in order: (B + 1,).
 
-    A pure function of its arguments, so a restarted worker plans the same batches. A row that is
-    over the budget by itself is a batch of its own.
+    Batch b holds the rows boundaries[b] to boundaries[b + 1] - 1. The boundaries depend on the
+    arguments alone, so a restarted worker plans the same batches. A row with more tokens than the
+    budget is alone in its batch.
 
-    Args:
-        tokens: (N,) tokens of each row, specials included, in processing order; for a row of
-            several passes only those of its last pass, which other rows may join.
-        token_budget: the most tokens of a pass.
-        begins: (N,) whether a row has several passes, and so begins a batch; None if no row does.
-
-    Returns:
-        (B+1,) boundaries: batch b holds the rows from boundaries[b] to boundaries[b + 1].
+    tokens: (N,) the tokens of each row in processing order, special tokens included; for a row that
+    takes several passes, the tokens of its last pass. token_budget: the most tokens of a batch.
+    begins: (N,) whether a row takes several passes, and so begins a batch; None if no row does.
     """
     boundaries, filled = [0], 0
     first = np.zeros(len(tokens), bool) if begins is None else begins
@@ -62,17 +59,22 @@ def plan_batches(
 
 
 def pending_batches(boundaries: Int64s, rows: Sequence[int]) -> Int64s:
-    """Return the (b,) batches of a plan that hold any of `rows`, ascending."""
+    """Return the numbers, ascending, of the batches that hold any of `rows`: (b,).
+
+    boundaries: (B + 1,), from plan_batches. rows: numbers of rows in the shard.
+    """
     return np.unique(np.searchsorted(boundaries, rows, side="right") - 1)
 
 
 def put_suspects_first(
     boundaries: Int64s, rows: Sequence[int], suspects: Mapping[int, Suspect]
 ) -> tuple[Int64s, Int64s]:
-    """Return a plan's boundaries with each suspect in a batch of its own, and batches in order.
+    """Return boundaries that put each suspect into its own batch, and the batches to compute, (b,).
 
-    The (b,) batches are those that hold any of `rows`: suspects first, in their order. Suspects
-    that ran out of memory come last: if one ends the process, all else is done.
+    boundaries: (B + 1,), from plan_batches. rows: numbers of rows in the shard. suspects: by row,
+    sequences that may have caused a failure. The batches are those that hold any of `rows`: first
+    suspects, in the order of `suspects`, then other batches, last suspects that ran out of memory.
+    Computing a suspect of the last kind may end the process; by then all other rows are finished.
     """
     own = np.array(list(suspects), np.int64)
     boundaries = np.union1d(boundaries, [own, own + 1])
@@ -88,11 +90,11 @@ def put_suspects_first(
 def plan_passes(
     boundaries: Int64s, batches: Int64s, passes: Int64s, windows_a_pass: int
 ) -> tuple[Int64s, Int64s]:
-    """Split the (b,) batches to compute into their passes.
+    """Return the batch of each of p passes, (p,), and the window at which the pass begins, (p,).
 
-    boundaries: (B+1,) of the plan. passes: (N,) how many each row takes. windows_a_pass: how many
-    windows of one sequence a pass holds. Returns the batch of each pass, (p,), and the window of
-    that batch's first row with which the pass begins, (p,).
+    A window is given by its number, from 0, in the batch's first sequence. boundaries: (B + 1,),
+    from plan_batches. batches: (b,) the numbers of the batches to compute. passes: (N,) how many
+    passes each row takes. windows_a_pass: the most windows of one sequence in a pass.
     """
     counts = passes[boundaries[batches]]
     firsts = np.cumsum(counts) - counts
@@ -102,10 +104,11 @@ def plan_passes(
 
 @dataclass(frozen=True, eq=False)
 class RawBatch:
-    """Sequences of a shard that go through the model at once, as residues.
+    """The residues of the sequences in one pass.
 
-    positions: (B,) int64, the sequences' rows in the shard. windows: the first window of the first
-    sequence to compute and the one after the last, None for all; other sequences are whole.
+    positions: (B,) the sequences' rows in the shard. windows: the number of the first sequence's
+    first window in this pass, and the number after the last window's, or None if all that follow
+    are in this pass. All windows of the other sequences are in this pass.
     """
 
     positions: Int64s
@@ -115,10 +118,11 @@ class RawBatch:
 
 @dataclass(frozen=True, slots=True)
 class PackedWindow:
-    """A window in a packed batch, in which its sequence has the rows from start to stop.
+    """A window in a packed batch, and which of the batch's rows the window gives its sequence.
 
-    position: the sequence's row in the shard. first, last: whether this is the sequence's first or
-    last window; the special token before or after the rows then belongs to the sequence, too.
+    position: the sequence's row in the shard. start, stop: the window gives the rows `start` to
+    `stop - 1`. first, last: whether this is the sequence's first or last window. The first window
+    has its special token at row `start - 1`, the last window at row `stop`.
     """
 
     position: int
@@ -130,7 +134,11 @@ class PackedWindow:
 
 @dataclass(frozen=True, eq=False)
 class PackedBatch:
-    """Windows laid end to end, and perhaps a dummy after them. tokens: (T,) int64."""
+    """The tokens of windows, end to end; a dummy follows if they are fewer than MIN_BATCH_TOKENS.
+
+    tokens: (T,) int64 token ids, those of special tokens and of the dummy included. packing: where
+    in `tokens` each window, and the dummy, begins and ends.
+    """
 
     windows: list[PackedWindow]
     tokens: Tensor
@@ -138,16 +146,16 @@ class PackedBatch:
 
     @cached_property
     def positions(self) -> list[int]:
-        """The rows in the shard of the sequences, each once, in order."""
+        """The rows in the shard of the batch's sequences, in order, each row once."""
         return list(dict.fromkeys(window.position for window in self.windows))
 
     @property
     def size(self) -> int:
-        """How many tokens the batch has, without the dummy's."""
+        """The number of tokens in the batch, without the dummy's."""
         return self.packing.bounds[len(self.windows)]
 
     def select(self, numbers: Sequence[int]) -> PackedBatch:
-        """Return a batch of the windows of these numbers."""
+        """Return a batch of the windows that have these numbers in `windows`."""
         tokens, bounds = self.tokens.numpy(), self.packing.bounds
         windows, parts, offset = [], [], 0
         for number in numbers:
@@ -158,12 +166,15 @@ class PackedBatch:
         return _pack(windows, parts)
 
     def split(self) -> list[PackedBatch]:
-        """Return a batch for each sequence, in order."""
+        """Return one batch for each sequence of this batch, in order."""
         numbers = groupby(range(len(self.windows)), lambda number: self.windows[number].position)
         return [self.select(list(own)) for _, own in numbers]
 
     def cut(self, token_limit: int | None) -> list[PackedBatch]:
-        """Return batches of at most `token_limit` tokens, in order; a larger window is alone."""
+        """Return this batch in parts of at most `token_limit` tokens, or of one window, in order.
+
+        token_limit: None for no limit.
+        """
         if token_limit is None or self.size <= token_limit:
             return [self]
         sizes = np.diff(self.packing.bounds[: len(self.windows) + 1])
@@ -171,16 +182,17 @@ class PackedBatch:
         return [self.select(range(*pair)) for pair in pairwise(bounds)]
 
     def pin_memory(self) -> PackedBatch:
-        """Return this batch in page-locked memory; called by DataLoader."""
+        """Return a copy of this batch in page-locked memory. DataLoader calls this method."""
         packing = Packing(self.packing.bounds, self.packing.cu_seqlens.pin_memory())
         return PackedBatch(self.windows, self.tokens.pin_memory(), packing)
 
 
 class IndexBasedDataset(Dataset[RawBatch]):
-    """The batches of a shard that are to compute; item i is the i-th of `passes` (plan_passes).
+    """The batches that a worker computes: item i holds the residues of pass i.
 
-    A row group is read when a batch needs it, and only the last one is kept, so that memory does
-    not grow with the shard.
+    index_path: the shard's index. boundaries, windows_a_pass: as plan_passes takes them. passes: as
+    plan_passes returns them. Only the row group that was read last is kept, so that memory does not
+    grow with the shard. Reading an item raises IndexFormatError if the index is damaged.
     """
 
     def __init__(
@@ -192,7 +204,7 @@ class IndexBasedDataset(Dataset[RawBatch]):
     ) -> None:
         self._path, self._file = index_path, open_parquet(index_path)
         self._boundaries, (self._batches, self._begins) = boundaries, passes
-        self._step = windows_a_pass
+        self._windows_a_pass = windows_a_pass
         groups = self._file.metadata.num_row_groups
         sizes = [self._file.metadata.row_group(number).num_rows for number in range(groups)]
         self._starts = np.cumsum([0, *sizes])
@@ -208,7 +220,8 @@ class IndexBasedDataset(Dataset[RawBatch]):
         start = self._boundaries[batch]
         positions = np.arange(start, self._boundaries[batch + 1] if last else start + 1)
         residues = [self._residues(int(position)) for position in positions]
-        return RawBatch(positions, residues, (begin, None if last else begin + self._step))
+        stop = None if last else begin + self._windows_a_pass
+        return RawBatch(positions, residues, (begin, stop))
 
     def _residues(self, position: int) -> bytes:
         number = int(np.searchsorted(self._starts, position, side="right")) - 1
@@ -223,13 +236,18 @@ class IndexBasedDataset(Dataset[RawBatch]):
 
 
 class VarlenCollator:
-    """Packs a batch: encodes each sequence, cuts it by the policy, lays its windows end to end."""
+    """Packs batches: encodes each sequence, cuts it into windows, and lays the windows end to end.
+
+    encode: returns the token ids of residues, (n + 2,) int64, special tokens included. policy: how
+    to cut a sequence that is too long for one window.
+    """
 
     def __init__(self, encode: Encode, policy: LengthPolicy) -> None:
-        # A sequence of many windows comes again for each pass.
+        # A sequence that takes several passes is encoded for the first one only.
         self._encode, self._policy = lru_cache(maxsize=1)(encode), policy
 
     def __call__(self, batch: RawBatch) -> PackedBatch:
+        """Return the packed batch of one pass."""
         windows: list[PackedWindow] = []
         parts: list[Int64s] = []
         offset, wanted = 0, slice(*batch.windows)
@@ -237,8 +255,12 @@ class VarlenCollator:
             tokens = self._encode(residues)
             cuts = self._policy.cut(len(tokens) - SPECIALS)
             for number in range(len(cuts))[wanted]:
-                windows.append(_place(position, offset, cuts, number))
-                own = tokens[1 + cuts[number].start : 1 + cuts[number].stop]
+                cut, first, last = cuts[number], number == 0, number == len(cuts) - 1
+                # Row `offset` of the batch is the window's first special token.
+                shift = offset + 1 - cut.start
+                start, stop = shift + cut.keep_start, shift + cut.keep_stop
+                windows.append(PackedWindow(position, start, stop, first, last))
+                own = tokens[1 + cut.start : 1 + cut.stop]
                 parts.append(np.concatenate((tokens[:1], own, tokens[-1:])))
                 offset += len(parts[-1])
             wanted = slice(None)
@@ -246,7 +268,7 @@ class VarlenCollator:
 
 
 def _pack(windows: list[PackedWindow], parts: list[Int64s]) -> PackedBatch:
-    """Lay the tokens of windows end to end, and a dummy after them if they are too few."""
+    """Return a batch of windows; parts: each window's tokens, special tokens included."""
     missing = MIN_BATCH_TOKENS - sum(map(len, parts))
     if missing > 0:
         parts = [*parts, np.full(missing + SPECIALS, parts[0][0])]
@@ -254,19 +276,13 @@ def _pack(windows: list[PackedWindow], parts: list[Int64s]) -> PackedBatch:
     return PackedBatch(windows, torch.from_numpy(np.concatenate(parts)), packing)
 
 
-def _place(position: int, offset: int, cuts: list[Window], number: int) -> PackedWindow:
-    """Return the window of this number; its first special token is row `offset` of the batch."""
-    window, own = cuts[number], offset + 1 - cuts[number].start
-    start, stop = own + window.keep_start, own + window.keep_stop
-    return PackedWindow(position, start, stop, first=number == 0, last=number == len(cuts) - 1)
-
-
 def create_async_dataloader(
     dataset: IndexBasedDataset, collator: VarlenCollator, device: torch.device
 ) -> DataLoader[PackedBatch]:
-    """Return a loader of packed batches, in order, in page-locked memory if they go to a GPU.
+    """Return a loader of the dataset's packed batches, in order.
 
-    The loader starts no process: importing PyTorch once more would take longer than packing.
+    For a GPU, the batches are in page-locked memory. The loader starts no processes: each would
+    import PyTorch, which takes longer than packing the batches.
     """
     return DataLoader(
         dataset,  # type: ignore[arg-type]

@@ -1,10 +1,11 @@
-"""Decides what is computed in place of a batch that failed, down to a single sequence.
+"""Decide what is computed in place of a batch that failed, down to a single sequence.
 
-A batch that ran out of memory is cut in two, and no later batch may be larger than half of that
-batch. After any other failure each sequence of the batch is computed alone: at once if the batch
-raised an error, in a fresh process if the process crashed. A sequence that failed alone twice, each
-time as the first work of a fresh process, is quarantined. If many sequences in a row fail and none
-succeeds, the model or the machine is at fault: the run ends with the error.
+A batch that ran out of memory is cut in two, and later batches hold at most half as many tokens.
+After any other failure each sequence of the batch is computed alone: at once if the batch raised an
+error, in a fresh process if the process crashed. A suspect is a sequence that may have caused a
+failure. A suspect that fails alone twice, each time as the first work of a fresh process, is
+quarantined: no later run computes that sequence. If many sequences fail in a row, each alone, the
+model or the machine is at fault, and the run ends with an error.
 """
 
 from __future__ import annotations
@@ -38,28 +39,29 @@ from seqembed.inference.batches import PackedBatch
 from seqembed.storage.digests import DigestIndex, from_hex
 from seqembed.storage.publish import set_aside
 
-# How often a sequence has to fail alone, each time as a fresh process's first work.
+# A sequence is quarantined when it has failed alone this often as a fresh process's first work.
 TRIES = 2
-# After this many failures in a row, each of a sequence alone, the model or the machine is at fault.
-# The longest sequences come first, and many of them may be too long for the memory.
+# The run ends when this many sequences in a row have failed alone, and when this many in a row have
+# run out of memory alone.
+# The longest sequences are computed first, and many of them may be too long for the memory.
 MAX_IN_A_ROW = 10
 MAX_TOO_LONG_IN_A_ROW = 30
 MAX_REASON_CHARACTERS = 300
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device, or this machine, ran out of memory."""
+    """Whether an exception says that a GPU or this machine ran out of memory."""
     # PyTorch has no exception type of its own for the CPU (c10/core/impl/alloc_cpu.cpp).
     on_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     return on_cpu or isinstance(error, (torch.OutOfMemoryError, MemoryError))
 
 
 class FailureTracker:
-    """Keeps in `folder` what failed in a shard, and says what to compute instead.
+    """Records a shard's failures, and decides what is computed in place of a failed batch.
 
-    digests: (N, 16) uint8 of the shard's rows. name_of: returns the id of a row's sequence.
-    given_up: rows that this process does not compute any more. retrying: a sequence that failed
-    alone before is being computed, and may end the process.
+    folder: of the shard's checkpoints. digests: (N, 16) uint8 of the shard's rows. name_of: returns
+    the id of a row's sequence, for messages. given_up: the rows that this process computes no more.
+    retrying: the batch that was submitted last is a sequence that failed alone before.
     """
 
     def __init__(
@@ -80,38 +82,35 @@ class FailureTracker:
         found = DigestIndex(from_hex(self._known.quarantined)).find(digests) >= 0
         self.given_up: set[int] = set(np.flatnonzero(found).tolist())
         self.retrying, self._fresh = False, True
-        self._check: Callable[[], None] = lambda: None
+        self._require_weights: Callable[[], None] = lambda: None
 
     @property
     def quarantined(self) -> Set[str]:
-        """Hex digests of the sequences that are given up for good."""
+        """The digests, in hex, of the quarantined sequences."""
         return self._known.quarantined.keys()
 
     @property
     def token_limit(self) -> int | None:
-        """The most tokens that a batch may hold, None while no batch ran out of memory."""
+        """The most tokens that a batch may hold; None if no batch ran out of memory."""
         return self._known.token_limit
 
     @property
     def suspects(self) -> dict[int, Suspect]:
-        """Suspects by row, in the order in which they are tried.
-
-        Suspects that ran out of memory come last: if one ends the process, all else is done.
-        """
+        """The suspects by row, in computing order: suspects that ran out of memory come last."""
         known = self._known.suspects.items()
         return dict(sorted(known, key=lambda pair: (pair[1].memory, -pair[1].tries, pair[0])))
 
     def find_suspect(self, batch: PackedBatch) -> Suspect | None:
-        """Return the suspect that a batch holds, and nothing else; None for any other batch."""
+        """Return the suspect that is alone in a batch, or None if the batch holds anything else."""
         alone = len(batch.positions) == 1
         return self._known.suspects.get(batch.positions[0]) if alone else None
 
     def record_crash(self, crash: Mapping[str, Any] | None) -> None:
-        """Attribute the last process's crash to the batches that were in flight.
+        """Attribute the last process's crash to the batches that were being computed.
 
-        crash: its `reason`, and whether `memory` ran out; None if the process did not crash.
-        Raises WorkerCrashError if no batch was in flight, NotTheSequencesError if too many
-        sequences failed in a row, each alone.
+        crash: `reason`, a text, and `memory`, whether the process ran out of memory; None if the
+        process did not crash. Raises WorkerCrashError if no batch was being computed, and
+        NotTheSequencesError if too many sequences in a row failed alone.
         """
         flight = self._file.take()
         if crash is None:
@@ -133,16 +132,16 @@ class FailureTracker:
         self._save()
 
     def start(self, rows: Sequence[int], check: Callable[[], None]) -> None:
-        """Forget the suspects that are not among `rows`, which this run computes.
+        """Begin a run that computes `rows`: forget the suspects of all other rows.
 
-        check: called before failures are written; raises if the model cannot be trusted.
+        check: is called before failures are written, and raises if the weights have changed.
         """
         kept = np.intersect1d(list(self._known.suspects), rows).tolist()
         self._known.suspects = {row: self._known.suspects[row] for row in kept}
-        self._check = check
+        self._require_weights = check
 
     def note_in_flight(self, batches: Sequence[PackedBatch]) -> None:
-        """Record the batches that are being computed, of which the last has just begun."""
+        """Record in in_flight.json the batches that are being computed, oldest first."""
         if not batches:
             self._file.write(None)
             return
@@ -160,7 +159,10 @@ class FailureTracker:
         )
 
     def record_success(self, rows: NDArray[np.int64]) -> None:
-        """Record that `rows` are computed: they are no suspects, and failures in a row end."""
+        """Record that `rows`, (n,), are computed.
+
+        Their sequences are no longer suspects, and failures in a row are counted from 0 again.
+        """
         for row in rows.tolist():
             self._known.suspects.pop(row, None)
         if len(rows) and self._known.in_a_row:
@@ -170,11 +172,11 @@ class FailureTracker:
     def handle_failure(
         self, batch: PackedBatch, error: Exception, *, alone: bool
     ) -> list[PackedBatch]:
-        """Return the batches to compute, each alone, in place of a batch that raised `error`.
+        """Return the batches to compute, one at a time, in place of a batch that raised `error`.
 
-        There are none if the batch held one sequence, which this process then gives up. alone: no
-        other batch was being computed. Raises NotTheSequencesError if too many sequences failed in
-        a row, each alone.
+        The list is empty if the failed batch held one sequence, which this process then gives up.
+        alone: no other batch was being computed at the same time. Raises NotTheSequencesError if
+        too many sequences in a row failed alone.
         """
         reason, memory = _shorten(f"{type(error).__name__}: {error}"), is_out_of_memory(error)
         if memory and (len(batch.windows) > 1 or not alone):
@@ -191,10 +193,11 @@ class FailureTracker:
         return []
 
     def quarantine(self, row: int, reason: str, *, in_doubt: bool) -> None:
-        """Give up a sequence whose values are not finite.
+        """Quarantine the sequence of a row whose values are not finite.
 
-        in_doubt: nothing else in the sequence's batch is finite either. Raises NonFiniteError if
-        too many sequences in a row are given up in doubt.
+        reason: what is wrong, for quarantine.tsv. in_doubt: no other sequence of the batch has
+        finite values, so that the model may be at fault. Raises NonFiniteError if too many
+        sequences in a row are quarantined in doubt.
         """
         self._give_up(row, reason)
         if in_doubt and (count := self._count_in_a_row(row, memory=False)):
@@ -202,16 +205,16 @@ class FailureTracker:
         self._save()
 
     def finish(self) -> None:
-        """Raise FreshProcessError if a suspect is left, which a fresh process has to try."""
+        """Remove in_flight.json; raise FreshProcessError if suspects are left to compute."""
         self._file.remove()
         if left := list(self.suspects.values()):
             raise FreshProcessError(
-                f"{len(left):,} sequences failed, the first because of {left[0].reason}; each is "
-                "tried alone in a fresh process"
+                f"{len(left):,} sequences failed, the first with {left[0].reason}; a fresh "
+                "process computes each of them alone"
             )
 
     def _lower_limit(self, tokens: int, *, alone: bool) -> None:
-        """Limit batches to half of `tokens`, or to all if not `alone`: later ones run alone."""
+        """Lower the token limit to half of a failed batch's tokens, or if not `alone`, to all."""
         limit = min(tokens // 2 if alone else tokens, self.token_limit or tokens)
         self._known.token_limit = limit
         words = "out of memory in a batch of %s tokens: batches hold at most %s from now on"
@@ -220,7 +223,7 @@ class FailureTracker:
     def _fail_alone(
         self, row: int, reason: str, memory: bool, *, fresh: bool, error: Exception | None = None
     ) -> None:
-        """Quarantine a sequence, or keep it as a suspect for the next process."""
+        """Record that a sequence failed alone: quarantine it, or keep it as a suspect."""
         earlier = self._known.suspects.pop(row, Suspect(reason=reason))
         if not earlier.failed and (count := self._count_in_a_row(row, memory)):
             raise NotTheSequencesError(count, reason, memory) from error
@@ -233,18 +236,19 @@ class FailureTracker:
             self._logger.warning("%s failed alone: %s", self._name_of(row), reason)
 
     def _give_up(self, row: int, reason: str) -> None:
-        self._known.quarantined[self._digest(row)] = reason
+        self._known.quarantined[bytes(self._digests[row]).hex()] = reason
         self._known.suspects.pop(row, None)
         self.given_up.add(row)
         self._logger.warning("%s is quarantined: %s", self._name_of(row), reason)
 
     def _count_in_a_row(self, row: int, memory: bool) -> int:
-        """Count a sequence that failed; return the count if it is too large, else 0.
+        """Count the failures in a row with this one; return the count if too large, else 0.
 
-        After too many none of these sequences is at fault: their suspicion and quarantine end.
+        Too many sequences cannot all be at fault: all suspects are forgotten, and the sequences
+        that failed in this row leave the quarantine.
         """
         known = self._known
-        known.in_a_row[self._digest(row)] = memory
+        known.in_a_row[bytes(self._digests[row]).hex()] = memory
         count = list(known.in_a_row.values()).count(memory)
         if count < (MAX_TOO_LONG_IN_A_ROW if memory else MAX_IN_A_ROW):
             return 0
@@ -253,11 +257,8 @@ class FailureTracker:
         self._save()
         return count
 
-    def _digest(self, row: int) -> str:
-        return bytes(self._digests[row]).hex()
-
     def _save(self) -> None:
-        self._check()
+        self._require_weights()
         write_failures(self._folder, self._known)
 
 

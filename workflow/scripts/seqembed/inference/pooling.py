@@ -1,4 +1,4 @@
-"""Pools token rows into one row a sequence."""
+"""Pool the rows of a sequence's tokens into one row."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ Float32s = NDArray[np.float32]
 
 
 def pooled_span(window: PackedWindow, pooling: Pooling, pools_specials: bool) -> tuple[int, int]:
-    """Return the rows of a packed batch to pool for a window: first, and one after the last.
+    """Return which rows of a packed batch are pooled for a window: start and stop, stop excluded.
 
-    pools_specials: the sequence's first and last special token count, as for the model's authors.
+    pools_specials: mean and maximum include a sequence's first and last special token. `cls` takes
+    the row before the window's own, which is the special token in a sequence's first window.
     """
     if pooling == "cls":
         return window.start - 1, window.start
@@ -29,7 +30,11 @@ def pooled_span(window: PackedWindow, pooling: Pooling, pools_specials: bool) ->
 
 
 def pool(rows: Tensor, spans: Sequence[tuple[int, int]], pooling: Pooling) -> Tensor:
-    """Return (B, D) float32: each span of `rows` (T, D) pooled, whatever other rows hold."""
+    """Return one pooled row for each span, (B, D) float32, on the device of `rows`.
+
+    rows: (T, D) of a packed batch, in any float dtype. spans: (start, stop) of each window, as
+    pooled_span returns them. Rows outside a span do not change its result.
+    """
     pooled = rows.new_empty((len(spans), rows.shape[1]), dtype=torch.float32)
     for number, (start, stop) in enumerate(spans):
         if pooling == "max":
@@ -40,10 +45,11 @@ def pool(rows: Tensor, spans: Sequence[tuple[int, int]], pooling: Pooling) -> Te
 
 
 class WindowPool:
-    """Joins the pooled rows of windows, which come in order, to one row per sequence.
+    """Joins the pooled rows of a sequence's windows into the sequence's row.
 
-    The mean of a sequence of several windows is the mean, in float64, of the windows' means,
-    weighted by how many rows each was pooled from. A single window's row stays as it is.
+    Windows come in order. The mean of several windows is the float64 mean of the windows' means,
+    weighted by the number of rows that each window pools. `cls` takes the first window's row. If a
+    sequence has one window, that window's row is the sequence's row, unchanged.
     """
 
     def __init__(self, pooling: Pooling) -> None:
@@ -54,27 +60,26 @@ class WindowPool:
     def add(
         self, windows: Sequence[PackedWindow], spans: Sequence[tuple[int, int]], pooled: Float32s
     ) -> tuple[NDArray[np.int64], Float32s]:
-        """Take the (B, D) rows of windows; return (n,) positions and (n, D) rows of sequences.
+        """Add the pooled rows of windows; return the sequences that these windows complete.
 
-        These are the sequences of which all windows have come.
+        spans: each window's, as pooled_span returns them. pooled: (B, D). Returns the sequences'
+        rows in the shard, (n,) int64, and their pooled rows, (n, D) float32.
         """
         finished = []
         for window, (start, stop), row in zip(windows, spans, pooled, strict=True):
-            if not (window.first and window.last):
-                self._take(window, row, stop - start)
+            if window.first and window.last:
+                finished.append(row)
+                continue
+            if self._pooling == "mean":
+                row = row.astype(np.float64) * (stop - start)
+                self._count = stop - start + (0 if window.first else self._count)
+            if window.first:
+                self._total = row.copy()
+            elif self._pooling == "mean":
+                self._total += row
+            elif self._pooling == "max":
+                np.maximum(self._total, row, out=self._total)
             if window.last:
-                finished.append(row if window.first else self._total / self._count)
+                finished.append(self._total / self._count)
         positions = np.array([window.position for window in windows if window.last], np.int64)
         return positions, np.array(finished, np.float32).reshape(-1, pooled.shape[1])
-
-    def _take(self, window: PackedWindow, row: NDArray[Any], count: int) -> None:
-        """Add a window's row, pooled from `count` token rows."""
-        if self._pooling == "mean":
-            row = row.astype(np.float64) * count
-            self._count = count if window.first else self._count + count
-        if window.first:
-            self._total = row.copy()
-        elif self._pooling == "mean":
-            self._total += row
-        elif self._pooling == "max":
-            np.maximum(self._total, row, out=self._total)

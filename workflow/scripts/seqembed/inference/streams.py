@@ -1,9 +1,9 @@
-"""Computes batches on the threads of a CPU, or on a GPU while it copies other batches.
+"""Compute batches on the threads of a CPU, or on a GPU.
 
-Both kinds of streams have the same members. depth: how many batches to submit before waiting for
-the rows of the first. concurrent: several batches are computed at the same time, each in its own
-memory. submit: begins a batch; the computation's errors are raised there or by the future; alone:
-no other batch is submitted. close: cancels batches that have not begun, and waits for the others.
+CpuStreams and CudaStream have the same members. depth: how many batches the caller submits before
+waiting for the rows of the first. concurrent: several batches are computed at the same time, each
+in its own memory. submit: begins to compute a batch; alone: no other batch is submitted. An error
+in the computation is raised by `submit`, or by the returned future.
 """
 
 from __future__ import annotations
@@ -18,67 +18,72 @@ from torch import Tensor
 from seqembed.inference.batches import PackedBatch
 from seqembed.models.encoders.attention import Packing
 
-# (B, D) float32 pooled rows, and the (T, D) token rows if they are wanted, else None.
+# Pooled rows, (B, D) float32, and token rows, (T, D), or None if they are not asked for.
 Rows = tuple[Tensor, Tensor | None]
-# From a batch's tokens and packing, both on the device, to the batch's rows on the device.
+# Takes a batch's tokens, (T,) int64, and packing; returns the batch's rows; all on the device.
 Compute = Callable[[Tensor, Packing], Rows]
 
 
 def keep_products_equal(
     environ: MutableMapping[str, str], cpuinfo: Path = Path("/proc/cpuinfo")
 ) -> None:
-    """Ask MKL for its strict mode, on Intel's processors; the user's own value wins.
+    """Make MKL compute the same bits with any number of threads: set MKL_CBWR in `environ`.
 
-    MKL reads the variable once: call this before the first matrix product.
+    A value that the user set stays. MKL reads the variable once: call this function before the
+    first matrix product. cpuinfo: the file that names the processor's maker; the variable is set
+    for Intel's only.
     """
-    # Intel's MKL, which PyTorch multiplies with, divides the product of a small batch among threads
-    # in several ways, each with other last bits. MKL's strict mode does not ("Obtaining Numerically
-    # Reproducible Results", oneMKL developer guide), and gives the bits of one thread (measured).
+    # PyTorch multiplies with Intel's MKL. MKL divides a small batch's product among threads in
+    # several ways, which give different last bits. In strict mode MKL gives the bits of one thread
+    # (measured; "Obtaining Numerically Reproducible Results", oneMKL developer guide).
     if cpuinfo.exists() and "GenuineIntel" in cpuinfo.read_text(encoding="utf-8"):
         environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 
 class CpuStreams:
-    """Computes `streams` batches at once, each on its share of the threads; a lone one on all.
+    """Computes `streams` batches at once on a CPU, each on an equal share of its threads.
 
-    Threads that share one batch wait for each other at every step of a model. As many batches wait
-    as are computed. even_threads: Encoder.even_threads, the most threads, of those allowed, that
-    give the bits of one thread for a batch of so many rows.
+    Threads that share one batch wait for each other at every step of a model, so several batches at
+    once are faster. As many batches wait as are computed. A batch that is submitted alone gets all
+    threads. threads: of the CPU, for all batches together. even_threads: Encoder.even_threads.
     """
 
     def __init__(self, streams: int, threads: int, even_threads: Callable[[int, int], int]) -> None:
         self._threads, self._share = threads, max(1, threads // streams)
         self._even_threads = even_threads
         self.concurrent = streams > 1
-        # A single stream's batch is always alone.
+        # A single stream computes every batch alone: no other batch may be submitted.
         self.depth = 2 * streams if self.concurrent else 1
-        # PyTorch fixes how many threads a Python thread uses when that thread first asks, from what
-        # any other has set by then: each asks at its start, before others set theirs.
+        # PyTorch fixes a Python thread's number of threads when that thread first asks for it, from
+        # what other Python threads have set. So each asks at its start, before any sets a number.
         settle = torch.get_num_threads
         self._shared = ThreadPoolExecutor(streams, "stream", settle)
-        # A Python thread that computes on several threads keeps a team of them: one team is enough.
+        # A Python thread keeps the threads with which it computed: one Python thread may have all.
         self._whole = ThreadPoolExecutor(1, "whole", settle)
 
     def submit(self, batch: PackedBatch, compute: Compute, *, alone: bool) -> Future[Rows]:
+        """Begin to compute a batch; alone: on all threads, as no other batch is submitted."""
         pool, threads = (self._whole, self._threads) if alone else (self._shared, self._share)
         even = self._even_threads(batch.packing.bounds[-1], threads)
         return pool.submit(_compute, batch, compute, even)
 
     def close(self) -> None:
+        """Cancel the batches that have not begun, and wait for the others."""
         for pool in (self._shared, self._whole):
             pool.shutdown(cancel_futures=True)
 
 
 def _compute(batch: PackedBatch, compute: Compute, threads: int) -> Rows:
-    # PyTorch keeps this number per Python thread.
+    # PyTorch keeps this number for each Python thread.
     torch.set_num_threads(threads)
     return compute(batch.tokens, batch.packing)
 
 
 class CudaStream:
-    """Queues the next batch on a GPU before waiting for the rows of the last one.
+    """Computes batches on a GPU: queues the next batch before the rows of the last one arrive.
 
-    Copies to the GPU run while the GPU computes, and the GPU does not wait for Python.
+    A batch is copied to the GPU while the GPU computes another batch, and the GPU never waits for
+    Python. device: of type "cuda".
     """
 
     depth, concurrent = 2, False
@@ -89,7 +94,10 @@ class CudaStream:
         self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def submit(self, batch: PackedBatch, compute: Compute, *, alone: bool) -> Future[Rows]:
-        tokens, cu_seqlens = map(self._to_device, (batch.tokens, batch.packing.cu_seqlens))
+        """Queue a batch; the future's rows are in the CPU's memory. `alone` changes nothing."""
+        with torch.cuda.stream(self._copies):
+            tokens = batch.tokens.to(self._device, non_blocking=True)
+            cu_seqlens = batch.packing.cu_seqlens.to(self._device, non_blocking=True)
         current = torch.cuda.current_stream(self._device)
         current.wait_stream(self._copies)
         # The allocator must not reuse the tensors' memory while the computation reads them.
@@ -106,11 +114,8 @@ class CudaStream:
 
         return self._waiting.submit(wait)
 
-    def _to_device(self, tensor: Tensor) -> Tensor:
-        with torch.cuda.stream(self._copies):
-            return tensor.to(self._device, non_blocking=True)
-
     def close(self) -> None:
+        """Wait for the batches that the GPU computes."""
         self._waiting.shutdown(cancel_futures=True)
 
 

@@ -1,1 +1,1 @@
-"""Language models that embed packed batches, and how their weights are loaded."""
+"""Find, prepare and load language models, which embed packed batches."""

@@ -1,4 +1,4 @@
-"""The families of models: the sizes of a model, and the facts of its family. Needs no PyTorch."""
+"""The sizes of a model, and the facts that all models of its family share. Needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from seqembed.errors import ModelError
 from seqembed.models.source import TOKENIZER
 
 Molecule = Literal["protein", "DNA"]
-# What a field of each type must be, for messages.
+# What a field's value must be, by the field's type, in the words of messages.
 _FIELDS = {
     "int": "a whole number above 0",
     "float": "a number above 0",
@@ -19,7 +19,7 @@ _FIELDS = {
 
 
 def check_fields(instance: Any) -> None:
-    """Raise ModelError if a field of a dataclass has another type, is empty or is not above 0."""
+    """Raise ModelError if a number or text in a dataclass has a wrong type, is <= 0 or empty."""
     for field in fields(instance):
         value, kind = getattr(instance, field.name), str(field.type)
         right = type(value).__name__ == kind and (kind == "bool" or value > type(value)())
@@ -29,13 +29,16 @@ def check_fields(instance: Any) -> None:
 
 @dataclass(frozen=True)
 class Architecture:
-    """The sizes of a model, the same in all families; ModelError if they do not fit together."""
+    """The sizes that models of every family have; raises ModelError if they do not fit together.
+
+    width: the length of a token's row. ffn_width: the width of the feed-forward part of a layer.
+    rotary: the family has rotary positions, which turn pairs of values: head_dim must be even.
+    """
 
     layers: int
     width: int
     heads: int
     ffn_width: int
-    # Rotary positions turn pairs of values, so that the width of a head must be even.
     rotary: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -46,12 +49,13 @@ class Architecture:
 
     @property
     def head_dim(self) -> int:
+        """The number of a row's values that one attention head reads."""
         return self.width // self.heads
 
 
 @dataclass(frozen=True)
 class Esm2Architecture(Architecture):
-    """The sizes of an ESM-2."""
+    """The sizes of an ESM-2; token_dropout: embeddings are scaled as if tokens were masked."""
 
     token_dropout: bool = True
     layer_norm_eps: float = 1e-5
@@ -60,7 +64,7 @@ class Esm2Architecture(Architecture):
 
 @dataclass(frozen=True)
 class DnabertArchitecture(Architecture):
-    """The sizes of a DNABERT-S or DNABERT-2."""
+    """The sizes of a DNABERT-S or DNABERT-2; vocabulary: the number of tokens."""
 
     vocabulary: int
     layer_norm_eps: float = 1e-12
@@ -68,11 +72,12 @@ class DnabertArchitecture(Architecture):
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """Facts that all models of a family share, after their authors.
+    """Facts that all models of a family share, as their authors state them.
 
-    max_length: the tokens, specials left out, that a model was trained on at once. reads_whole:
-    whether longer sequences may go through the model at once. pools_specials: whether the authors'
-    mean includes the special tokens. tokenizer: the file in a model's folder; None: built in.
+    max_length: the most tokens, special tokens left out, of the sequences in training. reads_whole:
+    longer sequences may go through the model in one piece. pools_specials: the authors' mean
+    includes the special tokens. tokenizer: the name of the tokenizer's file in a model's folder;
+    None if the tokenizer is built in.
     """
 
     name: str
@@ -110,7 +115,7 @@ FAMILIES = {family.name: family for family in (ESM2, DNABERT_S)}
 
 
 def find_family(name: object) -> Family:
-    """Return the family of this name; ModelError if the name is not known."""
+    """Return the family of this name; raise ModelError if no family has the name."""
     if name not in FAMILIES:
-        raise ModelError(f"{name!r} is not a known family of models")
+        raise ModelError(f"{name!r} is not a family of models ({', '.join(FAMILIES)})")
     return FAMILIES[str(name)]

@@ -1,4 +1,4 @@
-"""The models that are known by name, other spellings, and advice for unknown names."""
+"""The models that are known by name, other names for them, and messages on unknown names."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from seqembed.storage.paths import as_name, expand
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A model's files in a repository of the hub.
+    """A model that is known by name, and its files in a repository of the Hugging Face hub.
 
-    revision: a commit, so that a name means the same weights for ever. files: the SHA-256 of each
-    file that is needed, 64 hex characters, or None if not known; parts of an index are needed too.
+    revision: a commit, so that a name always means the same weights. files: the SHA-256 of each
+    needed file, 64 hex characters, or None if not known; files that an index names are needed too.
     """
 
     name: str
@@ -31,7 +31,7 @@ _ESM2_VOCABULARY = "0b82cc0a7c7cf9e567b1e5892d793285b9fbae822c964ca48696f7db4459
 
 
 def _esm2(size: str, revision: str, config: str | None, files: dict[str, str | None]) -> KnownModel:
-    """Return an ESM-2; config: the SHA-256 of config.json; files: all but that and vocab.txt."""
+    """Return a known ESM-2; config: the SHA-256 of config.json; files: its weights' files."""
     name = f"esm2_{size}_UR50D"
     files = {CONFIG: config, VOCABULARY: _ESM2_VOCABULARY} | files
     return KnownModel(name, f"facebook/{name}", revision, files)
@@ -110,9 +110,9 @@ _HUB = re.compile(r"^(https?://)?(huggingface\.co|hf\.co)/")
 _BY_REPOSITORY = {model.repository: model.name for model in KNOWN.values()}
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 _PLAIN_PATH = re.compile(r"[\w./~$+@%-]+")
-_READ = "ESM-2, DNABERT-S or DNABERT-2"
+_SUPPORTED = "ESM-2, DNABERT-S or DNABERT-2"
 
-# Families that users ask for and that have no encoder here yet, and what their names contain.
+# Families that this program cannot read yet, and what the names of their models contain.
 _UNREAD = {
     "ESM-1b": r"esm-?1b",
     "ESM-1v": r"esm-?1v",
@@ -132,45 +132,54 @@ _UNREAD = {
 
 
 def known_name(text: str) -> str | None:
-    """Return the known name for a name, a repository or a page of the hub; None if unknown."""
+    """Return the known model's name for a name, repository or address on the hub, else None."""
     text = _HUB.sub("", text).rstrip("/")
     return text if text in KNOWN else _BY_REPOSITORY.get(text)
 
 
 def model_name(text: str, models: Mapping[str, str]) -> str:
-    """Return the name for a dataset's `model`: a key of `models`, a known name, or unchanged."""
+    """Return the name of the model that `text`, a dataset's setting `model`, stands for.
+
+    This is a key of the setting `models`, a known name, or else `text` unchanged.
+    """
     return text if text in models else known_name(text) or text
 
 
 def get_model_source(name: str, models: Mapping[str, str]) -> str:
-    """Return a model's source: the path or known name that `models` gives, else `name` itself."""
+    """Return where the model `name` comes from: a known name, or the path of a folder or file.
+
+    models: the setting `models`, from names to paths, known names or repositories.
+    """
     if name not in models:
         return name
     path = models[name]
     if path in KNOWN:
-        # Without a separator, the folder would be taken for the known model of that name.
+        # "./" tells a folder of the user's from the known model of the same name.
         return f"./{path}"
     known = known_name(path)
     return known if known and not os.path.lexists(expand(path)) else path
 
 
 def explain_model(place: str, model: str, models: Mapping[str, str]) -> str:
-    """Return the message for `model`, the setting at `place`, if unknown and not in `models`."""
-    beginning = f"{place} is {shorten(repr(model))}, which is no known name and does not stand"
+    """Return the message on a setting whose value, `model`, names no model.
+
+    place: the setting, such as datasets.mine.model. models: the setting `models`.
+    """
+    beginning = f"{place} is {shorten(repr(model))}, which is neither a known name nor a key"
     known = f"Known: {', '.join(KNOWN)}."
     if family := _unread_family(model):
-        reason = f"It looks like {family}, which cannot be read yet; {_READ} can."
-        return f"{beginning} under `models`. {reason} {known}"
+        reason = f"It looks like {family}, which cannot be read yet; {_SUPPORTED} can."
+        return f"{beginning} of `models`. {reason} {known}"
     names = [*models, *KNOWN]
-    # Else the one or two names that contain this one, such as 650M.
+    # A part of a name, such as 650M, is a hint if at most two names contain it.
     holding = [name for name in names if model.lower() in name.lower()]
     close = difflib.get_close_matches(model, names) or (holding if len(holding) <= 2 else [])
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
-    return f"{beginning} under `models`.{hint} {known} {_advise(model)}"
+    return f"{beginning} of `models`.{hint} {known} {_advise(model)}"
 
 
 def explain_missing_source(name: str, source: str) -> str:
-    """Return the message for a path in `models` that does not exist."""
+    """Return the message on a missing path, `source`, of the model `name` in `models`."""
     message = f"models: {name}: {source} does not exist"
     if family := _unread_family(source):
         return f"{message}, and looks like {family}, which cannot be read yet"
@@ -182,13 +191,15 @@ def explain_missing_source(name: str, source: str) -> str:
 
 
 def _advise(model: str) -> str:
-    """Return advice on `models`, with the lines to write after --config and in a file."""
+    """Return how to add a model to `models`, with the words for --config and for a file."""
     name = as_name(model.rpartition("/")[2]) or "my_model"
     source = model if "/" in model and model.isprintable() else "/path/to/its_folder_or_file.pt"
-    advice = "Of another model give the folder or .pt file under `models:`"
+    advice = "For another model, give its folder or .pt file under `models:`"
     if _REPOSITORY.fullmatch(model):
         source = name
-        advice = f"If it is {_READ}, run `{_download(model)}`, give that folder under `models:`"
+        advice = (
+            f"If it is {_SUPPORTED}, run `{_download(model)}`, give that folder under `models:`"
+        )
     if name != model:
         advice += f" and write `model: {name}` in the dataset"
     if _PLAIN_PATH.fullmatch(source):

@@ -1,4 +1,4 @@
-"""Prepare a model: check it, convert its weights where needed, and describe it for workers."""
+"""Prepare a model for workers: check it, convert its weights if needed, and describe it."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ from seqembed.storage.publish import published
 
 
 def prepare_model(name: str, source: str, output: Path, logger: logging.Logger) -> None:
-    """Check the model at `source` and describe it in `output`, resources/models/{name}.json.
+    """Check a model, and write its description to `output`, resources/models/{name}.json.
 
-    The files of a known name are downloaded, unless the user put them into `{name}/original` beside
-    `output`. Safetensors and tokenizer.json are used where they lie; other weights are converted to
+    source: a known name, or the path of a Hugging Face folder or a fair-esm file. The files of a
+    known name are downloaded, unless the user put them into `{name}/original` beside `output`.
+    Safetensors and tokenizer.json are used where they lie; other weights are converted to
     `{name}/model.safetensors` beside `output`.
 
     Raises ModelError if the source is not a model of a known family, or cannot be loaded.
@@ -51,21 +52,30 @@ def prepare_model(name: str, source: str, output: Path, logger: logging.Logger) 
 
 
 def load_prepared(path: Path, layer: int, dtype: torch.dtype = torch.float32) -> Encoder:
-    """Load the model that `path`, a `{model}.json`, describes: layers up to `layer`, in eval mode.
+    """Return the encoder of a prepared model up to `layer`, in eval mode, its weights in `dtype`.
 
-    Raises ModelError if the description cannot be read, the weights have changed, or the model has
-    no such layer.
+    path: of the model's `{model}.json`. layer: 0 is the embedding layer. Raises ModelError if that
+    file cannot be read, the weights have changed, or the model has no such layer.
     """
     model = read_prepared(path)
-    _require_unchanged(model, path)
     weights = Path(model.weights)
+    files = list_weight_files(weights) if weights.is_file() else [weights]
+    for file in files:
+        if not file.is_file():
+            raise ModelError(f"{file}: is missing; put it back, or remove {path} and run again")
+    stats = [file.stat() for file in files]
+    # A moved or copied file may keep an old mtime, but its ctime is new.
+    touched = max(max(stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats)
+    same = touched < path.stat().st_mtime_ns or sha256_of(*files) == model.sha256
+    if not same or sum(stat.st_size for stat in stats) != model.size:
+        raise error_of_change(model, path)
     state = read_state(weights)
     checkpoint = Checkpoint(architecture=model.architecture, state=state, path=weights)
     return build_model(checkpoint, layer, dtype)
 
 
 def _convert(checkpoint: Checkpoint, path: Path) -> Path:
-    """Write the checkpoint's tensors, under their own names, to one safetensors file."""
+    """Write the checkpoint's tensors to `path`, one safetensors file, and return `path`."""
     if (path.parent / CONFIG).exists():
         message = "is a model's own folder, so the converted weights cannot be written there"
         raise ModelError(f"{path.parent}: {message}; give the model another name in `models`")
@@ -76,7 +86,7 @@ def _convert(checkpoint: Checkpoint, path: Path) -> Path:
             for name, held in checkpoint.state.items()
         }
         save_file(tensors, temporary)
-        # safetensors makes files that their owner alone can read; groups share their models.
+        # safetensors makes a file that only its owner can read, but groups share their models.
         temporary.chmod(0o644)
     return path
 
@@ -84,7 +94,7 @@ def _convert(checkpoint: Checkpoint, path: Path) -> Path:
 def _describe(
     name: str, source: str, place: Path, checkpoint: Checkpoint, weights: Path
 ) -> PreparedModel:
-    """Return the description of a model; weights: the checkpoint's file, or the converted one."""
+    """Return the content of `{name}.json`; place: of the model; weights: the file to load."""
     family, files = checkpoint.layout.family, list_weight_files(weights)
     tokenizer = place / family.tokenizer if family.tokenizer else None
     original = checkpoint.path if weights != checkpoint.path else None
@@ -102,18 +112,3 @@ def _describe(
         original=str(original) if original else None,
         original_sha256=sha256_of(*list_weight_files(original)) if original else None,
     )
-
-
-def _require_unchanged(model: PreparedModel, path: Path) -> None:
-    """Raise ModelError if weights are missing, or are not those that `path` describes."""
-    weights = Path(model.weights)
-    files = list_weight_files(weights) if weights.is_file() else [weights]
-    for file in files:
-        if not file.is_file():
-            raise ModelError(f"{file}: is missing; put it back, or remove {path} and run again")
-    stats = [file.stat() for file in files]
-    # A file that was moved or copied keeps an old mtime, but gets a new ctime.
-    touched = max(max(stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats)
-    same = touched < path.stat().st_mtime_ns or sha256_of(*files) == model.sha256
-    if not same or sum(stat.st_size for stat in stats) != model.size:
-        raise error_of_change(model, path)

@@ -1,6 +1,6 @@
-"""`{model}.json`, which describes a prepared model: rules depend on it, and workers load it.
+"""Write and read `{model}.json`, which describes a prepared model.
 
-The file has the same bytes for the same model, and is read without PyTorch.
+Rules depend on this file, which has the same bytes for the same model. Needs no PyTorch.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ BUILT_IN = "esm2"
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedModel:
-    """The content of `{model}.json`; raises ModelError for values that no model has.
+    """The content of `{model}.json`; raises ModelError for values that no model can have.
 
-    source: as the user gave it. weights: the safetensors file, or the index of several, relative
-    to the working folder unless the source was absolute. size (bytes) and sha256 (64 hex
-    characters) are of that file, or of the index followed by its parts in name order. tokenizer:
-    BUILT_IN, or the sha256 of tokenizer_file. max_length: the tokens, specials left out, that the
-    model was trained on at once. original: the file that the weights were converted from, or None.
+    source: the model's folder, file or known name, as the user gave it. weights: the path of the
+    safetensors file or index; relative to the working folder unless `source` is absolute. size: in
+    bytes. sha256: 64 hex characters. Both are of the weights' file, or of the index followed by its
+    files, sorted. tokenizer: BUILT_IN, or the sha256 of tokenizer_file. max_length: as in Family.
+    original: the file from which the weights were converted; None if they were not.
     """
 
     name: str
@@ -51,47 +51,47 @@ class PreparedModel:
     def __post_init__(self) -> None:
         check_fields(self)
         if (self.tokenizer == BUILT_IN) != (self.tokenizer_file is None):
-            raise ModelError(f"tokenizer {self.tokenizer!r} with file {self.tokenizer_file!r}")
+            raise ModelError(f"tokenizer {self.tokenizer!r} has file {self.tokenizer_file!r}")
         if not re.fullmatch("[0-9a-f]{64}", self.sha256):
             raise ModelError(f"sha256 must be 64 hex characters, not {self.sha256!r}")
 
     @property
     def facts(self) -> Family:
-        """The facts that all models of the family share."""
+        """The facts that all models of this model's family share."""
         return find_family(self.family)
 
     def layer(self, asked: str | int) -> int:
-        """Return the number of the layer asked for; ConfigError if the model lacks that layer."""
+        """Return the number of the layer `asked`, a number or "last"; ConfigError if missing."""
         last = self.architecture.layers
         number = last if asked == "last" else int(asked)
         if not 0 <= number <= last:
             raise ConfigError(
                 f"layer {number} is asked for, but {self.name} has layers 0 (its embeddings) to "
-                f"{last}; set `embedding: {{layer: last}}` or one of these"
+                f"{last}; set `embedding: {{layer: last}}` or a number from 0 to {last}"
             )
         return number
 
     def longest(self, asked: str | int) -> int:
-        """Return the most tokens that go through the model at once; `auto` is max_length."""
+        """Return a number of tokens without special tokens: `asked`, or max_length for "auto"."""
         return self.max_length if asked == "auto" else int(asked)
 
     @property
     def fingerprint(self) -> str:
-        """The identity of the weights and the architecture, 64 hex characters."""
+        """The SHA-256 of the weights' sha256 and the architecture, 64 hex characters."""
         content = {"sha256": self.sha256, "architecture": asdict(self.architecture)}
         return hash_json(content, 32)
 
 
 def write_prepared(model: PreparedModel, path: Path) -> None:
-    """Write `{model}.json` durably, without the keys whose value is None."""
+    """Write `{model}.json`, and sync it to disk; keys whose value is None are left out."""
     content = {key: value for key, value in asdict(model).items() if value is not None}
     write_json(path, KIND, FORMAT_VERSION, content)
 
 
 def read_prepared(path: Path) -> PreparedModel:
-    """Read `{model}.json`; ModelError if it is missing, damaged or of another format version.
+    """Return the content of `{model}.json`, without unknown keys.
 
-    Keys that this version does not know are ignored.
+    Raises ModelError if the file is missing, damaged or of another format version.
     """
     try:
         content = read_json(path, KIND, FORMAT_VERSION)
@@ -106,7 +106,7 @@ def read_prepared(path: Path) -> PreparedModel:
 
 
 def load_tokenizer(model: PreparedModel) -> Tokenizer:
-    """Return the model's tokenizer; ModelError if the tokenizer's file is missing or changed."""
+    """Return the model's tokenizer; raise ModelError if its file is missing or has changed."""
     if model.tokenizer_file is None:
         return Esm2Tokenizer()
     path = Path(model.tokenizer_file)
@@ -119,13 +119,13 @@ def load_tokenizer(model: PreparedModel) -> Tokenizer:
 
 
 def error_of_change(model: PreparedModel, path: Path) -> ModelError:
-    """Return the error for weights that `path`, a `{model}.json`, does not describe."""
+    """Return the error for weights that have changed; path: of the model's `{model}.json`."""
     message = "changed since it was prepared; put the old file back, or"
     return ModelError(f"{model.weights}: {message} remove {path} and run again")
 
 
 def sha256_of(*paths: Path) -> str:
-    """Return the sha256 of the files' bytes one after the other, 64 hex characters."""
+    """Return the SHA-256 of the files' bytes, joined in this order, as 64 hex characters."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
@@ -134,23 +134,24 @@ def sha256_of(*paths: Path) -> str:
 
 
 class WeightsCheck:
-    """Check the weights' checksum in a thread, beside the first batches.
+    """Checks the weights' SHA-256 in a thread, while the first batches are computed.
 
-    Size and times do not show that a disk errs, and a checksum of many gigabytes would hold up
-    every start. So it is required only before the first result is written. path: of `{model}.json`.
+    Only the checksum finds errors of the disk, and reading many gigabytes would delay every start.
+    So a worker waits for the check before it writes its first result. path: of `{model}.json`.
     """
 
     def __init__(self, path: Path, model: PreparedModel) -> None:
         self._path, self._model = path, model
         self._error: ModelError | None = None
-        # A daemon: a process that ends does not wait for it.
+        # A daemon thread: a process that ends does not wait for this thread.
         self._thread = Thread(target=self._read, name="weights check", daemon=True)
 
     def start(self) -> None:
+        """Begin the check. Call this method once."""
         self._thread.start()
 
     def require(self) -> None:
-        """Wait for the check, if it was started; ModelError if the weights have changed."""
+        """Wait for the check, if started; raise ModelError if the weights have changed."""
         if self._thread.ident is not None:
             self._thread.join()
         if self._error:
@@ -162,5 +163,5 @@ class WeightsCheck:
             if sha256_of(*list_weight_files(weights)) != self._model.sha256:
                 self._error = error_of_change(self._model, self._path)
         except (OSError, ModelError) as error:
-            message = f"cannot be read again ({error}); see that it can be read and run again"
+            message = f"cannot be read again ({error}); make it readable and run again"
             self._error = ModelError(f"{weights}: {message}")

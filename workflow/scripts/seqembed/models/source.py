@@ -1,4 +1,4 @@
-"""The files of a model as its authors publish it. Needs no PyTorch."""
+"""The files in which authors publish a model. Needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ VOCABULARY = "vocab.txt"
 TOKENIZER = "tokenizer.json"
 SAFETENSORS = "model.safetensors"
 PICKLED = "pytorch_model.bin"
-# The end of the name of a list of the files over which weights are split.
+# How the name of an index ends: a file that names, for each weight, the file that holds the weight.
 INDEX = ".index.json"
-# Where a Hugging Face folder may keep its weights; the first file that is there is read.
+# The files in which a Hugging Face folder may keep its weights. The first one that exists is read.
 WEIGHTS = (SAFETENSORS, SAFETENSORS + INDEX, PICKLED, PICKLED + INDEX)
-# Files of PEFT and the adapters library, with which transformers changes the model beside them.
+# Files that PEFT and the adapters library write. transformers changes the model beside them.
 ADAPTERS = (
     "adapter_config.json",
     "adapter_model.safetensors",
@@ -27,7 +27,7 @@ ADAPTERS = (
 
 
 def list_model_files(source: Path) -> list[Path]:
-    """Return the files that are there and decide what a model is; `source`: a folder or a file."""
+    """Return the existing files of a model; source: a Hugging Face folder or a fair-esm file."""
     if not source.is_dir():
         return [source]
     files = [source / name for name in (CONFIG, VOCABULARY, TOKENIZER, *ADAPTERS, *WEIGHTS)]
@@ -35,12 +35,12 @@ def list_model_files(source: Path) -> list[Path]:
         try:
             files += list_weight_files(index)
         except ModelError:
-            continue  # A damaged index is reported when the model is prepared.
+            continue  # The rule that prepares the model reports the damage.
     return [path for path in dict.fromkeys(files) if path.exists()]
 
 
 def list_weight_files(weights: Path) -> list[Path]:
-    """Return the files that hold the weights: `weights` and, if it is an index, its sorted parts.
+    """Return `weights` and, if it is an index, the files that the index names, sorted.
 
     Raises ModelError if an index cannot be read, or names a file outside its own folder.
     """
@@ -50,23 +50,27 @@ def list_weight_files(weights: Path) -> list[Path]:
 
 
 def read_weight_map(index: Path) -> dict[str, Path]:
-    """Return the file of each weight, from `*.index.json`; raises as list_weight_files does."""
+    """Return the path of the file that holds each weight, by the weight's name, from an index.
+
+    Raises ModelError if the index cannot be read, or names a file outside its own folder.
+    """
     places = read_json_object(index).get("weight_map")
     if not isinstance(places, dict) or not places:
-        raise ModelError(f"{index}: has no weight_map that names files")
+        raise ModelError(f"{index}: has no weight_map that names files; copy it again")
     for part in places.values():
         # An index may come from a stranger, so it must not name files outside its folder.
         if not isinstance(part, str) or part in ("", ".", "..") or any(c in part for c in "/\\\0"):
-            raise ModelError(f"{index}: {part!r} is not the name of a file beside it")
+            message = f"{part!r} is not the name of a file beside it; take the authors' index"
+            raise ModelError(f"{index}: {message}")
     return {name: index.parent / part for name, part in places.items()}
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds an object; ModelError if it does not."""
+    """Return the content of a JSON file; raise ModelError if it is unreadable or not an object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: cannot be read: {error}") from error
+        raise ModelError(f"{path}: cannot be read: {error}; copy it again") from error
     if not isinstance(content, dict):
-        raise ModelError(f"{path}: is not a JSON object")
+        raise ModelError(f"{path}: is not a JSON object; copy it again")
     return content

@@ -1,1 +1,1 @@
-"""The encoders, their attention and their tokenizers."""
+"""Encoders, attention and tokenizers of the models."""

@@ -1,8 +1,9 @@
 """Attention over a packed batch: sequences laid end to end, no padding.
 
-Every implementation takes q, k, v of shape (T, heads, head_dim), the batch's Packing and, for
-ALiBi, the batch's alibi_table. The query is scaled already, so the scale here is 1. The result has
-q's shape and dtype, and each row depends on the row's own sequence alone.
+Every implementation takes q, k, v of shape (T, heads, head_dim) and one dtype, the batch's Packing
+and, for ALiBi's biases, the table of alibi_table, else None. The query is scaled already, so the
+scale here is 1. The result has the shape and dtype of q. Each row of the result depends on the rows
+of its own sequence alone.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-# Queries that attend at once under ALiBi: a bias of all queries would be quadratic in memory.
+# With ALiBi, this many queries attend at once: the biases of all queries would need memory that is
+# quadratic in a sequence's length.
 CHUNK = 256
 # PyTorch's CPU kernel takes this many queries at once, and gives each thread a part of a buffer.
 # With fewer queries the parts are not aligned, and last bits depend on the thread (measured).
@@ -27,9 +29,10 @@ CPU_QUERIES = 32
 
 @dataclass(frozen=True, eq=False)
 class Packing:
-    """Where sequences lie in a packed batch: sequence i holds rows bounds[i] to bounds[i + 1].
+    """Where B sequences lie in a packed batch.
 
-    cu_seqlens: the bounds as a tensor, (B + 1,) int32, on the batch's device.
+    bounds: B + 1 numbers: sequence i has the rows bounds[i] to bounds[i + 1] - 1. cu_seqlens: the
+    same numbers, (B + 1,) int32, on the batch's device.
     """
 
     bounds: tuple[int, ...]
@@ -37,17 +40,22 @@ class Packing:
 
     @classmethod
     def of(cls, lengths: Sequence[int]) -> Packing:
-        """Pack sequences of these lengths, in tokens, one after the other, on the CPU."""
+        """Return the packing of sequences of these lengths in tokens; its tensor is on the CPU."""
         bounds = tuple(accumulate(lengths, initial=0))
         return cls(bounds, torch.tensor(bounds, dtype=torch.int32))
 
     @property
     def longest(self) -> int:
+        """The number of tokens of the longest sequence."""
         return max(stop - start for start, stop in pairwise(self.bounds))
 
     @cached_property
     def groups(self) -> tuple[tuple[int, slice | Tensor], ...]:
-        """For each length, the rows of the sequences: a slice if they are neighbours."""
+        """Pairs of a length and the rows of all sequences of that length.
+
+        The rows are a slice if the sequences lie side by side. Otherwise they are numbers of rows,
+        (B_g * length,) int64, on the device of cu_seqlens.
+        """
         starts: dict[int, list[int]] = {}
         for start, stop in pairwise(self.bounds):
             starts.setdefault(stop - start, []).append(start)
@@ -58,7 +66,7 @@ class Packing:
             if first[-1] - first[0] != length * (len(first) - 1):
                 apart[length] = (torch.tensor(first).unsqueeze(1) + torch.arange(length)).flatten()
         if apart:
-            # One copy to the device for all lengths.
+            # The numbers of all lengths go to the device in one copy.
             sent = torch.cat([*apart.values()]).to(self.cu_seqlens.device)
             rows |= zip(apart, torch.split(sent, [*map(len, apart.values())]), strict=True)
         return tuple(rows.items())
@@ -70,21 +78,21 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Attention:
-    """An implementation, with a name for logs."""
+    """An implementation of attention; attend: as the module describes; name: for logs."""
 
     name: str
     attend: Callable[[Tensor, Tensor, Tensor, Packing, Tensor | None], Tensor]
 
     def over(self, packing: Packing, table: Tensor | None = None) -> Attend:
-        """Return the attention over one batch; table: the alibi_table; None: no bias."""
+        """Return the function (q, k, v) -> rows for one batch; table: None for no biases."""
         return lambda q, k, v: self.attend(q, k, v, packing, table)
 
 
 def alibi_slopes(heads: int) -> Tensor:
-    """Return ALiBi's slope of each head, (heads,) float32 (Press et al. 2022, arXiv:2108.12409).
+    """Return ALiBi's slope for each head, (heads,) float32 (Press et al. 2022, arXiv:2108.12409).
 
-    For p heads, a power of two, the slopes are 2 ** (-8 i / p), i = 1 to p. Other numbers of heads
-    take the slopes of the next smaller power, then every second slope of the next larger power.
+    For p heads, p a power of two, the slopes are 2 ** (-8 i / p), i = 1 to p. Other numbers of
+    heads take the slopes of the next smaller power, then every second slope of the next larger.
     """
     power = 1 << heads.bit_length() - 1
     exponents = [8 * i / power for i in range(1, power + 1)]
@@ -93,10 +101,11 @@ def alibi_slopes(heads: int) -> Tensor:
 
 
 def alibi_table(slopes: Tensor, longest: int, dtype: torch.dtype) -> Tensor:
-    """Return the biases of all chunks of queries of sequences up to `longest` tokens.
+    """Return ALiBi's biases, -slope * |query - key|, for all chunks of CHUNK queries of a batch.
 
-    slopes: (heads,) float32. The result is (heads, CHUNK, 2 N) in `dtype`; N: `longest` rounded up
-    to whole chunks. Query a + i, in the chunk from a on, and key j have bias [:, i, j - a + N].
+    slopes: (heads,) float32. longest: the tokens of the longest sequence. The result is
+    (heads, CHUNK, 2 N) in `dtype`, where N is `longest` rounded up to a multiple of CHUNK. In the
+    chunk that begins at query a, the bias of query a + i and key j is [:, i, j - a + N].
     """
     reach = -(-longest // CHUNK) * CHUNK
     queries = torch.arange(CHUNK, device=slopes.device)
@@ -108,10 +117,10 @@ def alibi_table(slopes: Tensor, longest: int, dtype: torch.dtype) -> Tensor:
 def attend_per_sequence(
     q: Tensor, k: Tensor, v: Tensor, packing: Packing, table: Tensor | None = None
 ) -> Tensor:
-    """Attend sequence by sequence, on slices of the packed tensors; any device and dtype."""
+    """Return the result, computed sequence by sequence; for any device and dtype."""
     out = torch.empty_like(q)
     for start, stop in pairwise(packing.bounds):
-        # (length, heads, head_dim) -> (1, heads, length, head_dim): views, nothing is copied.
+        # (length, heads, head_dim) -> (1, heads, length, head_dim), without copying.
         one_q, one_k, one_v = (x[start:stop].transpose(0, 1).unsqueeze(0) for x in (q, k, v))
         one_q = functional.pad(one_q, (0, 0, 0, (start - stop) % CPU_QUERIES))
         attended = _attend_stacked(one_q, one_k, one_v, table)[0, :, : stop - start]
@@ -122,12 +131,12 @@ def attend_per_sequence(
 def attend_by_length(
     q: Tensor, k: Tensor, v: Tensor, packing: Packing, table: Tensor | None = None
 ) -> Tensor:
-    """Attend to all sequences of one length at once; any device and dtype."""
+    """Return the result, computed for all sequences of a length at once; any device and dtype."""
     out = torch.empty_like(q)
-    # Not cuDNN: it makes a plan for each shape, and promises nothing on the order of its sums.
+    # cuDNN is left out: it makes a plan for each shape, and may add in another order each time.
     with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
         for length, rows in packing.groups:
-            # (B_g length, heads, head_dim) -> (B_g, heads, length, head_dim)
+            # (B_g * length, heads, head_dim) -> (B_g, heads, length, head_dim)
             shape = (-1, length, *q.shape[1:])
             some_q, some_k, some_v = (x[rows].reshape(shape).transpose(1, 2) for x in (q, k, v))
             attended = _attend_stacked(some_q, some_k, some_v, table)
@@ -138,16 +147,16 @@ def attend_by_length(
 def attend_varlen(
     q: Tensor, k: Tensor, v: Tensor, packing: Packing, table: Tensor | None = None
 ) -> Tensor:
-    """Attend to all sequences in one kernel; CUDA, fp16 or bf16. ValueError for a table."""
-    # Imported here, for CUDA alone: torch._dynamo, which comes along, takes seconds to import.
+    """Return the result, computed at once; CUDA, fp16 or bf16. Raise ValueError for a table."""
+    # This import takes seconds, as torch._dynamo comes along: workers without CUDA do without.
     from torch.nn.attention.varlen import varlen_attn
 
     if table is not None:
         raise ValueError("attend_varlen takes no bias")
     bounds, longest = packing.cu_seqlens, packing.longest
-    # With more splits, the longest sequence would decide the order of every sequence's sums.
+    # With more splits, the length of the longest sequence would change the order of all sums.
     out = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=1.0, num_splits=1)
-    assert isinstance(out, Tensor)  # a tuple comes back only where auxiliary output is asked for
+    assert isinstance(out, Tensor)  # a tuple is returned only if auxiliary output is asked for
     return out
 
 
@@ -157,7 +166,7 @@ VARLEN = Attention("varlen_attn", attend_varlen)
 
 
 def choose_attention(device: torch.device, dtype: torch.dtype, alibi: bool) -> Attention:
-    """Return the implementation for this device and dtype; alibi: attention has a bias."""
+    """Return the implementation for a device and a dtype of weights; alibi: there are biases."""
     if device.type != "cuda":
         return PER_SEQUENCE
     if dtype in (torch.float16, torch.bfloat16) and not alibi:
@@ -166,7 +175,7 @@ def choose_attention(device: torch.device, dtype: torch.dtype, alibi: bool) -> A
 
 
 def _attend_stacked(q: Tensor, k: Tensor, v: Tensor, table: Tensor | None) -> Tensor:
-    """Attend to sequences of one length, (B, heads, length, head_dim); q may have more rows."""
+    """Return the result for sequences of one length, (B, heads, length, head_dim)."""
     if table is None:
         return scaled_dot_product_attention(q, k, v, scale=1.0)
     length, reach = k.shape[2], table.shape[2] // 2

@@ -1,7 +1,8 @@
-"""DNABERT-S, and DNABERT-2 of the same architecture, as an encoder of packed batches.
+"""DNABERT-S and DNABERT-2, which has the same architecture, as an encoder of packed batches.
 
-The architecture is BERT with ALiBi's biases, so that positions have no limit, and a gated
-feed-forward part (Zhou et al. 2024, arXiv:2402.08777 and arXiv:2306.15006).
+The architecture is BERT with ALiBi's biases in place of position embeddings, so that sequences may
+have any length, and a gated feed-forward part (Zhou et al. 2024, arXiv:2402.08777 and
+arXiv:2306.15006).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from seqembed.models.families import DnabertArchitecture
 
 
 class DnabertLayer(nn.Module):
-    """One post-LayerNorm transformer layer."""
+    """A transformer layer whose norms come after attention and after the feed-forward part."""
 
     def __init__(self, architecture: DnabertArchitecture) -> None:
         super().__init__()
@@ -29,7 +30,7 @@ class DnabertLayer(nn.Module):
         self.ffn_norm = nn.LayerNorm(width, eps=eps)
 
     def forward(self, x: Tensor, attend: Attend) -> Tensor:
-        """(T, width) -> (T, width), in x's dtype."""
+        """Return the rows after this layer; x and the result: (T, width), in the weights' dtype."""
         q, k, v = self.qkv(x).view(x.shape[0], 3, self.heads, self.head_dim).unbind(1)
         x = self.attention_norm(self.out(attend(q, k, v).reshape(x.shape)).add_(x))
         rows: Tensor = self.ffn_norm(in_chunks(self._feed_forward, x).add_(x))
@@ -37,13 +38,13 @@ class DnabertLayer(nn.Module):
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         gate, hidden = self.gated(x).chunk(2, dim=-1)
-        # functional.gelu is the exact, erf form.
+        # functional.gelu computes the exact form, with erf.
         rows: Tensor = self.wo(functional.gelu(gate) * hidden)
         return rows
 
 
 class DnabertS(Encoder):
-    """DNABERT-S's encoder; layer 0 is the embedding after LayerNorm."""
+    """The encoder of DNABERT-S and DNABERT-2; layer 0 is the embedding after its LayerNorm."""
 
     alibi = True
     architecture: DnabertArchitecture
@@ -52,14 +53,14 @@ class DnabertS(Encoder):
     def __init__(self, architecture: DnabertArchitecture, layer: int) -> None:
         super().__init__(architecture, layer)
         width = architecture.width
-        # The word embeddings plus the embedding of token type 0, the only type.
+        # The embedding of each token plus the embedding of token type 0, the only type in use.
         self.embedding = nn.Embedding(architecture.vocabulary, width)
         self.embedding_norm = nn.LayerNorm(width, eps=architecture.layer_norm_eps)
         self.register_buffer("slopes", alibi_slopes(architecture.heads))
         self.layers = nn.ModuleList(DnabertLayer(architecture) for _ in range(layer))
 
     def forward(self, tokens: Tensor, packing: Packing) -> Tensor:
-        """Return the layer's rows, (T, width) in the weights' dtype; tokens: (T,) int64."""
+        """Return the layer's rows, (T, width) in the weights' dtype; tokens: (T,) int64 ids."""
         x: Tensor = self.embedding_norm(self.embedding(tokens))
         if not self.layers:
             return x

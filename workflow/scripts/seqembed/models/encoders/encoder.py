@@ -12,20 +12,21 @@ from seqembed.errors import ModelError
 from seqembed.models.encoders.attention import Attention, choose_attention
 from seqembed.models.families import Architecture
 
-# Rows that go through the feed-forward part at once on a CPU, so that values between the two
+# On a CPU, this many rows go through the feed-forward part at once, so that values between the two
 # products stay in the cache. Fewer than some tens of rows would take other code paths (measured).
 CPU_FFN_ROWS = 1024
 # PyTorch gives each thread at least this many values, and computes an activation on two vectors of
-# at most 64 bytes at a time; a shorter rest gets other last bits (ATen/Parallel.h, cpu/Loops.h).
+# together at most this many bytes at a time. A shorter rest of values gets other last bits
+# (aten/src/ATen/Parallel.h and aten/src/ATen/native/cpu/Loops.h of PyTorch).
 CPU_VALUES_A_THREAD, CPU_VECTORS_BYTES = 32_768, 128
 
 
 class Encoder(nn.Module):
-    """A model up to one layer: 0 is the embedding layer, i is the i-th layer.
+    """A model up to one layer: layer 0 is the embedding layer, layer i the i-th transformer layer.
 
-    `forward(tokens, packing)` takes (T,) int64 tokens, specials included, and returns that layer's
-    (T, width) rows in the weights' dtype. Buffers stay float32 whatever the weights' dtype is.
-    alibi: whether attention has ALiBi's biases. ModelError for a layer that the model lacks.
+    `forward(tokens, packing)` takes (T,) int64 token ids, special tokens included, and returns the
+    layer's rows, (T, width) in the weights' dtype. Buffers stay float32 when weights are cast.
+    alibi: attention has ALiBi's biases. Raises ModelError if the model has no such layer.
     """
 
     alibi: ClassVar[bool]
@@ -38,12 +39,16 @@ class Encoder(nn.Module):
 
     @property
     def attention(self) -> Attention:
-        """The implementation for the device and the dtype of the weights."""
+        """The implementation of attention for the weights' device and dtype."""
         weight = next(self.parameters())
         return choose_attention(weight.device, weight.dtype, self.alibi)
 
     def even_threads(self, rows: int, threads: int) -> int:
-        """Return the most of `threads` threads that give `rows` rows the bits of one thread."""
+        """Return the most threads, up to `threads`, that give a batch the bits of one thread.
+
+        rows: the number of tokens in the batch, the dummy's included. The limit keeps every
+        thread's part of an activation a multiple of CPU_VECTORS_BYTES.
+        """
         width = self.architecture.ffn_width
         part = rows // max(1, rows // CPU_FFN_ROWS) * width
         whole = CPU_VECTORS_BYTES // next(self.parameters()).itemsize
@@ -51,7 +56,7 @@ class Encoder(nn.Module):
         return next((n for n in even if part >= n * CPU_VALUES_A_THREAD), 1)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # .half() would round the buffers: far positions would get wrong angles or biases.
+        # .half() would round the buffers, and distant tokens would get wrong angles or biases.
         exact = dict(self.named_buffers(recurse=False))
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, moved in self.named_buffers(recurse=False):
@@ -60,7 +65,7 @@ class Encoder(nn.Module):
 
 
 def in_chunks(part: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Apply `part`, a feed-forward part, to x (T, n): on a CPU, CPU_FFN_ROWS rows at a time."""
+    """Return part(x), a feed-forward part of (T, width) rows; on a CPU, some rows at a time."""
     if x.device.type != "cpu" or len(x) < 2 * CPU_FFN_ROWS:
         return part(x)
     return torch.cat([part(rows) for rows in x.tensor_split(len(x) // CPU_FFN_ROWS)])

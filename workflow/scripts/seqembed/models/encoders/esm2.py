@@ -15,18 +15,26 @@ from seqembed.models.encoders.encoder import Encoder, in_chunks
 from seqembed.models.encoders.tokenization import ESM2_ALPHABET
 from seqembed.models.families import Esm2Architecture
 
+# From esm/rotary_embedding.py of fair-esm.
 ROTARY_BASE = 10000.0
-# fair-esm scales embeddings by (1 - trained mask ratio) / (1 - observed); nothing is masked here.
+# fair-esm (esm/model/esm2.py) scales embeddings by (1 - the ratio of masked tokens in training) /
+# (1 - the ratio of masked tokens in the batch). Here no token is masked, so the divisor is 1.
 TOKEN_DROPOUT_SCALE = 1 - 0.15 * 0.8
 
 
 def default_inv_freq(head_dim: int) -> Tensor:
-    """Return rotary inverse frequencies, (head_dim / 2,) float32, as fair-esm computes them."""
+    """Return rotary frequencies, ROTARY_BASE ** (-2 i / head_dim), in radians per token.
+
+    The result is (head_dim / 2,) float32, computed as in fair-esm (esm/rotary_embedding.py).
+    """
     return 1.0 / (ROTARY_BASE ** (torch.arange(0, head_dim, 2).float() / head_dim))
 
 
 def rotary_tables(inv_freq: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
-    """Return cos and sin, (T, 1, 1, head_dim / 2) float32; positions restart in each sequence."""
+    """Return the cosines and sines of all tokens' angles, each (T, 1, 1, head_dim / 2) float32.
+
+    A token's angles are its position in its own sequence times `inv_freq`, (head_dim / 2,) float32.
+    """
     starts, lengths, total = packing.cu_seqlens[:-1], packing.cu_seqlens.diff(), packing.bounds[-1]
     offsets = torch.repeat_interleave(starts, lengths, output_size=total)
     positions = torch.arange(total, device=inv_freq.device) - offsets
@@ -35,7 +43,10 @@ def rotary_tables(inv_freq: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
 
 
 def rotate_(x: Tensor, cos: Tensor, sin: Tensor) -> None:
-    """Rotate x (T, n, heads, head_dim) by halves, in place; computed in float32."""
+    """Rotate x, (T, n, heads, head_dim), in place, in float32; cos, sin: from rotary_tables.
+
+    Value i of the first half of head_dim and value i of the second half are rotated as a pair.
+    """
     half = x.shape[-1] // 2
     first, second = x[..., :half], x[..., half:]
     turned = (first * cos).sub_(second * sin), (second * cos).add_(first * sin)
@@ -44,7 +55,7 @@ def rotate_(x: Tensor, cos: Tensor, sin: Tensor) -> None:
 
 
 class Esm2Layer(nn.Module):
-    """One pre-LayerNorm transformer layer."""
+    """A transformer layer whose norms come before attention and before the feed-forward part."""
 
     def __init__(self, architecture: Esm2Architecture) -> None:
         super().__init__()
@@ -58,20 +69,23 @@ class Esm2Layer(nn.Module):
         self.fc2 = nn.Linear(architecture.ffn_width, width)
 
     def forward(self, x: Tensor, attend: Attend, cos: Tensor, sin: Tensor) -> Tensor:
-        """(T, width) -> (T, width), in x's dtype; cos and sin come from rotary_tables."""
+        """Return the rows after this layer; x and the result: (T, width), in the weights' dtype.
+
+        attend: attention over the batch. cos, sin: as rotary_tables returns them.
+        """
         qkv = self.qkv(self.attention_norm(x)).view(x.shape[0], 3, self.heads, self.head_dim)
         rotate_(qkv[:, :2], cos, sin)
         x = self.out(attend(*qkv.unbind(1)).reshape(x.shape)).add_(x)
         return in_chunks(self._feed_forward, self.ffn_norm(x)).add_(x)
 
     def _feed_forward(self, x: Tensor) -> Tensor:
-        # functional.gelu is the exact, erf form.
+        # functional.gelu computes the exact form, with erf.
         rows: Tensor = self.fc2(functional.gelu(self.fc1(x)))
         return rows
 
 
 class Esm2(Encoder):
-    """ESM-2's encoder; as in fair-esm, only the last layer passes through the final LayerNorm."""
+    """The encoder of ESM-2. As in fair-esm, only the last layer's rows are normed at the end."""
 
     alibi = False
     architecture: Esm2Architecture
@@ -87,7 +101,7 @@ class Esm2(Encoder):
         self.final_norm = nn.LayerNorm(width, eps=eps) if last else nn.Identity()
 
     def forward(self, tokens: Tensor, packing: Packing) -> Tensor:
-        """Return the layer's rows, (T, width) in the weights' dtype; tokens: (T,) int64."""
+        """Return the layer's rows, (T, width) in the weights' dtype; tokens: (T,) int64 ids."""
         x = self.embedding(tokens)
         if self.architecture.token_dropout:
             x = x * TOKEN_DROPOUT_SCALE

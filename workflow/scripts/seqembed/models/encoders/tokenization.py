@@ -1,4 +1,4 @@
-"""Turn residues into the token ids that the models' authors give them, without PyTorch."""
+"""Turn residues into the token ids of the models' authors. Needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from tokenizers import Tokenizer as TokenizerFile
 
 from seqembed.errors import ModelError
 
-# The residues that ESM-2 knows, in the order of their tokens.
+# The residues that ESM-2 knows, in the order of their token ids.
 ESM2_LETTERS = b"LAGVSERTIDPKQNFYMHWCXBUZO.-"
-# fair-esm's Alphabet.from_architecture("ESM-1b"); a token's id is its place in this list.
+# The tokens of ESM-2 in the order of their ids, from 0: Alphabet.from_architecture("ESM-1b") of
+# fair-esm (esm/data.py).
 ESM2_ALPHABET = ("<cls>", "<pad>", "<eos>", "<unk>", *ESM2_LETTERS.decode(), "<null_1>", "<mask>")
-# Tokens around a sequence's own: BOS and EOS, or [CLS] and [SEP].
+# How many special tokens stand around a sequence's own tokens: BOS and EOS, or [CLS] and [SEP].
 SPECIALS = 2
 
 
 class Esm2Tokenizer:
-    """ESM-2's tokenizer: a token for each residue.
+    """ESM-2's tokenizer, which makes one token of each residue.
 
-    letters: the residues, ASCII in upper case, that the model knows by themselves.
+    letters: the residues for which the model has a token, ASCII in upper case.
     """
 
     letters = ESM2_LETTERS
@@ -32,9 +33,9 @@ class Esm2Tokenizer:
             self._table[letter] = ESM2_ALPHABET.index(chr(letter))
 
     def encode(self, residues: bytes) -> NDArray[np.int64]:
-        """Return the n token ids between the two specials, (n + 2,) int64.
+        """Return the token ids of n residues, special tokens included: (n + 2,) int64.
 
-        A residue that the model does not know becomes the unknown token.
+        residues: ASCII in upper case. A residue without a token becomes the unknown token.
         """
         tokens = np.empty(len(residues) + SPECIALS, np.int64)
         tokens[0], tokens[-1] = ESM2_ALPHABET.index("<cls>"), ESM2_ALPHABET.index("<eos>")
@@ -42,14 +43,14 @@ class Esm2Tokenizer:
         return tokens
 
     def count(self, residues: bytes) -> int:
-        """Count the tokens, specials left out."""
+        """Return the number of tokens of `residues`, special tokens left out."""
         return len(residues)
 
 
 class BpeTokenizer:
-    """DNABERT's byte-pair encoding, with the attributes and methods of Esm2Tokenizer.
+    """DNABERT's tokenizer by byte-pair encoding, with the attributes and methods of Esm2Tokenizer.
 
-    path: a `tokenizer.json` of the tokenizers library; ModelError if it cannot be read.
+    path: of a `tokenizer.json` of the tokenizers library; ModelError if it cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,37 +62,40 @@ class BpeTokenizer:
         vocabulary = self._file.get_vocab(with_added_tokens=False)
         known = sorted(ord(token) for token in vocabulary if len(token) == 1 and token.isascii())
         self.letters = bytes(known)
-        # Each unknown letter becomes an unknown token, so that no letters spell "[MASK]".
+        # Letters without a token become "?", so that no residues spell a token such as "[MASK]".
         self._plain = bytes(byte if byte in self.letters else ord("?") for byte in range(256))
 
     def encode(self, residues: bytes) -> NDArray[np.int64]:
+        """Return the n token ids of `residues` and the two special tokens': (n + 2,) int64."""
         text = residues.translate(self._plain).decode("ascii")
         return np.array(self._file.encode(text).ids, np.int64)
 
     def count(self, residues: bytes) -> int:
+        """Return the number of tokens of `residues`, special tokens left out."""
         return len(self.encode(residues)) - SPECIALS
 
     def check(self, vocabulary: int) -> None:
-        """Raise ModelError if the tokenizer does not fit a model with `vocabulary` tokens."""
+        """Raise ModelError if the tokenizer is not a DNABERT's with `vocabulary` tokens."""
         ids = self._file.get_vocab().values()
         if len(ids) != vocabulary or max(ids) >= vocabulary:
-            message = f"has {len(ids)} tokens up to id {max(ids, default=0)}"
-            raise ModelError(f"{self._path}: {message}, but the model has {vocabulary}")
+            message = f"has {len(ids)} tokens up to id {max(ids, default=0)}, but the model has"
+            raise ModelError(f"{self._path}: {message} {vocabulary}; take the model's own file")
         cls, sep, unknown = map(self._file.token_to_id, ("[CLS]", "[SEP]", "[UNK]"))
         try:
             found = self.encode(b"??").tolist()
         except Exception as error:  # noqa: BLE001 (the library raises plain Exception)
-            raise ModelError(f"{self._path}: cannot be used: {error}") from error
+            message = f"cannot be used: {error}; take the model's own file"
+            raise ModelError(f"{self._path}: {message}") from error
         if None in (cls, sep, unknown) or found != [cls, unknown, unknown, sep]:
-            message = "does not put sequences between [CLS] and [SEP], each unknown letter [UNK]"
-            raise ModelError(f"{self._path}: {message}")
+            message = "does not put [CLS] and [SEP] around sequences, [UNK] for each unknown letter"
+            raise ModelError(f"{self._path}: {message}; take the model's own file")
 
 
 Tokenizer = Esm2Tokenizer | BpeTokenizer
 
 
 def read_token_ids(path: Path) -> dict[str, int]:
-    """Return the ids of all tokens in a tokenizer.json; ModelError if it cannot be read."""
+    """Return the ids of a tokenizer.json's tokens; raise ModelError if the file is unreadable."""
     return dict(_read_tokenizer(path).get_vocab())
 
 
@@ -99,4 +103,5 @@ def _read_tokenizer(path: Path) -> TokenizerFile:
     try:
         return TokenizerFile.from_file(str(path))
     except Exception as error:  # noqa: BLE001 (the library raises plain Exception)
-        raise ModelError(f"{path}: is not a tokenizer that can be read: {error}") from error
+        message = f"is not a tokenizer that can be read: {error}; take the model's own file"
+        raise ModelError(f"{path}: {message}") from error

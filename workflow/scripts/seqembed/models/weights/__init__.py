@@ -1,1 +1,1 @@
-"""Weights of checkpoints, read safely, checked, and put into encoders."""
+"""Read a checkpoint's weights safely, check them, and put them into an encoder."""

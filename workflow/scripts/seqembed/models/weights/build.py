@@ -1,4 +1,4 @@
-"""Check a checkpoint, and build it as an encoder up to one layer."""
+"""Check a checkpoint, and build an encoder, up to one layer, from its weights."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from seqembed.errors import ModelError, count_of, named, show
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.source import WEIGHTS
 from seqembed.models.weights.checkpoint import Checkpoint
-from seqembed.models.weights.layout import Weight, find_encoder
+from seqembed.models.weights.layout import UNQUANTISED, Weight, find_encoder
 from seqembed.models.weights.tensors import State, read_state
 
 
 def check_checkpoint(checkpoint: Checkpoint) -> None:
-    """Raise ModelError, with the file's name, unless every layer can be built of finite numbers."""
+    """Raise ModelError if a weight is missing, misshapen, zeros alone, or holds NaN or infinity."""
     with named(checkpoint.path):
         _check_values(*_plan(checkpoint, checkpoint.architecture.layers))
 
 
 def refuse_other_copies(folder: Path, checkpoint: Checkpoint) -> None:
-    """Raise ModelError if another file in the folder has other values for a weight.
+    """Raise ModelError if another file in `folder` has other values for a weight of `checkpoint`.
 
-    Only the user knows which of the two files is meant, as when a fine-tuned model was saved over
-    a downloaded one. Files that cannot be read are skipped.
+    Only the user knows which of two files is meant, for example if a fine-tuned model was saved
+    over a downloaded one. Files that cannot be read are skipped.
     """
     own = find_encoder(checkpoint.state, checkpoint.layout).encoder
     files = [folder / name for name in WEIGHTS if (folder / name).exists()]
@@ -44,26 +44,26 @@ def refuse_other_copies(folder: Path, checkpoint: Checkpoint) -> None:
             if not torch.equal(one.to(short), two.to(short)):
                 raise ModelError(
                     f"{folder}: {checkpoint.path.name} and {other.name} have other values for "
-                    f"{name!r}; remove the one that is not meant"
+                    f"{name!r}; remove the one that you do not mean"
                 )
 
 
 def build_model(checkpoint: Checkpoint, layer: int, dtype: torch.dtype = torch.float32) -> Encoder:
-    """Build the encoder up to a layer, in eval mode and in `dtype`; a ModelError names the file.
+    """Return the encoder up to `layer`, in eval mode, its weights in `dtype`, on the CPU.
 
     Weights are read and cast one by one, so that peak memory is little above the encoder's own.
+    Raises ModelError if the checkpoint does not fit its architecture, or has no such layer.
     """
     with named(checkpoint.path):
         with _NoWeights():
             encoder = checkpoint.layout.encoder(checkpoint.architecture, layer)
         state, weights = _plan(checkpoint, layer)
-        # Buffers stay as exact as the checkpoint has them.
         buffers = dict(encoder.named_buffers())
         filled = {}
         for own, weight in weights.items():
             made = weight.make(*(state[name].read().float() for name in weight.parts))
-            # A copy, so that the file can be closed. Other strides than contiguous ones would
-            # choose other kernels, and other last bits.
+            # A copy, so that the file can be closed. Contiguous, because other strides lead to
+            # other kernels, which give other last bits.
             filled[own] = made.to(
                 torch.float32 if own in buffers else dtype,
                 copy=True,
@@ -74,10 +74,10 @@ def build_model(checkpoint: Checkpoint, layer: int, dtype: torch.dtype = torch.f
 
 
 class _NoWeights(TorchFunctionMode):
-    """Give new weights neither memory nor values.
+    """While entered, gives new weights neither memory nor values, but computes buffers.
 
-    With `torch.device("meta")`, an encoder's buffers would be computed there too, for which PyTorch
-    imports torch._dynamo and sympy: a second of a worker's start and 70 MB.
+    `torch.device("meta")` would take buffers to that device too, for which PyTorch imports
+    torch._dynamo and sympy: a second of every worker's start, and 70 MB.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -88,40 +88,49 @@ class _NoWeights(TorchFunctionMode):
 
 
 def _plan(checkpoint: Checkpoint, layer: int) -> tuple[State, dict[str, Weight]]:
-    """Return the encoder's tensors by plain name, and the Weights of the encoder up to `layer`.
+    """Return the encoder's tensors by plain name, and how its weights up to `layer` are made.
 
-    Raises ModelError if the tensors of the whole model are not all there, in the right shapes and
-    dtypes, or if other tensors may change the model's rows.
+    Raises ModelError if a tensor of the whole model is missing or has a wrong shape or dtype, or if
+    other tensors may change the model's rows.
     """
     architecture, layout = checkpoint.architecture, checkpoint.layout
-    # A configuration that claims a million layers must not cost a search for each.
+    # Without this check, a configuration with a million layers would take a search for each.
     if architecture.layers > (held := len(checkpoint.state)):
-        raise ModelError(f"has {held:,} weights, too few for {architecture.layers:,} layers")
+        message = f"has {held:,} weights, too few for {architecture.layers:,} layers"
+        raise ModelError(f"{message}; correct num_hidden_layers in config.json")
     names = find_encoder(checkpoint.state, layout)
     more = tuple(f"{own}.{architecture.layers}." for own in layout.layers)
     if any(name.startswith(more) for name in names.encoder):
         raise ModelError(
-            f"the checkpoint has more layers than the {architecture.layers} that its settings give "
-            "(num_hidden_layers in config.json); correct them"
+            f"has more layers than the {architecture.layers} of the model's settings; correct "
+            "num_hidden_layers in config.json"
         )
     weights = layout.weights(architecture, architecture.layers, names.encoder)
     for weight in weights.values():
         for name, shape in weight.parts.items():
-            _check_tensor(names.encoder, name, shape)
+            if name not in names.encoder:
+                advice = "save the model with its own save_pretrained"
+                raise ModelError(f"lacks the weight {name!r}; {advice}")
+            stored = names.encoder[name]
+            if stored.shape != shape:
+                shapes = f"shape {stored.shape}, but {shape} by the model's settings"
+                raise ModelError(f"weight {name!r} has {shapes}; take both from one model")
+            if not stored.floating:
+                raise ModelError(f"weight {name!r} is quantised; {UNQUANTISED}")
     used = {name for weight in weights.values() for name in weight.parts}
     names.refuse_unknown(used, layout.unused)
     return names.encoder, layout.weights(architecture, layer, names.encoder)
 
 
 def _check_values(state: State, weights: Mapping[str, Weight]) -> None:
-    """Raise ModelError for weights with NaN or infinite values, and for layers of zeros."""
+    """Raise ModelError for a weight with a NaN or an infinity, or a layer's weight of zeros."""
     bad, lost = [], []
     for own, weight in weights.items():
         parts = {name: state[name].read().float() for name in weight.parts}
         # Raises ModelError if the parts contradict each other.
         weight.make(*parts.values())
         for name, tensor in parts.items():
-            # A sum is several times faster than a look at each value, and finite only if all are.
+            # A sum is several times faster than isfinite, and finite only if all values are finite.
             finite = tensor.sum().isfinite()
             if not finite and (count := int(tensor.isfinite().logical_not().sum())):
                 bad.append(f"{name}: {count:,} of {tensor.numel():,}")
@@ -137,16 +146,3 @@ def _check_values(state: State, weights: Mapping[str, Weight]) -> None:
             f"holds {count_of(len(lost), 'weight')} of zeros alone ({show(lost)}); the file was "
             "not written to its end: copy it again"
         )
-
-
-def _check_tensor(state: State, name: str, shape: tuple[int, ...]) -> None:
-    """Raise ModelError if a tensor is missing, has another shape, or is quantised."""
-    if name not in state:
-        raise ModelError(f"lacks the weight {name!r}; save the model with its own save_pretrained")
-    stored = state[name]
-    if stored.shape != shape:
-        raise ModelError(
-            f"weight {name!r} has shape {stored.shape}, but {shape} by the model's settings"
-        )
-    if not stored.floating:
-        raise ModelError(f"weight {name!r} is quantised; only fp16, bf16, fp32 and fp64 are read")

@@ -1,4 +1,4 @@
-"""Read a checkpoint: a Hugging Face folder of any family, or an ESM-2's `.pt` file."""
+"""Read a checkpoint: a Hugging Face folder of any family, or a fair-esm file (.pt) of an ESM-2."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from seqembed.models.weights.esm2 import HUGGING_FACE, find_naming, find_rotary
 from seqembed.models.weights.layout import MERGE, SUPPORTED, UNQUANTISED, Layout, find_encoder
 from seqembed.models.weights.tensors import State, check_state, load_pickled, read_state
 
-# A new family adds its layout here.
+# The layouts of all families.
 LAYOUTS = (esm2.LAYOUT, dnabert_s.LAYOUT)
 EXPECTED = (
     "a model is a Hugging Face folder (config.json with model.safetensors or pytorch_model.bin) "
     "or a fair-esm file (.pt)"
 )
-# Files that a folder may hold instead of weights that can be read, and what to do.
+# Files that a folder may hold in place of readable weights, what they are, and what to do.
 OTHER_WEIGHTS = {
     "tf_model.h5": ("TensorFlow's weights", "convert them with from_pretrained(from_tf=True)"),
     "flax_model.msgpack": ("Flax's weights", "convert them with from_pretrained(from_flax=True)"),
@@ -32,12 +32,12 @@ OTHER_WEIGHTS = {
     "*.onnx": ("a program of ONNX", "take the model's weights as safetensors"),
 }
 OTHER_SUFFIXES = {
-    ".ckpt": " but a checkpoint of training (Lightning's): save the weights in it alone",
-    ".safetensors": ": give the folder it lies in",
-    ".bin": ": give the folder it lies in",
+    ".ckpt": ", but a checkpoint of training (Lightning's): save the weights alone",
+    ".safetensors": ": give the folder that holds the file",
+    ".bin": ": give the folder that holds the file",
 }
-# The attention heads of the official ESM-2s, by layers and width, after their config.json files;
-# weights' shapes do not show them. All have token dropout, and a feed-forward part 4 widths wide.
+# The number of attention heads of each official ESM-2, by layers and width, after its config.json:
+# the shapes of weights do not show the number. All have token dropout, and ffn_width is 4 * width.
 KNOWN_HEADS = {
     (6, 320): 20,
     (12, 480): 20,
@@ -53,7 +53,7 @@ FOLDER = (
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A checkpoint's tensors under their own names; path: the file that holds them."""
+    """A checkpoint; state: its tensors by name; path: the file that holds them, or their index."""
 
     architecture: Architecture
     state: State
@@ -61,14 +61,16 @@ class Checkpoint:
 
     @property
     def layout(self) -> Layout:
+        """The layout of the checkpoint's family."""
         kind = type(self.architecture)
         return next(layout for layout in LAYOUTS if layout.family.architecture is kind)
 
 
 def read_checkpoint(source: Path) -> Checkpoint:
-    """Read a Hugging Face folder or an ESM-2's `.pt` file, without building the model.
+    """Return the checkpoint of a Hugging Face folder or a fair-esm file (.pt).
 
-    Raises ModelError if `source` is neither, is damaged, or is not of a known family.
+    The tensors are not loaded yet. Raises ModelError if `source` is neither, is damaged, or is not
+    of a known family.
     """
     if source.is_dir():
         architecture, path = _read_architecture(source), _find_weights(source)
@@ -83,15 +85,15 @@ def read_checkpoint(source: Path) -> Checkpoint:
 
 
 def _read_architecture(folder: Path) -> Architecture:
-    """Read config.json; ModelError for an adapter, another model or another model's tokenizer."""
+    """Return the architecture in config.json; ModelError for an adapter or an unsupported model."""
     for adapter in (folder / name for name in ADAPTERS):
-        # Without the adapter, the rows would be those of its base model.
+        # Without the adapter, the rows would be the base model's.
         if adapter.exists():
-            raise ModelError(f"{adapter}: is of an adapter (LoRA or the like); {MERGE}")
+            raise ModelError(f"{adapter}: belongs to an adapter (LoRA or the like); {MERGE}")
     path = folder / CONFIG
     if not path.exists():
         others = sorted(folder.glob("*.pt"))
-        hint = f"; for fair-esm's, give {others[0]}" if others else ""
+        hint = f"; to use the fair-esm file, give {others[0]}" if others else ""
         raise ModelError(f"{path}: does not exist; {EXPECTED}{hint}")
     config = read_json_object(path)
     if config.get("quantization_config") is not None:
@@ -104,57 +106,54 @@ def _read_architecture(folder: Path) -> Architecture:
 
 
 def _find_weights(folder: Path) -> Path:
-    """Return the file of the weights, or their index; safetensors are taken before pickles."""
+    """Return the path of the weights' file or index: the first of WEIGHTS that the folder holds."""
     for name in WEIGHTS:
         if (folder / name).exists():
             return folder / name
     for pattern, (what, advice) in OTHER_WEIGHTS.items():
         if any(folder.glob(pattern)):
-            raise ModelError(f"{folder}: holds {what}; {advice} and save_pretrained")
+            raise ModelError(f"{folder}: holds {what}; {advice}, and save with save_pretrained")
     message = "has neither model.safetensors nor pytorch_model.bin"
     raise ModelError(f"{folder}: {message}; {EXPECTED}")
 
 
 def _read_fair_esm(path: Path) -> tuple[Esm2Architecture, State]:
-    """Return the architecture and the tensors of a `.pt` file; ModelError if not an ESM-2's."""
+    """Return the architecture and the tensors in a fair-esm file; ModelError if not an ESM-2's."""
     loaded = load_pickled(path)
     settings = None
     with named(path):
         if isinstance(loaded, Mapping) and ("cfg" in loaded or "args" in loaded):
-            settings = _read_settings(loaded)
+            settings = _find_settings(loaded)
             loaded = loaded.get("model")
         state = check_state(loaded)
         encoder = find_encoder(state, esm2.LAYOUT).encoder
-        # With Hugging Face's names, ESM-1v has the names of ESM-2 and one more.
+        # With Hugging Face's names, ESM-1v has all names of an ESM-2, and position embeddings.
         learned = "embeddings.position_embeddings.weight" in encoder
         if not find_rotary(encoder) and (find_naming(encoder) is not HUGGING_FACE or learned):
             message = "has no rotary frequencies (inv_freq), which an ESM-2 stores with its weights"
             raise ModelError(f"{message}; if it is one, {FOLDER}")
-        return _measured(encoder) if settings is None else _described(settings), state
+        if settings is None:
+            return _measured(encoder), state
+        # fair-esm's ESM2 has no setting for ffn_width (esm/model/esm2.py).
+        width: Any = settings.get("encoder_embed_dim")
+        ffn_width = 4 * width if isinstance(width, int) else None
+        layers, heads = settings.get("encoder_layers"), settings.get("encoder_attention_heads")
+        sizes: Any = (layers, width, heads, ffn_width, settings.get("token_dropout", False))
+        return Esm2Architecture(*sizes), state
 
 
-def _read_settings(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the model's settings: cfg["model"] of an ESM-2, args of an older model."""
+def _find_settings(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the settings of a model: cfg["model"] of an ESM-2, args of an older model."""
     cfg = checkpoint.get("cfg")
     found = cfg.get("model") if isinstance(cfg, Mapping) else checkpoint.get("args")
-    if isinstance(found, argparse.Namespace):
-        found = vars(found)
-    if not isinstance(found, Mapping):
-        raise ModelError("has no settings (cfg or args) that describe its architecture")
-    return found
-
-
-def _described(settings: Mapping[str, Any]) -> Esm2Architecture:
-    width: Any = settings.get("encoder_embed_dim")
-    layers: Any = settings.get("encoder_layers")
-    heads: Any = settings.get("encoder_attention_heads")
-    # fair-esm's ESM2 is always four times as wide inside.
-    ffn_width: Any = 4 * width if isinstance(width, int) else None
-    return Esm2Architecture(layers, width, heads, ffn_width, settings.get("token_dropout", False))
+    settings = vars(found) if isinstance(found, argparse.Namespace) else found
+    if not isinstance(settings, Mapping):
+        raise ModelError(f"has no settings (cfg or args) that state its architecture; {FOLDER}")
+    return settings
 
 
 def _measured(encoder: State) -> Esm2Architecture:
-    """Return the architecture of a state dict; ModelError if it has no official size."""
+    """Return the architecture of an official ESM-2, by its weights' shapes; else ModelError."""
     naming = find_naming(encoder)
     layers = 0
     while f"{naming.part(layers, 'fc1')}.weight" in encoder:

@@ -1,4 +1,4 @@
-"""The checkpoints of DNABERT-S and DNABERT-2, with the names of their authors."""
+"""The layout of DNABERT-S's and DNABERT-2's checkpoints, as the authors save them."""
 
 from __future__ import annotations
 
@@ -17,40 +17,33 @@ from seqembed.models.source import TOKENIZER
 from seqembed.models.weights.layout import Layout, Weight, read_sizes, weight_and_bias
 from seqembed.models.weights.tensors import State
 
-# The token types that checkpoints have; the encoder uses the first only.
+# How many token types checkpoints have; the encoder uses the first type only.
 TOKEN_TYPES = 2
-# For each setting the value that it must have, and the default, after the authors'
-# configuration_bert.py. position_embedding_type is "absolute" there in spite of ALiBi: not checked.
+# For each setting of config.json: the value that it must have, and its default in the authors'
+# configuration_bert.py. position_embedding_type is not checked: it says "absolute" despite ALiBi.
 CONFIG = {
     "hidden_act": ("gelu", "gelu"),
     "type_vocab_size": (TOKEN_TYPES, TOKEN_TYPES),
     "is_decoder": (False, False),
     "add_cross_attention": (False, False),
 }
-# Only BERTs with ALiBi have this setting.
+# A setting that only BERTs with ALiBi have.
 ALIBI = "alibi_starting_size"
-# After the authors' bert_layers.py, which has ALiBi in place of position embeddings.
+# Tensors that change no row, after the authors' bert_layers.py, where ALiBi replaces position
+# embeddings.
 UNUSED = re.compile(
     r"pooler\.dense\.(weight|bias)"
     r"|embeddings\.(position_ids|token_type_ids)"
     r"|embeddings\.position_embeddings\.weight"
 )
 LAYER = "encoder.layer"
-PARTS = {
-    "qkv": "attention.self.Wqkv",
-    "out": "attention.output.dense",
-    "attention_norm": "attention.output.LayerNorm",
-    "gated": "mlp.gated_layers",
-    "wo": "mlp.wo",
-    "ffn_norm": "mlp.layernorm",
-}
 EMBEDDING = "embeddings.word_embeddings.weight"
 
 
 def dnabert_weights(
     architecture: DnabertArchitecture, layer: int, state: State
 ) -> dict[str, Weight]:
-    """Return the weights of DnabertS(architecture, layer); see Layout.weights."""
+    """Return how the weights of DnabertS(architecture, layer) are made; see Layout.weights."""
     width = architecture.width
     embedding = {
         EMBEDDING: (architecture.vocabulary, width),
@@ -58,42 +51,35 @@ def dnabert_weights(
     }
     weights = {"embedding.weight": Weight(embedding, lambda words, types: words + types[0])}
     weights |= weight_and_bias("embedding_norm", "embeddings.LayerNorm", width)
-    for number in range(layer):
-        weights |= _layer(architecture, number)
-    return weights
-
-
-def _layer(architecture: DnabertArchitecture, number: int) -> dict[str, Weight]:
-    width, ffn_width = architecture.width, architecture.ffn_width
-    shapes = {
-        "qkv": (3 * width, width),
-        "out": (width, width),
-        "attention_norm": (width,),
-        "gated": (2 * ffn_width, width),
-        "wo": (width, ffn_width),
-        "ffn_norm": (width,),
-    }
-    weights: dict[str, Weight] = {}
-    for part, shape in shapes.items():
-        name = f"{LAYER}.{number}.{PARTS[part]}"
-        weights |= weight_and_bias(f"layers.{number}.{part}", name, *shape)
-    del weights[f"layers.{number}.gated.bias"]
+    # Our name of each part of a layer, the authors' name, and the shape of the part's weight.
+    parts: tuple[tuple[str, str, tuple[int, ...]], ...] = (
+        ("qkv", "attention.self.Wqkv", (3 * width, width)),
+        ("out", "attention.output.dense", (width, width)),
+        ("attention_norm", "attention.output.LayerNorm", (width,)),
+        ("gated", "mlp.gated_layers", (2 * architecture.ffn_width, width)),
+        ("wo", "mlp.wo", (width, architecture.ffn_width)),
+        ("ffn_norm", "mlp.layernorm", (width,)),
+    )
     scale = architecture.head_dim**-0.5
-    for kind in ("weight", "bias"):
-        own = f"layers.{number}.qkv.{kind}"
-        # Our attention takes a scaled query.
-        weights[own] = Weight(
-            weights[own].parts, lambda qkv: torch.cat((qkv[:width] * scale, qkv[width:]))
-        )
+    for number in range(layer):
+        for part, name, shape in parts:
+            theirs = f"{LAYER}.{number}.{name}"
+            weights |= weight_and_bias(f"layers.{number}.{part}", theirs, *shape)
+        del weights[f"layers.{number}.gated.bias"]
+        for own in (f"layers.{number}.qkv.weight", f"layers.{number}.qkv.bias"):
+            # Attention takes the query scaled by 1 / sqrt(head_dim).
+            weights[own] = Weight(
+                weights[own].parts, lambda qkv: torch.cat((qkv[:width] * scale, qkv[width:]))
+            )
     return weights
 
 
 def read_config(path: Path, config: Mapping[str, Any]) -> DnabertArchitecture:
-    """Return the architecture in a DNABERT's config.json; see Layout.read_config."""
+    """Return the architecture that a DNABERT's config.json states; see Layout.read_config."""
     if ALIBI not in config:
         raise ModelError(
-            f"{path}: model_type is 'bert' and there is no {ALIBI}; of the BERTs only DNABERT-S "
-            "and DNABERT-2, which have it, are supported"
+            f"{path}: model_type is 'bert' and there is no {ALIBI}, which DNABERT-S and DNABERT-2 "
+            "have; no other BERT is supported"
         )
     sizes = read_sizes(path, config, CONFIG, "DNABERT-S")
     vocabulary: Any = config.get("vocab_size")

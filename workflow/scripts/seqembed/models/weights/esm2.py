@@ -1,4 +1,4 @@
-"""ESM-2's checkpoints, with Hugging Face's names and with fair-esm's."""
+"""The layout of ESM-2's checkpoints, with Hugging Face's names or with fair-esm's."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from seqembed.models.weights.layout import Layout, Weight, read_sizes, weight_an
 from seqembed.models.weights.tensors import State
 
 TOKENS = len(ESM2_ALPHABET)
-# For each setting the value that it must have, and the default of Hugging Face's EsmConfig.
+# For each setting of config.json: the value that it must have, and its default in transformers'
+# EsmConfig.
 CONFIG = {
     "position_embedding_type": ("rotary", "absolute"),
     "emb_layer_norm_before": (False, None),
@@ -29,12 +30,12 @@ CONFIG = {
     "is_decoder": (False, False),
     "rope_theta": (ROTARY_BASE, ROTARY_BASE),
 }
-# Tokens that config.json may name. With other ids, the model was trained on another alphabet.
+# Settings of config.json that hold a token's id. Another id means another alphabet in training.
 NAMED_TOKENS = {"pad_token_id": "<pad>", "mask_token_id": "<mask>"}
-# The contact head is in fair-esm's esm2.py and in transformers' EsmModel, the pooler in
-# EsmModel(add_pooling_layer=True). The official folders have rotary positions, and position
-# embeddings that are not used (transformers pull request 39063); transformers 4.29 saved
-# position_ids. No EsmModel reads token types. fair-esm's ESM2 includes the language model's head.
+# Tensors that change no row. fair-esm's esm2.py and transformers' EsmModel have a contact head,
+# fair-esm's ESM2 the language model's head, EsmModel(add_pooling_layer=True) a pooler. The official
+# folders have position embeddings that are not used, as positions are rotary (transformers, pull
+# request 39063). transformers 4.29 saved position_ids. No EsmModel reads token types.
 UNUSED = re.compile(
     r"contact_head\.regression\.(weight|bias)"
     r"|pooler\.dense\.(weight|bias)"
@@ -42,19 +43,6 @@ UNUSED = re.compile(
     r"|embeddings\.(position|token_type)_embeddings\.weight"
     r"|lm_head\.(weight|bias|(dense|layer_norm|decoder)\.(weight|bias))"
 )
-
-
-@dataclass(frozen=True)
-class Naming:
-    """The names in one kind of checkpoint; parts: our name of a layer's part -> its name."""
-
-    embedding: str
-    layer: str
-    final_norm: str
-    parts: Mapping[str, str]
-
-    def part(self, number: int, part: str) -> str:
-        return f"{self.layer}.{number}.{self.parts[part]}"
 
 
 # Our name of a layer's part -> Hugging Face's name, fair-esm's name.
@@ -68,121 +56,119 @@ PARTS = {
     "fc1": ("intermediate.dense", "fc1"),
     "fc2": ("output.dense", "fc2"),
 }
+
+
+@dataclass(frozen=True)
+class Naming:
+    """The names of the tensors in one kind of checkpoint; column: of the names in PARTS."""
+
+    embedding: str
+    layer: str
+    final_norm: str
+    column: int
+
+    def part(self, number: int, part: str) -> str:
+        """Return the name of a part of layer `number`; part: a key of PARTS."""
+        return f"{self.layer}.{number}.{PARTS[part][self.column]}"
+
+
 HUGGING_FACE = Naming(
-    "embeddings.word_embeddings",
-    "encoder.layer",
-    "encoder.emb_layer_norm_after",
-    {own: name for own, (name, _) in PARTS.items()},
+    "embeddings.word_embeddings", "encoder.layer", "encoder.emb_layer_norm_after", 0
 )
-FAIR_ESM = Naming(
-    "embed_tokens",
-    "layers",
-    "emb_layer_norm_after",
-    {own: name for own, (_, name) in PARTS.items()},
-)
+FAIR_ESM = Naming("embed_tokens", "layers", "emb_layer_norm_after", 1)
 
 
 def find_naming(state: State) -> Naming:
-    """Return the naming of an encoder's tensors."""
+    """Return the naming that an encoder's tensors follow."""
     return HUGGING_FACE if f"{HUGGING_FACE.embedding}.weight" in state else FAIR_ESM
 
 
 def find_rotary(state: State) -> list[str]:
-    """Return the names of the stored rotary frequencies: one for each layer, or one for all."""
+    """Return the names of rotary frequencies: one for each layer, one for all layers, or none."""
     return [name for name in state if name.endswith(".inv_freq")]
 
 
 def esm2_weights(architecture: Esm2Architecture, layer: int, state: State) -> dict[str, Weight]:
-    """Return the weights of Esm2(architecture, layer); see Layout.weights."""
+    """Return how the weights of Esm2(architecture, layer) are made; see Layout.weights."""
     naming, width = find_naming(state), architecture.width
     name = f"{naming.embedding}.weight"
-    # Training scripts pad an embedding with rows behind those of ESM-2's tokens.
+    # Some training scripts pad the embedding with rows after those of ESM-2's tokens.
     rows = max(TOKENS, *state[name].shape[:1]) if name in state else TOKENS
     weights = {"embedding.weight": Weight({name: (rows, width)}, lambda words: words[:TOKENS])}
     if rotary := find_rotary(state):
-        shapes = dict.fromkeys(rotary, (architecture.head_dim // 2,))
-        weights["inv_freq"] = Weight(shapes, _require_equal)
+        frequencies = dict.fromkeys(rotary, (architecture.head_dim // 2,))
+        weights["inv_freq"] = Weight(frequencies, _require_equal)
+    shapes = {
+        "attention_norm": (width,),
+        "out": (width, width),
+        "ffn_norm": (width,),
+        "fc1": (architecture.ffn_width, width),
+        "fc2": (width, architecture.ffn_width),
+    }
+    scale = architecture.head_dim**-0.5
     for number in range(layer):
-        weights |= _layer(architecture, naming, number)
+        for part, shape in shapes.items():
+            weights |= weight_and_bias(f"layers.{number}.{part}", naming.part(number, part), *shape)
+        for kind, size in (("weight", (width, width)), ("bias", (width,))):
+            names = {f"{naming.part(number, part)}.{kind}": size for part in "qkv"}
+            # Attention takes the query scaled by 1 / sqrt(head_dim).
+            fused = Weight(names, lambda q, k, v: torch.cat((q * scale, k, v)))
+            weights[f"layers.{number}.qkv.{kind}"] = fused
     if layer == architecture.layers:
         weights |= weight_and_bias("final_norm", naming.final_norm, width)
     return weights
 
 
 def _require_equal(first: Tensor, *others: Tensor) -> Tensor:
-    """Return the rotary frequencies of all layers; ModelError if the layers' differ."""
+    """Return the first layer's rotary frequencies; raise ModelError if another layer's differ."""
     if not all(torch.equal(first, other) for other in others):
         raise ModelError(
-            "its layers have different rotary frequencies (inv_freq); all of an ESM-2 share one set"
+            "its layers have different rotary frequencies (inv_freq), but all layers of an ESM-2 "
+            "have the same; take the authors' weights"
         )
     return first
 
 
-def _layer(architecture: Esm2Architecture, naming: Naming, number: int) -> dict[str, Weight]:
-    width, ffn_width = architecture.width, architecture.ffn_width
-    shapes = {
-        "attention_norm": (width,),
-        "out": (width, width),
-        "ffn_norm": (width,),
-        "fc1": (ffn_width, width),
-        "fc2": (width, ffn_width),
-    }
-    weights: dict[str, Weight] = {}
-    for part, shape in shapes.items():
-        weights |= weight_and_bias(f"layers.{number}.{part}", naming.part(number, part), *shape)
-    scale = architecture.head_dim**-0.5
-    for kind, size in (("weight", (width, width)), ("bias", (width,))):
-        names = {f"{naming.part(number, part)}.{kind}": size for part in "qkv"}
-        # Our attention takes a scaled query.
-        fused = Weight(names, lambda q, k, v: torch.cat((q * scale, k, v)))
-        weights[f"layers.{number}.qkv.{kind}"] = fused
-    return weights
-
-
 def read_config(path: Path, config: Mapping[str, Any]) -> Esm2Architecture:
-    """Return the architecture in an ESM-2's config.json; see Layout.read_config."""
+    """Return the architecture that an ESM-2's config.json states; see Layout.read_config."""
     sizes = read_sizes(path, config, CONFIG, "ESM-2")
-    _check_tokens(path, config)
-    _check_vocabulary(path, config.get("vocab_size"))
+    _check_alphabet(path, config)
     with named(path):
         return Esm2Architecture(**sizes, token_dropout=bool(config.get("token_dropout", False)))
 
 
-def _check_tokens(path: Path, config: Mapping[str, Any]) -> None:
-    """Raise ModelError if config.json or tokenizer.json gives tokens other ids than ESM-2's."""
+def _check_alphabet(path: Path, config: Mapping[str, Any]) -> None:
+    """Raise ModelError if config.json, tokenizer.json or vocab.txt has another alphabet than ESM-2.
+
+    A larger vocab_size, of a padded embedding, needs a vocab.txt whose first tokens are ESM-2's.
+    """
+    advice = "only models with ESM-2's alphabet are supported"
     for name, token in NAMED_TOKENS.items():
         number = ESM2_ALPHABET.index(token)
         if config.get(name) not in (None, number):
-            message = f"{name} is {config[name]!r}, but ESM-2 has {number}"
-            raise ModelError(f"{path}: {message}: the model has another tokenizer")
+            message = f"{name} is {config[name]!r}, but {number} in ESM-2"
+            raise ModelError(f"{path}: {message}; {advice}")
     if config.get("vocab_list") and tuple(config["vocab_list"]) != ESM2_ALPHABET:
-        raise ModelError(f"{path}: vocab_list is not the ESM-2 alphabet")
-    tokenizer = path.parent / TOKENIZER
-    vocabulary = read_token_ids(tokenizer) if tokenizer.exists() else {}
-    wrong = [t for n, t in enumerate(ESM2_ALPHABET) if vocabulary.get(t, n) != n]
-    if wrong:
-        raise ModelError(f"{tokenizer}: gives {show(wrong)} other ids than the ESM-2 alphabet")
-
-
-def _check_vocabulary(path: Path, size: Any) -> None:
-    """Raise ModelError if config.json's vocab_size or vocab.txt is not ESM-2's.
-
-    A padded embedding has a larger size; then vocab.txt must show that ESM-2's tokens come first.
-    """
-    vocabulary = path.parent / VOCABULARY
+        raise ModelError(f"{path}: vocab_list is not the ESM-2 alphabet; {advice}")
+    tokenizer, vocabulary = path.parent / TOKENIZER, path.parent / VOCABULARY
+    ids = read_token_ids(tokenizer) if tokenizer.exists() else {}
+    if wrong := [t for n, t in enumerate(ESM2_ALPHABET) if ids.get(t, n) != n]:
+        message = f"gives {show(wrong)} other ids than the ESM-2 alphabet"
+        raise ModelError(f"{tokenizer}: {message}; {advice}")
     tokens = vocabulary.read_text("utf-8", errors="replace").split() if vocabulary.exists() else []
     if vocabulary.exists() and tuple(tokens[:TOKENS]) != ESM2_ALPHABET:
-        raise ModelError(f"{vocabulary}: is not the ESM-2 alphabet")
+        raise ModelError(f"{vocabulary}: is not the ESM-2 alphabet; {advice}")
+    size = config.get("vocab_size")
     padded = type(size) is int and size > TOKENS and tokens
     if size != TOKENS and not padded:
-        message = f"vocab_size is {size!r}; ESM-2 has {TOKENS}"
-        raise ModelError(f"{path}: {message}, or more where {VOCABULARY} lies beside it")
+        message = f"vocab_size is {size!r}, but {TOKENS} in ESM-2, or more with a {VOCABULARY}"
+        raise ModelError(f"{path}: {message}; {advice}")
 
 
 LAYOUT = Layout(
     family=ESM2,
     encoder=Esm2,
-    # fair-esm itself removes the last two.
+    # fair-esm removes the last two (upgrade_state_dict in esm/pretrained.py).
     prefixes=("", "esm.", "encoder.sentence_encoder.", "encoder."),
     embeddings=(f"{HUGGING_FACE.embedding}.weight", f"{FAIR_ESM.embedding}.weight"),
     layers=(HUGGING_FACE.layer, FAIR_ESM.layer),

@@ -1,4 +1,4 @@
-"""How a family lays out its checkpoints, and the encoder that a checkpoint holds."""
+"""The layout of a family's checkpoints, and how the encoder's tensors are found in a checkpoint."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from seqembed.models.families import Architecture, Family
 from seqembed.models.weights.tensors import State
 
 SUPPORTED = "only ESM-2, DNABERT-S and DNABERT-2 are supported"
-MERGE = "merge it into the model (PEFT's `merge_and_unload()`), save that and give its folder"
+MERGE = "merge it into its model (PEFT's `merge_and_unload()`), then save and give this model"
 UNQUANTISED = "save the model in fp32, fp16 or bf16"
-# Names of weights that only this model has, after esm/ of fair-esm 2.0.0 (model/esm1.py,
-# model/msa_transformer.py, esmfold/v1/esmfold.py, inverse_folding/), transformers (modeling_esm.py,
-# modeling_esmfold.py, modeling_t5.py) and ESM C's authors' package (esm/models/esmc.py).
+# Models that are not supported, and what only the names of their weights match, after esm/ of
+# fair-esm 2.0.0 (model/esm1.py, model/msa_transformer.py, esmfold/v1/esmfold.py, inverse_folding/),
+# transformers (modeling_esm.py, modeling_esmfold.py, modeling_t5.py) and the package of ESM C's
+# authors (esm/models/esmc.py).
 OTHER_MODELS = {
     "ESMFold": r"(^|\.)trunk\.blocks\.|(^|\.)esm_s_(mlp|combine)",
     "an MSA transformer (ESM-MSA-1)": r"msa_position_embedding|(row|column)_self_attention",
@@ -32,9 +33,9 @@ OTHER_MODELS = {
     "a T5 (ProtT5, ProstT5, Ankh)": r"\.SelfAttention\.[qkvo]\.",
     "a model of NVIDIA's Transformer Engine": r"\._extra_state$|layernorm_mlp",
 }
-# Names that tools add to a model's layers: peft (src/peft/tuners), loralib, adapters
-# (src/adapters/methods), bitsandbytes, GPTQ, AWQ, torch.nn.utils. Without these weights the rows
-# would be the base model's.
+# Names that tools add to a model's weights: peft (src/peft/tuners), loralib, adapters
+# (src/adapters/methods), bitsandbytes, GPTQ, AWQ, torch.nn.utils. Without what these tools changed,
+# the rows would be the base model's.
 ADAPTER = re.compile(
     r"(?:^|[._])(?:lora\w*|lokr|loha|hada|ia3|dora|vera|oft|boft|fourierft|refts?|adapters?|adaptor"
     r"|prefix|prompts?|soft_prompt|virtual_tokens|invertible_adapters|base_model\.model|base_layer"
@@ -52,9 +53,9 @@ CHANGES = (
     (QUANTISED, "a quantised model", UNQUANTISED),
     (PARAMETRISED, "pruned or parametrised layers", UNDO),
 )
-# A head takes the encoder's rows and does not change them: lm_head, classifier, qa_outputs and
-# score in transformers, cls in DNABERT's bert_layers.py, encoder.classification_heads in fairseq,
-# and users' own names. A module of any other name could come before the encoder.
+# The names of heads, which take the encoder's rows and do not change them: lm_head, classifier,
+# qa_outputs and score in transformers, cls in DNABERT's bert_layers.py, classification_heads in
+# fairseq, and names that users choose. A module of any other name may change the rows.
 HEAD = re.compile(
     r"head|classif|regress|scor|predict|logit|output|decoder|pooler|proj|dropout|loss|criterion"
     r"|^(cls|out|mlp|fc\d*|linear\d*|dense\d*|final\d*)$",
@@ -62,15 +63,14 @@ HEAD = re.compile(
 )
 NO_HEAD = re.compile(r"embed|encoder|input|layers?$|attention|attn", re.IGNORECASE)
 
-# What DataParallel, torch.compile, FSDP and activation checkpointing add to names; the weights are
-# the same.
+# What DataParallel, torch.compile, FSDP and activation checkpointing add to the names of weights.
 WRAPPERS = re.compile(
     r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
 # transformers 5 saves some LayerNorms under these old names.
 LEGACY_NAMES = re.compile(r"(?<=\.LayerNorm\.|\.layernorm\.)(?:gamma|beta)$")
 TODAY = {"gamma": "weight", "beta": "bias"}
-# The models that have these settings.
+# Settings of config.json, and the models that have them.
 _OTHER_MODELS = {
     "position_embedding_type is 'absolute'": "ESM-1b or ESM-1v",
     "emb_layer_norm_before is True": "ESM-1b or MSA-1b",
@@ -80,9 +80,10 @@ _OTHER_MODELS = {
 
 @dataclass(frozen=True)
 class Weight:
-    """How one weight of an encoder is made of a checkpoint's tensors.
+    """How one weight of an encoder is made from a checkpoint's tensors.
 
-    parts: the tensors' names and shapes. make: takes these tensors, in this order and as float32.
+    parts: from the tensors' names to their shapes. make: takes the tensors, in the order of
+    `parts` and as float32, and returns the weight.
     """
 
     parts: Mapping[str, tuple[int, ...]]
@@ -93,12 +94,14 @@ class Weight:
 class Layout:
     """The layout of a family's checkpoints.
 
-    prefixes, embeddings: the prefixes, and the names of the word embedding, that encoders may have.
-    layers: how the name of a layer may begin, before its number. unused: matches the whole name of
-    a tensor that changes no row. weights: takes an architecture, a layer and the encoder's tensors,
-    and returns the encoder's weights up to that layer, and buffers that the checkpoint holds.
-    model_type: the one in config.json. read_config: takes the path and the content of config.json,
-    and returns the architecture; ModelError for a model or a tokenizer that gives other rows.
+    encoder: takes an architecture and a layer, and returns the encoder up to that layer. prefixes:
+    what the names of an encoder's tensors may begin with. embeddings: the names, after the prefix,
+    that the word embedding may have. layers: what a layer's names may begin with, up to the layer's
+    number. unused: matches the whole name of a tensor that changes no row. weights: takes an
+    architecture, a layer and the encoder's tensors, and returns, by name, how the encoder's weights
+    up to that layer and the buffers in the checkpoint are made. model_type: the family's in
+    config.json. read_config: takes the path and the content of config.json, and returns the
+    architecture; raises ModelError for a model or a tokenizer that would give other rows.
     """
 
     family: Family
@@ -113,7 +116,10 @@ class Layout:
 
 
 def weight_and_bias(own: str, name: str, *shape: int) -> dict[str, Weight]:
-    """Return both weights of a linear part or a norm, named `own` here, `name` in checkpoints."""
+    """Return how the weight and the bias of a linear part or a norm are made.
+
+    own: the part's name in the encoder. name: its name in checkpoints. shape: of its weight.
+    """
     return {
         f"{own}.weight": Weight({f"{name}.weight": shape}),
         f"{own}.bias": Weight({f"{name}.bias": shape[:1]}),
@@ -123,14 +129,15 @@ def weight_and_bias(own: str, name: str, *shape: int) -> dict[str, Weight]:
 def read_sizes(
     path: Path, config: Mapping[str, Any], required: Mapping[str, tuple[Any, Any]], model: str
 ) -> dict[str, Any]:
-    """Return the sizes in config.json, whose values an Architecture checks.
+    """Return the sizes in config.json by the fields of Architecture, which checks their values.
 
-    required: for each setting, the value that it must have and Hugging Face's default. Raises
-    ModelError for another value, with which the model computes other rows than our encoder.
+    path, config: of config.json and its content. required: for each setting, the value that it must
+    have and the default of the authors' code. model: the family's name for messages. Raises
+    ModelError if a setting has another value, because the model then gives other rows.
     """
     for name, (value, default) in required.items():
         found = config.get(name, default)
-        # null means "not set" to Hugging Face, which then behaves as for false.
+        # transformers reads null as "not set", which has the effect of false.
         if found == value or (value is False and found is None):
             continue
         setting = f"{name} is {found!r}"
@@ -141,16 +148,17 @@ def read_sizes(
         "width": config.get("hidden_size"),
         "heads": config.get("num_attention_heads"),
         "ffn_width": config.get("intermediate_size"),
-        # EsmConfig and BertConfig take 1e-12 if the file has no value.
+        # The default of EsmConfig and BertConfig in transformers is 1e-12.
         "layer_norm_eps": config.get("layer_norm_eps", 1e-12),
     }
 
 
 @dataclass(frozen=True)
 class EncoderNames:
-    """A checkpoint's tensors by plain name: without wrappers, and gamma and beta renamed.
+    """A checkpoint's tensors by plain name: without WRAPPERS, and with LEGACY_NAMES renamed.
 
-    encoder: the tensors whose names begin with `prefix`, which is removed. beside: all other names.
+    prefix: how the names of the encoder's tensors begin. encoder: these tensors, by name without
+    the prefix. beside: the names of all other tensors.
     """
 
     prefix: str
@@ -158,10 +166,10 @@ class EncoderNames:
     beside: tuple[str, ...]
 
     def refuse_unknown(self, used: Collection[str], unused: re.Pattern[str]) -> None:
-        """Raise ModelError for a tensor that the encoder does not use and that may change a row.
+        """Raise ModelError if a tensor that is not used may change the model's rows.
 
-        used: the names of the tensors that the encoder uses. unused: Layout.unused. A head changes
-        no row: it is beside the encoder or, if names have no prefix, at the top level.
+        used: the names of the encoder's tensors that are used. unused: as in Layout. Heads change
+        no row: they stand beside the encoder or, if the prefix is empty, among its names.
         """
         inside = [name for name in self.encoder if name not in used and not unused.fullmatch(name)]
         if not self.prefix:
@@ -176,16 +184,29 @@ class EncoderNames:
 
 
 def find_encoder(state: State, layout: Layout) -> EncoderNames:
-    """Find the only encoder of a checkpoint; ModelError for none, several or another model's."""
+    """Return the tensors of the only encoder in a checkpoint.
+
+    layout: of the checkpoint's family. Raises ModelError if there is no encoder, or several, or if
+    the model is an adapter, quantised, pruned, parametrised or of another family.
+    """
     plain = _plain_names(state)
-    refuse_other_models(plain.keys())
+    # No row depends on a head, so a head may be quantised or parametrised.
+    names = [name for name in plain if ADAPTER.search(name) or not is_head(name)]
+    # A changed model lacks weights and could look like another model, so changes come first.
+    for changed, what, advice in CHANGES:
+        if found := [name for name in names if changed.search(name)]:
+            count = count_of(len(found), "weight")
+            raise ModelError(f"holds {count} of {what} ({show(found)}); {advice}")
+    for model, pattern in OTHER_MODELS.items():
+        if any(re.search(pattern, name) for name in plain):
+            raise ModelError(f"is {model}; {SUPPORTED}")
     prefix = _find_prefix(plain, layout)
     encoder = {n.removeprefix(prefix): held for n, held in plain.items() if n.startswith(prefix)}
     return EncoderNames(prefix, encoder, tuple(n for n in plain if not n.startswith(prefix)))
 
 
 def _plain_names(state: State) -> State:
-    """Return the tensors by plain name; ModelError if two tensors get the same name."""
+    """Return the tensors by plain name; raise ModelError if two tensors get the same name."""
     origins: dict[str, str] = {}
     for name in state:
         plain = LEGACY_NAMES.sub(lambda found: TODAY[found[0]], WRAPPERS.sub("", name))
@@ -208,7 +229,7 @@ def _find_prefix(state: State, layout: Layout) -> str:
         )
     if len(found) > 1:
         both = show([name for name, _ in found])
-        raise ModelError(f"holds {len(found)} encoders ({both}); save the one that is meant alone")
+        raise ModelError(f"holds {len(found)} encoders ({both}); save only the one you mean")
     name, own = found[0]
     prefix = name.removesuffix(own)
     if prefix not in layout.prefixes:
@@ -219,21 +240,7 @@ def _find_prefix(state: State, layout: Layout) -> str:
     return prefix
 
 
-def refuse_other_models(names: Collection[str]) -> None:
-    """Raise ModelError for another model, an adapter, quantised or parametrised weights."""
-    # No row depends on heads, so that they may be quantised or parametrised.
-    encoder = [name for name in names if ADAPTER.search(name) or not is_head(name)]
-    # Changes come first: a changed model lacks weights, and could be taken for another model.
-    for changed, what, advice in CHANGES:
-        if found := [name for name in encoder if changed.search(name)]:
-            count = count_of(len(found), "weight")
-            raise ModelError(f"holds {count} of {what} ({show(found)}); {advice}")
-    for model, pattern in OTHER_MODELS.items():
-        if any(re.search(pattern, name) for name in names):
-            raise ModelError(f"is {model}; {SUPPORTED}")
-
-
 def is_head(name: str) -> bool:
-    """Return whether a weight's name, without its prefix, begins with the name of a head."""
+    """Whether a tensor's name, without the encoder's prefix, begins with the name of a head."""
     module = name.partition(".")[0]
     return HEAD.search(module) is not None and NO_HEAD.search(module) is None

@@ -1,4 +1,4 @@
-"""Read the tensors of a checkpoint as weights only: nothing that a file holds is ever executed."""
+"""Read the tensors of a checkpoint, as weights only: nothing in a file is ever executed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from seqembed.errors import ModelError, named, show
 from seqembed.models.source import CONFIG, INDEX, PICKLED, SAFETENSORS, read_weight_map
 
-# The dtypes of weights; whole numbers are quantised weights, useless without their scales.
+# The dtypes of weights, by safetensors' names. Tensors of whole numbers are quantised weights.
 FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
 SAVE = (
     "save the weights alone, with the model's own save_pretrained or as "
@@ -31,15 +31,15 @@ TRAINING = {
     "pytorch-lightning_version", "epoch", "global_step", "ds_version", "net", "model", "module",
 }  # fmt: skip
 CONTACTS = "contact_head."
-_UNPACK = "unpack it, and give the model's folder or file that is in it"
+_UNPACK = "unpack it, and give the folder or file of the model that it holds"
 _PACKED = f"an archive or a compressed file; {_UNPACK}"
 _DOWNLOAD = "download the weights again"
-# What the first bytes of other files match, the name of their form, and what to do.
+# What the first bytes of a file without weights match, what the file is, and what to do.
 _OTHER_FORMS = {
     rb"$": f"an empty file; {_DOWNLOAD}",
     rb"version https://git-lfs": "a git-lfs pointer instead of weights; fetch them: `git lfs pull`",
-    rb"\s*[<{\[]": f"a web page or an error, as a failed download leaves it; {_DOWNLOAD}",
-    # gzip, bzip2, xz, zstd, 7z; and tar, which has "ustar" behind the first file's header.
+    rb"\s*[<{\[]": f"a web page or an error message of a failed download; {_DOWNLOAD}",
+    # gzip, bzip2, xz, zstd, 7z; and tar, which has "ustar" at byte 257.
     rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|.{257}ustar": _PACKED,
     rb"\x89HDF": "an HDF5 file, as TensorFlow writes it; save the weights with PyTorch",
     rb"GGUF": "a GGUF file of quantised weights; take the model's weights as safetensors",
@@ -48,7 +48,7 @@ _OTHER_FORMS = {
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in a file, loaded by `read`; floating: whether the dtype is one of FLOATS."""
+    """A tensor in a file; floating: its dtype is one of FLOATS; read: loads the tensor."""
 
     shape: tuple[int, ...]
     floating: bool
@@ -60,9 +60,10 @@ State = Mapping[str, Stored]
 
 
 def read_state(weights: Path) -> State:
-    """Return the tensors of a safetensors or pickled file, or of all files that an index names.
+    """Return the tensors of a safetensors file, of a pickled file, or of all files of an index.
 
-    Raises ModelError if a file is damaged or missing, or lacks a tensor that the index names.
+    weights: the path of that file. Raises ModelError if a file is damaged or missing, or lacks a
+    tensor that the index names.
     """
     read_file = _read_safetensors if SAFETENSORS in weights.name else _read_pickled
     if not weights.name.endswith(INDEX):
@@ -71,16 +72,18 @@ def read_state(weights: Path) -> State:
     parts = {path: read_file(path) for path in sorted(set(places.values()))}
     for name, path in places.items():
         if name not in parts[path]:
-            raise ModelError(f"{path}: lacks {name!r}, which {weights.name} says it holds")
-    # Tensors that the index does not name are kept: they may be an adapter's, which is refused.
+            message = f"lacks {name!r}, which {weights.name} names; copy both files again"
+            raise ModelError(f"{path}: {message}")
+    # Tensors that the index does not name are kept, because an adapter's must be refused.
     held = {name: stored for part in parts.values() for name, stored in part.items()}
     return held | {name: parts[path][name] for name, path in places.items()}
 
 
 def load_pickled(path: Path) -> Any:
-    """Load a file of torch.save that holds tensors, containers and argparse.Namespace alone.
+    """Return the content of a file that torch.save wrote.
 
-    Raises ModelError if the file has another form, is damaged, or holds other objects.
+    Raises ModelError if the file has another form, is damaged, or holds objects other than tensors,
+    containers, numbers, texts and argparse.Namespace.
     """
     archive = (form := find_form(path)) == "zip"
     refusal = f"{path}: cannot be loaded as weights only"
@@ -89,9 +92,9 @@ def load_pickled(path: Path) -> Any:
         raise ModelError(f"{refusal}: {message}")
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
-            # Files of old PyTorch versions are not archives, and cannot be mapped.
+            # Only archives can be mapped; old PyTorch versions wrote files of another form.
             return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
-    except Exception as error:  # damaged bytes make torch's reader fail in any of many types
+    except Exception as error:  # damaged bytes make torch's reader raise any of many types
         kind = type(error).__name__
         if objects := _list_objects(path):
             reason = f"it holds Python objects ({show(objects)}), which are never built; {SAVE}"
@@ -99,19 +102,29 @@ def load_pickled(path: Path) -> Any:
             reason = f"it is damaged or incomplete ({kind}); copy or download it again"
         else:
             fault = f"it is damaged, or a pickle of more than weights ({kind})"
-            reason = f"{fault}; copy it again, or {SAVE}"
+            reason = f"{fault}; copy the file again, or {SAVE}"
         raise ModelError(f"{refusal}: {reason}") from error
 
 
 def check_state(content: Any) -> State:
-    """Return the tensors of what a file holds; ModelError if that is not a state dict."""
+    """Return the tensors in a pickled file's content; raise ModelError if it is no state dict."""
     if not isinstance(content, Mapping):
         raise ModelError(f"holds a {type(content).__name__} in place of named weights; {SAVE}")
     if not content:
         raise ModelError(f"holds no weights; {SAVE}")
     others = [k for k, v in content.items() if not (isinstance(k, str) and isinstance(v, Tensor))]
     if others:
-        _refuse_training(content, sorted(TRAINING.intersection(others)))
+        if content.keys() >= OPTIMIZER:
+            advice = "give the model's folder or file"
+            raise ModelError(f"is the state of an optimizer, not a model; {advice}")
+        model = content.get("model")
+        if isinstance(model, Mapping) and model and all(str(n).startswith(CONTACTS) for n in model):
+            raise ModelError(
+                "holds the contact regression of an ESM-2, not the model; give the file "
+                "without `-contact-regression` in its name"
+            )
+        if found := sorted(TRAINING.intersection(others)):
+            raise ModelError(f"is a checkpoint of training ({show(found)}); {SAVE}")
         names = show([*map(str, others)])
         raise ModelError(f"holds something other than named tensors ({names}); {SAVE}")
     return {
@@ -121,27 +134,12 @@ def check_state(content: Any) -> State:
 
 
 def _list_objects(path: Path) -> list[str]:
-    """Return the classes and functions that an archive names; none if the archive is damaged."""
+    """Return the names of the classes and functions that an archive needs; none if damaged."""
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except Exception:  # noqa: BLE001 (damaged bytes raise any of many types)
         return []
-
-
-def _refuse_training(content: Mapping[Any, Any], found: list[str]) -> None:
-    """Raise ModelError if `content` is a training checkpoint; found: its keys of TRAINING."""
-    if content.keys() >= OPTIMIZER:
-        message = "is the state of an optimizer, not a model; give the model's folder or file"
-        raise ModelError(message)
-    model = content.get("model")
-    if isinstance(model, Mapping) and model and all(str(n).startswith(CONTACTS) for n in model):
-        raise ModelError(
-            "holds the contact regression of an ESM-2, not the model; give the file "
-            "without `-contact-regression` in its name"
-        )
-    if found:
-        raise ModelError(f"is a checkpoint of training ({show(found)}); {SAVE}")
 
 
 def _read_pickled(path: Path) -> State:
@@ -155,21 +153,20 @@ def _read_safetensors(path: Path) -> State:
         raise ModelError(f"{path}: cannot be read: it is a PyTorch file; name it {PICKLED}")
     try:
         file: Any = safe_open(path, framework="pt")
-        return {name: _stored(file, name) for name in file.keys()}  # noqa: SIM118
+        state = {}
+        for name in file.keys():  # noqa: SIM118
+            header = file.get_slice(name)
+            shape, floating = tuple(header.get_shape()), header.get_dtype() in FLOATS
+            state[name] = Stored(shape, floating, partial(file.get_tensor, name))
+        return state
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path}: cannot be read: {error}; copy it again") from error
 
 
-def _stored(file: Any, name: str) -> Stored:
-    header = file.get_slice(name)
-    floating = header.get_dtype() in FLOATS
-    return Stored(tuple(header.get_shape()), floating, partial(file.get_tensor, name))
-
-
 def find_form(path: Path) -> str:
-    """Return the form of a file of weights: "safetensors", "zip" (PyTorch's) or "other" (old ones).
+    """Return a weights file's form: "safetensors", "zip" (PyTorch's) or "other" (old PyTorch's).
 
-    Raises ModelError, which names the form, if the file holds something else than weights.
+    Raises ModelError, which says what the file is, if the file holds no weights.
     """
     try:
         with path.open("rb") as file:
@@ -187,7 +184,7 @@ def find_form(path: Path) -> str:
 
 
 def _find_other_archive(path: Path) -> str | None:
-    """Return what a zip archive is, and what to do; None if it is torch.save's or damaged."""
+    """Return what a zip archive is, and what to do; None for torch.save's or a damaged one."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
