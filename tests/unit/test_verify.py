@@ -354,9 +354,11 @@ def replace_first(path: Path, name: str, value: Any) -> None:
 
 def test_an_index_with_another_fingerprint_and_a_shards_with_other_residues_are_named(results):
     replace_first(results.index, "sequence_id", "x")
-    assert refused(results.index).startswith("damaged; remove it")
+    assert refused(results.index).startswith("damaged (the fingerprint is wrong); remove it")
     # The index is named, not the file.
-    assert refused(results.merged).startswith(f"{results.index}: damaged; remove it")
+    assert refused(results.merged).startswith(
+        f"{results.index}: damaged (the fingerprint is wrong)"
+    )
     replace_first(results.shard_index(0), "residues", b"W")
     assert refused(results.shard_index(0)).startswith("residues of 's3'")
 

@@ -37,6 +37,15 @@ UNUSED = re.compile(
     r"|embeddings\.position_embeddings\.weight"
 )
 LAYER = "encoder.layer"
+# Our name of each part of a layer, and the authors' name.
+PARTS = {
+    "qkv": "attention.self.Wqkv",
+    "out": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "gated": "mlp.gated_layers",
+    "wo": "mlp.wo",
+    "ffn_norm": "mlp.layernorm",
+}
 EMBEDDING = "embeddings.word_embeddings.weight"
 
 
@@ -51,20 +60,19 @@ def dnabert_weights(
     }
     weights = {"embedding.weight": Weight(embedding, lambda words, types: words + types[0])}
     weights |= weight_and_bias("embedding_norm", "embeddings.LayerNorm", width)
-    # Our name of each part of a layer, the authors' name, and the shape of the part's weight.
-    parts: tuple[tuple[str, str, tuple[int, ...]], ...] = (
-        ("qkv", "attention.self.Wqkv", (3 * width, width)),
-        ("out", "attention.output.dense", (width, width)),
-        ("attention_norm", "attention.output.LayerNorm", (width,)),
-        ("gated", "mlp.gated_layers", (2 * architecture.ffn_width, width)),
-        ("wo", "mlp.wo", (width, architecture.ffn_width)),
-        ("ffn_norm", "mlp.layernorm", (width,)),
-    )
+    shapes: dict[str, tuple[int, ...]] = {
+        "qkv": (3 * width, width),
+        "out": (width, width),
+        "attention_norm": (width,),
+        "gated": (2 * architecture.ffn_width, width),
+        "wo": (width, architecture.ffn_width),
+        "ffn_norm": (width,),
+    }
     scale = architecture.head_dim**-0.5
     for number in range(layer):
-        for part, name, shape in parts:
-            theirs = f"{LAYER}.{number}.{name}"
-            weights |= weight_and_bias(f"layers.{number}.{part}", theirs, *shape)
+        for part, theirs in PARTS.items():
+            name = f"{LAYER}.{number}.{theirs}"
+            weights |= weight_and_bias(f"layers.{number}.{part}", name, *shapes[part])
         del weights[f"layers.{number}.gated.bias"]
         for own in (f"layers.{number}.qkv.weight", f"layers.{number}.qkv.bias"):
             # Attention takes the query scaled by 1 / sqrt(head_dim).
