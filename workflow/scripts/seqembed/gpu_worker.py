@@ -212,7 +212,7 @@ def _load_model(
     described = read_prepared(path)
     layer = described.layer(model_config.get("embedding", {}).get("layer", "last"))
     model = load_prepared(path, layer, DTYPES[precision]).to(device)
-    attention = model.attention.name
+    attention = model.attention.__name__
     logger.info("the model is on %s in %s; attention: %s", device, precision, attention)
     return model, load_tokenizer(described).encode
 
