@@ -22,20 +22,6 @@ EXPECTED = (
     "a model is a Hugging Face folder (config.json with model.safetensors or pytorch_model.bin) "
     "or a fair-esm file (.pt)"
 )
-# Files that a folder may hold in place of readable weights, what they are, and what to do.
-OTHER_WEIGHTS = {
-    "tf_model.h5": ("TensorFlow's weights", "convert them with from_pretrained(from_tf=True)"),
-    "flax_model.msgpack": ("Flax's weights", "convert them with from_pretrained(from_flax=True)"),
-    "*.distcp": ("a sharded checkpoint of FSDP", "gather it (accelerate merge-weights)"),
-    "zero_to_fp32.py": ("a checkpoint of DeepSpeed", "gather it with zero_to_fp32.py"),
-    "*.gguf": ("quantised weights (GGUF)", "take the model's weights as safetensors"),
-    "*.onnx": ("a program of ONNX", "take the model's weights as safetensors"),
-}
-OTHER_SUFFIXES = {
-    ".ckpt": ", but a checkpoint of training (Lightning's): save the weights alone",
-    ".safetensors": ": give the folder that holds the file",
-    ".bin": ": give the folder that holds the file",
-}
 # The number of attention heads of each official ESM-2, by layers and width, after its config.json:
 # the shapes of weights do not show the number. All have token dropout, and ffn_width is 4 * width.
 KNOWN_HEADS = {
@@ -78,8 +64,7 @@ def read_checkpoint(source: Path) -> Checkpoint:
     if not source.exists():
         raise ModelError(f"{source}: does not exist; {EXPECTED}")
     if source.suffix != ".pt":
-        advice = OTHER_SUFFIXES.get(source.suffix, "")
-        raise ModelError(f"{source}: is not a model that can be read{advice}; {EXPECTED}")
+        raise ModelError(f"{source}: is not a model that can be read; {EXPECTED}")
     architecture, state = _read_fair_esm(source)
     return Checkpoint(architecture=architecture, state=state, path=source)
 
@@ -92,9 +77,7 @@ def _read_architecture(folder: Path) -> Architecture:
             raise ModelError(f"{adapter}: belongs to an adapter (LoRA or the like); {MERGE}")
     path = folder / CONFIG
     if not path.exists():
-        others = sorted(folder.glob("*.pt"))
-        hint = f"; to use the fair-esm file, give {others[0]}" if others else ""
-        raise ModelError(f"{path}: does not exist; {EXPECTED}{hint}")
+        raise ModelError(f"{path}: does not exist; {EXPECTED}")
     config = read_json_object(path)
     if config.get("quantization_config") is not None:
         message = "has a quantization_config: the weights are quantised"
@@ -110,11 +93,11 @@ def _find_weights(folder: Path) -> Path:
     for name in WEIGHTS:
         if (folder / name).exists():
             return folder / name
-    for pattern, (what, advice) in OTHER_WEIGHTS.items():
-        if any(folder.glob(pattern)):
-            raise ModelError(f"{folder}: holds {what}; {advice}, and save with save_pretrained")
-    message = "has neither model.safetensors nor pytorch_model.bin"
-    raise ModelError(f"{folder}: {message}; {EXPECTED}")
+    raise ModelError(
+        f"{folder}: has neither model.safetensors nor pytorch_model.bin; convert other weights "
+        "(TensorFlow's, Flax's) and gather the parts of a checkpoint of training (FSDP's, "
+        f"DeepSpeed's), then save with save_pretrained; {EXPECTED}"
+    )
 
 
 def _read_fair_esm(path: Path) -> tuple[Esm2Architecture, State]:
@@ -123,10 +106,16 @@ def _read_fair_esm(path: Path) -> tuple[Esm2Architecture, State]:
     settings = None
     with named(path):
         if isinstance(loaded, Mapping) and ("cfg" in loaded or "args" in loaded):
-            settings = _find_settings(loaded)
+            # An ESM-2 has its settings in cfg["model"], an older model in args.
+            cfg = loaded.get("cfg")
+            found = cfg.get("model") if isinstance(cfg, Mapping) else loaded.get("args")
+            settings = vars(found) if isinstance(found, argparse.Namespace) else found
+            if not isinstance(settings, Mapping):
+                message = "has no settings (cfg or args) that state its architecture"
+                raise ModelError(f"{message}; {FOLDER}")
             loaded = loaded.get("model")
         state = check_state(loaded)
-        encoder = find_encoder(state, esm2.LAYOUT).encoder
+        encoder = find_encoder(state, esm2.LAYOUT)
         # With Hugging Face's names, ESM-1v has all names of an ESM-2, and position embeddings.
         learned = "embeddings.position_embeddings.weight" in encoder
         if not find_rotary(encoder) and (find_naming(encoder) is not HUGGING_FACE or learned):
@@ -140,16 +129,6 @@ def _read_fair_esm(path: Path) -> tuple[Esm2Architecture, State]:
         layers, heads = settings.get("encoder_layers"), settings.get("encoder_attention_heads")
         sizes: Any = (layers, width, heads, ffn_width, settings.get("token_dropout", False))
         return Esm2Architecture(*sizes), state
-
-
-def _find_settings(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the settings of a model: cfg["model"] of an ESM-2, args of an older model."""
-    cfg = checkpoint.get("cfg")
-    found = cfg.get("model") if isinstance(cfg, Mapping) else checkpoint.get("args")
-    settings = vars(found) if isinstance(found, argparse.Namespace) else found
-    if not isinstance(settings, Mapping):
-        raise ModelError(f"has no settings (cfg or args) that state its architecture; {FOLDER}")
-    return settings
 
 
 def _measured(encoder: State) -> Esm2Architecture:
