@@ -132,9 +132,8 @@ def read_sizes(
     for name, (value, default) in required.items():
         found = config.get(name, default)
         # transformers reads null as "not set", which has the effect of false.
-        if found == value or (value is False and found is None):
-            continue
-        raise ModelError(f"{path}: {name} is {found!r}; only {model} ({value!r}) is supported")
+        if found != value and not (value is False and found is None):
+            raise ModelError(f"{path}: {name} is {found!r}; only {model} ({value!r}) is supported")
     return {
         "layers": config.get("num_hidden_layers"),
         "width": config.get("hidden_size"),
