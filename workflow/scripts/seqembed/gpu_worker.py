@@ -212,8 +212,7 @@ def _load_model(
     described = read_prepared(path)
     layer = described.layer(model_config.get("embedding", {}).get("layer", "last"))
     model = load_prepared(path, layer, DTYPES[precision]).to(device)
-    attention = model.attention.__name__
-    logger.info("the model is on %s in %s; attention: %s", device, precision, attention)
+    logger.info("the model is on %s in %s", device, precision)
     return model, load_tokenizer(described).encode
 
 

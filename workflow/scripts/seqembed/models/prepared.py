@@ -17,7 +17,6 @@ from seqembed.models.source import list_weight_files
 from seqembed.storage.json_files import hash_json, read_json, write_json
 
 FORMAT_VERSION = "1"
-KIND = "model"
 # The name of ESM-2's tokenizer, which needs no file.
 BUILT_IN = "esm2"
 
@@ -76,7 +75,7 @@ class PreparedModel:
 def write_prepared(model: PreparedModel, path: Path) -> None:
     """Write `{model}.json`, and sync it to disk; keys whose value is None are left out."""
     content = {key: value for key, value in asdict(model).items() if value is not None}
-    write_json(path, KIND, FORMAT_VERSION, content)
+    write_json(path, "model", FORMAT_VERSION, content)
 
 
 def read_prepared(path: Path) -> PreparedModel:
@@ -85,7 +84,7 @@ def read_prepared(path: Path) -> PreparedModel:
     Raises ModelError if the file is missing, damaged or of another format version.
     """
     try:
-        content = read_json(path, KIND, FORMAT_VERSION)
+        content = read_json(path, "model", FORMAT_VERSION)
         kind = find_family(content["family"]).architecture
         sizes = {field.name: content["architecture"][field.name] for field in fields(kind)}
         known = {f.name: content[f.name] for f in fields(PreparedModel) if f.name in content}
