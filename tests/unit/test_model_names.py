@@ -39,9 +39,32 @@ def _message(model: str) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("model", ["Rostlab/prot_t5_xl_uniref50", "esm1_t6_43M_UR50S"])
-def test_of_an_unknown_model_the_families_that_are_read_are_named(model):
-    assert "ESM-2, DNABERT-S or DNABERT-2" in _message(model)
+@pytest.mark.parametrize(
+    ("model", "family"),
+    [
+        ("facebook/esm1b_t33_650M_UR50S", "ESM-1b"),
+        ("facebook/esm1v_t33_650M_UR90S_1", "ESM-1v"),
+        ("esm1_t6_43M_UR50S", "ESM-1"),
+        ("esm_msa1b_t12_100M_UR50S", "MSA Transformer"),
+        ("Rostlab/prot_t5_xl_uniref50", "ProtT5"),
+        ("Rostlab/ProstT5", "ProstT5"),
+        ("Rostlab/prot_bert", "ProtBERT"),
+        ("zhihan1996/DNA_bert_6", "the first DNABERT"),
+        ("EvolutionaryScale/esmc-300m-2024-12", "ESM C"),
+        ("EvolutionaryScale/esm3-sm-open-v1", "ESM-3"),
+        ("InstaDeepAI/nucleotide-transformer-v2-50m-multi-species", "Nucleotide Transformer"),
+    ],
+)
+def test_families_that_are_not_read_are_named(model, family):
+    message = _message(model)
+    assert f"looks like {family}, which cannot be read yet" in message
+    assert "hf download" not in message
+    assert f"looks like {family}, which cannot be read yet" in explain_missing_source("x", model)
+
+
+@pytest.mark.parametrize("model", [*KNOWN, "lhallee/my_esm2", "multimolecule/dnaberts"])
+def test_families_that_are_read_are_not_among_them(model):
+    assert "cannot be read" not in explain_missing_source("x", model)
 
 
 def test_of_an_unknown_repository_the_advice_can_be_followed():

@@ -112,6 +112,24 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 _PLAIN_PATH = re.compile(r"[\w./~$+@%-]+")
 _SUPPORTED = "ESM-2, DNABERT-S or DNABERT-2"
 
+# Families that this program cannot read yet, and what the names of their models contain.
+_UNREAD = {
+    "ESM-1b": r"esm-?1b",
+    "ESM-1v": r"esm-?1v",
+    "ESM-1": r"esm-?1[_.-]",
+    "MSA Transformer": r"esm[_-]?msa",
+    "ESMFold": r"esmfold",
+    "ESM-3": r"esm-?3",
+    "ESM C": r"esm-?c(?![a-z])|esmplusplus",
+    "ProtT5": r"prot-?_?t5",
+    "ProstT5": r"prost-?_?t5",
+    "ProtBERT": r"prot-?_?bert",
+    "Ankh": r"ankh",
+    "SaProt": r"saprot",
+    "Nucleotide Transformer": r"nucleotide-?_?transformer",
+    "the first DNABERT": r"dna_?-?bert_?-?[3456](?![0-9])",
+}
+
 
 def known_name(text: str) -> str | None:
     """Return the known model's name for a name, repository or address on the hub, else None."""
@@ -148,31 +166,35 @@ def explain_model(place: str, model: str, models: Mapping[str, str]) -> str:
     place: the setting, such as datasets.mine.model. models: the setting `models`.
     """
     beginning = f"{place} is {shorten(repr(model))}, which is neither a known name nor a key"
+    known = f"Known: {', '.join(KNOWN)}."
+    if family := _unread_family(model):
+        reason = f"It looks like {family}, which cannot be read yet; {_SUPPORTED} can."
+        return f"{beginning} of `models`. {reason} {known}"
     names = [*models, *KNOWN]
     # A part of a name, such as 650M, is a hint if at most two names contain it.
     holding = [name for name in names if model.lower() in name.lower()]
     close = difflib.get_close_matches(model, names) or (holding if len(holding) <= 2 else [])
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
-    return f"{beginning} of `models`.{hint} Known: {', '.join(KNOWN)}. {_advise(model)}"
+    return f"{beginning} of `models`.{hint} {known} {_advise(model)}"
 
 
 def explain_missing_source(name: str, source: str) -> str:
     """Return the message on a missing path, `source`, of the model `name` in `models`."""
-    message = f"models: {name}: {source} does not exist; give the folder or file of the model"
+    message = f"models: {name}: {source} does not exist"
+    if family := _unread_family(source):
+        return f"{message}, and looks like {family}, which cannot be read yet"
+    message += "; give the folder or file of the model"
     if not _REPOSITORY.fullmatch(source):
         return message
     folder = source.rpartition("/")[2]
-    return (
-        f"{message}; if this is a repository of {_SUPPORTED}, run `{_download(source)}` and give "
-        f"{folder}"
-    )
+    return f"{message}; if this is a repository, run `{_download(source)}` and give {folder}"
 
 
 def _advise(model: str) -> str:
     """Return how to add a model to `models`, with the words for --config and for a file."""
     name = as_name(model.rpartition("/")[2]) or "my_model"
     source = model if "/" in model and model.isprintable() else "/path/to/its_folder_or_file.pt"
-    advice = f"For another {_SUPPORTED}, give its folder or .pt file under `models:`"
+    advice = "For another model, give its folder or .pt file under `models:`"
     if _REPOSITORY.fullmatch(model):
         source = name
         advice = (
@@ -187,3 +209,9 @@ def _advise(model: str) -> str:
 
 def _download(repository: str) -> str:
     return f"hf download {repository} --local-dir {repository.rpartition('/')[2]}"
+
+
+def _unread_family(text: str) -> str | None:
+    name = text.rpartition("/")[2].lower()
+    found = (family for family, pattern in _UNREAD.items() if re.search(pattern, name))
+    return next(found, None)

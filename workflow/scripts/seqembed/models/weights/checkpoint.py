@@ -22,6 +22,20 @@ EXPECTED = (
     "a model is a Hugging Face folder (config.json with model.safetensors or pytorch_model.bin) "
     "or a fair-esm file (.pt)"
 )
+# Files that a folder may hold in place of readable weights, what they are, and what to do.
+OTHER_WEIGHTS = {
+    "tf_model.h5": ("TensorFlow's weights", "convert them with from_pretrained(from_tf=True)"),
+    "flax_model.msgpack": ("Flax's weights", "convert them with from_pretrained(from_flax=True)"),
+    "*.distcp": ("a sharded checkpoint of FSDP", "gather it (accelerate merge-weights)"),
+    "zero_to_fp32.py": ("a checkpoint of DeepSpeed", "gather it with zero_to_fp32.py"),
+    "*.gguf": ("quantised weights (GGUF)", "take the model's weights as safetensors"),
+    "*.onnx": ("a program of ONNX", "take the model's weights as safetensors"),
+}
+OTHER_SUFFIXES = {
+    ".ckpt": ", but a checkpoint of training (Lightning's): save the weights alone",
+    ".safetensors": ": give the folder that holds the file",
+    ".bin": ": give the folder that holds the file",
+}
 # The number of attention heads of each official ESM-2, by layers and width, after its config.json:
 # the shapes of weights do not show the number. All have token dropout, and ffn_width is 4 * width.
 KNOWN_HEADS = {
@@ -64,7 +78,8 @@ def read_checkpoint(source: Path) -> Checkpoint:
     if not source.exists():
         raise ModelError(f"{source}: does not exist; {EXPECTED}")
     if source.suffix != ".pt":
-        raise ModelError(f"{source}: is not a model that can be read; {EXPECTED}")
+        advice = OTHER_SUFFIXES.get(source.suffix, "")
+        raise ModelError(f"{source}: is not a model that can be read{advice}; {EXPECTED}")
     architecture, state = _read_fair_esm(source)
     return Checkpoint(architecture=architecture, state=state, path=source)
 
@@ -93,11 +108,11 @@ def _find_weights(folder: Path) -> Path:
     for name in WEIGHTS:
         if (folder / name).exists():
             return folder / name
-    raise ModelError(
-        f"{folder}: has neither model.safetensors nor pytorch_model.bin; convert other weights "
-        "(TensorFlow's, Flax's) and gather the parts of a checkpoint of training (FSDP's, "
-        f"DeepSpeed's), then save with save_pretrained; {EXPECTED}"
-    )
+    for pattern, (what, advice) in OTHER_WEIGHTS.items():
+        if any(folder.glob(pattern)):
+            raise ModelError(f"{folder}: holds {what}; {advice}, and save with save_pretrained")
+    message = "has neither model.safetensors nor pytorch_model.bin"
+    raise ModelError(f"{folder}: {message}; {EXPECTED}")
 
 
 def _read_fair_esm(path: Path) -> tuple[Esm2Architecture, State]:
