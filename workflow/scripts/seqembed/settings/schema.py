@@ -143,7 +143,6 @@ def _retyped(text: str, schema: Mapping[str, Any]) -> Any:
 
 
 def _explain(error: Any) -> list[str]:
-    """Return the lines of a message for one error of jsonschema."""
     path, value = list(error.absolute_path), error.instance
     if "propertyNames" in error.absolute_schema_path:
         problem = f"YAML reads a name as {_found(value)}, which is not text; put the name in quotes"
