@@ -63,14 +63,12 @@ def derive_name(fasta: list[str]) -> str | None:
     return as_name(_FASTA_SUFFIX.sub("", stem)) or None
 
 
-def refuse_misread(given: Any) -> None:
+def refuse_misread(given: Mapping[str, Any]) -> None:
     """Raise ConfigError for settings that YAML does not read as the user meant them.
 
     These are `{pooling:max}`, which is one key without a value in YAML; `fasta=-`, which is a list;
     and `datasets` with the keys of a dataset but without the dataset's name.
     """
-    if not isinstance(given, Mapping):
-        return
     if given.get("fasta") == [""]:
         # YAML reads a lone `-` as a list.
         raise ConfigError(f"fasta: `-` {explain_no_path('-')}.")
