@@ -90,6 +90,7 @@ def adopt_recipe(
     fixed: dict[str, Any] = {"weights": model.fingerprint, "tokenizer": model.tokenizer}
     fixed["numerics_version"] = NUMERICS_VERSION
     asked = {k: v for k, v in asdict(request).items() if v != LATER_KEYS.get(k, ...)}
+    # The name of the file is a hash of all that decides its content.
     path = folder / f"{hash_json(asked | fixed, 32)[:24]}.json"
     policy = resolve_policy(request.long_sequences, request.max_length, model)
     precision = resolve_precision(request.precision, device, environment)
