@@ -26,6 +26,8 @@ from seqembed.errors import DeviceError, count_of
 from seqembed.storage.locks import wait_for_lock
 
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
+# CUDA's own order is fastest first: there, a number may mean another card than in Slurm.
+IN_BUS_ORDER = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 DRIVER_GPUS = Path("/proc/driver/nvidia/gpus")
 DEVICE_NODES = Path("/dev")
 BUS_ID = re.compile(r"[0-9a-fA-F]+:[0-9a-fA-F]+:[0-9a-fA-F]+\.[0-9a-fA-F]+")
@@ -75,10 +77,7 @@ class MigDevice:
     node: Path
 
     def lock(self) -> FileIO:
-        """Return the open control node, with the byte locked until the returned file is closed.
-
-        Raises as Gpu.lock.
-        """
+        """Return the open control node, the byte locked until it is closed; raise as Gpu.lock."""
         digest = hashlib.blake2b(self.cuda_name.encode(), digest_size=8).digest()
         # The offset is one of 2**62; the lock is described as a struct flock (fcntl.h).
         byte = int.from_bytes(digest, "little") >> 2
@@ -94,7 +93,6 @@ Device = Gpu | MigDevice
 
 
 def _lock(file: FileIO, lock: Callable[..., object], *arguments: object) -> FileIO:
-    """Call `lock(file, *arguments)` and return the file; close the file if the call fails."""
     try:
         lock(file, *arguments)
     except OSError:
@@ -147,8 +145,8 @@ def choose_candidates(
         return list(gpus)
     if says_none(visible_devices):
         return []
-    entries = [entry.strip() for entry in visible_devices.split(",")]
-    return list(dict.fromkeys(_named(gpus, entry, dev) for entry in entries))
+    entries = visible_devices.split(",")
+    return list(dict.fromkeys(_named(gpus, entry.strip(), dev) for entry in entries))
 
 
 def says_none(visible_devices: str) -> bool:
@@ -160,8 +158,7 @@ def _named(gpus: Sequence[Gpu], entry: str, dev: Path) -> Device:
     if MIG_NAME.fullmatch(entry):
         return MigDevice(cuda_name=entry, node=dev / "nvidiactl")
     prefix = entry.lower()
-    number = int(entry) if entry.isascii() and entry.isdigit() else None
-    fitting = [gpu for gpu in gpus if gpu.index == number]
+    fitting = [gpu for gpu in gpus if str(gpu.index) == entry]
     if prefix.startswith("gpu-"):
         fitting = [gpu for gpu in gpus if gpu.uuid and gpu.uuid.lower().startswith(prefix)]
     if len(fitting) == 1:
@@ -203,13 +200,13 @@ def lease_device(
         logger.info(
             "CUDA_VISIBLE_DEVICES names one device, %s, which is used without a lease", visible
         )
-        yield _pin(visible.strip())
+        yield IN_BUS_ORDER | {"CUDA_VISIBLE_DEVICES": visible.strip()}
     elif candidates := choose_candidates(gpus, visible, dev) if gpus else []:
         # Ranks start at different GPUs, so that they do not all try to lock the same GPU first.
         first = rank % len(candidates)
         rotated = candidates[first:] + candidates[:first]
         with lease_gpu(rotated, leave_if_asked=leave_if_asked, logger=logger) as device:
-            yield _pin(device.cuda_name)
+            yield IN_BUS_ORDER | {"CUDA_VISIBLE_DEVICES": device.cuda_name}
     else:
         reason = _why_none(visible, proc)
         if asked == "cuda":
@@ -245,7 +242,6 @@ def lease_gpu(
 
 
 def _try_lock(candidates: Sequence[Device]) -> tuple[Device, FileIO] | None:
-    """Return the first free device and the locked file; None if no device is free."""
     for device in candidates:
         try:
             return device, device.lock()
@@ -255,11 +251,6 @@ def _try_lock(candidates: Sequence[Device]) -> tuple[Device, FileIO] | None:
             message = f"{device.node} cannot be locked ({error.strerror}); check the card with"
             raise DeviceError(f"{message} `nvidia-smi`, then run again") from error
     return None
-
-
-def _pin(name: str) -> dict[str, str]:
-    # CUDA's own order is fastest first: there, a number may mean another card than in Slurm.
-    return {"CUDA_VISIBLE_DEVICES": name, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
 def _why_none(visible_devices: str | None, proc: Path) -> str:
