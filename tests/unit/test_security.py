@@ -91,9 +91,9 @@ def test_no_program_of_ours_could_run_what_it_reads(path):
     """torch.load is allowed with weights_only: its reader builds tensors and plain containers.
 
     The processes of one run do speak to each other in pickle, over pipes that only they hold. And
-    signals.py starts the program that it is part of once more, with the same words.
+    slurm_step.py starts the program that it is part of once more, with the same words.
     """
-    own = {"signals": ["os.execvpe"]}
+    own = {"slurm_step": ["os.execvpe"]}
     assert forbidden(path.read_text()) == own.get(path.stem, [])
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from worker_runs import SCRIPTS, embed_command
 
-from seqembed.machine.signals import SRUN, keep_job
+from seqembed.machine.slurm_step import SRUN, keep_job
 
 PROGRAM = """\
 import os, signal

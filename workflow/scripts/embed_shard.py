@@ -15,7 +15,7 @@ from typing import Any
 from seqembed import command_line
 from seqembed.environment import EnvConfig
 from seqembed.errors import ConfigError
-from seqembed.machine.signals import OWN_STEP, become_own_step
+from seqembed.machine.slurm_step import OWN_STEP, become_own_step
 from seqembed.settings.request import read_settings
 from seqembed.supervisor import Supervisor
 

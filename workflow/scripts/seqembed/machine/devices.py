@@ -93,6 +93,7 @@ Device = Gpu | MigDevice
 
 
 def _lock(file: FileIO, lock: Callable[..., object], *arguments: object) -> FileIO:
+    """Call `lock(file, *arguments)` and return the file; close the file if the call fails."""
     try:
         lock(file, *arguments)
     except OSError:
@@ -145,8 +146,8 @@ def choose_candidates(
         return list(gpus)
     if says_none(visible_devices):
         return []
-    entries = visible_devices.split(",")
-    return list(dict.fromkeys(_named(gpus, entry.strip(), dev) for entry in entries))
+    entries = [entry.strip() for entry in visible_devices.split(",")]
+    return list(dict.fromkeys(_named(gpus, entry, dev) for entry in entries))
 
 
 def says_none(visible_devices: str) -> bool:
@@ -158,7 +159,8 @@ def _named(gpus: Sequence[Gpu], entry: str, dev: Path) -> Device:
     if MIG_NAME.fullmatch(entry):
         return MigDevice(cuda_name=entry, node=dev / "nvidiactl")
     prefix = entry.lower()
-    fitting = [gpu for gpu in gpus if str(gpu.index) == entry]
+    number = int(entry) if entry.isascii() and entry.isdigit() else None
+    fitting = [gpu for gpu in gpus if gpu.index == number]
     if prefix.startswith("gpu-"):
         fitting = [gpu for gpu in gpus if gpu.uuid and gpu.uuid.lower().startswith(prefix)]
     if len(fitting) == 1:
@@ -242,6 +244,7 @@ def lease_gpu(
 
 
 def _try_lock(candidates: Sequence[Device]) -> tuple[Device, FileIO] | None:
+    """Return the first free device and the locked file; None if no device is free."""
     for device in candidates:
         try:
             return device, device.lock()
