@@ -181,8 +181,7 @@ def read_id(path: Path, position: int) -> str:
 
     Raises IndexFormatError if the file is damaged.
     """
-    name: str = read_columns(path, ["sequence_id"])["sequence_id"][position].as_py()
-    return name
+    return str(read_columns(path, ["sequence_id"])["sequence_id"][position])
 
 
 def read_file_counts(path: Path) -> list[tuple[Path, int]]:
@@ -190,13 +189,10 @@ def read_file_counts(path: Path) -> list[tuple[Path, int]]:
 
     Raises IndexFormatError if the index is damaged.
     """
-    counts: dict[str, int] = {}
     with damage_named(path):
+        files = read_columns(path, ["file"], read_dictionary=["file"]).unify_dictionaries()["file"]
         # value_counts gives the files in the order in which they appear.
-        for chunk in read_columns(path, ["file"], read_dictionary=["file"])["file"].chunks:
-            for item in chunk.value_counts().to_pylist():
-                counts[item["values"]] = counts.get(item["values"], 0) + item["counts"]
-    return [(Path(name), count) for name, count in counts.items()]
+        return [(Path(c["values"]), c["counts"]) for c in files.value_counts().to_pylist()]
 
 
 def find_changes(index: Path, folder: Path) -> Iterator[str]:

@@ -163,10 +163,7 @@ class PackedBatch:
         return [self.select(list(own)) for _, own in numbers]
 
     def cut(self, token_limit: int | None) -> list[PackedBatch]:
-        """Return this batch in parts of at most `token_limit` tokens, or of one window, in order.
-
-        token_limit: None for no limit.
-        """
+        """Return parts of at most `token_limit` tokens (None: no limit) or one window, in order."""
         if token_limit is None or self.size <= token_limit:
             return [self]
         sizes = np.diff(self.packing.bounds[: len(self.windows) + 1])
