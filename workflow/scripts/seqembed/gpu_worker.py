@@ -82,7 +82,7 @@ def gpu_worker(
             checkpoint.remove_leftovers()
             stored = run.copy_from_store(checkpoint, ids, output_dir) if keeps else []
             tracker = run.open_tracker(checkpoint.folder, index_path, model_config)
-            settled = {*ids, *tracker.quarantined, *(name for b in stored for name in b.ids)}
+            settled = {*ids, *tracker.known.quarantined, *(name for b in stored for name in b.ids)}
             rows = _load_and_filter_index(rank, world_size, index_path, settled, logger)
             checkpoint.begin(manifest := run.manifest(earlier), index_path)
             writer = run.open_writer(checkpoint.folder, rows, config, stored)
@@ -276,5 +276,5 @@ def _describe_success(
         "resumed_sequences": sequences - writer.computed,
         "computed": writer.computed,
         "reused": 0,
-        "quarantined": len(tracker.quarantined),
+        "quarantined": len(tracker.known.quarantined),
     }

@@ -45,7 +45,7 @@ _COMPLEMENT, _STRAND_MIN = bytes.maketrans(b"ACGTU", b"TGCAA"), 10
 
 
 def find_suspicious_records(
-    records: Records, text: bytes, molecule: Molecule, *, rna_refused: bool
+    records: Records, text: bytes, molecule: Molecule, rna_refused: bool
 ) -> Iterator[tuple[int, Finding]]:
     """Yield the numbers, from 0, of records that look like something else, each with a finding.
 
@@ -91,7 +91,6 @@ def _find_odd_headers(records: Records, molecule: Molecule) -> Iterator[tuple[in
 
 
 def _name_header(found: re.Match[str], sequence_id: str, molecule: Molecule) -> str | None:
-    """Return a message on an odd header; None if the header names the model's own molecule."""
     if found["pir"] or found["gap"]:
         return _IS_PIR if found["pir"] else _IS_GAP_LINE
     # Headers for Boltz and Chai name the kind of the molecule.
@@ -129,7 +128,6 @@ def _find_words(records: Records) -> Iterator[tuple[int, Finding]]:
 
 
 def _name_protein(residues: bytes) -> str | None:
-    """Return a message if a sequence looks like something else than a protein, otherwise None."""
     if is_three_letters(residues):
         return THREE_LETTERS
     various = len(set(residues)) > 1

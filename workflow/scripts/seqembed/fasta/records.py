@@ -116,21 +116,10 @@ def parse(block: bytes, line: int, offset: int, *, without_gaps: bool = False) -
     residues, odd_residues = _upper(cased)
     headers = _decode_headers(block, begins + 1, ends)
     ids, descriptions, odd_names = _cut_headers(headers)
-    return Records(
-        sequence_ids=ids,
-        descriptions=descriptions,
-        residues=residues,
-        lines=(numbers + line).tolist(),
-        byte_offsets=(begins + offset).tolist(),
-        headers=headers,
-        lengths=lengths,
-        block=block,
-        begins=begins,
-        ends=ends,
-        line_begins=line_begins,
-        line_ends=line_ends,
-        odd=sorted({*odd_names, *odd_residues, *_find_odd_lines(letters, dropped, begins, ends)}),
-    )
+    odd = sorted({*odd_names, *odd_residues, *_find_odd_lines(letters, dropped, begins, ends)})
+    places = (numbers + line).tolist(), (begins + offset).tolist()
+    columns = (ids, descriptions, residues, *places, headers, lengths)
+    return Records(*columns, block, begins, ends, line_begins, line_ends, odd)
 
 
 def _cut_usual(header: str) -> tuple[str, str]:

@@ -1,9 +1,15 @@
-"""Split an index into shards: each distinct sequence is in one shard, in processing order."""
+"""Split an index into shards: each distinct sequence is in one shard, in processing order.
+
+Processing order is longest first, as far as batches stay full. A worker takes the sequences in
+this order, and begins a batch when the token budget is filled.
+"""
 
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +27,10 @@ from seqembed.index.parquet import (
     int64_column,
     read_columns,
 )
-from seqembed.index.processing_order import arrange
 from seqembed.index.table import check_rows, describe_rows, read_excluded, shard_fingerprint
 from seqembed.models.encoders.tokenization import Tokenizer
 from seqembed.settings.lengths import LengthPolicy
+from seqembed.settings.token_budget import TOKENS
 from seqembed.storage.digests import digest_all, first_rows
 from seqembed.storage.publish import published, remove_temporary
 
@@ -154,6 +160,55 @@ def _assign(rows: Int64s, tokens: Int64s, policy: LengthPolicy, world_size: int)
         heapq.heapreplace(loads, (load + cost, rank))
     shards = [np.flatnonzero(ranks == rank) for rank in range(world_size)]
     return [rows[places[arrange(tokens[places], policy)]] for places in shards]
+
+
+def arrange(tokens: Int64s, policy: LengthPolicy) -> Int64s:
+    """Return the processing order of n sequences: their places in `tokens`, (n,) int64.
+
+    tokens: how many tokens each sequence has, without specials, (n,) int64, descending. Sequences
+    that together fill a CPU's token budget are neighbours, and so are those that fill a GPU's.
+    Batches of other multiples of the CPU's budget are filled nearly as well.
+    """
+    read = policy.model_tokens(tokens)
+    batches = list(_fill(read.tolist(), policy.last_pass(tokens, TOKENS["cpu"]), TOKENS["cpu"]))
+    last = policy.last_pass(tokens, TOKENS["cuda"])
+    # Batches that are not quite full count as full, so that they keep their order.
+    sizes, lasts = (
+        np.array([max(counts[batch].sum(), TOKENS["cpu"]) for batch in batches], np.int64)
+        for counts in (read, last)
+    )
+    order = np.argsort(-sizes, kind="stable")
+    larger = _fill(sizes[order].tolist(), lasts[order], TOKENS["cuda"])
+    places = (batches[order[place]] for place in chain.from_iterable(larger))
+    return np.fromiter(chain.from_iterable(places), np.int64, len(tokens))
+
+
+def _fill(sizes: list[int], lasts: Int64s, budget: int) -> Iterator[list[int]]:
+    """Yield batches of the items 0 to n - 1: the first item left, then the largest that fit.
+
+    sizes: how much of the budget each item takes, n numbers, descending. lasts: how much each item
+    takes instead as the first of a batch, (n,) int64.
+    """
+    ascending = [-size for size in sizes]
+    # For an item that is left, its own number; for any other, the number of a later item.
+    left = list(range(len(sizes) + 1))
+
+    def first_left(item: int) -> int:
+        while left[item] != item:
+            # Skip an item, so that the next search takes fewer steps.
+            left[item] = left[left[item]]
+            item = left[item]
+        return item
+
+    first = 0
+    while (first := first_left(first)) < len(sizes):
+        batch, room = [first], budget - int(lasts[first])
+        left[first] = first + 1
+        while (item := first_left(bisect_left(ascending, -room))) < len(sizes):
+            batch.append(item)
+            room -= sizes[item]
+            left[item] = item + 1
+        yield batch
 
 
 def _groups(lengths: list[int]) -> Iterator[slice]:
