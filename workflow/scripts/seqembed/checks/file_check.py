@@ -26,9 +26,9 @@ _SET = "set `suspicious: allow` (after --config: suspicious=allow)"
 class FileCheck:
     """Checks all records of one file, in constant memory.
 
-    impossible: whether a character that no residue has is an error; if not, the caller leaves the
-    sequence out. gaps_kept: whether `-` and `.` are embedded. suspicious: whether it is an error
-    if a record, or the file, looks like something else than sequences.
+    impossible: whether a character that cannot be a residue is an error; if not, the caller leaves
+    the sequence out. gaps_kept: whether `-` and `.` are embedded. suspicious: whether it is an
+    error if a record, or the file, looks like something else than sequences.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class FileCheck:
         self._count = 0
 
     def look(self, records: Records, text: bytes) -> None:
-        """Check the next records of the file; text: their residues, joined. `finish` raises."""
+        """Check the next records; text: their residues, joined. `finish` raises what is found."""
         if self._suspicious:
             # To mark the foreign letters is faster than to delete them if a text has many.
             marks = np.frombuffer(text.translate(self._is_foreign), np.bool_)
@@ -110,10 +110,10 @@ class FileCheck:
 
 
 def _refuse_other_molecule(path: Path, molecule: Molecule, total: int, foreign: int) -> None:
-    """Raise FastaError if too many letters are of the other molecule.
+    """Raise FastaError if too many letters of a file are of the other molecule.
 
-    total: the letters of the file. foreign: how many are NUCLEOTIDES or, for a model of DNA, are
-    AMINO_ACIDS_ALONE.
+    total: the number of letters. foreign: how many of them are letters of DNA or RNA or, for a
+    model of DNA, letters that only proteins have.
     """
     if total < MIN_LETTERS:
         return
