@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from seqembed.index.split import arrange
+from seqembed.index.processing_order import arrange
 from seqembed.inference.batches import plan_batches
 from seqembed.settings.lengths import LengthPolicy
 from seqembed.settings.token_budget import TOKENS

@@ -25,9 +25,9 @@ _SET = "set `suspicious: allow` (after --config: suspicious=allow)"
 class FileCheck:
     """Checks all records of one file, in constant memory.
 
-    impossible: whether a character that no residue has is an error; if not, the caller leaves the
-    sequence out. gaps_kept: whether `-` and `.` are embedded. suspicious: whether it is an error
-    if a record, or the file, looks like something else than sequences.
+    impossible: whether a character that cannot be a residue is an error; if not, the caller leaves
+    the sequence out. gaps_kept: whether `-` and `.` are embedded. suspicious: whether it is an
+    error if a record, or the file, looks like something else than sequences.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class FileCheck:
         self._count = 0
 
     def look(self, records: Records, text: bytes) -> None:
-        """Check the next records of the file; text: their residues, joined. `finish` raises."""
+        """Check the next records; text: their residues, joined. `finish` raises what is found."""
         if self._suspicious:
             # To mark the foreign letters is faster than to delete them if a text has many.
             marks = np.frombuffer(text.translate(self._is_foreign), np.bool_)

@@ -80,7 +80,7 @@ class Tally:
 
     @property
     def amounts(self) -> str:
-        """For a message: how many characters and sequences, and the most frequent characters."""
+        """Text for a message: how many characters, in how many sequences, and which most often."""
         kinds = self.counts.most_common(SHOWN_KINDS)
         shown = ", ".join(f"{name_character(letter)} {count:,}" for letter, count in kinds)
         more = ", ..." if len(self.counts) > SHOWN_KINDS else ""
@@ -89,7 +89,7 @@ class Tally:
 
     @property
     def first(self) -> str:
-        """For a message: the first ten places, each with file, line, record and position."""
+        """Text for a message: the first ten places, each with file, line, record and position."""
         return "; the first: " + "; ".join(self._places)
 
 

@@ -74,7 +74,7 @@ def read_chunks(path: str | Path, chunk_bytes: int) -> Iterator[bytes]:
 
 
 def compression_of(begin: bytes) -> str | None:
-    """Return "gzip", "bzip2", "xz" or "zstd" if a file that begins so is compressed, else None."""
+    """Return "gzip", "bzip2", "xz" or "zstd" from a file's first bytes; None if it is plain."""
     return next((kind for magic, kind in _KINDS.items() if magic.match(begin)), None)
 
 
@@ -91,9 +91,9 @@ def _refuse_cut_bgzip(file: IO[bytes], path: str | Path) -> None:
 def _unpack(file: IO[bytes], path: str | Path, kind: str, chunk_bytes: int) -> Iterator[bytes]:
     """Yield the decompressed bytes of all streams of a file, at most `chunk_bytes` at a time.
 
-    Raises an error of the decompressor if other bytes than a stream or zeros follow a stream;
-    bz2.open and lzma.open would ignore them. Raises FastaError if streams seem to be missing at the
-    end of the file.
+    kind: "bzip2", "xz" or "zstd". Raises the decompressor's error if the bytes after a stream are
+    neither zeros nor another stream; bz2.open and lzma.open would ignore these bytes. Raises
+    FastaError if streams seem to be missing at the end of the file.
     """
     sizes: list[int] = []  # the number of decompressed bytes of each stream
     data, last = file.read(chunk_bytes), b""

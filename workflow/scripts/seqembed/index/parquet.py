@@ -42,7 +42,7 @@ def damage_error(path: Path, problem: str) -> IndexFormatError:
 
 @contextmanager
 def damage_named(path: Path) -> Iterator[None]:
-    """Turn an error that Arrow raises in the body for a damaged file into IndexFormatError."""
+    """Raise IndexFormatError for a damaged file if Arrow raises an error in the `with` block."""
     try:
         yield
     except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
@@ -97,7 +97,7 @@ def read_row_group(file: pq.ParquetFile, number: int, columns: list[str]) -> pa.
 
 
 def whole(table: pa.Table, count: int) -> pa.Table:
-    """Return the table; raises ValueError unless its columns have `count` rows and known types."""
+    """Return the table; raises ValueError unless columns have `count` rows and the right types."""
     # The footer has no checksum, and damage in it may change the length or type of a column.
     for name, column in zip(table.column_names, table.columns, strict=True):
         if len(column) != count:

@@ -1,15 +1,9 @@
-"""Split an index into shards: each distinct sequence is in one shard, in processing order.
-
-Processing order is longest first, as far as batches stay full. A worker takes the sequences in
-this order, and begins a batch when the token budget is filled.
-"""
+"""Split an index into shards: each distinct sequence is in one shard, in processing order."""
 
 from __future__ import annotations
 
 import heapq
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +21,10 @@ from seqembed.index.parquet import (
     int64_column,
     read_columns,
 )
+from seqembed.index.processing_order import arrange
 from seqembed.index.table import check_rows, describe_rows, read_excluded, shard_fingerprint
 from seqembed.models.encoders.tokenization import Tokenizer
 from seqembed.settings.lengths import LengthPolicy
-from seqembed.settings.token_budget import TOKENS
 from seqembed.storage.digests import digest_all, first_rows
 from seqembed.storage.publish import published, remove_temporary
 
@@ -47,8 +41,8 @@ class _Sequences:
 
     excluded: which rows get no embedding, (n,) bool. distinct: the first row of each sequence to
     embed, (m,) int64, ascending. lengths: in residues, (n,) int64. digests: (n, 16) uint8. tokens:
-    how many tokens each row's sequence has, without specials, (n,) int64; 0 if all rows of the
-    sequence are excluded. Raises IndexFormatError if a file cannot be read or is damaged.
+    how many tokens each row's sequence has, without special tokens, (n,) int64; 0 if all rows of
+    the sequence are excluded. Raises IndexFormatError if a file cannot be read or is damaged.
     """
 
     def __init__(self, index_path: Path, residues_path: Path, tokenizer: Tokenizer) -> None:
@@ -121,8 +115,8 @@ def split_index(
 
     Sequences that the index excludes are left out. residues_path: the file that write_index wrote
     beside the index. shard_paths: the file to write for each rank. tokenizer: counts the tokens of
-    a sequence. policy: how long sequences are read. unit: what messages call tokens, "residues" or
-    "tokens".
+    a sequence. policy: what is done with too long sequences. unit: what messages call tokens,
+    "residues" or "tokens".
 
     Raises:
         ConfigError: the policy refuses a sequence as too long; no shard is written.
@@ -162,57 +156,8 @@ def _assign(rows: Int64s, tokens: Int64s, policy: LengthPolicy, world_size: int)
     return [rows[places[arrange(tokens[places], policy)]] for places in shards]
 
 
-def arrange(tokens: Int64s, policy: LengthPolicy) -> Int64s:
-    """Return the processing order of n sequences: their places in `tokens`, (n,) int64.
-
-    tokens: how many tokens each sequence has, without specials, (n,) int64, descending. Sequences
-    that together fill a CPU's token budget are neighbours, and so are those that fill a GPU's.
-    Batches of other multiples of the CPU's budget are filled nearly as well.
-    """
-    read = policy.model_tokens(tokens)
-    batches = list(_fill(read.tolist(), policy.last_pass(tokens, TOKENS["cpu"]), TOKENS["cpu"]))
-    last = policy.last_pass(tokens, TOKENS["cuda"])
-    # Batches that are not quite full count as full, so that they keep their order.
-    sizes, lasts = (
-        np.array([max(counts[batch].sum(), TOKENS["cpu"]) for batch in batches], np.int64)
-        for counts in (read, last)
-    )
-    order = np.argsort(-sizes, kind="stable")
-    larger = _fill(sizes[order].tolist(), lasts[order], TOKENS["cuda"])
-    places = (batches[order[place]] for place in chain.from_iterable(larger))
-    return np.fromiter(chain.from_iterable(places), np.int64, len(tokens))
-
-
-def _fill(sizes: list[int], lasts: Int64s, budget: int) -> Iterator[list[int]]:
-    """Yield batches of the items 0 to n - 1: the first item left, then the largest that fit.
-
-    sizes: how much of the budget each item takes, n numbers, descending. lasts: how much each item
-    takes instead as the first of a batch, (n,) int64.
-    """
-    ascending = [-size for size in sizes]
-    # For an item that is left, its own number; for any other, the number of a later item.
-    left = list(range(len(sizes) + 1))
-
-    def first_left(item: int) -> int:
-        while left[item] != item:
-            # Skip an item, so that the next search takes fewer steps.
-            left[item] = left[left[item]]
-            item = left[item]
-        return item
-
-    first = 0
-    while (first := first_left(first)) < len(sizes):
-        batch, room = [first], budget - int(lasts[first])
-        left[first] = first + 1
-        while (item := first_left(bisect_left(ascending, -room))) < len(sizes):
-            batch.append(item)
-            room -= sizes[item]
-            left[item] = item + 1
-        yield batch
-
-
 def _groups(lengths: list[int]) -> Iterator[slice]:
-    """Yield slices of rows: at most GROUP_ROWS, and at most GROUP_BYTES of residues or one row."""
+    """Yield slices of at most GROUP_ROWS rows and GROUP_BYTES residues; one row may have more."""
     begin, size = 0, 0
     for place, length in enumerate(lengths):
         if place > begin and (size + length > GROUP_BYTES or place - begin == GROUP_ROWS):

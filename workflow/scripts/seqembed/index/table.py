@@ -35,9 +35,9 @@ READ_BATCH_ROWS = 8192
 class ShardIndex:
     """The index of a shard of n sequences, without residues, in processing order.
 
-    fingerprint: as shard_fingerprint makes it. rows: the row of each sequence in the whole index,
+    fingerprint: a hash of the digests, in order. rows: the row of each sequence in the whole index,
     (n,) int64. lengths: in residues, (n,) int64. digests: (n, 16) uint8. tokens: how many tokens
-    each sequence has, without specials, (n,) int64.
+    each sequence has, without special tokens, (n,) int64.
     """
 
     rank: int
@@ -146,7 +146,7 @@ def read_ids_and_reasons(path: Path) -> Iterator[tuple[str, str | None]]:
 
 
 def read_checked_ids(path: Path, digests: Digests) -> Iterator[tuple[str, str | None]]:
-    """Yield ids and reasons as read_ids_and_reasons does, and check the fingerprint at the end.
+    """Yield each id of a whole index, and why it gets no embedding; None if it gets one.
 
     digests: of all rows of the index, (n, 16) uint8. Raises IndexFormatError, at the latest after
     the last id, unless ids, digests and reasons are those that were written.
@@ -164,12 +164,12 @@ def read_checked_ids(path: Path, digests: Digests) -> Iterator[tuple[str, str | 
 
 
 def check_rows(path: Path, digests: Digests) -> None:
-    """Raise IndexFormatError unless its ids, reasons and (n, 16) digests match the fingerprint."""
+    """Raise IndexFormatError unless ids, reasons and (n, 16) digests fit an index's fingerprint."""
     deque(read_checked_ids(path, digests), maxlen=0)
 
 
 def describe_rows(path: Path, rows: Int64s) -> list[str]:
-    """Return "record 'ID' of FILE" for each of (m,) rows of a whole index, or IndexFormatError."""
+    """Return "record 'ID' of FILE" for (m,) rows of a whole index, or raise IndexFormatError."""
     read_metadata(path, "index")
     with damage_named(path):
         table = read_columns(path, ["sequence_id", "file"]).take(int64_array(rows))
