@@ -16,7 +16,7 @@ from seqembed.checkpoints.blocks import read_block
 from seqembed.checkpoints.failures import Suspect, read_failures
 from seqembed.checkpoints.manifest import read_manifest
 from seqembed.index.parquet import read_metadata
-from seqembed.index.table import (
+from seqembed.index.reader import (
     read_excluded,
     read_ids_and_reasons,
     read_lengths_and_digests,

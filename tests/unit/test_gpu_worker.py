@@ -34,7 +34,7 @@ from seqembed.errors import (
     InterruptedRun,
     ModelError,
 )
-from seqembed.index.table import read_shard_index
+from seqembed.index.reader import read_shard_index
 from seqembed.models.encoders.esm2 import Esm2
 from seqembed.models.prepare import prepare_model
 from seqembed.models.prepared import read_prepared

@@ -35,7 +35,7 @@ from worker_runs import SCRIPTS
 
 from seqembed.errors import IndexFormatError, ShardError
 from seqembed.index.parquet import read_metadata
-from seqembed.index.table import read_lengths_and_digests
+from seqembed.index.reader import read_lengths_and_digests
 from seqembed.results import merge as merge_module
 from seqembed.results.merge import Summary, merge, remove_checkpoints
 from seqembed.results.quarantine import write_quarantine

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from seqembed.checkpoints.checkpoint import clear, open_checkpoint, read_finished
+from seqembed.checkpoints.finished_shard import assemble_shard, count_duplicate_rows
 from seqembed.checkpoints.manifest import MANIFEST, CheckpointManifest, read_manifest
-from seqembed.checkpoints.shard import assemble_shard, count_duplicate_rows
 from seqembed.environment import EnvConfig
 from seqembed.errors import (
     EXIT_FAILED,
@@ -29,7 +29,7 @@ from seqembed.errors import (
     ConfigError,
     InterruptedRun,
 )
-from seqembed.index.table import read_assigned
+from seqembed.index.reader import read_assigned
 from seqembed.inference.failure_tracker import FailureTracker
 from seqembed.machine.signals import StopFlag
 from seqembed.models.prepare import load_prepared
@@ -37,10 +37,11 @@ from seqembed.models.prepared import load_tokenizer, read_prepared
 from seqembed.settings.precision import DTYPES, resolve_precision
 from seqembed.storage.digests import to_hex
 from seqembed.storage.publish import link, set_aside
-from seqembed.worker.run import Run, open_run
-from seqembed.worker.status import describe_error
-from seqembed.worker.writer import CheckpointWriter
-from seqembed.worker_logging import Progress, setup_worker_logging
+from seqembed.worker.checkpoint_writer import CheckpointWriter
+from seqembed.worker.decisions import Run, open_run
+from seqembed.worker.error_status import describe_error
+from seqembed.worker.progress import Progress
+from seqembed.worker_logging import setup_worker_logging
 
 # The setting with which rows that are not finite are computed again.
 FP32 = {"precision": "fp32"}

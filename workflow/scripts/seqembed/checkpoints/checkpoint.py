@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from seqembed.checkpoints.blocks import Block, list_blocks, read_block, write_next_block
 from seqembed.checkpoints.failures import FAILURES, IN_FLIGHT
+from seqembed.checkpoints.finished_shard import INDEX, read_shard_ids
 from seqembed.checkpoints.manifest import MANIFEST, CheckpointManifest, write_manifest
-from seqembed.checkpoints.shard import INDEX, read_shard_ids
 from seqembed.checkpoints.token_rows import copy_residues
 from seqembed.errors import CheckpointError, ShardError
 from seqembed.results.reader import EmbeddingsFile, open_embeddings, pool_token_rows, slab_bounds

@@ -23,7 +23,7 @@ from seqembed.models.prepared import (
 from seqembed.models.source import CONFIG, SAFETENSORS, list_weight_files
 from seqembed.models.weights.build import build_model, check_checkpoint, refuse_other_copies
 from seqembed.models.weights.checkpoint import Checkpoint, read_checkpoint
-from seqembed.models.weights.tensors import read_state
+from seqembed.models.weights.formats import read_state
 from seqembed.storage.paths import expand
 from seqembed.storage.publish import published
 

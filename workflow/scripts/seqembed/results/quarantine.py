@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from seqembed.index.table import read_checked_ids, read_lengths_and_digests
+from seqembed.index.reader import read_checked_ids, read_lengths_and_digests
 from seqembed.storage.publish import published
 
 HEADER = "sequence_id\treason\n"

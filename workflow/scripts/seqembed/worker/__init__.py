@@ -1,1 +1,1 @@
-"""The parts of a worker: its decisions before the first batch, its checkpoints, its status."""
+"""Parts of a worker: decisions before the first batch, checkpoints, progress, and errors."""

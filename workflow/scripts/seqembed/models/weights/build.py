@@ -13,8 +13,8 @@ from seqembed.errors import ModelError, count_of, named, show
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.source import WEIGHTS
 from seqembed.models.weights.checkpoint import Checkpoint
+from seqembed.models.weights.formats import State, read_state
 from seqembed.models.weights.layout import UNQUANTISED, Weight, find_encoder, refuse_unknown
-from seqembed.models.weights.tensors import State, read_state
 
 
 def check_checkpoint(checkpoint: Checkpoint) -> None:

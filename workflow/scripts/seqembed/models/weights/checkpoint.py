@@ -13,8 +13,8 @@ from seqembed.models.families import Architecture, Esm2Architecture
 from seqembed.models.source import ADAPTERS, CONFIG, WEIGHTS, read_json_object
 from seqembed.models.weights import dnabert_s, esm2
 from seqembed.models.weights.esm2 import HUGGING_FACE, find_naming, find_rotary
+from seqembed.models.weights.formats import State, check_state, load_pickled, read_state
 from seqembed.models.weights.layout import MERGE, SUPPORTED, UNQUANTISED, Layout, find_encoder
-from seqembed.models.weights.tensors import State, check_state, load_pickled, read_state
 
 # The layouts of all families.
 LAYOUTS = (esm2.LAYOUT, dnabert_s.LAYOUT)

@@ -14,8 +14,8 @@ from seqembed.models.encoders.dnabert_s import DnabertS
 from seqembed.models.encoders.tokenization import BpeTokenizer
 from seqembed.models.families import DNABERT_S, DnabertArchitecture
 from seqembed.models.source import TOKENIZER
+from seqembed.models.weights.formats import State
 from seqembed.models.weights.layout import Layout, Weight, read_sizes, weight_and_bias
-from seqembed.models.weights.tensors import State
 
 # How many token types checkpoints have; the encoder uses the first type only.
 TOKEN_TYPES = 2

@@ -16,8 +16,8 @@ from seqembed.models.encoders.esm2 import ROTARY_BASE, Esm2
 from seqembed.models.encoders.tokenization import ESM2_ALPHABET, read_tokenizer
 from seqembed.models.families import ESM2, Esm2Architecture
 from seqembed.models.source import TOKENIZER, VOCABULARY
+from seqembed.models.weights.formats import State
 from seqembed.models.weights.layout import Layout, Weight, read_sizes, weight_and_bias
-from seqembed.models.weights.tensors import State
 
 TOKENS = len(ESM2_ALPHABET)
 # For each setting of config.json: the value that it must have, and its default in transformers'

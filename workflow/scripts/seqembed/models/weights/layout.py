@@ -13,7 +13,7 @@ from torch import Tensor
 from seqembed.errors import ModelError, count_of, show
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.families import Architecture, Family
-from seqembed.models.weights.tensors import State
+from seqembed.models.weights.formats import State
 
 SUPPORTED = "only ESM-2, DNABERT-S and DNABERT-2 are supported"
 MERGE = "merge it into its model (PEFT's `merge_and_unload()`), then save and give this model"

@@ -20,7 +20,7 @@ from seqembed.checkpoints.checkpoint import Checkpoint
 from seqembed.checkpoints.manifest import CheckpointManifest
 from seqembed.environment import EnvConfig
 from seqembed.errors import CheckpointError, DeviceError
-from seqembed.index.table import ShardIndex, read_id, read_shard_index
+from seqembed.index.reader import ShardIndex, read_id, read_shard_index
 from seqembed.inference.batches import (
     Encode,
     IndexBasedDataset,
@@ -49,7 +49,7 @@ from seqembed.settings.token_budget import (
 )
 from seqembed.storage.digests import DigestIndex, from_hex
 from seqembed.storage.publish import raise_open_file_limit
-from seqembed.worker.writer import CheckpointWriter
+from seqembed.worker.checkpoint_writer import CheckpointWriter
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

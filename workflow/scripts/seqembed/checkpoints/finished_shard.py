@@ -15,7 +15,7 @@ from seqembed.checkpoints.manifest import MANIFEST, CheckpointManifest, read_man
 from seqembed.checkpoints.token_rows import ResidueFile
 from seqembed.errors import CheckpointError, ShardError
 from seqembed.index.parquet import int64_array, read_columns
-from seqembed.index.table import ShardIndex, read_shard_index
+from seqembed.index.reader import ShardIndex, read_shard_index
 from seqembed.results.reader import slab_bounds
 from seqembed.results.rows import RowPool, TokenRowPool, TokenRows
 from seqembed.results.writer import Slab, write_embeddings

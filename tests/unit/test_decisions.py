@@ -24,7 +24,7 @@ from seqembed.models.encoders.tokenization import Esm2Tokenizer
 from seqembed.models.prepare import load_prepared
 from seqembed.models.prepared import read_prepared
 from seqembed.settings.token_budget import TOKENS
-from seqembed.worker.run import Run, choose_device, open_run
+from seqembed.worker.decisions import Run, choose_device, open_run
 
 encode_residues = Esm2Tokenizer().encode
 LOGGER = logging.getLogger("seqembed.tests")
