@@ -57,14 +57,14 @@ def gpu_worker(
 ) -> None:
     """Embed the shard of `rank` into `output_dir/shard_{rank}.h5`; put one status on the queue.
 
-    index_path: the shard's index. model_config: the keys that read_settings,
-    _extract_checkpoint_config and Run.open_tracker read, and `log_path`. The status is a dict, see
-    _describe_success and describe_error.
+    index_path: the shard's index. model_config: the settings of `execution`; `model`, the path of
+    {model}.json; `embedding`, a dict of its settings; `threads`; `log_path`; from a supervisor also
+    `crash` and `began`. The status is a dict with `rank`, `status` ("complete", "interrupted",
+    "failed" or "numerical_instability") and the counts of sequences, or the error.
 
     Call this function in a process of its own, whose CUDA_VISIBLE_DEVICES names the GPU to use.
     After SIGTERM the worker finishes the batches that it has begun, writes checkpoints, and exits
-    with code 143. After an error the worker exits with code 1, and finished rows stay in the
-    checkpoint.
+    with code 143. After an error it exits with code 1, and finished rows stay in the checkpoint.
     """
     sigterm = StopFlag()
     logger = setup_worker_logging(rank, Path(model_config["log_path"]))
@@ -145,8 +145,8 @@ def _load_checkpoint_manifest(
 ) -> CheckpointManifest | None:
     """Return the manifest that an earlier run left in `checkpoint_base_dir/shard_{rank}`.
 
-    None if there is no manifest, or if `enable_checkpointing` is False. A damaged manifest is
-    renamed with a warning, and only its token budget is lost.
+    Return None if there is no manifest, if `enable_checkpointing` is False, or if the manifest is
+    damaged: then it is renamed with a warning, and only its token budget is lost.
     """
     if not enable_checkpointing:
         return None
@@ -187,7 +187,7 @@ def _load_and_filter_index(
 ) -> list[int]:
     """Return the rows to compute, longest first, without rows whose hex digest is in `resumed_ids`.
 
-    In a shard's index, all rows count; in a whole dataset's, rows rank, rank + world_size, ...
+    All rows of a shard's index are the rank's; of a dataset's, rows rank, rank + world_size, ...
     Raises IndexFormatError if the index is damaged or belongs to another rank.
     """
     rows, digests = read_assigned(index_path, rank, world_size)
@@ -265,7 +265,7 @@ def _describe_success(
     writer: CheckpointWriter,
     tracker: FailureTracker,
 ) -> dict[str, Any]:
-    """Return the status of a complete shard. resumed: the number of rows from earlier runs."""
+    """Return a complete shard's status: path, device, counts. resumed: rows from earlier runs."""
     sequences = resumed + len(writer.ids)
     return {
         "rank": run.shard.rank,

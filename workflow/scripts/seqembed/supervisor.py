@@ -220,7 +220,7 @@ def _take(results: Any) -> dict[str, Any] | None:
 
 
 def _even_memory(environ: Mapping[str, str], threads: int) -> dict[str, str]:
-    """Return environment variables that limit the growth of memory; values in `environ` win."""
+    """Return environment variables that keep a worker's memory from growing; `environ` wins."""
     shapes, pool = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "ARROW_DEFAULT_MEMORY_POOL"
     return {
         shapes: environ.get(shapes, str(ONEDNN_SHAPES * threads)),
@@ -232,7 +232,10 @@ def _even_memory(environ: Mapping[str, str], threads: int) -> dict[str, str]:
 def _work(
     supervisor: int, results: Any, began: Any, variables: dict[str, str], *arguments: Any
 ) -> None:
-    """Run the worker in the child process, which the kernel kills when the supervisor ends."""
+    """Run the worker in the child process, which the kernel kills when the supervisor ends.
+
+    supervisor: a pid. results: the queue for the status. began: an event, set as in WorkerEnd.
+    """
     die_with_parent(supervisor, signal.SIGKILL)
     os.environ.update(variables)
     # Imported here, because a supervisor does not need PyTorch, which takes seconds to import.

@@ -75,8 +75,8 @@ class Checkpoint:
         """Copy rows from the store at `path`, an HDF5 file, into new blocks; return these blocks.
 
         digests: (n, 16) uint8, the sequences to copy; sequences that the store lacks are left out.
-        If the store is missing, damaged or of another recipe, the list is empty. Unless the store
-        is missing, a warning says why.
+        The list is empty if the store is missing or, with a warning, if the store is damaged or of
+        another recipe.
         """
         if not path.exists():
             return []
@@ -119,11 +119,11 @@ def open_checkpoint(
     leave_if_asked: Callable[[], None],
     logger: logging.Logger,
 ) -> Iterator[Checkpoint]:
-    """Give the rank's checkpoint to the body, and hold the lock of `checkpoint_dir` meanwhile.
+    """Yield the rank's checkpoint, and hold the lock of `checkpoint_dir` during the `with` block.
 
-    config: from _extract_checkpoint_config. If `config` turns checkpoints off, the checkpoint is a
-    temporary folder in `output_dir`, removed after the body. leave_if_asked: called while another
-    worker holds the lock; the wait ends if that call raises.
+    config: what _extract_checkpoint_config returns. If `enable_checkpointing` in it is False, the
+    checkpoint is a temporary folder in `output_dir`, removed after the block. leave_if_asked:
+    called while another worker holds the lock; the wait ends if that call raises.
     """
     if config["enable_checkpointing"]:
         base = config["checkpoint_dir"]

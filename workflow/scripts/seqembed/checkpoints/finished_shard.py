@@ -39,7 +39,7 @@ def count_duplicate_rows(folder: Path) -> int:
 def assemble_shard(
     folder: Path, rank: int, ids: Sequence[str], arrays: Sequence[NDArray[np.floating]]
 ) -> Path:
-    """Write `shard_{rank}.h5` in the checkpoint folder, a slab at a time; return the file's path.
+    """Write `shard_{rank}.h5` in the checkpoint folder, some rows at a time; return its path.
 
     ids: the hex digests of all rows of `arrays`, in order. arrays: each (n_i, D), float32 or
     float16. Flags and token rows are read from the blocks in `folder`.
@@ -99,9 +99,10 @@ def _slabs(
     flags: NDArray[np.uint8],
     pool: RowPool,
 ) -> Iterator[Slab]:
-    """Yield the shard in input order, a slab at a time.
+    """Yield the shard in input order, in slabs of successive rows.
 
-    order: (n,) rows of the index; flags: (n,), in that order; places: of each index row in `pool`.
+    order: (n,) rows of the index, in input order; flags: (n,), in the same order; places: for each
+    row of the index, its number in `pool`.
     """
     names = read_shard_ids(folder / INDEX)
     for start, stop in slab_bounds(len(order), pool.width):
@@ -121,9 +122,9 @@ def _take_token_rows(
     places: NDArray[np.int64],
     manifest: CheckpointManifest,
 ) -> TokenRows | None:
-    """Return the token rows of the blocks' sequences at `places`; None if the recipe keeps none.
+    """Return the token rows of the sequences numbered `places`; None if the recipe keeps none.
 
-    files: each block's token rows. path: the HDF5 file, which a ShardError names.
+    files: one for each block. places: (n,), counted through all blocks. path: for a ShardError.
     """
     if not manifest.recipe.get("per_residue"):
         return None

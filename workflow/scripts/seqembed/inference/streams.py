@@ -41,8 +41,8 @@ class CpuStreams:
     """Computes `streams` batches at once on a CPU, each on an equal share of its threads.
 
     Threads that share one batch wait for each other at every step of a model, so several batches at
-    once are faster. As many batches wait as are computed. A batch that is submitted alone gets all
-    threads. threads: of the CPU, for all batches together. even_threads: Encoder.even_threads.
+    once are faster. Up to `streams` more batches wait. A batch that is submitted alone gets all
+    `threads` of the CPU. even_threads: Encoder.even_threads, which limits a batch's threads.
     """
 
     def __init__(self, streams: int, threads: int, even_threads: Callable[[int, int], int]) -> None:

@@ -121,7 +121,8 @@ class Run:
         """Return a tracker of the checkpoint folder's failures, and record the last worker's crash.
 
         model_config: `crash` is WorkerEnd.crash of the last worker; `began`, a function, is called
-        once the crash is recorded; either may be missing. Raises as FailureTracker.record_crash.
+        once the crash is recorded; either may be missing. Raises WorkerCrashError if no batch was
+        being computed, NotTheSequencesError if too many sequences in a row failed alone.
         """
         name_of = partial(read_id, index_path)
         tracker = FailureTracker(folder, self.shard.digests, name_of, self.logger)

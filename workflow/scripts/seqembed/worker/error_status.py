@@ -15,8 +15,8 @@ MAX_ERROR_CHARACTERS = 2000
 def describe_error(error: Exception) -> dict[str, Any]:
     """Return the status, without the rank, of a worker that ended with `error`.
 
-    If `status` is "failed", `error` is the kind of error and `retry_recommended` says whether a
-    fresh worker may succeed. "cuda_oom" means that a GPU or this machine ran out of memory.
+    `status`: "interrupted", "numerical_instability" or "failed". After "failed", `error` is a kind
+    ("cuda_oom": memory ran out), and `retry_recommended` says if a fresh worker may succeed.
     """
     message = f"{type(error).__name__}: {error}"[:MAX_ERROR_CHARACTERS]
     if isinstance(error, InterruptedRun):
