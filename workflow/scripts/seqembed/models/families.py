@@ -19,7 +19,7 @@ _FIELDS = {
 
 
 def check_fields(instance: Any) -> None:
-    """Raise ModelError if a number or text in a dataclass has a wrong type, is <= 0 or empty."""
+    """Raise ModelError if a dataclass's field has a wrong type, a number <= 0 or an empty text."""
     for field in fields(instance):
         value, kind = getattr(instance, field.name), str(field.type)
         right = type(value).__name__ == kind and (kind == "bool" or value > type(value)())
@@ -55,7 +55,7 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Esm2Architecture(Architecture):
-    """The sizes of an ESM-2; token_dropout: embeddings are scaled as if tokens were masked."""
+    """The sizes of an ESM-2; token_dropout: embeddings are scaled by TOKEN_DROPOUT_SCALE."""
 
     token_dropout: bool = True
     layer_norm_eps: float = 1e-5

@@ -54,8 +54,8 @@ def prepare_model(name: str, source: str, output: Path, logger: logging.Logger) 
 def load_prepared(path: Path, layer: int, dtype: torch.dtype = torch.float32) -> Encoder:
     """Return the encoder of a prepared model up to `layer`, in eval mode, its weights in `dtype`.
 
-    path: of the model's `{model}.json`. layer: 0 is the embedding layer. Raises ModelError if that
-    file cannot be read, the weights have changed, or the model has no such layer.
+    path: the model's `{model}.json`. layer: 0 is the embedding layer. Raises ModelError if that
+    file cannot be read, the weights have changed, or the model lacks the layer.
     """
     model = read_prepared(path)
     weights = Path(model.weights)
@@ -94,7 +94,7 @@ def _convert(checkpoint: Checkpoint, path: Path) -> Path:
 def _describe(
     name: str, source: str, place: Path, checkpoint: Checkpoint, weights: Path
 ) -> PreparedModel:
-    """Return the content of `{name}.json`; place: of the model; weights: the file to load."""
+    """Return the content of `{name}.json`; place: the model's path; weights: the file to load."""
     family, files = checkpoint.layout.family, list_weight_files(weights)
     tokenizer = place / family.tokenizer if family.tokenizer else None
     original = checkpoint.path if weights != checkpoint.path else None

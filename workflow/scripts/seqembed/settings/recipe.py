@@ -68,7 +68,7 @@ class Recipe:
         return LengthPolicy(long_sequences=self.long_sequences, max_length=self.max_length)
 
     def fields(self) -> dict[str, str | int]:
-        """Return the fields by name; without `per_residue` if that is false, as older files are."""
+        """Return the fields by name; a false `per_residue` is left out, as older files lack it."""
         return {k: v for k, v in asdict(self).items() if k != "per_residue" or v}
 
 
@@ -78,7 +78,7 @@ def resolve_recipe(
     """Return the recipe of a request, with each `auto` resolved for this model and device.
 
     Raises DeviceError if the device cannot compute in the asked precision, and ConfigError if the
-    model has no such layer or SEQEMBED_DISABLE_FP16 forbids the asked fp16.
+    model lacks the asked layer or SEQEMBED_DISABLE_FP16 forbids the asked fp16.
     """
     policy = resolve_policy(request.long_sequences, request.max_length, model)
     return Recipe(
@@ -104,9 +104,9 @@ def adopt_recipe(
 ) -> Recipe:
     """Return the recipe in `folder` for this request and model, written there if it is missing.
 
-    The first worker writes the recipe's file; all others use that recipe, so that all rows of a
-    dataset have one. Raises RecipeError if the file is damaged, or if this worker would compute
-    something else; otherwise as resolve_recipe, also for the recipe's precision on this device.
+    The first worker writes the file, and all others use its recipe, so that all rows of a dataset
+    have one. Raises RecipeError if the file is damaged or this worker would compute something else,
+    and the errors of resolve_recipe, also if this device cannot compute in the file's precision.
     """
     path = folder / f"{_request_key(request, model)}.json"
     own = resolve_recipe(request, model, device, environment)
@@ -136,14 +136,17 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def pick_recipe(content: Mapping[str, Any]) -> Recipe:
-    """Return the recipe in `content`, ignoring other keys; TypeError or ConfigError as Recipe()."""
+    """Return the recipe in `content`, ignoring other keys.
+
+    Raises TypeError if a key is missing, and ConfigError for a value that is not allowed.
+    """
     return Recipe(
         **{name: content[name] for name in Recipe.__dataclass_fields__ if name in content}
     )
 
 
 def _request_key(request: Request, model: PreparedModel) -> str:
-    """Return the name of a recipe's file: 24 hex characters of a hash of what decides it."""
+    """Return the name of a recipe's file: 24 hex characters of a hash of request and model."""
     asked = {k: v for k, v in asdict(request).items() if v != LATER_KEYS.get(k, ...)}
     model_keys = {"weights": model.fingerprint, "tokenizer": model.tokenizer}
     return hash_json(asked | model_keys | {"numerics_version": NUMERICS_VERSION}, 32)[:24]

@@ -103,7 +103,7 @@ def _explain_missing(key: str, given: Mapping[str, Any]) -> str:
 
 
 def _command(given: Mapping[str, Any]) -> str:
-    """Return `--config` and the short form for a shell; missing keys get the values of _EXAMPLE."""
+    """Return a shell's words from `--config` on, in the short form; absent keys as in _EXAMPLE."""
     words = _EXAMPLE | {key: given[key] for key in KEYS if key in given}
     fasta = words["fasta"]
     words["fasta"] = ",".join(fasta) if isinstance(fasta, list) else _NEXT_KEY.split(fasta)[0]
@@ -113,7 +113,7 @@ def _command(given: Mapping[str, Any]) -> str:
 
 
 def _glued_keys(group: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Yield each key with a colon in it and without a value, after the keys above it."""
+    """Yield the path, outermost key first, of each key that has a colon in it and no value."""
     if not isinstance(group, Mapping):
         return
     for key, value in group.items():

@@ -1,4 +1,4 @@
-"""Read a checkpoint: a Hugging Face folder of any family, or a fair-esm file (.pt) of an ESM-2."""
+"""Read checkpoints of models: Hugging Face folders, and fair-esm files (.pt) of ESM-2."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _read_architecture(folder: Path) -> Architecture:
 
 
 def _find_weights(folder: Path) -> Path:
-    """Return the path of the weights' file or index: the first of WEIGHTS that the folder holds."""
+    """Return the weights' file or index, the first of WEIGHTS in the folder; ModelError if none."""
     for name in WEIGHTS:
         if (folder / name).exists():
             return folder / name
@@ -143,7 +143,7 @@ def _read_fair_esm(path: Path) -> tuple[Esm2Architecture, State]:
 
 
 def _find_settings(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the settings of a model: cfg["model"] of an ESM-2, args of an older model."""
+    """Return a model's settings: cfg["model"] of an ESM-2, else args; ModelError if none."""
     cfg = checkpoint.get("cfg")
     found = cfg.get("model") if isinstance(cfg, Mapping) else checkpoint.get("args")
     settings = vars(found) if isinstance(found, argparse.Namespace) else found

@@ -1,4 +1,4 @@
-"""The layout of a family's checkpoints, and how the encoder's tensors are found in a checkpoint."""
+"""The layout of a family's checkpoints: its tensors' names, and what weights they become."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ _OTHER_MODELS = {
 class Weight:
     """How one weight of an encoder is made from a checkpoint's tensors.
 
-    parts: from the tensors' names to their shapes. make: takes the tensors, in the order of
+    parts: the names of these tensors, each with its shape. make: takes the tensors, in the order of
     `parts` and as float32, and returns the weight.
     """
 
@@ -92,14 +92,14 @@ class Weight:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """The layout of a family's checkpoints.
+    """How a family's checkpoints name their tensors, and what weights they become.
 
     encoder: takes an architecture and a layer, and returns the encoder up to that layer. prefixes:
     what the names of an encoder's tensors may begin with. embeddings: the names, after the prefix,
     that the word embedding may have. layers: what a layer's names may begin with, up to the layer's
     number. unused: matches the whole name of a tensor that changes no row. weights: takes an
-    architecture, a layer and the encoder's tensors, and returns, by name, how the encoder's weights
-    up to that layer and the buffers in the checkpoint are made. model_type: the family's in
+    architecture, a layer and the encoder's tensors, and returns, by name, a Weight for each weight
+    up to that layer and for each buffer in the checkpoint. model_type: its value in the family's
     config.json. read_config: takes the path and the content of config.json, and returns the
     architecture; raises ModelError for a model or a tokenizer that would give other rows.
     """
@@ -116,9 +116,9 @@ class Layout:
 
 
 def weight_and_bias(own: str, name: str, *shape: int) -> dict[str, Weight]:
-    """Return how the weight and the bias of a linear part or a norm are made.
+    """Return a Weight for the weight and for the bias of a linear part or a norm, by name.
 
-    own: the part's name in the encoder. name: its name in checkpoints. shape: of its weight.
+    own: the part's name in the encoder. name: its name in checkpoints. shape: the weight's shape.
     """
     return {
         f"{own}.weight": Weight({f"{name}.weight": shape}),
@@ -129,11 +129,11 @@ def weight_and_bias(own: str, name: str, *shape: int) -> dict[str, Weight]:
 def read_sizes(
     path: Path, config: Mapping[str, Any], required: Mapping[str, tuple[Any, Any]], model: str
 ) -> dict[str, Any]:
-    """Return the sizes in config.json by the fields of Architecture, which checks their values.
+    """Return the sizes in config.json, not checked, under the names of Architecture's fields.
 
-    path, config: of config.json and its content. required: for each setting, the value that it must
-    have and the default of the authors' code. model: the family's name for messages. Raises
-    ModelError if a setting has another value, because the model then gives other rows.
+    path: config.json. config: its content. required: for each setting, the value that it must have
+    and the default of the authors' code. model: the family's name for messages. Raises ModelError
+    if a setting has another value, because the model then gives other rows.
     """
     for name, (value, default) in required.items():
         found = config.get(name, default)
@@ -155,10 +155,10 @@ def read_sizes(
 
 @dataclass(frozen=True)
 class EncoderNames:
-    """A checkpoint's tensors by plain name: without WRAPPERS, and with LEGACY_NAMES renamed.
+    """The encoder's tensors in a checkpoint, and the names of the checkpoint's other tensors.
 
     prefix: how the names of the encoder's tensors begin. encoder: these tensors, by name without
-    the prefix. beside: the names of all other tensors.
+    the prefix. beside: the other names. All names are free of WRAPPERS and LEGACY_NAMES.
     """
 
     prefix: str
@@ -168,8 +168,7 @@ class EncoderNames:
     def refuse_unknown(self, used: Collection[str], unused: re.Pattern[str]) -> None:
         """Raise ModelError if a tensor that is not used may change the model's rows.
 
-        used: the names of the encoder's tensors that are used. unused: as in Layout. Heads change
-        no row: they stand beside the encoder or, if the prefix is empty, among its names.
+        used: the names of the tensors in use. unused: as in Layout. Heads like lm_head are allowed.
         """
         inside = [name for name in self.encoder if name not in used and not unused.fullmatch(name)]
         if not self.prefix:
@@ -206,7 +205,7 @@ def find_encoder(state: State, layout: Layout) -> EncoderNames:
 
 
 def _plain_names(state: State) -> State:
-    """Return the tensors by plain name; raise ModelError if two tensors get the same name."""
+    """Return the tensors by names free of WRAPPERS and LEGACY_NAMES; ModelError if two coincide."""
     origins: dict[str, str] = {}
     for name in state:
         plain = LEGACY_NAMES.sub(lambda found: TODAY[found[0]], WRAPPERS.sub("", name))
@@ -241,6 +240,6 @@ def _find_prefix(state: State, layout: Layout) -> str:
 
 
 def is_head(name: str) -> bool:
-    """Whether a tensor's name, without the encoder's prefix, begins with the name of a head."""
+    """Whether a tensor's name, without the encoder's prefix, is that of a head such as lm_head."""
     module = name.partition(".")[0]
     return HEAD.search(module) is not None and NO_HEAD.search(module) is None
