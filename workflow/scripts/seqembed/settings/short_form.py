@@ -49,8 +49,8 @@ def as_datasets(given: Mapping[str, Any]) -> dict[str, Any]:
         folder = as_name(os.path.basename(os.path.dirname(fasta[0])))
         raise ConfigError(
             "the dataset needs a name, as `fasta` is several files, a pattern, or a file without "
-            "plain letters in its name. The results go to results/NAME; write for example "
-            f"`{_command({**given, 'name': folder or 'mine'})}`."
+            "letters A to Z or digits in its name. The results go to results/NAME; write for "
+            f"example `{_command({**given, 'name': folder or 'mine'})}`."
         )
     return rest | {"datasets": {name: {"fasta": fasta, "model": given["model"]}}}
 

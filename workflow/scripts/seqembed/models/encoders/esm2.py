@@ -85,7 +85,7 @@ class Esm2Layer(nn.Module):
 
 
 class Esm2(Encoder):
-    """The encoder of ESM-2. As in fair-esm, only the last layer's rows are normed at the end."""
+    """The encoder of ESM-2. As in fair-esm, only the last layer's rows get a last LayerNorm."""
 
     alibi = False
     architecture: Esm2Architecture
