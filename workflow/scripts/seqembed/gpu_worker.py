@@ -82,7 +82,7 @@ def gpu_worker(
             checkpoint.remove_leftovers()
             stored = run.copy_from_store(checkpoint, ids, output_dir) if keeps else []
             tracker = run.open_tracker(checkpoint.folder, index_path, model_config)
-            settled = {*ids, *tracker.quarantined, *(name for b in stored for name in b.ids)}
+            settled = {*ids, *tracker.known.quarantined, *(name for b in stored for name in b.ids)}
             rows = _load_and_filter_index(rank, world_size, index_path, settled, logger)
             checkpoint.begin(manifest := run.manifest(earlier), index_path)
             writer = run.open_writer(checkpoint.folder, rows, config, stored)
@@ -212,8 +212,7 @@ def _load_model(
     described = read_prepared(path)
     layer = described.layer(model_config.get("embedding", {}).get("layer", "last"))
     model = load_prepared(path, layer, DTYPES[precision]).to(device)
-    attention = model.attention.name
-    logger.info("the model is on %s in %s; attention: %s", device, precision, attention)
+    logger.info("the model is on %s in %s", device, precision)
     return model, load_tokenizer(described).encode
 
 
@@ -277,5 +276,5 @@ def _describe_success(
         "resumed_sequences": sequences - writer.computed,
         "computed": writer.computed,
         "reused": 0,
-        "quarantined": len(tracker.quarantined),
+        "quarantined": len(tracker.known.quarantined),
     }

@@ -58,7 +58,7 @@ class Summary:
 
 @dataclass(frozen=True, eq=False)
 class _Index:
-    """(N,) lengths and (N, 16) digests of an index; rows: those that get an embedding, (n,)."""
+    """The (N,) lengths and (N, 16) digests of an index, and the (n,) rows that get an embedding."""
 
     path: Path
     lengths: NDArray[np.int64]
@@ -141,14 +141,14 @@ def _check_belong_together(shards: Sequence[EmbeddingsFile]) -> str:
         for name, value in (expected | {name: first[name] for name in alike}).items():
             if found.get(name) != value:
                 problem = f"{name} is {found.get(name)!r}, not {value!r} as beside {shards[0].path}"
-                raise ShardError(f"{shard.path}: {problem}; remove the wrong file and run again")
+                raise ShardError(f"{shard.path}: {problem}; remove its folder and run again")
     return str(first["recipe_fingerprint"])
 
 
 def _refuse_no_rows(
     shards: Sequence[EmbeddingsFile], quarantined: Mapping[bytes, str], results: Path
 ) -> None:
-    """Raise ShardError if two or more sequences failed, and no other has a row."""
+    """Raise ShardError if two or more sequences failed, and no sequence has a row."""
     if len(quarantined) < 2 or any(shard.count for shard in shards):
         return
     reasons = Counter(quarantined.values()).most_common(SHOWN_REASONS)
@@ -166,10 +166,10 @@ def _read_stored(
     quarantined: Mapping[bytes, str],
     logger: logging.Logger,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], dict[bytes, str]] | None:
-    """Return digests, flags and quarantine of the store's file; None if another result is wanted.
+    """Return the (N, 16) digests, (N,) flags and quarantine of the store's file, or None.
 
-    The file has to be undamaged, to have the `wanted` attributes, and to lack the rows of exactly
-    the `quarantined` sequences.
+    None: the file is missing, is damaged (a warning says so), lacks the `wanted` attributes, or
+    does not lack the rows of exactly the `quarantined` sequences.
     """
     if not path.exists():
         return None
@@ -216,8 +216,8 @@ def _write(
 def _find_rows(shards: Sequence[EmbeddingsFile], index: _Index) -> NDArray[np.int64]:
     """Return, for each id that gets a row, that row's number among the rows of all shards, (n,).
 
-    Rows are numbered through all shards. Raises ShardError unless the index and the shards hold
-    the same sequences.
+    Rows are numbered from 0 in one count over all shards. Raises ShardError unless the index and
+    the shards hold the same sequences.
     """
     lengths, digests = index.lengths[index.rows], index.digests[index.rows]
     places = DigestIndex(np.concatenate([shard.digests() for shard in shards])).find(digests)
