@@ -1,4 +1,4 @@
-"""Read a checkpoint: a Hugging Face folder of any family, or a fair-esm file (.pt) of an ESM-2."""
+"""Read checkpoints of models: Hugging Face folders, and fair-esm files (.pt) of ESM-2."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _read_architecture(folder: Path) -> Architecture:
 
 
 def _find_weights(folder: Path) -> Path:
-    """Return the path of the weights' file or index: the first of WEIGHTS that the folder holds."""
+    """Return the weights' file or index, the first of WEIGHTS in the folder; ModelError if none."""
     for name in WEIGHTS:
         if (folder / name).exists():
             return folder / name
