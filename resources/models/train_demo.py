@@ -1,7 +1,7 @@
 """Train a small model to show the workflow with: masked language modelling, on a CPU.
 
 What all families share is here: reading, crops, masks, training, evaluation. A family's own
-module has its tokens, its model and the folder that it is saved as. From the top of the checkout:
+module has its tokens, its model and the folder that it is saved as. From the project's folder:
 
     PYTHONPATH=workflow/scripts python resources/models/train_demo.py --family esm2 \
         --output FOLDER FASTA...
