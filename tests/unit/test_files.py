@@ -15,7 +15,7 @@ from seqembed.checkpoints.blocks import write_next_block
 from seqembed.checkpoints.failures import Failures, write_failures
 from seqembed.checkpoints.manifest import CheckpointManifest, write_manifest
 from seqembed.errors import FileFormatError
-from seqembed.results.quarantine import write_quarantine
+from seqembed.results.merge import write_quarantine
 from seqembed.storage.publish import link, published, set_aside
 
 
