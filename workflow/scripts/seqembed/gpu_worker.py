@@ -27,23 +27,25 @@ from seqembed.errors import (
     EXIT_INTERRUPTED,
     CheckpointError,
     ConfigError,
+    FreshProcessError,
     InterruptedRun,
+    NonFiniteError,
+    SeqembedError,
 )
 from seqembed.index.table import read_assigned
-from seqembed.inference.failure_tracker import FailureTracker
+from seqembed.inference.failure_tracker import is_out_of_memory
 from seqembed.machine.signals import StopFlag
 from seqembed.models.prepare import load_prepared
 from seqembed.models.prepared import load_tokenizer, read_prepared
 from seqembed.settings.precision import DTYPES, resolve_precision
 from seqembed.storage.digests import to_hex
 from seqembed.storage.publish import link, set_aside
-from seqembed.worker.run import Run, open_run
-from seqembed.worker.status import describe_error
-from seqembed.worker.writer import CheckpointWriter
+from seqembed.worker.run import open_run
 from seqembed.worker_logging import Progress, setup_worker_logging
 
 # The setting with which rows that are not finite are computed again.
 FP32 = {"precision": "fp32"}
+MAX_ERROR_CHARACTERS = 2000
 
 
 def gpu_worker(
@@ -57,8 +59,8 @@ def gpu_worker(
     """Embed the shard of `rank` into `output_dir/shard_{rank}.h5`; put one status on the queue.
 
     index_path: the shard's index. model_config: the keys that read_settings,
-    _extract_checkpoint_config and Run.open_tracker read, and `log_path`. The status is a dict, see
-    _describe_success and describe_error.
+    _extract_checkpoint_config and Run.open_tracker read, and `log_path`. The status is a
+    dict; after an error, see describe_error.
 
     Call this function in a process of its own, whose CUDA_VISIBLE_DEVICES names the GPU to use.
     After SIGTERM the worker finishes the batches that it has begun, writes checkpoints, and exits
@@ -109,7 +111,20 @@ def gpu_worker(
                 rank, checkpoint.folder, writer.arrays, writer.ids, ids, resumed_rows, logger
             )
             link(saved, shard_path := output_dir / saved.name)
-        results_queue.put(_describe_success(run, config, shard_path, len(ids), writer, tracker))
+        sequences = len(ids) + len(writer.ids)
+        status = {
+            "rank": rank,
+            "status": "complete",
+            "shard_path": str(shard_path),
+            "device": str(run.device),
+            "num_sequences": sequences,
+            "checkpointing_enabled": config["enable_checkpointing"],
+            "resumed_sequences": sequences - writer.computed,
+            "computed": writer.computed,
+            "reused": 0,
+            "quarantined": len(tracker.quarantined),
+        }
+        results_queue.put(status)
     except Exception as error:  # noqa: BLE001 (the process ends here: report every error)
         _report_error(rank, error, results_queue, logger)
         sys.exit(EXIT_INTERRUPTED if isinstance(error, InterruptedRun) else EXIT_FAILED)
@@ -257,25 +272,23 @@ def _report_error(
     results_queue.put(status)
 
 
-def _describe_success(
-    run: Run,
-    config: dict[str, Any],
-    shard_path: Path,
-    resumed: int,
-    writer: CheckpointWriter,
-    tracker: FailureTracker,
-) -> dict[str, Any]:
-    """Return the status of a complete shard. resumed: the number of rows from earlier runs."""
-    sequences = resumed + len(writer.ids)
-    return {
-        "rank": run.shard.rank,
-        "status": "complete",
-        "shard_path": str(shard_path),
-        "device": str(run.device),
-        "num_sequences": sequences,
-        "checkpointing_enabled": config["enable_checkpointing"],
-        "resumed_sequences": sequences - writer.computed,
-        "computed": writer.computed,
-        "reused": 0,
-        "quarantined": len(tracker.quarantined),
-    }
+def describe_error(error: Exception) -> dict[str, Any]:
+    """Return the status, without the rank, of a worker that ended with `error`.
+
+    If `status` is "failed", `error` is the kind of error and `retry_recommended` says whether a
+    fresh worker may succeed. "cuda_oom" means that a GPU or this machine ran out of memory.
+    """
+    message = f"{type(error).__name__}: {error}"[:MAX_ERROR_CHARACTERS]
+    if isinstance(error, InterruptedRun):
+        return {"status": "interrupted", "error_message": message}
+    if isinstance(error, NonFiniteError):
+        rows = [error.position, error.position]
+        return {"status": "numerical_instability", "failed_batch": rows, "error": message}
+    status = {"status": "failed", "error_message": message}
+    if is_out_of_memory(error):
+        return status | {"error": "cuda_oom", "retry_recommended": True, "reduce_batch_size": True}
+    if isinstance(error, torch.AcceleratorError):
+        broken = {"error": "cuda_runtime", "retry_recommended": True, "circuit_breaker": True}
+        return status | broken
+    kind = "generic_error" if isinstance(error, (SeqembedError, OSError)) else "unexpected_error"
+    return status | {"error": kind, "retry_recommended": isinstance(error, FreshProcessError)}

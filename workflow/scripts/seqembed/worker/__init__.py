@@ -1,1 +1,1 @@
-"""The parts of a worker: its decisions before the first batch, its checkpoints, its status."""
+"""The parts of a worker: its decisions before the first batch, and its checkpoints."""
