@@ -14,7 +14,7 @@ import pytest
 from worker_runs import GOLDEN, SEQUENCES, Project, begin, make_project, make_sequences
 
 from seqembed.checkpoints.blocks import list_blocks, read_block, write_block, write_next_block
-from seqembed.checkpoints.manifest import read_manifest, write_manifest
+from seqembed.checkpoints.records import read_manifest, write_manifest
 from seqembed.checkpoints.shard import assemble_shard
 from seqembed.checkpoints.token_rows import ResidueSpool
 from seqembed.errors import CheckpointError, IndexFormatError, ShardError

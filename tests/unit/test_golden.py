@@ -13,8 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from seqembed.checkpoints.blocks import read_block
-from seqembed.checkpoints.failures import Suspect, read_failures
-from seqembed.checkpoints.manifest import read_manifest
+from seqembed.checkpoints.records import Suspect, read_failures, read_manifest
 from seqembed.index.parquet import read_metadata
 from seqembed.index.table import (
     read_excluded,

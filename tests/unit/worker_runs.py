@@ -20,7 +20,7 @@ import h5py
 from indexing import index_proteins, split_proteins
 
 import seqembed
-from seqembed.checkpoints.manifest import CheckpointManifest, read_manifest, write_manifest
+from seqembed.checkpoints.records import CheckpointManifest, read_manifest, write_manifest
 from seqembed.checkpoints.shard import INDEX
 from seqembed.models.prepared import read_prepared
 from seqembed.storage.publish import link

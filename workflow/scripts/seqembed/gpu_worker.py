@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from seqembed.checkpoints.checkpoint import clear, open_checkpoint, read_finished
-from seqembed.checkpoints.manifest import MANIFEST, CheckpointManifest, read_manifest
+from seqembed.checkpoints.records import MANIFEST, CheckpointManifest, read_manifest
 from seqembed.checkpoints.shard import assemble_shard, count_duplicate_rows
 from seqembed.environment import EnvConfig
 from seqembed.errors import (

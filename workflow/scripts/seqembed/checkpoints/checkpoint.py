@@ -14,12 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqembed.checkpoints.blocks import Block, list_blocks, read_block, write_next_block
-from seqembed.checkpoints.failures import FAILURES, IN_FLIGHT
-from seqembed.checkpoints.manifest import MANIFEST, CheckpointManifest, write_manifest
+from seqembed.checkpoints.records import (
+    FAILURES,
+    IN_FLIGHT,
+    MANIFEST,
+    CheckpointManifest,
+    write_manifest,
+)
 from seqembed.checkpoints.shard import INDEX, read_shard_ids
 from seqembed.checkpoints.token_rows import copy_residues
 from seqembed.errors import CheckpointError, ShardError
-from seqembed.results.reader import EmbeddingsFile, open_embeddings, pool_token_rows, slab_bounds
+from seqembed.results.reader import open_embeddings, pool_token_rows, slab_bounds
 from seqembed.storage.digests import DigestIndex
 from seqembed.storage.locks import lock_folder
 from seqembed.storage.publish import link, remove_temporary, set_aside
@@ -78,37 +83,33 @@ class Checkpoint:
         If the store is missing, damaged or of another recipe, the list is empty. Unless the store
         is missing, a warning says why.
         """
+        blocks: list[Block] = []
         if not path.exists():
-            return []
+            return blocks
         try:
             with open_embeddings(path) as stored:
                 if stored.attributes.get("recipe_fingerprint") != recipe_fingerprint:
                     raise ShardError(f"{path}: is of another recipe; remove this file")
                 places = DigestIndex(stored.digests()).find(digests)
-                found = places >= 0
-                blocks = list(self._copy(stored, digests[found], places[found]))
+                digests, places = digests[places >= 0], places[places >= 0]
+                flags, tokens = stored.flags(), pool_token_rows([stored])
+                for start, stop in slab_bounds(len(places), stored.width):
+                    here = places[start:stop]
+                    block = write_next_block(
+                        self.folder,
+                        digests[start:stop],
+                        stored.rows[here],
+                        flags[here],
+                        batches=1,
+                        residues=copy_residues(self.folder, tokens, here) if tokens else None,
+                    )
+                    blocks.append(read_block(block, check=False))
         except ShardError as error:
             self.logger.warning("the store is not used: %s", error)
-            return []
+            return blocks
         if count := sum(len(block.digests) for block in blocks):
             self.logger.info("the rows of %s sequences are taken from %s", f"{count:,}", path)
         return blocks
-
-    def _copy(
-        self, stored: EmbeddingsFile, digests: NDArray[np.uint8], places: NDArray[np.int64]
-    ) -> Iterator[Block]:
-        flags, tokens = stored.flags(), pool_token_rows([stored])
-        for start, stop in slab_bounds(len(places), stored.width):
-            here = places[start:stop]
-            path = write_next_block(
-                self.folder,
-                digests[start:stop],
-                stored.rows[here],
-                flags[here],
-                batches=1,
-                residues=copy_residues(self.folder, tokens, here) if tokens else None,
-            )
-            yield read_block(path, check=False)
 
 
 @contextmanager

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqembed.checkpoints.blocks import list_blocks, read_block
-from seqembed.checkpoints.failures import read_failures
-from seqembed.checkpoints.manifest import MANIFEST, CheckpointManifest, read_manifest
+from seqembed.checkpoints.records import MANIFEST, CheckpointManifest, read_failures, read_manifest
 from seqembed.checkpoints.token_rows import ResidueFile
 from seqembed.errors import CheckpointError, ShardError
 from seqembed.index.parquet import int64_array, read_columns

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from seqembed.checkpoints.blocks import Block
 from seqembed.checkpoints.checkpoint import Checkpoint
-from seqembed.checkpoints.manifest import CheckpointManifest
+from seqembed.checkpoints.records import CheckpointManifest
 from seqembed.environment import EnvConfig
 from seqembed.errors import CheckpointError, DeviceError
 from seqembed.index.table import ShardIndex, read_id, read_shard_index
