@@ -37,6 +37,7 @@ from seqembed.inference.failure_tracker import is_out_of_memory
 from seqembed.machine.signals import StopFlag
 from seqembed.models.prepare import load_prepared
 from seqembed.models.prepared import load_tokenizer, read_prepared
+from seqembed.results.reader import store_path
 from seqembed.settings.precision import DTYPES, resolve_precision
 from seqembed.storage.digests import to_hex
 from seqembed.storage.publish import link, set_aside
@@ -82,7 +83,10 @@ def gpu_worker(
             earlier = _load_checkpoint_manifest(rank, keeps, base, logger)
             ids, resumed_rows = _resume_from_existing_checkpoints(rank, base, restart, logger)
             checkpoint.remove_leftovers()
-            stored = run.copy_from_store(checkpoint, ids, output_dir) if keeps else []
+            stored = []
+            if keeps:
+                path = store_path(output_dir.parent / "store", recipe := run.recipe.fingerprint)
+                stored = checkpoint.copy_from_store(path, run.shard.digests, ids, recipe)
             tracker = run.open_tracker(checkpoint.folder, index_path, model_config)
             settled = {*ids, *tracker.quarantined, *(name for b in stored for name in b.ids)}
             rows = _load_and_filter_index(rank, world_size, index_path, settled, logger)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from seqembed.checkpoints.token_rows import COUNTS, ResidueFile, read_reference
+from seqembed.checkpoints.token_rows import COUNTS, REFERENCE, ResidueFile, read_reference
 from seqembed.errors import CheckpointError
 from seqembed.storage.digests import to_hex
 from seqembed.storage.publish import published
@@ -86,13 +86,14 @@ def write_block(folder: Path, block: Block) -> Path:
         "format_version": FORMAT_VERSION,
         "last": str(block.last),
     }
-    if block.residues:
-        tensors[COUNTS] = block.residues.counts
-        metadata |= block.residues.reference()
+    if file := block.residues:
+        tensors[COUNTS] = file.counts
+        metadata |= zip(REFERENCE, (file.name, file.checksum, file.dtype), strict=True)
     content = save({name: np.ascontiguousarray(a) for name, a in tensors.items()}, metadata)
+    checksum = hashlib.blake2b(content, digest_size=CHECKSUM_BYTES).hexdigest()
     path = folder / f"batch_{block.first:05d}.safetensors"
     with published(path, exclusive=True) as temporary:
-        temporary.write_bytes(content.replace(BLANK.encode(), _checksum(content).encode(), 1))
+        temporary.write_bytes(content.replace(BLANK.encode(), checksum.encode(), 1))
     return path
 
 
@@ -165,10 +166,6 @@ def _number(path: Path) -> int:
     return int(path.stem.removeprefix("batch_"))
 
 
-def _checksum(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=CHECKSUM_BYTES).hexdigest()
-
-
 def _read_header(path: Path) -> bytes:
     """Return the start of a safetensors file: the length of the JSON header, and the header."""
     with path.open("rb") as file:
@@ -204,7 +201,6 @@ def _map_rows(path: Path, header: bytes) -> NDArray[np.floating]:
 
 
 def _next_number(folder: Path) -> int:
-    """Return the number after the last batch of the last block."""
     if not (blocks := list_blocks(folder)):
         return 0
     try:

@@ -25,7 +25,7 @@ from seqembed.checkpoints.shard import INDEX, read_shard_ids
 from seqembed.checkpoints.token_rows import copy_residues
 from seqembed.errors import CheckpointError, ShardError
 from seqembed.results.reader import open_embeddings, pool_token_rows, slab_bounds
-from seqembed.storage.digests import DigestIndex
+from seqembed.storage.digests import DigestIndex, from_hex
 from seqembed.storage.locks import lock_folder
 from seqembed.storage.publish import link, remove_temporary, set_aside
 
@@ -75,11 +75,16 @@ class Checkpoint:
                 path.unlink()
 
     def copy_from_store(
-        self, path: Path, digests: NDArray[np.uint8], recipe_fingerprint: str
+        self,
+        path: Path,
+        digests: NDArray[np.uint8],
+        finished: Set[str],
+        recipe_fingerprint: str,
     ) -> list[Block]:
         """Copy rows from the store at `path`, an HDF5 file, into new blocks; return these blocks.
 
-        digests: (n, 16) uint8, the sequences to copy; sequences that the store lacks are left out.
+        digests: (n, 16) uint8, the shard's sequences; those that the store lacks are left out.
+        finished: the hex digests of sequences that have a row already, and are left out.
         If the store is missing, damaged or of another recipe, the list is empty. Unless the store
         is missing, a warning says why.
         """
@@ -91,7 +96,8 @@ class Checkpoint:
                 if stored.attributes.get("recipe_fingerprint") != recipe_fingerprint:
                     raise ShardError(f"{path}: is of another recipe; remove this file")
                 places = DigestIndex(stored.digests()).find(digests)
-                digests, places = digests[places >= 0], places[places >= 0]
+                new = (places >= 0) & (DigestIndex(from_hex(finished)).find(digests) < 0)
+                digests, places = digests[new], places[new]
                 flags, tokens = stored.flags(), pool_token_rows([stored])
                 for start, stop in slab_bounds(len(places), stored.width):
                     here = places[start:stop]
