@@ -66,13 +66,10 @@ class Checkpoint:
         if not self.locked:
             return
         remove_temporary(self.folder)
-        if not (found := list(self.folder.glob("residues_*.raw"))):
-            return
         blocks = (read_block(path, check=False) for path in list_blocks(self.folder))
-        named = {block.residues.name for block in blocks if block.residues}
-        for path in found:
-            if path.name not in named:
-                path.unlink()
+        named = {self.folder / block.residues.name for block in blocks if block.residues}
+        for path in set(self.folder.glob("residues_*.raw")) - named:
+            path.unlink()
 
     def copy_from_store(
         self,
