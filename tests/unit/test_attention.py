@@ -8,10 +8,7 @@ from models_in_plain import dnabert_state, plain_attention, plain_slopes
 from torch import Tensor
 
 from seqembed.models.encoders.attention import (
-    BY_LENGTH,
     CHUNK,
-    PER_SEQUENCE,
-    VARLEN,
     Packing,
     alibi_slopes,
     alibi_table,
@@ -90,11 +87,11 @@ def test_one_place_chooses():
     cpu, cuda = torch.device("cpu"), torch.device("cuda", 0)
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         half = dtype != torch.float32
-        assert choose_attention(cpu, dtype, alibi=False) is PER_SEQUENCE
-        assert choose_attention(cpu, dtype, alibi=True) is PER_SEQUENCE
-        assert choose_attention(cuda, dtype, alibi=False) is (VARLEN if half else BY_LENGTH)
-        assert choose_attention(cuda, dtype, alibi=True) is BY_LENGTH
-    assert len({PER_SEQUENCE.name, BY_LENGTH.name, VARLEN.name}) == 3
+        assert choose_attention(cpu, dtype, alibi=False) is attend_per_sequence
+        assert choose_attention(cpu, dtype, alibi=True) is attend_per_sequence
+        packed = attend_varlen if half else attend_by_length
+        assert choose_attention(cuda, dtype, alibi=False) is packed
+        assert choose_attention(cuda, dtype, alibi=True) is attend_by_length
 
 
 def test_varlen_refuses_a_bias():

@@ -24,9 +24,9 @@ from seqembed.inference.batches import (
     RawBatch,
     VarlenCollator,
     create_async_dataloader,
-    pending_batches,
     plan_batches,
     plan_passes,
+    put_suspects_first,
 )
 from seqembed.models.encoders.tokenization import ESM2_ALPHABET, Esm2Tokenizer
 from seqembed.settings.lengths import LengthPolicy
@@ -53,7 +53,7 @@ def test_every_row_is_in_one_batch_that_is_full_and_within_the_budget(sizes, bud
 def test_pending_batches_hold_the_rows_and_no_other_batch_does(sizes, budget, random):
     boundaries = plan_batches(np.array(sizes, np.int64), budget)
     rows = [row for row in range(len(sizes)) if random.random() < 0.2]
-    found = pending_batches(boundaries, rows).tolist()
+    found = put_suspects_first(boundaries, rows, {})[1].tolist()
     for batch, (start, end) in enumerate(zip(boundaries[:-1], boundaries[1:], strict=True)):
         assert (batch in found) == any(start <= row < end for row in rows)
 
@@ -139,7 +139,7 @@ def test_no_flipped_bit_of_a_shard_changes_what_is_read(tmp_path):
 def test_a_shard_without_rows_has_no_batches(tmp_path):
     project = make_project(tmp_path, tmp_path / "no model", ["M"], world_size=2)
     boundaries = plan_batches(np.empty(0, np.int64), 10)
-    dataset = dataset_of(project.index(1), boundaries, pending_batches(boundaries, []))
+    dataset = dataset_of(project.index(1), *put_suspects_first(boundaries, [], {}))
     collator = VarlenCollator(encode_residues, policy(5))
     assert list(create_async_dataloader(dataset, collator, CPU)) == []
 

@@ -17,6 +17,7 @@ import pytest
 from worker_runs import SCRIPTS, embed_command
 
 import embed_shard
+import split
 from seqembed import command_line
 from seqembed.errors import ConfigError, InterruptedRun
 
@@ -94,9 +95,9 @@ def test_the_parser_asks_for_a_log_where_one_is_needed(capsys):
 
 @pytest.mark.parametrize(("text", "value"), [("auto", "auto"), ("last", "last"), ("12", 12)])
 def test_word_or_int(text, value):
-    assert command_line.word_or_int(text) == value
+    assert split.word_or_int(text) == value
     with pytest.raises(ValueError, match="1,2"):
-        command_line.word_or_int("1,2")
+        split.word_or_int("1,2")
 
 
 PROGRAM = """

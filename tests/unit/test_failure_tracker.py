@@ -82,7 +82,7 @@ def test_untrusted_weights_leave_no_failures(tmp_path):
 def test_a_run_without_failures_leaves_no_file(tmp_path):
     tracker = open_tracker(tmp_path)
     tracker.note_in_flight([batch_of(1, 2)])
-    assert (tracker.suspects, tracker.token_limit, set(tracker.quarantined)) == ({}, None, set())
+    assert tracker.known == Failures()
     tracker.finish()
     assert list(tmp_path.iterdir()) == []
 
@@ -95,7 +95,7 @@ def test_after_a_crash_each_sequence_is_tried_alone_until_one_crashed_twice(tmp_
     assert [*tracker.suspects] == [10, 8, 9, 11, 12]
     assert (tracker.suspects[10].failed, tracker.suspects[10].tries) == (True, 1)
     tracker = crash_at(tmp_path, batch_of(10))
-    assert set(tracker.quarantined) == {hex_of(10)} and tracker.given_up == {10}
+    assert set(tracker.known.quarantined) == {hex_of(10)} and tracker.given_up == {10}
     assert [*tracker.suspects] == [8, 9, 11, 12]
     assert open_tracker(tmp_path).given_up == {10}
 
@@ -103,11 +103,11 @@ def test_after_a_crash_each_sequence_is_tried_alone_until_one_crashed_twice(tmp_
 def test_only_failures_before_anything_else_count(tmp_path):
     for _ in range(5):
         tracker = crash_at(tmp_path, batch_of(1, 2, 3), batch_of(20))
-        assert not tracker.quarantined
+        assert not tracker.known.quarantined
     for _ in range(TRIES):
         assert [*tracker.suspects][0] == 20
         tracker = crash_at(tmp_path, batch_of(20))
-    assert set(tracker.quarantined) == {hex_of(20)}
+    assert set(tracker.known.quarantined) == {hex_of(20)}
 
 
 def test_all_batches_in_flight_are_suspected(tmp_path):
@@ -153,14 +153,14 @@ def test_an_end_that_was_no_crash_blames_no_sequence(tmp_path):
 def test_a_kill_out_of_memory_lowers_the_token_limit(batches, limit, tmp_path):
     open_tracker(tmp_path).note_in_flight(batches)
     tracker = open_tracker(tmp_path, KILLED)
-    assert (tracker.token_limit, tracker.suspects) == (limit, {})
+    assert (tracker.known.token_limit, tracker.suspects) == (limit, {})
 
 
 def test_a_failure_beside_others_does_not_raise_the_limit(tmp_path):
     tracker, batch, error = open_tracker(tmp_path), batch_of(1, 2, 3, 4), MemoryError("no room")
     for alone, limit in ((False, 4 * 52), (True, 2 * 52), (False, 2 * 52)):
         assert tracker.handle_failure(batch, error, alone=alone) == [batch]
-        assert tracker.token_limit == limit
+        assert tracker.known.token_limit == limit
 
 
 def test_a_sequence_killed_out_of_memory_is_tried_last(tmp_path):
@@ -200,7 +200,7 @@ def test_a_success_ends_the_failures_in_a_row(tmp_path):
 def test_what_was_learnt_survives_a_kill(tmp_path):
     tracker = open_tracker(tmp_path)
     assert len(tracker.handle_failure(batch_of(1, 2), MemoryError(), alone=True)) == 1
-    assert open_tracker(tmp_path).token_limit == 2 * 52 // 2
+    assert open_tracker(tmp_path).known.token_limit == 2 * 52 // 2
     assert tracker.handle_failure(batch_of(3), ValueError("bad"), alone=True) == []
     assert [*open_tracker(tmp_path).suspects] == [3]
     tracker.record_success(np.array([5]))

@@ -215,7 +215,7 @@ def test_load_model(config, layers, prepared_model, tmp_path, caplog):
     device = torch.device("cpu")
     given = config | {"model": str(prepared_model)}
     model, convert = gpu_worker._load_model(given, device, LOGGER)
-    assert caplog.messages == ["the model is on cpu in fp32; attention: SDPA, sequence by sequence"]
+    assert caplog.messages == ["the model is on cpu in fp32"]
     assert isinstance(model, Esm2) and not model.training
     assert len(model.layers) == layers
     assert {p.dtype for p in model.parameters()} == {torch.float32}

@@ -390,7 +390,7 @@ def test_a_sequence_that_stays_so_is_quarantined_and_its_neighbours_are_not(
     parts = list(runner_of(model, 5, wanted, tracker).run(pack(sequences, 170)))
     assert positions_of(parts) == [0, 2, 4]
     assert {name for part in parts for name, _ in part.residues} <= {0, 2, 4}
-    assert tracker.given_up == {1, 3} and len(tracker.quarantined) == 2
+    assert tracker.given_up == {1, 3} and len(tracker.known.quarantined) == 2
     assert all(reason in text for text in read_failures(tmp_path).quarantined.values())
     tracker.finish()
 
@@ -565,7 +565,7 @@ def test_a_sequence_that_is_too_long_alone_is_left_for_a_fresh_process(tmp_path)
     tracker, model = tracker_of(5, tmp_path), StandIn(out_of_memory_over(500))
     parts = list(runner_of(model, 5, outputs(), tracker).run(pack(sequences, 2048)))
     assert positions_of(parts) == [2, 3, 4]
-    assert tracker.given_up == {0, 1} and not tracker.quarantined
+    assert tracker.given_up == {0, 1} and not tracker.known.quarantined
     with pytest.raises(FreshProcessError, match="2 sequences failed, .*OutOfMemoryError"):
         tracker.finish()
     suspects = read_failures(tmp_path).suspects

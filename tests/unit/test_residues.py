@@ -55,7 +55,7 @@ def test_find_unknown_counts_all_and_names_the_first(residues):
         assert found is None
     else:
         text = bytes(byte for _, byte in others).decode(errors="surrogateescape")
-        assert (found.position, found.count) == (others[0][0], len(text))
+        assert (found.position, found.characters) == (others[0][0], text)
 
 
 @pytest.mark.parametrize("asked", ASKED)

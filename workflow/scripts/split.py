@@ -26,11 +26,15 @@ def main() -> int:
     required("--world-size", type=int, help="how many shards to write")
     longer = "what to do with sequences of more tokens than --max-length"
     required("--long-sequences", choices=get_args(AskedLongSequences), help=longer)
-    length = command_line.word_or_int
-    required("--max-length", type=length, help="a number of tokens, or auto")
-    required("--layer", type=length, help="the number of a layer, or last")
+    required("--max-length", type=word_or_int, help="a number of tokens, or auto")
+    required("--layer", type=word_or_int, help="the number of a layer, or last")
     required("--output-dir", type=Path, help="the folder to write shard_{rank}.parquet to")
     return command_line.run(split, parser.parse_args())
+
+
+def word_or_int(text: str) -> str | int:
+    """Return an option's value: a word such as `auto`, or an int; ValueError for other text."""
+    return text if text.isalpha() else int(text)
 
 
 def split(arguments: argparse.Namespace, logger: logging.Logger) -> None:

@@ -34,11 +34,6 @@ def parser(description: str | None, *, needs_log: bool = False) -> argparse.Argu
     return result
 
 
-def word_or_int(text: str) -> str | int:
-    """Return an option's value: a word such as `auto`, or an int; ValueError for other text."""
-    return text if text.isalpha() else int(text)
-
-
 def run(step: Step, arguments: argparse.Namespace, label: str = "") -> int:
     """Run an entry program's one step; return the exit code.
 

@@ -35,17 +35,14 @@ class EnvConfig:
         """Return the values; raises ConfigError if SEQEMBED_DISABLE_FP16 has an unknown value."""
         word = environ.get(DISABLE_FP16, "").strip().lower()
         if word not in TRUE_WORDS | FALSE_WORDS:
+            found = f"environment variable {DISABLE_FP16} is {environ[DISABLE_FP16]!r}"
             advice = "set it to 1, true, yes or on, or to 0, false, no, off or nothing"
-            raise ConfigError(
-                f"environment variable {DISABLE_FP16} is {environ[DISABLE_FP16]!r}; {advice}"
-            )
+            raise ConfigError(f"{found}; {advice}")
         step = environ.get("SLURM_STEP_ID", "")
         return cls(
             disable_fp16=word in TRUE_WORDS,
             visible_devices=environ.get("CUDA_VISIBLE_DEVICES"),
             slurm_job=environ.get("SLURM_JOB_ID"),
-            in_scheduler_job=not environ.keys().isdisjoint(
-                {"SLURM_JOB_ID", "LSB_JOBID", "PBS_JOBID"}
-            ),
+            in_scheduler_job=bool(environ.keys() & {"SLURM_JOB_ID", "LSB_JOBID", "PBS_JOBID"}),
             in_slurm_step=step.isascii() and step.isdigit() and int(step) < FIRST_SPECIAL_STEP,
         )

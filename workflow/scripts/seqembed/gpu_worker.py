@@ -88,7 +88,7 @@ def gpu_worker(
                 path = store_path(output_dir.parent / "store", recipe := run.recipe.fingerprint)
                 stored = checkpoint.copy_from_store(path, run.shard.digests, ids, recipe)
             tracker = run.open_tracker(checkpoint.folder, index_path, model_config)
-            settled = {*ids, *tracker.quarantined, *(name for b in stored for name in b.ids)}
+            settled = {*ids, *tracker.known.quarantined, *(name for b in stored for name in b.ids)}
             rows = _load_and_filter_index(rank, world_size, index_path, settled, logger)
             checkpoint.begin(manifest := run.manifest(earlier), index_path)
             writer = run.open_writer(checkpoint.folder, rows, config, stored)
@@ -126,7 +126,7 @@ def gpu_worker(
             "resumed_sequences": sequences - writer.computed,
             "computed": writer.computed,
             "reused": 0,
-            "quarantined": len(tracker.quarantined),
+            "quarantined": len(tracker.known.quarantined),
         }
         results_queue.put(status)
     except Exception as error:  # noqa: BLE001 (the process ends here: report every error)
@@ -231,8 +231,7 @@ def _load_model(
     described = read_prepared(path)
     layer = described.layer(model_config.get("embedding", {}).get("layer", "last"))
     model = load_prepared(path, layer, DTYPES[precision]).to(device)
-    attention = model.attention.name
-    logger.info("the model is on %s in %s; attention: %s", device, precision, attention)
+    logger.info("the model is on %s in %s", device, precision)
     return model, load_tokenizer(described).encode
 
 

@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 PROGRESS_SECONDS = 15.0
@@ -16,10 +17,9 @@ def setup_worker_logging(rank: int, log_path: Path) -> logging.Logger:
     logger = logging.getLogger(f"seqembed.worker.{rank}")
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
+    for handler in logger.handlers:
         handler.close()
-    logger.addHandler(open_log_file(log_path))
+    logger.handlers = [open_log_file(log_path)]
     return logger
 
 
@@ -39,6 +39,7 @@ class _LogFile(logging.FileHandler):
             super().handleError(record)
 
 
+@dataclass
 class Progress:
     """Logs the progress of a shard, at most every PROGRESS_SECONDS.
 
@@ -46,19 +47,15 @@ class Progress:
     how many tokens are to be computed. clock: returns seconds.
     """
 
-    def __init__(
-        self,
-        logger: logging.Logger,
-        sequences: int,
-        done: int,
-        pending_tokens: int,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._logger, self._clock = logger, clock
-        self._sequences, self._done = sequences, done
-        self._pending_tokens, self._tokens = pending_tokens, 0
-        self._begin = self._logged = clock()
+    logger: logging.Logger
+    sequences: int
+    done: int
+    pending_tokens: int
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        self._begin = self._logged = self.clock()
+        self._tokens = 0
         self._checkpoint: float | None = None
 
     def advance(self, sequences: int, tokens: int, checkpoint: float | None) -> None:
@@ -66,10 +63,10 @@ class Progress:
 
         checkpoint: the clock's time of the last checkpoint, None before the first.
         """
-        self._done += sequences
+        self.done += sequences
         self._tokens += tokens
         self._checkpoint = checkpoint
-        if self._clock() - self._logged >= PROGRESS_SECONDS:
+        if self.clock() - self._logged >= PROGRESS_SECONDS:
             self.log()
 
     def log(self, spent: float | None = None) -> None:
@@ -77,20 +74,18 @@ class Progress:
 
         spent: the seconds spent on checkpoints, logged at the end of a run; None during the run.
         """
-        self._logged = now = self._clock()
+        self._logged = now = self.clock()
         seconds = now - self._begin
         rate = self._tokens / max(seconds, 1e-9)
-        missing = max(self._pending_tokens - self._tokens, 0)
+        missing = max(self.pending_tokens - self._tokens, 0)
         left = _duration(missing / rate) if rate else "unknown time"
         written = self._checkpoint
         ago = "none in this run" if written is None else f"{_duration(now - written)} ago"
-        done = f"{self._done:,} of {self._sequences:,} sequences done, {rate:,.0f} tokens/s"
-        self._logger.info("%s, %s left, last checkpoint %s", done, left, ago)
+        done = f"{self.done:,} of {self.sequences:,} sequences done, {rate:,.0f} tokens/s"
+        self.logger.info("%s, %s left, last checkpoint %s", done, left, ago)
         if spent is not None:
-            self._logger.info(
-                "%s tokens were computed in %.3f seconds", f"{self._tokens:,}", seconds
-            )
-            self._logger.info("checkpoints took %.2f of %.2f seconds", spent, seconds)
+            self.logger.info(f"{self._tokens:,} tokens were computed in {seconds:.3f} seconds")
+            self.logger.info("checkpoints took %.2f of %.2f seconds", spent, seconds)
 
 
 def _duration(seconds: float) -> str:

@@ -10,11 +10,10 @@ import numpy as np
 from seqembed.checks.files import Composition, Identities, Lengths, LineWidths, StatedLengths
 from seqembed.checks.lines import POSSIBLE, Finding, find_impossible, find_suspicious
 from seqembed.checks.records import DNA_MIN_SHARE, NUCLEOTIDES, find_suspicious_records
-from seqembed.errors import FastaError
+from seqembed.errors import FastaError, shorten
 from seqembed.fasta.records import Records
 from seqembed.models.families import Molecule
 
-SHOWN_BYTES = 60
 # A file of fewer letters is not judged by their shares.
 MIN_LETTERS = 100
 # A third of the letters of a usual protein. None of them is a code of IUPAC for nucleotides.
@@ -26,9 +25,9 @@ _SET = "set `suspicious: allow` (after --config: suspicious=allow)"
 class FileCheck:
     """Checks all records of one file, in constant memory.
 
-    impossible: whether a character that no residue has is an error; if not, the caller leaves the
-    sequence out. gaps_kept: whether `-` and `.` are embedded. suspicious: whether it is an error
-    if a record, or the file, looks like something else than sequences.
+    impossible: whether a character that cannot be a residue is an error; if not, the caller leaves
+    the sequence out. gaps_kept: whether `-` and `.` are embedded. suspicious: whether it is an
+    error if a record, or the file, looks like something else than sequences.
     """
 
     def __init__(
@@ -51,7 +50,7 @@ class FileCheck:
         self._count = 0
 
     def look(self, records: Records, text: bytes) -> None:
-        """Check the next records of the file; text: their residues, joined. `finish` raises."""
+        """Check the next records; text: their residues, joined. `finish` raises what is found."""
         if self._suspicious:
             # To mark the foreign letters is faster than to delete them if a text has many.
             marks = np.frombuffer(text.translate(self._is_foreign), np.bool_)
@@ -72,9 +71,7 @@ class FileCheck:
     def _find_in_records(self, records: Records, text: bytes) -> Iterator[tuple[int, Finding]]:
         if self._suspicious:
             # If sequences with unknown residues are left out, RNA is left out by its U.
-            yield from find_suspicious_records(
-                records, text, self._molecule, rna_refused=self._impossible
-            )
+            yield from find_suspicious_records(records, text, self._molecule, self._impossible)
             yield from self._identities.find(records)
         # A protein may hold any upper-case letter, DNA only some.
         usual = self._molecule == "protein" or not text.translate(None, POSSIBLE["DNA"])
@@ -89,7 +86,7 @@ class FileCheck:
     def finish(self) -> None:
         """Raise FastaError for the first finding; call this after the last records."""
         if self._suspicious:
-            _refuse_other_molecule(self._path, self._molecule, self._letters, self._foreign)
+            self._refuse_other_molecule()
         if self._first:
             raise self._error(*self._first)
         if self._suspicious:
@@ -97,9 +94,7 @@ class FileCheck:
                 raise self._error(finding, line, None)
 
     def _error(self, finding: Finding, line: int, record: str | None) -> FastaError:
-        text = finding.text[:SHOWN_BYTES].decode(errors="replace")
-        text += "..." * (len(finding.text) > SHOWN_BYTES)
-        message = f"{text!r} {finding.what}"
+        message = f"{shorten(finding.text.decode(errors='replace'))!r} {finding.what}"
         if self._count > 1:
             message += f" ({self._count:,} records of the file look wrong in this or another way)"
         if not finding.certain:
@@ -108,21 +103,17 @@ class FileCheck:
             message += f"{advice}, or {_SET} to embed all text of the file as residues"
         return FastaError(message, path=self._path, record=record, line=line)
 
-
-def _refuse_other_molecule(path: Path, molecule: Molecule, total: int, foreign: int) -> None:
-    """Raise FastaError if too many letters are of the other molecule.
-
-    total: the letters of the file. foreign: how many are NUCLEOTIDES or, for a model of DNA, are
-    AMINO_ACIDS_ALONE.
-    """
-    if total < MIN_LETTERS:
-        return
-    share = f"{100 * foreign / total:.0f}% of its {total:,} letters are in"
-    if molecule == "protein" and foreign >= DNA_MIN_SHARE * total:
-        message = f"looks like DNA or RNA ({share} {NUCLEOTIDES.decode()}); a protein model needs "
-        message += "proteins: translate the sequences first, or choose a model of DNA; if they are "
-        raise FastaError(f"{message}proteins, {_SET}", path=path)
-    if molecule == "DNA" and foreign >= PROTEIN_MIN_SHARE * total:
-        message = f"looks like proteins ({share} {AMINO_ACIDS_ALONE.decode()}, which only amino "
-        message += "acids are); a model of DNA needs nucleotides: give genes, contigs or genomes, "
-        raise FastaError(message + "or choose a protein model", path=path)
+    def _refuse_other_molecule(self) -> None:
+        """Raise FastaError if too many letters of the file are of the other molecule."""
+        total, foreign = self._letters, self._foreign
+        if total < MIN_LETTERS:
+            return
+        share = f"{100 * foreign / total:.0f}% of its {total:,} letters are in"
+        if self._molecule == "protein" and foreign >= DNA_MIN_SHARE * total:
+            message = f"looks like DNA or RNA ({share} {NUCLEOTIDES.decode()}); a protein model "
+            message += "needs proteins: translate the sequences first, or choose a model of DNA; "
+            raise FastaError(f"{message}if they are proteins, {_SET}", path=self._path)
+        if self._molecule == "DNA" and foreign >= PROTEIN_MIN_SHARE * total:
+            message = f"looks like proteins ({share} {AMINO_ACIDS_ALONE.decode()}, which only "
+            message += "amino acids are); a model of DNA needs nucleotides: give genes, contigs or "
+            raise FastaError(f"{message}genomes, or choose a protein model", path=self._path)

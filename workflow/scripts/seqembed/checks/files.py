@@ -50,9 +50,9 @@ _WORDS = frozenset(
 
 @dataclass
 class Identities:
-    """Finds records of an alignment in which a dot means: the residue of the first sequence.
+    """Finds records of an alignment whose dots stand for the residues of the first sequence.
 
-    width: the length of the first sequence; 0 if it has gaps; None before it was read.
+    width: the length of the first sequence; 0 if it has gaps; None until it is read.
     """
 
     width: int | None = None
@@ -74,14 +74,14 @@ class Identities:
 
 
 def _has_gap(records: Records, number: int) -> bool:
-    """Whether a record has gaps in the file; records.residues may lack them."""
+    """Whether record `number` has gaps in the file; records.residues may be without them."""
     raw = records.raw(number)
     return max(raw.rfind(b"."), raw.rfind(b"-")) > raw.find(b"\n")
 
 
 @dataclass
 class Lengths:
-    """Finds sequences that a program seems to have cut, because it keeps no longer text.
+    """Finds sequences that seem to be cut at the greatest length of a text that a program keeps.
 
     records: how many were read. longest: the greatest length. count: how many records have the
     greatest length; first: the line, from 1, and the first letters of the first of these records.
@@ -115,9 +115,9 @@ class Lengths:
 class StatedLengths:
     """Finds a file whose last record, and no other, is shorter than its header says.
 
-    In a truncated file only the last record has another length, in a file of trimmed reads many
-    have. agreeing, others: how many records have the length in their header, and how many have
-    another length. last: the last record, if it is too short.
+    In a truncated file only the last record is too short; in a file of trimmed reads, many are.
+    agreeing, others: how many records have the length in their header, and how many have another
+    length. last: the last record, if it is too short.
     """
 
     agreeing: int = 0
@@ -149,10 +149,10 @@ class StatedLengths:
 
 @dataclass
 class Composition:
-    """Finds a file of Foldseek's letters for structure, and a missing value among long proteins.
+    """Finds a file of Foldseek's letters for structure, and `NA` or `NAN` among long proteins.
 
     letters, records: how many were read. sample: the first residues of the file. missing: the line,
-    from 1, and the text of the first missing value; None if there is none.
+    from 1, and the text of the first `NA` or `NAN`; None if there is none.
     """
 
     letters: int = 0
@@ -172,7 +172,7 @@ class Composition:
             self.missing = next(pair for pair in pairs if pair[1] in _MISSING)
 
     def find(self) -> Place | None:
-        """Return the missing value, or line 1 if Foldseek's letters are found; None otherwise."""
+        """Return the first `NA` or `NAN`, or line 1 of a file of Foldseek's letters, or None."""
         if self.missing and self.letters > _LONG * self.records:
             return self.missing[0], Finding(1, self.missing[1], NO_SEQUENCE)
         size = len(self.sample)
@@ -188,9 +188,9 @@ class Composition:
 class LineWidths:
     """Finds a missing header, or lines that are no residues, by the widths of neighbouring lines.
 
-    words: whether to look for words above sequences, and annotations below. pairs: how often a
-    line follows another within a sequence; equal: how often both have one width; steps: how
-    often the second is longer. first_annotation, first_step, first_word: None if there is none.
+    words: whether to look for words above sequences and annotations below them. pairs: how often a
+    line follows another within a sequence. equal: how often both have one width. steps: how often
+    the second is longer. first_annotation, first_step, first_word: the first of each, or None.
     """
 
     words: bool
@@ -238,7 +238,7 @@ class LineWidths:
             self.first_word = place, Finding(0, line, _WORD)
 
     def find(self) -> Place | None:
-        """Return the first annotation, word, or line below which a header is missing, or None."""
+        """Return the first annotation, else word, else missing header; None if none is found."""
         few = self.steps <= max(1, _MOST_STEPS * self.pairs) and self.equal >= _LEAST_EQUAL
         return self.first_annotation or self.first_word or (self.first_step if few else None)
 

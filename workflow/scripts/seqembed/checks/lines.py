@@ -83,7 +83,7 @@ Place = tuple[int, Finding]
 
 
 def find_impossible(raw: bytes, molecule: Molecule) -> Finding | None:
-    """Return the first line of a record that holds a character which no residue has, or None.
+    """Return the first line of a record with a character that cannot be a residue, or None.
 
     raw: the text of the record in the file, with its header.
     """
@@ -130,7 +130,7 @@ def find_suspicious(raw: bytes, molecule: Molecule, *, gaps_kept: bool) -> Findi
 
 
 def _ends_with_word(body: bytes) -> bool:
-    """Whether the last line is a lower-case or title-case word below upper-case residues."""
+    """Whether the last line has the case of a word, as `Killed`, and follows upper-case lines."""
     before, _, last = body.strip().rpartition(b"\n")
     if not last.strip().isalpha() or not 2 < len(last.strip()) <= _LONGEST_WORD:
         return False
@@ -138,7 +138,7 @@ def _ends_with_word(body: bytes) -> bool:
 
 
 def _find_words(lines: list[bytes], molecule: Molecule) -> Iterator[Finding]:
-    """Yield a finding for each line that blanks do not cut into blocks of one size."""
+    """Yield a finding for each line whose blanks separate words, not equal blocks of residues."""
     cut = [line.split() for line in lines]
     sizes = {_block_size(groups) for groups in cut if len(groups) > 1}
     solid = max((len(groups[0]) for groups in cut if len(groups) == 1), default=0)
@@ -161,7 +161,7 @@ def _find_words(lines: list[bytes], molecule: Molecule) -> Iterator[Finding]:
 
 
 def _block_size(groups: list[bytes]) -> int:
-    """Return the length of all groups, of which the last may be shorter; 0 if they differ."""
+    """Return the length that each group has (the last may be shorter); 0 if lengths differ."""
     *whole, last = map(len, groups)
     return whole[0] if len(set(whole)) == 1 and last <= whole[0] else 0
 

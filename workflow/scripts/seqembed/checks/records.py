@@ -45,7 +45,7 @@ _COMPLEMENT, _STRAND_MIN = bytes.maketrans(b"ACGTU", b"TGCAA"), 10
 
 
 def find_suspicious_records(
-    records: Records, text: bytes, molecule: Molecule, *, rna_refused: bool
+    records: Records, text: bytes, molecule: Molecule, rna_refused: bool
 ) -> Iterator[tuple[int, Finding]]:
     """Yield the numbers, from 0, of records that look like something else, each with a finding.
 
@@ -66,9 +66,9 @@ def find_suspicious_records(
 def _search(
     expression: re.Pattern[AnyStr], text: AnyStr, feed: AnyStr
 ) -> Iterator[tuple[int, re.Match[AnyStr]]]:
-    """Yield each match of `expression` in a text of lines, and the line's number, from 0.
+    """Yield the number, from 0, of each line in which `expression` is found, and the match.
 
-    A line feed, `feed`, begins each line of the text and each match.
+    feed: the line feed, str or bytes; it begins each line of the text, and each match.
     """
     number, place = -1, 0
     for found in expression.finditer(text):
@@ -78,7 +78,7 @@ def _search(
 
 
 def _find_odd_headers(records: Records, molecule: Molecule) -> Iterator[tuple[int, Finding]]:
-    """Yield records whose header shows another format or molecule, or ends with residues."""
+    """Yield findings for headers that show another format or molecule, or end with residues."""
     for number, found in _search(_ODD_HEADER, "\n" + "\n".join(records.headers), "\n"):
         if what := _name_header(found, records.sequence_ids[number], molecule):
             yield number, Finding(0, records.headers[number].encode(), what)
@@ -91,7 +91,6 @@ def _find_odd_headers(records: Records, molecule: Molecule) -> Iterator[tuple[in
 
 
 def _name_header(found: re.Match[str], sequence_id: str, molecule: Molecule) -> str | None:
-    """Return a message on an odd header; None if the header names the model's own molecule."""
     if found["pir"] or found["gap"]:
         return _IS_PIR if found["pir"] else _IS_GAP_LINE
     # Headers for Boltz and Chai name the kind of the molecule.
@@ -102,7 +101,7 @@ def _name_header(found: re.Match[str], sequence_id: str, molecule: Molecule) -> 
 
 
 def _find_double_strands(records: Records) -> Iterator[tuple[int, Finding]]:
-    """Yield records whose second line of residues is the other strand of the first line."""
+    """Yield findings for records whose second line of residues is the other strand of the first."""
     headers = np.searchsorted(records.line_begins, records.begins)
     for number in np.flatnonzero(np.append(headers[1:], len(records.line_begins)) - headers > 2):
         one, two = (records.line(headers[number] + below).upper() for below in (1, 2))
@@ -112,14 +111,14 @@ def _find_double_strands(records: Records) -> Iterator[tuple[int, Finding]]:
 
 
 def _find_rna(records: Records, text: bytes) -> Iterator[tuple[int, Finding]]:
-    """Yield records of RNA, which have U in place of T; a model of DNA does not know U."""
+    """Yield findings for RNA, which has U in place of T; a model of DNA does not know U."""
     for number, residues in enumerate(records.residues if b"U" in text else []):
         if b"T" not in residues and residues.count(b"U") >= max(2, len(residues) / 20):
             yield number, Finding(1, residues, "is RNA, and the model reads DNA; replace U with T")
 
 
 def _find_words(records: Records) -> Iterator[tuple[int, Finding]]:
-    """Yield short sequences that seem to be words, since they have more O and U than peptides."""
+    """Yield findings for short sequences that have more O and U than peptides, as words have."""
     short = (records.lengths > 3) & (records.lengths <= _WORD_LETTERS)
     for number in np.flatnonzero(short).tolist():
         residues = records.residues[number]
@@ -129,7 +128,6 @@ def _find_words(records: Records) -> Iterator[tuple[int, Finding]]:
 
 
 def _name_protein(residues: bytes) -> str | None:
-    """Return a message if a sequence looks like something else than a protein, otherwise None."""
     if is_three_letters(residues):
         return THREE_LETTERS
     various = len(set(residues)) > 1

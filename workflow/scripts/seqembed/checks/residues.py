@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from seqembed.checks.file_check import FileCheck
-from seqembed.errors import ResidueError, count_of
+from seqembed.errors import ResidueError, count_of, shorten
 from seqembed.fasta.faults import name_character
 from seqembed.fasta.reader import read_batches
 from seqembed.fasta.records import GAPS, Record, Records
@@ -20,7 +20,7 @@ Gaps = Literal["error", "remove", "keep"]
 Suspicious = Literal["error", "allow"]
 
 SHOWN_PLACES, SHOWN_KINDS = 10, 5
-SHOWN_ID, SHOWN_PATH = 60, 200
+SHOWN_PATH = 200
 _NO_GAPS = bytes(byte for byte in range(256) if byte not in GAPS)
 _HINTS = {
     ("protein", "*"): "a stop may only end a sequence, which can be cut there",
@@ -32,12 +32,11 @@ _HINTS = {
 class Unknown:
     """The unknown characters of a sequence, decoded as text.
 
-    position: of the first one in the sequence, from 1. count: how many characters there are.
+    position: of the first one in the sequence, from 1.
     """
 
     characters: str
     position: int
-    count: int
 
     def __str__(self) -> str:
         return f"{name_character(self.characters[0])} at {self.position:,}"
@@ -49,7 +48,7 @@ def find_unknown(residues: bytes, letters: bytes) -> Unknown | None:
     if not others:
         return None
     text = others.decode(errors="surrogateescape")
-    return Unknown(text, residues.index(others[:1]) + 1, len(text))
+    return Unknown(text, residues.index(others[:1]) + 1)
 
 
 class Tally:
@@ -71,17 +70,17 @@ class Tally:
             self.sequences += 1
             self.counts.update(unknown.characters)
             if len(self._places) < SHOWN_PLACES:
-                name, file = record.sequence_id, str(path)
-                shown = name[:SHOWN_ID] + "..." * (len(name) > SHOWN_ID)
+                shown, file = shorten(record.sequence_id), str(path)
                 file = "..." * (len(file) > SHOWN_PATH) + file[-SHOWN_PATH:]
-                more = f" ({unknown.count:,} such)" if unknown.count > 1 else ""
+                count = len(unknown.characters)
+                more = f" ({count:,} such)" if count > 1 else ""
                 place = f"{file}, line {record.line}, record {shown!r}: {unknown}{more}"
                 self._places.append(place)
         return unknown
 
     @property
     def amounts(self) -> str:
-        """For a message: how many characters and sequences, and the most frequent characters."""
+        """Text for a message: how many characters, in how many sequences, and which most often."""
         kinds = self.counts.most_common(SHOWN_KINDS)
         shown = ", ".join(f"{name_character(letter)} {count:,}" for letter, count in kinds)
         more = ", ..." if len(self.counts) > SHOWN_KINDS else ""
@@ -90,7 +89,7 @@ class Tally:
 
     @property
     def first(self) -> str:
-        """For a message: the first ten places, each with file, line, record and position."""
+        """Text for a message: the first ten places, each with file, line, record and position."""
         return "; the first: " + "; ".join(self._places)
 
 
@@ -143,7 +142,7 @@ class ResidueCheck:
                 for number, record in enumerate(records):
                     unknown = self._unknown.add(path, record)
                     if unknown and self._asked == "skip":
-                        such = f"({unknown.count:,} such)"
+                        such = f"({len(unknown.characters):,} such)"
                         reasons[number] = f"residue {unknown} is unknown to the model {such}"
             yield records, reasons
         file.finish()
@@ -151,10 +150,8 @@ class ResidueCheck:
     def finish(self) -> None:
         """Raise ResidueError if the settings refuse gaps or residues; call this after all files."""
         if self._gaps.sequences:
-            message = (
-                f"the files hold {self._gaps.amounts}, as in an alignment; set `gaps: remove` "
-            )
-            message += "to have them taken out (after --config: gaps=remove), or `gaps: keep` to "
+            message = f"the files hold {self._gaps.amounts}, as in an alignment; set `gaps: remove`"
+            message += " to have them taken out (after --config: gaps=remove), or `gaps: keep` to "
             raise ResidueError(f"{message}embed them as the model's gap token{self._gaps.first}")
         refused = self._unknown.sequences
         if refused and self._asked == "error":

@@ -1,7 +1,7 @@
 """Read plain files, and files that gzip, bzip2, xz or zstd compressed in one stream or several.
 
 Decompressors do not notice that a file was cut exactly between two streams; `_refuse_cut_bgzip` and
-`_refuse_cut_between` find such files.
+`_unpack` find such files.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def read_chunks(path: str | Path, chunk_bytes: int) -> Iterator[bytes]:
 
 
 def compression_of(begin: bytes) -> str | None:
-    """Return "gzip", "bzip2", "xz" or "zstd" if a file that begins so is compressed, else None."""
+    """Return "gzip", "bzip2", "xz" or "zstd" from a file's first bytes; None if it is plain."""
     return next((kind for magic, kind in _KINDS.items() if magic.match(begin)), None)
 
 
@@ -91,12 +91,12 @@ def _refuse_cut_bgzip(file: IO[bytes], path: str | Path) -> None:
 def _unpack(file: IO[bytes], path: str | Path, kind: str, chunk_bytes: int) -> Iterator[bytes]:
     """Yield the decompressed bytes of all streams of a file, at most `chunk_bytes` at a time.
 
-    Raises an error of the decompressor if other bytes than a stream or zeros follow a stream;
-    bz2.open and lzma.open would ignore them.
+    kind: "bzip2", "xz" or "zstd". Raises the decompressor's error if the bytes after a stream are
+    neither zeros nor another stream; bz2.open and lzma.open would ignore these bytes. Raises
+    FastaError if streams seem to be missing at the end of the file.
     """
-    sizes: list[int] = []
-    last = b""
-    data = file.read(chunk_bytes)
+    sizes: list[int] = []  # the number of decompressed bytes of each stream
+    data, last = file.read(chunk_bytes), b""
     while data:
         stream, size = _DECOMPRESSORS[kind](), 0
         while not stream.eof:
@@ -114,20 +114,10 @@ def _unpack(file: IO[bytes], path: str | Path, kind: str, chunk_bytes: int) -> I
         data = stream.unused_data.lstrip(b"\0")
         while not data and (more := file.read(chunk_bytes)):
             data = more.lstrip(b"\0")
-    _refuse_cut_between(path, kind, sizes, last)
-
-
-def _refuse_cut_between(path: str | Path, kind: str, sizes: list[int], last: bytes) -> None:
-    """Raise FastaError if streams seem to be missing at the end of a file.
-
-    sizes: the number of decompressed bytes of each stream. last: the last decompressed byte.
-    Programs that compress in parallel write a stream for each piece: equal pieces, then a smaller
-    one. If the last piece is as large as the first and ends within a line, more pieces followed.
-    """
+    # Programs that compress in parallel write a stream for each piece: equal pieces, then a smaller
+    # one. If the last piece is as large as the first and ends within a line, more pieces followed.
     single = len(sizes) == 1 and any(sizes[0] % size == 0 for size in _PIECES)
     if last != b"\n" and (single or (len(sizes) > 1 and sizes[-1] == sizes[0])):
-        raise FastaError(
-            f"the {kind} file ends within a line of text, so it seems to be truncated; copy it "
-            "again, or, if it is complete, end its text with a line break and compress it anew",
-            path=path,
-        )
+        message = f"the {kind} file ends within a line of text, so it seems to be truncated; copy "
+        message += "it again, or, if it is complete, end its text with a line break and compress it"
+        raise FastaError(f"{message} anew", path=path)

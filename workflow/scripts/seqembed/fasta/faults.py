@@ -88,7 +88,7 @@ def find_fault(raw: bytes, record: Record, *, without_gaps: bool) -> Fault | Non
 
 
 def _find_header_fault(header: bytes, sequence_id: str) -> Fault | None:
-    """Return the first fault of a header; None if it is valid. header: the line after its `>`."""
+    """Return the first fault of a header, given without its `>`; None if the header is valid."""
     if _LONE_RETURN.search(header):
         return Fault(_LONE_RETURN_ADVICE)
     if b"\0" in header:

@@ -49,7 +49,7 @@ def _matches(pattern: str) -> list[str]:
 
 
 def _refuse_irregular(path: str) -> None:
-    """Raise FastaError unless there is a regular file at this path: `verify` reads it again."""
+    """Raise FastaError unless the path is a regular file, which `verify` can read once more."""
     if _ODD_IN_NAMES.search(path):
         message = "the name holds control characters, or is not UTF-8; rename the file or folder"
         raise FastaError(message, path=_shown(path))

@@ -44,7 +44,7 @@ def read_batches(
 
 
 def _blocks(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield blocks of complete records, none empty, each cut before the last header of a chunk."""
+    """Yield blocks of complete records, none empty; a chunk's last record begins the next block."""
     parts: list[bytes] = []
     last = b"\n"
     for chunk in chunks:
@@ -88,7 +88,7 @@ def _blank_comments(block: bytes) -> bytes:
 
 
 def _is_comment(run: re.Match[bytes]) -> bool:
-    """Whether lines that begin with `;` are below or above a header, or at the end of a block."""
+    """Whether lines that begin with `;` are comments: next to a header, or at a block's end."""
     block, begin = run.string, run.start()
     above = block.rfind(b"\n", 0, max(0, begin - 1)) + 1
     below = block[run.end() : run.end() + 2]

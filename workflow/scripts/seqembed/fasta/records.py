@@ -31,7 +31,7 @@ Places = NDArray[np.int64]
 class Record(NamedTuple):
     """A record of a FASTA file; its residues are not checked.
 
-    residues: in upper case, without blanks, and without the stop that may end a sequence. line: the
+    residues: in upper case, without blanks, and without a stop, `*` or `.`, at the end. line: the
     number of the header's line, from 1. byte_offset: where the header begins in the decompressed
     file, from 0.
     """
@@ -51,9 +51,9 @@ class Records:
     and without blanks at the end. lengths: the number of residues of each sequence, (n,) int64.
     block: the text of the records in the file. begins, ends: offsets of each header's `>` and of
     the end of its line in `block`, (n,) int64. line_begins, line_ends: offsets of the m lines of
-    `block`, headers included, (m,) int64. odd: the numbers, from 0 and ascending, of all records
-    that may be faulty: a usual header is ASCII with a valid id, usual residues are upper-case
-    letters and `*` without blanks.
+    `block`, headers included, (m,) int64. odd: the numbers, from 0, ascending, of records that may
+    be faulty: the header is not ASCII or has no valid id, or the sequence is empty, or it holds
+    blanks or other characters than upper-case letters and `*`.
     """
 
     sequence_ids: list[str]
@@ -98,7 +98,7 @@ def parse(block: bytes, line: int, offset: int, *, without_gaps: bool = False) -
 
     line, offset: the number of the block's first line, from 1, and the block's byte offset in the
     decompressed file. without_gaps: drop `-` and `.` from sequences. Faulty records are returned,
-    too, and are among the odd ones.
+    too, and their numbers are in `odd`.
     """
     letters = np.frombuffer(block, np.uint8)
     is_dropped = letters <= _BLANK
@@ -116,21 +116,10 @@ def parse(block: bytes, line: int, offset: int, *, without_gaps: bool = False) -
     residues, odd_residues = _upper(cased)
     headers = _decode_headers(block, begins + 1, ends)
     ids, descriptions, odd_names = _cut_headers(headers)
-    return Records(
-        sequence_ids=ids,
-        descriptions=descriptions,
-        residues=residues,
-        lines=(numbers + line).tolist(),
-        byte_offsets=(begins + offset).tolist(),
-        headers=headers,
-        lengths=lengths,
-        block=block,
-        begins=begins,
-        ends=ends,
-        line_begins=line_begins,
-        line_ends=line_ends,
-        odd=sorted({*odd_names, *odd_residues, *_find_odd_lines(letters, dropped, begins, ends)}),
-    )
+    odd = sorted({*odd_names, *odd_residues, *_find_odd_lines(letters, dropped, begins, ends)})
+    places = (numbers + line).tolist(), (begins + offset).tolist()
+    columns = (ids, descriptions, residues, *places, headers, lengths)
+    return Records(*columns, block, begins, ends, line_begins, line_ends, odd)
 
 
 def _cut_usual(header: str) -> tuple[str, str]:
@@ -147,7 +136,7 @@ def cut_header(header: str) -> tuple[str, str]:
 def _cut_residues(
     packed: bytes, dropped: Places, begins: Places, ends: Places
 ) -> tuple[list[bytes], Places]:
-    """Return the n sequences of a block as they are cased in the file, and their lengths, (n,).
+    """Return the n sequences of a block, in the case of the file, and their lengths, (n,) int64.
 
     packed: the block without the bytes at the offsets `dropped`, such as line feeds. begins, ends:
     the offsets in the block where each header begins and ends, (n,).
@@ -162,9 +151,9 @@ def _cut_residues(
 
 
 def _has_stop(packed: bytes, first: Places, last: Places) -> NDArray[np.bool_]:
-    """Return which sequences end with a stop: a `*`, or a `.` that does not follow a gap.
+    """Return which sequences end with a stop, (n,) bool: a `*`, or a `.` that follows no gap.
 
-    first, last: the offsets in `packed` where each sequence begins and ends. All are (n,).
+    first, last: the offsets in `packed` where each sequence begins and ends, (n,).
     """
     letters = np.frombuffer(packed, np.uint8)
     final, before = letters[last - 1], letters[np.maximum(last - 2, 0)]
@@ -174,7 +163,7 @@ def _has_stop(packed: bytes, first: Places, last: Places) -> NDArray[np.bool_]:
 
 
 def _decode_headers(block: bytes, begins: Places, ends: Places) -> list[str]:
-    """Return the headers between these offsets, (n,) each, without blanks at their ends."""
+    """Return the headers from offsets `begins` to `ends`, (n,), without blanks at their ends."""
     headers = [block[b:e] for b, e in zip(begins.tolist(), ends.tolist(), strict=True)]
     try:
         texts = b"\n".join(headers).decode().split("\n")
@@ -190,7 +179,7 @@ def _decode_headers(block: bytes, begins: Places, ends: Places) -> list[str]:
 
 
 def _decode_header(header: bytes) -> str:
-    """Return a header decoded from UTF-8; if it is not UTF-8, from Latin-1 of older databases."""
+    """Return a header decoded from UTF-8 or, if it is not UTF-8, as in old databases, Latin-1."""
     try:
         return header.decode()
     except UnicodeDecodeError:
@@ -198,7 +187,7 @@ def _decode_header(header: bytes) -> str:
 
 
 def _cut_headers(headers: list[str]) -> tuple[list[str], list[str], list[int]]:
-    """Return the ids, the descriptions, and the numbers of odd headers, ascending."""
+    """Return ids, descriptions, and the numbers, ascending, of headers that may be faulty."""
     joined = "\n".join(headers)
     # In a usual header a blank ends the id. A search for all characters that may takes much longer.
     usual = joined.isascii() and not any(odd in joined for odd in _ODD_IN_HEADERS)
@@ -216,7 +205,7 @@ def _cut_headers(headers: list[str]) -> tuple[list[str], list[str], list[int]]:
 
 
 def _upper(cased: list[bytes]) -> tuple[list[bytes], list[int]]:
-    """Return all sequences in upper case, and the numbers of those with none or other letters."""
+    """Return the sequences in upper case, and the numbers, ascending, of any that may be faulty."""
     if not b"".join(cased).translate(None, _LETTERS):
         return cased, [number for number, residues in enumerate(cased) if not residues]
     odd = [n for n, text in enumerate(cased) if not text or text.translate(None, _LETTERS)]
@@ -228,8 +217,8 @@ def _find_odd_lines(
 ) -> list[int]:
     """Return the numbers of records with dropped blanks or gaps, or a carriage return in a line.
 
-    letters: the block's bytes. dropped: their offsets, if dropped from sequences. begins, ends: the
-    offsets where each header begins and ends, (n,).
+    letters: the block's bytes. dropped: the offsets, also in headers, of all blanks and, if they
+    are dropped, of gaps. begins, ends: the offsets where each header begins and ends, (n,).
     """
     kinds = letters[dropped]
     returns = dropped[kinds == _RETURN]

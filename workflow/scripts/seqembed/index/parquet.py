@@ -19,30 +19,15 @@ FORMAT_VERSION = "1"
 Int64s = npt.NDArray[np.int64]
 Digests = npt.NDArray[np.uint8]
 
-INDEX_SCHEMA = pa.schema(
-    [
-        ("row", pa.int64()),
-        ("sequence_id", pa.string()),
-        ("description", pa.string()),
-        ("length", pa.int64()),
-        ("file", pa.string()),
-        ("byte_offset", pa.int64()),
-        ("digest", pa.binary(16)),
-        # Why a sequence gets no embedding; null for all others.
-        ("excluded", pa.string()),
-    ]
+TYPES = dict.fromkeys(("row", "length", "byte_offset", "tokens"), pa.int64())
+# `excluded` says why a sequence gets no embedding; null for all others.
+TYPES |= dict.fromkeys(("sequence_id", "description", "file", "excluded"), pa.string())
+TYPES |= {"digest": pa.binary(16), "residues": pa.binary()}
+_IN_INDEX = "row sequence_id description length file byte_offset digest excluded"
+_IN_SHARD = "row sequence_id length digest residues tokens"
+INDEX_SCHEMA, SHARD_SCHEMA = (
+    pa.schema([(name, TYPES[name]) for name in names.split()]) for names in (_IN_INDEX, _IN_SHARD)
 )
-SHARD_SCHEMA = pa.schema(
-    [
-        ("row", pa.int64()),
-        ("sequence_id", pa.string()),
-        ("length", pa.int64()),
-        ("digest", pa.binary(16)),
-        ("residues", pa.binary()),
-        ("tokens", pa.int64()),
-    ]
-)
-TYPES = {field.name: field.type for schema in (INDEX_SCHEMA, SHARD_SCHEMA) for field in schema}
 
 
 def damage_error(path: Path, problem: str) -> IndexFormatError:
@@ -57,7 +42,7 @@ def damage_error(path: Path, problem: str) -> IndexFormatError:
 
 @contextmanager
 def damage_named(path: Path) -> Iterator[None]:
-    """Turn an error that Arrow raises in the body for a damaged file into IndexFormatError."""
+    """Raise IndexFormatError for a damaged file if Arrow raises an error in the `with` block."""
     try:
         yield
     except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
@@ -112,7 +97,7 @@ def read_row_group(file: pq.ParquetFile, number: int, columns: list[str]) -> pa.
 
 
 def whole(table: pa.Table, count: int) -> pa.Table:
-    """Return the table; raises ValueError unless its columns have `count` rows and known types."""
+    """Return the table; raises ValueError unless columns have `count` rows and the right types."""
     # The footer has no checksum, and damage in it may change the length or type of a column.
     for name, column in zip(table.column_names, table.columns, strict=True):
         if len(column) != count:

@@ -21,9 +21,9 @@ Int64s = NDArray[np.int64]
 def arrange(tokens: Int64s, policy: LengthPolicy) -> Int64s:
     """Return the processing order of n sequences: their places in `tokens`, (n,) int64.
 
-    tokens: how many tokens each sequence has, without specials, (n,) int64, descending. Sequences
-    that together fill a CPU's token budget are neighbours, and so are those that fill a GPU's.
-    Batches of other multiples of the CPU's budget are filled nearly as well.
+    tokens: how many tokens each sequence has, without special tokens, (n,) int64, descending.
+    Sequences that together fill a CPU's token budget are neighbours, and so are those that fill a
+    GPU's. Batches of other multiples of the CPU's budget are filled nearly as well.
     """
     read = policy.model_tokens(tokens)
     batches = list(_fill(read.tolist(), policy.last_pass(tokens, TOKENS["cpu"]), TOKENS["cpu"]))
@@ -43,7 +43,7 @@ def _fill(sizes: list[int], lasts: Int64s, budget: int) -> Iterator[list[int]]:
     """Yield batches of the items 0 to n - 1: the first item left, then the largest that fit.
 
     sizes: how much of the budget each item takes, n numbers, descending. lasts: how much each item
-    takes instead as the first of a batch, (n,) int64.
+    takes instead if it is the first of its batch, (n,) int64.
     """
     ascending = [-size for size in sizes]
     # For an item that is left, its own number; for any other, the number of a later item.

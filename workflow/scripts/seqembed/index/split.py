@@ -41,8 +41,8 @@ class _Sequences:
 
     excluded: which rows get no embedding, (n,) bool. distinct: the first row of each sequence to
     embed, (m,) int64, ascending. lengths: in residues, (n,) int64. digests: (n, 16) uint8. tokens:
-    how many tokens each row's sequence has, without specials, (n,) int64; 0 if all rows of the
-    sequence are excluded. Raises IndexFormatError if a file cannot be read or is damaged.
+    how many tokens each row's sequence has, without special tokens, (n,) int64; 0 if all rows of
+    the sequence are excluded. Raises IndexFormatError if a file cannot be read or is damaged.
     """
 
     def __init__(self, index_path: Path, residues_path: Path, tokenizer: Tokenizer) -> None:
@@ -115,8 +115,8 @@ def split_index(
 
     Sequences that the index excludes are left out. residues_path: the file that write_index wrote
     beside the index. shard_paths: the file to write for each rank. tokenizer: counts the tokens of
-    a sequence. policy: how long sequences are read. unit: what messages call tokens, "residues" or
-    "tokens".
+    a sequence. policy: what is done with too long sequences. unit: what messages call tokens,
+    "residues" or "tokens".
 
     Raises:
         ConfigError: the policy refuses a sequence as too long; no shard is written.
@@ -157,7 +157,7 @@ def _assign(rows: Int64s, tokens: Int64s, policy: LengthPolicy, world_size: int)
 
 
 def _groups(lengths: list[int]) -> Iterator[slice]:
-    """Yield slices of rows: at most GROUP_ROWS, and at most GROUP_BYTES of residues or one row."""
+    """Yield slices of at most GROUP_ROWS rows and GROUP_BYTES residues; one row may have more."""
     begin, size = 0, 0
     for place, length in enumerate(lengths):
         if place > begin and (size + length > GROUP_BYTES or place - begin == GROUP_ROWS):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -35,9 +35,9 @@ READ_BATCH_ROWS = 8192
 class ShardIndex:
     """The index of a shard of n sequences, without residues, in processing order.
 
-    fingerprint: as shard_fingerprint makes it. rows: the row of each sequence in the whole index,
+    fingerprint: a hash of the digests, in order. rows: the row of each sequence in the whole index,
     (n,) int64. lengths: in residues, (n,) int64. digests: (n, 16) uint8. tokens: how many tokens
-    each sequence has, without specials, (n,) int64.
+    each sequence has, without special tokens, (n,) int64.
     """
 
     rank: int
@@ -49,32 +49,20 @@ class ShardIndex:
     tokens: Int64s
 
 
-class IndexFingerprint:
-    """A hash of all rows of an index, in order: ids, digests, and why a row is excluded."""
+def encode_rows(rows: Iterable[tuple[str, str | None]], digests: Iterable[bytes]) -> bytes:
+    """Return the bytes of n rows; an index's fingerprint is the blake2b hash of all its rows.
 
-    def __init__(self) -> None:
-        self._hash = hashlib.blake2b(digest_size=32)
-
-    def update(
-        self, sequence_ids: Sequence[str], digests: Iterable[bytes], reasons: Iterable[str | None]
-    ) -> None:
-        """Add n rows: ids, digests of 16 bytes each, and why a row gets no embedding, else None.
-
-        Raises ValueError if these are not equally many.
-        """
-        # Different rows give different bytes, because ids are not empty, ids and reasons hold no
-        # NUL, and a digest has 16 bytes.
-        rows = [
-            sequence_id.encode() + b"\0" + key
-            if reason is None
-            else b"%b\0%b\0%b\0" % (sequence_id.encode(), key, reason.encode())
-            for sequence_id, key, reason in zip(sequence_ids, digests, reasons, strict=True)
-        ]
-        self._hash.update(b"".join(rows))
-
-    def hexdigest(self) -> str:
-        """Return the fingerprint of all rows that were added, 64 hex characters."""
-        return self._hash.hexdigest()
+    rows: each row's id, and why the row gets no embedding, or None. digests: of 16 bytes each.
+    Raises ValueError if these are not equally many.
+    """
+    # Different rows give different bytes, because ids are not empty, ids and reasons hold no NUL,
+    # and a digest has 16 bytes.
+    return b"".join(
+        b"%b\0%b" % (name.encode(), key)
+        if reason is None
+        else b"%b\0%b\0%b\0" % (name.encode(), key, reason.encode())
+        for (name, reason), key in zip(rows, digests, strict=True)
+    )
 
 
 def shard_fingerprint(digests: Digests) -> str:
@@ -158,17 +146,17 @@ def read_ids_and_reasons(path: Path) -> Iterator[tuple[str, str | None]]:
 
 
 def read_checked_ids(path: Path, digests: Digests) -> Iterator[tuple[str, str | None]]:
-    """Yield ids and reasons as read_ids_and_reasons does, and check the fingerprint at the end.
+    """Yield each id of a whole index, and why it gets no embedding; None if it gets one.
 
     digests: of all rows of the index, (n, 16) uint8. Raises IndexFormatError, at the latest after
     the last id, unless ids, digests and reasons are those that were written.
     """
-    fingerprint, unread = IndexFingerprint(), read_ids_and_reasons(path)
+    fingerprint, unread = hashlib.blake2b(digest_size=32), read_ids_and_reasons(path)
     with damage_named(path):
         for begin in range(0, len(digests), READ_BATCH_ROWS):
             keys = [key.tobytes() for key in digests[begin : begin + READ_BATCH_ROWS]]
             rows = list(islice(unread, len(keys)))
-            fingerprint.update([name for name, _ in rows], keys, [reason for _, reason in rows])
+            fingerprint.update(encode_rows(rows, keys))
             yield from rows
         # Parquet may read a flipped bit as another letter, or as an excluded row.
         if fingerprint.hexdigest() != read_metadata(path, "index")["fingerprint"]:
@@ -176,12 +164,12 @@ def read_checked_ids(path: Path, digests: Digests) -> Iterator[tuple[str, str | 
 
 
 def check_rows(path: Path, digests: Digests) -> None:
-    """Raise IndexFormatError unless its ids, reasons and (n, 16) digests match the fingerprint."""
+    """Raise IndexFormatError unless ids, reasons and (n, 16) digests fit an index's fingerprint."""
     deque(read_checked_ids(path, digests), maxlen=0)
 
 
 def describe_rows(path: Path, rows: Int64s) -> list[str]:
-    """Return "record 'ID' of FILE" for each of (m,) rows of a whole index, or IndexFormatError."""
+    """Return "record 'ID' of FILE" for (m,) rows of a whole index, or raise IndexFormatError."""
     read_metadata(path, "index")
     with damage_named(path):
         table = read_columns(path, ["sequence_id", "file"]).take(int64_array(rows))
@@ -193,8 +181,7 @@ def read_id(path: Path, position: int) -> str:
 
     Raises IndexFormatError if the file is damaged.
     """
-    name: str = read_columns(path, ["sequence_id"])["sequence_id"][position].as_py()
-    return name
+    return str(read_columns(path, ["sequence_id"])["sequence_id"][position])
 
 
 def read_file_counts(path: Path) -> list[tuple[Path, int]]:
@@ -202,13 +189,10 @@ def read_file_counts(path: Path) -> list[tuple[Path, int]]:
 
     Raises IndexFormatError if the index is damaged.
     """
-    counts: dict[str, int] = {}
     with damage_named(path):
+        files = read_columns(path, ["file"], read_dictionary=["file"]).unify_dictionaries()["file"]
         # value_counts gives the files in the order in which they appear.
-        for chunk in read_columns(path, ["file"], read_dictionary=["file"])["file"].chunks:
-            for item in chunk.value_counts().to_pylist():
-                counts[item["values"]] = counts.get(item["values"], 0) + item["counts"]
-    return [(Path(name), count) for name, count in counts.items()]
+        return [(Path(c["values"]), c["counts"]) for c in files.value_counts().to_pylist()]
 
 
 def find_changes(index: Path, folder: Path) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 from seqembed.checks.residues import ResidueCheck
 from seqembed.index.parquet import FORMAT_VERSION, INDEX_SCHEMA
 from seqembed.index.sequence_ids import IdStyle, SequenceIds
-from seqembed.index.table import IndexFingerprint
+from seqembed.index.table import encode_rows
 from seqembed.storage.digests import digest_all
 from seqembed.storage.publish import published
 
@@ -37,7 +38,7 @@ def write_index(
         OSError: a file cannot be written.
         ValueError: `ids` is unknown.
     """
-    fingerprint, written = IndexFingerprint(), 0
+    fingerprint, written = hashlib.blake2b(digest_size=32), 0
     states = [
         {"path": str(file), "size": state.st_size, "mtime_ns": state.st_mtime_ns}
         for file, state in zip(files, map(os.stat, files), strict=True)
@@ -53,7 +54,8 @@ def write_index(
     ):
         batches = _index_rows(files, SequenceIds(ids), check, spool)
         for columns in _regroup(batches, INDEX_BATCH_ROWS):
-            fingerprint.update(columns[1], columns[6], columns[7])
+            rows = zip(columns[1], columns[7], strict=True)
+            fingerprint.update(encode_rows(rows, columns[6]))
             written += len(columns[0])
             writer.write_table(pa.table(columns, schema=INDEX_SCHEMA))
         check.finish()

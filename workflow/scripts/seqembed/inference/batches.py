@@ -58,14 +58,6 @@ def plan_batches(
     return np.array(boundaries, dtype=np.int64)
 
 
-def pending_batches(boundaries: Int64s, rows: Sequence[int]) -> Int64s:
-    """Return the numbers, ascending, of the batches that hold any of `rows`: (b,).
-
-    boundaries: (B + 1,), from plan_batches. rows: numbers of rows in the shard.
-    """
-    return np.unique(np.searchsorted(boundaries, rows, side="right") - 1)
-
-
 def put_suspects_first(
     boundaries: Int64s, rows: Sequence[int], suspects: Mapping[int, Suspect]
 ) -> tuple[Int64s, Int64s]:
@@ -82,7 +74,7 @@ def put_suspects_first(
         row: turn + 1 if suspect.memory else turn - len(suspects)
         for turn, (row, suspect) in enumerate(suspects.items())
     }
-    batches = pending_batches(boundaries, rows)
+    batches = np.unique(np.searchsorted(boundaries, rows, side="right") - 1)
     found = [turns.get(start, 0) for start in boundaries[batches].tolist()]
     return boundaries, batches[np.argsort(found, kind="stable")]
 
@@ -171,10 +163,7 @@ class PackedBatch:
         return [self.select(list(own)) for _, own in numbers]
 
     def cut(self, token_limit: int | None) -> list[PackedBatch]:
-        """Return this batch in parts of at most `token_limit` tokens, or of one window, in order.
-
-        token_limit: None for no limit.
-        """
+        """Return parts of at most `token_limit` tokens (None: no limit) or one window, in order."""
         if token_limit is None or self.size <= token_limit:
             return [self]
         sizes = np.diff(self.packing.bounds[: len(self.windows) + 1])
@@ -205,9 +194,8 @@ class IndexBasedDataset(Dataset[RawBatch]):
         self._path, self._file = index_path, open_parquet(index_path)
         self._boundaries, (self._batches, self._begins) = boundaries, passes
         self._windows_a_pass = windows_a_pass
-        groups = self._file.metadata.num_row_groups
-        sizes = [self._file.metadata.row_group(number).num_rows for number in range(groups)]
-        self._starts = np.cumsum([0, *sizes])
+        groups = map(self._file.metadata.row_group, range(self._file.num_row_groups))
+        self._starts = np.cumsum([0, *(group.num_rows for group in groups)])
         read = partial(read_row_group, self._file, columns=["residues", "digest"])
         self._read = lru_cache(maxsize=1)(read)
 
@@ -269,8 +257,7 @@ class VarlenCollator:
 
 def _pack(windows: list[PackedWindow], parts: list[Int64s]) -> PackedBatch:
     """Return a batch of windows; parts: each window's tokens, special tokens included."""
-    missing = MIN_BATCH_TOKENS - sum(map(len, parts))
-    if missing > 0:
+    if (missing := MIN_BATCH_TOKENS - sum(map(len, parts))) > 0:
         parts = [*parts, np.full(missing + SPECIALS, parts[0][0])]
     packing = Packing.of([len(part) for part in parts])
     return PackedBatch(windows, torch.from_numpy(np.concatenate(parts)), packing)
@@ -284,10 +271,5 @@ def create_async_dataloader(
     For a GPU, the batches are in page-locked memory. The loader starts no processes: each would
     import PyTorch, which takes longer than packing the batches.
     """
-    return DataLoader(
-        dataset,  # type: ignore[arg-type]
-        batch_size=None,
-        collate_fn=collator,  # type: ignore[arg-type]
-        num_workers=0,
-        pin_memory=device.type == "cuda",
-    )
+    pinned = device.type == "cuda"
+    return DataLoader(dataset, None, collate_fn=collator, pin_memory=pinned)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ model or the machine is at fault, and the run ends with an error.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +60,9 @@ class FailureTracker:
     """Records a shard's failures, and decides what is computed in place of a failed batch.
 
     folder: of the shard's checkpoints. digests: (N, 16) uint8 of the shard's rows. name_of: returns
-    the id of a row's sequence, for messages. given_up: the rows that this process computes no more.
-    retrying: the batch that was submitted last is a sequence that failed alone before.
+    the id of a row's sequence, for messages. known: the failures of this and earlier runs.
+    given_up: the rows that this process computes no more. retrying: the batch that was submitted
+    last is a sequence that failed alone before.
     """
 
     def __init__(
@@ -75,35 +76,25 @@ class FailureTracker:
         self._name_of, self._logger = name_of, logger
         self._file = InFlightFile(folder)
         try:
-            self._known = read_failures(folder)
+            self.known = read_failures(folder)
         except CheckpointError as error:
             logger.warning("%s; set aside as %s", error, set_aside(folder / FAILURES).name)
-            self._known = Failures()
-        found = DigestIndex(from_hex(self._known.quarantined)).find(digests) >= 0
+            self.known = Failures()
+        found = DigestIndex(from_hex(self.known.quarantined)).find(digests) >= 0
         self.given_up: set[int] = set(np.flatnonzero(found).tolist())
         self.retrying, self._fresh = False, True
         self._require_weights: Callable[[], None] = lambda: None
 
     @property
-    def quarantined(self) -> Set[str]:
-        """The digests, in hex, of the quarantined sequences."""
-        return self._known.quarantined.keys()
-
-    @property
-    def token_limit(self) -> int | None:
-        """The most tokens that a batch may hold; None if no batch ran out of memory."""
-        return self._known.token_limit
-
-    @property
     def suspects(self) -> dict[int, Suspect]:
         """The suspects by row, in computing order: suspects that ran out of memory come last."""
-        known = self._known.suspects.items()
+        known = self.known.suspects.items()
         return dict(sorted(known, key=lambda pair: (pair[1].memory, -pair[1].tries, pair[0])))
 
     def find_suspect(self, batch: PackedBatch) -> Suspect | None:
         """Return the suspect that is alone in a batch, or None if the batch holds anything else."""
         alone = len(batch.positions) == 1
-        return self._known.suspects.get(batch.positions[0]) if alone else None
+        return self.known.suspects.get(batch.positions[0]) if alone else None
 
     def record_crash(self, crash: Mapping[str, Any] | None) -> None:
         """Attribute the last process's crash to the batches that were being computed.
@@ -126,7 +117,7 @@ class FailureTracker:
         else:
             rows = {row for first, last, _ in flight.steps for row in range(first, last + 1)}
             for row in sorted(rows - self.given_up):
-                self._known.suspects.setdefault(row, Suspect(reason=reason))
+                self.known.suspects.setdefault(row, Suspect(reason=reason))
             words = "%s: each of the %s sequences that it was computing is tried alone"
             self._logger.warning(words, reason, sum(count for _, _, count in flight.steps))
         self._save()
@@ -136,8 +127,8 @@ class FailureTracker:
 
         check: is called before failures are written, and raises if the weights have changed.
         """
-        kept = np.intersect1d(list(self._known.suspects), rows).tolist()
-        self._known.suspects = {row: self._known.suspects[row] for row in kept}
+        kept = np.intersect1d(list(self.known.suspects), rows).tolist()
+        self.known.suspects = {row: self.known.suspects[row] for row in kept}
         self._require_weights = check
 
     def note_in_flight(self, batches: Sequence[PackedBatch]) -> None:
@@ -149,14 +140,9 @@ class FailureTracker:
         self.retrying = suspect is not None and suspect.failed
         self._fresh &= suspect is not None
         rows = [batch.positions for batch in batches]
-        self._file.write(
-            InFlight(
-                steps=[(min(found), max(found), len(found)) for found in rows],
-                tokens=max(batch.size for batch in batches),
-                pieces=len(batches[-1].windows),
-                fresh=self._fresh,
-            )
-        )
+        steps = [(min(found), max(found), len(found)) for found in rows]
+        tokens, pieces = max(batch.size for batch in batches), len(batches[-1].windows)
+        self._file.write(InFlight(steps=steps, tokens=tokens, pieces=pieces, fresh=self._fresh))
 
     def record_success(self, rows: NDArray[np.int64]) -> None:
         """Record that `rows`, (n,), are computed.
@@ -164,9 +150,9 @@ class FailureTracker:
         Their sequences are no longer suspects, and failures in a row are counted from 0 again.
         """
         for row in rows.tolist():
-            self._known.suspects.pop(row, None)
-        if len(rows) and self._known.in_a_row:
-            self._known.in_a_row.clear()
+            self.known.suspects.pop(row, None)
+        if len(rows) and self.known.in_a_row:
+            self.known.in_a_row.clear()
             self._save()
 
     def handle_failure(
@@ -208,15 +194,13 @@ class FailureTracker:
         """Remove in_flight.json; raise FreshProcessError if suspects are left to compute."""
         self._file.remove()
         if left := list(self.suspects.values()):
-            raise FreshProcessError(
-                f"{len(left):,} sequences failed, the first with {left[0].reason}; a fresh "
-                "process computes each of them alone"
-            )
+            failed = f"{len(left):,} sequences failed, the first with {left[0].reason}"
+            raise FreshProcessError(f"{failed}; a fresh process computes each of them alone")
 
     def _lower_limit(self, tokens: int, *, alone: bool) -> None:
         """Lower the token limit to half of a failed batch's tokens, or if not `alone`, to all."""
-        limit = min(tokens // 2 if alone else tokens, self.token_limit or tokens)
-        self._known.token_limit = limit
+        limit = min(tokens // 2 if alone else tokens, self.known.token_limit or tokens)
+        self.known.token_limit = limit
         words = "out of memory in a batch of %s tokens: batches hold at most %s from now on"
         self._logger.warning(words, f"{tokens:,}", f"{limit:,}")
 
@@ -224,7 +208,7 @@ class FailureTracker:
         self, row: int, reason: str, memory: bool, *, fresh: bool, error: Exception | None = None
     ) -> None:
         """Record that a sequence failed alone: quarantine it, or keep it as a suspect."""
-        earlier = self._known.suspects.pop(row, Suspect(reason=reason))
+        earlier = self.known.suspects.pop(row, Suspect(reason=reason))
         if not earlier.failed and (count := self._count_in_a_row(row, memory)):
             raise NotTheSequencesError(count, reason, memory) from error
         tries = earlier.tries + fresh
@@ -232,12 +216,12 @@ class FailureTracker:
             self._give_up(row, reason)
         else:
             suspect = Suspect(reason=reason, failed=True, tries=tries, memory=memory)
-            self._known.suspects[row] = suspect
+            self.known.suspects[row] = suspect
             self._logger.warning("%s failed alone: %s", self._name_of(row), reason)
 
     def _give_up(self, row: int, reason: str) -> None:
-        self._known.quarantined[bytes(self._digests[row]).hex()] = reason
-        self._known.suspects.pop(row, None)
+        self.known.quarantined[bytes(self._digests[row]).hex()] = reason
+        self.known.suspects.pop(row, None)
         self.given_up.add(row)
         self._logger.warning("%s is quarantined: %s", self._name_of(row), reason)
 
@@ -247,19 +231,19 @@ class FailureTracker:
         Too many sequences cannot all be at fault: all suspects are forgotten, and the sequences
         that failed in this row leave the quarantine.
         """
-        known = self._known
+        known = self.known
         known.in_a_row[bytes(self._digests[row]).hex()] = memory
         count = list(known.in_a_row.values()).count(memory)
         if count < (MAX_TOO_LONG_IN_A_ROW if memory else MAX_IN_A_ROW):
             return 0
         kept = {d: why for d, why in known.quarantined.items() if d not in known.in_a_row}
-        self._known = Failures(token_limit=known.token_limit, quarantined=kept)
+        self.known = Failures(token_limit=known.token_limit, quarantined=kept)
         self._save()
         return count
 
     def _save(self) -> None:
         self._require_weights()
-        write_failures(self._folder, self._known)
+        write_failures(self._folder, self.known)
 
 
 def _shorten(reason: str) -> str:

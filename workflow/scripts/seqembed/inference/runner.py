@@ -145,7 +145,7 @@ class AsyncInferenceRunner:
         if self._stopped() or not (kept := self._kept(batch)):
             return
         wanted = batch if len(kept) == len(batch.windows) else batch.select(kept)
-        if len(parts := wanted.cut(self._tracker.token_limit)) > 1:
+        if len(parts := wanted.cut(self._tracker.known.token_limit)) > 1:
             for part in parts:
                 yield from self._run(part, alone=alone)
             return
@@ -164,12 +164,11 @@ class AsyncInferenceRunner:
 
     def _needs_all(self, batch: PackedBatch) -> bool:
         """Whether a batch is computed alone, because it may end the process or fill the memory."""
-        scarce = self._tracker.token_limit is not None and self._streams.concurrent
+        scarce = self._tracker.known.token_limit is not None and self._streams.concurrent
         large = batch.size > self._token_budget
         return scarce or large or self._tracker.find_suspect(batch) is not None
 
     def _kept(self, batch: PackedBatch) -> list[int]:
-        """Return the numbers of the batch's windows whose sequences are not given up."""
         return [n for n, w in enumerate(batch.windows) if w.position not in self._tracker.given_up]
 
     def _make_room(self, depth: int) -> Iterator[BatchRows]:
@@ -238,14 +237,10 @@ class AsyncInferenceRunner:
             self._tracker.quarantine(position, TOO_LARGE, in_doubt=not finite.any())
         positions, kept = positions[finite], self._kept(batch) if residues else []
         self._tracker.record_success(positions)
-        return BatchRows(
-            positions,
-            rows[finite],
-            flags=np.where(np.isin(positions, [*self._retried]), FP32_RETRY, 0).astype(np.uint8),
-            residues=[(batch.windows[n].position, residues[n]) for n in kept],
-            given_up=[row for row in batch.positions if row in self._tracker.given_up],
-            tokens=batch.size,
-        )
+        flags = np.where(np.isin(positions, [*self._retried]), FP32_RETRY, 0).astype(np.uint8)
+        token_rows = [(batch.windows[n].position, residues[n]) for n in kept]
+        given_up = [row for row in batch.positions if row in self._tracker.given_up]
+        return BatchRows(positions, rows[finite], flags, token_rows, given_up, batch.size)
 
     def _retry_in_fp32(self, batch: PackedBatch, pooled: Array, residues: list[Array]) -> None:
         """Compute each window whose values are not finite again in fp32, in a batch of its own.

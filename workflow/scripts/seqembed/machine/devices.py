@@ -26,6 +26,8 @@ from seqembed.errors import DeviceError, count_of
 from seqembed.storage.locks import wait_for_lock
 
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
+# CUDA's own order is fastest first: there, a number may mean another card than in Slurm.
+IN_BUS_ORDER = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 DRIVER_GPUS = Path("/proc/driver/nvidia/gpus")
 DEVICE_NODES = Path("/dev")
 BUS_ID = re.compile(r"[0-9a-fA-F]+:[0-9a-fA-F]+:[0-9a-fA-F]+\.[0-9a-fA-F]+")
@@ -75,10 +77,7 @@ class MigDevice:
     node: Path
 
     def lock(self) -> FileIO:
-        """Return the open control node, with the byte locked until the returned file is closed.
-
-        Raises as Gpu.lock.
-        """
+        """Return the open control node, the byte locked until it is closed; raise as Gpu.lock."""
         digest = hashlib.blake2b(self.cuda_name.encode(), digest_size=8).digest()
         # The offset is one of 2**62; the lock is described as a struct flock (fcntl.h).
         byte = int.from_bytes(digest, "little") >> 2
@@ -203,13 +202,13 @@ def lease_device(
         logger.info(
             "CUDA_VISIBLE_DEVICES names one device, %s, which is used without a lease", visible
         )
-        yield _pin(visible.strip())
+        yield IN_BUS_ORDER | {"CUDA_VISIBLE_DEVICES": visible.strip()}
     elif candidates := choose_candidates(gpus, visible, dev) if gpus else []:
         # Ranks start at different GPUs, so that they do not all try to lock the same GPU first.
         first = rank % len(candidates)
         rotated = candidates[first:] + candidates[:first]
         with lease_gpu(rotated, leave_if_asked=leave_if_asked, logger=logger) as device:
-            yield _pin(device.cuda_name)
+            yield IN_BUS_ORDER | {"CUDA_VISIBLE_DEVICES": device.cuda_name}
     else:
         reason = _why_none(visible, proc)
         if asked == "cuda":
@@ -255,11 +254,6 @@ def _try_lock(candidates: Sequence[Device]) -> tuple[Device, FileIO] | None:
             message = f"{device.node} cannot be locked ({error.strerror}); check the card with"
             raise DeviceError(f"{message} `nvidia-smi`, then run again") from error
     return None
-
-
-def _pin(name: str) -> dict[str, str]:
-    # CUDA's own order is fastest first: there, a number may mean another card than in Slurm.
-    return {"CUDA_VISIBLE_DEVICES": name, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
 def _why_none(visible_devices: str | None, proc: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from seqembed.errors import ModelError
 from seqembed.models.source import TOKENIZER
@@ -14,17 +14,7 @@ _FIELDS = {
     "int": "a whole number above 0",
     "float": "a number above 0",
     "bool": "true or false",
-    "str": "a text",
 }
-
-
-def check_fields(instance: Any) -> None:
-    """Raise ModelError if a number or text in a dataclass has a wrong type, is <= 0 or empty."""
-    for field in fields(instance):
-        value, kind = getattr(instance, field.name), str(field.type)
-        right = type(value).__name__ == kind and (kind == "bool" or value > type(value)())
-        if kind in _FIELDS and not right:
-            raise ModelError(f"{field.name} must be {_FIELDS[kind]}, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -42,7 +32,10 @@ class Architecture:
     rotary: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        for field in fields(self):
+            value, kind = getattr(self, field.name), str(field.type)
+            if type(value).__name__ != kind or not (kind == "bool" or value > 0):
+                raise ModelError(f"{field.name} must be {_FIELDS[kind]}, not {value!r}")
         if self.width % (2 * self.heads if self.rotary else self.heads):
             multiple = "an even multiple" if self.rotary else "a multiple"
             raise ModelError(f"width {self.width} is not {multiple} of {self.heads} heads")

@@ -48,7 +48,24 @@ def prepare_model(name: str, source: str, output: Path, logger: logging.Logger) 
     weights = checkpoint.path
     if not weights.name.startswith(SAFETENSORS):
         weights = _convert(checkpoint, folder / SAFETENSORS)
-    write_prepared(_describe(name, source, place, checkpoint, weights), output)
+    family, files = checkpoint.layout.family, list_weight_files(weights)
+    tokenizer = place / family.tokenizer if family.tokenizer else None
+    original = checkpoint.path if weights != checkpoint.path else None
+    model = PreparedModel(
+        name=name,
+        family=family.name,
+        source=source,
+        weights=str(weights),
+        size=sum(file.stat().st_size for file in files),
+        sha256=sha256_of(*files),
+        architecture=checkpoint.architecture,
+        tokenizer=sha256_of(tokenizer) if tokenizer else BUILT_IN,
+        max_length=family.max_length,
+        tokenizer_file=str(tokenizer) if tokenizer else None,
+        original=str(original) if original else None,
+        original_sha256=sha256_of(*list_weight_files(original)) if original else None,
+    )
+    write_prepared(model, output)
 
 
 def load_prepared(path: Path, layer: int, dtype: torch.dtype = torch.float32) -> Encoder:
@@ -89,26 +106,3 @@ def _convert(checkpoint: Checkpoint, path: Path) -> Path:
         # safetensors makes a file that only its owner can read, but groups share their models.
         temporary.chmod(0o644)
     return path
-
-
-def _describe(
-    name: str, source: str, place: Path, checkpoint: Checkpoint, weights: Path
-) -> PreparedModel:
-    """Return the content of `{name}.json`; place: of the model; weights: the file to load."""
-    family, files = checkpoint.layout.family, list_weight_files(weights)
-    tokenizer = place / family.tokenizer if family.tokenizer else None
-    original = checkpoint.path if weights != checkpoint.path else None
-    return PreparedModel(
-        name=name,
-        family=family.name,
-        source=source,
-        weights=str(weights),
-        size=sum(file.stat().st_size for file in files),
-        sha256=sha256_of(*files),
-        architecture=checkpoint.architecture,
-        tokenizer=sha256_of(tokenizer) if tokenizer else BUILT_IN,
-        max_length=family.max_length,
-        tokenizer_file=str(tokenizer) if tokenizer else None,
-        original=str(original) if original else None,
-        original_sha256=sha256_of(*list_weight_files(original)) if original else None,
-    )

@@ -6,27 +6,24 @@ Rules depend on this file, which has the same bytes for the same model. Needs no
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from threading import Thread
-from typing import Any
 
 from seqembed.errors import ConfigError, ModelError
 from seqembed.models.encoders.tokenization import BpeTokenizer, Esm2Tokenizer, Tokenizer
-from seqembed.models.families import Architecture, Family, check_fields, find_family
+from seqembed.models.families import Architecture, Family, find_family
 from seqembed.models.source import list_weight_files
 from seqembed.storage.json_files import hash_json, read_json, write_json
 
 FORMAT_VERSION = "1"
-KIND = "model"
 # The name of ESM-2's tokenizer, which needs no file.
 BUILT_IN = "esm2"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedModel:
-    """The content of `{model}.json`; raises ModelError for values that no model can have.
+    """The content of `{model}.json`.
 
     source: the model's folder, file or known name, as the user gave it. weights: the path of the
     safetensors file or index; relative to the working folder unless `source` is absolute. size: in
@@ -47,13 +44,6 @@ class PreparedModel:
     tokenizer_file: str | None = None
     original: str | None = None
     original_sha256: str | None = None
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if (self.tokenizer == BUILT_IN) != (self.tokenizer_file is None):
-            raise ModelError(f"tokenizer {self.tokenizer!r} has file {self.tokenizer_file!r}")
-        if not re.fullmatch("[0-9a-f]{64}", self.sha256):
-            raise ModelError(f"sha256 must be 64 hex characters, not {self.sha256!r}")
 
     @property
     def facts(self) -> Family:
@@ -85,7 +75,7 @@ class PreparedModel:
 def write_prepared(model: PreparedModel, path: Path) -> None:
     """Write `{model}.json`, and sync it to disk; keys whose value is None are left out."""
     content = {key: value for key, value in asdict(model).items() if value is not None}
-    write_json(path, KIND, FORMAT_VERSION, content)
+    write_json(path, "model", FORMAT_VERSION, content)
 
 
 def read_prepared(path: Path) -> PreparedModel:
@@ -94,10 +84,10 @@ def read_prepared(path: Path) -> PreparedModel:
     Raises ModelError if the file is missing, damaged or of another format version.
     """
     try:
-        content = read_json(path, KIND, FORMAT_VERSION)
+        content = read_json(path, "model", FORMAT_VERSION)
         kind = find_family(content["family"]).architecture
         sizes = {field.name: content["architecture"][field.name] for field in fields(kind)}
-        known: dict[str, Any] = {f.name: content.get(f.name) for f in fields(PreparedModel)}
+        known = {f.name: content[f.name] for f in fields(PreparedModel) if f.name in content}
         return PreparedModel(**known | {"architecture": kind(**sizes)})
     except (ModelError, OSError, ValueError, KeyError, TypeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
@@ -133,7 +123,7 @@ def sha256_of(*paths: Path) -> str:
     return digest.hexdigest()
 
 
-class WeightsCheck:
+class WeightsCheck(Thread):
     """Checks the weights' SHA-256 in a thread, while the first batches are computed.
 
     Only the checksum finds errors of the disk, and reading many gigabytes would delay every start.
@@ -141,23 +131,20 @@ class WeightsCheck:
     """
 
     def __init__(self, path: Path, model: PreparedModel) -> None:
+        # A daemon thread: a process that ends does not wait for this thread.
+        super().__init__(name="weights check", daemon=True)
         self._path, self._model = path, model
         self._error: ModelError | None = None
-        # A daemon thread: a process that ends does not wait for this thread.
-        self._thread = Thread(target=self._read, name="weights check", daemon=True)
-
-    def start(self) -> None:
-        """Begin the check. Call this method once."""
-        self._thread.start()
 
     def require(self) -> None:
         """Wait for the check, if started; raise ModelError if the weights have changed."""
-        if self._thread.ident is not None:
-            self._thread.join()
+        if self.ident is not None:
+            self.join()
         if self._error:
             raise self._error
 
-    def _read(self) -> None:
+    def run(self) -> None:
+        """Compute the checksum; `start` calls this method in the thread."""
         weights = Path(self._model.weights)
         try:
             if sha256_of(*list_weight_files(weights)) != self._model.sha256:

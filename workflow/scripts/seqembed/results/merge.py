@@ -162,14 +162,14 @@ def _check_belong_together(shards: Sequence[EmbeddingsFile]) -> str:
         for name, value in (expected | {name: first[name] for name in alike}).items():
             if found.get(name) != value:
                 problem = f"{name} is {found.get(name)!r}, not {value!r} as beside {shards[0].path}"
-                raise ShardError(f"{shard.path}: {problem}; remove the wrong file and run again")
+                raise ShardError(f"{shard.path}: {problem}; remove its folder and run again")
     return str(first["recipe_fingerprint"])
 
 
 def _refuse_no_rows(
     shards: Sequence[EmbeddingsFile], quarantined: Mapping[bytes, str], results: Path
 ) -> None:
-    """Raise ShardError if two or more sequences failed, and no other has a row."""
+    """Raise ShardError if two or more sequences failed, and no sequence has a row."""
     if len(quarantined) < 2 or any(shard.count for shard in shards):
         return
     reasons = Counter(quarantined.values()).most_common(SHOWN_REASONS)
@@ -187,10 +187,10 @@ def _read_stored(
     quarantined: Mapping[bytes, str],
     logger: logging.Logger,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], dict[bytes, str]] | None:
-    """Return digests, flags and quarantine of the store's file; None if another result is wanted.
+    """Return the (N, 16) digests, (N,) flags and quarantine of the store's file, or None.
 
-    The file has to be undamaged, to have the `wanted` attributes, and to lack the rows of exactly
-    the `quarantined` sequences.
+    None: the file is missing, is damaged (a warning says so), lacks the `wanted` attributes, or
+    does not lack the rows of exactly the `quarantined` sequences.
     """
     if not path.exists():
         return None
@@ -244,7 +244,7 @@ def _find_rows(
     lengths: NDArray[np.int64],
     digests: NDArray[np.uint8],
 ) -> NDArray[np.int64]:
-    """Return the row of each id that gets one, (n,), numbered through the rows of all shards.
+    """Return the row of each id that gets one, (n,), numbered from 0 in one count over all shards.
 
     kept: which of the index's (N,) ids get a row. lengths, digests: (n,) and (n, 16), of these ids.
     Raises ShardError unless the index and the shards hold the same sequences.

@@ -1,7 +1,7 @@
 """Read the HDF5 files of embeddings, of one shard or of all sequences.
 
 A file holds `embeddings` (N, D) float32 or float16, `sequence_ids` (N,) UTF-8, `lengths` (N,)
-int64, `digests` (N, 16) uint8 and `flags` (N,) uint8. With token rows, it also holds
+int64, `digests` (N, 16) uint8 and `flags` (N,) uint8. With token rows, one for each token, it holds
 `residues/embeddings` (total, D), of the dtype of `embeddings`, and `residues/offsets` (N + 1,)
 int64: the token rows of sequence i are the rows from offsets[i] to offsets[i + 1]. If Q sequences
 could not be embedded, it holds `quarantine/digests` (Q, 16) uint8 and `quarantine/reasons` (Q,)
@@ -46,7 +46,7 @@ QUARANTINE: dict[str, tuple[tuple[int, ...], Any]] = {
 def slab_bounds(count: int, width: int) -> Iterator[tuple[int, int]]:
     """Yield the (start, stop) of slabs that cut `count` rows of `width` float32 values.
 
-    A slab has at most SLAB_ROWS, and at most SLAB_BYTES or one row.
+    A slab has at most SLAB_ROWS rows and SLAB_BYTES bytes; a single row may be larger.
     """
     step = max(1, min(SLAB_ROWS, SLAB_BYTES // (4 * width)))
     for start in range(0, count, step):
@@ -110,9 +110,9 @@ def store_path(store: Path, recipe_fingerprint: str) -> Path:
 
 
 def pool_token_rows(files: Sequence[EmbeddingsFile]) -> TokenRowPool | None:
-    """Return the token rows of all files, whose sequences are numbered through all files.
+    """Return the token rows of all files; None if a file has no token rows.
 
-    Returns None if a file has no token rows.
+    Sequences are numbered from 0 in one count over all files.
     """
     arrays = [file.residues for file in files if file.residues is not None]
     if len(arrays) < len(files):
@@ -127,7 +127,7 @@ def allow_open_shards(count: int) -> None:
 
 @contextmanager
 def open_embeddings(path: Path) -> Iterator[EmbeddingsFile]:
-    """Check every byte of a file without HDF5, then open the file during the body.
+    """Check every byte of a file without HDF5, then open the file for the `with` block.
 
     Raises ShardError if the file cannot be read, is damaged, is not a file of seqembed, or has
     another form or format version.
@@ -149,7 +149,7 @@ def _check_form(path: Path, file: h5py.File) -> None:
     found, rows = file.attrs.get("format_version"), file.get("embeddings")
     if found != FORMAT_VERSION:
         problem = f"has format version {found!r}, and this program reads only {FORMAT_VERSION!r}"
-        raise ShardError(f"{path}: {problem}; make the file again")
+        raise ShardError(f"{path}: {problem}; remove it and run again")
     _require(path, _are_rows(rows), f"rows of dtype {' or '.join(STORAGES)}")
     _check_columns(path, file, COLUMNS, len(rows))
     if "quarantine" in file:
@@ -168,7 +168,7 @@ def _check_form(path: Path, file: h5py.File) -> None:
 
 def _require(path: Path, there: bool, what: str) -> None:
     if not there:
-        raise ShardError(f"{path}: has no {what}; make the file again")
+        raise ShardError(f"{path}: has no {what}; remove it and run again")
 
 
 def _refuse_links(path: Path, file: h5py.Group) -> None:
@@ -177,7 +177,7 @@ def _refuse_links(path: Path, file: h5py.Group) -> None:
         link = file.get(name, getlink=True)
         held = file[name] if isinstance(link, h5py.HardLink) else None
         if held is None or (isinstance(held, h5py.Dataset) and (held.external or held.is_virtual)):
-            raise ShardError(f"{path}: {name} does not lie in this file; make the file again")
+            raise ShardError(f"{path}: {name} does not lie in this file; remove it and run again")
         if isinstance(held, h5py.Group):
             _refuse_links(path, held)
 

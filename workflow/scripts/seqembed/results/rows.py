@@ -20,7 +20,7 @@ READ_BYTES, SPARSE = 1 << 20, 2
 
 
 class RowPool:
-    """The rows of several arrays, numbered through all of them.
+    """The rows of several arrays, numbered from 0 in one count over all arrays.
 
     arrays: (n_i, D) each, of the dtype `storage`, float32 or float16. width: D.
     """
@@ -55,7 +55,7 @@ class RowPool:
 def _inode(array: NDArray[np.floating]) -> int | None:
     """Return the inode of the file that a whole np.memmap maps; None for any other array.
 
-    A view of a map is another array, because its attribute `offset` is that of the map.
+    A view of a map gives None, too: its attribute `offset` is that of the whole map.
     """
     if not isinstance(array, np.memmap) or not isinstance(array.base, mmap):
         return None
@@ -65,10 +65,10 @@ def _inode(array: NDArray[np.floating]) -> int | None:
 def _read(
     array: NDArray[np.floating], wanted: NDArray[np.int64], inode: int | None
 ) -> NDArray[np.floating]:
-    """Return the rows of ascending numbers, (n, D); raises ShardError if a read fails.
+    """Return the rows numbered `wanted`, ascending, as (n, D); ShardError if a read fails.
 
     inode: of the file that the array maps, or None. Rows that lie close together are read from that
-    file: pages of a map cost a fault each, and count as memory for as long as the map exists.
+    file: a map is slower, and what was read of it counts as memory for as long as it exists.
     """
     low, high = int(wanted[0]), int(wanted[-1]) + 1
     if inode is None or high - low > SPARSE * len(wanted):
@@ -88,7 +88,7 @@ class TokenRows:
     """The token rows of N sequences, in order.
 
     offsets: (N + 1,) int64; the token rows of sequence i are those from offsets[i] to
-    offsets[i + 1]. parts: all token rows, cut into arrays (m, D), which may be read only once.
+    offsets[i + 1]. parts: all token rows, cut into arrays (m, D); they may be iterable only once.
     """
 
     offsets: NDArray[np.int64]
@@ -96,7 +96,7 @@ class TokenRows:
 
 
 class TokenRowPool:
-    """The token rows of sequences in several arrays; sequences are numbered through all arrays.
+    """The token rows of several arrays; one count from 0 numbers the sequences of all arrays.
 
     arrays: (m_i, D) each. offsets: for each array, (n_i + 1,) int64, where the token rows of its
     n_i sequences begin and end.
@@ -113,14 +113,14 @@ class TokenRowPool:
         self._counts = np.concatenate([np.empty(0, np.int64), *(np.diff(o) for o in offsets)])
 
     def take(self, places: NDArray[np.int64]) -> TokenRows:
-        """Return the token rows of the sequences numbered `places`, (n,); parts are read later."""
+        """Return the token rows of the sequences numbered `places`, (n,), read when needed."""
         offsets = np.append(0, self._counts[places].cumsum())
         return TokenRows(offsets=offsets, parts=self.parts(places))
 
     def parts(self, places: NDArray[np.int64]) -> Iterator[NDArray[np.floating]]:
         """Yield the token rows of the sequences numbered `places`, (n,) int64, in this order.
 
-        A part is (m, D), of at most PART_BYTES or one row, and of a single sequence.
+        A part is (m, D), of one sequence and of at most PART_BYTES; a single row may be larger.
         """
         for place in places.tolist():
             array, begin = self._arrays[self._owners[place]], self._begins[place]

@@ -40,10 +40,10 @@ def verify_seal(path: Path) -> None:
         block = file.read(USER_BLOCK_BYTES)
         fields = block.split(b" ", 3)
         if fields[0] != MAGIC.encode():
-            raise ShardError(f"{path}: is not a sealed seqembed file; make the file again")
+            raise ShardError(f"{path}: is not a sealed seqembed file; remove it and run again")
         if fields[2:3] != [CHECKSUM.encode()]:
             problem = f"is sealed with another checksum than {CHECKSUM}"
-            raise ShardError(f"{path}: {problem}; make the file again")
+            raise ShardError(f"{path}: {problem}; remove it and run again")
         length, checksum = _measure(file)
     if block != _user_block(length, checksum):
         raise ShardError(f"{path}: damaged since it was written; remove it and run again")

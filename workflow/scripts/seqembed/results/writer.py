@@ -40,7 +40,7 @@ PACKAGES = ("torch", "h5py", "numpy", "safetensors", "pyarrow")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Slab:
-    """n consecutive rows of a file. Raises ShardError if a column has another shape than these.
+    """n consecutive rows of a file. Raises ShardError if a column has another shape than this:
 
     lengths: (n,) int64. digests: (n, 16) uint8. flags: (n,) uint8. embeddings: (n, D).
     """
@@ -169,7 +169,7 @@ def _new_file(temporary: Path, path: Path) -> Iterator[h5py.File]:
 
 @contextmanager
 def _disk_errors(path: Path) -> Iterator[None]:
-    """Raise ShardError, naming `path`, in place of an error of the disk or of HDF5 in the body."""
+    """Raise ShardError, naming `path`, for an error of the disk or of HDF5 in the `with` block."""
     try:
         yield
     except (OSError, RuntimeError) as error:

@@ -57,8 +57,7 @@ class LengthPolicy:
 
     def kept(self, tokens: Int64s) -> Int64s:
         """Return how many tokens of each sequence get a row, (n,)."""
-        truncate = self.long_sequences == "truncate"
-        return np.minimum(tokens, self.max_length) if truncate else tokens
+        return np.minimum(tokens, self.max_length) if self.long_sequences == "truncate" else tokens
 
     def windows(self, tokens: Int64s) -> Int64s:
         """Return how many windows each sequence has, (n,); 1 if the sequence is not cut."""

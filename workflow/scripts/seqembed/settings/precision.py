@@ -58,7 +58,7 @@ def _obstacle(precision: Precision, device: torch.device) -> str | None:
         return f"it needs {CARD}, and this one has {major}.{minor}" if old else None
     if precision == "fp16":
         return f"it needs {CARD}"
-    lines = CPUINFO.read_text(encoding="utf-8").splitlines() if CPUINFO.exists() else []
+    lines = CPUINFO.read_text(encoding="utf-8").splitlines()
     features = {word for line in lines if line.startswith("flags") for word in line.split()}
     if BF16_INSTRUCTIONS & features:
         return None

@@ -72,29 +72,6 @@ class Recipe:
         return {k: v for k, v in asdict(self).items() if k != "per_residue" or v}
 
 
-def resolve_recipe(
-    request: Request, model: PreparedModel, device: torch.device, environment: EnvConfig
-) -> Recipe:
-    """Return the recipe of a request, with each `auto` resolved for this model and device.
-
-    Raises DeviceError if the device cannot compute in the asked precision, and ConfigError if the
-    model has no such layer or SEQEMBED_DISABLE_FP16 forbids the asked fp16.
-    """
-    policy = resolve_policy(request.long_sequences, request.max_length, model)
-    return Recipe(
-        weights=model.fingerprint,
-        tokenizer=model.tokenizer,
-        layer=model.layer(request.layer),
-        pooling=request.pooling,
-        per_residue=request.per_residue,
-        precision=resolve_precision(request.precision, device, environment),
-        storage=request.storage,
-        long_sequences=policy.long_sequences,
-        max_length=policy.max_length,
-        numerics_version=NUMERICS_VERSION,
-    )
-
-
 def adopt_recipe(
     folder: Path,
     request: Request,
@@ -104,12 +81,21 @@ def adopt_recipe(
 ) -> Recipe:
     """Return the recipe in `folder` for this request and model, written there if it is missing.
 
-    The first worker writes the recipe's file; all others use that recipe, so that all rows of a
-    dataset have one. Raises RecipeError if the file is damaged, or if this worker would compute
-    something else; otherwise as resolve_recipe, also for the recipe's precision on this device.
+    The first worker resolves each `auto` for its model and device and writes the recipe's file; all
+    others use that recipe, so that all rows of a dataset have one. Raises RecipeError if the file
+    is damaged, or if this worker would compute something else; DeviceError if the device cannot
+    compute in the precision of the request or of the file; and ConfigError if the model has no such
+    layer or SEQEMBED_DISABLE_FP16 forbids the asked fp16.
     """
-    path = folder / f"{_request_key(request, model)}.json"
-    own = resolve_recipe(request, model, device, environment)
+    fixed: dict[str, Any] = {"weights": model.fingerprint, "tokenizer": model.tokenizer}
+    fixed["numerics_version"] = NUMERICS_VERSION
+    asked = {k: v for k, v in asdict(request).items() if v != LATER_KEYS.get(k, ...)}
+    # The name of the file is a hash of all that decides its content.
+    path = folder / f"{hash_json(asked | fixed, 32)[:24]}.json"
+    policy = resolve_policy(request.long_sequences, request.max_length, model)
+    precision = resolve_precision(request.precision, device, environment)
+    resolved = {"layer": model.layer(request.layer), "precision": precision, **asdict(policy)}
+    own = Recipe(**fixed, **asdict(request) | resolved)
     try:
         write_json(path, "recipe", FORMAT_VERSION, own.fields(), exclusive=True)
         return own
@@ -137,13 +123,4 @@ def read_recipe(path: Path) -> Recipe:
 
 def pick_recipe(content: Mapping[str, Any]) -> Recipe:
     """Return the recipe in `content`, ignoring other keys; TypeError or ConfigError as Recipe()."""
-    return Recipe(
-        **{name: content[name] for name in Recipe.__dataclass_fields__ if name in content}
-    )
-
-
-def _request_key(request: Request, model: PreparedModel) -> str:
-    """Return the name of a recipe's file: 24 hex characters of a hash of what decides it."""
-    asked = {k: v for k, v in asdict(request).items() if v != LATER_KEYS.get(k, ...)}
-    model_keys = {"weights": model.fingerprint, "tokenizer": model.tokenizer}
-    return hash_json(asked | model_keys | {"numerics_version": NUMERICS_VERSION}, 32)[:24]
+    return Recipe(**{k: v for k, v in content.items() if k in Recipe.__dataclass_fields__})

@@ -62,13 +62,9 @@ class WorkerSettings:
 def read_settings(model_config: Mapping[str, Any]) -> WorkerSettings:
     """Return the settings in gpu_worker's model_config; ConfigError for a wrong or missing key."""
     try:
-        return WorkerSettings(
-            model=Path(model_config["model"]),
-            request=Request(**model_config["embedding"]),
-            device=model_config["device"],
-            token_budget=model_config["token_budget"],
-            threads=model_config["threads"],
-        )
+        model, request = Path(model_config["model"]), Request(**model_config["embedding"])
+        rest = {name: model_config[name] for name in ("device", "token_budget", "threads")}
+        return WorkerSettings(model=model, request=request, **rest)
     except (KeyError, TypeError) as error:
         raise ConfigError(f"model_config: a key is missing or not known: {error}") from error
 

@@ -72,7 +72,8 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     schema = load_schema()
     filled = _fill(config, schema)
-    refuse_misread(filled)
+    if isinstance(filled, Mapping):
+        refuse_misread(filled)
     errors = _Validator(schema).iter_errors(filled)
     if problems := {line for error in errors for line in _explain(error)}:
         # jsonschema visits datasets and models in no fixed order.
@@ -110,11 +111,7 @@ def _dataset(name: str, entry: Mapping[str, Any], config: Mapping[str, Any]) -> 
 
 
 def _fill(value: Any, schema: Mapping[str, Any], *, defaults: bool = True) -> Any:
-    """Return a copy of `value` as dicts and lists, with the schema's defaults for absent keys.
-
-    Keys of a dataset get no defaults, because keys that a dataset lacks are taken from the top of
-    the configuration. defaults: whether keys of this group get defaults.
-    """
+    """Copy `value` as dicts and lists; with `defaults`, absent keys get the schema's defaults."""
     if isinstance(value, list):
         return list(value)
     if isinstance(value, str):
@@ -125,6 +122,7 @@ def _fill(value: Any, schema: Mapping[str, Any], *, defaults: bool = True) -> An
     group = {key: node["default"] for key, node in known.items() if defaults and "default" in node}
     given = (value or {}).items()
     group |= {key: inner for key, inner in given if inner is not None or key not in known}
+    # Keys that a dataset lacks get no defaults: they are taken from the top of the configuration.
     return {
         key: _fill(inner, known.get(key, others), defaults=defaults and key in known)
         for key, inner in group.items()
@@ -143,7 +141,6 @@ def _retyped(text: str, schema: Mapping[str, Any]) -> Any:
 
 
 def _explain(error: Any) -> list[str]:
-    """Return the lines of a message for one error of jsonschema."""
     path, value = list(error.absolute_path), error.instance
     if "propertyNames" in error.absolute_schema_path:
         problem = f"YAML reads a name as {_found(value)}, which is not text; put the name in quotes"

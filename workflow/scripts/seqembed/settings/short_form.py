@@ -63,14 +63,12 @@ def derive_name(fasta: list[str]) -> str | None:
     return as_name(_FASTA_SUFFIX.sub("", stem)) or None
 
 
-def refuse_misread(given: Any) -> None:
+def refuse_misread(given: Mapping[str, Any]) -> None:
     """Raise ConfigError for settings that YAML does not read as the user meant them.
 
     These are `{pooling:max}`, which is one key without a value in YAML; `fasta=-`, which is a list;
     and `datasets` with the keys of a dataset but without the dataset's name.
     """
-    if not isinstance(given, Mapping):
-        return
     if given.get("fasta") == [""]:
         # YAML reads a lone `-` as a list.
         raise ConfigError(f"fasta: `-` {explain_no_path('-')}.")
@@ -81,14 +79,14 @@ def refuse_misread(given: Any) -> None:
             f"`{_command(datasets)}`; or in a file a name such as `mine:`, with the keys indented "
             "below the name."
         )
-    for path in _glued_keys(given):
-        key, _, value = path[-1].partition(":")
-        message = f"{path[0]}: {path[-1]!r} lacks a blank after its colon, so YAML reads one key."
-        if path[0] == "datasets":
+    for group, glued in _glued_keys(given):
+        key, _, value = glued.partition(":")
+        message = f"{group}: {glued!r} lacks a blank after its colon, so YAML reads one key."
+        if group == "datasets":
             advice = f"Write a blank after each colon; or on the command line `{_command({})}`."
         else:
-            group = f"{path[0]}={{{key}: {value}}}"
-            advice = f"Write `{key}: {value}`; or after --config, in quotes: '{group}'."
+            braces = f"{group}={{{key}: {value}}}"
+            advice = f"Write `{key}: {value}`; or after --config, in quotes: '{braces}'."
         raise ConfigError(f"{message} {advice}")
 
 
@@ -112,13 +110,10 @@ def _command(given: Mapping[str, Any]) -> str:
     return " ".join(["--config", *(f"{key}={shlex.quote(text)}" for key, text in short.items())])
 
 
-def _glued_keys(group: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Yield each key with a colon in it and without a value, after the keys above it."""
-    if not isinstance(group, Mapping):
-        return
-    for key, value in group.items():
-        path = (*above, str(key))
-        if above and isinstance(key, str) and ":" in key.strip(":") and not value:
-            yield path
+def _glued_keys(group: Any, top: str = "") -> Iterator[tuple[str, str]]:
+    """Yield each key with a colon in it and without a value, after the outermost key above it."""
+    for key, value in group.items() if isinstance(group, Mapping) else ():
+        if top and isinstance(key, str) and ":" in key.strip(":") and not value:
+            yield top, key
         else:
-            yield from _glued_keys(value, path)
+            yield from _glued_keys(value, top or str(key))

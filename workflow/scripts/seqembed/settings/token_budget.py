@@ -38,9 +38,7 @@ def cpu_streams(token_bytes: int, token_budget: int, threads: int, free: int) ->
 def available_memory() -> int:
     """Return how many more bytes of memory this process can take, within its control group."""
     available: int = psutil.virtual_memory().available
-    limit = memory_limit()
-    if limit is None:
-        return available
-    # What else counts against the limit is mostly cached files, which the kernel can drop.
-    own: int = psutil.Process().memory_info().rss
-    return max(0, min(available, limit - own))
+    if (limit := memory_limit()) is not None:
+        # What else counts against the limit is mostly cached files, which the kernel can drop.
+        available = min(available, limit - psutil.Process().memory_info().rss)
+    return max(0, available)

@@ -11,7 +11,6 @@ from seqembed.errors import ConfigError, shorten
 
 # In a configuration with this key, Snakemake runs code.
 _TEMPLATE_KEY = "__use_yte__"
-_MERGE = "tag:yaml.org,2002:merge"
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
@@ -21,7 +20,7 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         lines: dict[tuple[str, str], int] = {}
         for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
                 continue
             line, name = key.start_mark.line + 1, (key.tag, key.value)
             if name in lines:
@@ -60,7 +59,6 @@ def check_yaml(path: Path) -> None:
 
 
 def _explain(error: Exception) -> str:
-    """Return what is wrong with a file and what to do; the file's path comes before the text."""
     if isinstance(error, OSError):
         return f" cannot be read ({error.strerror}); check its permissions."
     if isinstance(error, UnicodeDecodeError):

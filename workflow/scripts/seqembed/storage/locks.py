@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -50,9 +49,9 @@ def lock_folder(
     Yields False if the file system has no locks: then other processes may work in the folder, too.
     A missing folder is made. leave_if_asked: called while this process waits, see wait_for_lock.
     """
-    attempt = partial(_try_lock, folder, logger)
     message = f"another worker, perhaps of a killed run, is at work in {folder}"
-    descriptor, locked = wait_for_lock(attempt, message, leave_if_asked, logger)
+    found = wait_for_lock(lambda: _try_lock(folder, logger), message, leave_if_asked, logger)
+    descriptor, locked = found
     try:
         yield locked
     finally:
@@ -60,10 +59,7 @@ def lock_folder(
 
 
 def _try_lock(folder: Path, logger: logging.Logger) -> tuple[int, bool] | None:
-    """Return the descriptor of the lock file, and whether this process has locked the file.
-
-    Returns None if another process has the lock.
-    """
+    """Return the lock file's descriptor and if it is locked; None if another process locks it."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         # NFS locks only files that are open for writing, and a folder cannot be opened so.

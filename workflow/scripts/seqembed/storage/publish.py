@@ -29,17 +29,9 @@ def published(path: Path, *, exclusive: bool = False) -> Iterator[Path]:
     FileExistsError if there is a file at `path`, instead of replacing that file. Raises
     FileFormatError if there is a folder at `path`.
     """
-    with _temporary(path) as temporary:
+    with _renamed(path, exclusive) as temporary:
         yield temporary
         sync(temporary)
-        if not exclusive:
-            _replace(temporary, path)
-        elif not _link(temporary, path):
-            # Without hard links, two writers may both find no file for an instant.
-            if path.exists():
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
-            os.rename(temporary, path)
-        sync(path.parent)
 
 
 def raise_open_file_limit(needed: int = 0) -> None:
@@ -61,12 +53,10 @@ def link(source: Path, target: Path) -> None:
     If the file system has no hard links, `target` becomes a copy. Missing folders are made. Raises
     FileFormatError if there is a folder at `target`.
     """
-    with _temporary(target) as temporary:
+    with _renamed(target) as temporary:
         if not _link(source, temporary):
             shutil.copyfile(source, temporary)
             sync(temporary)
-        _replace(temporary, target)
-        sync(target.parent)
 
 
 def remove_temporary(*folders: Path) -> None:
@@ -95,12 +85,22 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
-    """Yield a unique path beside `path`, where the body may write a file; remove what is left."""
+def _renamed(path: Path, exclusive: bool = False) -> Iterator[Path]:
+    """Yield a unique path beside `path`; rename the file that the body writes there to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         yield temporary
+        if not (exclusive and _link(temporary, path)):
+            # Without hard links, two writers may both find no file for an instant.
+            if exclusive and path.exists():
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+            try:
+                os.rename(temporary, path)
+            except IsADirectoryError as error:
+                message = f"{path}: is a folder, but a file belongs there; remove it and run again"
+                raise FileFormatError(message) from error
+        sync(path.parent)
     except OSError as error:
         # An error of write or fsync names no file, and users do not know the temporary name.
         if error.errno and error.filename in (None, str(temporary)):
@@ -108,14 +108,6 @@ def _temporary(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _replace(source: Path, target: Path) -> None:
-    try:
-        os.rename(source, target)
-    except IsADirectoryError as error:
-        message = f"{target}: is a folder, but a file belongs there; remove it and run again"
-        raise FileFormatError(message) from error
 
 
 def _link(source: Path, target: Path) -> bool:

@@ -107,7 +107,7 @@ def check_weights(file: EmbeddingsFile) -> list[str]:
 def _compare_ids(
     file: EmbeddingsFile, index: Path, digests: NDArray[np.uint8]
 ) -> list[tuple[str, str]]:
-    """Compare the ids, and the lines of quarantine.tsv, with the index; return as check_merged."""
+    """Compare ids and quarantine.tsv with the index; return the failed ids, with the reasons."""
     path, reasons = file.path.with_name("quarantine.tsv"), file.quarantine()
     quarantined, id_place, line_place = [], "sequence_ids, row", f"{path}, line"
     ids, lines = enumerate(read_ids(file)), enumerate(_read_lines(path), 2)
@@ -125,7 +125,7 @@ def _compare_ids(
 
 
 def _expect(wanted: str | None, found: Iterator[tuple[int, str]], place: str, index: Path) -> None:
-    """Raise ShardError unless the next numbered text is `wanted`; None: unless none is left."""
+    """Raise ShardError unless the next text is `wanted` or, if that is None, no text is left."""
     number, text = next(found, (None, None))
     if text != wanted:
         where = "after the last" if number is None else f"{number:,}"
@@ -154,7 +154,7 @@ def _check_columns(
 
 
 def _read_records(path: Path, ids: SequenceIds | None, without_gaps: bool) -> Iterator[Record]:
-    """Yield the records of a FASTA file, in order; ids: makes the ids, None for no ids."""
+    """Yield the records of a FASTA file, in order, with the ids that `ids` makes; None: no ids."""
     if ids:
         ids.begin(path)
     for records in read_batches(path, without_gaps=without_gaps):
@@ -177,7 +177,7 @@ def _compare_records(
 
 
 def _check_files(weights: Path, sha256: str, path: Path) -> list[str]:
-    """Return the weight files that are missing; if none is, ModelError for another SHA-256."""
+    """Return the missing weight files; if none is missing, raise ModelError for a wrong SHA-256."""
     files = list_weight_files(weights) if weights.exists() else [weights]
     missing = [str(file) for file in files if not file.exists()]
     if not missing and sha256_of(*files) != sha256:

@@ -28,7 +28,7 @@ NOT_FINITE = "has a value that is not finite"
 
 
 def check_alone(file: EmbeddingsFile) -> str:
-    """Return the file's kind, a key of KINDS; raise ShardError for the first fault."""
+    """Return the file's kind, "embeddings" or "shard"; raise ShardError for the first fault."""
     kind = _check_attributes(file)
     _check_values(file)
     firsts = first_rows(digest_rows(digest_all(name.encode() for name in read_ids(file))))
@@ -45,7 +45,7 @@ def error_of(problem: str, advice: str = AGAIN) -> ShardError:
 def expect_attributes(
     file: EmbeddingsFile, expected: Mapping[str, Any], source: str, advice: str = AGAIN
 ) -> None:
-    """Raise ShardError unless the attributes are as expected; source: names what expects them."""
+    """Raise ShardError unless the attributes are as expected; source, advice: for the message."""
     for name, value in expected.items():
         if (found := file.attributes.get(name)) != value:
             raise error_of(f"attribute {name} is {found!r}, not {value!r} as {source}", advice)
@@ -60,7 +60,7 @@ def refuse(
 ) -> None:
     """Raise ShardError for the first row of a column for which `wrong`, (n,), is true, if any.
 
-    other: (n,), for each row another row, which the message names before `reason`; None: no row.
+    other: (n,), for each row the number of another; the message names it, unless other is None.
     """
     if wrong.any():
         row = int(wrong.argmax())
@@ -135,7 +135,7 @@ def _check_values(file: EmbeddingsFile) -> None:
 
 
 def _check_digests(file: EmbeddingsFile, *, repeats: bool) -> None:
-    """Raise ShardError if equal digests have different rows or lengths, or are quarantined.
+    """Raise ShardError if equal digests differ in row or length, or a digest is quarantined.
 
     repeats: whether equal digests are allowed.
     """

@@ -74,18 +74,8 @@ class Packing:
 
 # Attention over one batch: (q, k, v) -> rows.
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Attention:
-    """An implementation of attention; attend: as the module describes; name: for logs."""
-
-    name: str
-    attend: Callable[[Tensor, Tensor, Tensor, Packing, Tensor | None], Tensor]
-
-    def over(self, packing: Packing, table: Tensor | None = None) -> Attend:
-        """Return the function (q, k, v) -> rows for one batch; table: None for no biases."""
-        return lambda q, k, v: self.attend(q, k, v, packing, table)
+# An implementation of attention, as the module describes it: (q, k, v, packing, table) -> rows.
+Attention = Callable[[Tensor, Tensor, Tensor, Packing, Tensor | None], Tensor]
 
 
 def alibi_slopes(heads: int) -> Tensor:
@@ -160,18 +150,13 @@ def attend_varlen(
     return out
 
 
-PER_SEQUENCE = Attention("SDPA, sequence by sequence", attend_per_sequence)
-BY_LENGTH = Attention("SDPA, length by length", attend_by_length)
-VARLEN = Attention("varlen_attn", attend_varlen)
-
-
 def choose_attention(device: torch.device, dtype: torch.dtype, alibi: bool) -> Attention:
     """Return the implementation for a device and a dtype of weights; alibi: there are biases."""
     if device.type != "cuda":
-        return PER_SEQUENCE
+        return attend_per_sequence
     if dtype in (torch.float16, torch.bfloat16) and not alibi:
-        return VARLEN
-    return BY_LENGTH
+        return attend_varlen
+    return attend_by_length
 
 
 def _attend_stacked(q: Tensor, k: Tensor, v: Tensor, table: Tensor | None) -> Tensor:

@@ -64,8 +64,7 @@ class DnabertS(Encoder):
         x: Tensor = self.embedding_norm(self.embedding(tokens))
         if not self.layers:
             return x
-        table = alibi_table(self.slopes, packing.longest, x.dtype)
-        attend = self.attention.over(packing, table)
+        attend = self.attend_over(packing, alibi_table(self.slopes, packing.longest, x.dtype))
         for layer in self.layers:
             x = layer(x, attend)
         return x

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from seqembed.errors import ModelError
-from seqembed.models.encoders.attention import Attention, choose_attention
+from seqembed.models.encoders.attention import Attend, Packing, choose_attention
 from seqembed.models.families import Architecture
 
 # On a CPU, this many rows go through the feed-forward part at once, so that values between the two
@@ -37,11 +37,14 @@ class Encoder(nn.Module):
             raise ModelError(f"layer {layer} is not one of 0 to {architecture.layers}")
         self.architecture, self.layer = architecture, layer
 
-    @property
-    def attention(self) -> Attention:
-        """The implementation of attention for the weights' device and dtype."""
+    def attend_over(self, packing: Packing, table: Tensor | None = None) -> Attend:
+        """Return the attention over one batch, (q, k, v) -> rows; table: None for no biases.
+
+        The weights' device and dtype choose the implementation.
+        """
         weight = next(self.parameters())
-        return choose_attention(weight.device, weight.dtype, self.alibi)
+        attention = choose_attention(weight.device, weight.dtype, self.alibi)
+        return lambda q, k, v: attention(q, k, v, packing, table)
 
     def even_threads(self, rows: int, threads: int) -> int:
         """Return the most threads, up to `threads`, that give a batch the bits of one thread.

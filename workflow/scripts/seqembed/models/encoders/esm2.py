@@ -106,7 +106,7 @@ class Esm2(Encoder):
         if self.architecture.token_dropout:
             x = x * TOKEN_DROPOUT_SCALE
         cos, sin = rotary_tables(self.inv_freq, packing)
-        attend = self.attention.over(packing)
+        attend = self.attend_over(packing)
         for layer in self.layers:
             x = layer(x, attend, cos, sin)
         rows: Tensor = self.final_norm(x)

@@ -55,7 +55,7 @@ class BpeTokenizer:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = _read_tokenizer(path)
+        self._file = read_tokenizer(path)
         # DNABERT-S's file cuts sequences at 2,000 tokens, and pads shorter ones.
         self._file.no_truncation()
         self._file.no_padding()
@@ -94,12 +94,8 @@ class BpeTokenizer:
 Tokenizer = Esm2Tokenizer | BpeTokenizer
 
 
-def read_token_ids(path: Path) -> dict[str, int]:
-    """Return the ids of a tokenizer.json's tokens; raise ModelError if the file is unreadable."""
-    return dict(_read_tokenizer(path).get_vocab())
-
-
-def _read_tokenizer(path: Path) -> TokenizerFile:
+def read_tokenizer(path: Path) -> TokenizerFile:
+    """Return the tokenizer of a tokenizer.json; raise ModelError if the file is unreadable."""
     try:
         return TokenizerFile.from_file(str(path))
     except Exception as error:  # noqa: BLE001 (the library raises plain Exception)

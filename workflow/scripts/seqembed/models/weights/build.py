@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,37 @@ from seqembed.errors import ModelError, count_of, named, show
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.source import WEIGHTS
 from seqembed.models.weights.checkpoint import Checkpoint
-from seqembed.models.weights.layout import UNQUANTISED, Weight, find_encoder
+from seqembed.models.weights.layout import UNQUANTISED, Weight, find_encoder, refuse_unknown
 from seqembed.models.weights.tensors import State, read_state
 
 
 def check_checkpoint(checkpoint: Checkpoint) -> None:
     """Raise ModelError if a weight is missing, misshapen, zeros alone, or holds NaN or infinity."""
+    bad, lost = [], []
     with named(checkpoint.path):
-        _check_values(*_plan(checkpoint, checkpoint.architecture.layers))
+        state, weights = _plan(checkpoint, checkpoint.architecture.layers)
+        for own, weight in weights.items():
+            parts = {name: state[name].read().float() for name in weight.parts}
+            # Raises ModelError if the parts contradict each other.
+            weight.make(*parts.values())
+            for name, tensor in parts.items():
+                # A sum is several times faster than isfinite, and finite only if all values are.
+                finite = tensor.sum().isfinite()
+                if not finite and (count := int(tensor.isfinite().logical_not().sum())):
+                    bad.append(f"{name}: {count:,} of {tensor.numel():,}")
+                elif own.startswith("layers.") and tensor.dim() > 1 and not tensor.any():
+                    lost.append(name)
+        if bad:
+            raise ModelError(
+                f"holds {count_of(len(bad), 'weight')} with NaN or infinite values ({show(bad)}); "
+                "the file is damaged or training diverged: copy it again, or take an earlier "
+                "checkpoint"
+            )
+        if lost:
+            raise ModelError(
+                f"holds {count_of(len(lost), 'weight')} of zeros alone ({show(lost)}); the file "
+                "was not written to its end: copy it again"
+            )
 
 
 def refuse_other_copies(folder: Path, checkpoint: Checkpoint) -> None:
@@ -30,11 +52,11 @@ def refuse_other_copies(folder: Path, checkpoint: Checkpoint) -> None:
     Only the user knows which of two files is meant, for example if a fine-tuned model was saved
     over a downloaded one. Files that cannot be read are skipped.
     """
-    own = find_encoder(checkpoint.state, checkpoint.layout).encoder
+    own = find_encoder(checkpoint.state, checkpoint.layout)
     files = [folder / name for name in WEIGHTS if (folder / name).exists()]
     for other in (path for path in files if path != checkpoint.path):
         try:
-            copy = find_encoder(read_state(other), checkpoint.layout).encoder
+            copy = find_encoder(read_state(other), checkpoint.layout)
         except ModelError:
             continue
         shared = [n for n in own if n in copy and n.startswith(("embeddings.", "encoder."))]
@@ -98,51 +120,25 @@ def _plan(checkpoint: Checkpoint, layer: int) -> tuple[State, dict[str, Weight]]
     if architecture.layers > (held := len(checkpoint.state)):
         message = f"has {held:,} weights, too few for {architecture.layers:,} layers"
         raise ModelError(f"{message}; correct num_hidden_layers in config.json")
-    names = find_encoder(checkpoint.state, layout)
+    encoder = find_encoder(checkpoint.state, layout)
     more = tuple(f"{own}.{architecture.layers}." for own in layout.layers)
-    if any(name.startswith(more) for name in names.encoder):
+    if any(name.startswith(more) for name in encoder):
         raise ModelError(
             f"has more layers than the {architecture.layers} of the model's settings; correct "
             "num_hidden_layers in config.json"
         )
-    weights = layout.weights(architecture, architecture.layers, names.encoder)
+    weights = layout.weights(architecture, architecture.layers, encoder)
     for weight in weights.values():
         for name, shape in weight.parts.items():
-            if name not in names.encoder:
+            if name not in encoder:
                 advice = "save the model with its own save_pretrained"
                 raise ModelError(f"lacks the weight {name!r}; {advice}")
-            stored = names.encoder[name]
+            stored = encoder[name]
             if stored.shape != shape:
                 shapes = f"shape {stored.shape}, but {shape} by the model's settings"
                 raise ModelError(f"weight {name!r} has {shapes}; take both from one model")
             if not stored.floating:
                 raise ModelError(f"weight {name!r} is quantised; {UNQUANTISED}")
     used = {name for weight in weights.values() for name in weight.parts}
-    names.refuse_unknown(used, layout.unused)
-    return names.encoder, layout.weights(architecture, layer, names.encoder)
-
-
-def _check_values(state: State, weights: Mapping[str, Weight]) -> None:
-    """Raise ModelError for a weight with a NaN or an infinity, or a layer's weight of zeros."""
-    bad, lost = [], []
-    for own, weight in weights.items():
-        parts = {name: state[name].read().float() for name in weight.parts}
-        # Raises ModelError if the parts contradict each other.
-        weight.make(*parts.values())
-        for name, tensor in parts.items():
-            # A sum is several times faster than isfinite, and finite only if all values are finite.
-            finite = tensor.sum().isfinite()
-            if not finite and (count := int(tensor.isfinite().logical_not().sum())):
-                bad.append(f"{name}: {count:,} of {tensor.numel():,}")
-            elif own.startswith("layers.") and tensor.dim() > 1 and not tensor.any():
-                lost.append(name)
-    if bad:
-        raise ModelError(
-            f"holds {count_of(len(bad), 'weight')} with NaN or infinite values ({show(bad)}); the "
-            "file is damaged or training diverged: copy it again, or take an earlier checkpoint"
-        )
-    if lost:
-        raise ModelError(
-            f"holds {count_of(len(lost), 'weight')} of zeros alone ({show(lost)}); the file was "
-            "not written to its end: copy it again"
-        )
+    refuse_unknown(checkpoint.state, layout, used)
+    return encoder, layout.weights(architecture, layer, encoder)

@@ -92,9 +92,7 @@ def _read_architecture(folder: Path) -> Architecture:
             raise ModelError(f"{adapter}: belongs to an adapter (LoRA or the like); {MERGE}")
     path = folder / CONFIG
     if not path.exists():
-        others = sorted(folder.glob("*.pt"))
-        hint = f"; to use the fair-esm file, give {others[0]}" if others else ""
-        raise ModelError(f"{path}: does not exist; {EXPECTED}{hint}")
+        raise ModelError(f"{path}: does not exist; {EXPECTED}")
     config = read_json_object(path)
     if config.get("quantization_config") is not None:
         message = "has a quantization_config: the weights are quantised"
@@ -123,10 +121,16 @@ def _read_fair_esm(path: Path) -> tuple[Esm2Architecture, State]:
     settings = None
     with named(path):
         if isinstance(loaded, Mapping) and ("cfg" in loaded or "args" in loaded):
-            settings = _find_settings(loaded)
+            # An ESM-2 has its settings in cfg["model"], an older model in args.
+            cfg = loaded.get("cfg")
+            found = cfg.get("model") if isinstance(cfg, Mapping) else loaded.get("args")
+            settings = vars(found) if isinstance(found, argparse.Namespace) else found
+            if not isinstance(settings, Mapping):
+                message = "has no settings (cfg or args) that state its architecture"
+                raise ModelError(f"{message}; {FOLDER}")
             loaded = loaded.get("model")
         state = check_state(loaded)
-        encoder = find_encoder(state, esm2.LAYOUT).encoder
+        encoder = find_encoder(state, esm2.LAYOUT)
         # With Hugging Face's names, ESM-1v has all names of an ESM-2, and position embeddings.
         learned = "embeddings.position_embeddings.weight" in encoder
         if not find_rotary(encoder) and (find_naming(encoder) is not HUGGING_FACE or learned):
@@ -140,16 +144,6 @@ def _read_fair_esm(path: Path) -> tuple[Esm2Architecture, State]:
         layers, heads = settings.get("encoder_layers"), settings.get("encoder_attention_heads")
         sizes: Any = (layers, width, heads, ffn_width, settings.get("token_dropout", False))
         return Esm2Architecture(*sizes), state
-
-
-def _find_settings(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the settings of a model: cfg["model"] of an ESM-2, args of an older model."""
-    cfg = checkpoint.get("cfg")
-    found = cfg.get("model") if isinstance(cfg, Mapping) else checkpoint.get("args")
-    settings = vars(found) if isinstance(found, argparse.Namespace) else found
-    if not isinstance(settings, Mapping):
-        raise ModelError(f"has no settings (cfg or args) that state its architecture; {FOLDER}")
-    return settings
 
 
 def _measured(encoder: State) -> Esm2Architecture:

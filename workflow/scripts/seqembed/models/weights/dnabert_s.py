@@ -27,8 +27,6 @@ CONFIG = {
     "is_decoder": (False, False),
     "add_cross_attention": (False, False),
 }
-# A setting that only BERTs with ALiBi have.
-ALIBI = "alibi_starting_size"
 # Tensors that change no row, after the authors' bert_layers.py, where ALiBi replaces position
 # embeddings.
 UNUSED = re.compile(
@@ -84,10 +82,10 @@ def dnabert_weights(
 
 def read_config(path: Path, config: Mapping[str, Any]) -> DnabertArchitecture:
     """Return the architecture that a DNABERT's config.json states; see Layout.read_config."""
-    if ALIBI not in config:
+    if "alibi_starting_size" not in config:
         raise ModelError(
-            f"{path}: model_type is 'bert' and there is no {ALIBI}, which DNABERT-S and DNABERT-2 "
-            "have; no other BERT is supported"
+            f"{path}: model_type is 'bert' and there is no alibi_starting_size, which DNABERT-S "
+            "and DNABERT-2 have; no other BERT is supported"
         )
     sizes = read_sizes(path, config, CONFIG, "DNABERT-S")
     vocabulary: Any = config.get("vocab_size")

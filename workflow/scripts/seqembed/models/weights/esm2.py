@@ -13,7 +13,7 @@ from torch import Tensor
 
 from seqembed.errors import ModelError, named, show
 from seqembed.models.encoders.esm2 import ROTARY_BASE, Esm2
-from seqembed.models.encoders.tokenization import ESM2_ALPHABET, read_token_ids
+from seqembed.models.encoders.tokenization import ESM2_ALPHABET, read_tokenizer
 from seqembed.models.families import ESM2, Esm2Architecture
 from seqembed.models.source import TOKENIZER, VOCABULARY
 from seqembed.models.weights.layout import Layout, Weight, read_sizes, weight_and_bias
@@ -151,7 +151,7 @@ def _check_alphabet(path: Path, config: Mapping[str, Any]) -> None:
     if config.get("vocab_list") and tuple(config["vocab_list"]) != ESM2_ALPHABET:
         raise ModelError(f"{path}: vocab_list is not the ESM-2 alphabet; {advice}")
     tokenizer, vocabulary = path.parent / TOKENIZER, path.parent / VOCABULARY
-    ids = read_token_ids(tokenizer) if tokenizer.exists() else {}
+    ids = read_tokenizer(tokenizer).get_vocab() if tokenizer.exists() else {}
     if wrong := [t for n, t in enumerate(ESM2_ALPHABET) if ids.get(t, n) != n]:
         message = f"gives {show(wrong)} other ids than the ESM-2 alphabet"
         raise ModelError(f"{tokenizer}: {message}; {advice}")

@@ -70,12 +70,6 @@ WRAPPERS = re.compile(
 # transformers 5 saves some LayerNorms under these old names.
 LEGACY_NAMES = re.compile(r"(?<=\.LayerNorm\.|\.layernorm\.)(?:gamma|beta)$")
 TODAY = {"gamma": "weight", "beta": "bias"}
-# Settings of config.json, and the models that have them.
-_OTHER_MODELS = {
-    "position_embedding_type is 'absolute'": "ESM-1b or ESM-1v",
-    "emb_layer_norm_before is True": "ESM-1b or MSA-1b",
-    "is_folding_model is True": "ESMFold",
-}
 
 
 @dataclass(frozen=True)
@@ -138,11 +132,8 @@ def read_sizes(
     for name, (value, default) in required.items():
         found = config.get(name, default)
         # transformers reads null as "not set", which has the effect of false.
-        if found == value or (value is False and found is None):
-            continue
-        setting = f"{name} is {found!r}"
-        known = f", so this is {_OTHER_MODELS[setting]}" if setting in _OTHER_MODELS else ""
-        raise ModelError(f"{path}: {setting}{known}; only {model} ({value!r}) is supported")
+        if found != value and not (value is False and found is None):
+            raise ModelError(f"{path}: {name} is {found!r}; only {model} ({value!r}) is supported")
     return {
         "layers": config.get("num_hidden_layers"),
         "width": config.get("hidden_size"),
@@ -153,38 +144,31 @@ def read_sizes(
     }
 
 
-@dataclass(frozen=True)
-class EncoderNames:
-    """A checkpoint's tensors by plain name: without WRAPPERS, and with LEGACY_NAMES renamed.
+def refuse_unknown(state: State, layout: Layout, used: Collection[str]) -> None:
+    """Raise ModelError if a checkpoint's tensor that is not used may change the model's rows.
 
-    prefix: how the names of the encoder's tensors begin. encoder: these tensors, by name without
-    the prefix. beside: the names of all other tensors.
+    used: the names, without the prefix, of the encoder's tensors that are used. Heads change no
+    row: they stand beside the encoder or, if the prefix is empty, among its names.
     """
-
-    prefix: str
-    encoder: State
-    beside: tuple[str, ...]
-
-    def refuse_unknown(self, used: Collection[str], unused: re.Pattern[str]) -> None:
-        """Raise ModelError if a tensor that is not used may change the model's rows.
-
-        used: the names of the encoder's tensors that are used. unused: as in Layout. Heads change
-        no row: they stand beside the encoder or, if the prefix is empty, among its names.
-        """
-        inside = [name for name in self.encoder if name not in used and not unused.fullmatch(name)]
-        if not self.prefix:
-            inside = [name for name in inside if not is_head(name)]
-        beside = [name for name in self.beside if not is_head(name.removeprefix("encoder."))]
-        if unknown := [self.prefix + name for name in inside] + beside:
-            raise ModelError(
-                f"holds {count_of(len(unknown), 'weight')} that the encoder does not use and that "
-                f"may change its rows ({show(unknown)}); if they change none, save the encoder "
-                "alone, with its own save_pretrained, and give that folder"
-            )
+    plain = _plain_names(state)
+    prefix = _find_prefix(plain, layout)
+    unknown = []
+    for name in plain:
+        inside = name.startswith(prefix)
+        own = name.removeprefix(prefix if inside else "encoder.")
+        harmless = inside and (own in used or layout.unused.fullmatch(own))
+        if not harmless and ((inside and prefix) or not is_head(own)):
+            unknown.append(name)
+    if unknown:
+        raise ModelError(
+            f"holds {count_of(len(unknown), 'weight')} that the encoder does not use and that "
+            f"may change its rows ({show(unknown)}); if they change none, save the encoder "
+            "alone, with its own save_pretrained, and give that folder"
+        )
 
 
-def find_encoder(state: State, layout: Layout) -> EncoderNames:
-    """Return the tensors of the only encoder in a checkpoint.
+def find_encoder(state: State, layout: Layout) -> State:
+    """Return the tensors of the only encoder in a checkpoint, by name without the prefix.
 
     layout: of the checkpoint's family. Raises ModelError if there is no encoder, or several, or if
     the model is an adapter, quantised, pruned, parametrised or of another family.
@@ -201,12 +185,14 @@ def find_encoder(state: State, layout: Layout) -> EncoderNames:
         if any(re.search(pattern, name) for name in plain):
             raise ModelError(f"is {model}; {SUPPORTED}")
     prefix = _find_prefix(plain, layout)
-    encoder = {n.removeprefix(prefix): held for n, held in plain.items() if n.startswith(prefix)}
-    return EncoderNames(prefix, encoder, tuple(n for n in plain if not n.startswith(prefix)))
+    return {n.removeprefix(prefix): held for n, held in plain.items() if n.startswith(prefix)}
 
 
 def _plain_names(state: State) -> State:
-    """Return the tensors by plain name; raise ModelError if two tensors get the same name."""
+    """Return the tensors by name without WRAPPERS, and with LEGACY_NAMES renamed.
+
+    Raises ModelError if two tensors get the same name.
+    """
     origins: dict[str, str] = {}
     for name in state:
         plain = LEGACY_NAMES.sub(lambda found: TODAY[found[0]], WRAPPERS.sub("", name))

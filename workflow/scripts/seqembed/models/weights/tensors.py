@@ -24,12 +24,6 @@ SAVE = (
     "save the weights alone, with the model's own save_pretrained or as "
     "torch.save(model.state_dict(), 'model.pt')"
 )
-# Keys that training programs save with a model's weights, or instead of weights.
-OPTIMIZER = {"state", "param_groups"}
-TRAINING = {
-    "state_dict", "model_state_dict", "optimizer_states", "optimizer_state_dict", "optimizer",
-    "pytorch-lightning_version", "epoch", "global_step", "ds_version", "net", "model", "module",
-}  # fmt: skip
 CONTACTS = "contact_head."
 _UNPACK = "unpack it, and give the folder or file of the model that it holds"
 _PACKED = f"an archive or a compressed file; {_UNPACK}"
@@ -114,19 +108,14 @@ def check_state(content: Any) -> State:
         raise ModelError(f"holds no weights; {SAVE}")
     others = [k for k, v in content.items() if not (isinstance(k, str) and isinstance(v, Tensor))]
     if others:
-        if content.keys() >= OPTIMIZER:
-            advice = "give the model's folder or file"
-            raise ModelError(f"is the state of an optimizer, not a model; {advice}")
         model = content.get("model")
         if isinstance(model, Mapping) and model and all(str(n).startswith(CONTACTS) for n in model):
             raise ModelError(
                 "holds the contact regression of an ESM-2, not the model; give the file "
                 "without `-contact-regression` in its name"
             )
-        if found := sorted(TRAINING.intersection(others)):
-            raise ModelError(f"is a checkpoint of training ({show(found)}); {SAVE}")
-        names = show([*map(str, others)])
-        raise ModelError(f"holds something other than named tensors ({names}); {SAVE}")
+        what = "something other than named tensors, as a checkpoint of training or an optimizer's"
+        raise ModelError(f"holds {what} state does ({show([*map(str, others)])}); {SAVE}")
     return {
         name: Stored(tuple(tensor.shape), tensor.dtype in FLOATS.values(), tensor.detach)
         for name, tensor in content.items()
