@@ -59,7 +59,7 @@ def write_shards(folder: Path, count: int) -> None:
     """An index, and `count` rows in shards that its sequences are spread over at random."""
     import numpy as np
 
-    from seqembed.index.table import read_lengths_and_digests
+    from seqembed.index.reader import read_lengths_and_digests
     from seqembed.storage.digests import first_rows
 
     write_fasta(folder, count)

@@ -49,7 +49,7 @@ def make_shard(folder: Path, rank: int, shards: int) -> None:
     """Random rows for the sequences that the split gave to this rank, in input order."""
     import numpy as np
 
-    from seqembed.index.table import read_shard_index
+    from seqembed.index.reader import read_shard_index
 
     part = read_shard_index(folder / f"index/shard_{rank}.parquet")
     order = np.argsort(part.rows)

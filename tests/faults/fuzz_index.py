@@ -36,7 +36,8 @@ from seqembed.checks import residues  # noqa: E402
 from seqembed.checks.residues import ResidueCheck  # noqa: E402
 from seqembed.errors import FastaError, ResidueError, SeqembedError  # noqa: E402
 from seqembed.fasta import reader  # noqa: E402
-from seqembed.index import parquet, split, table, writer  # noqa: E402
+from seqembed.index import parquet, split, writer  # noqa: E402
+from seqembed.index import reader as index_reader  # noqa: E402
 from seqembed.models.encoders.tokenization import BpeTokenizer, Esm2Tokenizer  # noqa: E402
 from seqembed.settings.lengths import LengthPolicy  # noqa: E402
 
@@ -242,19 +243,19 @@ def _check_shards(case: Case, truth: Truth, path: Path) -> None:
 
 
 def _check_reading(truth: Truth, kept: list[bool], path: Path) -> None:
-    names = list(table.read_ids_and_reasons(path))
+    names = list(index_reader.read_ids_and_reasons(path))
     _same("the names", [name for name, _ in names], [row.sequence_id for row in truth.rows])
     _same("what names exclude", [reason is None for _, reason in names], kept)
-    _same("what is excluded", (~table.read_excluded(path)).tolist(), kept)
-    lengths, digests = table.read_lengths_and_digests(path)
+    _same("what is excluded", (~index_reader.read_excluded(path)).tolist(), kept)
+    lengths, digests = index_reader.read_lengths_and_digests(path)
     _same("the lengths", lengths.tolist(), [len(row.residues) for row in truth.rows])
     _same("the digests", [key.tobytes() for key in digests], [row.digest for row in truth.rows])
     rows = [f"record {row.sequence_id!r} of {row.path}" for row in truth.rows]
-    _same("the described rows", table.describe_rows(path, np.arange(len(rows))), rows)
+    _same("the described rows", index_reader.describe_rows(path, np.arange(len(rows))), rows)
 
 
 def _read_shard(path: Path, rank: int, case: Case) -> list[tuple[Any, ...]]:
-    shard = table.read_shard_index(path)
+    shard = index_reader.read_shard_index(path)
     _same("a shard's place", (shard.rank, shard.world_size), (rank, case.shards))
     with pq.ParquetFile(path) as file:
         return [tuple(row.values()) for row in file.read().to_pylist()]

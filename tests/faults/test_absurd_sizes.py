@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from seqembed.index.table import read_excluded, read_ids_and_reasons, read_shard_index
+from seqembed.index.reader import read_excluded, read_ids_and_reasons, read_shard_index
 
 TESTS = Path(__file__).parents[1]
 SCRIPTS = TESTS.parent / "workflow/scripts"

@@ -21,7 +21,7 @@ from snapshot import check_snapshot
 
 from seqembed.fasta.compression import zstd
 from seqembed.fasta.reader import read_batches
-from seqembed.index.table import read_ids_and_reasons, read_lengths_and_digests
+from seqembed.index.reader import read_ids_and_reasons, read_lengths_and_digests
 
 TESTS = Path(__file__).parents[1]
 ODD = {f"{kind}: {name}": odd for kind, cases in ODD_FASTA.items() for name, odd in cases.items()}

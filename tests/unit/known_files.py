@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from indexing import index_proteins, make_check, split_proteins
 
-from seqembed.index.table import read_shard_index
+from seqembed.index.reader import read_shard_index
 from seqembed.results.reader import slab_bounds
 from seqembed.results.rows import TokenRows
 from seqembed.results.writer import Slab, write_embeddings

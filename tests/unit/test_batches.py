@@ -17,7 +17,7 @@ from worker_runs import make_project, make_sequences
 
 from seqembed.errors import IndexFormatError
 from seqembed.index import split
-from seqembed.index.table import read_id, read_shard_index
+from seqembed.index.reader import read_id, read_shard_index
 from seqembed.inference.batches import (
     MIN_BATCH_TOKENS,
     IndexBasedDataset,

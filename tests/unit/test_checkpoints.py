@@ -18,14 +18,14 @@ from worker_runs import GOLDEN
 
 from seqembed.checkpoints.blocks import list_blocks, read_block, write_next_block
 from seqembed.checkpoints.checkpoint import Checkpoint, clear, open_checkpoint, read_finished
-from seqembed.checkpoints.records import read_manifest, write_manifest
-from seqembed.checkpoints.shard import count_duplicate_rows
+from seqembed.checkpoints.finished_shard import count_duplicate_rows
+from seqembed.checkpoints.manifest_and_failures import read_manifest, write_manifest
 from seqembed.checkpoints.token_rows import ResidueSpool
 from seqembed.errors import CheckpointError
 from seqembed.flags import FP32_RETRY
 from seqembed.inference.runner import BatchRows
-from seqembed.worker import writer as checkpoint_writer
-from seqembed.worker.writer import CheckpointWriter
+from seqembed.worker import checkpoint_writer
+from seqembed.worker.checkpoint_writer import CheckpointWriter
 
 LOGGER = logging.getLogger("seqembed.tests")
 MANIFEST = (GOLDEN / "manifest.json").read_text()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from seqembed.rules import list_errors, read_error
+from seqembed.run_messages import list_errors, read_error
 from seqembed.worker_logging import open_log_file
 
 CUDA = "CUDA error: an illegal memory access\nCUDA kernel errors might be\nFor debugging\n\nCompile"

@@ -8,7 +8,7 @@ import pytest
 from indexing import index_proteins
 
 from seqembed.errors import ConfigError
-from seqembed.rules import refuse_to_replace
+from seqembed.run_messages import refuse_to_replace
 
 INDEX = Path("results/my/index.parquet")
 

@@ -12,7 +12,7 @@ import pytest
 from known_files import write_indices, write_known_file
 
 from seqembed.checkpoints.blocks import write_next_block
-from seqembed.checkpoints.records import (
+from seqembed.checkpoints.manifest_and_failures import (
     CheckpointManifest,
     Failures,
     write_failures,

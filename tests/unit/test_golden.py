@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from seqembed.checkpoints.blocks import read_block
-from seqembed.checkpoints.records import Suspect, read_failures, read_manifest
+from seqembed.checkpoints.manifest_and_failures import Suspect, read_failures, read_manifest
 from seqembed.index.parquet import read_metadata
-from seqembed.index.table import (
+from seqembed.index.reader import (
     read_excluded,
     read_ids_and_reasons,
     read_lengths_and_digests,

@@ -27,14 +27,18 @@ from worker_runs import GOLDEN, SEQUENCES, WIDTH, Outcome, Project, WorkerProces
 
 from seqembed import gpu_worker
 from seqembed.checkpoints.blocks import list_blocks, read_block, write_next_block
-from seqembed.checkpoints.records import CheckpointManifest, read_manifest, write_manifest
+from seqembed.checkpoints.manifest_and_failures import (
+    CheckpointManifest,
+    read_manifest,
+    write_manifest,
+)
 from seqembed.errors import (
     ConfigError,
     IndexFormatError,
     InterruptedRun,
     ModelError,
 )
-from seqembed.index.table import read_shard_index
+from seqembed.index.reader import read_shard_index
 from seqembed.models.encoders.esm2 import Esm2
 from seqembed.models.prepare import prepare_model
 from seqembed.models.prepared import read_prepared

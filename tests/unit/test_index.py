@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from indexing import index_proteins, make_check, make_shards, split_proteins, write_fasta
 
-from seqembed.checkpoints.shard import read_shard_ids
+from seqembed.checkpoints.finished_shard import read_shard_ids
 from seqembed.checks.residues import find_unknown
 from seqembed.errors import FastaError, IndexFormatError, ResidueError
 from seqembed.index import writer
 from seqembed.index.parquet import INDEX_SCHEMA, read_metadata, whole
-from seqembed.index.table import (
+from seqembed.index.reader import (
     encode_rows,
     read_excluded,
     read_ids_and_reasons,

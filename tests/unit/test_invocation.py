@@ -7,7 +7,7 @@ import shlex
 import pytest
 
 from seqembed.errors import ConfigError
-from seqembed.rules import refuse_lost_words, refuse_other_gpu_limits
+from seqembed.run_messages import refuse_lost_words, refuse_other_gpu_limits
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ from worker_runs import SCRIPTS
 
 from seqembed.errors import IndexFormatError, ShardError
 from seqembed.index.parquet import read_metadata
-from seqembed.index.table import read_lengths_and_digests
+from seqembed.index.reader import read_lengths_and_digests
 from seqembed.results import writer as writer_module
 from seqembed.results.merge import Summary, merge, remove_checkpoints, write_quarantine
 from seqembed.results.reader import open_embeddings

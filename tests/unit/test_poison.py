@@ -25,7 +25,7 @@ from worker_runs import (
 )
 
 from seqembed import gpu_worker
-from seqembed.checkpoints.records import read_failures
+from seqembed.checkpoints.manifest_and_failures import read_failures
 from seqembed.environment import EnvConfig
 from seqembed.errors import WorkerError
 from seqembed.models.encoders.tokenization import Esm2Tokenizer

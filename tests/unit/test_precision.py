@@ -76,7 +76,7 @@ def test_fp16_asked_for_and_forbidden_is_refused(card):
 def test_bf16_on_the_cpu_needs_its_instructions(flags, able, monkeypatch, tmp_path):
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(f"processor\t: 0\nflags\t\t: {flags}\nbugs\t: avx512_bf16\n")
-    monkeypatch.setattr("seqembed.settings.precision.CPUINFO", cpuinfo)
+    monkeypatch.setattr("seqembed.machine.processor.CPUINFO", cpuinfo)
     if able:
         assert resolve_precision("bf16", CPU, ALLOWED) == "bf16"
         return

@@ -38,8 +38,11 @@ def test_small_batches_give_the_same_bits_on_any_number_of_threads():
         ("AuthenticAMD", {}, None),
     ],
 )
-def test_only_intels_processors_need_the_strict_mode(vendor, set_before, found, tmp_path):
+def test_only_intels_processors_need_the_strict_mode(
+    vendor, set_before, found, monkeypatch, tmp_path
+):
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
+    monkeypatch.setattr("seqembed.machine.processor.CPUINFO", tmp_path / "cpuinfo")
     environ = dict(set_before)
-    keep_products_equal(environ, tmp_path / "cpuinfo")
+    keep_products_equal(environ)
     assert environ.get("MKL_CBWR") == found

@@ -17,7 +17,7 @@ ORDER = (
     *("models.source", "models.families", "models.known"),
     *("models.encoders", "models.prepared", "models.weights", "models", "checks", "settings"),
     *("index", "results", "checkpoints", "inference", "worker_logging", "worker"),
-    *("gpu_worker", "supervisor", "verify", "rules", "command_line"),
+    *("gpu_worker", "supervisor", "verify", "run_messages", "command_line"),
 )
 LOOSE_FILES = 10
 

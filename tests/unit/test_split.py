@@ -18,7 +18,7 @@ from seqembed.checks.residues import find_unknown
 from seqembed.errors import ConfigError, IndexFormatError
 from seqembed.index import split
 from seqembed.index.parquet import read_metadata
-from seqembed.index.table import read_shard_index
+from seqembed.index.reader import read_shard_index
 from seqembed.models.encoders.tokenization import BpeTokenizer, Esm2Tokenizer
 from seqembed.settings.lengths import LengthPolicy
 from seqembed.storage.digests import digest

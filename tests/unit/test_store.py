@@ -12,7 +12,7 @@ from known_files import WIDTH, flags_of, rows_of, token_rows_of, write_indices, 
 
 from seqembed.checkpoints.blocks import list_blocks, read_block
 from seqembed.checkpoints.checkpoint import Checkpoint
-from seqembed.index.table import read_shard_index
+from seqembed.index.reader import read_shard_index
 from seqembed.results.reader import store_path
 
 RECIPE = "ab" * 32

@@ -14,7 +14,7 @@ import pytest
 from worker_runs import Project, WorkerProcess, make_project, make_sequences, note_steps
 
 from seqembed.checkpoints.blocks import list_blocks, read_block
-from seqembed.index.table import read_shard_index
+from seqembed.index.reader import read_shard_index
 
 # Batches of 4, and later of 5 and 6.
 SEQUENCES = make_sequences([n for n in range(120, 80, -2) for _ in range(6)])

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from seqembed.worker_logging import Progress, open_log_file, setup_worker_logging
+from seqembed.worker.progress import Progress
+from seqembed.worker_logging import open_log_file, setup_worker_logging
 
 LOGGER = logging.getLogger("seqembed.tests")
 TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"

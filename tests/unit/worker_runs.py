@@ -20,8 +20,12 @@ import h5py
 from indexing import index_proteins, split_proteins
 
 import seqembed
-from seqembed.checkpoints.records import CheckpointManifest, read_manifest, write_manifest
-from seqembed.checkpoints.shard import INDEX
+from seqembed.checkpoints.finished_shard import INDEX
+from seqembed.checkpoints.manifest_and_failures import (
+    CheckpointManifest,
+    read_manifest,
+    write_manifest,
+)
 from seqembed.models.prepared import read_prepared
 from seqembed.storage.publish import link
 
@@ -203,7 +207,7 @@ def _work(fault: Callable[[], None] | None, *arguments: Any) -> None:
 
 def killed_after_a_block() -> None:
     """SIGKILL as soon as the first block is on disk."""
-    from seqembed.worker import writer as checkpoint_writer
+    from seqembed.worker import checkpoint_writer
 
     write = checkpoint_writer.write_next_block
 
@@ -266,7 +270,7 @@ def accelerator_error_in_third_batch() -> None:
 
 
 def disk_full_at_the_third_block() -> None:
-    from seqembed.worker import writer as checkpoint_writer
+    from seqembed.worker import checkpoint_writer
 
     write, calls = checkpoint_writer.write_next_block, []
 

@@ -26,7 +26,7 @@ from seqembed.errors import FastaError, SeqembedError
 from seqembed.fasta.files import find_fasta_files
 from seqembed.models import known as known_models
 from seqembed.models.source import list_model_files
-from seqembed.rules import (
+from seqembed.run_messages import (
     list_changes,
     list_errors,
     refuse_lost_words,

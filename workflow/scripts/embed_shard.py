@@ -51,7 +51,7 @@ def json_object(text: str) -> dict[str, Any]:
 def embed_shard(arguments: argparse.Namespace, logger: logging.Logger) -> None:
     """Embed the shard that the options name, and log how many sequences were embedded.
 
-    Raises ConfigError if an option is impossible, and as Supervisor.run.
+    Raises ConfigError for an impossible option, DeviceError, WorkerError or InterruptedRun.
     """
     rank, world_size = arguments.rank, arguments.world_size
     if not 0 <= rank < world_size:
@@ -82,7 +82,7 @@ def embed_shard(arguments: argparse.Namespace, logger: logging.Logger) -> None:
         f"{status['resumed_sequences']:,} finished before"
     )
     if status["quarantined"]:
-        logger.warning(f"{status['quarantined']:,} sequences could not be embedded")
+        logger.warning(f"{status['quarantined']:,} sequences failed; quarantine.tsv will list them")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def main() -> int:
 
 
 def verify_files(arguments: argparse.Namespace, logger: logging.Logger) -> None:
-    """Verify every file, also after a file with a fault; then raise FileFormatError if one had."""
+    """Verify every file, even after a wrong one; then raise FileFormatError if any was wrong."""
     fail, wrong = arguments.on_quarantine == "fail", []
     for path in arguments.files:
         try:

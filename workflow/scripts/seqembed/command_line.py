@@ -28,7 +28,7 @@ ADVICE = {
 
 
 def parser(description: str | None, *, needs_log: bool = False) -> argparse.ArgumentParser:
-    """Return a parser with the option --log, which the user has to give with `needs_log`."""
+    """Return a parser with the option --log; needs_log: the user has to give that option."""
     result = argparse.ArgumentParser(description=description, allow_abbrev=False)
     result.add_argument("--log", type=Path, required=needs_log, help="append the log to this file")
     return result

@@ -56,7 +56,7 @@ def count_of(count: int, noun: str) -> str:
 
 
 def shorten(text: str) -> str:
-    """Return a text for a message; of more than 60 characters, the first 57 and `...`."""
+    """Return a text for a message: if longer than 60 characters, its first 57 and `...`."""
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -89,7 +89,7 @@ class RecipeError(SeqembedError):
 
 
 class NonFiniteError(SeqembedError):
-    """The model gave values that are not finite, `count` times in a row; last at row `position`."""
+    """`count` successive sequences got values that are not finite; position: the last one's row."""
 
     def __init__(self, position: int, count: int) -> None:
         self.position = position
@@ -109,7 +109,7 @@ class WorkerCrashError(SeqembedError):
 
 
 class NotTheSequencesError(SeqembedError):
-    """Each of `count` sequences in a row failed alone, so the sequences are not the cause.
+    """Each of `count` successive sequences failed alone, so the sequences are not the cause.
 
     reason: why the last one failed. memory: whether the sequences failed for lack of memory.
     """

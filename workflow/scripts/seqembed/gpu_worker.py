@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from seqembed.checkpoints.checkpoint import clear, open_checkpoint, read_finished
-from seqembed.checkpoints.records import MANIFEST, CheckpointManifest, read_manifest
-from seqembed.checkpoints.shard import assemble_shard, count_duplicate_rows
+from seqembed.checkpoints.finished_shard import assemble_shard, count_duplicate_rows
+from seqembed.checkpoints.manifest_and_failures import MANIFEST, CheckpointManifest, read_manifest
 from seqembed.environment import EnvConfig
 from seqembed.errors import (
     EXIT_FAILED,
@@ -32,7 +32,7 @@ from seqembed.errors import (
     NonFiniteError,
     SeqembedError,
 )
-from seqembed.index.table import read_assigned
+from seqembed.index.reader import read_assigned
 from seqembed.inference.failure_tracker import is_out_of_memory
 from seqembed.machine.signals import StopFlag
 from seqembed.models.prepare import load_prepared
@@ -41,8 +41,9 @@ from seqembed.results.reader import store_path
 from seqembed.settings.precision import DTYPES, resolve_precision
 from seqembed.storage.digests import to_hex
 from seqembed.storage.publish import link, set_aside
-from seqembed.worker.run import open_run
-from seqembed.worker_logging import Progress, setup_worker_logging
+from seqembed.worker.decisions import open_run
+from seqembed.worker.progress import Progress
+from seqembed.worker_logging import setup_worker_logging
 
 # The setting with which rows that are not finite are computed again.
 FP32 = {"precision": "fp32"}
@@ -59,14 +60,14 @@ def gpu_worker(
 ) -> None:
     """Embed the shard of `rank` into `output_dir/shard_{rank}.h5`; put one status on the queue.
 
-    index_path: the shard's index. model_config: the keys that read_settings,
-    _extract_checkpoint_config and Run.open_tracker read, and `log_path`. The status is a
-    dict; after an error, see describe_error.
+    index_path: the shard's index. model_config: the settings of `execution`; `model`, the path of
+    {model}.json; `embedding`, a dict of its settings; `threads`; `log_path`; from a supervisor also
+    `crash` and `began`. The status is a dict with `rank`, `status` ("complete", "interrupted",
+    "failed" or "numerical_instability") and the counts of sequences, or the error.
 
     Call this function in a process of its own, whose CUDA_VISIBLE_DEVICES names the GPU to use.
     After SIGTERM the worker finishes the batches that it has begun, writes checkpoints, and exits
-    with code 143. After an error the worker exits with code 1, and finished rows stay in the
-    checkpoint.
+    with code 143. After an error it exits with code 1, and finished rows stay in the checkpoint.
     """
     sigterm = StopFlag()
     logger = setup_worker_logging(rank, Path(model_config["log_path"]))
@@ -163,8 +164,8 @@ def _load_checkpoint_manifest(
 ) -> CheckpointManifest | None:
     """Return the manifest that an earlier run left in `checkpoint_base_dir/shard_{rank}`.
 
-    None if there is no manifest, or if `enable_checkpointing` is False. A damaged manifest is
-    renamed with a warning, and only its token budget is lost.
+    Return None if there is no manifest, if `enable_checkpointing` is False, or if the manifest is
+    damaged: then it is renamed with a warning, and only its token budget is lost.
     """
     if not enable_checkpointing:
         return None
@@ -205,7 +206,7 @@ def _load_and_filter_index(
 ) -> list[int]:
     """Return the rows to compute, longest first, without rows whose hex digest is in `resumed_ids`.
 
-    In a shard's index, all rows count; in a whole dataset's, rows rank, rank + world_size, ...
+    All rows of a shard's index are the rank's; of a dataset's, rows rank, rank + world_size, ...
     Raises IndexFormatError if the index is damaged or belongs to another rank.
     """
     rows, digests = read_assigned(index_path, rank, world_size)
@@ -278,8 +279,8 @@ def _report_error(
 def describe_error(error: Exception) -> dict[str, Any]:
     """Return the status, without the rank, of a worker that ended with `error`.
 
-    If `status` is "failed", `error` is the kind of error and `retry_recommended` says whether a
-    fresh worker may succeed. "cuda_oom" means that a GPU or this machine ran out of memory.
+    `status`: "interrupted", "numerical_instability" or "failed". After "failed", `error` is a kind
+    ("cuda_oom": memory ran out), and `retry_recommended` says if a fresh worker may succeed.
     """
     message = f"{type(error).__name__}: {error}"[:MAX_ERROR_CHARACTERS]
     if isinstance(error, InterruptedRun):

@@ -225,7 +225,10 @@ class Supervisor:
 def _work(
     supervisor: int, results: Any, began: Any, variables: dict[str, str], *arguments: Any
 ) -> None:
-    """Run the worker in the child process, which the kernel kills when the supervisor ends."""
+    """Run the worker in the child process, which the kernel kills when the supervisor ends.
+
+    supervisor: a pid. results: the queue for the status. began: an event, set as in WorkerEnd.
+    """
     die_with_parent(supervisor, signal.SIGKILL)
     os.environ.update(variables)
     # Imported here, because a supervisor does not need PyTorch, which takes seconds to import.

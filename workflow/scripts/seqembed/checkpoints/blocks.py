@@ -67,7 +67,7 @@ class Block:
             found = f"the counts of token rows have the shape {self.residues.counts.shape}"
             raise CheckpointError(f"for {count} digests, {found}")
         if not 0 <= self.first <= self.last:
-            raise CheckpointError(f"its batches go from {self.first} to {self.last}")
+            raise CheckpointError(f"its batches, {self.first} to {self.last}, are no range")
 
 
 def write_block(folder: Path, block: Block) -> Path:
@@ -137,7 +137,7 @@ def read_block(path: Path, *, check: bool = True) -> Block:
             _check(path, header)
         metadata = dict(json.loads(header[8:])["__metadata__"])
         if metadata["format_version"] != FORMAT_VERSION:
-            raise CheckpointError(f"its format version is {metadata['format_version']!r}")
+            raise CheckpointError(f"its format version, {metadata['format_version']!r}, is unknown")
         with safe_open(path, "numpy") as file:
             held = {name: file.get_tensor(name) for name in set(file.keys()) - {"rows"}}
         residues = read_reference(metadata, held.pop(COUNTS)) if COUNTS in held else None
@@ -155,7 +155,7 @@ def read_block(path: Path, *, check: bool = True) -> Block:
 
 
 def list_blocks(folder: Path) -> list[Path]:
-    """Return the paths of a folder's blocks, by number; none if the folder is missing."""
+    """Return the paths of a folder's blocks, by number; [] if the folder is missing."""
     if not folder.is_dir():
         return []
     blocks = [path for path in folder.iterdir() if BLOCK_NAME.fullmatch(path.name)]
@@ -178,7 +178,7 @@ def _read_header(path: Path) -> bytes:
 def _check(path: Path, header: bytes) -> None:
     """Raise CheckpointError if the checksum in the header is not the checksum of the whole file.
 
-    The checksum is computed with BLANK in its own place.
+    While a checksum is computed, BLANK (zeros) stands in the header in place of the checksum.
     """
     before, mark, after = header.partition(MARK)
     blanked = before + mark + BLANK.encode() + after[len(BLANK) :]
@@ -191,7 +191,7 @@ def _check(path: Path, header: bytes) -> None:
 
 
 def _map_rows(path: Path, header: bytes) -> NDArray[np.floating]:
-    """Return the (n, D) rows of a block, left on disk."""
+    """Return a block's (n, D) rows, float32 or float16, left on disk as a memory map."""
     entry = json.loads(header[8:])["rows"]
     dtype = {"F32": np.float32, "F16": np.float16}[entry["dtype"]]
     if 0 in entry["shape"]:
@@ -201,6 +201,7 @@ def _map_rows(path: Path, header: bytes) -> NDArray[np.floating]:
 
 
 def _next_number(folder: Path) -> int:
+    """Return the number after the last batch of the last block; 0 if there is no block."""
     if not (blocks := list_blocks(folder)):
         return 0
     try:

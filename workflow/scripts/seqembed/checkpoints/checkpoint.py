@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqembed.checkpoints.blocks import Block, list_blocks, read_block, write_next_block
-from seqembed.checkpoints.records import (
+from seqembed.checkpoints.finished_shard import INDEX, read_shard_ids
+from seqembed.checkpoints.manifest_and_failures import (
     FAILURES,
     IN_FLIGHT,
     MANIFEST,
     CheckpointManifest,
     write_manifest,
 )
-from seqembed.checkpoints.shard import INDEX, read_shard_ids
 from seqembed.checkpoints.token_rows import copy_residues
 from seqembed.errors import CheckpointError, ShardError
 from seqembed.results.reader import open_embeddings, pool_token_rows, slab_bounds
@@ -81,9 +81,9 @@ class Checkpoint:
         """Copy rows from the store at `path`, an HDF5 file, into new blocks; return these blocks.
 
         digests: (n, 16) uint8, the shard's sequences; those that the store lacks are left out.
-        finished: the hex digests of sequences that have a row already, and are left out.
-        If the store is missing, damaged or of another recipe, the list is empty. Unless the store
-        is missing, a warning says why.
+        finished: the hex digests of sequences that have a row already, and are left out. The list
+        is empty if the store is missing or, with a warning, if the store is damaged or of another
+        recipe.
         """
         blocks: list[Block] = []
         if not path.exists():
@@ -123,11 +123,11 @@ def open_checkpoint(
     leave_if_asked: Callable[[], None],
     logger: logging.Logger,
 ) -> Iterator[Checkpoint]:
-    """Give the rank's checkpoint to the body, and hold the lock of `checkpoint_dir` meanwhile.
+    """Yield the rank's checkpoint, and hold the lock of `checkpoint_dir` during the `with` block.
 
-    config: from _extract_checkpoint_config. If `config` turns checkpoints off, the checkpoint is a
-    temporary folder in `output_dir`, removed after the body. leave_if_asked: called while another
-    worker holds the lock; the wait ends if that call raises.
+    config: what _extract_checkpoint_config returns. If `enable_checkpointing` in it is False, the
+    checkpoint is a temporary folder in `output_dir`, removed after the block. leave_if_asked:
+    called while another worker holds the lock; the wait ends if that call raises.
     """
     if config["enable_checkpointing"]:
         base = config["checkpoint_dir"]

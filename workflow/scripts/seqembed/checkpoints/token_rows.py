@@ -67,12 +67,12 @@ def read_reference(metadata: Mapping[str, str], counts: NDArray[np.int64]) -> Re
     name, checksum, dtype = (metadata[key] for key in REFERENCE)
     # If the dtype were "object", NumPy would take the file's bytes for addresses in memory.
     if dtype not in DTYPES or counts.dtype != np.int64 or (counts < 0).any():
-        raise CheckpointError(f"its token rows are {dtype!r}, and their counts {counts.dtype}")
+        raise CheckpointError(f"its token rows are {dtype!r}, their counts {counts.dtype}: invalid")
     return ResidueFile(name, checksum, dtype, counts)
 
 
 class ResidueSpool:
-    """Collects token rows in a temporary file in `folder`, and seals the file for a block.
+    """Collects token rows in a temporary file in `folder`, and makes it the final file of a block.
 
     The rows of a sequence may be added in parts, with no other sequence between the parts.
     """
@@ -101,13 +101,13 @@ class ResidueSpool:
         return self._file
 
     def add(self, position: int, rows: NDArray[np.floating]) -> None:
-        """Append (m, D) rows, float32 or float16, of the sequence number `position`."""
+        """Append (m, D) rows, float32 or float16, of a sequence; `position` is its number."""
         self._open().write(np.ascontiguousarray(rows).data)
         self._dtype, self._row_bytes = rows.dtype.name, rows.shape[1] * rows.itemsize
         self._counts[position] = self._counts.get(position, 0) + len(rows)
 
     def drop(self, positions: Iterable[int]) -> None:
-        """Remove the rows of these sequences, if any; no other may have been added after them."""
+        """Remove these sequences' rows, if any; no other sequence may have been added after."""
         for position in positions:
             if self._counts.pop(position, 0):
                 file = self._open()
@@ -142,9 +142,9 @@ class ResidueSpool:
 
 
 def copy_residues(folder: Path, rows: TokenRowPool, places: NDArray[np.int64]) -> ResidueFile:
-    """Write the token rows of sequences of a pool to a sealed file in `folder`.
+    """Write token rows of `rows` to a new file in `folder`, for a block; return that file.
 
-    places: (n,) int64, the numbers of the sequences in the pool.
+    places: (n,) int64, the numbers in `rows` of the sequences to write.
     """
     spool = ResidueSpool(folder)
     try:

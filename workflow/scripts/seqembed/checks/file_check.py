@@ -7,9 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from seqembed.checks.files import Composition, Identities, Lengths, LineWidths, StatedLengths
-from seqembed.checks.lines import POSSIBLE, Finding, find_impossible, find_suspicious
-from seqembed.checks.records import DNA_MIN_SHARE, NUCLEOTIDES, find_suspicious_records
+from seqembed.checks.across_records import (
+    Composition,
+    Identities,
+    Lengths,
+    LineWidths,
+    StatedLengths,
+)
+from seqembed.checks.lookalikes import DNA_MIN_SHARE, NUCLEOTIDES, find_suspicious_records
+from seqembed.checks.notations import POSSIBLE, Finding, find_impossible, find_suspicious
 from seqembed.errors import FastaError, shorten
 from seqembed.fasta.records import Records
 from seqembed.models.families import Molecule

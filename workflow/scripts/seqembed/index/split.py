@@ -22,7 +22,7 @@ from seqembed.index.parquet import (
     read_columns,
 )
 from seqembed.index.processing_order import arrange
-from seqembed.index.table import check_rows, describe_rows, read_excluded, shard_fingerprint
+from seqembed.index.reader import check_rows, describe_rows, read_excluded, shard_fingerprint
 from seqembed.models.encoders.tokenization import Tokenizer
 from seqembed.settings.lengths import LengthPolicy
 from seqembed.storage.digests import digest_all, first_rows

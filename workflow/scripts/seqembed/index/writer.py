@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 
 from seqembed.checks.residues import ResidueCheck
 from seqembed.index.parquet import FORMAT_VERSION, INDEX_SCHEMA
+from seqembed.index.reader import encode_rows
 from seqembed.index.sequence_ids import IdStyle, SequenceIds
-from seqembed.index.table import encode_rows
 from seqembed.storage.digests import digest_all
 from seqembed.storage.publish import published
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from seqembed.checkpoints.records import Suspect
+from seqembed.checkpoints.manifest_and_failures import Suspect
 from seqembed.index.parquet import damage_error, damage_named, open_parquet, read_row_group
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.tokenization import SPECIALS
@@ -82,9 +82,9 @@ def put_suspects_first(
 def plan_passes(
     boundaries: Int64s, batches: Int64s, passes: Int64s, windows_a_pass: int
 ) -> tuple[Int64s, Int64s]:
-    """Return the batch of each of p passes, (p,), and the window at which the pass begins, (p,).
+    """Return, for each of p passes, the number of its batch, (p,), and of its first window, (p,).
 
-    A window is given by its number, from 0, in the batch's first sequence. boundaries: (B + 1,),
+    Windows are numbered from 0 in the batch's first sequence. boundaries: (B + 1,),
     from plan_batches. batches: (b,) the numbers of the batches to compute. passes: (N,) how many
     passes each row takes. windows_a_pass: the most windows of one sequence in a pass.
     """
@@ -98,9 +98,9 @@ def plan_passes(
 class RawBatch:
     """The residues of the sequences in one pass.
 
-    positions: (B,) the sequences' rows in the shard. windows: the number of the first sequence's
-    first window in this pass, and the number after the last window's, or None if all that follow
-    are in this pass. All windows of the other sequences are in this pass.
+    positions: (B,) the sequences' rows in the shard. windows: which windows of the first sequence
+    are in this pass, as the start and stop of a slice; stop None: up to the last. All windows of
+    the other sequences are in this pass.
     """
 
     positions: Int64s
@@ -110,11 +110,11 @@ class RawBatch:
 
 @dataclass(frozen=True, slots=True)
 class PackedWindow:
-    """A window in a packed batch, and which of the batch's rows the window gives its sequence.
+    """A window in a packed batch, and which of the batch's rows are kept for the window's sequence.
 
-    position: the sequence's row in the shard. start, stop: the window gives the rows `start` to
-    `stop - 1`. first, last: whether this is the sequence's first or last window. The first window
-    has its special token at row `start - 1`, the last window at row `stop`.
+    position: the sequence's row in the shard. start, stop: rows `start` to `stop - 1` are kept.
+    first, last: whether this is the sequence's first or last window. The first window has its
+    special token at row `start - 1`, the last window at row `stop`.
     """
 
     position: int
@@ -126,7 +126,7 @@ class PackedWindow:
 
 @dataclass(frozen=True, eq=False)
 class PackedBatch:
-    """The tokens of windows, end to end; a dummy follows if they are fewer than MIN_BATCH_TOKENS.
+    """Windows' tokens, end to end; if fewer than MIN_BATCH_TOKENS, a dummy of no sequence follows.
 
     tokens: (T,) int64 token ids, those of special tokens and of the dummy included. packing: where
     in `tokens` each window, and the dummy, begins and ends.
@@ -179,9 +179,9 @@ class PackedBatch:
 class IndexBasedDataset(Dataset[RawBatch]):
     """The batches that a worker computes: item i holds the residues of pass i.
 
-    index_path: the shard's index. boundaries, windows_a_pass: as plan_passes takes them. passes: as
-    plan_passes returns them. Only the row group that was read last is kept, so that memory does not
-    grow with the shard. Reading an item raises IndexFormatError if the index is damaged.
+    index_path: the shard's index. boundaries: from plan_batches. passes: from plan_passes.
+    windows_a_pass: the most windows of one sequence in a pass. To save memory, only the row group
+    that was read last is kept. Reading an item raises IndexFormatError if the index is damaged.
     """
 
     def __init__(

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from seqembed.checkpoints.records import (
+from seqembed.checkpoints.manifest_and_failures import (
     FAILURES,
     Failures,
     InFlight,
@@ -59,10 +59,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 class FailureTracker:
     """Records a shard's failures, and decides what is computed in place of a failed batch.
 
-    folder: of the shard's checkpoints. digests: (N, 16) uint8 of the shard's rows. name_of: returns
-    the id of a row's sequence, for messages. known: the failures of this and earlier runs.
-    given_up: the rows that this process computes no more. retrying: the batch that was submitted
-    last is a sequence that failed alone before.
+    folder: the shard's checkpoint folder. digests: (N, 16) uint8 of the shard's rows. name_of:
+    returns a row's id, for messages. known: the failures of this and earlier runs.
+    given_up: the rows that this process computes no more.
+    retrying: the batch that was submitted last is a sequence that failed alone before.
     """
 
     def __init__(
@@ -198,7 +198,7 @@ class FailureTracker:
             raise FreshProcessError(f"{failed}; a fresh process computes each of them alone")
 
     def _lower_limit(self, tokens: int, *, alone: bool) -> None:
-        """Lower the token limit to half of a failed batch's tokens, or if not `alone`, to all."""
+        """Lower the token limit to a failed batch's tokens, or to half if the batch ran `alone`."""
         limit = min(tokens // 2 if alone else tokens, self.known.token_limit or tokens)
         self.known.token_limit = limit
         words = "out of memory in a batch of %s tokens: batches hold at most %s from now on"
@@ -207,7 +207,7 @@ class FailureTracker:
     def _fail_alone(
         self, row: int, reason: str, memory: bool, *, fresh: bool, error: Exception | None = None
     ) -> None:
-        """Record that a sequence failed alone: quarantine it, or keep it as a suspect."""
+        """Record that a sequence failed alone; quarantine it if so in TRIES fresh processes."""
         earlier = self.known.suspects.pop(row, Suspect(reason=reason))
         if not earlier.failed and (count := self._count_in_a_row(row, memory)):
             raise NotTheSequencesError(count, reason, memory) from error
@@ -229,7 +229,7 @@ class FailureTracker:
         """Count the failures in a row with this one; return the count if too large, else 0.
 
         Too many sequences cannot all be at fault: all suspects are forgotten, and the sequences
-        that failed in this row leave the quarantine.
+        that are counted leave the quarantine.
         """
         known = self.known
         known.in_a_row[bytes(self._digests[row]).hex()] = memory

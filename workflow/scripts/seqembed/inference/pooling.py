@@ -20,7 +20,7 @@ def pooled_span(window: PackedWindow, pooling: Pooling, pools_specials: bool) ->
     """Return which rows of a packed batch are pooled for a window: start and stop, stop excluded.
 
     pools_specials: mean and maximum include a sequence's first and last special token. `cls` takes
-    the row before the window's own, which is the special token in a sequence's first window.
+    one row, `window.start - 1`: in a sequence's first window, the row of the special token.
     """
     if pooling == "cls":
         return window.start - 1, window.start

@@ -120,7 +120,7 @@ class AsyncInferenceRunner:
     ) -> Iterator[BatchRows]:
         """Yield the rows of `batches`, without those of sequences that fail.
 
-        Yields empty results while computing a batch takes long. Once `stopped()` is true, no other
+        Yields BatchRows() now and then while a batch is computed. Once `stopped()` is true, no new
         batch begins; the batches being computed are finished. Raises NotTheSequencesError or
         NonFiniteError if too many sequences in a row fail.
         """
@@ -136,8 +136,8 @@ class AsyncInferenceRunner:
     def _run(self, batch: PackedBatch, *, alone: bool = False) -> Iterator[BatchRows]:
         """Submit a batch, in parts if it is over the token limit, once there is room for it.
 
-        Yields the rows that arrive meanwhile, as the other methods do that return an iterator.
-        alone: the batch is computed beside no other, and its rows are yielded here.
+        Yields the rows of earlier batches that are finished meanwhile. alone: the batch is computed
+        beside no other, and its rows are yielded here, too.
         """
         yield from self._make_room(1 if alone or self._needs_all(batch) else self._streams.depth)
         # Earlier batches may have failed meanwhile: the tracker then has given up sequences, or
@@ -172,7 +172,7 @@ class AsyncInferenceRunner:
         return [n for n, w in enumerate(batch.windows) if w.position not in self._tracker.given_up]
 
     def _make_room(self, depth: int) -> Iterator[BatchRows]:
-        """Wait until fewer than `depth` batches are submitted, and yield the rows of the others."""
+        """Wait until fewer than `depth` batches are submitted; yield the finished batches' rows."""
         while len(self._submitted) >= depth:
             if not wait([self._submitted[0].rows], WAIT_SECONDS).done:
                 yield BatchRows()
@@ -224,7 +224,7 @@ class AsyncInferenceRunner:
         """Return the rows of the sequences that a batch completes.
 
         pooled: (B, D), a row for each window. residues: the (m, D) token rows of each window, or
-        none. A sequence whose row is too large for the storage's dtype is quarantined.
+        []. A sequence whose row is too large for the storage's dtype is quarantined.
         """
         self._retry_in_fp32(batch, pooled, residues)
         kept = self._kept(batch)

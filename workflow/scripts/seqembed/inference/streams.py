@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from seqembed.inference.batches import PackedBatch
+from seqembed.machine.processor import read_processor
 from seqembed.models.encoders.attention import Packing
 
 # Pooled rows, (B, D) float32, and token rows, (T, D), or None if they are not asked for.
@@ -24,19 +24,16 @@ Rows = tuple[Tensor, Tensor | None]
 Compute = Callable[[Tensor, Packing], Rows]
 
 
-def keep_products_equal(
-    environ: MutableMapping[str, str], cpuinfo: Path = Path("/proc/cpuinfo")
-) -> None:
+def keep_products_equal(environ: MutableMapping[str, str]) -> None:
     """Make MKL compute the same bits with any number of threads: set MKL_CBWR in `environ`.
 
     A value that the user set stays. MKL reads the variable once: call this function before the
-    first matrix product. cpuinfo: the file that names the processor's maker; the variable is set
-    for Intel's only.
+    first matrix product. The variable is set on Intel's processors only.
     """
     # PyTorch multiplies with Intel's MKL. MKL divides a small batch's product among threads in
     # several ways, which give different last bits. In strict mode MKL gives the bits of one thread
     # (measured; "Obtaining Numerically Reproducible Results", oneMKL developer guide).
-    if cpuinfo.exists() and "GenuineIntel" in cpuinfo.read_text(encoding="utf-8"):
+    if "GenuineIntel" in read_processor("vendor_id"):
         environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 
@@ -44,8 +41,8 @@ class CpuStreams:
     """Computes `streams` batches at once on a CPU, each on an equal share of its threads.
 
     Threads that share one batch wait for each other at every step of a model, so several batches at
-    once are faster. As many batches wait as are computed. A batch that is submitted alone gets all
-    threads. threads: of the CPU, for all batches together. even_threads: Encoder.even_threads.
+    once are faster. Up to `streams` more batches wait. A batch that is submitted alone gets all
+    `threads` of the CPU. even_threads: Encoder.even_threads, which limits a batch's threads.
     """
 
     def __init__(self, streams: int, threads: int, even_threads: Callable[[int, int], int]) -> None:

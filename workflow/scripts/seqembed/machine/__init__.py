@@ -1,1 +1,1 @@
-"""The machine: GPUs and their locks, control groups, signals and Slurm steps."""
+"""The machine: GPUs and their locks, the processor, control groups, signals and Slurm steps."""

@@ -185,12 +185,12 @@ def lease_device(
     proc: Path = DRIVER_GPUS,
     dev: Path = DEVICE_NODES,
 ) -> Iterator[dict[str, str]]:
-    """Hold a device in the body; give the environment variables that tie a worker to the device.
+    """Hold a device during the `with` block; yield the variables that tie a worker to the device.
 
-    The caller ends the worker before leaving the body. asked: "auto" takes the CPU if no GPU is
-    found or allowed. rank: ranks try GPUs in different orders. leave_if_asked: as in lease_gpu.
-    proc, dev: as in find_gpus. Raises DeviceError if "cuda" is asked for and no GPU is found or
-    allowed, if CUDA_VISIBLE_DEVICES names an unknown device, or if a GPU cannot be locked.
+    The caller ends the worker within the block. If no GPU is found or allowed, `asked` "auto" takes
+    the CPU; "cuda" raises DeviceError, as do an unknown device in CUDA_VISIBLE_DEVICES and a GPU
+    that cannot be locked. rank: ranks try GPUs in different orders. leave_if_asked: called while
+    all GPUs are held; the wait ends if the call raises. proc, dev: the folders of find_gpus.
     """
     if asked == "cpu":
         yield NO_GPU
@@ -224,7 +224,7 @@ def lease_device(
 def lease_gpu(
     candidates: Sequence[Device], *, leave_if_asked: Callable[[], None], logger: Logger
 ) -> Iterator[Device]:
-    """Hold the first candidate that is free; wait while other runs hold all candidates.
+    """Hold and yield the first candidate that is free; wait while other runs hold all of them.
 
     candidates: at least one. leave_if_asked: called during the wait, which ends if the call raises.
     Raises DeviceError if a candidate's node cannot be locked.

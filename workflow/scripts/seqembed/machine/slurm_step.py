@@ -16,7 +16,7 @@ KEPT = frozenset({"SLURM_CONF", "SLURM_CLUSTER_NAME", "SLURM_JOB_ID", "SLURM_JOB
 
 
 def become_own_step(environ: Mapping[str, str], logger: logging.Logger) -> None:
-    """Replace this process by `srun`, which runs the program, without OWN_STEP, as a Slurm step.
+    """Replace this process by `srun`, which runs the same command, without --own-step, as a step.
 
     At a time limit, scancel, requeue or preemption, Slurm sends SIGTERM only to the first process
     of each step. In a Snakemake job that process is Snakemake, which does not pass the signal on.
@@ -34,6 +34,6 @@ def become_own_step(environ: Mapping[str, str], logger: logging.Logger) -> None:
 
 
 def keep_job(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment without the options of Slurm steps; the variables KEPT stay."""
+    """Return the environment without Slurm's variables, except KEPT, which name cluster and job."""
     options = ("SLURM_", "SRUN_")
     return {k: v for k, v in environ.items() if k in KEPT or not k.startswith(options)}

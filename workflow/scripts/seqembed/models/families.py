@@ -48,7 +48,7 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Esm2Architecture(Architecture):
-    """The sizes of an ESM-2; token_dropout: embeddings are scaled as if tokens were masked."""
+    """The sizes of an ESM-2; token_dropout: embeddings are scaled by TOKEN_DROPOUT_SCALE."""
 
     token_dropout: bool = True
     layer_norm_eps: float = 1e-5

@@ -21,8 +21,8 @@ def fetch(model: KnownModel, by_hand: Path, logger: logging.Logger) -> Path:
     by_hand: the user's own folder, taken if all files are there. Otherwise the files are taken from
     huggingface_hub's cache, and those that are not there are downloaded.
 
-    Raises ModelError if a file cannot be downloaded, or if its SHA-256 is not the known one or, for
-    a file without a known one, the one that the hub states.
+    Raises ModelError if a file cannot be downloaded, or if its SHA-256 differs from the one in
+    `model` or, if that is None, from the one that the hub states for a large file.
     """
     downloaded = not all(path.exists() for path in _list_files(by_hand, model))
     folder = _download(model, by_hand, logger) if downloaded else by_hand
@@ -42,7 +42,7 @@ def fetch(model: KnownModel, by_hand: Path, logger: logging.Logger) -> Path:
 
 
 def _list_files(folder: Path, model: KnownModel) -> list[Path]:
-    """Return the paths of the model's files, which may be missing, and of an index's files."""
+    """Return the paths of a model's files, with those its index names; a file may be missing."""
     files = [folder / name for name in model.files]
     for index in [path for path in files if path.name.endswith(INDEX) and path.exists()]:
         files += [path for path in list_weight_files(index) if path not in files]

@@ -18,7 +18,7 @@ class KnownModel:
     """A model that is known by name, and its files in a repository of the Hugging Face hub.
 
     revision: a commit, so that a name always means the same weights. files: the SHA-256 of each
-    needed file, 64 hex characters, or None if not known; files that an index names are needed too.
+    needed file, 64 hex characters, or None if not known. Files of a weights index are needed too.
     """
 
     name: str
@@ -31,7 +31,7 @@ _ESM2_VOCABULARY = "0b82cc0a7c7cf9e567b1e5892d793285b9fbae822c964ca48696f7db4459
 
 
 def _esm2(size: str, revision: str, config: str | None, files: dict[str, str | None]) -> KnownModel:
-    """Return a known ESM-2; config: the SHA-256 of config.json; files: its weights' files."""
+    """Return a known ESM-2; config: config.json's SHA-256; files: each weights file's."""
     name = f"esm2_{size}_UR50D"
     files = {CONFIG: config, VOCABULARY: _ESM2_VOCABULARY} | files
     return KnownModel(name, f"facebook/{name}", revision, files)
@@ -148,7 +148,7 @@ def model_name(text: str, models: Mapping[str, str]) -> str:
 def get_model_source(name: str, models: Mapping[str, str]) -> str:
     """Return where the model `name` comes from: a known name, or the path of a folder or file.
 
-    models: the setting `models`, from names to paths, known names or repositories.
+    models: the setting `models`, which gives a name a path, a known name or a repository.
     """
     if name not in models:
         return name
@@ -179,7 +179,7 @@ def explain_model(place: str, model: str, models: Mapping[str, str]) -> str:
 
 
 def explain_missing_source(name: str, source: str) -> str:
-    """Return the message on a missing path, `source`, of the model `name` in `models`."""
+    """Return the message for a model `name` whose path in `models`, `source`, does not exist."""
     message = f"models: {name}: {source} does not exist"
     if family := _unread_family(source):
         return f"{message}, and looks like {family}, which cannot be read yet"
@@ -191,7 +191,7 @@ def explain_missing_source(name: str, source: str) -> str:
 
 
 def _advise(model: str) -> str:
-    """Return how to add a model to `models`, with the words for --config and for a file."""
+    """Return how to add a model to `models`: what to write after --config, and in a file."""
     name = as_name(model.rpartition("/")[2]) or "my_model"
     source = model if "/" in model and model.isprintable() else "/path/to/its_folder_or_file.pt"
     advice = "For another model, give its folder or .pt file under `models:`"

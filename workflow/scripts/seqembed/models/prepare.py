@@ -23,7 +23,7 @@ from seqembed.models.prepared import (
 from seqembed.models.source import CONFIG, SAFETENSORS, list_weight_files
 from seqembed.models.weights.build import build_model, check_checkpoint, refuse_other_copies
 from seqembed.models.weights.checkpoint import Checkpoint, read_checkpoint
-from seqembed.models.weights.tensors import read_state
+from seqembed.models.weights.formats import read_state
 from seqembed.storage.paths import expand
 from seqembed.storage.publish import published
 
@@ -71,8 +71,8 @@ def prepare_model(name: str, source: str, output: Path, logger: logging.Logger) 
 def load_prepared(path: Path, layer: int, dtype: torch.dtype = torch.float32) -> Encoder:
     """Return the encoder of a prepared model up to `layer`, in eval mode, its weights in `dtype`.
 
-    path: of the model's `{model}.json`. layer: 0 is the embedding layer. Raises ModelError if that
-    file cannot be read, the weights have changed, or the model has no such layer.
+    path: the model's `{model}.json`. layer: 0 is the embedding layer. Raises ModelError if that
+    file cannot be read, the weights have changed, or the model lacks the layer.
     """
     model = read_prepared(path)
     weights = Path(model.weights)

@@ -26,10 +26,10 @@ class PreparedModel:
     """The content of `{model}.json`.
 
     source: the model's folder, file or known name, as the user gave it. weights: the path of the
-    safetensors file or index; relative to the working folder unless `source` is absolute. size: in
-    bytes. sha256: 64 hex characters. Both are of the weights' file, or of the index followed by its
-    files, sorted. tokenizer: BUILT_IN, or the sha256 of tokenizer_file. max_length: as in Family.
-    original: the file from which the weights were converted; None if they were not.
+    safetensors file or index; relative to the working folder unless `source` is absolute. size (in
+    bytes) and sha256 (64 hex characters): of the weights' file, or of the index and, sorted, the
+    files that it names. tokenizer: BUILT_IN, or the sha256 of tokenizer_file. max_length: as in
+    Family. original: the file from which the weights were converted; None if they were not.
     """
 
     name: str
@@ -51,7 +51,7 @@ class PreparedModel:
         return find_family(self.family)
 
     def layer(self, asked: str | int) -> int:
-        """Return the number of the layer `asked`, a number or "last"; ConfigError if missing."""
+        """Return the layer's number; asked: a number or "last". ConfigError for a missing layer."""
         last = self.architecture.layers
         number = last if asked == "last" else int(asked)
         if not 0 <= number <= last:
@@ -62,7 +62,7 @@ class PreparedModel:
         return number
 
     def longest(self, asked: str | int) -> int:
-        """Return a number of tokens without special tokens: `asked`, or max_length for "auto"."""
+        """Return the most tokens read at once, special ones left out; "auto" means max_length."""
         return self.max_length if asked == "auto" else int(asked)
 
     @property
@@ -109,7 +109,7 @@ def load_tokenizer(model: PreparedModel) -> Tokenizer:
 
 
 def error_of_change(model: PreparedModel, path: Path) -> ModelError:
-    """Return the error for weights that have changed; path: of the model's `{model}.json`."""
+    """Return the error for weights that have changed; path: the model's `{model}.json`."""
     message = "changed since it was prepared; put the old file back, or"
     return ModelError(f"{model.weights}: {message} remove {path} and run again")
 
@@ -127,7 +127,7 @@ class WeightsCheck(Thread):
     """Checks the weights' SHA-256 in a thread, while the first batches are computed.
 
     Only the checksum finds errors of the disk, and reading many gigabytes would delay every start.
-    So a worker waits for the check before it writes its first result. path: of `{model}.json`.
+    So a worker waits for the check before it writes its first result. path: `{model}.json`.
     """
 
     def __init__(self, path: Path, model: PreparedModel) -> None:
@@ -137,7 +137,7 @@ class WeightsCheck(Thread):
         self._error: ModelError | None = None
 
     def require(self) -> None:
-        """Wait for the check, if started; raise ModelError if the weights have changed."""
+        """If start() was called, wait; raise ModelError if weights changed or cannot be read."""
         if self.ident is not None:
             self.join()
         if self._error:

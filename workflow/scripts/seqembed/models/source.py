@@ -40,7 +40,7 @@ def list_model_files(source: Path) -> list[Path]:
 
 
 def list_weight_files(weights: Path) -> list[Path]:
-    """Return `weights` and, if it is an index, the files that the index names, sorted.
+    """Return `weights` and, if it is an index (*.index.json), the files that it names, sorted.
 
     Raises ModelError if an index cannot be read, or names a file outside its own folder.
     """
@@ -50,7 +50,7 @@ def list_weight_files(weights: Path) -> list[Path]:
 
 
 def read_weight_map(index: Path) -> dict[str, Path]:
-    """Return the path of the file that holds each weight, by the weight's name, from an index.
+    """Return, for the name of each weight in an index, the path of the file that holds it.
 
     Raises ModelError if the index cannot be read, or names a file outside its own folder.
     """

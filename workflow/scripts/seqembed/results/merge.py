@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from seqembed.errors import ShardError
 from seqembed.flags import TRUNCATED, WINDOWED
 from seqembed.index.parquet import read_metadata
-from seqembed.index.table import read_checked_ids, read_excluded, read_lengths_and_digests
+from seqembed.index.reader import read_checked_ids, read_excluded, read_lengths_and_digests
 from seqembed.results.reader import (
     EmbeddingsFile,
     allow_open_shards,

@@ -81,7 +81,7 @@ class LengthPolicy:
         return -(-self.windows(tokens) // self.windows_a_pass(token_budget))
 
     def last_pass(self, tokens: Int64s, token_budget: int) -> Int64s:
-        """Return how many tokens of each sequence its last batch holds, special ones included."""
+        """Return how many tokens each sequence's last batch holds, special ones included, (n,)."""
         earlier = (self.passes(tokens, token_budget) - 1) * self.windows_a_pass(token_budget)
         return self.model_tokens(tokens) - earlier * (self.max_length + SPECIALS)
 
@@ -109,8 +109,8 @@ class LengthPolicy:
     ) -> None:
         """Raise ConfigError if long_sequences is `error` and a sequence is over max_length.
 
-        unit: "residues" or "tokens", for the message. describe: returns the names of the sequences
-        at these places in `tokens`; None: the message names no sequence.
+        unit: "residues" or "tokens", for the message. describe: takes places in `tokens`, and
+        returns the names of the sequences there; None: the message names no sequence.
         """
         long = np.flatnonzero(self.is_long(tokens))
         if not len(long) or self.long_sequences != "error":
@@ -131,8 +131,7 @@ def resolve_policy(
     """Return the policy for a model, with every `auto` resolved.
 
     For long_sequences, `auto` is `full` for a model that reads any length, else `window`; for
-    max_length, `auto` is the model's own limit in tokens. Raises ConfigError for a max_length that
-    is out of range.
+    max_length, `auto` is the model's limit in tokens. ConfigError for a max_length out of range.
     """
     if asked == "auto":
         asked = "full" if model.facts.reads_whole else "window"

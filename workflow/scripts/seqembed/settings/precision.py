@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from seqembed.environment import EnvConfig
 from seqembed.errors import ConfigError, DeviceError
+from seqembed.machine.processor import read_processor
 from seqembed.settings.request import AskedPrecision, Precision
 
 # On older GPUs, PyTorch has no fp16 or bf16 attention over packed sequences.
@@ -17,7 +16,6 @@ CARD = "an NVIDIA GPU of compute capability 8.0 (Ampere) or newer"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # On a CPU without these instructions, PyTorch converts bf16 to fp32 and back, which is slower.
 BF16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16"}
-CPUINFO = Path("/proc/cpuinfo")
 
 
 def should_use_fp16(device: torch.device, environment: EnvConfig) -> bool:
@@ -58,8 +56,6 @@ def _obstacle(precision: Precision, device: torch.device) -> str | None:
         return f"it needs {CARD}, and this one has {major}.{minor}" if old else None
     if precision == "fp16":
         return f"it needs {CARD}"
-    lines = CPUINFO.read_text(encoding="utf-8").splitlines()
-    features = {word for line in lines if line.startswith("flags") for word in line.split()}
-    if BF16_INSTRUCTIONS & features:
+    if BF16_INSTRUCTIONS & read_processor("flags"):
         return None
     return f"it needs {CARD}, or a CPU with {' or '.join(sorted(BF16_INSTRUCTIONS))}"

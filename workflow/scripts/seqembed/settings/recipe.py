@@ -68,7 +68,7 @@ class Recipe:
         return LengthPolicy(long_sequences=self.long_sequences, max_length=self.max_length)
 
     def fields(self) -> dict[str, str | int]:
-        """Return the fields by name; without `per_residue` if that is false, as older files are."""
+        """Return the fields by name; a false `per_residue` is left out, as older files lack it."""
         return {k: v for k, v in asdict(self).items() if k != "per_residue" or v}
 
 
@@ -84,8 +84,8 @@ def adopt_recipe(
     The first worker resolves each `auto` for its model and device and writes the recipe's file; all
     others use that recipe, so that all rows of a dataset have one. Raises RecipeError if the file
     is damaged, or if this worker would compute something else; DeviceError if the device cannot
-    compute in the precision of the request or of the file; and ConfigError if the model has no such
-    layer or SEQEMBED_DISABLE_FP16 forbids the asked fp16.
+    compute in the precision of the request or of the file; and ConfigError if the model lacks
+    the asked layer or SEQEMBED_DISABLE_FP16 forbids the asked fp16.
     """
     fixed: dict[str, Any] = {"weights": model.fingerprint, "tokenizer": model.tokenizer}
     fixed["numerics_version"] = NUMERICS_VERSION
@@ -122,5 +122,8 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def pick_recipe(content: Mapping[str, Any]) -> Recipe:
-    """Return the recipe in `content`, ignoring other keys; TypeError or ConfigError as Recipe()."""
+    """Return the recipe in `content`, ignoring other keys.
+
+    Raises TypeError if a key is missing, and ConfigError for a value that is not allowed.
+    """
     return Recipe(**{k: v for k, v in content.items() if k in Recipe.__dataclass_fields__})

@@ -21,7 +21,7 @@ LARGEST = 1_000_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """The keys of `embedding` but invalid_residues; ConfigError for a value that is not allowed."""
+    """The setting `embedding` without invalid_residues; ConfigError for a value not allowed."""
 
     layer: Literal["last"] | int
     pooling: Pooling
@@ -60,7 +60,7 @@ class WorkerSettings:
 
 
 def read_settings(model_config: Mapping[str, Any]) -> WorkerSettings:
-    """Return the settings in gpu_worker's model_config; ConfigError for a wrong or missing key."""
+    """Return gpu_worker's model_config as WorkerSettings; ConfigError for a bad or missing key."""
     try:
         model, request = Path(model_config["model"]), Request(**model_config["embedding"])
         rest = {name: model_config[name] for name in ("device", "token_budget", "threads")}
@@ -70,7 +70,7 @@ def read_settings(model_config: Mapping[str, Any]) -> WorkerSettings:
 
 
 def check_choices(settings: Any) -> None:
-    """Raise ConfigError if a field of a dataclass has a Literal type, but none of its values."""
+    """Raise ConfigError if a dataclass's Literal field has a value that its type does not list."""
     for name, kind in get_type_hints(type(settings)).items():
         value = getattr(settings, name)
         if get_origin(kind) is Literal and value not in get_args(kind):

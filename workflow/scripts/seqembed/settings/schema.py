@@ -44,7 +44,7 @@ datasets:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """The settings of one dataset; its own keys come before those at the top of the configuration.
+    """The settings of one dataset; its own keys replace those at the top of the configuration.
 
     fasta: paths or globs, as the user wrote them. model: a known name or a key of `models`. shards:
     how many shards the dataset is split into.
@@ -66,9 +66,8 @@ def load_schema() -> dict[str, Any]:
 def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration with every default filled in, as new dicts.
 
-    A key without a value counts as absent. A configuration in the short form, with `fasta` and
-    `model` at the top, gets `datasets` with this dataset alone. Raises ConfigError with a line for
-    each problem.
+    A key without a value counts as absent. The short form, with `fasta` and `model` at the top,
+    becomes `datasets` with this dataset alone. Raises ConfigError with a line for each problem.
     """
     schema = load_schema()
     filled = _fill(config, schema)
@@ -84,8 +83,7 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
 def get_datasets(config: Mapping[str, Any]) -> dict[str, Dataset]:
     """Return the datasets by name; config: as complete() returns.
 
-    Raises ConfigError with a message for each dataset whose model is neither a known name nor a key
-    of `models`.
+    Raises ConfigError with a line for each dataset whose model is not known and not in `models`.
     """
     datasets, models = config["datasets"], config["models"]
     problems = [
@@ -111,7 +109,7 @@ def _dataset(name: str, entry: Mapping[str, Any], config: Mapping[str, Any]) -> 
 
 
 def _fill(value: Any, schema: Mapping[str, Any], *, defaults: bool = True) -> Any:
-    """Copy `value` as dicts and lists; with `defaults`, absent keys get the schema's defaults."""
+    """Return a copy of `value`, part of a configuration; defaults: whether to fill absent keys."""
     if isinstance(value, list):
         return list(value)
     if isinstance(value, str):
@@ -130,7 +128,7 @@ def _fill(value: Any, schema: Mapping[str, Any], *, defaults: bool = True) -> An
 
 
 def _retyped(text: str, schema: Mapping[str, Any]) -> Any:
-    """Return the number or bool that a text means where the schema allows one; else the text."""
+    """Return the text as a number or bool, if it is one and the schema allows it; else as it is."""
     # After `--config 'execution={token_budget: 9000}'` Snakemake gives 9000 as a text.
     types = {branch.get("type") for branch in schema.get("anyOf", [schema])}
     if types & {"integer", "number"} and _NUMBER.fullmatch(text):
@@ -194,7 +192,7 @@ def _dotted(path: Iterable[object]) -> str:
 
 
 def _allowed(schema: Mapping[str, Any]) -> str:
-    """Return in words which values the schema allows: its title for a text, a list or a group."""
+    """Return in words which values a schema allows; for a text, list or group, its title."""
     if "anyOf" in schema:
         return ", or ".join(_allowed(branch) for branch in schema["anyOf"])
     if "const" in schema:
@@ -211,7 +209,7 @@ def _allowed(schema: Mapping[str, Any]) -> str:
 
 
 def _found(value: object) -> str:
-    """Return a value for a message, on one line and as YAML would write it."""
+    """Return a value in words for a message, on one line: `an empty list`, or a text in quotes."""
     if value is None or value == "":
         return "empty"
     if isinstance(value, bool):

@@ -49,8 +49,8 @@ def as_datasets(given: Mapping[str, Any]) -> dict[str, Any]:
         folder = as_name(os.path.basename(os.path.dirname(fasta[0])))
         raise ConfigError(
             "the dataset needs a name, as `fasta` is several files, a pattern, or a file without "
-            "plain letters in its name. The results go to results/NAME; write for example "
-            f"`{_command({**given, 'name': folder or 'mine'})}`."
+            "letters A to Z or digits in its name. The results go to results/NAME; write for "
+            f"example `{_command({**given, 'name': folder or 'mine'})}`."
         )
     return rest | {"datasets": {name: {"fasta": fasta, "model": given["model"]}}}
 
@@ -101,7 +101,7 @@ def _explain_missing(key: str, given: Mapping[str, Any]) -> str:
 
 
 def _command(given: Mapping[str, Any]) -> str:
-    """Return `--config` and the short form for a shell; missing keys get the values of _EXAMPLE."""
+    """Return a shell's words from `--config` on, in the short form; absent keys as in _EXAMPLE."""
     words = _EXAMPLE | {key: given[key] for key in KEYS if key in given}
     fasta = words["fasta"]
     words["fasta"] = ",".join(fasta) if isinstance(fasta, list) else _NEXT_KEY.split(fasta)[0]
@@ -111,7 +111,7 @@ def _command(given: Mapping[str, Any]) -> str:
 
 
 def _glued_keys(group: Any, top: str = "") -> Iterator[tuple[str, str]]:
-    """Yield each key with a colon in it and without a value, after the outermost key above it."""
+    """Yield the outermost key and the key, for each key that has a colon in it and no value."""
     for key, value in group.items() if isinstance(group, Mapping) else ():
         if top and isinstance(key, str) and ":" in key.strip(":") and not value:
             yield top, key

@@ -24,7 +24,7 @@ def bytes_a_token(architecture: Architecture, itemsize: int) -> int:
 
 
 def gpu_budget(token_bytes: int, free: int) -> int:
-    """Return the largest token budget that fits in `free` bytes of a GPU; at least the CPU's."""
+    """Return the largest token budget that fits `free` bytes of a GPU; at least TOKENS["cpu"]."""
     step = TOKENS["cpu"]
     fitting = int(SHARE * free) // (token_bytes * step) * step
     return min(max(fitting, step), TOKENS["cuda"])

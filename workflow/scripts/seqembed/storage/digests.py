@@ -43,10 +43,7 @@ class DigestIndex:
         self._second = second[self._order]
 
     def find(self, digests: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """Return, for each of (m, 16) uint8 digests, the first row with that digest, (m,) int64.
-
-        A digest that no row has gets -1.
-        """
+        """Return the first row of each of (m, 16) uint8 digests, (m,) int64; -1 if it has none."""
         first, second = np.ascontiguousarray(digests).view(np.uint64).T.copy()
         if not len(self._order):
             return np.full(len(first), -1, np.int64)

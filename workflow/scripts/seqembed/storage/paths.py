@@ -12,9 +12,9 @@ _STANDARD_INPUT = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 
 
 def expand(text: str) -> str:
-    """Return a path with `~` and all environment variables that are set filled in.
+    """Return a path with `~` and environment variables expanded; a variable that is not set stays.
 
-    If there is a file of exactly this name, its name is returned as it is.
+    If there is a file of exactly this name, the text is returned unchanged.
     """
     if os.path.lexists(text):
         return text

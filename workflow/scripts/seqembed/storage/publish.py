@@ -1,4 +1,4 @@
-"""Write a file under a temporary name, sync it and rename it: final names have complete files."""
+"""Write a file under a temporary name, sync it, rename it: under its final name it is complete."""
 
 from __future__ import annotations
 

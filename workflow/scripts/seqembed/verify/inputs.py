@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from seqembed.errors import IndexFormatError, ModelError, count_of
 from seqembed.fasta.reader import read_batches
-from seqembed.index import table
+from seqembed.index import reader as index_reader
 from seqembed.index.parquet import read_metadata
+from seqembed.index.reader import read_file_counts
 from seqembed.index.sequence_ids import IdStyle, SequenceIds
-from seqembed.index.table import read_file_counts
 from seqembed.models.prepared import read_prepared, sha256_of
 from seqembed.models.source import list_weight_files
 from seqembed.results.merge import HEADER, table_line
@@ -37,13 +37,13 @@ def check_merged(file: EmbeddingsFile, index: Path) -> list[tuple[str, str]]:
     ShardError unless each id of the index has its row, in order, or its line in quarantine.tsv;
     IndexFormatError if the index is damaged.
     """
-    lengths, digests = table.read_lengths_and_digests(index)
-    table.check_rows(index, digests)
+    lengths, digests = index_reader.read_lengths_and_digests(index)
+    index_reader.check_rows(index, digests)
     if file.attributes["index_fingerprint"] != read_metadata(index, "index")["fingerprint"]:
         message = f"was made from other ids or sequences than {index}"
         raise error_of(message, "run again, so that embeddings.h5 is made anew")
     quarantined = _compare_ids(file, index, digests)
-    kept = ~(table.read_excluded(index) | are_quarantined(file, digests))
+    kept = ~(index_reader.read_excluded(index) | are_quarantined(file, digests))
     _check_columns(file, index, digests[kept], lengths[kept])
     if strange := int((DigestIndex(digests).find(digest_rows(file.quarantine())) < 0).sum()):
         raise error_of(f"quarantine/digests: {count_of(strange, 'digest')} not found in {index}")
@@ -52,7 +52,7 @@ def check_merged(file: EmbeddingsFile, index: Path) -> list[tuple[str, str]]:
 
 def check_shard(file: EmbeddingsFile, index: Path) -> None:
     """Raise ShardError unless the shard holds, in input order, the sequences of its index."""
-    shard = table.read_shard_index(index)
+    shard = index_reader.read_shard_index(index)
     own = {"rank": shard.rank, "world_size": shard.world_size}
     advice = "run again, so that the shard is made anew"
     expect_attributes(file, own | {"shard_fingerprint": shard.fingerprint}, f"in {index}", advice)
@@ -70,8 +70,8 @@ def check_fasta(index: Path) -> list[str]:
     missing, metadata = [], read_metadata(index, "index")
     style, without_gaps = metadata.get("ids"), metadata.get("gaps") == "remove"
     ids = SequenceIds(cast(IdStyle, style)) if style else None
-    _, digests = table.read_lengths_and_digests(index)
-    names = (name for name, _ in table.read_ids_and_reasons(index))
+    _, digests = index_reader.read_lengths_and_digests(index)
+    names = (name for name, _ in index_reader.read_ids_and_reasons(index))
     rows = zip(names, map(bytes, digests), strict=True)
     for path, count in read_file_counts(index):
         indexed = islice(rows, count)
@@ -111,7 +111,7 @@ def _compare_ids(
     path, reasons = file.path.with_name("quarantine.tsv"), file.quarantine()
     quarantined, id_place, line_place = [], "sequence_ids, row", f"{path}, line"
     ids, lines = enumerate(read_ids(file)), enumerate(_read_lines(path), 2)
-    for row, (name, excluded) in enumerate(table.read_ids_and_reasons(index)):
+    for row, (name, excluded) in enumerate(index_reader.read_ids_and_reasons(index)):
         reason = reasons.get(digests[row].tobytes()) if excluded is None else excluded
         if reason is None:
             _expect(name, ids, id_place, index)

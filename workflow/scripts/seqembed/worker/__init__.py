@@ -1,1 +1,1 @@
-"""The parts of a worker: its decisions before the first batch, and its checkpoints."""
+"""Parts of a worker: decisions before the first batch, checkpoints, and progress."""

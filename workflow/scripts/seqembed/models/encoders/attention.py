@@ -1,9 +1,9 @@
 """Attention over a packed batch: sequences laid end to end, no padding.
 
-Every implementation takes q, k, v of shape (T, heads, head_dim) and one dtype, the batch's Packing
-and, for ALiBi's biases, the table of alibi_table, else None. The query is scaled already, so the
-scale here is 1. The result has the shape and dtype of q. Each row of the result depends on the rows
-of its own sequence alone.
+Every implementation takes q, k, v of shape (T, heads, head_dim) and one dtype, the batch's Packing,
+and a table: alibi_table's result, or None for a model without ALiBi. The query is scaled already,
+so the scale here is 1. The result has the shape and dtype of q. Each row of the result depends on
+the rows of its own sequence alone.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ class Packing:
 
     @cached_property
     def groups(self) -> tuple[tuple[int, slice | Tensor], ...]:
-        """Pairs of a length and the rows of all sequences of that length.
+        """Each length that occurs, with the rows of all sequences of that length.
 
-        The rows are a slice if the sequences lie side by side. Otherwise they are numbers of rows,
-        (B_g * length,) int64, on the device of cu_seqlens.
+        The rows are a slice if the n sequences of a length lie side by side. Otherwise they are row
+        indices, (n * length,) int64, on the device of cu_seqlens.
         """
         starts: dict[int, list[int]] = {}
         for start, stop in pairwise(self.bounds):
@@ -107,7 +107,7 @@ def alibi_table(slopes: Tensor, longest: int, dtype: torch.dtype) -> Tensor:
 def attend_per_sequence(
     q: Tensor, k: Tensor, v: Tensor, packing: Packing, table: Tensor | None = None
 ) -> Tensor:
-    """Return the result, computed sequence by sequence; for any device and dtype."""
+    """Return attention's result, computed sequence by sequence; for any device and dtype."""
     out = torch.empty_like(q)
     for start, stop in pairwise(packing.bounds):
         # (length, heads, head_dim) -> (1, heads, length, head_dim), without copying.
@@ -121,7 +121,7 @@ def attend_per_sequence(
 def attend_by_length(
     q: Tensor, k: Tensor, v: Tensor, packing: Packing, table: Tensor | None = None
 ) -> Tensor:
-    """Return the result, computed for all sequences of a length at once; any device and dtype."""
+    """Return attention's result, sequences of equal length at once; for any device and dtype."""
     out = torch.empty_like(q)
     # cuDNN is left out: it makes a plan for each shape, and may add in another order each time.
     with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
@@ -137,7 +137,7 @@ def attend_by_length(
 def attend_varlen(
     q: Tensor, k: Tensor, v: Tensor, packing: Packing, table: Tensor | None = None
 ) -> Tensor:
-    """Return the result, computed at once; CUDA, fp16 or bf16. Raise ValueError for a table."""
+    """Return attention's result, all at once. Needs CUDA, fp16 or bf16; ValueError for a table."""
     # This import takes seconds, as torch._dynamo comes along: workers without CUDA do without.
     from torch.nn.attention.varlen import varlen_attn
 
@@ -151,7 +151,7 @@ def attend_varlen(
 
 
 def choose_attention(device: torch.device, dtype: torch.dtype, alibi: bool) -> Attention:
-    """Return the implementation for a device and a dtype of weights; alibi: there are biases."""
+    """Return the implementation for a device and the weights' dtype, with ALiBi or without."""
     if device.type != "cuda":
         return attend_per_sequence
     if dtype in (torch.float16, torch.bfloat16) and not alibi:
@@ -160,7 +160,7 @@ def choose_attention(device: torch.device, dtype: torch.dtype, alibi: bool) -> A
 
 
 def _attend_stacked(q: Tensor, k: Tensor, v: Tensor, table: Tensor | None) -> Tensor:
-    """Return the result for sequences of one length, (B, heads, length, head_dim)."""
+    """Return attention's result for B sequences of one length: (B, heads, length, head_dim)."""
     if table is None:
         return scaled_dot_product_attention(q, k, v, scale=1.0)
     length, reach = k.shape[2], table.shape[2] // 2

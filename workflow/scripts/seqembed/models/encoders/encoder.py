@@ -26,7 +26,7 @@ class Encoder(nn.Module):
 
     `forward(tokens, packing)` takes (T,) int64 token ids, special tokens included, and returns the
     layer's rows, (T, width) in the weights' dtype. Buffers stay float32 when weights are cast.
-    alibi: attention has ALiBi's biases. Raises ModelError if the model has no such layer.
+    alibi: whether attention has ALiBi's biases. Raises ModelError for a layer that is missing.
     """
 
     alibi: ClassVar[bool]
@@ -47,10 +47,10 @@ class Encoder(nn.Module):
         return lambda q, k, v: attention(q, k, v, packing, table)
 
     def even_threads(self, rows: int, threads: int) -> int:
-        """Return the most threads, up to `threads`, that give a batch the bits of one thread.
+        """Return the most threads, up to `threads`, that give the same bits as one thread.
 
-        rows: the number of tokens in the batch, the dummy's included. The limit keeps every
-        thread's part of an activation a multiple of CPU_VECTORS_BYTES.
+        rows: the number of tokens in the batch, with those that fill up a small batch. Each of
+        these threads computes a multiple of CPU_VECTORS_BYTES of an activation.
         """
         width = self.architecture.ffn_width
         part = rows // max(1, rows // CPU_FFN_ROWS) * width
@@ -68,7 +68,7 @@ class Encoder(nn.Module):
 
 
 def in_chunks(part: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Return part(x), a feed-forward part of (T, width) rows; on a CPU, some rows at a time."""
+    """Return the feed-forward `part` of x, (T, width), computed some rows at a time on a CPU."""
     if x.device.type != "cpu" or len(x) < 2 * CPU_FFN_ROWS:
         return part(x)
     return torch.cat([part(rows) for rows in x.tensor_split(len(x) // CPU_FFN_ROWS)])

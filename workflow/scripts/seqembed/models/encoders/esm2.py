@@ -43,9 +43,9 @@ def rotary_tables(inv_freq: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
 
 
 def rotate_(x: Tensor, cos: Tensor, sin: Tensor) -> None:
-    """Rotate x, (T, n, heads, head_dim), in place, in float32; cos, sin: from rotary_tables.
+    """Rotate x, queries and keys, in place, in float32; cos, sin: from rotary_tables.
 
-    Value i of the first half of head_dim and value i of the second half are rotated as a pair.
+    x: (T, 2, heads, head_dim). Value i of head_dim's first half pairs with value i of its second.
     """
     half = x.shape[-1] // 2
     first, second = x[..., :half], x[..., half:]
@@ -85,7 +85,7 @@ class Esm2Layer(nn.Module):
 
 
 class Esm2(Encoder):
-    """The encoder of ESM-2. As in fair-esm, only the last layer's rows are normed at the end."""
+    """The encoder of ESM-2. As in fair-esm, only the last layer's rows get a last LayerNorm."""
 
     alibi = False
     architecture: Esm2Architecture

@@ -1,4 +1,4 @@
-"""Turn residues into the token ids of the models' authors. Needs no PyTorch."""
+"""Turn residues into the token ids that the models' authors use. Needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Esm2Tokenizer:
 class BpeTokenizer:
     """DNABERT's tokenizer by byte-pair encoding, with the attributes and methods of Esm2Tokenizer.
 
-    path: of a `tokenizer.json` of the tokenizers library; ModelError if it cannot be read.
+    path: a `tokenizer.json` of the tokenizers library. Raises ModelError if it cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -66,7 +66,7 @@ class BpeTokenizer:
         self._plain = bytes(byte if byte in self.letters else ord("?") for byte in range(256))
 
     def encode(self, residues: bytes) -> NDArray[np.int64]:
-        """Return the n token ids of `residues` and the two special tokens': (n + 2,) int64."""
+        """Return the ids of the n tokens of `residues` and two special tokens: (n + 2,) int64."""
         text = residues.translate(self._plain).decode("ascii")
         return np.array(self._file.encode(text).ids, np.int64)
 
@@ -75,7 +75,7 @@ class BpeTokenizer:
         return len(self.encode(residues)) - SPECIALS
 
     def check(self, vocabulary: int) -> None:
-        """Raise ModelError if the tokenizer is not a DNABERT's with `vocabulary` tokens."""
+        """Raise ModelError unless the tokenizer is DNABERT's and has `vocabulary` tokens."""
         ids = self._file.get_vocab().values()
         if len(ids) != vocabulary or max(ids) >= vocabulary:
             message = f"has {len(ids)} tokens up to id {max(ids, default=0)}, but the model has"

@@ -1,1 +1,1 @@
-"""Read a checkpoint's weights safely, check them, and put them into an encoder."""
+"""Read a model's weights safely, check them, and put them into an encoder."""

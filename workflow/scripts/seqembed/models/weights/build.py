@@ -1,4 +1,4 @@
-"""Check a checkpoint, and build an encoder, up to one layer, from its weights."""
+"""Check a model's checkpoint, and build an encoder, up to one layer, from its weights."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from seqembed.errors import ModelError, count_of, named, show
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.source import WEIGHTS
 from seqembed.models.weights.checkpoint import Checkpoint
+from seqembed.models.weights.formats import State, read_state
 from seqembed.models.weights.layout import UNQUANTISED, Weight, find_encoder, refuse_unknown
-from seqembed.models.weights.tensors import State, read_state
 
 
 def check_checkpoint(checkpoint: Checkpoint) -> None:
-    """Raise ModelError if a weight is missing, misshapen, zeros alone, or holds NaN or infinity."""
+    """Raise ModelError if a weight is missing, misshapen or all zeros, or holds NaN or infinity."""
     bad, lost = [], []
     with named(checkpoint.path):
         state, weights = _plan(checkpoint, checkpoint.architecture.layers)
@@ -74,7 +74,7 @@ def build_model(checkpoint: Checkpoint, layer: int, dtype: torch.dtype = torch.f
     """Return the encoder up to `layer`, in eval mode, its weights in `dtype`, on the CPU.
 
     Weights are read and cast one by one, so that peak memory is little above the encoder's own.
-    Raises ModelError if the checkpoint does not fit its architecture, or has no such layer.
+    Raises ModelError if the checkpoint does not fit its architecture, or lacks the layer.
     """
     with named(checkpoint.path):
         with _NoWeights():
@@ -96,7 +96,7 @@ def build_model(checkpoint: Checkpoint, layer: int, dtype: torch.dtype = torch.f
 
 
 class _NoWeights(TorchFunctionMode):
-    """While entered, gives new weights neither memory nor values, but computes buffers.
+    """A context in which new weights get neither memory nor values, but buffers are computed.
 
     `torch.device("meta")` would take buffers to that device too, for which PyTorch imports
     torch._dynamo and sympy: a second of every worker's start, and 70 MB.
@@ -110,7 +110,7 @@ class _NoWeights(TorchFunctionMode):
 
 
 def _plan(checkpoint: Checkpoint, layer: int) -> tuple[State, dict[str, Weight]]:
-    """Return the encoder's tensors by plain name, and how its weights up to `layer` are made.
+    """Return the encoder's tensors, as find_encoder does, and the Weights up to `layer`, by name.
 
     Raises ModelError if a tensor of the whole model is missing or has a wrong shape or dtype, or if
     other tensors may change the model's rows.
@@ -135,8 +135,10 @@ def _plan(checkpoint: Checkpoint, layer: int) -> tuple[State, dict[str, Weight]]
                 raise ModelError(f"lacks the weight {name!r}; {advice}")
             stored = encoder[name]
             if stored.shape != shape:
-                shapes = f"shape {stored.shape}, but {shape} by the model's settings"
-                raise ModelError(f"weight {name!r} has {shapes}; take both from one model")
+                raise ModelError(
+                    f"weight {name!r} has shape {stored.shape}, but {shape} by the model's "
+                    "settings; take the weights and the settings from one model"
+                )
             if not stored.floating:
                 raise ModelError(f"weight {name!r} is quantised; {UNQUANTISED}")
     used = {name for weight in weights.values() for name in weight.parts}

@@ -1,4 +1,4 @@
-"""Read a checkpoint: a Hugging Face folder of any family, or a fair-esm file (.pt) of an ESM-2."""
+"""Read checkpoints of models: Hugging Face folders, and fair-esm files (.pt) of ESM-2."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from seqembed.models.families import Architecture, Esm2Architecture
 from seqembed.models.source import ADAPTERS, CONFIG, WEIGHTS, read_json_object
 from seqembed.models.weights import dnabert_s, esm2
 from seqembed.models.weights.esm2 import HUGGING_FACE, find_naming, find_rotary
+from seqembed.models.weights.formats import State, check_state, load_pickled, read_state
 from seqembed.models.weights.layout import MERGE, SUPPORTED, UNQUANTISED, Layout, find_encoder
-from seqembed.models.weights.tensors import State, check_state, load_pickled, read_state
 
 # The layouts of all families.
 LAYOUTS = (esm2.LAYOUT, dnabert_s.LAYOUT)
@@ -104,7 +104,7 @@ def _read_architecture(folder: Path) -> Architecture:
 
 
 def _find_weights(folder: Path) -> Path:
-    """Return the path of the weights' file or index: the first of WEIGHTS that the folder holds."""
+    """Return the weights' file or index, the first of WEIGHTS in the folder; ModelError if none."""
     for name in WEIGHTS:
         if (folder / name).exists():
             return folder / name

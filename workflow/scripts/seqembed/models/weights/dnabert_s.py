@@ -14,8 +14,8 @@ from seqembed.models.encoders.dnabert_s import DnabertS
 from seqembed.models.encoders.tokenization import BpeTokenizer
 from seqembed.models.families import DNABERT_S, DnabertArchitecture
 from seqembed.models.source import TOKENIZER
+from seqembed.models.weights.formats import State
 from seqembed.models.weights.layout import Layout, Weight, read_sizes, weight_and_bias
-from seqembed.models.weights.tensors import State
 
 # How many token types checkpoints have; the encoder uses the first type only.
 TOKEN_TYPES = 2
@@ -50,7 +50,7 @@ EMBEDDING = "embeddings.word_embeddings.weight"
 def dnabert_weights(
     architecture: DnabertArchitecture, layer: int, state: State
 ) -> dict[str, Weight]:
-    """Return how the weights of DnabertS(architecture, layer) are made; see Layout.weights."""
+    """Return a Weight for each weight of DnabertS(architecture, layer), by the weight's name."""
     width = architecture.width
     embedding = {
         EMBEDDING: (architecture.vocabulary, width),
@@ -81,7 +81,7 @@ def dnabert_weights(
 
 
 def read_config(path: Path, config: Mapping[str, Any]) -> DnabertArchitecture:
-    """Return the architecture that a DNABERT's config.json states; see Layout.read_config."""
+    """Return DNABERT's architecture from config.json; ModelError for another model or tokenizer."""
     if "alibi_starting_size" not in config:
         raise ModelError(
             f"{path}: model_type is 'bert' and there is no alibi_starting_size, which DNABERT-S "

@@ -16,8 +16,8 @@ from seqembed.models.encoders.esm2 import ROTARY_BASE, Esm2
 from seqembed.models.encoders.tokenization import ESM2_ALPHABET, read_tokenizer
 from seqembed.models.families import ESM2, Esm2Architecture
 from seqembed.models.source import TOKENIZER, VOCABULARY
+from seqembed.models.weights.formats import State
 from seqembed.models.weights.layout import Layout, Weight, read_sizes, weight_and_bias
-from seqembed.models.weights.tensors import State
 
 TOKENS = len(ESM2_ALPHABET)
 # For each setting of config.json: the value that it must have, and its default in transformers'
@@ -60,7 +60,7 @@ PARTS = {
 
 @dataclass(frozen=True)
 class Naming:
-    """The names of the tensors in one kind of checkpoint; column: of the names in PARTS."""
+    """How one kind of checkpoint names its tensors; column: its place in the pairs of PARTS."""
 
     embedding: str
     layer: str
@@ -89,7 +89,7 @@ def find_rotary(state: State) -> list[str]:
 
 
 def esm2_weights(architecture: Esm2Architecture, layer: int, state: State) -> dict[str, Weight]:
-    """Return how the weights of Esm2(architecture, layer) are made; see Layout.weights."""
+    """Return a Weight for each weight of Esm2(architecture, layer), by the weight's name."""
     naming, width = find_naming(state), architecture.width
     name = f"{naming.embedding}.weight"
     # Some training scripts pad the embedding with rows after those of ESM-2's tokens.
@@ -130,7 +130,7 @@ def _require_equal(first: Tensor, *others: Tensor) -> Tensor:
 
 
 def read_config(path: Path, config: Mapping[str, Any]) -> Esm2Architecture:
-    """Return the architecture that an ESM-2's config.json states; see Layout.read_config."""
+    """Return an ESM-2's architecture from config.json; ModelError for another model or alphabet."""
     sizes = read_sizes(path, config, CONFIG, "ESM-2")
     _check_alphabet(path, config)
     with named(path):
@@ -140,7 +140,7 @@ def read_config(path: Path, config: Mapping[str, Any]) -> Esm2Architecture:
 def _check_alphabet(path: Path, config: Mapping[str, Any]) -> None:
     """Raise ModelError if config.json, tokenizer.json or vocab.txt has another alphabet than ESM-2.
 
-    A larger vocab_size, of a padded embedding, needs a vocab.txt whose first tokens are ESM-2's.
+    A larger vocab_size (a padded embedding) is accepted if vocab.txt begins with ESM-2's tokens.
     """
     advice = "only models with ESM-2's alphabet are supported"
     for name, token in NAMED_TOKENS.items():

@@ -1,4 +1,4 @@
-"""The layout of a family's checkpoints, and how the encoder's tensors are found in a checkpoint."""
+"""The layout of a family's checkpoints: its tensors' names, and what weights they become."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from seqembed.errors import ModelError, count_of, show
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.families import Architecture, Family
-from seqembed.models.weights.tensors import State
+from seqembed.models.weights.formats import State
 
 SUPPORTED = "only ESM-2, DNABERT-S and DNABERT-2 are supported"
 MERGE = "merge it into its model (PEFT's `merge_and_unload()`), then save and give this model"
@@ -76,7 +76,7 @@ TODAY = {"gamma": "weight", "beta": "bias"}
 class Weight:
     """How one weight of an encoder is made from a checkpoint's tensors.
 
-    parts: from the tensors' names to their shapes. make: takes the tensors, in the order of
+    parts: the names of these tensors, each with its shape. make: takes the tensors, in the order of
     `parts` and as float32, and returns the weight.
     """
 
@@ -86,14 +86,14 @@ class Weight:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """The layout of a family's checkpoints.
+    """How a family's checkpoints name their tensors, and what weights they become.
 
     encoder: takes an architecture and a layer, and returns the encoder up to that layer. prefixes:
     what the names of an encoder's tensors may begin with. embeddings: the names, after the prefix,
     that the word embedding may have. layers: what a layer's names may begin with, up to the layer's
     number. unused: matches the whole name of a tensor that changes no row. weights: takes an
-    architecture, a layer and the encoder's tensors, and returns, by name, how the encoder's weights
-    up to that layer and the buffers in the checkpoint are made. model_type: the family's in
+    architecture, a layer and the encoder's tensors, and returns, by name, a Weight for each weight
+    up to that layer and for each buffer in the checkpoint. model_type: its value in the family's
     config.json. read_config: takes the path and the content of config.json, and returns the
     architecture; raises ModelError for a model or a tokenizer that would give other rows.
     """
@@ -110,9 +110,9 @@ class Layout:
 
 
 def weight_and_bias(own: str, name: str, *shape: int) -> dict[str, Weight]:
-    """Return how the weight and the bias of a linear part or a norm are made.
+    """Return a Weight for the weight and for the bias of a linear part or a norm, by name.
 
-    own: the part's name in the encoder. name: its name in checkpoints. shape: of its weight.
+    own: the part's name in the encoder. name: its name in checkpoints. shape: the weight's shape.
     """
     return {
         f"{own}.weight": Weight({f"{name}.weight": shape}),
@@ -123,11 +123,11 @@ def weight_and_bias(own: str, name: str, *shape: int) -> dict[str, Weight]:
 def read_sizes(
     path: Path, config: Mapping[str, Any], required: Mapping[str, tuple[Any, Any]], model: str
 ) -> dict[str, Any]:
-    """Return the sizes in config.json by the fields of Architecture, which checks their values.
+    """Return the sizes in config.json, not checked, under the names of Architecture's fields.
 
-    path, config: of config.json and its content. required: for each setting, the value that it must
-    have and the default of the authors' code. model: the family's name for messages. Raises
-    ModelError if a setting has another value, because the model then gives other rows.
+    path: config.json. config: its content. required: for each setting, the value that it must have
+    and the default of the authors' code. model: the family's name for messages. Raises ModelError
+    if a setting has another value, because the model then gives other rows.
     """
     for name, (value, default) in required.items():
         found = config.get(name, default)
@@ -147,8 +147,8 @@ def read_sizes(
 def refuse_unknown(state: State, layout: Layout, used: Collection[str]) -> None:
     """Raise ModelError if a checkpoint's tensor that is not used may change the model's rows.
 
-    used: the names, without the prefix, of the encoder's tensors that are used. Heads change no
-    row: they stand beside the encoder or, if the prefix is empty, among its names.
+    used: the names, without the prefix, of the encoder's tensors that are used. Heads like
+    lm_head are allowed, because they change no row.
     """
     plain = _plain_names(state)
     prefix = _find_prefix(plain, layout)
@@ -189,10 +189,7 @@ def find_encoder(state: State, layout: Layout) -> State:
 
 
 def _plain_names(state: State) -> State:
-    """Return the tensors by name without WRAPPERS, and with LEGACY_NAMES renamed.
-
-    Raises ModelError if two tensors get the same name.
-    """
+    """Return the tensors by names free of WRAPPERS and LEGACY_NAMES; ModelError if two coincide."""
     origins: dict[str, str] = {}
     for name in state:
         plain = LEGACY_NAMES.sub(lambda found: TODAY[found[0]], WRAPPERS.sub("", name))
@@ -227,6 +224,6 @@ def _find_prefix(state: State, layout: Layout) -> str:
 
 
 def is_head(name: str) -> bool:
-    """Whether a tensor's name, without the encoder's prefix, begins with the name of a head."""
+    """Whether a tensor's name, without the encoder's prefix, is that of a head such as lm_head."""
     module = name.partition(".")[0]
     return HEAD.search(module) is not None and NO_HEAD.search(module) is None

@@ -59,7 +59,7 @@ def refuse_to_replace(patterns: Iterable[str], files: Iterable[str | Path], inde
     makes a new one.
     """
     # Not at the top, because it imports pyarrow, which few runs need here.
-    from seqembed.index.table import read_file_counts
+    from seqembed.index.reader import read_file_counts
 
     try:
         before = [path for path, _ in read_file_counts(index)]
@@ -107,7 +107,7 @@ def list_changes(datasets: Iterable[str], folder: Path) -> Iterator[str]:
         if not (folder / index).exists():
             continue
         # Not at the top, because it imports pyarrow, and every job of a run imports this module.
-        from seqembed.index.table import find_changes
+        from seqembed.index.reader import find_changes
 
         advice = f"`snakemake verify` compares its content; to embed it, add --forcerun {index}"
         try:

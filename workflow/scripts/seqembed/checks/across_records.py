@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from seqembed.checks.lines import NO_SEQUENCE, Finding, Place
+from seqembed.checks.notations import NO_SEQUENCE, Finding, Place
 from seqembed.fasta.records import Records
 
 # The least shares of letters in a text of Foldseek, which has 20 letters for protein structure. D,

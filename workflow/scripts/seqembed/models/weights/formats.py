@@ -54,10 +54,10 @@ State = Mapping[str, Stored]
 
 
 def read_state(weights: Path) -> State:
-    """Return the tensors of a safetensors file, of a pickled file, or of all files of an index.
+    """Return the tensors, by name, of a safetensors file, a pickled file, or an index's files.
 
-    weights: the path of that file. Raises ModelError if a file is damaged or missing, or lacks a
-    tensor that the index names.
+    weights: the path of the file or index. Raises ModelError if a file is damaged or missing, or
+    lacks a tensor that the index names.
     """
     read_file = _read_safetensors if SAFETENSORS in weights.name else _read_pickled
     if not weights.name.endswith(INDEX):
@@ -123,7 +123,7 @@ def check_state(content: Any) -> State:
 
 
 def _list_objects(path: Path) -> list[str]:
-    """Return the names of the classes and functions that an archive needs; none if damaged."""
+    """Return names of classes and functions that a pickled file would call; [] if damaged."""
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))

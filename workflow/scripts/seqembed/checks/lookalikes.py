@@ -8,7 +8,7 @@ from typing import AnyStr
 
 import numpy as np
 
-from seqembed.checks.lines import AMINO_ACIDS, IS_WORD, THREE_LETTERS, Finding, is_three_letters
+from seqembed.checks.notations import AMINO_ACIDS, IS_WORD, THREE_LETTERS, Finding, is_three_letters
 from seqembed.fasta.records import Records
 from seqembed.models.families import Molecule
 

@@ -16,10 +16,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from seqembed.checkpoints.blocks import Block
-from seqembed.checkpoints.records import CheckpointManifest
+from seqembed.checkpoints.manifest_and_failures import CheckpointManifest
 from seqembed.environment import EnvConfig
 from seqembed.errors import CheckpointError, DeviceError
-from seqembed.index.table import ShardIndex, read_id, read_shard_index
+from seqembed.index.reader import ShardIndex, read_id, read_shard_index
 from seqembed.inference.batches import (
     Encode,
     IndexBasedDataset,
@@ -46,7 +46,7 @@ from seqembed.settings.token_budget import (
     gpu_budget,
 )
 from seqembed.storage.publish import raise_open_file_limit
-from seqembed.worker.writer import CheckpointWriter
+from seqembed.worker.checkpoint_writer import CheckpointWriter
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -105,7 +105,8 @@ class Run:
         """Return a tracker of the checkpoint folder's failures, and record the last worker's crash.
 
         model_config: `crash` is WorkerEnd.crash of the last worker; `began`, a function, is called
-        once the crash is recorded; either may be missing. Raises as FailureTracker.record_crash.
+        once the crash is recorded; either may be missing. Raises WorkerCrashError if no batch was
+        being computed, NotTheSequencesError if too many sequences in a row failed alone.
         """
         name_of = partial(read_id, index_path)
         tracker = FailureTracker(folder, self.shard.digests, name_of, self.logger)

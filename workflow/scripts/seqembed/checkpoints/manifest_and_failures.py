@@ -73,11 +73,11 @@ def read_manifest(folder: Path) -> CheckpointManifest | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Suspect:
-    """A sequence that may have caused a failure, and is computed in a batch of its own.
+    """A sequence that may have caused a failure, and is computed alone: in a batch of its own.
 
-    reason: the message of that failure. failed: the sequence failed in a batch of its own already.
-    tries: how often the sequence failed in a batch of its own in a process that had computed only
-    suspects before. memory: the sequence ran out of memory in a batch of its own.
+    reason: the message of that failure. failed: whether the sequence has failed alone. tries: how
+    often the sequence failed alone in a process that had computed only suspects. memory: whether
+    memory ran out when the sequence failed alone.
     """
 
     reason: str
@@ -91,9 +91,9 @@ class Failures:
     """The failures of a shard's runs.
 
     token_limit: the most tokens that a batch may hold, None if no batch ran out of memory.
-    suspects: the suspects, by their row in the shard. quarantined: for each sequence that is given
-    up, by hex digest, the reason. in_a_row: for each sequence that failed in a batch of its own
-    since a sequence last succeeded, by hex digest, whether memory ran out.
+    suspects: maps rows in the shard to suspects. quarantined: maps the hex digest of each sequence
+    that is given up to the reason. in_a_row: maps the hex digest of each sequence that failed alone
+    since the last success to whether memory ran out.
     """
 
     token_limit: int | None = None
@@ -114,7 +114,7 @@ def read_failures(folder: Path) -> Failures:
         content = read_json(path, "failures", FORMAT_VERSION)
         for digest, reason in content["quarantined"].items():
             if len(bytes.fromhex(digest)) != 16 or not isinstance(reason, str):
-                raise ValueError(f"{digest!r} is not a hex digest, or has no reason")
+                raise ValueError(f"{digest!r} is not a hex digest, or its reason is no text")
         return Failures(
             token_limit=content["token_limit"],
             suspects=_read_suspects(content["suspects"]),
@@ -137,7 +137,7 @@ def write_failures(folder: Path, failures: Failures) -> None:
 
 
 def _read_suspects(entries: list[dict[str, Any]]) -> dict[int, Suspect]:
-    """Return suspects by row. Earlier versions wrote ranges of rows, from `first` to `last`."""
+    """Return suspects by row; entries of earlier versions hold for the rows `first` to `last`."""
     found: dict[int, Suspect] = {}
     # If a row has an entry of its own and lies in a range, too, the entry of its own counts.
     for entry in sorted(entries, key=lambda entry: bool(entry["first"] < entry["last"])):
@@ -175,7 +175,7 @@ class InFlightFile:
     def take(self) -> InFlight | None:
         """Return what the last process was computing when that process ended; remove the file.
 
-        None if the file is missing or names no batch.
+        None if the file is missing or damaged, or names no batch.
         """
         try:
             flight = InFlight(**json.loads(self._path.read_text()))

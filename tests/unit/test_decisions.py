@@ -15,7 +15,12 @@ import worker_runs
 from torch.utils.data import DataLoader
 from worker_runs import SEQUENCES, Project
 
-from seqembed.checkpoints.records import CheckpointManifest, Failures, Suspect, write_failures
+from seqembed.checkpoints.manifest_and_failures import (
+    CheckpointManifest,
+    Failures,
+    Suspect,
+    write_failures,
+)
 from seqembed.errors import CheckpointError, ConfigError, DeviceError, IndexFormatError, ModelError
 from seqembed.inference.failure_tracker import FailureTracker
 from seqembed.inference.runner import BatchRows
@@ -23,7 +28,7 @@ from seqembed.models.encoders.tokenization import Esm2Tokenizer
 from seqembed.models.prepare import load_prepared
 from seqembed.models.prepared import read_prepared
 from seqembed.settings.token_budget import TOKENS
-from seqembed.worker.run import Run, choose_device, open_run
+from seqembed.worker.decisions import Run, choose_device, open_run
 
 encode_residues = Esm2Tokenizer().encode
 LOGGER = logging.getLogger("seqembed.tests")

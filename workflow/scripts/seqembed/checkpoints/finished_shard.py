@@ -10,11 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqembed.checkpoints.blocks import list_blocks, read_block
-from seqembed.checkpoints.records import MANIFEST, CheckpointManifest, read_failures, read_manifest
+from seqembed.checkpoints.manifest_and_failures import (
+    MANIFEST,
+    CheckpointManifest,
+    read_failures,
+    read_manifest,
+)
 from seqembed.checkpoints.token_rows import ResidueFile
 from seqembed.errors import CheckpointError, ShardError
 from seqembed.index.parquet import int64_array, read_columns
-from seqembed.index.table import read_shard_index
+from seqembed.index.reader import read_shard_index
 from seqembed.results.rows import RowPool, TokenRowPool, TokenRows
 from seqembed.results.writer import cut_slabs, write_embeddings
 from seqembed.storage.digests import DigestIndex, count_distinct, from_hex, to_hex
@@ -37,7 +42,7 @@ def count_duplicate_rows(folder: Path) -> int:
 def assemble_shard(
     folder: Path, rank: int, ids: Sequence[str], arrays: Sequence[NDArray[np.floating]]
 ) -> Path:
-    """Write `shard_{rank}.h5` in the checkpoint folder, a slab at a time; return the file's path.
+    """Write `shard_{rank}.h5` in the checkpoint folder, some rows at a time; return its path.
 
     ids: the hex digests of all rows of `arrays`, in order. arrays: each (n_i, D), float32 or
     float16. Flags and token rows are read from the blocks in `folder`.
@@ -113,9 +118,9 @@ def _take_token_rows(
     places: NDArray[np.int64],
     manifest: CheckpointManifest,
 ) -> TokenRows | None:
-    """Return the token rows of the blocks' sequences at `places`; None if the recipe keeps none.
+    """Return the token rows of the sequences numbered `places`; None if the recipe keeps none.
 
-    files: each block's token rows. path: the HDF5 file, which a ShardError names.
+    files: one for each block. places: (n,), counted through all blocks. path: for a ShardError.
     """
     if not manifest.recipe.get("per_residue"):
         return None
