@@ -15,13 +15,7 @@ from numpy.typing import NDArray
 
 from seqembed.checkpoints.blocks import Block, list_blocks, read_block, write_next_block
 from seqembed.checkpoints.finished_shard import INDEX, read_shard_ids
-from seqembed.checkpoints.manifest_and_failures import (
-    FAILURES,
-    IN_FLIGHT,
-    MANIFEST,
-    CheckpointManifest,
-    write_manifest,
-)
+from seqembed.checkpoints.manifest_and_failures import FILES, CheckpointManifest, write_manifest
 from seqembed.checkpoints.token_rows import copy_residues
 from seqembed.errors import CheckpointError, ShardError
 from seqembed.results.reader import open_embeddings, pool_token_rows, slab_bounds
@@ -179,6 +173,6 @@ def read_finished(
 
 def clear(folder: Path) -> None:
     """Remove blocks, token rows, manifest, failures and finished shard from a checkpoint folder."""
-    patterns = ("residues_*.raw", ".residues_*.tmp", "shard_*.h5", MANIFEST, FAILURES, IN_FLIGHT)
+    patterns = ("residues_*.raw", ".residues_*.tmp", "shard_*.h5", *FILES)
     for path in [*list_blocks(folder), *(p for text in patterns for p in folder.glob(text))]:
         path.unlink(missing_ok=True)

@@ -22,6 +22,7 @@ FORMAT_VERSION = "1"
 MANIFEST = "manifest.json"
 FAILURES = "failures.json"
 IN_FLIGHT = "in_flight.json"
+FILES = (MANIFEST, FAILURES, IN_FLIGHT)
 
 
 @dataclass(frozen=True, kw_only=True)
