@@ -15,7 +15,7 @@ from worker_runs import GOLDEN, SEQUENCES, Project, begin, make_project, make_se
 
 from seqembed.checkpoints.blocks import list_blocks, read_block, write_block, write_next_block
 from seqembed.checkpoints.finished_shard import assemble_shard
-from seqembed.checkpoints.manifest import read_manifest, write_manifest
+from seqembed.checkpoints.manifest_and_failures import read_manifest, write_manifest
 from seqembed.checkpoints.token_rows import ResidueSpool
 from seqembed.errors import CheckpointError, IndexFormatError, ShardError
 from seqembed.index.reader import read_shard_index

@@ -19,7 +19,7 @@ from worker_runs import GOLDEN
 from seqembed.checkpoints.blocks import list_blocks, read_block, write_next_block
 from seqembed.checkpoints.checkpoint import Checkpoint, clear, open_checkpoint, read_finished
 from seqembed.checkpoints.finished_shard import count_duplicate_rows
-from seqembed.checkpoints.manifest import read_manifest, write_manifest
+from seqembed.checkpoints.manifest_and_failures import read_manifest, write_manifest
 from seqembed.checkpoints.token_rows import ResidueSpool
 from seqembed.errors import CheckpointError
 from seqembed.flags import FP32_RETRY

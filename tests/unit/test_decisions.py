@@ -15,8 +15,12 @@ import worker_runs
 from torch.utils.data import DataLoader
 from worker_runs import SEQUENCES, Project
 
-from seqembed.checkpoints.failures import Failures, Suspect, write_failures
-from seqembed.checkpoints.manifest import CheckpointManifest
+from seqembed.checkpoints.manifest_and_failures import (
+    CheckpointManifest,
+    Failures,
+    Suspect,
+    write_failures,
+)
 from seqembed.errors import CheckpointError, ConfigError, DeviceError, IndexFormatError, ModelError
 from seqembed.inference.failure_tracker import FailureTracker
 from seqembed.inference.runner import BatchRows

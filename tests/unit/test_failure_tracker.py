@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seqembed.checkpoints.failures import (
+from seqembed.checkpoints.manifest_and_failures import (
     Failures,
     Suspect,
     read_failures,

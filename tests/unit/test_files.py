@@ -12,10 +12,14 @@ import pytest
 from known_files import write_indices, write_known_file
 
 from seqembed.checkpoints.blocks import write_next_block
-from seqembed.checkpoints.failures import Failures, write_failures
-from seqembed.checkpoints.manifest import CheckpointManifest, write_manifest
+from seqembed.checkpoints.manifest_and_failures import (
+    CheckpointManifest,
+    Failures,
+    write_failures,
+    write_manifest,
+)
 from seqembed.errors import FileFormatError
-from seqembed.results.quarantine import write_quarantine
+from seqembed.results.merge import write_quarantine
 from seqembed.storage.publish import link, published, set_aside
 
 

@@ -13,8 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from seqembed.checkpoints.blocks import read_block
-from seqembed.checkpoints.failures import Suspect, read_failures
-from seqembed.checkpoints.manifest import read_manifest
+from seqembed.checkpoints.manifest_and_failures import Suspect, read_failures, read_manifest
 from seqembed.index.parquet import read_metadata
 from seqembed.index.reader import (
     read_excluded,
@@ -23,7 +22,7 @@ from seqembed.index.reader import (
     read_shard_index,
 )
 from seqembed.models.prepare import read_prepared
-from seqembed.results.quarantine import write_quarantine
+from seqembed.results.merge import write_quarantine
 from seqembed.results.reader import open_embeddings
 from seqembed.settings.recipe import read_recipe
 from seqembed.storage.digests import digest_all, to_hex

@@ -27,7 +27,11 @@ from worker_runs import GOLDEN, SEQUENCES, WIDTH, Outcome, Project, WorkerProces
 
 from seqembed import gpu_worker
 from seqembed.checkpoints.blocks import list_blocks, read_block, write_next_block
-from seqembed.checkpoints.manifest import CheckpointManifest, read_manifest, write_manifest
+from seqembed.checkpoints.manifest_and_failures import (
+    CheckpointManifest,
+    read_manifest,
+    write_manifest,
+)
 from seqembed.errors import (
     ConfigError,
     IndexFormatError,

@@ -22,7 +22,12 @@ from hypothesis import strategies as st
 from torch import nn
 from worker_runs import make_sequences
 
-from seqembed.checkpoints.failures import Failures, Suspect, read_failures, write_failures
+from seqembed.checkpoints.manifest_and_failures import (
+    Failures,
+    Suspect,
+    read_failures,
+    write_failures,
+)
 from seqembed.errors import FreshProcessError, NonFiniteError, NotTheSequencesError
 from seqembed.flags import FP32_RETRY
 from seqembed.inference.batches import (

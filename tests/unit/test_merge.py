@@ -36,9 +36,8 @@ from worker_runs import SCRIPTS
 from seqembed.errors import IndexFormatError, ShardError
 from seqembed.index.parquet import read_metadata
 from seqembed.index.reader import read_lengths_and_digests
-from seqembed.results import merge as merge_module
-from seqembed.results.merge import Summary, merge, remove_checkpoints
-from seqembed.results.quarantine import write_quarantine
+from seqembed.results import writer as writer_module
+from seqembed.results.merge import Summary, merge, remove_checkpoints, write_quarantine
 from seqembed.results.reader import open_embeddings
 from seqembed.results.seal import seal
 from seqembed.storage.digests import digest
@@ -393,7 +392,7 @@ def test_a_failed_merge_leaves_checkpoints_and_store_alone(tmp_path, monkeypatch
         _write_shard(tmp_path, 0, keep=slice(1, None))
     else:
         place = tmp_path / "embeddings.h5"
-        monkeypatch.setattr(merge_module, "slab_bounds", lambda *_: iter([(0, 3)]))
+        monkeypatch.setattr(writer_module, "slab_bounds", lambda *_: iter([(0, 3)]))
     with pytest.raises(ShardError, match=f"^{place}: "):
         _merge(tmp_path, index, shards)
     assert (own / "shard_0/batch_00000.safetensors").read_bytes() == b"rows"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import io
 import json
 import logging
@@ -308,7 +309,7 @@ def sealed(header: dict[str, Any], size: int | None = None, data: bytes = b"") -
     text = json.dumps({"__metadata__": own} | header, separators=(",", ":")).encode()
     length = len(text) if size is None else size
     content = length.to_bytes(8, "little") + text + data
-    checksum = blocks._checksum(content).encode()
+    checksum = hashlib.blake2b(content, digest_size=16).hexdigest().encode()
     return content.replace(blocks.BLANK.encode(), checksum, 1)
 
 

@@ -47,7 +47,7 @@ def _write_store(
 def copy_from_store(path: Path, folder: Path, digests: np.ndarray, recipe: str = RECIPE) -> int:
     """How many rows the checkpoint at `folder` takes over; each is checked to be its own."""
     checkpoint = Checkpoint(base=folder.parent, rank=0, locked=True, logger=LOGGER)
-    copied = checkpoint.copy_from_store(path, digests, recipe)
+    copied = checkpoint.copy_from_store(path, digests, set(), recipe)
     blocks = [read_block(block) for block in list_blocks(folder)]
     assert [block.ids for block in copied] == [block.ids for block in blocks]
     for block in blocks:

@@ -21,7 +21,11 @@ from indexing import index_proteins, split_proteins
 
 import seqembed
 from seqembed.checkpoints.finished_shard import INDEX
-from seqembed.checkpoints.manifest import CheckpointManifest, read_manifest, write_manifest
+from seqembed.checkpoints.manifest_and_failures import (
+    CheckpointManifest,
+    read_manifest,
+    write_manifest,
+)
 from seqembed.models.prepared import read_prepared
 from seqembed.storage.publish import link
 

@@ -20,31 +20,34 @@ import torch
 
 from seqembed.checkpoints.checkpoint import clear, open_checkpoint, read_finished
 from seqembed.checkpoints.finished_shard import assemble_shard, count_duplicate_rows
-from seqembed.checkpoints.manifest import MANIFEST, CheckpointManifest, read_manifest
+from seqembed.checkpoints.manifest_and_failures import MANIFEST, CheckpointManifest, read_manifest
 from seqembed.environment import EnvConfig
 from seqembed.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     CheckpointError,
     ConfigError,
+    FreshProcessError,
     InterruptedRun,
+    NonFiniteError,
+    SeqembedError,
 )
 from seqembed.index.reader import read_assigned
-from seqembed.inference.failure_tracker import FailureTracker
+from seqembed.inference.failure_tracker import is_out_of_memory
 from seqembed.machine.signals import StopFlag
 from seqembed.models.prepare import load_prepared
 from seqembed.models.prepared import load_tokenizer, read_prepared
+from seqembed.results.reader import store_path
 from seqembed.settings.precision import DTYPES, resolve_precision
 from seqembed.storage.digests import to_hex
 from seqembed.storage.publish import link, set_aside
-from seqembed.worker.checkpoint_writer import CheckpointWriter
-from seqembed.worker.decisions import Run, open_run
-from seqembed.worker.error_status import describe_error
+from seqembed.worker.decisions import open_run
 from seqembed.worker.progress import Progress
 from seqembed.worker_logging import setup_worker_logging
 
 # The setting with which rows that are not finite are computed again.
 FP32 = {"precision": "fp32"}
+MAX_ERROR_CHARACTERS = 2000
 
 
 def gpu_worker(
@@ -81,7 +84,10 @@ def gpu_worker(
             earlier = _load_checkpoint_manifest(rank, keeps, base, logger)
             ids, resumed_rows = _resume_from_existing_checkpoints(rank, base, restart, logger)
             checkpoint.remove_leftovers()
-            stored = run.copy_from_store(checkpoint, ids, output_dir) if keeps else []
+            stored = []
+            if keeps:
+                path = store_path(output_dir.parent / "store", recipe := run.recipe.fingerprint)
+                stored = checkpoint.copy_from_store(path, run.shard.digests, ids, recipe)
             tracker = run.open_tracker(checkpoint.folder, index_path, model_config)
             settled = {*ids, *tracker.known.quarantined, *(name for b in stored for name in b.ids)}
             rows = _load_and_filter_index(rank, world_size, index_path, settled, logger)
@@ -110,7 +116,20 @@ def gpu_worker(
                 rank, checkpoint.folder, writer.arrays, writer.ids, ids, resumed_rows, logger
             )
             link(saved, shard_path := output_dir / saved.name)
-        results_queue.put(_describe_success(run, config, shard_path, len(ids), writer, tracker))
+        sequences = len(ids) + len(writer.ids)
+        status = {
+            "rank": rank,
+            "status": "complete",
+            "shard_path": str(shard_path),
+            "device": str(run.device),
+            "num_sequences": sequences,
+            "checkpointing_enabled": config["enable_checkpointing"],
+            "resumed_sequences": sequences - writer.computed,
+            "computed": writer.computed,
+            "reused": 0,
+            "quarantined": len(tracker.known.quarantined),
+        }
+        results_queue.put(status)
     except Exception as error:  # noqa: BLE001 (the process ends here: report every error)
         _report_error(rank, error, results_queue, logger)
         sys.exit(EXIT_INTERRUPTED if isinstance(error, InterruptedRun) else EXIT_FAILED)
@@ -257,25 +276,23 @@ def _report_error(
     results_queue.put(status)
 
 
-def _describe_success(
-    run: Run,
-    config: dict[str, Any],
-    shard_path: Path,
-    resumed: int,
-    writer: CheckpointWriter,
-    tracker: FailureTracker,
-) -> dict[str, Any]:
-    """Return a complete shard's status: path, device, counts. resumed: rows from earlier runs."""
-    sequences = resumed + len(writer.ids)
-    return {
-        "rank": run.shard.rank,
-        "status": "complete",
-        "shard_path": str(shard_path),
-        "device": str(run.device),
-        "num_sequences": sequences,
-        "checkpointing_enabled": config["enable_checkpointing"],
-        "resumed_sequences": sequences - writer.computed,
-        "computed": writer.computed,
-        "reused": 0,
-        "quarantined": len(tracker.known.quarantined),
-    }
+def describe_error(error: Exception) -> dict[str, Any]:
+    """Return the status, without the rank, of a worker that ended with `error`.
+
+    `status`: "interrupted", "numerical_instability" or "failed". After "failed", `error` is a kind
+    ("cuda_oom": memory ran out), and `retry_recommended` says if a fresh worker may succeed.
+    """
+    message = f"{type(error).__name__}: {error}"[:MAX_ERROR_CHARACTERS]
+    if isinstance(error, InterruptedRun):
+        return {"status": "interrupted", "error_message": message}
+    if isinstance(error, NonFiniteError):
+        rows = [error.position, error.position]
+        return {"status": "numerical_instability", "failed_batch": rows, "error": message}
+    status = {"status": "failed", "error_message": message}
+    if is_out_of_memory(error):
+        return status | {"error": "cuda_oom", "retry_recommended": True, "reduce_batch_size": True}
+    if isinstance(error, torch.AcceleratorError):
+        broken = {"error": "cuda_runtime", "retry_recommended": True, "circuit_breaker": True}
+        return status | broken
+    kind = "generic_error" if isinstance(error, (SeqembedError, OSError)) else "unexpected_error"
+    return status | {"error": kind, "retry_recommended": isinstance(error, FreshProcessError)}

@@ -13,6 +13,7 @@ import queue
 import signal
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -151,8 +152,13 @@ class Supervisor:
         worker failed, DeviceError if there is no device to run on.
         """
         self._stop = StopFlag(ctrl_c=True)
-        # The worker inherits these variables; its process reads them before Python starts.
-        os.environ.update(_even_memory(os.environ, model_config["threads"]))
+        # The worker inherits these variables, and reads them before Python starts. Values that the
+        # user set stay.
+        shapes = ONEDNN_SHAPES * model_config["threads"]
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(shapes))
+        os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+        tunables = (TUNABLES, os.environ.get("GLIBC_TUNABLES"))
+        os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, tunables))
         if self._parent is not None:
             die_with_parent(self._parent, signal.SIGTERM)
         with lease_device(
@@ -196,9 +202,11 @@ class Supervisor:
 
     def _wait(self, worker: SpawnProcess, results: Any) -> dict[str, Any] | None:
         """Wait for the worker's end; return the last status that arrived, None if none did."""
-        status, deadline = None, None
+        status: dict[str, Any] | None = None
+        deadline = None
         while worker.is_alive():
-            status = _take(results) or status
+            with suppress(queue.Empty):
+                status = results.get(timeout=POLL_SECONDS)
             if self._stop.asked() and deadline is None:
                 worker.terminate()
                 orphaned = self._parent is not None and os.getppid() != self._parent
@@ -209,24 +217,9 @@ class Supervisor:
                 self._logger.warning("the worker did not stop in time and is killed")
                 worker.kill()
                 worker.join()
-        return _take(results) or status
-
-
-def _take(results: Any) -> dict[str, Any] | None:
-    try:
-        return cast(dict[str, Any], results.get(timeout=POLL_SECONDS))
-    except queue.Empty:
-        return None
-
-
-def _even_memory(environ: Mapping[str, str], threads: int) -> dict[str, str]:
-    """Return environment variables that keep a worker's memory from growing; `environ` wins."""
-    shapes, pool = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "ARROW_DEFAULT_MEMORY_POOL"
-    return {
-        shapes: environ.get(shapes, str(ONEDNN_SHAPES * threads)),
-        pool: environ.get(pool, "system"),
-        "GLIBC_TUNABLES": ":".join(filter(None, [TUNABLES, environ.get("GLIBC_TUNABLES")])),
-    }
+        with suppress(queue.Empty):
+            status = results.get(timeout=POLL_SECONDS)
+        return status
 
 
 def _work(

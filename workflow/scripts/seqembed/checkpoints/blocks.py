@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from seqembed.checkpoints.token_rows import COUNTS, ResidueFile, read_reference
+from seqembed.checkpoints.token_rows import COUNTS, REFERENCE, ResidueFile, read_reference
 from seqembed.errors import CheckpointError
 from seqembed.storage.digests import to_hex
 from seqembed.storage.publish import published
@@ -86,13 +86,14 @@ def write_block(folder: Path, block: Block) -> Path:
         "format_version": FORMAT_VERSION,
         "last": str(block.last),
     }
-    if block.residues:
-        tensors[COUNTS] = block.residues.counts
-        metadata |= block.residues.reference()
+    if file := block.residues:
+        tensors[COUNTS] = file.counts
+        metadata |= zip(REFERENCE, (file.name, file.checksum, file.dtype), strict=True)
     content = save({name: np.ascontiguousarray(a) for name, a in tensors.items()}, metadata)
+    checksum = hashlib.blake2b(content, digest_size=CHECKSUM_BYTES).hexdigest()
     path = folder / f"batch_{block.first:05d}.safetensors"
     with published(path, exclusive=True) as temporary:
-        temporary.write_bytes(content.replace(BLANK.encode(), _checksum(content).encode(), 1))
+        temporary.write_bytes(content.replace(BLANK.encode(), checksum.encode(), 1))
     return path
 
 
@@ -163,10 +164,6 @@ def list_blocks(folder: Path) -> list[Path]:
 
 def _number(path: Path) -> int:
     return int(path.stem.removeprefix("batch_"))
-
-
-def _checksum(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=CHECKSUM_BYTES).hexdigest()
 
 
 def _read_header(path: Path) -> bytes:

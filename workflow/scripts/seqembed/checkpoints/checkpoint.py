@@ -14,13 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqembed.checkpoints.blocks import Block, list_blocks, read_block, write_next_block
-from seqembed.checkpoints.failures import FAILURES, IN_FLIGHT
 from seqembed.checkpoints.finished_shard import INDEX, read_shard_ids
-from seqembed.checkpoints.manifest import MANIFEST, CheckpointManifest, write_manifest
+from seqembed.checkpoints.manifest_and_failures import FILES, CheckpointManifest, write_manifest
 from seqembed.checkpoints.token_rows import copy_residues
 from seqembed.errors import CheckpointError, ShardError
-from seqembed.results.reader import EmbeddingsFile, open_embeddings, pool_token_rows, slab_bounds
-from seqembed.storage.digests import DigestIndex
+from seqembed.results.reader import open_embeddings, pool_token_rows, slab_bounds
+from seqembed.storage.digests import DigestIndex, from_hex
 from seqembed.storage.locks import lock_folder
 from seqembed.storage.publish import link, remove_temporary, set_aside
 
@@ -61,54 +60,53 @@ class Checkpoint:
         if not self.locked:
             return
         remove_temporary(self.folder)
-        if not (found := list(self.folder.glob("residues_*.raw"))):
-            return
         blocks = (read_block(path, check=False) for path in list_blocks(self.folder))
-        named = {block.residues.name for block in blocks if block.residues}
-        for path in found:
-            if path.name not in named:
-                path.unlink()
+        named = {self.folder / block.residues.name for block in blocks if block.residues}
+        for path in set(self.folder.glob("residues_*.raw")) - named:
+            path.unlink()
 
     def copy_from_store(
-        self, path: Path, digests: NDArray[np.uint8], recipe_fingerprint: str
+        self,
+        path: Path,
+        digests: NDArray[np.uint8],
+        finished: Set[str],
+        recipe_fingerprint: str,
     ) -> list[Block]:
         """Copy rows from the store at `path`, an HDF5 file, into new blocks; return these blocks.
 
-        digests: (n, 16) uint8, the sequences to copy; sequences that the store lacks are left out.
-        The list is empty if the store is missing or, with a warning, if the store is damaged or of
-        another recipe.
+        digests: (n, 16) uint8, the shard's sequences; those that the store lacks are left out.
+        finished: the hex digests of sequences that have a row already, and are left out. The list
+        is empty if the store is missing or, with a warning, if the store is damaged or of another
+        recipe.
         """
+        blocks: list[Block] = []
         if not path.exists():
-            return []
+            return blocks
         try:
             with open_embeddings(path) as stored:
                 if stored.attributes.get("recipe_fingerprint") != recipe_fingerprint:
                     raise ShardError(f"{path}: is of another recipe; remove this file")
                 places = DigestIndex(stored.digests()).find(digests)
-                found = places >= 0
-                blocks = list(self._copy(stored, digests[found], places[found]))
+                new = (places >= 0) & (DigestIndex(from_hex(finished)).find(digests) < 0)
+                digests, places = digests[new], places[new]
+                flags, tokens = stored.flags(), pool_token_rows([stored])
+                for start, stop in slab_bounds(len(places), stored.width):
+                    here = places[start:stop]
+                    block = write_next_block(
+                        self.folder,
+                        digests[start:stop],
+                        stored.rows[here],
+                        flags[here],
+                        batches=1,
+                        residues=copy_residues(self.folder, tokens, here) if tokens else None,
+                    )
+                    blocks.append(read_block(block, check=False))
         except ShardError as error:
             self.logger.warning("the store is not used: %s", error)
-            return []
+            return blocks
         if count := sum(len(block.digests) for block in blocks):
             self.logger.info("the rows of %s sequences are taken from %s", f"{count:,}", path)
         return blocks
-
-    def _copy(
-        self, stored: EmbeddingsFile, digests: NDArray[np.uint8], places: NDArray[np.int64]
-    ) -> Iterator[Block]:
-        flags, tokens = stored.flags(), pool_token_rows([stored])
-        for start, stop in slab_bounds(len(places), stored.width):
-            here = places[start:stop]
-            path = write_next_block(
-                self.folder,
-                digests[start:stop],
-                stored.rows[here],
-                flags[here],
-                batches=1,
-                residues=copy_residues(self.folder, tokens, here) if tokens else None,
-            )
-            yield read_block(path, check=False)
 
 
 @contextmanager
@@ -175,6 +173,6 @@ def read_finished(
 
 def clear(folder: Path) -> None:
     """Remove blocks, token rows, manifest, failures and finished shard from a checkpoint folder."""
-    patterns = ("residues_*.raw", ".residues_*.tmp", "shard_*.h5", MANIFEST, FAILURES, IN_FLIGHT)
+    patterns = ("residues_*.raw", ".residues_*.tmp", "shard_*.h5", *FILES)
     for path in [*list_blocks(folder), *(p for text in patterns for p in folder.glob(text))]:
         path.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqembed.checkpoints.blocks import list_blocks, read_block
-from seqembed.checkpoints.failures import read_failures
-from seqembed.checkpoints.manifest import MANIFEST, CheckpointManifest, read_manifest
+from seqembed.checkpoints.manifest_and_failures import (
+    MANIFEST,
+    CheckpointManifest,
+    read_failures,
+    read_manifest,
+)
 from seqembed.checkpoints.token_rows import ResidueFile
 from seqembed.errors import CheckpointError, ShardError
 from seqembed.index.parquet import int64_array, read_columns
-from seqembed.index.reader import ShardIndex, read_shard_index
-from seqembed.results.reader import slab_bounds
+from seqembed.index.reader import read_shard_index
 from seqembed.results.rows import RowPool, TokenRowPool, TokenRows
-from seqembed.results.writer import Slab, write_embeddings
+from seqembed.results.writer import cut_slabs, write_embeddings
 from seqembed.storage.digests import DigestIndex, count_distinct, from_hex, to_hex
 
 # The name of the shard's index in the checkpoint folder.
@@ -59,16 +62,34 @@ def assemble_shard(
         raise ShardError(f"{path}: {missing:,} sequences have no row; run again")
     order = np.argsort(shard.rows, kind="stable")
     order = order[places[order] >= 0]
-    digests, flags, token_rows = _read_details(folder)
-    in_blocks = DigestIndex(digests).find(shard.digests[order])
+    digests = shard.digests[order]
+    block_digests, flags, token_rows = _read_details(folder)
+    in_blocks = DigestIndex(block_digests).find(digests)
     pool = RowPool(arrays, manifest.width, str(manifest.recipe["storage"]))
+    names = read_shard_ids(folder / INDEX).take(int64_array(order))
     write_embeddings(
         path,
         count=len(order),
         width=manifest.width,
         storage=str(manifest.recipe["storage"]),
-        attributes=_attributes(manifest),
-        slabs=_slabs(folder, shard, order, places, flags[in_blocks], pool),
+        attributes={
+            "kind": "shard",
+            "model": manifest.model,
+            "weights_sha256": manifest.weights_sha256,
+            **manifest.recipe,
+            "recipe_fingerprint": manifest.recipe_fingerprint,
+            "rank": manifest.rank,
+            "world_size": manifest.world_size,
+            "shard_fingerprint": manifest.shard_fingerprint,
+        },
+        slabs=cut_slabs(
+            (name.as_py() for name in names),
+            shard.lengths[order],
+            digests,
+            flags[in_blocks],
+            places[order],
+            pool,
+        ),
         residues=_take_token_rows(path, token_rows, in_blocks, manifest),
         quarantine=quarantine,
     )
@@ -91,31 +112,6 @@ def _read_details(
     return np.concatenate(digests), np.concatenate(flags), token_rows
 
 
-def _slabs(
-    folder: Path,
-    shard: ShardIndex,
-    order: NDArray[np.int64],
-    places: NDArray[np.int64],
-    flags: NDArray[np.uint8],
-    pool: RowPool,
-) -> Iterator[Slab]:
-    """Yield the shard in input order, in slabs of successive rows.
-
-    order: (n,) rows of the index, in input order; flags: (n,), in the same order; places: for each
-    row of the index, its number in `pool`.
-    """
-    names = read_shard_ids(folder / INDEX)
-    for start, stop in slab_bounds(len(order), pool.width):
-        here = order[start:stop]
-        yield Slab(
-            sequence_ids=names.take(int64_array(here)).to_pylist(),
-            lengths=shard.lengths[here],
-            digests=shard.digests[here],
-            flags=flags[start:stop],
-            embeddings=pool.take(places[here]),
-        )
-
-
 def _take_token_rows(
     path: Path,
     files: Sequence[ResidueFile | None],
@@ -136,16 +132,3 @@ def _take_token_rows(
         [np.append(0, residues.counts.cumsum()) for residues in kept],
     )
     return pool.take(places)
-
-
-def _attributes(manifest: CheckpointManifest) -> dict[str, str | int]:
-    return {
-        "kind": "shard",
-        "model": manifest.model,
-        "weights_sha256": manifest.weights_sha256,
-        **manifest.recipe,
-        "recipe_fingerprint": manifest.recipe_fingerprint,
-        "rank": manifest.rank,
-        "world_size": manifest.world_size,
-        "shard_fingerprint": manifest.shard_fingerprint,
-    }

@@ -24,6 +24,8 @@ from seqembed.storage.publish import sync
 
 # The tensor of a block with the number of token rows of each of its sequences.
 COUNTS = "residue_counts"
+# The entries of a block's metadata that describe the file: its name, checksum and dtype.
+REFERENCE = ("residues_file", "residues_checksum", "residues_dtype")
 DTYPES = ("float32", "float16")
 
 
@@ -39,14 +41,6 @@ class ResidueFile:
     checksum: str
     dtype: str
     counts: NDArray[np.int64]
-
-    def reference(self) -> dict[str, str]:
-        """Return the entries of a block's metadata that describe this file."""
-        return {
-            "residues_file": self.name,
-            "residues_checksum": self.checksum,
-            "residues_dtype": self.dtype,
-        }
 
     def check(self, folder: Path) -> None:
         """Raise CheckpointError if the file is missing in `folder`, or has another checksum."""
@@ -70,7 +64,7 @@ def read_reference(metadata: Mapping[str, str], counts: NDArray[np.int64]) -> Re
     counts: (n,) int64, that tensor. Raises CheckpointError if the rows or the counts have another
     dtype, or if a count is negative; KeyError if an entry of the metadata is missing.
     """
-    name, checksum, dtype = (metadata[f"residues_{w}"] for w in ("file", "checksum", "dtype"))
+    name, checksum, dtype = (metadata[key] for key in REFERENCE)
     # If the dtype were "object", NumPy would take the file's bytes for addresses in memory.
     if dtype not in DTYPES or counts.dtype != np.int64 or (counts < 0).any():
         raise CheckpointError(f"its token rows are {dtype!r}, their counts {counts.dtype}: invalid")

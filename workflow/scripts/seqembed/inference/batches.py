@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from seqembed.checkpoints.failures import Suspect
+from seqembed.checkpoints.manifest_and_failures import Suspect
 from seqembed.index.parquet import damage_error, damage_named, open_parquet, read_row_group
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.tokenization import SPECIALS

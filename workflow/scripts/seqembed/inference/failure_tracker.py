@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from seqembed.checkpoints.failures import (
+from seqembed.checkpoints.manifest_and_failures import (
     FAILURES,
     Failures,
     InFlight,

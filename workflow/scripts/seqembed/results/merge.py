@@ -1,14 +1,14 @@
-"""Merge the shards: write a row for each id of the index, in the order of the index."""
+"""Merge the shards: write a row for each id of the index, or the reason why it has none."""
 
 from __future__ import annotations
 
 import logging
 import shutil
-from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +19,23 @@ from seqembed.errors import ShardError
 from seqembed.flags import TRUNCATED, WINDOWED
 from seqembed.index.parquet import read_metadata
 from seqembed.index.reader import read_checked_ids, read_excluded, read_lengths_and_digests
-from seqembed.results.quarantine import escape
 from seqembed.results.reader import (
     EmbeddingsFile,
     allow_open_shards,
     open_embeddings,
     pool_token_rows,
-    slab_bounds,
     store_path,
 )
 from seqembed.results.rows import RowPool
-from seqembed.results.writer import Slab, write_embeddings
+from seqembed.results.writer import cut_slabs, write_embeddings
 from seqembed.storage.digests import DigestIndex, count_distinct, digest_rows
-from seqembed.storage.publish import link, remove_temporary
+from seqembed.storage.publish import link, published, remove_temporary
 
 SHOWN_REASONS = 3
+# The first line of quarantine.tsv, which holds the ids that get no embedding, with the reasons.
+HEADER = "sequence_id\treason\n"
+# `ids: file:header` puts the name of a file into an id, and the name may hold these characters.
+_ESCAPES = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
 # Attributes that describe a shard, and are not copied to the merged file.
 SHARD_ATTRIBUTES = ("kind", "rank", "world_size", "shard_fingerprint", "created")
 
@@ -54,16 +56,6 @@ class Summary:
     truncated: int
     relinked: bool
     quarantined: Mapping[bytes, str]
-
-
-@dataclass(frozen=True, eq=False)
-class _Index:
-    """The (N,) lengths and (N, 16) digests of an index, and the (n,) rows that get an embedding."""
-
-    path: Path
-    lengths: NDArray[np.int64]
-    digests: NDArray[np.uint8]
-    rows: NDArray[np.int64]
 
 
 def merge(
@@ -114,6 +106,35 @@ def merge(
     for path in set(shard_paths[0].parent.glob("shard_*.h5")) - set(shard_paths):
         path.unlink()
     return summary
+
+
+def escape(text: str) -> str:
+    """Return a text on one line: a tab or line break becomes a backslash with t, n or r."""
+    return text.translate(_ESCAPES)
+
+
+def table_line(sequence_id: str, reason: str) -> str:
+    """Return the line of an id and its reason in quarantine.tsv, without the line break."""
+    return f"{escape(sequence_id)}\t{escape(reason)}"
+
+
+def write_quarantine(index_path: Path, path: Path, quarantined: Mapping[bytes, str]) -> int:
+    """Write the ids without an embedding to `path`, in the order of the index; return their number.
+
+    These ids are the ones that the index excludes, and those of quarantined sequences. quarantined:
+    the digests, 16 bytes each, of sequences that workers could not embed, with the reasons. Raises
+    IndexFormatError if the index is damaged.
+    """
+    count, (_, digests) = 0, read_lengths_and_digests(index_path)
+    with published(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write(HEADER)
+        ids = read_checked_ids(index_path, digests)
+        for (name, reason), digest in zip(ids, digests, strict=True):
+            reason = quarantined.get(digest.tobytes(), reason)
+            if reason is not None:
+                file.write(f"{table_line(name, reason)}\n")
+                count += 1
+    return count
 
 
 def remove_checkpoints(folder: Path, recipe_fingerprint: str) -> None:
@@ -192,13 +213,16 @@ def _write(
     quarantined: Mapping[bytes, str],
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Write the merged file; return its (N, 16) digests and (N,) flags."""
-    lengths, digests = read_lengths_and_digests(index_path)
-    failed = DigestIndex(digest_rows(quarantined)).find(digests) >= 0
-    rows = np.flatnonzero(~(read_excluded(index_path) | failed))
-    index = _Index(index_path, lengths, digests, rows)
-    places = _find_rows(shards, index)
+    lengths, all_digests = read_lengths_and_digests(index_path)
+    failed = DigestIndex(digest_rows(quarantined)).find(all_digests) >= 0
+    kept = ~(read_excluded(index_path) | failed)
+    lengths, digests = lengths[kept], all_digests[kept]
+    places = _find_rows(index_path, shards, kept, lengths, digests)
     flags = np.concatenate([shard.flags() for shard in shards])[places]
     width, storage, tokens = shards[0].width, shards[0].rows.dtype.name, pool_token_rows(shards)
+    # The index's last ids may get no row, and its fingerprint is checked behind them.
+    ids = compress((name for name, _ in read_checked_ids(index_path, all_digests)), kept)
+    pool = RowPool([shard.rows for shard in shards], width, storage)
     shared = {k: v for k, v in shards[0].attributes.items() if k not in SHARD_ATTRIBUTES}
     write_embeddings(
         output,
@@ -206,61 +230,41 @@ def _write(
         width=width,
         storage=storage,
         attributes=shared | {"kind": "embeddings", "index_fingerprint": fingerprint},
-        slabs=_slabs(index, flags, places, RowPool([s.rows for s in shards], width, storage)),
+        slabs=cut_slabs(ids, lengths, digests, flags, places, pool),
         residues=tokens.take(places) if tokens else None,
         quarantine=quarantined,
     )
-    return digests[rows], flags
+    return digests, flags
 
 
-def _find_rows(shards: Sequence[EmbeddingsFile], index: _Index) -> NDArray[np.int64]:
-    """Return, for each id that gets a row, that row's number among the rows of all shards, (n,).
+def _find_rows(
+    index: Path,
+    shards: Sequence[EmbeddingsFile],
+    kept: NDArray[np.bool_],
+    lengths: NDArray[np.int64],
+    digests: NDArray[np.uint8],
+) -> NDArray[np.int64]:
+    """Return the row of each id that gets one, (n,), numbered from 0 in one count over all shards.
 
-    Rows are numbered from 0 in one count over all shards. Raises ShardError unless the index and
-    the shards hold the same sequences.
+    kept: which of the index's (N,) ids get a row. lengths, digests: (n,) and (n, 16), of these ids.
+    Raises ShardError unless the index and the shards hold the same sequences.
     """
-    lengths, digests = index.lengths[index.rows], index.digests[index.rows]
     places = DigestIndex(np.concatenate([shard.digests() for shard in shards])).find(digests)
     found = np.concatenate([shard.lengths() for shard in shards])
     right = places >= 0
     right[right] = found[places[right]] == lengths[right]
     folder = shards[0].path.parent
     if missing := int((~right).sum()):
-        first = index.rows[int(right.argmin())]
+        first = np.flatnonzero(kept)[right.argmin()]
         raise ShardError(
-            f"{index.path}: {missing:,} of its {len(lengths):,} sequences, the first in row "
+            f"{index}: {missing:,} of its {len(lengths):,} sequences, the first in row "
             f"{first:,}, are in no shard; remove {folder} and run again"
         )
     used = np.zeros(len(found), bool)
     used[places] = True
     if surplus := int((~used).sum()):
         raise ShardError(
-            f"{folder}: {surplus:,} rows of the shards belong to no sequence of {index.path}; "
+            f"{folder}: {surplus:,} rows of the shards belong to no sequence of {index}; "
             "remove this folder and run again"
         )
     return places
-
-
-def _slabs(
-    index: _Index, flags: NDArray[np.uint8], places: NDArray[np.int64], pool: RowPool
-) -> Iterator[Slab]:
-    """Yield the rows of all ids that get a row, in the order of the index, a slab at a time.
-
-    Raises IndexFormatError at the end if the index's ids, digests or reasons are damaged.
-    """
-    ids, done = read_checked_ids(index.path, index.digests), 0
-    for start, stop in slab_bounds(len(places), pool.width):
-        here = index.rows[start:stop]
-        end = int(here[-1]) + 1
-        # Ids that get no row lie between those that get one.
-        names = [name for name, _ in islice(ids, end - done)]
-        yield Slab(
-            sequence_ids=[names[row - done] for row in here.tolist()],
-            lengths=index.lengths[here],
-            digests=index.digests[here],
-            flags=flags[start:stop],
-            embeddings=pool.take(places[start:stop]),
-        )
-        done = end
-    # The fingerprint is checked behind the last id, even if that gets no row.
-    deque(ids, maxlen=0)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -24,8 +26,9 @@ from seqembed.results.reader import (
     QUARANTINE,
     RESIDUES,
     are_offsets,
+    slab_bounds,
 )
-from seqembed.results.rows import TokenRows
+from seqembed.results.rows import RowPool, TokenRows
 from seqembed.results.seal import USER_BLOCK_BYTES, seal, verify_seal
 from seqembed.storage.digests import digest_rows
 from seqembed.storage.publish import published, sync
@@ -53,6 +56,29 @@ class Slab:
         shapes = [self.lengths.shape, self.flags.shape, self.digests.shape, self.embeddings.shape]
         if shapes[:3] != [(n,), (n,), (n, 16)] or shapes[3][:-1] != (n,):
             raise ShardError(f"a slab has {n:,} ids beside columns of shapes {shapes}")
+
+
+def cut_slabs(
+    ids: Iterator[str],
+    lengths: NDArray[np.int64],
+    digests: NDArray[np.uint8],
+    flags: NDArray[np.uint8],
+    places: NDArray[np.int64],
+    pool: RowPool,
+) -> Iterator[Slab]:
+    """Yield n rows of a file, a slab at a time; then take the rest of `ids`, for errors at its end.
+
+    ids: n ids. lengths: (n,). digests: (n, 16). flags: (n,). places: (n,), of the rows in `pool`.
+    """
+    for start, stop in slab_bounds(len(places), pool.width):
+        yield Slab(
+            sequence_ids=list(islice(ids, stop - start)),
+            lengths=lengths[start:stop],
+            digests=digests[start:stop],
+            flags=flags[start:stop],
+            embeddings=pool.take(places[start:stop]),
+        )
+    deque(ids, maxlen=0)
 
 
 def write_embeddings(
@@ -153,12 +179,20 @@ def _disk_errors(path: Path) -> Iterator[None]:
 
 
 def _write_slabs(file: h5py.File, path: Path, slabs: Iterable[Slab]) -> None:
-    written, count = 0, len(file["embeddings"])
+    start, (count, width) = 0, file["embeddings"].shape
     for slab in prefetch(slabs):
+        stop = start + len(slab.lengths)
+        # HDF5 would repeat the value of a row that has only one.
+        if stop > count or slab.embeddings.shape[1] != width:
+            found = f"rows up to {stop:,} of {slab.embeddings.shape[1]:,} values"
+            raise ShardError(f"{path}: got {found}, not {count:,} of {width:,}; run again")
+        # Writing rows needs no lock of Python, so that the next slab is computed meanwhile.
         with _disk_errors(path):
-            written = _write_slab(file, path, written, slab)
-    if written != count:
-        raise ShardError(f"{path}: got {written:,} of {count:,} rows; run again")
+            for name in ("embeddings", *COLUMNS):
+                file[name][start:stop] = getattr(slab, name)
+        start = stop
+    if start != count:
+        raise ShardError(f"{path}: got {start:,} of {count:,} rows; run again")
 
 
 def _write_residues(file: h5py.File, path: Path, residues: TokenRows) -> None:
@@ -181,16 +215,3 @@ def _write_residues(file: h5py.File, path: Path, residues: TokenRows) -> None:
         written = stop
     if written != total:
         raise ShardError(f"{path}: got {written:,} of {total:,} token rows; run again")
-
-
-def _write_slab(file: h5py.File, path: Path, start: int, slab: Slab) -> int:
-    """Write a slab from row `start` on; return the number of the row after its last."""
-    stop, (count, width) = start + len(slab.lengths), file["embeddings"].shape
-    # HDF5 would repeat the value of a row that has only one.
-    if stop > count or slab.embeddings.shape[1] != width:
-        found = f"rows up to {stop:,} of {slab.embeddings.shape[1]:,} values"
-        raise ShardError(f"{path}: got {found}, not {count:,} of {width:,}; run again")
-    # Writing rows needs no lock of Python, so that the next slab is computed meanwhile.
-    for name in ("embeddings", *COLUMNS):
-        file[name][start:stop] = getattr(slab, name)
-    return stop

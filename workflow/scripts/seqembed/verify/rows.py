@@ -70,8 +70,7 @@ def refuse(
 
 def are_quarantined(file: EmbeddingsFile, digests: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Return which of (n, 16) digests the file lists as not embedded, (n,) bool."""
-    found: NDArray[np.bool_] = DigestIndex(digest_rows(file.quarantine())).find(digests) >= 0
-    return found
+    return DigestIndex(digest_rows(file.quarantine())).find(digests) >= 0
 
 
 def read_ids(file: EmbeddingsFile) -> Iterator[str]:

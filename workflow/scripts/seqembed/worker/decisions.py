@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,8 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from seqembed.checkpoints.blocks import Block
-from seqembed.checkpoints.checkpoint import Checkpoint
-from seqembed.checkpoints.manifest import CheckpointManifest
+from seqembed.checkpoints.manifest_and_failures import CheckpointManifest
 from seqembed.environment import EnvConfig
 from seqembed.errors import CheckpointError, DeviceError
 from seqembed.index.reader import ShardIndex, read_id, read_shard_index
@@ -36,7 +35,6 @@ from seqembed.inference.runner import AsyncInferenceRunner, Outputs
 from seqembed.inference.streams import keep_products_equal
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.prepared import PreparedModel, WeightsCheck, read_prepared
-from seqembed.results.reader import store_path
 from seqembed.settings.precision import DTYPES
 from seqembed.settings.recipe import Recipe, adopt_recipe
 from seqembed.settings.request import WorkerSettings, read_settings
@@ -47,7 +45,6 @@ from seqembed.settings.token_budget import (
     cpu_streams,
     gpu_budget,
 )
-from seqembed.storage.digests import DigestIndex, from_hex
 from seqembed.storage.publish import raise_open_file_limit
 from seqembed.worker.checkpoint_writer import CheckpointWriter
 
@@ -68,19 +65,6 @@ class Run:
     def checkpoint_key(self) -> str:
         """The name of the folder in `checkpoints/` for this recipe and this shard."""
         return f"{self.recipe.fingerprint[:12]}-{self.shard.fingerprint[:12]}"
-
-    def copy_from_store(
-        self, checkpoint: Checkpoint, finished: Set[str], output_dir: Path
-    ) -> list[Block]:
-        """Copy rows of the store, beside `output_dir`, into new blocks; return these blocks.
-
-        finished: the hex digests of sequences that have a row already.
-        """
-        path = store_path(output_dir.parent / "store", self.recipe.fingerprint)
-        missing = DigestIndex(from_hex(finished)).find(self.shard.digests) < 0
-        return checkpoint.copy_from_store(
-            path, self.shard.digests[missing], self.recipe.fingerprint
-        )
 
     def load_batches(
         self,
@@ -171,11 +155,9 @@ class Run:
 
     @property
     def _token_bytes(self) -> int:
-        """How many bytes of memory a token of a batch needs."""
         return bytes_a_token(self.model.architecture, DTYPES[self.recipe.precision].itemsize)
 
     def _free_memory(self) -> int:
-        """Return the free bytes of the device's memory."""
         if self.device.type == "cuda":
             return torch.cuda.mem_get_info(self.device)[0]
         return available_memory()
@@ -191,13 +173,11 @@ class Run:
 
         config: says when a checkpoint is due. stored: blocks of rows from the store.
         """
-        wanted = np.zeros(len(self.shard.rows), bool)
-        wanted[rows] = True
         return CheckpointWriter(
             folder,
             digests=self.shard.digests,
             flags=self.recipe.policy.flags(self.shard.tokens),
-            wanted=wanted,
+            wanted=np.isin(np.arange(len(self.shard.rows)), rows),
             per_residue=self.recipe.per_residue,
             sequences=config["checkpoint_seq_threshold"],
             seconds=config["checkpoint_time_threshold"],
