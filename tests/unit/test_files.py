@@ -19,7 +19,7 @@ from seqembed.checkpoints.manifest_and_failures import (
     write_manifest,
 )
 from seqembed.errors import FileFormatError
-from seqembed.results.merge import write_quarantine
+from seqembed.results.quarantine import write_quarantine
 from seqembed.storage.publish import link, published, set_aside
 
 

@@ -22,7 +22,7 @@ from seqembed.index.reader import (
     read_shard_index,
 )
 from seqembed.models.prepare import read_prepared
-from seqembed.results.merge import write_quarantine
+from seqembed.results.quarantine import write_quarantine
 from seqembed.results.reader import open_embeddings
 from seqembed.settings.recipe import read_recipe
 from seqembed.storage.digests import digest_all, to_hex

@@ -37,7 +37,8 @@ from seqembed.errors import IndexFormatError, ShardError
 from seqembed.index.parquet import read_metadata
 from seqembed.index.reader import read_lengths_and_digests
 from seqembed.results import writer as writer_module
-from seqembed.results.merge import Summary, merge, remove_checkpoints, write_quarantine
+from seqembed.results.merge import Summary, merge, remove_checkpoints
+from seqembed.results.quarantine import write_quarantine
 from seqembed.results.reader import open_embeddings
 from seqembed.results.seal import seal
 from seqembed.storage.digests import digest

@@ -29,7 +29,8 @@ from seqembed.checkpoints.manifest_and_failures import read_failures
 from seqembed.environment import EnvConfig
 from seqembed.errors import WorkerError
 from seqembed.models.encoders.tokenization import Esm2Tokenizer
-from seqembed.results.merge import merge, write_quarantine
+from seqembed.results.merge import merge
+from seqembed.results.quarantine import write_quarantine
 from seqembed.results.reader import open_embeddings
 from seqembed.storage.digests import digest
 from seqembed.supervisor import Supervisor

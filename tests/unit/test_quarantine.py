@@ -8,7 +8,7 @@ from broken_files import flip
 from known_files import write_indices
 
 from seqembed.errors import IndexFormatError
-from seqembed.results.merge import write_quarantine
+from seqembed.results.quarantine import write_quarantine
 from seqembed.storage.digests import digest
 
 HEADER = "sequence_id\treason"

@@ -27,7 +27,8 @@ from seqembed.checkpoints.token_rows import ResidueSpool
 from seqembed.errors import FileFormatError
 from seqembed.index.parquet import read_metadata
 from seqembed.models.prepared import PreparedModel, read_prepared
-from seqembed.results.merge import merge, write_quarantine
+from seqembed.results.merge import merge
+from seqembed.results.quarantine import write_quarantine
 from seqembed.results.seal import seal
 from seqembed.verify.inputs import check_fasta
 from seqembed.verify.rows import AGAIN

@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from seqembed import command_line
-from seqembed.results.merge import merge, write_quarantine
+from seqembed.results.merge import merge
+from seqembed.results.quarantine import write_quarantine
 
 
 def main() -> int:

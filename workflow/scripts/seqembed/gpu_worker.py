@@ -27,13 +27,9 @@ from seqembed.errors import (
     EXIT_INTERRUPTED,
     CheckpointError,
     ConfigError,
-    FreshProcessError,
     InterruptedRun,
-    NonFiniteError,
-    SeqembedError,
 )
 from seqembed.index.reader import read_assigned
-from seqembed.inference.failure_tracker import is_out_of_memory
 from seqembed.machine.signals import StopFlag
 from seqembed.models.prepare import load_prepared
 from seqembed.models.prepared import load_tokenizer, read_prepared
@@ -42,12 +38,12 @@ from seqembed.settings.precision import DTYPES, resolve_precision
 from seqembed.storage.digests import to_hex
 from seqembed.storage.publish import link, set_aside
 from seqembed.worker.decisions import open_run
+from seqembed.worker.end_status import describe_error, describe_success
 from seqembed.worker.progress import Progress
 from seqembed.worker_logging import setup_worker_logging
 
 # The setting with which rows that are not finite are computed again.
 FP32 = {"precision": "fp32"}
-MAX_ERROR_CHARACTERS = 2000
 
 
 def gpu_worker(
@@ -116,20 +112,7 @@ def gpu_worker(
                 rank, checkpoint.folder, writer.arrays, writer.ids, ids, resumed_rows, logger
             )
             link(saved, shard_path := output_dir / saved.name)
-        sequences = len(ids) + len(writer.ids)
-        status = {
-            "rank": rank,
-            "status": "complete",
-            "shard_path": str(shard_path),
-            "device": str(run.device),
-            "num_sequences": sequences,
-            "checkpointing_enabled": config["enable_checkpointing"],
-            "resumed_sequences": sequences - writer.computed,
-            "computed": writer.computed,
-            "reused": 0,
-            "quarantined": len(tracker.known.quarantined),
-        }
-        results_queue.put(status)
+        results_queue.put(describe_success(run, config, shard_path, len(ids), writer, tracker))
     except Exception as error:  # noqa: BLE001 (the process ends here: report every error)
         _report_error(rank, error, results_queue, logger)
         sys.exit(EXIT_INTERRUPTED if isinstance(error, InterruptedRun) else EXIT_FAILED)
@@ -274,25 +257,3 @@ def _report_error(
     else:
         logger.error("failed: %s", error, exc_info=error)
     results_queue.put(status)
-
-
-def describe_error(error: Exception) -> dict[str, Any]:
-    """Return the status, without the rank, of a worker that ended with `error`.
-
-    `status`: "interrupted", "numerical_instability" or "failed". After "failed", `error` is a kind
-    ("cuda_oom": memory ran out), and `retry_recommended` says if a fresh worker may succeed.
-    """
-    message = f"{type(error).__name__}: {error}"[:MAX_ERROR_CHARACTERS]
-    if isinstance(error, InterruptedRun):
-        return {"status": "interrupted", "error_message": message}
-    if isinstance(error, NonFiniteError):
-        rows = [error.position, error.position]
-        return {"status": "numerical_instability", "failed_batch": rows, "error": message}
-    status = {"status": "failed", "error_message": message}
-    if is_out_of_memory(error):
-        return status | {"error": "cuda_oom", "retry_recommended": True, "reduce_batch_size": True}
-    if isinstance(error, torch.AcceleratorError):
-        broken = {"error": "cuda_runtime", "retry_recommended": True, "circuit_breaker": True}
-        return status | broken
-    kind = "generic_error" if isinstance(error, (SeqembedError, OSError)) else "unexpected_error"
-    return status | {"error": kind, "retry_recommended": isinstance(error, FreshProcessError)}

@@ -19,6 +19,7 @@ from seqembed.errors import ShardError
 from seqembed.flags import TRUNCATED, WINDOWED
 from seqembed.index.parquet import read_metadata
 from seqembed.index.reader import read_checked_ids, read_excluded, read_lengths_and_digests
+from seqembed.results.quarantine import escape
 from seqembed.results.reader import (
     EmbeddingsFile,
     allow_open_shards,
@@ -29,13 +30,9 @@ from seqembed.results.reader import (
 from seqembed.results.rows import RowPool
 from seqembed.results.writer import cut_slabs, write_embeddings
 from seqembed.storage.digests import DigestIndex, count_distinct, digest_rows
-from seqembed.storage.publish import link, published, remove_temporary
+from seqembed.storage.publish import link, remove_temporary
 
 SHOWN_REASONS = 3
-# The first line of quarantine.tsv, which holds the ids that get no embedding, with the reasons.
-HEADER = "sequence_id\treason\n"
-# `ids: file:header` puts the name of a file into an id, and the name may hold these characters.
-_ESCAPES = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
 # Attributes that describe a shard, and are not copied to the merged file.
 SHARD_ATTRIBUTES = ("kind", "rank", "world_size", "shard_fingerprint", "created")
 
@@ -106,35 +103,6 @@ def merge(
     for path in set(shard_paths[0].parent.glob("shard_*.h5")) - set(shard_paths):
         path.unlink()
     return summary
-
-
-def escape(text: str) -> str:
-    """Return a text on one line: a tab or line break becomes a backslash with t, n or r."""
-    return text.translate(_ESCAPES)
-
-
-def table_line(sequence_id: str, reason: str) -> str:
-    """Return the line of an id and its reason in quarantine.tsv, without the line break."""
-    return f"{escape(sequence_id)}\t{escape(reason)}"
-
-
-def write_quarantine(index_path: Path, path: Path, quarantined: Mapping[bytes, str]) -> int:
-    """Write the ids without an embedding to `path`, in the order of the index; return their number.
-
-    These ids are the ones that the index excludes, and those of quarantined sequences. quarantined:
-    the digests, 16 bytes each, of sequences that workers could not embed, with the reasons. Raises
-    IndexFormatError if the index is damaged.
-    """
-    count, (_, digests) = 0, read_lengths_and_digests(index_path)
-    with published(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.write(HEADER)
-        ids = read_checked_ids(index_path, digests)
-        for (name, reason), digest in zip(ids, digests, strict=True):
-            reason = quarantined.get(digest.tobytes(), reason)
-            if reason is not None:
-                file.write(f"{table_line(name, reason)}\n")
-                count += 1
-    return count
 
 
 def remove_checkpoints(folder: Path, recipe_fingerprint: str) -> None:

@@ -1,1 +1,1 @@
-"""Parts of a worker: decisions before the first batch, checkpoints, and progress."""
+"""Parts of a worker: decisions before the first batch, checkpoints, progress, end."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from seqembed import errors
-from seqembed.gpu_worker import describe_error
+from seqembed.worker.end_status import describe_error
 
 OUT_OF_MEMORY = {"error": "cuda_oom", "retry_recommended": True, "reduce_batch_size": True}
 DEVICE = {"error": "cuda_runtime", "retry_recommended": True, "circuit_breaker": True}

@@ -1,0 +1,61 @@
+"""Describe to the supervisor how a worker ended: its shard is complete, or an error stopped it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seqembed.errors import FreshProcessError, InterruptedRun, NonFiniteError, SeqembedError
+from seqembed.inference.failure_tracker import FailureTracker, is_out_of_memory
+from seqembed.worker.checkpoint_writer import CheckpointWriter
+from seqembed.worker.decisions import Run
+
+MAX_ERROR_CHARACTERS = 2000
+
+
+def describe_success(
+    run: Run,
+    config: dict[str, Any],
+    shard_path: Path,
+    resumed: int,
+    writer: CheckpointWriter,
+    tracker: FailureTracker,
+) -> dict[str, Any]:
+    """Return a complete shard's status: path, device, counts. resumed: rows from earlier runs."""
+    sequences = resumed + len(writer.ids)
+    return {
+        "rank": run.shard.rank,
+        "status": "complete",
+        "shard_path": str(shard_path),
+        "device": str(run.device),
+        "num_sequences": sequences,
+        "checkpointing_enabled": config["enable_checkpointing"],
+        "resumed_sequences": sequences - writer.computed,
+        "computed": writer.computed,
+        "reused": 0,
+        "quarantined": len(tracker.known.quarantined),
+    }
+
+
+def describe_error(error: Exception) -> dict[str, Any]:
+    """Return the status, without the rank, of a worker that ended with `error`.
+
+    `status`: "interrupted", "numerical_instability" or "failed". After "failed", `error` is a kind
+    ("cuda_oom": memory ran out), and `retry_recommended` says if a fresh worker may succeed.
+    """
+    message = f"{type(error).__name__}: {error}"[:MAX_ERROR_CHARACTERS]
+    if isinstance(error, InterruptedRun):
+        return {"status": "interrupted", "error_message": message}
+    if isinstance(error, NonFiniteError):
+        rows = [error.position, error.position]
+        return {"status": "numerical_instability", "failed_batch": rows, "error": message}
+    status = {"status": "failed", "error_message": message}
+    if is_out_of_memory(error):
+        return status | {"error": "cuda_oom", "retry_recommended": True, "reduce_batch_size": True}
+    if isinstance(error, torch.AcceleratorError):
+        broken = {"error": "cuda_runtime", "retry_recommended": True, "circuit_breaker": True}
+        return status | broken
+    kind = "generic_error" if isinstance(error, (SeqembedError, OSError)) else "unexpected_error"
+    return status | {"error": kind, "retry_recommended": isinstance(error, FreshProcessError)}
