@@ -82,7 +82,8 @@ def embed_shard(arguments: argparse.Namespace, logger: logging.Logger) -> None:
         f"{status['resumed_sequences']:,} finished before"
     )
     if status["quarantined"]:
-        logger.warning(f"{status['quarantined']:,} sequences failed; quarantine.tsv will list them")
+        left_out = f"{status['quarantined']:,} sequences could not be embedded"
+        logger.warning(f"{left_out}; quarantine.tsv will list them")
 
 
 if __name__ == "__main__":
