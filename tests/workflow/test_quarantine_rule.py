@@ -62,7 +62,7 @@ def test_on_quarantine_fail_fails_the_run_and_keeps_results(finished, spoilt_mod
     for _ in range(2):
         outcome = finished.run(ok=False)
         assert outcome.jobs == {"check_quarantine": 1, "all": 1, "total": 2}
-        told = f"2 more could not be embedded: 'bad' ({REASON}), 'also' ({REASON}); "
+        told = f"2 sequences could not be embedded: 'bad' ({REASON}), 'also' ({REASON}); "
         assert f"verify: {RESULTS}/embeddings.h5: {told}{RESULTS}/quarantine.tsv" in outcome.text
     assert (finished.folder / RESULTS / "embeddings.h5").stat() == before
     assert not (finished.folder / RESULTS / CHECKED).exists()
