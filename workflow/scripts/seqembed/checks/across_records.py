@@ -52,7 +52,7 @@ _WORDS = frozenset(
 class Identities:
     """Finds records of an alignment with dots that mean `the residue of the first sequence`.
 
-    width: the length of the file's first sequence; 0, to find none, if it has gaps; None at first.
+    width: of the file's first sequence; 0 if it has gaps (then no record is found); None at first.
     """
 
     width: int | None = None
@@ -104,7 +104,7 @@ class Lengths:
         if not _CUT.get(self.longest, self.records) <= self.count < self.records:
             return None
         what = f"has {self.longest:,} letters, the most that some programs keep of a text, and no "
-        what += f"sequence has more: it seems to be cut (sequences so long: {self.count:,})"
+        what += f"sequence has more: it seems to be cut (sequences of this length: {self.count:,})"
         return self.first[0], Finding(1, self.first[1], what)
 
 
@@ -170,7 +170,7 @@ class Composition:
             self.missing = next(pair for pair in pairs if pair[1] in _MISSING)
 
     def find(self) -> Place | None:
-        """Return the place of the first `NA` or `NAN`, or line 1 if all is Foldseek's, or None."""
+        """Return the place of `NA` or `NAN`, or line 1 for Foldseek's letters, or else None."""
         if self.missing and self.letters > _LONG * self.records:
             return self.missing[0], Finding(1, self.missing[1], NO_SEQUENCE)
         size = len(self.sample)

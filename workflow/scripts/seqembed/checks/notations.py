@@ -172,7 +172,7 @@ def _find_notation(body: bytes, molecule: Molecule) -> str | None:
     if short and (short in _MISSING or short.lower() in _MISSING_WORDS):
         return NO_SEQUENCE
     if b"..." in body and _DISPLAYED.search(body):
-        return "is cut by `...`, as a table shows a long text; write the whole sequence"
+        return "is cut short by `...`, as a table shows a long text; write the whole sequence"
     if molecule == "DNA":
         return None
     if is_three_letters(body):

@@ -43,7 +43,7 @@ class Unknown:
 
 
 def find_unknown(residues: bytes, letters: bytes) -> Unknown | None:
-    """Return the characters of a sequence that are none of `letters`; None without any."""
+    """Return the characters of a sequence other than `letters`; None if there are none."""
     others = residues.translate(None, letters)
     if not others:
         return None
@@ -52,7 +52,7 @@ def find_unknown(residues: bytes, letters: bytes) -> Unknown | None:
 
 
 class Tally:
-    """Counts, in constant memory, which characters of sequences are none of `letters`.
+    """Counts the characters other than `letters` in sequences, in constant memory.
 
     noun: what a message calls these characters. sequences: how many sequences hold such
     characters. counts: how often each of them was found.
@@ -65,7 +65,7 @@ class Tally:
         self._places: list[str] = []
 
     def add(self, path: Path, record: Record) -> Unknown | None:
-        """Count and return a record's characters that are none of `letters`; None without any."""
+        """Count and return a record's characters other than `letters`; None if there are none."""
         if unknown := find_unknown(record.residues, self.letters):
             self.sequences += 1
             self.counts.update(unknown.characters)

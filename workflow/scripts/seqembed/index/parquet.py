@@ -64,7 +64,7 @@ def read_metadata(path: Path, *kinds: str) -> dict[str, str]:
     if metadata.get("kind") not in kinds or version != FORMAT_VERSION:
         found = f"is of kind {metadata.get('kind')!r}, format {version!r}"
         wanted = f"{' or '.join(map(repr, kinds))}, format {FORMAT_VERSION!r}"
-        raise damage_error(path, f"{found}, not {wanted}")
+        raise damage_error(path, f"{found}, not of kind {wanted}")
     if "fingerprint" not in metadata:
         raise damage_error(path, "has no fingerprint")
     return metadata

@@ -23,7 +23,7 @@ def arrange(tokens: Int64s, policy: LengthPolicy) -> Int64s:
 
     tokens: how many tokens each sequence has, without special tokens, (n,) int64, descending.
     Sequences that together fill a CPU's token budget are neighbours, and so are those that fill a
-    GPU's. With another multiple of the CPU's budget, batches are nearly as full.
+    GPU's. With a budget that is another multiple of a CPU's, batches are nearly as full.
     """
     read = policy.model_tokens(tokens)
     batches = list(_fill(read.tolist(), policy.last_pass(tokens, TOKENS["cpu"]), TOKENS["cpu"]))

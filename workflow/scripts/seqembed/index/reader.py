@@ -50,7 +50,7 @@ class ShardIndex:
 
 
 def encode_rows(rows: Iterable[tuple[str, str | None]], digests: Iterable[bytes]) -> bytes:
-    """Return n rows of an index as bytes; the fingerprint is the blake2b hash of all its rows.
+    """Return n rows of an index as bytes; the blake2b hash of all its rows is its fingerprint.
 
     rows: each row's id, and why the row gets no embedding; None if it gets one. digests: one for
     each row, of 16 bytes. Raises ValueError if there are more rows than digests, or fewer.
@@ -66,7 +66,7 @@ def encode_rows(rows: Iterable[tuple[str, str | None]], digests: Iterable[bytes]
 
 
 def shard_fingerprint(digests: Digests) -> str:
-    """Return 64 hex characters, a hash of the (n, 16) uint8 digests of a shard, in order."""
+    """Return a shard's fingerprint: 64 hex characters, a hash of its (n, 16) digests, in order."""
     return hashlib.blake2b(np.ascontiguousarray(digests).tobytes(), digest_size=32).hexdigest()
 
 

@@ -119,7 +119,7 @@ def remove_checkpoints(folder: Path, recipe_fingerprint: str) -> None:
 
 
 def _check_belong_together(shards: Sequence[EmbeddingsFile]) -> str:
-    """Return the shards' recipe fingerprint; ShardError unless they are all ranks of one run."""
+    """Return the recipe fingerprint that all shards have; ShardError unless ranks and forms fit."""
     first: dict[str, Any] = {}
     for rank, shard in enumerate(shards):
         found = shard.attributes | {"width": shard.width, "storage": shard.rows.dtype.name}

@@ -89,7 +89,7 @@ class TokenRows:
     """The token rows of N sequences, in order.
 
     offsets: (N + 1,) int64; the token rows of sequence i are those from offsets[i] to
-    offsets[i + 1]. parts: all token rows, in arrays (m, D); can be iterated perhaps only once.
+    offsets[i + 1]. parts: all token rows, in arrays (m, D); perhaps an iterator, to be used once.
     """
 
     offsets: NDArray[np.int64]

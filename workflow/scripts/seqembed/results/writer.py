@@ -133,7 +133,7 @@ def write_embeddings(
 
 
 def prefetch(items: Iterable[Item]) -> Iterator[Item]:
-    """Yield the items; a thread computes the next item while the caller uses the last one.
+    """Yield the items in order; a thread computes the next one while the caller uses this one.
 
     An error in computing an item is raised when the caller asks for that item.
     """

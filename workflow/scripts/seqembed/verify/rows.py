@@ -60,8 +60,7 @@ def refuse(
 ) -> None:
     """Raise ShardError for the first row that is wrong, if any; column, reason: for the message.
 
-    wrong: (n,) bool. other: (n,), the number of a second row that the message names for each row;
-    None: it names none.
+    wrong: (n,) bool. other: (n,), for each row a second one that the message names, too; or None.
     """
     if wrong.any():
         row = int(wrong.argmax())
