@@ -78,12 +78,12 @@ FIRST, SECOND = b">a\nMKV\n>b x\nMJK\nJJ\n", b">c\nLW\n\n>d\nM*K*\n"
 
 def test_unknown_residues_are_counted_with_their_places(tmp_path):
     text = refusal(tmp_path, FIRST, SECOND)
-    assert text.startswith("the model does not know 4 residues in 2 sequences ('J' 3, '*' 1)")
+    assert text.startswith("the model does not know 4 residues in 2 sequences (3 x 'J', 1 x '*')")
     for part in (
         "`embedding: {invalid_residues: unk}`",
         "`skip` to leave these sequences out",
-        "a stop may only end a sequence",
-        f"{tmp_path}/0.fa, line 3, record 'b': 'J' at 2 (3 such)",
+        "which may only end a sequence",
+        f"{tmp_path}/0.fa, line 3, record 'b': 'J' at 2 (3 in this record)",
         f"{tmp_path}/1.fa, line 4, record 'd': '*' at 2",
     ):
         assert part in text

@@ -79,7 +79,7 @@ def test_a_file_that_was_cut_short_or_replaced_meanwhile_is_named(tmp_path, size
     if size == 240:
         path.unlink()
     path.write_bytes(bytes(size))
-    with pytest.raises(ShardError, match=f"^{path}: cut short or replaced"):
+    with pytest.raises(ShardError, match=f"^{path}: was cut or replaced"):
         pool.take(np.arange(20))
 
 

@@ -242,15 +242,19 @@ def test_a_wrong_line_of_the_quarantine_is_named(lines, place, results):
 def test_sequences_that_could_not_be_embedded_are_named(tmp_path):
     results = Results(tmp_path).make(["WE", "L"])
     reasons = ", ".join(rf"'{name}' (is\ttoo long)" for name in ("s2", "s4", "s5"))
-    told, found = f"3 more could not be embedded: {reasons}", verify(results.merged)
+    told, found = f"3 sequences could not be embedded: {reasons}", verify(results.merged)
     assert found.startswith(f"{results.merged}: 2 sequences, all is well")
-    assert found.endswith(f"; {told}")
+    assert found.endswith(f"; besides, {told}")
     message = refused(results.merged, fail_on_quarantine=True)
     assert message.startswith(f"{told}; {results.table} lists all")
     assert f"remove {results.merged} and {results.merged.with_name('shards')}" in message
-    assert "1 sequences, all is well; 2 more could not be embedded: " in verify(results.shard(1))
+    assert "1 sequences, all is well; besides, 2 sequences could not be embedded: " in verify(
+        results.shard(1)
+    )
     results.index.rename(tmp_path / "index.parquet")
-    assert "2 sequences, all is well; 2 more could not be embedded: " in verify(results.merged)
+    assert "2 sequences, all is well; besides, 2 sequences could not be embedded: " in verify(
+        results.merged
+    )
     assert verify(results.merged, tmp_path / "index.parquet") == found
 
 
@@ -387,7 +391,7 @@ def test_the_program_says_a_line_a_file_and_looks_at_all(run, results):
         results.merged: "5 sequences, all is well",
         results.shard(0): "flags, row 0 (of 's3')",
         results.folder / "none.h5": "cannot be read",
-        results.fasta: "its name ends in none of .h5, .parquet, .safetensors",
+        results.fasta: "its name does not end in .h5, .parquet or .safetensors",
         results.shard(1): "3 sequences, all is well",
     }
     code, lines = run(*problems)
@@ -405,7 +409,9 @@ def test_of_one_file_there_is_one_line(run, tmp_path):
     assert lines[0].startswith(f"verify: {results.merged}: 4 sequences, all is well")
     code, lines = run(results.merged, "--on-quarantine", "fail")
     assert (code, len(lines)) == (1, 1)
-    assert lines[0].startswith(f"verify: {results.merged}: 1 more could not be embedded: 's4' (is")
+    assert lines[0].startswith(
+        f"verify: {results.merged}: 1 sequence could not be embedded: 's4' (is"
+    )
 
 
 # What a result was made from

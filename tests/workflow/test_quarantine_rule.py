@@ -43,7 +43,7 @@ def finished(checkout, spoilt_model, tmp_path_factory) -> Place:
     configure(place, spoilt_model)
     outcome = place.run()
     assert outcome.computed == 20
-    assert "1 sequences could not be embedded" in outcome.text
+    assert "1 sequences failed; quarantine.tsv will list them" in outcome.text
     assert "quarantine.tsv: 2 sequences have no embedding" in outcome.text
     return place
 
@@ -62,7 +62,7 @@ def test_on_quarantine_fail_fails_the_run_and_keeps_results(finished, spoilt_mod
     for _ in range(2):
         outcome = finished.run(ok=False)
         assert outcome.jobs == {"check_quarantine": 1, "all": 1, "total": 2}
-        told = f"2 more could not be embedded: 'bad' ({REASON}), 'also' ({REASON}); "
+        told = f"2 sequences could not be embedded: 'bad' ({REASON}), 'also' ({REASON}); "
         assert f"verify: {RESULTS}/embeddings.h5: {told}{RESULTS}/quarantine.tsv" in outcome.text
     assert (finished.folder / RESULTS / "embeddings.h5").stat() == before
     assert not (finished.folder / RESULTS / CHECKED).exists()

@@ -38,8 +38,8 @@ _ANNOTATION_MIN = 15
 _ANNOTATION = "looks like an annotation of the line above it, not residues; remove such lines"
 _WORD = "looks like a word above a sequence, not residues"
 _MISSING_HEADER = (
-    "is shorter than the line below it, though the lines of this file have one width: a header "
-    "seems to be missing between them"
+    "is shorter than the line below it, though other lines of this file have one width: a header "
+    "seems to be missing between these two lines"
 )
 _WORDS = frozenset(
     b"ALPHA CHAIN DELTA DRAFT FAMILY FRAGMENT GAMMA HELICASE KINASE LIGASE LIKE LIPASE MATRIX "
@@ -50,18 +50,15 @@ _WORDS = frozenset(
 
 @dataclass
 class Identities:
-    """Finds records of an alignment whose dots stand for the residues of the first sequence.
+    """Finds records of an alignment with dots that mean `the residue of the first sequence`.
 
-    width: the length of the first sequence; 0 if it has gaps; None until it is read.
+    width: of the file's first sequence; 0 if it has gaps (then no record is found); None at first.
     """
 
     width: int | None = None
 
     def find(self, records: Records) -> Iterator[tuple[int, Finding]]:
-        """Yield the numbers, from 0, of records with more dots than residues, each with a finding.
-
-        Yields nothing if the first record of the file has gaps.
-        """
+        """Yield the number, from 0, of each record with more dots than residues, and a finding."""
         if self.width is None:
             self.width = 0 if _has_gap(records, 0) else int(records.lengths[0])
         for number in records.odd if self.width else []:
@@ -74,17 +71,17 @@ class Identities:
 
 
 def _has_gap(records: Records, number: int) -> bool:
-    """Whether record `number` has gaps in the file; records.residues may be without them."""
+    """Whether record `number`, from 0, has gaps in the file; its residues may be without them."""
     raw = records.raw(number)
     return max(raw.rfind(b"."), raw.rfind(b"-")) > raw.find(b"\n")
 
 
 @dataclass
 class Lengths:
-    """Finds sequences that seem to be cut at the greatest length of a text that a program keeps.
+    """Finds sequences that seem to be cut, since their length is the most that some programs keep.
 
     records: how many were read. longest: the greatest length. count: how many records have the
-    greatest length; first: the line, from 1, and the first letters of the first of these records.
+    greatest length. first: the header's line, from 1, and the first letters of the first of them.
     """
 
     records: int = 0
@@ -103,11 +100,11 @@ class Lengths:
             self.count += int((records.lengths == longest).sum())
 
     def find(self) -> Place | None:
-        """Return the first sequence that seems to be cut; None if there is none."""
+        """Return the place of the first sequence that seems to be cut; None if there is none."""
         if not _CUT.get(self.longest, self.records) <= self.count < self.records:
             return None
-        what = f"has {self.longest:,} letters, the most that some programs keep of a text, as do "
-        what += f"{self.count:,} sequences in all: were they cut?"
+        what = f"has {self.longest:,} letters, the most that some programs keep of a text, and no "
+        what += f"sequence has more: it seems to be cut (sequences of this length: {self.count:,})"
         return self.first[0], Finding(1, self.first[1], what)
 
 
@@ -116,8 +113,8 @@ class StatedLengths:
     """Finds a file whose last record, and no other, is shorter than its header says.
 
     In a truncated file only the last record is too short; in a file of trimmed reads, many are.
-    agreeing, others: how many records have the length in their header, and how many have another
-    length. last: the last record, if it is too short.
+    agreeing, others: how many records are as long as their header says, and how many are not.
+    last: the place of the last record if it is too short; otherwise None.
     """
 
     agreeing: int = 0
@@ -139,11 +136,12 @@ class StatedLengths:
             agrees = stated in (length, length + 1)
             self.agreeing, self.others = self.agreeing + agrees, self.others + (not agrees)
             if length + 1 < stated:
-                what = f"has {length:,} letters, but its header says {stated:,}: was the file cut?"
+                what = f"says {stated:,}, but {length:,} letters follow: the file seems to be "
+                what += "truncated; copy it again"
                 self.last = records.lines[number], Finding(0, header.encode(), what)
 
     def find(self) -> Place | None:
-        """Return the last record if it alone is too short; otherwise None."""
+        """Return the place of the last record if it alone is too short; otherwise None."""
         return self.last if self.others == 1 and self.agreeing > 1 else None
 
 
@@ -151,8 +149,8 @@ class StatedLengths:
 class Composition:
     """Finds a file of Foldseek's letters for structure, and `NA` or `NAN` among long proteins.
 
-    letters, records: how many were read. sample: the first residues of the file. missing: the line,
-    from 1, and the text of the first `NA` or `NAN`; None if there is none.
+    letters, records: how many were read. sample: the first residues of the file. missing: the
+    header's line, from 1, and the text of the first sequence `NA` or `NAN`; None if there is none.
     """
 
     letters: int = 0
@@ -172,7 +170,7 @@ class Composition:
             self.missing = next(pair for pair in pairs if pair[1] in _MISSING)
 
     def find(self) -> Place | None:
-        """Return the first `NA` or `NAN`, or line 1 of a file of Foldseek's letters, or None."""
+        """Return the place of `NA` or `NAN`, or line 1 for Foldseek's letters, or else None."""
         if self.missing and self.letters > _LONG * self.records:
             return self.missing[0], Finding(1, self.missing[1], NO_SEQUENCE)
         size = len(self.sample)
@@ -188,9 +186,10 @@ class Composition:
 class LineWidths:
     """Finds a missing header, or lines that are no residues, by the widths of neighbouring lines.
 
-    words: whether to look for words above sequences and annotations below them. pairs: how often a
-    line follows another within a sequence. equal: how often both have one width. steps: how often
-    the second is longer. first_annotation, first_step, first_word: the first of each, or None.
+    words: whether to look for words above sequences, and for annotations below them. pairs: how
+    many pairs of neighbouring lines the sequences have. equal: how many pairs have two lines of one
+    width. steps: in how many pairs the second line is longer. first_annotation, first_step,
+    first_word: the place of the first one; None if none was found.
     """
 
     words: bool
@@ -202,7 +201,7 @@ class LineWidths:
     first_word: Place | None = None
 
     def add(self, records: Records, text: bytes) -> None:
-        """Count the pairs of neighbouring lines of a block, without blank lines; text: not used."""
+        """Count a block's pairs of neighbouring lines, without blank lines; text: not used."""
         widths = records.line_ends - records.line_begins
         letters = np.frombuffer(records.block + b"\n", np.uint8)[records.line_begins]
         # A blank line may have a carriage return.
@@ -225,7 +224,7 @@ class LineWidths:
                 return
 
     def _look(self, records: Records, number: int, next_number: int) -> None:
-        """Count a step if line `number` of the block is shorter than line `next_number`."""
+        """Count a step if line `number` of the block is shorter than the next, `next_number`."""
         line, below = (b"".join(records.line(n).split()) for n in (number, next_number))
         # The widths of `add` count blanks and carriage returns, these do not.
         if not line or len(line) >= len(below):
@@ -238,13 +237,13 @@ class LineWidths:
             self.first_word = place, Finding(0, line, _WORD)
 
     def find(self) -> Place | None:
-        """Return the first annotation, else word, else missing header; None if none is found."""
+        """Return the place of the first annotation, else word, else missing header, else None."""
         few = self.steps <= max(1, _MOST_STEPS * self.pairs) and self.equal >= _LEAST_EQUAL
         return self.first_annotation or self.first_word or (self.first_step if few else None)
 
 
 def _repeats_id(records: Records, number: int, line: bytes) -> bool:
-    """Whether line `number` of the block, `line`, repeats the id of the header above this line."""
+    """Whether `line`, line `number` of the block, is right below a header and repeats its id."""
     owner = int(np.searchsorted(records.begins, records.line_begins[number], "right")) - 1
     above = records.block[records.ends[owner] : records.line_begins[number]]
     return not above.strip() and records.sequence_ids[owner].encode() == line

@@ -56,7 +56,7 @@ class FileCheck:
         self._count = 0
 
     def look(self, records: Records, text: bytes) -> None:
-        """Check the next records; text: their residues, joined. `finish` raises what is found."""
+        """Check the next records; text: their residues, joined. `finish` reports what was found."""
         if self._suspicious:
             # To mark the foreign letters is faster than to delete them if a text has many.
             marks = np.frombuffer(text.translate(self._is_foreign), np.bool_)
@@ -106,7 +106,7 @@ class FileCheck:
         if not finding.certain:
             # Some messages end with advice of their own.
             advice = "" if "; " in finding.what else "; correct the file"
-            message += f"{advice}, or {_SET} to embed all text of the file as residues"
+            message += f"{advice}, or {_SET} to embed the file as it is"
         return FastaError(message, path=self._path, record=record, line=line)
 
     def _refuse_other_molecule(self) -> None:
@@ -114,12 +114,12 @@ class FileCheck:
         total, foreign = self._letters, self._foreign
         if total < MIN_LETTERS:
             return
-        share = f"{100 * foreign / total:.0f}% of its {total:,} letters are in"
+        share = f"{100 * foreign / total:.0f}% of its {total:,} letters are among"
         if self._molecule == "protein" and foreign >= DNA_MIN_SHARE * total:
             message = f"looks like DNA or RNA ({share} {NUCLEOTIDES.decode()}); a protein model "
             message += "needs proteins: translate the sequences first, or choose a model of DNA; "
             raise FastaError(f"{message}if they are proteins, {_SET}", path=self._path)
         if self._molecule == "DNA" and foreign >= PROTEIN_MIN_SHARE * total:
-            message = f"looks like proteins ({share} {AMINO_ACIDS_ALONE.decode()}, which only "
-            message += "amino acids are); a model of DNA needs nucleotides: give genes, contigs or "
+            message = f"looks like proteins ({share} {AMINO_ACIDS_ALONE.decode()}, which stand "
+            message += "for amino acids alone); a model of DNA needs DNA: give genes, contigs or "
             raise FastaError(f"{message}genomes, or choose a protein model", path=self._path)

@@ -24,9 +24,10 @@ _AMINO_ACIDS = b"ACDEFGHIKLMNPQRSTVWY"
 _IS_AMINO_ACID = np.array([byte in _AMINO_ACIDS for byte in range(256)])
 _HEADER_RESIDUES = re.compile(r"[ACDEFGHIKLMNPQRSTVWY]{30,}\Z")
 _HEADER_END = 200
-_IS_PIR = "is PIR, whose second line is a title, not residues; convert the file to FASTA"
-_IS_GAP_LINE = "is a gap of NCBI's tbl2asn within the record above; write its N, or leave it out"
-_HAS_RESIDUES = "looks like a sequence within a header: is a line break missing before it?"
+_IS_PIR = "begins a record in PIR format, whose second line is a title; convert the file to FASTA"
+_IS_GAP_LINE = "is how tbl2asn marks a gap in the record above; write N there, or remove this line"
+_HAS_RESIDUES = "looks like an id and its sequence on one line; put a line break between them"
+_IS_RESIDUES = "is a header, but looks like a sequence; write `>id` there, and the sequence below"
 _ENTITIES = frozenset(("ccd", "smiles", "ligand", "glycan", "dna", "rna", "protein"))
 # How odd headers begin. The kind of a molecule may follow the short name of a chain.
 _ODD_HEADER = re.compile(
@@ -50,7 +51,7 @@ def find_suspicious_records(
     """Yield the numbers, from 0, of records that look like something else, each with a finding.
 
     A record may be yielded twice. text: the residues of all records, joined. rna_refused: whether
-    a model of DNA refuses RNA.
+    RNA is yielded for a model of DNA.
     """
     yield from _find_odd_headers(records, molecule)
     if molecule == "DNA":
@@ -68,7 +69,7 @@ def _search(
 ) -> Iterator[tuple[int, re.Match[AnyStr]]]:
     """Yield the number, from 0, of each line in which `expression` is found, and the match.
 
-    feed: the line feed, str or bytes; it begins each line of the text, and each match.
+    feed: the line feed, str or bytes. Each line of the text begins with it, and so does each match.
     """
     number, place = -1, 0
     for found in expression.finditer(text):
@@ -87,7 +88,8 @@ def _find_odd_headers(records: Records, molecule: Molecule) -> Iterator[tuple[in
         header = records.headers[number]
         end = _HEADER_RESIDUES.search(header[-_HEADER_END:])
         if end and len(set(end[0])) > 3 and end[0].encode() not in records.residues[number]:
-            yield number, Finding(0, header.encode(), _HAS_RESIDUES)
+            what = _IS_RESIDUES if end[0] == header[-_HEADER_END:] else _HAS_RESIDUES
+            yield number, Finding(0, header.encode(), what)
 
 
 def _name_header(found: re.Match[str], sequence_id: str, molecule: Molecule) -> str | None:

@@ -35,7 +35,7 @@ AMINO_ACIDS = frozenset(
     b"ALA ARG ASN ASP CYS GLN GLU GLY HIS ILE LEU LYS MET PHE PRO SER THR TRP TYR VAL "
     b"SEC PYL ASX GLX XAA UNK MSE".split()
 )
-NO_SEQUENCE = "is written where a sequence is missing"
+NO_SEQUENCE = "seems to stand for a missing sequence; write the sequence, or remove the record"
 THREE_LETTERS = "looks like three-letter codes; write one letter a residue"
 # What programs write for a missing sequence, and what people write, in capitals or not.
 _MISSING = frozenset(b"nan NaN none None NONE null Null NULL nil".split())
@@ -48,7 +48,7 @@ _DISPLAYED = re.compile(rb"\A[A-Za-z\s]+\.{3}[A-Za-z\s]*\Z")
 _PROTEIN = {
     # Programs for mass spectra write the neighbouring residues on both sides of a peptide.
     re.compile(rb"\A\s*[A-Z-]\.[A-Za-z]+\.[A-Z-]\s*\Z"): (
-        "looks like a peptide with the residues beside it; write the peptide alone"
+        "looks like a peptide between its two neighbouring residues; write the peptide alone"
     ),
     re.compile(
         rb"\A\s*(?:(?:Ac|Boc|Fmoc|Bz|For|Suc|pGlu)-[A-Za-z-]+|[A-Za-z-]+-(?:OH|OMe|OEt|AMC|NHMe))\s*\Z"
@@ -57,7 +57,7 @@ _PROTEIN = {
         "has a dash between all residues; write the residues alone"
     ),
     re.compile(rb"(?:[A-Z][a-z]){8}"): (
-        "has lower-case letters between upper-case ones, as SaProt has them; write residues alone"
+        "has lower-case letters between capitals, as SaProt writes them; keep the capitals alone"
     ),
     re.compile(rb"(?<![a-z])p[STY](?![a-z])"): (
         "has pS, pT or pY, as for phosphorylated residues; write S, T or Y"
@@ -96,7 +96,7 @@ def find_impossible(raw: bytes, molecule: Molecule) -> Finding | None:
     text = raw.split(b"\n")[line].strip()
     advice = "correct the sequence, or remove the record"
     if others[:1] in b":/|":
-        advice = "give each chain of a complex a record of its own"
+        advice = "write each chain of a complex as a record, or correct the sequence"
     what = f"cannot be residues of {molecule}: it contains {name_character(letter)}; {advice}"
     return Finding(line, text, what, certain=True)
 
@@ -130,7 +130,7 @@ def find_suspicious(raw: bytes, molecule: Molecule, *, gaps_kept: bool) -> Findi
 
 
 def _ends_with_word(body: bytes) -> bool:
-    """Whether the last line has the case of a word, as `Killed`, and follows upper-case lines."""
+    """Whether the last line is written as a word, such as `Killed`, and the lines above are not."""
     before, _, last = body.strip().rpartition(b"\n")
     if not last.strip().isalpha() or not 2 < len(last.strip()) <= _LONGEST_WORD:
         return False
@@ -152,7 +152,7 @@ def _find_words(lines: list[bytes], molecule: Molecule) -> Iterator[Finding]:
         # Each word begins with all but the first letter of the word before.
         overlap = all(one[1:] == next_[:-1] for one, next_ in pairwise(groups))
         if overlap and not few and len(groups[0]) > 2 and len(set(groups)) > 1:
-            yield Finding(number, line, "looks like overlapping words; write the sequence once")
+            yield Finding(number, line, "looks like words that overlap; write the sequence once")
         elif molecule == "DNA" and not line.translate(None, _NUCLEOTIDES):
             continue
         # If residues are in blocks, no line without blanks is longer than a block.
@@ -172,7 +172,7 @@ def _find_notation(body: bytes, molecule: Molecule) -> str | None:
     if short and (short in _MISSING or short.lower() in _MISSING_WORDS):
         return NO_SEQUENCE
     if b"..." in body and _DISPLAYED.search(body):
-        return "looks cut, as a table shows a long text; write all of it"
+        return "is cut short by `...`, as a table shows a long text; write the whole sequence"
     if molecule == "DNA":
         return None
     if is_three_letters(body):

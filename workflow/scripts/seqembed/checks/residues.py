@@ -23,16 +23,16 @@ SHOWN_PLACES, SHOWN_KINDS = 10, 5
 SHOWN_PATH = 200
 _NO_GAPS = bytes(byte for byte in range(256) if byte not in GAPS)
 _HINTS = {
-    ("protein", "*"): "a stop may only end a sequence, which can be cut there",
-    ("DNA", "U"): "RNA can be written with T for U",
+    ("protein", "*"): "`*` is a stop, which may only end a sequence: cut the sequence there",
+    ("DNA", "U"): "in RNA, write T in place of each U",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """The unknown characters of a sequence, decoded as text.
+    """The characters of a sequence that the model does not know.
 
-    position: of the first one in the sequence, from 1.
+    characters: all of them, in order. position: where the first one is in the sequence, from 1.
     """
 
     characters: str
@@ -43,7 +43,7 @@ class Unknown:
 
 
 def find_unknown(residues: bytes, letters: bytes) -> Unknown | None:
-    """Return the characters of a sequence that are not among `letters`; None if all are."""
+    """Return the characters of a sequence other than `letters`; None if there are none."""
     others = residues.translate(None, letters)
     if not others:
         return None
@@ -52,10 +52,10 @@ def find_unknown(residues: bytes, letters: bytes) -> Unknown | None:
 
 
 class Tally:
-    """Counts the characters of sequences that are not among `letters`, in constant memory.
+    """Counts the characters other than `letters` in sequences, in constant memory.
 
-    noun: what a message calls these characters. sequences: how many sequences hold at least one.
-    counts: how often each character was found.
+    noun: what a message calls these characters. sequences: how many sequences hold such
+    characters. counts: how often each of them was found.
     """
 
     def __init__(self, letters: bytes, noun: str) -> None:
@@ -65,7 +65,7 @@ class Tally:
         self._places: list[str] = []
 
     def add(self, path: Path, record: Record) -> Unknown | None:
-        """Count and return the characters of a record not among `letters`; None if all are."""
+        """Count and return a record's characters other than `letters`; None if there are none."""
         if unknown := find_unknown(record.residues, self.letters):
             self.sequences += 1
             self.counts.update(unknown.characters)
@@ -73,7 +73,7 @@ class Tally:
                 shown, file = shorten(record.sequence_id), str(path)
                 file = "..." * (len(file) > SHOWN_PATH) + file[-SHOWN_PATH:]
                 count = len(unknown.characters)
-                more = f" ({count:,} such)" if count > 1 else ""
+                more = f" ({count:,} in this record)" if count > 1 else ""
                 place = f"{file}, line {record.line}, record {shown!r}: {unknown}{more}"
                 self._places.append(place)
         return unknown
@@ -82,7 +82,7 @@ class Tally:
     def amounts(self) -> str:
         """Text for a message: how many characters, in how many sequences, and which most often."""
         kinds = self.counts.most_common(SHOWN_KINDS)
-        shown = ", ".join(f"{name_character(letter)} {count:,}" for letter, count in kinds)
+        shown = ", ".join(f"{count:,} x {name_character(letter)}" for letter, count in kinds)
         more = ", ..." if len(self.counts) > SHOWN_KINDS else ""
         characters = count_of(self.counts.total(), self._noun)
         return f"{characters} in {count_of(self.sequences, 'sequence')} ({shown}{more})"
@@ -120,8 +120,8 @@ class ResidueCheck:
     def read(self, path: Path) -> Iterator[tuple[Records, list[str | None]]]:
         """Yield records, and for each of them why it is left out; None if it is not left out.
 
-        Raises FastaError as read_batches does, and at the end of the file if a record or the file
-        looks like something else than sequences of the molecule: use no record before the end.
+        Raises FastaError for a fault of the file, and at its end if a record or the file looks like
+        something else than sequences of the molecule: use no record before the end.
         """
         file = FileCheck(
             path,
@@ -160,7 +160,7 @@ class ResidueCheck:
             raise self._error("`invalid_residues: skip` leaves no sequence to embed: ")
 
     def summary(self) -> str | None:
-        """Return a sentence on the residues that the model does not know; None without any."""
+        """Return a sentence on the residues that the model does not know; None if it knows all."""
         unknown = self._unknown
         if not unknown.sequences:
             return None

@@ -83,8 +83,8 @@ def _refuse_cut_bgzip(file: IO[bytes], path: str | Path) -> None:
     if _BGZIP_BLOCK.match(file.read(16)):
         file.seek(-min(len(_BGZIP_END), os.fstat(file.fileno()).st_size), os.SEEK_END)
         if file.read() != _BGZIP_END:
-            message = "lacks the end that bgzip writes, so it is truncated; copy it again, or"
-            raise FastaError(f"{message} compress it anew if it is complete", path=path)
+            message = "lacks the end that bgzip writes, so it seems to be truncated; copy it again,"
+            raise FastaError(f"{message} or, if it is complete, compress it anew", path=path)
     file.seek(0)
 
 

@@ -20,7 +20,7 @@ _BEGINNINGS = {
     rb".{257}ustar": "is a tar archive; unpack it, and name the FASTA files in it",
     rb"\x89HDF|PAR1|SQLite format": "is a binary file of another program; export it as FASTA",
     rb"@": "looks like FASTQ; convert the file to FASTA",
-    rb"\s*<": "looks like a page of HTML or XML, as a failed download leaves it; download it again",
+    rb"\s*<": "looks like HTML or XML, as a failed download leaves it; download the file again",
     rb"\{\\rtf": "is a document of a word processor (RTF); save it as plain text",
     rb"\s*[{\[]": "looks like JSON; export it as FASTA",
     rb"LOCUS |ID   ": "looks like a record of GenBank, EMBL or UniProt; convert the file to FASTA",
@@ -99,7 +99,7 @@ def _find_header_fault(header: bytes, sequence_id: str) -> Fault | None:
         # A description may be Latin-1, because nothing depends on it. An id must be exact.
         if not sequence_id.isascii():
             place = error.start + 2
-            return Fault(f"the id is not UTF-8 (byte {place}); convert the file to UTF-8")
+            return Fault(f"the id is not UTF-8 (byte {place} of the line); save the file as UTF-8")
     if not sequence_id or header[:1] in (b" ", b"\t"):
         return Fault("the header has no id; write `>id description`, with no blank after `>`")
     if (size := len(sequence_id.encode())) > MAX_ID_BYTES:
@@ -112,9 +112,9 @@ def _find_header_fault(header: bytes, sequence_id: str) -> Fault | None:
 
 
 def _find_line_fault(raw: bytes, residues: bytes) -> tuple[str, int] | None:
-    """Return a message on the first fault in the lines of a record, and its offset in `raw`.
+    """Return a message on the first fault in a record's lines, and the fault's offset in `raw`.
 
-    Returns None if all lines are valid. residues: the text below the header, without blanks.
+    None: all lines are valid. raw: the whole record. residues: raw without its header and blanks.
     """
     begin = raw.find(b"\n")
     if found := _LONE_RETURN.search(raw):

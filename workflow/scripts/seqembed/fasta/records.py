@@ -136,7 +136,7 @@ def cut_header(header: str) -> tuple[str, str]:
 def _cut_residues(
     packed: bytes, dropped: Places, begins: Places, ends: Places
 ) -> tuple[list[bytes], Places]:
-    """Return the n sequences of a block, in the case of the file, and their lengths, (n,) int64.
+    """Return the n sequences of a block, not yet in upper case, and their lengths, (n,) int64.
 
     packed: the block without the bytes at the offsets `dropped`, such as line feeds. begins, ends:
     the offsets in the block where each header begins and ends, (n,).
@@ -163,7 +163,7 @@ def _has_stop(packed: bytes, first: Places, last: Places) -> NDArray[np.bool_]:
 
 
 def _decode_headers(block: bytes, begins: Places, ends: Places) -> list[str]:
-    """Return the headers from offsets `begins` to `ends`, (n,), without blanks at their ends."""
+    """Return n headers as text, without blanks at the ends; begins, ends: their offsets, (n,)."""
     headers = [block[b:e] for b, e in zip(begins.tolist(), ends.tolist(), strict=True)]
     try:
         texts = b"\n".join(headers).decode().split("\n")
@@ -179,7 +179,7 @@ def _decode_headers(block: bytes, begins: Places, ends: Places) -> list[str]:
 
 
 def _decode_header(header: bytes) -> str:
-    """Return a header decoded from UTF-8 or, if it is not UTF-8, as in old databases, Latin-1."""
+    """Return a header as text: from UTF-8 or, if it is not UTF-8 (old databases), from Latin-1."""
     try:
         return header.decode()
     except UnicodeDecodeError:
@@ -217,8 +217,8 @@ def _find_odd_lines(
 ) -> list[int]:
     """Return the numbers of records with dropped blanks or gaps, or a carriage return in a line.
 
-    letters: the block's bytes. dropped: the offsets, also in headers, of all blanks and, if they
-    are dropped, of gaps. begins, ends: the offsets where each header begins and ends, (n,).
+    letters: the block's bytes. dropped: the offsets of all blanks and, if gaps are dropped, of all
+    gaps, also in headers. begins, ends: the offsets where each header begins and ends, (n,).
     """
     kinds = letters[dropped]
     returns = dropped[kinds == _RETURN]

@@ -62,9 +62,9 @@ def read_metadata(path: Path, *kinds: str) -> dict[str, str]:
         raise damage_error(path, f"cannot be read ({error})") from error
     version = metadata.get("format_version")
     if metadata.get("kind") not in kinds or version != FORMAT_VERSION:
-        found = f"kind {metadata.get('kind')!r}, format {version!r}"
+        found = f"is of kind {metadata.get('kind')!r}, format {version!r}"
         wanted = f"{' or '.join(map(repr, kinds))}, format {FORMAT_VERSION!r}"
-        raise damage_error(path, f"{found}, not {wanted}")
+        raise damage_error(path, f"{found}, not of kind {wanted}")
     if "fingerprint" not in metadata:
         raise damage_error(path, "has no fingerprint")
     return metadata
@@ -97,7 +97,7 @@ def read_row_group(file: pq.ParquetFile, number: int, columns: list[str]) -> pa.
 
 
 def whole(table: pa.Table, count: int) -> pa.Table:
-    """Return the table; raises ValueError unless columns have `count` rows and the right types."""
+    """Return the table; ValueError unless each column has `count` rows and its right type."""
     # The footer has no checksum, and damage in it may change the length or type of a column.
     for name, column in zip(table.column_names, table.columns, strict=True):
         if len(column) != count:
@@ -108,17 +108,17 @@ def whole(table: pa.Table, count: int) -> pa.Table:
 
 
 def int64_column(column: Any) -> Int64s:
-    """Return an Arrow column of int64, without nulls, as (n,) int64."""
+    """Return an Arrow column of int64, without nulls, as a NumPy array, (n,) int64."""
     return np.asarray(np.from_dlpack(column.combine_chunks()), np.int64)
 
 
 def int64_array(values: Int64s) -> Any:
-    """Return (n,) int64 as an Arrow array. pa.array would import pandas."""
+    """Return a NumPy array, (n,) int64, as an Arrow array; pa.array would import pandas."""
     return pa.Array.from_buffers(pa.int64(), len(values), [None, pa.py_buffer(values)])
 
 
 def digest_column(column: Any) -> Digests:
-    """Return an Arrow column of digests, fixed_size_binary(16), as (n, 16) uint8."""
+    """Return an Arrow column of digests, of 16 bytes each, as a NumPy array, (n, 16) uint8."""
     # Arrow's buffers are copied; a list of Python objects would take six times the memory.
     parts = [np.empty(0, np.uint8)]
     for part in filter(len, column.chunks):

@@ -23,7 +23,7 @@ def arrange(tokens: Int64s, policy: LengthPolicy) -> Int64s:
 
     tokens: how many tokens each sequence has, without special tokens, (n,) int64, descending.
     Sequences that together fill a CPU's token budget are neighbours, and so are those that fill a
-    GPU's. Batches of other multiples of the CPU's budget are filled nearly as well.
+    GPU's. With a budget that is another multiple of a CPU's, batches are nearly as full.
     """
     read = policy.model_tokens(tokens)
     batches = list(_fill(read.tolist(), policy.last_pass(tokens, TOKENS["cpu"]), TOKENS["cpu"]))
@@ -40,7 +40,7 @@ def arrange(tokens: Int64s, policy: LengthPolicy) -> Int64s:
 
 
 def _fill(sizes: list[int], lasts: Int64s, budget: int) -> Iterator[list[int]]:
-    """Yield batches of the items 0 to n - 1: the first item left, then the largest that fit.
+    """Yield the items 0 to n - 1 in batches: the first item left, then the largest that fit.
 
     sizes: how much of the budget each item takes, n numbers, descending. lasts: how much each item
     takes instead if it is the first of its batch, (n,) int64.

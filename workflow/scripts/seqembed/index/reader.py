@@ -50,10 +50,10 @@ class ShardIndex:
 
 
 def encode_rows(rows: Iterable[tuple[str, str | None]], digests: Iterable[bytes]) -> bytes:
-    """Return the bytes of n rows; an index's fingerprint is the blake2b hash of all its rows.
+    """Return n rows of an index as bytes; the blake2b hash of all its rows is its fingerprint.
 
-    rows: each row's id, and why the row gets no embedding, or None. digests: of 16 bytes each.
-    Raises ValueError if these are not equally many.
+    rows: each row's id, and why the row gets no embedding; None if it gets one. digests: one for
+    each row, of 16 bytes. Raises ValueError if there are more rows than digests, or fewer.
     """
     # Different rows give different bytes, because ids are not empty, ids and reasons hold no NUL,
     # and a digest has 16 bytes.
@@ -66,7 +66,7 @@ def encode_rows(rows: Iterable[tuple[str, str | None]], digests: Iterable[bytes]
 
 
 def shard_fingerprint(digests: Digests) -> str:
-    """Return a hash of (n, 16) uint8 digests, in order, as 64 hex characters."""
+    """Return a shard's fingerprint: 64 hex characters, a hash of its (n, 16) digests, in order."""
     return hashlib.blake2b(np.ascontiguousarray(digests).tobytes(), digest_size=32).hexdigest()
 
 
@@ -98,7 +98,7 @@ def read_lengths_and_digests(path: Path) -> tuple[Int64s, Digests]:
 
 
 def read_excluded(path: Path) -> npt.NDArray[np.bool_]:
-    """Return which rows of a whole index get no embedding, (n,) bool, or raise IndexFormatError."""
+    """Return which rows of an index get no embedding, (n,) bool; IndexFormatError if damaged."""
     read_metadata(path, "index")
     with damage_named(path):
         if "excluded" not in pq.read_schema(path).names:
@@ -110,9 +110,9 @@ def read_excluded(path: Path) -> npt.NDArray[np.bool_]:
 def read_assigned(path: Path, rank: int, world_size: int) -> tuple[Int64s, Digests]:
     """Return the rows that a rank computes, (n,) int64, and their digests, (n, 16) uint8.
 
-    From a shard's index, these are all rows, in processing order; from a whole index, the rows
-    rank, rank + world_size, ..., longest first, without the excluded rows. Raises IndexFormatError
-    for a damaged index, or the shard of another rank or world size.
+    Of a shard's index, these are all rows, in processing order; of a whole index, the rows rank,
+    rank + world_size, ..., longest first, but none that gets no embedding. Raises IndexFormatError
+    if the index is damaged, or is of a shard with another rank or world size.
     """
     if read_metadata(path, "shard", "index")["kind"] == "shard":
         shard = read_shard_index(path)
@@ -164,12 +164,12 @@ def read_checked_ids(path: Path, digests: Digests) -> Iterator[tuple[str, str | 
 
 
 def check_rows(path: Path, digests: Digests) -> None:
-    """Raise IndexFormatError unless ids, reasons and (n, 16) digests fit an index's fingerprint."""
+    """Raise IndexFormatError unless an index's ids, reasons and digests fit its fingerprint."""
     deque(read_checked_ids(path, digests), maxlen=0)
 
 
 def describe_rows(path: Path, rows: Int64s) -> list[str]:
-    """Return "record 'ID' of FILE" for (m,) rows of a whole index, or raise IndexFormatError."""
+    """Return "record 'ID' of FILE" for (m,) rows of an index; IndexFormatError if damaged."""
     read_metadata(path, "index")
     with damage_named(path):
         table = read_columns(path, ["sequence_id", "file"]).take(int64_array(rows))

@@ -22,8 +22,8 @@ SHORT_ID = 64
 class SequenceIds:
     """Gives records their ids, and remembers where each id was used.
 
-    style: how an id is made from a header, the setting `ids`; ValueError if it is unknown. Takes
-    about 200 bytes of memory an id, whatever the id's length.
+    style: the setting `ids`, which says how an id is made from a header; ValueError if it is
+    unknown. Each id takes about 200 bytes of memory, whatever its length.
     """
 
     def __init__(self, style: IdStyle) -> None:
@@ -60,7 +60,7 @@ class SequenceIds:
         return names
 
     def _make(self, records: Records) -> list[str]:
-        """Return the ids of records before the first whose id has more than MAX_ID_BYTES."""
+        """Return the ids of records, in order, as far as no id has more than MAX_ID_BYTES."""
         if self._style == "header":
             return records.sequence_ids
         if self._style == "accession":
@@ -76,7 +76,7 @@ class SequenceIds:
     ) -> NoReturn:
         """Raise FastaError for the first of the records' ids that was used before.
 
-        keys: the ids, or the digests of long ids. begin: the row of the first record.
+        names: the ids. keys: the same, but digests of long ids. begin: the first record's row.
         """
         rows = {key: row for row, key in enumerate(self._seen)}
         found = (rows[key] for key in keys)
@@ -88,7 +88,7 @@ class SequenceIds:
         elif first != path:
             advice += ", or set `ids: file:header`"
         elif self._style != "whole-header":
-            advice += ", or set `ids: whole-header` where whole headers differ"
+            advice += ", or set `ids: whole-header` if the whole headers differ"
         message = f"this id was already used in {first}, line {self._lines[row]}; {advice}"
         raise FastaError(message, path=path, record=names[place], line=records.lines[place])
 

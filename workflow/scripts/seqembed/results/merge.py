@@ -39,11 +39,11 @@ SHARD_ATTRIBUTES = ("kind", "rank", "world_size", "shard_fingerprint", "created"
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What a merged file holds; relinked: whether the store had that file already.
+    """What a merged file holds.
 
     sequences: how many rows. distinct: how many different sequences. windowed, truncated: how many
-    rows with this flag. dimensions: how many values a row has. quarantined: the digests, 16 bytes
-    each, of sequences that could not be embedded, with the reasons.
+    rows with this flag. dimensions: values in a row. relinked: whether the store had this file
+    already. quarantined: the digest, 16 bytes, of each sequence not embedded, with the reason.
     """
 
     sequences: int
@@ -66,8 +66,8 @@ def merge(
     the shards of an earlier, larger world size, at the end.
 
     Raises:
-        ShardError: a shard is damaged, does not belong to the others or to the index, or none of
-            at least two sequences could be embedded.
+        ShardError: a shard is damaged, or does not belong to the other shards or to the index; or
+            two or more sequences could not be embedded, and no sequence has a row.
         IndexFormatError: the index is damaged.
         OSError: too few files can be open at once.
     """
@@ -119,7 +119,7 @@ def remove_checkpoints(folder: Path, recipe_fingerprint: str) -> None:
 
 
 def _check_belong_together(shards: Sequence[EmbeddingsFile]) -> str:
-    """Return the shards' recipe fingerprint; ShardError unless all ranks fit together, in order."""
+    """Return the recipe fingerprint that all shards have; ShardError unless ranks and forms fit."""
     first: dict[str, Any] = {}
     for rank, shard in enumerate(shards):
         found = shard.attributes | {"width": shard.width, "storage": shard.rows.dtype.name}
@@ -129,7 +129,7 @@ def _check_belong_together(shards: Sequence[EmbeddingsFile]) -> str:
         expected = {"kind": "shard", "rank": rank, "world_size": len(shards)}
         for name, value in (expected | {name: first[name] for name in alike}).items():
             if found.get(name) != value:
-                problem = f"{name} is {found.get(name)!r}, not {value!r} as beside {shards[0].path}"
+                problem = f"{name} is {found.get(name)!r}, not {value!r}, as {shards[0].path} needs"
                 raise ShardError(f"{shard.path}: {problem}; remove its folder and run again")
     return str(first["recipe_fingerprint"])
 
@@ -157,8 +157,8 @@ def _read_stored(
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], dict[bytes, str]] | None:
     """Return the (N, 16) digests, (N,) flags and quarantine of the store's file, or None.
 
-    None: the file is missing, is damaged (a warning says so), lacks the `wanted` attributes, or
-    does not lack the rows of exactly the `quarantined` sequences.
+    None: the file is missing, is damaged (a warning says so), lacks one of the `wanted` attributes,
+    or has other sequences in its quarantine than `quarantined`.
     """
     if not path.exists():
         return None
@@ -214,7 +214,7 @@ def _find_rows(
 ) -> NDArray[np.int64]:
     """Return the row of each id that gets one, (n,), numbered from 0 in one count over all shards.
 
-    kept: which of the index's (N,) ids get a row. lengths, digests: (n,) and (n, 16), of these ids.
+    kept: which of the index's (N,) ids get a row. lengths, digests: (n,) and (n, 16), of those ids.
     Raises ShardError unless the index and the shards hold the same sequences.
     """
     places = DigestIndex(np.concatenate([shard.digests() for shard in shards])).find(digests)

@@ -85,14 +85,14 @@ class EmbeddingsFile:
         return self._column("flags")
 
     def offsets(self) -> NDArray[np.int64]:
-        """Return where the token rows of each sequence begin, and the total, (N + 1,) int64.
+        """Return where each sequence's token rows begin, then the number of all, (N + 1,) int64.
 
         Raises KeyError if the file has no token rows.
         """
         return self._column(OFFSETS)
 
     def quarantine(self) -> dict[bytes, str]:
-        """Return the digests, 16 bytes each, of sequences that could not be embedded, and why."""
+        """Return the digest, 16 bytes, of each sequence that was not embedded, with the reason."""
         if "quarantine" not in self._file:
             return {}
         digests, reasons = (self._file[name] for name in QUARANTINE)
@@ -110,7 +110,7 @@ def store_path(store: Path, recipe_fingerprint: str) -> Path:
 
 
 def pool_token_rows(files: Sequence[EmbeddingsFile]) -> TokenRowPool | None:
-    """Return the token rows of all files; None if a file has no token rows.
+    """Return the token rows of all files together; None if any file has no token rows.
 
     Sequences are numbered from 0 in one count over all files.
     """
@@ -121,7 +121,7 @@ def pool_token_rows(files: Sequence[EmbeddingsFile]) -> TokenRowPool | None:
 
 
 def allow_open_shards(count: int) -> None:
-    """Raise the limit of open files for `count` shards; OSError if the hard limit is too low."""
+    """Let this process open `count` shards at once; OSError if the hard limit forbids it."""
     raise_open_file_limit(OTHER_FILES + FILES_A_SHARD * count)
 
 
@@ -129,8 +129,8 @@ def allow_open_shards(count: int) -> None:
 def open_embeddings(path: Path) -> Iterator[EmbeddingsFile]:
     """Check every byte of a file without HDF5, then open the file for the `with` block.
 
-    Raises ShardError if the file cannot be read, is damaged, is not a file of seqembed, or has
-    another form or format version.
+    Raises ShardError if the file cannot be read, is damaged, is not a file of seqembed, or has a
+    form or format version that this program does not read.
     """
     try:
         verify_seal(path)
@@ -172,12 +172,12 @@ def _require(path: Path, there: bool, what: str) -> None:
 
 
 def _refuse_links(path: Path, file: h5py.Group) -> None:
-    """Raise ShardError if a group or a dataset of the file lies in another file."""
+    """Raise ShardError if a group or a dataset of the file is a link, or lies in another file."""
     for name in file:
         link = file.get(name, getlink=True)
         held = file[name] if isinstance(link, h5py.HardLink) else None
         if held is None or (isinstance(held, h5py.Dataset) and (held.external or held.is_virtual)):
-            raise ShardError(f"{path}: {name} does not lie in this file; remove it and run again")
+            raise ShardError(f"{path}: {name} in it is a link; remove it and run again")
         if isinstance(held, h5py.Group):
             _refuse_links(path, held)
 
@@ -199,14 +199,14 @@ def _are_rows(dataset: Any) -> bool:
 
 
 def are_offsets(offsets: NDArray[Any], count: int, total: int) -> bool:
-    """Whether offsets, (count + 1,) int64, cut `total` token rows into those of all sequences."""
+    """Whether offsets, (count + 1,) int64, divide `total` token rows among `count` sequences."""
     if offsets.shape != (count + 1,) or offsets.dtype != np.int64:
         return False
     return bool(offsets[0] == 0 and offsets[-1] == total and (offsets[:-1] <= offsets[1:]).all())
 
 
 def _map(path: Path, dataset: h5py.Dataset) -> NDArray[np.floating]:
-    """Return the rows of a contiguous dataset, (N, D), mapped from the file."""
+    """Return the rows of a contiguous dataset, (N, D), mapped from the file at `path`."""
     if not dataset.size:
         return np.empty(dataset.shape, dataset.dtype)
     offset = dataset.id.get_offset()

@@ -31,7 +31,7 @@ class RowPool:
         self._starts = np.cumsum([0, *map(len, arrays)])
 
     def take(self, places: NDArray[np.int64]) -> NDArray[np.floating]:
-        """Return the rows numbered `places`, (n,) int64, as (n, D) of the dtype `storage`.
+        """Return n rows, (n, D) of the dtype `storage`. places: their numbers, (n,) int64.
 
         Raises IndexError if a number has no row, and ShardError if a file was cut short or replaced
         since the pool was made.
@@ -65,10 +65,11 @@ def _inode(array: NDArray[np.floating]) -> int | None:
 def _read(
     array: NDArray[np.floating], wanted: NDArray[np.int64], inode: int | None
 ) -> NDArray[np.floating]:
-    """Return the rows numbered `wanted`, ascending, as (n, D); ShardError if a read fails.
+    """Return n rows of an array, (n, D); ShardError if a read fails.
 
-    inode: of the file that the array maps, or None. Rows that lie close together are read from that
-    file: a map is slower, and what was read of it counts as memory for as long as it exists.
+    wanted: the rows' numbers, ascending. inode: of the file that the array maps, or None. Rows that
+    lie close together are read from that file: a map is slower, and what was read of it counts as
+    memory for as long as it exists.
     """
     low, high = int(wanted[0]), int(wanted[-1]) + 1
     if inode is None or high - low > SPARSE * len(wanted):
@@ -79,7 +80,7 @@ def _read(
         block = np.fromfile(file, array.dtype, count, offset=offset)
         # np.fromfile returns fewer values, and raises no error, if the disk fails.
         if len(block) < count or os.fstat(file.fileno()).st_ino != inode:
-            raise ShardError(f"{array.filename}: cut short or replaced meanwhile; run again")
+            raise ShardError(f"{array.filename}: was cut or replaced during the run; run again")
     return block.reshape(-1, array.shape[1])[wanted - low]
 
 
@@ -88,7 +89,7 @@ class TokenRows:
     """The token rows of N sequences, in order.
 
     offsets: (N + 1,) int64; the token rows of sequence i are those from offsets[i] to
-    offsets[i + 1]. parts: all token rows, cut into arrays (m, D); they may be iterable only once.
+    offsets[i + 1]. parts: all token rows, in arrays (m, D); perhaps an iterator, to be used once.
     """
 
     offsets: NDArray[np.int64]
@@ -113,12 +114,12 @@ class TokenRowPool:
         self._counts = np.concatenate([np.empty(0, np.int64), *(np.diff(o) for o in offsets)])
 
     def take(self, places: NDArray[np.int64]) -> TokenRows:
-        """Return the token rows of the sequences numbered `places`, (n,), read when needed."""
+        """Return the token rows of n sequences, to be read later; places: their numbers, (n,)."""
         offsets = np.append(0, self._counts[places].cumsum())
         return TokenRows(offsets=offsets, parts=self.parts(places))
 
     def parts(self, places: NDArray[np.int64]) -> Iterator[NDArray[np.floating]]:
-        """Yield the token rows of the sequences numbered `places`, (n,) int64, in this order.
+        """Yield the token rows of n sequences in parts; places: their numbers, (n,), in order.
 
         A part is (m, D), of one sequence and of at most PART_BYTES; a single row may be larger.
         """

@@ -40,7 +40,7 @@ PACKAGES = ("torch", "h5py", "numpy", "safetensors", "pyarrow")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Slab:
-    """n consecutive rows of a file. Raises ShardError if a column has another shape than this:
+    """n consecutive rows of a file; raises ShardError if a column does not have its shape.
 
     lengths: (n,) int64. digests: (n, 16) uint8. flags: (n,) uint8. embeddings: (n, D).
     """
@@ -66,9 +66,9 @@ def cut_slabs(
     places: NDArray[np.int64],
     pool: RowPool,
 ) -> Iterator[Slab]:
-    """Yield n rows of a file, a slab at a time; then take the rest of `ids`, for errors at its end.
+    """Yield n rows of a file in slabs; then run `ids` to its end, where it may raise an error.
 
-    ids: n ids. lengths: (n,). digests: (n, 16). flags: (n,). places: (n,), of the rows in `pool`.
+    ids: n ids. lengths: (n,). digests: (n, 16). flags: (n,). places: the rows' numbers in `pool`.
     """
     for start, stop in slab_bounds(len(places), pool.width):
         yield Slab(
@@ -94,12 +94,12 @@ def write_embeddings(
 ) -> None:
     """Write an HDF5 file of `count` rows of `width` values, seal it, and read it once more.
 
-    storage: the dtype of all rows, "float32" or "float16". attributes: of the root, in addition to
-    those of every file. slabs: all rows, in order. residues: the token rows, or None. quarantine:
+    storage: the dtype of all rows, "float32" or "float16". attributes: of the root, beside those
+    that every file has. slabs: all rows, in order. residues: the token rows, or None. quarantine:
     the digests, 16 bytes each, of sequences without a row, with the reasons, or None.
 
-    Raises ShardError if there are more or fewer rows or token rows than were announced, if the
-    disk is full, or if the disk gives back other bytes; a file at `path` then stays as it was.
+    Raises ShardError unless there are `count` rows, and as many token rows as `residues` says; also
+    if the disk is full or gives back other bytes. A file at `path` then stays as it was.
     """
     with published(path) as temporary:
         with _new_file(temporary, path) as file:
@@ -133,7 +133,7 @@ def write_embeddings(
 
 
 def prefetch(items: Iterable[Item]) -> Iterator[Item]:
-    """Yield the same items; a thread computes the next item while the caller uses this one.
+    """Yield the items in order; a thread computes the next one while the caller uses this one.
 
     An error in computing an item is raised when the caller asks for that item.
     """
@@ -147,7 +147,7 @@ def prefetch(items: Iterable[Item]) -> Iterator[Item]:
 
 @contextmanager
 def _new_file(temporary: Path, path: Path) -> Iterator[h5py.File]:
-    """Yield a new HDF5 file at `temporary`, and close it; errors of the disk name `path`."""
+    """Yield a new HDF5 file at `temporary`, then close it; an error of the disk names `path`."""
     kinds = h5py.h5p.FILE_CREATE, h5py.h5p.FILE_ACCESS
     creation, access = map(h5py.h5p.create, kinds)
     creation.set_userblock(USER_BLOCK_BYTES)
@@ -184,7 +184,7 @@ def _write_slabs(file: h5py.File, path: Path, slabs: Iterable[Slab]) -> None:
         stop = start + len(slab.lengths)
         # HDF5 would repeat the value of a row that has only one.
         if stop > count or slab.embeddings.shape[1] != width:
-            found = f"rows up to {stop:,} of {slab.embeddings.shape[1]:,} values"
+            found = f"{stop:,} or more rows of {slab.embeddings.shape[1]:,} values"
             raise ShardError(f"{path}: got {found}, not {count:,} of {width:,}; run again")
         # Writing rows needs no lock of Python, so that the next slab is computed meanwhile.
         with _disk_errors(path):
@@ -199,7 +199,7 @@ def _write_residues(file: h5py.File, path: Path, residues: TokenRows) -> None:
     written, total = 0, int(residues.offsets[-1])
     count, width = file["embeddings"].shape
     if not are_offsets(residues.offsets, count, total):
-        problem = f"{total:,} token rows are not cut into those of {count:,} sequences"
+        problem = f"the offsets do not cut {total:,} token rows into those of {count:,} sequences"
         raise ShardError(f"{path}: {problem}; run again")
     with _disk_errors(path):
         file.create_dataset(OFFSETS, data=residues.offsets, track_times=False)
@@ -208,7 +208,7 @@ def _write_residues(file: h5py.File, path: Path, residues: TokenRows) -> None:
     for part in residues.parts:
         stop = written + len(part)
         if stop > total or part.shape[1] != width:
-            found = f"token rows up to {stop:,} of {part.shape[1]:,} values"
+            found = f"{stop:,} or more token rows of {part.shape[1]:,} values"
             raise ShardError(f"{path}: got {found}, not {total:,} of {width:,}; run again")
         with _disk_errors(path):
             rows[written:stop] = part

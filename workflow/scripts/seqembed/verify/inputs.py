@@ -107,7 +107,7 @@ def check_weights(file: EmbeddingsFile) -> list[str]:
 def _compare_ids(
     file: EmbeddingsFile, index: Path, digests: NDArray[np.uint8]
 ) -> list[tuple[str, str]]:
-    """Compare ids and quarantine.tsv with the index; return the failed ids, with the reasons."""
+    """Compare ids and quarantine.tsv with the index; return ids of failed sequences, and why."""
     path, reasons = file.path.with_name("quarantine.tsv"), file.quarantine()
     quarantined, id_place, line_place = [], "sequence_ids, row", f"{path}, line"
     ids, lines = enumerate(read_ids(file)), enumerate(_read_lines(path), 2)
@@ -125,7 +125,7 @@ def _compare_ids(
 
 
 def _expect(wanted: str | None, found: Iterator[tuple[int, str]], place: str, index: Path) -> None:
-    """Raise ShardError unless the next text is `wanted` or, if that is None, no text is left."""
+    """Raise ShardError unless the next text found is `wanted`; None: unless no text is left."""
     number, text = next(found, (None, None))
     if text != wanted:
         where = "after the last" if number is None else f"{number:,}"
@@ -154,7 +154,7 @@ def _check_columns(
 
 
 def _read_records(path: Path, ids: SequenceIds | None, without_gaps: bool) -> Iterator[Record]:
-    """Yield the records of a FASTA file, in order, with the ids that `ids` makes; None: no ids."""
+    """Yield the records of a FASTA file, with the ids that `ids` makes; if it is None, without."""
     if ids:
         ids.begin(path)
     for records in read_batches(path, without_gaps=without_gaps):

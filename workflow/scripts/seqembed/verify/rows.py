@@ -45,7 +45,7 @@ def error_of(problem: str, advice: str = AGAIN) -> ShardError:
 def expect_attributes(
     file: EmbeddingsFile, expected: Mapping[str, Any], source: str, advice: str = AGAIN
 ) -> None:
-    """Raise ShardError unless the attributes are as expected; source, advice: for the message."""
+    """Raise ShardError unless attributes are as expected; source, advice: texts of the message."""
     for name, value in expected.items():
         if (found := file.attributes.get(name)) != value:
             raise error_of(f"attribute {name} is {found!r}, not {value!r} as {source}", advice)
@@ -58,9 +58,9 @@ def refuse(
     reason: str,
     other: NDArray[np.int64] | None = None,
 ) -> None:
-    """Raise ShardError for the first row of a column for which `wrong`, (n,), is true, if any.
+    """Raise ShardError for the first row that is wrong, if any; column, reason: for the message.
 
-    other: (n,), for each row the number of another; the message names it, unless other is None.
+    wrong: (n,) bool. other: (n,), for each row a second one that the message names, too; or None.
     """
     if wrong.any():
         row = int(wrong.argmax())
@@ -69,7 +69,7 @@ def refuse(
 
 
 def are_quarantined(file: EmbeddingsFile, digests: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return which of (n, 16) digests the file lists as not embedded, (n,) bool."""
+    """Return which of (n, 16) digests are in the file's quarantine, (n,) bool."""
     return DigestIndex(digest_rows(file.quarantine())).find(digests) >= 0
 
 
@@ -97,14 +97,14 @@ def find_not_finite(rows: NDArray[np.floating]) -> int | None:
 def _row_error(
     file: EmbeddingsFile, column: str, row: int, problem: str, owner: int | None = None
 ) -> ShardError:
-    """Return an error about a row; owner: the sequence's row, if `row` is a token row."""
+    """Return an error about a row; owner: if `row` is a token row, the row of its sequence."""
     with h5py.File(file.path, "r", locking=False) as plain:
         name = plain["sequence_ids"][row if owner is None else owner].decode(errors="replace")
     return error_of(f"{column}, row {row:,} (of {name!r}): {problem}")
 
 
 def _check_attributes(file: EmbeddingsFile) -> str:
-    """Return the file's kind; raise ShardError if an attribute is missing or wrong for the rows."""
+    """Return the file's kind; ShardError if an attribute is missing or does not fit the rows."""
     kind = str(file.attributes.get("kind"))
     if kind not in KINDS:
         raise error_of(f"attribute kind is {kind!r}, not {' or '.join(KINDS)}")
@@ -135,9 +135,9 @@ def _check_values(file: EmbeddingsFile) -> None:
 
 
 def _check_digests(file: EmbeddingsFile, *, repeats: bool) -> None:
-    """Raise ShardError if equal digests differ in row or length, or a digest is quarantined.
+    """Raise ShardError if rows of one digest differ, or the quarantine has a row's digest, too.
 
-    repeats: whether equal digests are allowed.
+    repeats: whether several rows may have one digest, if their values and lengths are equal.
     """
     digests, lengths = file.digests(), file.lengths()
     firsts = first_rows(digests)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from seqembed.checkpoints.blocks import read_block
-from seqembed.errors import FileFormatError, SeqembedError
+from seqembed.errors import FileFormatError, SeqembedError, count_of
 from seqembed.index.parquet import damage_error, open_parquet, read_metadata, read_row_group
 from seqembed.index.reader import check_rows, read_lengths_and_digests, read_shard_index
 from seqembed.results.quarantine import escape
@@ -34,7 +34,7 @@ def verify(path: Path, index: Path | None = None, *, fail_on_quarantine: bool = 
             found = f"{counters[path.suffix](path):,} sequences, all is well"
         else:
             raise FileFormatError(
-                "its name ends in none of .h5, .parquet, .safetensors; name another file"
+                "its name does not end in .h5, .parquet or .safetensors; name another file"
             )
     except SeqembedError as error:
         problem = str(error).removeprefix(f"{path}: ")
@@ -65,13 +65,13 @@ def _verify_embeddings(path: Path, index: Path | None, fail_on_quarantine: bool)
             "out of the FASTA files, or set `execution: {on_quarantine: warn}`; to try them again, "
             f"remove {path} and {path.with_name('shards')}, and run again"
         )
-    return f"{summary}; {_describe(quarantined)}" if quarantined else summary
+    return f"{summary}; besides, {_describe(quarantined)}" if quarantined else summary
 
 
 def _describe(quarantined: list[tuple[str, str]]) -> str:
     shown = ", ".join(f"{name!r} ({escape(reason)})" for name, reason in quarantined[:3])
     more = ", ..." if len(quarantined) > 3 else ""
-    return f"{len(quarantined):,} more could not be embedded: {shown}{more}"
+    return f"{count_of(len(quarantined), 'sequence')} could not be embedded: {shown}{more}"
 
 
 def _verify_block(path: Path) -> int:
