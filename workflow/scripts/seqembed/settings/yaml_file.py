@@ -17,10 +17,10 @@ _CAUSES = {
     # In YAML, `fasta: *.faa` without quotes refers to a value that `&.faa` named.
     "alias": "a pattern begins with `*`; put it in quotes",
     "start any token": "a value begins with a character that YAML reserves; put it in quotes",
-    "mapping values": "a colon makes a key where none may stand; give each key a line of its own, "
-    "and put a value with a colon in quotes",
-    "block end": "the line is not indented as its neighbours are; indent them alike, or if a `#` "
-    "hides the key in the line above, remove the `#`",
+    "mapping values": "the line is indented too far, or has two keys, or a value with a colon; "
+    "indent it as its neighbours, begin a new line for the second key, or put the value in quotes",
+    "found '<block": "the line is not indented as its neighbours are; indent them alike, or if a "
+    "`#` hides the key in the line above, remove the `#`",
     "parsing a flow": "`{` or `[` is not closed, or a comma is missing; add what is missing",
     "unexpected end": "a quote in this line or above is not closed; close it",
     "unhashable": "the key is a list or a group; write a word as the key",
