@@ -127,7 +127,7 @@ def test_a_worker_that_gets_no_gpu_says_so_and_does_not_use_the_cpu(place):
     with submitted(place, "--retries=0") as driver:
         text = finish(driver, ok=False)
     (log,) = attempts(place)
-    assert "CUDA_VISIBLE_DEVICES names one device, 0, which is used without a lease" in log
+    assert "CUDA_VISIBLE_DEVICES names one device, 0, which is used without a lock" in log
     assert "were finished before" not in log
     (error,) = re.findall(r" ERROR (DeviceError: .*CUDA.*)", log)
     assert error in text

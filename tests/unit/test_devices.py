@@ -352,7 +352,7 @@ def test_one_device_from_the_scheduler_is_trusted(machine, messages, asked, job,
         assert variables == {"CUDA_VISIBLE_DEVICES": name, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
         assert all(map(is_free, machine.gpus()))
     (message,) = messages()
-    assert f"one device, {name}" in message and "without a lease" in message
+    assert f"one device, {name}" in message and "without a lock" in message
 
 
 @pytest.mark.parametrize("name", ["0", "GPU-aaaa2222", MIGS[0]])
@@ -360,7 +360,7 @@ def test_one_device_that_cannot_be_looked_up_is_trusted(bare, messages, name):
     """As in WSL, whose driver has no folder in /proc, and in containers that hide it."""
     with bare.lease("cuda", visible=name) as variables:
         assert variables["CUDA_VISIBLE_DEVICES"] == name
-    assert messages()[0].endswith("without a lease")
+    assert messages()[0].endswith("without a lock")
 
 
 def test_without_the_control_node_a_mig_device_is_an_error(machine):

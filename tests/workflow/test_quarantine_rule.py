@@ -43,7 +43,7 @@ def finished(checkout, spoilt_model, tmp_path_factory) -> Place:
     configure(place, spoilt_model)
     outcome = place.run()
     assert outcome.computed == 20
-    assert "1 sequences could not be embedded; quarantine.tsv will list them" in outcome.text
+    assert "1 sequences could not be embedded; after the merge, quarantine.tsv" in outcome.text
     assert "quarantine.tsv: 2 sequences have no embedding" in outcome.text
     return place
 

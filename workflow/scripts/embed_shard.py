@@ -44,14 +44,15 @@ def main() -> int:
 
 
 def json_object(text: str) -> dict[str, Any]:
-    """Parse an option that is a JSON object; raises ValueError or TypeError for any other text."""
+    """Return a JSON object as a dict; raises ValueError or TypeError for any other text."""
     return dict(**json.loads(text))
 
 
 def embed_shard(arguments: argparse.Namespace, logger: logging.Logger) -> None:
     """Embed the shard that the options name, and log how many sequences were embedded.
 
-    Raises ConfigError for an impossible option, DeviceError, WorkerError or InterruptedRun.
+    Raises ConfigError for an impossible option, DeviceError if there is no device to run on,
+    WorkerError if the worker failed, InterruptedRun if a signal stopped the run.
     """
     rank, world_size = arguments.rank, arguments.world_size
     if not 0 <= rank < world_size:
@@ -82,8 +83,8 @@ def embed_shard(arguments: argparse.Namespace, logger: logging.Logger) -> None:
         f"{status['resumed_sequences']:,} finished before"
     )
     if status["quarantined"]:
-        left_out = f"{status['quarantined']:,} sequences could not be embedded"
-        logger.warning(f"{left_out}; quarantine.tsv will list them")
+        words = "%s sequences could not be embedded; after the merge, quarantine.tsv lists them"
+        logger.warning(words, f"{status['quarantined']:,}")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def merge_shards(arguments: argparse.Namespace, logger: logging.Logger) -> None:
     logger.info(
         f"{arguments.output}: {summary.sequences:,} sequences ({summary.distinct:,} distinct), "
         f"{summary.dimensions:,} values each, {summary.windowed:,} windowed, "
-        f"{summary.truncated:,} truncated{'; unchanged, from store/' if summary.relinked else ''}"
+        f"{summary.truncated:,} truncated{'; reused from store/' if summary.relinked else ''}"
     )
     left_out = write_quarantine(arguments.index, arguments.quarantine, summary.quarantined)
     if left_out:

@@ -19,7 +19,7 @@ class EnvConfig:
     """The values of the environment variables.
 
     disable_fp16: whether SEQEMBED_DISABLE_FP16 forbids fp16. visible_devices: the text of
-    CUDA_VISIBLE_DEVICES, None if that is not set. slurm_job: the number of the Slurm job, None
+    CUDA_VISIBLE_DEVICES, None if it is not set. slurm_job: the number of the Slurm job, None
     outside a Slurm job. in_scheduler_job: whether this process runs in a job of Slurm, LSF or PBS.
     in_slurm_step: whether srun started this process.
     """

@@ -16,7 +16,7 @@ class SeqembedError(Exception):
 
 
 class FastaError(SeqembedError):
-    """A FASTA file has a fault, in a line (number, from 1) and a record (id); None: unknown."""
+    """A FASTA file has a fault. line: its number, from 1; record: its id; None: not known."""
 
     def __init__(
         self, message: str, *, path: str | Path, record: str | None = None, line: int | None = None
@@ -85,11 +85,11 @@ class DeviceError(SeqembedError):
 
 
 class RecipeError(SeqembedError):
-    """The recipe on disk is damaged, or differs from what this worker would compute."""
+    """The recipe on disk is damaged, or is not the recipe that this worker would use."""
 
 
 class NonFiniteError(SeqembedError):
-    """`count` successive sequences got values that are not finite; position: the last one's row."""
+    """`count` successive sequences got values that are not finite, the last at row `position`."""
 
     def __init__(self, position: int, count: int) -> None:
         self.position = position

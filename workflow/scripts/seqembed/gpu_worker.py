@@ -58,8 +58,8 @@ def gpu_worker(
 
     index_path: the shard's index. model_config: the settings of `execution`; `model`, the path of
     {model}.json; `embedding`, a dict of its settings; `threads`; `log_path`; from a supervisor also
-    `crash` and `began`. The status is a dict with `rank`, `status` ("complete", "interrupted",
-    "failed" or "numerical_instability") and the counts of sequences, or the error.
+    `crash` and `began` (see Run.open_tracker). The status is a dict with `rank`, `status`
+    ("complete", "interrupted", "failed" or "numerical_instability"), and counts or the error.
 
     Call this function in a process of its own, whose CUDA_VISIBLE_DEVICES names the GPU to use.
     After SIGTERM the worker finishes the batches that it has begun, writes checkpoints, and exits
@@ -125,7 +125,7 @@ def gpu_worker(
 def _extract_checkpoint_config(model_config: dict[str, Any], output_dir: Path) -> dict[str, Any]:
     """Return where checkpoints are, and after how many sequences or seconds one is due.
 
-    `checkpoint_dir` is the folder `checkpoint_key` in `checkpoint_base_dir`, by default
+    `checkpoint_dir` is the folder `checkpoint_key` in `checkpoint_base_dir`, which by default is
     `checkpoints/` beside `output_dir`. Raises ConfigError if a threshold is missing.
     """
     base = Path(model_config.get("checkpoint_base_dir", output_dir.parent / "checkpoints"))
@@ -148,7 +148,7 @@ def _load_checkpoint_manifest(
     """Return the manifest that an earlier run left in `checkpoint_base_dir/shard_{rank}`.
 
     Return None if there is no manifest, if `enable_checkpointing` is False, or if the manifest is
-    damaged: then it is renamed with a warning, and only its token budget is lost.
+    damaged. A damaged manifest is renamed with a warning, and its token budget is not used again.
     """
     if not enable_checkpointing:
         return None
@@ -167,9 +167,9 @@ def _resume_from_existing_checkpoints(
 ) -> tuple[Set[str], np.ndarray | None]:
     """Return the hex digests of the finished sequences, in an ordered set, and their rows.
 
-    The rows are an (n, D) array on disk, float32 or float16, None if there is no row; row i belongs
-    to the i-th digest. checkpoint_dir: holds the folder `shard_{rank}`. force_restart: remove that
-    checkpoint first. Raises RuntimeError for a folder in an older program's format.
+    The rows are an (n, D) array on disk, float32 or float16, or None if there are none; row i
+    belongs to the i-th digest. checkpoint_dir: holds the folder `shard_{rank}`. force_restart:
+    clear that folder first. Raises RuntimeError if `checkpoint_dir` is of an older program.
     """
     if any(checkpoint_dir.glob("*.done")) and not any(checkpoint_dir.glob("shard_*")):
         raise RuntimeError(
@@ -187,10 +187,10 @@ def _resume_from_existing_checkpoints(
 def _load_and_filter_index(
     rank: int, world_size: int, index_path: Path, resumed_ids: Set[str], logger: logging.Logger
 ) -> list[int]:
-    """Return the rows to compute, longest first, without rows whose hex digest is in `resumed_ids`.
+    """Return the rank's rows without those whose hex digest is in `resumed_ids`, to be computed.
 
-    All rows of a shard's index are the rank's; of a dataset's, rows rank, rank + world_size, ...
-    Raises IndexFormatError if the index is damaged or belongs to another rank.
+    Of a shard's index, all rows are the rank's; of a dataset's, every `world_size`-th row from row
+    `rank` on, longest first. Raises IndexFormatError if the index is damaged or another rank's.
     """
     rows, digests = read_assigned(index_path, rank, world_size)
     pairs = zip(rows.tolist(), to_hex(digests), strict=True)
@@ -202,10 +202,10 @@ def _load_and_filter_index(
 def _load_model(
     model_config: dict[str, Any], device: torch.device, logger: logging.Logger
 ) -> tuple[torch.nn.Module, Any]:
-    """Return the model on `device`, up to the layer in `embedding`, and its tokenizer.
+    """Return the model on `device`, built up to the layer set in `embedding`, and its tokenizer.
 
-    The tokenizer turns residues (bytes) into token ids, (n + 2,) int64. `precision` in
-    `model_config` wins over that in `embedding`, where "auto" means fp16 if should_use_fp16()
+    The tokenizer turns residues (bytes) into token ids, (n + 2,) int64. If `model_config` has no
+    `precision` of its own, that of its `embedding` is used; "auto" is fp16 if should_use_fp16()
     allows it, else fp32. Raises ModelError for missing or damaged files, DeviceError if the device
     cannot compute in the precision.
     """
@@ -230,9 +230,10 @@ def _save_shard(
 ) -> Path:
     """Write `shard_{rank}.h5` in the checkpoint folder `output_dir`; return the file's path.
 
-    all_embeddings: the (n, D) rows of each block of this run; all_ids: the hex digests of these
-    rows, in order; resumed_*: the same for earlier runs. Rows are written in input order, and no
-    array is read whole. Raises ShardError if a sequence has no row and is not quarantined.
+    all_embeddings: the (n, D) rows of each block of this run. all_ids: the hex digests of these
+    rows, in order. resumed_ids: the hex digests of earlier runs' rows. resumed_embeddings: those
+    rows, None if there are none. Rows are written in input order, and no array is read whole.
+    Raises ShardError if a sequence has no row and is not quarantined.
     """
     if twice := count_duplicate_rows(output_dir):
         logger.warning(
@@ -250,7 +251,7 @@ def _report_error(
     results_queue: Queue,  # type: ignore[type-arg]
     logger: logging.Logger,
 ) -> None:
-    """Put a status that describes `error` on the queue, and log the whole error."""
+    """Put a status that describes `error` on the queue, and log the error."""
     status = {"rank": rank} | describe_error(error)
     if status["status"] == "interrupted":
         logger.info("interrupted: %s", error)

@@ -54,9 +54,8 @@ def refuse_other_gpu_limits(resources: Mapping[str, object], device: str) -> Non
 def refuse_to_replace(patterns: Iterable[str], files: Iterable[str | Path], index: Path) -> None:
     """Raise ConfigError if the index was made of other FASTA files than `files`.
 
-    Nothing is raised if one of `files` is in the index, if one of `patterns` (the paths and globs
-    that the user wrote) matches an indexed file, or if the index cannot be read, since the run then
-    makes a new one.
+    No error if one of `files` is in the index, if one of `patterns` (the user's paths and globs)
+    matches an indexed file, or if the index cannot be read: then the run makes a new index.
     """
     # Not at the top, because it imports pyarrow, which few runs need here.
     from seqembed.index.reader import read_file_counts
@@ -84,7 +83,7 @@ def list_errors(logs: Iterable[Path], since: float) -> list[str]:
 
 
 def read_error(log: Path) -> str | None:
-    """Return the first line of a log's last record, and of a traceback also the last line.
+    """Return the first line of a log's last record, with the last line of its traceback, if any.
 
     Return None if the last record is neither an error nor a warning.
     """
@@ -99,8 +98,7 @@ def read_error(log: Path) -> str | None:
 def list_changes(datasets: Iterable[str], folder: Path) -> Iterator[str]:
     """Yield a line for each FASTA file of the datasets that changed since it was indexed.
 
-    folder: the working folder, in which `results` lies. An index that cannot be read gives a line
-    with its error.
+    folder: the working folder, which has `results`. For an unreadable index, yield its error.
     """
     for dataset in datasets:
         index = Path(f"results/{dataset}/index.parquet")

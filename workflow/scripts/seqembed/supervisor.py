@@ -56,9 +56,9 @@ class WorkerEnd:
     """How a worker process ended.
 
     status: the last status that the worker put on the queue, None if there is none. exit_code:
-    minus the signal's number if a signal killed the worker. began: the worker had recorded how the
-    previous worker ended. oom_killed: the kernel killed a process of this control group because
-    memory ran out; None if the kernel does not say.
+    minus the signal's number if a signal killed the worker. began: whether the worker had recorded
+    how the previous worker ended. oom_killed: whether the kernel killed a process of this control
+    group because memory ran out; None if the kernel does not say.
     """
 
     status: Mapping[str, Any] | None
@@ -77,7 +77,8 @@ class WorkerEnd:
     def crash(self) -> dict[str, Any] | None:
         """The crash for the next worker: its `reason` (text), and whether `memory` ran out (bool).
 
-        None if the worker did not crash. A SIGKILL is a crash only if memory ran out.
+        None if the worker did not crash, or crashed before `began` was set. A SIGKILL counts as a
+        crash only if memory ran out.
         """
         if not self.began:
             return None
@@ -90,9 +91,9 @@ class WorkerEnd:
         return None
 
     def judge(self, stopping: bool) -> dict[str, Any]:
-        """Return the status of a worker that completed; else raise InterruptedRun or WorkerError.
+        """Return the status if the worker completed; else raise InterruptedRun or WorkerError.
 
-        stopping: a signal asked this run to stop, which is no error of the worker.
+        stopping: a signal asked this run to stop, so a worker without a status is not at fault.
         """
         kind = self.status["status"] if self.status else None
         if self.status and kind == "complete" and self.exit_code == 0:
@@ -176,7 +177,7 @@ class Supervisor:
         return end.judge(self._stop.asked())
 
     def _run_worker(self, *arguments: Any) -> WorkerEnd:
-        """Run one worker process to its end; an exception in this method kills the process."""
+        """Run one worker process to its end; an exception in this method kills the worker."""
         kills = count_oom_kills()
         context = multiprocessing.get_context("spawn")
         results, began = context.Queue(), context.Event()
@@ -227,7 +228,8 @@ def _work(
 ) -> None:
     """Run the worker in the child process, which the kernel kills when the supervisor ends.
 
-    supervisor: a pid. results: the queue for the status. began: an event, set as in WorkerEnd.
+    supervisor: its pid. results: the queue for the status. began: an event that the worker sets
+    once it has recorded how the previous worker ended. variables: tie the worker to its device.
     """
     die_with_parent(supervisor, signal.SIGKILL)
     os.environ.update(variables)

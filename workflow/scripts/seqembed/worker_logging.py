@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def setup_worker_logging(rank: int, log_path: Path) -> logging.Logger:
-    """Return the rank's logger, which appends to `log_path`; close the file of an earlier call."""
+    """Return the rank's logger, which appends to `log_path`; an earlier call's file is closed."""
     logger = logging.getLogger(f"seqembed.worker.{rank}")
     logger.setLevel(logging.INFO)
     logger.propagate = False

@@ -32,11 +32,11 @@ DAMAGE = (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionEr
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """The rows of the batches from number `first` to number `last`. Row i belongs to digest i.
+    """The rows of batches `first` to `last`; batches are counted from 0 over a folder's blocks.
 
-    digests: (n, 16) uint8. rows: (n, D) float32 or float16. flags: (n,) uint8, the bits of
-    flags.py. residues: the file of the token rows, None if the recipe asks for no token rows.
-    Raises CheckpointError if a shape, a dtype or the range of batches is wrong.
+    digests: (n, 16) uint8. rows: (n, D) float32 or float16; row i belongs to digest i. flags: (n,)
+    uint8, the bits of flags.py. residues: the file of the token rows, None if the recipe asks for
+    no token rows. Raises CheckpointError if a shape, a dtype or a batch's number is wrong.
     """
 
     first: int
@@ -67,7 +67,7 @@ class Block:
             found = f"the counts of token rows have the shape {self.residues.counts.shape}"
             raise CheckpointError(f"for {count} digests, {found}")
         if not 0 <= self.first <= self.last:
-            raise CheckpointError(f"its batches, {self.first} to {self.last}, are no range")
+            raise CheckpointError(f"its batch numbers, {self.first} to {self.last}, are impossible")
 
 
 def write_block(folder: Path, block: Block) -> Path:
@@ -106,10 +106,10 @@ def write_next_block(
     batches: int,
     residues: ResidueFile | None = None,
 ) -> Path:
-    """Write a block, numbered after the last block in `folder`; return the file's path.
+    """Write a block after the last block in `folder`, and return the path of its file.
 
-    digests, rows, flags, residues: as in Block. batches: how many batches the rows are from. A
-    missing folder is made.
+    digests, rows, flags, residues: as in Block. batches: how many batches the rows are from; they
+    get the numbers that follow those of the last block. A missing folder is made.
     """
     folder.mkdir(parents=True, exist_ok=True)
     first = _next_number(folder)
@@ -155,7 +155,7 @@ def read_block(path: Path, *, check: bool = True) -> Block:
 
 
 def list_blocks(folder: Path) -> list[Path]:
-    """Return the paths of a folder's blocks, by number; [] if the folder is missing."""
+    """Return the paths of a folder's blocks, ordered by number; [] if the folder is missing."""
     if not folder.is_dir():
         return []
     blocks = [path for path in folder.iterdir() if BLOCK_NAME.fullmatch(path.name)]
@@ -201,7 +201,7 @@ def _map_rows(path: Path, header: bytes) -> NDArray[np.floating]:
 
 
 def _next_number(folder: Path) -> int:
-    """Return the number after the last batch of the last block; 0 if there is no block."""
+    """Return the number for the next batch: that after the last block's; 0 if there is no block."""
     if not (blocks := list_blocks(folder)):
         return 0
     try:

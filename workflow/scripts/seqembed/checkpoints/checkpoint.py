@@ -72,12 +72,12 @@ class Checkpoint:
         finished: Set[str],
         recipe_fingerprint: str,
     ) -> list[Block]:
-        """Copy rows from the store at `path`, an HDF5 file, into new blocks; return these blocks.
+        """Copy the shard's rows from the store into new blocks; return these blocks.
 
-        digests: (n, 16) uint8, the shard's sequences; those that the store lacks are left out.
-        finished: the hex digests of sequences that have a row already, and are left out. The list
-        is empty if the store is missing or, with a warning, if the store is damaged or of another
-        recipe.
+        path: the HDF5 file of the recipe in the store. digests: (n, 16) uint8, of the shard's
+        sequences; those that the store lacks are left out. finished: the hex digests of sequences
+        that have a row already, which are left out, too. If the store's file is missing, the list
+        is empty; so it is, after a warning, if the file is damaged or not of this recipe.
         """
         blocks: list[Block] = []
         if not path.exists():
@@ -85,7 +85,7 @@ class Checkpoint:
         try:
             with open_embeddings(path) as stored:
                 if stored.attributes.get("recipe_fingerprint") != recipe_fingerprint:
-                    raise ShardError(f"{path}: is of another recipe; remove this file")
+                    raise ShardError(f"{path}: is of another recipe than this run; remove it")
                 places = DigestIndex(stored.digests()).find(digests)
                 new = (places >= 0) & (DigestIndex(from_hex(finished)).find(digests) < 0)
                 digests, places = digests[new], places[new]
@@ -117,11 +117,11 @@ def open_checkpoint(
     leave_if_asked: Callable[[], None],
     logger: logging.Logger,
 ) -> Iterator[Checkpoint]:
-    """Yield the rank's checkpoint, and hold the lock of `checkpoint_dir` during the `with` block.
+    """Yield the rank's checkpoint, and hold the lock of its base folder during the `with` body.
 
-    config: what _extract_checkpoint_config returns. If `enable_checkpointing` in it is False, the
-    checkpoint is a temporary folder in `output_dir`, removed after the block. leave_if_asked:
-    called while another worker holds the lock; the wait ends if that call raises.
+    config: `checkpoint_dir`, the base folder, and `enable_checkpointing`. If the latter is False,
+    the base is a temporary folder in `output_dir`, removed after the body. leave_if_asked: called
+    while another worker holds the lock; an error that this call raises ends the wait.
     """
     if config["enable_checkpointing"]:
         base = config["checkpoint_dir"]
@@ -142,8 +142,8 @@ def read_finished(
 ) -> tuple[Set[str], NDArray[np.floating] | None]:
     """Return the hex digests of all rows in a folder's blocks, in an ordered set, and the rows.
 
-    The rows are an (n, D) array on disk, float32 or float16, None if there is no row; row i belongs
-    to the i-th digest. A damaged block is renamed with a warning, and its rows are left out.
+    The rows are an (n, D) array on disk, float32 or float16, or None if there are none; row i
+    belongs to the i-th digest. A damaged block is renamed with a warning, its rows are left out.
     """
     found: dict[str, None] = {}
     if not (paths := list_blocks(folder)):

@@ -29,12 +29,12 @@ INDEX = "index.parquet"
 
 
 def read_shard_ids(index_path: Path) -> Any:
-    """Return the ids of a shard's index, an Arrow array of text; IndexFormatError if damaged."""
+    """Return the ids in a shard's index as an Arrow array of text; IndexFormatError if damaged."""
     return read_columns(index_path, ["sequence_id"])["sequence_id"].combine_chunks()
 
 
 def count_duplicate_rows(folder: Path) -> int:
-    """Return how many rows in a folder's blocks are repeated, because two workers computed them."""
+    """Return how many rows in a folder's blocks are repeats of rows that another worker wrote."""
     digests, _, _ = _read_details(folder)
     return len(digests) - count_distinct(digests)
 
@@ -45,11 +45,9 @@ def assemble_shard(
     """Write `shard_{rank}.h5` in the checkpoint folder, some rows at a time; return its path.
 
     ids: the hex digests of all rows of `arrays`, in order. arrays: each (n_i, D), float32 or
-    float16. Flags and token rows are read from the blocks in `folder`.
-
-    Raises:
-        CheckpointError: the folder has no manifest or no index.
-        ShardError: a sequence of the shard has no row and is not quarantined.
+    float16. Flags and token rows are read from the blocks in `folder`. Raises CheckpointError if
+    the folder has no manifest or no index, ShardError if a sequence of the shard has no row and is
+    not quarantined.
     """
     manifest = read_manifest(folder)
     if manifest is None or not (folder / INDEX).exists():
@@ -99,9 +97,10 @@ def assemble_shard(
 def _read_details(
     folder: Path,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[ResidueFile | None]]:
-    """Return (n, 16) digests and (n,) flags of all rows in blocks, and each block's token rows.
+    """Return (n, 16) digests and (n,) flags of all rows in a folder's blocks, and a list of files.
 
-    No block stays open: there may be more blocks than a process may open files.
+    The list has each block's file of token rows, None for a block without token rows. No block
+    stays open: there may be more blocks than a process may open files.
     """
     digests, flags = [np.empty((0, 16), np.uint8)], [np.empty(0, np.uint8)]
     token_rows = []
@@ -118,9 +117,10 @@ def _take_token_rows(
     places: NDArray[np.int64],
     manifest: CheckpointManifest,
 ) -> TokenRows | None:
-    """Return the token rows of the sequences numbered `places`; None if the recipe keeps none.
+    """Return the token rows of n sequences; None if the recipe keeps no token rows.
 
-    files: one for each block. places: (n,), counted through all blocks. path: for a ShardError.
+    files: each block's. places: (n,), the numbers of the sequences, counted through all blocks.
+    Raises ShardError, which names the shard's file, `path`, if a sequence has no token rows.
     """
     if not manifest.recipe.get("per_residue"):
         return None

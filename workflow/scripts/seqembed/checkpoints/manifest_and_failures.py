@@ -2,7 +2,7 @@
 
 `manifest.json` says which recipe and which shard the blocks belong to. `failures.json` keeps what
 later runs need to know of failures. `in_flight.json` names the batches that are being computed:
-after a crash, the next process reads from the file which batches were interrupted.
+after a crash, the next process reads there which batches were interrupted.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ class CheckpointManifest:
     """The recipe and the shard of a checkpoint, and the token budget of its batch plan.
 
     Fingerprints and weights_sha256: hex. model: the model's name. width: D, the number of values of
-    a row. recipe: the recipe's fields. Raises CheckpointError if the token budget is not an int of
-    at least 1.
+    a row. recipe: its fields by name. Raises CheckpointError for a token budget under 1 or no int.
     """
 
     rank: int
@@ -51,15 +50,11 @@ class CheckpointManifest:
 
 
 def write_manifest(folder: Path, manifest: CheckpointManifest) -> None:
-    """Write `manifest.json` in `folder` durably."""
     write_json(folder / MANIFEST, "checkpoint", FORMAT_VERSION, asdict(manifest))
 
 
 def read_manifest(folder: Path) -> CheckpointManifest | None:
-    """Read `manifest.json` in `folder`; return None if the file is missing.
-
-    Raises CheckpointError if the file is damaged.
-    """
+    """Return the manifest in `folder`, None if the file is missing; CheckpointError if damaged."""
     path = folder / MANIFEST
     if not os.path.lexists(path):
         return None
@@ -92,9 +87,9 @@ class Failures:
     """The failures of a shard's runs.
 
     token_limit: the most tokens that a batch may hold, None if no batch ran out of memory.
-    suspects: maps rows in the shard to suspects. quarantined: maps the hex digest of each sequence
-    that is given up to the reason. in_a_row: maps the hex digest of each sequence that failed alone
-    since the last success to whether memory ran out.
+    suspects: by their rows in the shard. quarantined: by the hex digest of each sequence that is
+    given up, the reason. in_a_row: by the hex digest of each sequence that failed alone since the
+    last success, whether memory ran out.
     """
 
     token_limit: int | None = None
@@ -104,10 +99,7 @@ class Failures:
 
 
 def read_failures(folder: Path) -> Failures:
-    """Read `failures.json` in `folder`; return empty Failures if the file is missing.
-
-    Raises CheckpointError if the file is damaged.
-    """
+    """Return the failures in `folder`, none if the file is missing; CheckpointError if damaged."""
     path = folder / FAILURES
     if not os.path.lexists(path):
         return Failures()
@@ -115,7 +107,7 @@ def read_failures(folder: Path) -> Failures:
         content = read_json(path, "failures", FORMAT_VERSION)
         for digest, reason in content["quarantined"].items():
             if len(bytes.fromhex(digest)) != 16 or not isinstance(reason, str):
-                raise ValueError(f"{digest!r} is not a hex digest, or its reason is no text")
+                raise ValueError(f"{digest!r} is not a hex digest, or its reason is not text")
         return Failures(
             token_limit=content["token_limit"],
             suspects=_read_suspects(content["suspects"]),
@@ -127,7 +119,6 @@ def read_failures(folder: Path) -> Failures:
 
 
 def write_failures(folder: Path, failures: Failures) -> None:
-    """Write `failures.json` in `folder` durably."""
     content = {
         "token_limit": failures.token_limit,
         "suspects": [{"first": n, "last": n} | asdict(s) for n, s in failures.suspects.items()],
@@ -138,7 +129,7 @@ def write_failures(folder: Path, failures: Failures) -> None:
 
 
 def _read_suspects(entries: list[dict[str, Any]]) -> dict[int, Suspect]:
-    """Return suspects by row; entries of earlier versions hold for the rows `first` to `last`."""
+    """Return suspects by row. An entry is of rows `first` to `last`, in new files of one row."""
     found: dict[int, Suspect] = {}
     # If a row has an entry of its own and lies in a range, too, the entry of its own counts.
     for entry in sorted(entries, key=lambda entry: bool(entry["first"] < entry["last"])):
@@ -174,10 +165,7 @@ class InFlightFile:
         self._longest = 0
 
     def take(self) -> InFlight | None:
-        """Return what the last process was computing when that process ended; remove the file.
-
-        None if the file is missing or damaged, or names no batch.
-        """
+        """Remove the file; return what the last process was computing at its end; None: unknown."""
         try:
             flight = InFlight(**json.loads(self._path.read_text()))
             flight.steps[:] = [(int(a), int(b), int(n)) for a, b, n in flight.steps]
@@ -188,7 +176,7 @@ class InFlightFile:
             self._path.unlink(missing_ok=True)
 
     def write(self, flight: InFlight | None) -> None:
-        """Write which batches are being computed; None: no batch is."""
+        """Write which batches are being computed; `flight` None: no batch is."""
         text = json.dumps(asdict(flight)) if flight else ""
         if self._descriptor is None:
             self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o666)
@@ -197,7 +185,6 @@ class InFlightFile:
         os.pwrite(self._descriptor, text.ljust(self._longest).encode(), 0)
 
     def remove(self) -> None:
-        """Remove the file."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

@@ -43,7 +43,7 @@ class ResidueFile:
     counts: NDArray[np.int64]
 
     def check(self, folder: Path) -> None:
-        """Raise CheckpointError if the file is missing in `folder`, or has another checksum."""
+        """Raise CheckpointError if the file is missing in `folder`, or does not have `checksum`."""
         path = folder / self.name
         if Path(self.name).name != self.name or not path.is_file():
             raise CheckpointError(f"its token rows, {self.name!r}, are missing")
@@ -51,7 +51,7 @@ class ResidueFile:
             raise CheckpointError(f"its token rows, {self.name}, are damaged")
 
     def rows(self, folder: Path, width: int) -> NDArray[np.floating]:
-        """Return all rows of the file in `folder`, (total, width) of `dtype`, left on disk."""
+        """Return the file's rows, left on disk: (sum of `counts`, width), of the dtype `dtype`."""
         total = int(self.counts.sum())
         if not total:
             return np.empty((0, width), self.dtype)
@@ -59,20 +59,21 @@ class ResidueFile:
 
 
 def read_reference(metadata: Mapping[str, str], counts: NDArray[np.int64]) -> ResidueFile:
-    """Return the file of token rows that a block's metadata and its tensor COUNTS describe.
+    """Return a block's file of token rows, as the block's metadata and tensor COUNTS describe it.
 
-    counts: (n,) int64, that tensor. Raises CheckpointError if the rows or the counts have another
-    dtype, or if a count is negative; KeyError if an entry of the metadata is missing.
+    counts: the tensor, (n,) int64. Raises CheckpointError if the rows are not of one of DTYPES, or
+    the counts not int64 of at least 0; KeyError if an entry of the metadata is missing.
     """
     name, checksum, dtype = (metadata[key] for key in REFERENCE)
     # If the dtype were "object", NumPy would take the file's bytes for addresses in memory.
     if dtype not in DTYPES or counts.dtype != np.int64 or (counts < 0).any():
-        raise CheckpointError(f"its token rows are {dtype!r}, their counts {counts.dtype}: invalid")
+        found = f"its token rows are {dtype!r}, not float32 or float16, or their counts"
+        raise CheckpointError(f"{found} are {counts.dtype}, not int64 of at least 0")
     return ResidueFile(name, checksum, dtype, counts)
 
 
 class ResidueSpool:
-    """Collects token rows in a temporary file in `folder`, and makes it the final file of a block.
+    """Collects token rows in a temporary file in `folder`, which becomes the final file of a block.
 
     The rows of a sequence may be added in parts, with no other sequence between the parts.
     """
@@ -101,13 +102,13 @@ class ResidueSpool:
         return self._file
 
     def add(self, position: int, rows: NDArray[np.floating]) -> None:
-        """Append (m, D) rows, float32 or float16, of a sequence; `position` is its number."""
+        """Append rows of the sequence with the number `position`: (m, D), float32 or float16."""
         self._open().write(np.ascontiguousarray(rows).data)
         self._dtype, self._row_bytes = rows.dtype.name, rows.shape[1] * rows.itemsize
         self._counts[position] = self._counts.get(position, 0) + len(rows)
 
     def drop(self, positions: Iterable[int]) -> None:
-        """Remove these sequences' rows, if any; no other sequence may have been added after."""
+        """Remove the rows of these sequences, if any; they must be the last that were added."""
         for position in positions:
             if self._counts.pop(position, 0):
                 file = self._open()
@@ -117,8 +118,8 @@ class ResidueSpool:
     def seal(self, positions: Iterable[int]) -> ResidueFile:
         """Sync the file, give the file its final name, and return it; then begin a new file.
 
-        positions: the sequences of the block, in the order in which they were added. Rows added
-        after these are cut off: they belong to a sequence that is not complete.
+        positions: the block's sequences, in the order in which they were added. Rows of a later
+        sequence, which is not complete, are cut off.
         """
         counts = np.array([self._counts[position] for position in positions], np.int64)
         file = self._open()
@@ -142,9 +143,9 @@ class ResidueSpool:
 
 
 def copy_residues(folder: Path, rows: TokenRowPool, places: NDArray[np.int64]) -> ResidueFile:
-    """Write token rows of `rows` to a new file in `folder`, for a block; return that file.
+    """Copy the token rows of n sequences to a new file in `folder`; return that file.
 
-    places: (n,) int64, the numbers in `rows` of the sequences to write.
+    rows: the token rows to copy from. places: (n,) int64, the numbers of the sequences in `rows`.
     """
     spool = ResidueSpool(folder)
     try:

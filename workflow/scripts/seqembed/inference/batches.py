@@ -63,10 +63,10 @@ def put_suspects_first(
 ) -> tuple[Int64s, Int64s]:
     """Return boundaries that put each suspect into its own batch, and the batches to compute, (b,).
 
-    boundaries: (B + 1,), from plan_batches. rows: numbers of rows in the shard. suspects: by row,
+    boundaries: (B + 1,), from plan_batches. rows: the shard's rows to compute. suspects: by row,
     sequences that may have caused a failure. The batches are those that hold any of `rows`: first
-    suspects, in the order of `suspects`, then other batches, last suspects that ran out of memory.
-    Computing a suspect of the last kind may end the process; by then all other rows are finished.
+    suspects, then batches without suspects, and last suspects that ran out of memory: computing
+    one of these may end the process, and by then all other rows are finished.
     """
     own = np.array(list(suspects), np.int64)
     boundaries = np.union1d(boundaries, [own, own + 1])
@@ -82,7 +82,7 @@ def put_suspects_first(
 def plan_passes(
     boundaries: Int64s, batches: Int64s, passes: Int64s, windows_a_pass: int
 ) -> tuple[Int64s, Int64s]:
-    """Return, for each of p passes, the number of its batch, (p,), and of its first window, (p,).
+    """Return for each pass the number of its batch, (p,), and the number of its first window, (p,).
 
     Windows are numbered from 0 in the batch's first sequence. boundaries: (B + 1,),
     from plan_batches. batches: (b,) the numbers of the batches to compute. passes: (N,) how many
@@ -99,8 +99,8 @@ class RawBatch:
     """The residues of the sequences in one pass.
 
     positions: (B,) the sequences' rows in the shard. windows: which windows of the first sequence
-    are in this pass, as the start and stop of a slice; stop None: up to the last. All windows of
-    the other sequences are in this pass.
+    are in this pass, as the start and stop of a slice; stop None: up to the last. Of the other
+    sequences, all windows are in this pass.
     """
 
     positions: Int64s
@@ -113,8 +113,8 @@ class PackedWindow:
     """A window in a packed batch, and which of the batch's rows are kept for the window's sequence.
 
     position: the sequence's row in the shard. start, stop: rows `start` to `stop - 1` are kept.
-    first, last: whether this is the sequence's first or last window. The first window has its
-    special token at row `start - 1`, the last window at row `stop`.
+    first, last: whether this is the sequence's first or last window. If `first`, row
+    `start - 1` is the sequence's first special token; if `last`, row `stop` is its last one.
     """
 
     position: int
@@ -126,7 +126,7 @@ class PackedWindow:
 
 @dataclass(frozen=True, eq=False)
 class PackedBatch:
-    """Windows' tokens, end to end; if fewer than MIN_BATCH_TOKENS, a dummy of no sequence follows.
+    """The tokens of windows, end to end; if fewer than MIN_BATCH_TOKENS, a dummy window follows.
 
     tokens: (T,) int64 token ids, those of special tokens and of the dummy included. packing: where
     in `tokens` each window, and the dummy, begins and ends.
@@ -143,7 +143,7 @@ class PackedBatch:
 
     @property
     def size(self) -> int:
-        """The number of tokens in the batch, without the dummy's."""
+        """The number of tokens in the batch, without those of the dummy."""
         return self.packing.bounds[len(self.windows)]
 
     def select(self, numbers: Sequence[int]) -> PackedBatch:
@@ -163,7 +163,7 @@ class PackedBatch:
         return [self.select(list(own)) for _, own in numbers]
 
     def cut(self, token_limit: int | None) -> list[PackedBatch]:
-        """Return parts of at most `token_limit` tokens (None: no limit) or one window, in order."""
+        """Return parts of one window, or of at most `token_limit` tokens; None: no limit."""
         if token_limit is None or self.size <= token_limit:
             return [self]
         sizes = np.diff(self.packing.bounds[: len(self.windows) + 1])
@@ -179,7 +179,7 @@ class PackedBatch:
 class IndexBasedDataset(Dataset[RawBatch]):
     """The batches that a worker computes: item i holds the residues of pass i.
 
-    index_path: the shard's index. boundaries: from plan_batches. passes: from plan_passes.
+    index_path: the shard's index. boundaries: from put_suspects_first. passes: from plan_passes.
     windows_a_pass: the most windows of one sequence in a pass. To save memory, only the row group
     that was read last is kept. Reading an item raises IndexFormatError if the index is damaged.
     """
@@ -235,7 +235,6 @@ class VarlenCollator:
         self._encode, self._policy = lru_cache(maxsize=1)(encode), policy
 
     def __call__(self, batch: RawBatch) -> PackedBatch:
-        """Return the packed batch of one pass."""
         windows: list[PackedWindow] = []
         parts: list[Int64s] = []
         offset, wanted = 0, slice(*batch.windows)

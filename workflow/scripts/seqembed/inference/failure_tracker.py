@@ -61,8 +61,8 @@ class FailureTracker:
 
     folder: the shard's checkpoint folder. digests: (N, 16) uint8 of the shard's rows. name_of:
     returns a row's id, for messages. known: the failures of this and earlier runs.
-    given_up: the rows that this process computes no more.
-    retrying: the batch that was submitted last is a sequence that failed alone before.
+    given_up: the rows that this process computes no more. retrying: whether the batch that was
+    submitted last is a sequence that failed alone before.
     """
 
     def __init__(
@@ -78,7 +78,9 @@ class FailureTracker:
         try:
             self.known = read_failures(folder)
         except CheckpointError as error:
-            logger.warning("%s; set aside as %s", error, set_aside(folder / FAILURES).name)
+            words = "%s: damaged (%r), set aside as %s; failures of earlier runs are forgotten"
+            path = folder / FAILURES
+            logger.warning(words, path, error.__cause__, set_aside(path).name)
             self.known = Failures()
         found = DigestIndex(from_hex(self.known.quarantined)).find(digests) >= 0
         self.given_up: set[int] = set(np.flatnonzero(found).tolist())
@@ -207,7 +209,7 @@ class FailureTracker:
     def _fail_alone(
         self, row: int, reason: str, memory: bool, *, fresh: bool, error: Exception | None = None
     ) -> None:
-        """Record that a sequence failed alone; quarantine it if so in TRIES fresh processes."""
+        """Record that a sequence failed alone; quarantine it after TRIES failures with `fresh`."""
         earlier = self.known.suspects.pop(row, Suspect(reason=reason))
         if not earlier.failed and (count := self._count_in_a_row(row, memory)):
             raise NotTheSequencesError(count, reason, memory) from error
@@ -226,10 +228,10 @@ class FailureTracker:
         self._logger.warning("%s is quarantined: %s", self._name_of(row), reason)
 
     def _count_in_a_row(self, row: int, memory: bool) -> int:
-        """Count the failures in a row with this one; return the count if too large, else 0.
+        """Add this failure to the failures in a row; return their count if too large, else 0.
 
-        Too many sequences cannot all be at fault: all suspects are forgotten, and the sequences
-        that are counted leave the quarantine.
+        If there are too many, the sequences are not at fault: all suspects are forgotten, and the
+        sequences that are counted leave the quarantine.
         """
         known = self.known
         known.in_a_row[bytes(self._digests[row]).hex()] = memory

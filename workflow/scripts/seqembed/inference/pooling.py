@@ -30,10 +30,10 @@ def pooled_span(window: PackedWindow, pooling: Pooling, pools_specials: bool) ->
 
 
 def pool(rows: Tensor, spans: Sequence[tuple[int, int]], pooling: Pooling) -> Tensor:
-    """Return one pooled row for each span, (B, D) float32, on the device of `rows`.
+    """Return the pooled row of each span: (B, D) float32, on the device of `rows`.
 
     rows: (T, D) of a packed batch, in any float dtype. spans: (start, stop) of each window, as
-    pooled_span returns them. Rows outside a span do not change its result.
+    pooled_span returns them. Rows outside a span do not change the span's row.
     """
     pooled = rows.new_empty((len(spans), rows.shape[1]), dtype=torch.float32)
     for number, (start, stop) in enumerate(spans):
@@ -62,8 +62,8 @@ class WindowPool:
     ) -> tuple[NDArray[np.int64], Float32s]:
         """Add the pooled rows of windows; return the sequences that these windows complete.
 
-        spans: each window's, as pooled_span returns them. pooled: (B, D). Returns the sequences'
-        rows in the shard, (n,) int64, and their pooled rows, (n, D) float32.
+        spans: of the windows, as pooled_span returns them. pooled: (B, D), of the windows. The
+        result is the sequences' rows in the shard, (n,) int64, and pooled rows, (n, D) float32.
         """
         finished = []
         for window, (start, stop), row in zip(windows, spans, pooled, strict=True):

@@ -87,7 +87,7 @@ class AsyncInferenceRunner:
     tracker: records every batch, and decides what is computed in place of a failed batch.
     load_fp32: returns the model in fp32; called at most once, when values are not finite.
     token_budget: a batch of more tokens is computed alone. streams: how many batches a CPU computes
-    at once. threads: of the CPU, for all batches together.
+    at once. threads: how many threads of the CPU all batches have together.
     """
 
     def __init__(
@@ -223,8 +223,8 @@ class AsyncInferenceRunner:
     def _finish(self, batch: PackedBatch, pooled: Array, residues: list[Array]) -> BatchRows:
         """Return the rows of the sequences that a batch completes.
 
-        pooled: (B, D), a row for each window. residues: the (m, D) token rows of each window, or
-        []. A sequence whose row is too large for the storage's dtype is quarantined.
+        pooled: (B, D), a row for each window. residues: the (m, D) token rows of each window; []
+        if not asked for. A sequence whose row is too large for the storage's dtype is quarantined.
         """
         self._retry_in_fp32(batch, pooled, residues)
         kept = self._kept(batch)
@@ -243,7 +243,7 @@ class AsyncInferenceRunner:
         return BatchRows(positions, rows[finite], flags, token_rows, given_up, batch.size)
 
     def _retry_in_fp32(self, batch: PackedBatch, pooled: Array, residues: list[Array]) -> None:
-        """Compute each window whose values are not finite again in fp32, in a batch of its own.
+        """Compute again, in fp32 and in a batch of its own, each window with values not finite.
 
         The new rows replace the old ones in `pooled` and `residues`. A sequence whose values are
         still not finite is quarantined. The rows of other windows stay: no row depends on another.
@@ -272,7 +272,7 @@ def _attempt(compute: Callable[[], Result]) -> Result | Exception:
 
 
 def _arrive(submitted: _Submitted) -> tuple[Array, list[Array]]:
-    """Wait for a batch; return its (B, D) pooled rows, and windows' (m, D) token rows if any."""
+    """Wait for a batch; return (B, D) pooled rows, and each window's (m, D) token rows, or []."""
     pooled, residues = submitted.rows.result()
     if residues is None:
         return pooled.numpy(), []

@@ -1,9 +1,9 @@
 """Compute batches on the threads of a CPU, or on a GPU.
 
 CpuStreams and CudaStream have the same members. depth: how many batches the caller submits before
-waiting for the rows of the first. concurrent: several batches are computed at the same time, each
-in its own memory. submit: begins to compute a batch; alone: no other batch is submitted. An error
-in the computation is raised by `submit`, or by the returned future.
+waiting for the rows of the first. concurrent: whether several batches are computed at the same
+time, each in its own memory. submit: begins to compute a batch; alone: no other batch is submitted.
+An error in the computation is raised by `submit`, or by the returned future.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def keep_products_equal(environ: MutableMapping[str, str]) -> None:
 
 
 class CpuStreams:
-    """Computes `streams` batches at once on a CPU, each on an equal share of its threads.
+    """Computes `streams` batches at once on a CPU, each on an equal share of `threads`.
 
     Threads that share one batch wait for each other at every step of a model, so several batches at
     once are faster. Up to `streams` more batches wait. A batch that is submitted alone gets all
-    `threads` of the CPU. even_threads: Encoder.even_threads, which limits a batch's threads.
+    `threads`. even_threads: Encoder.even_threads; a batch gets no more threads than this returns.
     """
 
     def __init__(self, streams: int, threads: int, even_threads: Callable[[int, int], int]) -> None:
@@ -59,13 +59,13 @@ class CpuStreams:
         self._whole = ThreadPoolExecutor(1, "whole", settle)
 
     def submit(self, batch: PackedBatch, compute: Compute, *, alone: bool) -> Future[Rows]:
-        """Begin to compute a batch; alone: on all threads, as no other batch is submitted."""
+        """Begin to compute a batch. alone: no other batch is submitted, so it gets all threads."""
         pool, threads = (self._whole, self._threads) if alone else (self._shared, self._share)
         even = self._even_threads(batch.packing.bounds[-1], threads)
         return pool.submit(_compute, batch, compute, even)
 
     def close(self) -> None:
-        """Cancel the batches that have not begun, and wait for the others."""
+        """Cancel the batches that have not begun, and wait for the batches that have."""
         for pool in (self._shared, self._whole):
             pool.shutdown(cancel_futures=True)
 

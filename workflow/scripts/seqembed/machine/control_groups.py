@@ -1,6 +1,7 @@
 """Read the memory limit of this process's control group, and count processes killed at the limit.
 
-The files are described in Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst.
+own: the kernel's list of this process's groups. groups: the folder of all groups. The files are
+described in the kernel's Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst.
 """
 
 from __future__ import annotations
@@ -14,11 +15,7 @@ GROUPS = Path("/sys/fs/cgroup")
 
 
 def count_oom_kills(own: Path = OWN_GROUPS, groups: Path = GROUPS) -> int | None:
-    """Return how many processes of this control group the kernel killed for lack of memory.
-
-    None if no file of the group has the number. own: the kernel's list of this process's groups.
-    groups: the folder of all groups.
-    """
+    """Return how many processes of the group were killed for lack of memory; None if unknown."""
     for folder in _memory_groups(own, groups):
         for name in ("memory.oom_control", "memory.events"):
             with suppress(OSError, ValueError, KeyError):
@@ -28,7 +25,7 @@ def count_oom_kills(own: Path = OWN_GROUPS, groups: Path = GROUPS) -> int | None
 
 
 def memory_limit(own: Path = OWN_GROUPS, groups: Path = GROUPS) -> int | None:
-    """Return the lowest memory limit, in bytes, of this group and its parents; None: no limit."""
+    """Return the lowest memory limit, in bytes, of the group and its parents; None: no limit."""
     limits = []
     for folder in _memory_groups(own, groups):
         for group in (folder, *folder.parents):

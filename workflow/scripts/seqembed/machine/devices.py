@@ -67,7 +67,7 @@ class Gpu:
 
 @dataclass(frozen=True, kw_only=True)
 class MigDevice:
-    """A MIG device: a part of a GPU, known here by its name in CUDA_VISIBLE_DEVICES only.
+    """A MIG device: a part of a GPU, known here only by its name in CUDA_VISIBLE_DEVICES.
 
     A MIG device has no device node. The lock is one byte of `node`, the driver's control node; the
     byte's offset is computed from the name.
@@ -77,7 +77,10 @@ class MigDevice:
     node: Path
 
     def lock(self) -> FileIO:
-        """Return the open control node, the byte locked until it is closed; raise as Gpu.lock."""
+        """Return the open control node; until that file is closed, the device's byte is locked.
+
+        Raises BlockingIOError if another process holds the lock, OSError if locking fails.
+        """
         digest = hashlib.blake2b(self.cuda_name.encode(), digest_size=8).digest()
         # The offset is one of 2**62; the lock is described as a struct flock (fcntl.h).
         byte = int.from_bytes(digest, "little") >> 2
@@ -103,7 +106,7 @@ def _lock(file: FileIO, lock: Callable[..., object], *arguments: object) -> File
 
 
 def find_gpus(proc: Path = DRIVER_GPUS, dev: Path = DEVICE_NODES) -> list[Gpu]:
-    """Return the GPUs listed in `proc` whose nodes in `dev` open, in the order of PCI bus ids."""
+    """Return the GPUs listed in `proc` whose nodes in `dev` can be opened, by PCI bus id."""
     gpus: list[Gpu] = []
     for folder in driver_entries(proc):
         # A GPU that the driver excludes, or whose node does not open, is left out.
@@ -121,13 +124,13 @@ def find_gpus(proc: Path = DRIVER_GPUS, dev: Path = DEVICE_NODES) -> list[Gpu]:
 
 
 def driver_entries(proc: Path) -> list[Path]:
-    """Return the driver's folder of each GPU, a folder in `proc`, in the order of PCI bus ids."""
+    """Return the driver's folders in `proc`, one for each GPU, in the order of PCI bus ids."""
     folders = [path for path in proc.glob("*") if BUS_ID.fullmatch(path.name)]
     return sorted(folders, key=lambda path: [int(part, 16) for part in re.split("[:.]", path.name)])
 
 
 def _information(folder: Path) -> dict[str, str]:
-    """Return the driver's "Name: value" lines, with names in lower case."""
+    """Return a GPU's "Name: value" lines from the driver, with names in lower case."""
     text = (folder / "information").read_text(errors="replace")
     pairs = (line.partition(":") for line in text.splitlines())
     return {name.strip().lower(): value.strip() for name, _, value in pairs}
@@ -136,7 +139,7 @@ def _information(folder: Path) -> dict[str, str]:
 def choose_candidates(
     gpus: Sequence[Gpu], visible_devices: str | None, dev: Path = DEVICE_NODES
 ) -> list[Device]:
-    """Return the devices that CUDA_VISIBLE_DEVICES names, in that order; None allows all GPUs.
+    """Return the devices that CUDA_VISIBLE_DEVICES names, in its order; all GPUs if it is None.
 
     An entry is a GPU's number in the order of PCI bus ids; a UUID, or a beginning that only one
     GPU's UUID has; or the whole name of a MIG device. dev: the folder of device nodes. Raises
@@ -187,10 +190,11 @@ def lease_device(
 ) -> Iterator[dict[str, str]]:
     """Hold a device during the `with` block; yield the variables that tie a worker to the device.
 
-    The caller ends the worker within the block. If no GPU is found or allowed, `asked` "auto" takes
-    the CPU; "cuda" raises DeviceError, as do an unknown device in CUDA_VISIBLE_DEVICES and a GPU
-    that cannot be locked. rank: ranks try GPUs in different orders. leave_if_asked: called while
-    all GPUs are held; the wait ends if the call raises. proc, dev: the folders of find_gpus.
+    The caller ends the worker within the block. asked: if no GPU is found or allowed, "auto" takes
+    the CPU, and "cuda" raises DeviceError. rank: ranks try GPUs in different orders.
+    leave_if_asked: called while all GPUs are held; the wait ends if the call raises. proc, dev: as
+    in find_gpus. An unknown device in CUDA_VISIBLE_DEVICES, or a GPU that cannot be locked, raises
+    DeviceError, too.
     """
     if asked == "cpu":
         yield NO_GPU
@@ -200,7 +204,7 @@ def lease_device(
     trusted = environment.in_scheduler_job or not gpus
     if visible and trusted and "," not in visible and not says_none(visible):
         logger.info(
-            "CUDA_VISIBLE_DEVICES names one device, %s, which is used without a lease", visible
+            "CUDA_VISIBLE_DEVICES names one device, %s, which is used without a lock", visible
         )
         yield IN_BUS_ORDER | {"CUDA_VISIBLE_DEVICES": visible.strip()}
     elif candidates := choose_candidates(gpus, visible, dev) if gpus else []:
@@ -213,8 +217,8 @@ def lease_device(
         reason = _why_none(visible, proc)
         if asked == "cuda":
             raise DeviceError(
-                f"`device: cuda` is asked for, but {reason}; mend this, set `device: cpu` to run "
-                "without a GPU, or name a GPU in CUDA_VISIBLE_DEVICES to use it without a lease"
+                f"`device: cuda` is asked for, but {reason}; mend this, or set `device: cpu` to "
+                "run without a GPU. If there is a GPU all the same, name it in CUDA_VISIBLE_DEVICES"
             )
         logger.info("no GPU: %s; using the CPU", reason)
         yield NO_GPU
@@ -244,7 +248,7 @@ def lease_gpu(
 
 
 def _try_lock(candidates: Sequence[Device]) -> tuple[Device, FileIO] | None:
-    """Return the first free device and the locked file; None if no device is free."""
+    """Return the first free device and its locked node; None if no device is free."""
     for device in candidates:
         try:
             return device, device.lock()

@@ -1,4 +1,4 @@
-"""Handle the signals that ask a process to stop, and the signal at the end of its parent."""
+"""Handle the signals that ask a process to stop; have a signal sent when its parent ends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PR_SET_PDEATHSIG = 1
 
 
 class StopFlag:
-    """Records that SIGTERM came, or SIGINT if `ctrl_c`; these signals no longer end the process."""
+    """Records that SIGTERM came (or SIGINT, if `ctrl_c`), which no longer ends the process."""
 
     def __init__(self, *, ctrl_c: bool = False) -> None:
         self._raised = False

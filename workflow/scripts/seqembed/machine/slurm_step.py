@@ -29,11 +29,12 @@ def become_own_step(environ: Mapping[str, str], logger: logging.Logger) -> None:
         os.execvpe(command[0], command, keep_job(environ))
     except FileNotFoundError:
         logger.warning(
-            "srun is not on PATH: at a time limit, rows since the last checkpoint are lost"
+            "srun is not on PATH: at a time limit, rows since the last checkpoint are lost; to "
+            "keep them, put srun on PATH"
         )
 
 
 def keep_job(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment without Slurm's variables, except KEPT, which name cluster and job."""
+    """Return the environment without Slurm's variables, but with those in KEPT: cluster and job."""
     options = ("SLURM_", "SRUN_")
     return {k: v for k, v in environ.items() if k in KEPT or not k.startswith(options)}

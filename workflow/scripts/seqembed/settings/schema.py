@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import math
 import re
@@ -214,6 +215,8 @@ def _found(value: object) -> str:
         return "empty"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, datetime.date):
+        return f"the date {value} (quotes make it a text)"
     if isinstance(value, list):
         return shorten(f"the list {value}") if value else "an empty list"
     if isinstance(value, Mapping):

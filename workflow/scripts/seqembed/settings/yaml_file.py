@@ -11,6 +11,23 @@ from seqembed.errors import ConfigError, shorten
 
 # In a configuration with this key, Snakemake runs code.
 _TEMPLATE_KEY = "__use_yte__"
+# By words of PyYAML's error, what is wrong and what to do.
+_CAUSES = {
+    r"'\t'": "a tab stands where only blanks may; replace it with blanks",
+    # In YAML, `fasta: *.faa` without quotes refers to a value that `&.faa` named.
+    "alias": "a pattern begins with `*`; put it in quotes",
+    "start any token": "a value begins with a character that YAML reserves; put it in quotes",
+    "mapping values": "the line is indented too far, or has two keys, or a value with a colon; "
+    "indent it as its neighbours, begin a new line for the second key, or put the value in quotes",
+    "found '<block": "the line is not indented as its neighbours are; indent them alike, or if a "
+    "`#` hides the key in the line above, remove the `#`",
+    "parsing a flow": "`{` or `[` is not closed, or a comma is missing; add what is missing",
+    "unexpected end": "a quote in this line or above is not closed; close it",
+    "unhashable": "the key is a list or a group; write a word as the key",
+    "constructor": "a value begins with `!`; remove this word, or put it in quotes",
+    "another document": "a second configuration begins at `---`; remove this line",
+    "incompatible": "it is for another version of YAML; remove the line that begins with `%YAML`",
+}
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
@@ -69,11 +86,6 @@ def _explain(error: Exception) -> str:
         code = getattr(error, "character", 0)
         return f": YAML forbids the character U+{code:04X}; remove it from the file."
     place = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-    advice = (
-        "Is a line indented differently from its neighbours, or does the line above still "
-        "begin with `#`?"
-    )
-    # In YAML, `fasta: *.faa` without quotes refers to a value that `&.faa` named.
-    if error.context == "while scanning an alias" or "undefined alias" in str(error.problem):
-        advice = "Put a pattern that begins with `*` in quotes."
-    return f"{place}: not valid YAML ({error.problem}). {advice}"
+    found, other = f"{error.context} {error.problem}", f"{error.problem}; correct the line"
+    cause = next((text for words, text in _CAUSES.items() if words in found), other)
+    return f"{place}: not valid YAML: {cause}."

@@ -43,7 +43,7 @@ class DigestIndex:
         self._second = second[self._order]
 
     def find(self, digests: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """Return the first row of each of (m, 16) uint8 digests, (m,) int64; -1 if it has none."""
+        """Return for each digest, (m, 16) uint8, the first row that has it, or -1: (m,) int64."""
         first, second = np.ascontiguousarray(digests).view(np.uint64).T.copy()
         if not len(self._order):
             return np.full(len(first), -1, np.int64)
@@ -69,7 +69,7 @@ def count_distinct(digests: NDArray[np.uint8]) -> int:
 
 
 def first_rows(digests: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Return, for each of (n, 16) uint8 digests, the first row with the same digest, (n,) int64."""
+    """Return for each digest, (n, 16) uint8, the first row that has the same digest: (n,) int64."""
     return DigestIndex(digests).find(digests)
 
 

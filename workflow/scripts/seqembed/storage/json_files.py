@@ -29,7 +29,7 @@ def read_json(path: Path, kind: str, version: str) -> dict[str, Any]:
     """Return the content of a JSON file, with its kind, format version and checksum.
 
     Raises OSError if the file cannot be read; ValueError, KeyError or TypeError if the file is
-    damaged, or of another kind or format version.
+    damaged, or not of this kind and format version.
     """
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if content["format_version"] != version or content["kind"] != kind:
@@ -37,7 +37,7 @@ def read_json(path: Path, kind: str, version: str) -> dict[str, Any]:
         raise ValueError(f"{found} is not known; this program reads {kind} of version {version}")
     # Files of older versions have no checksum.
     if KEY in content and content != add_checksum(content):
-        raise ValueError("damaged since it was written")
+        raise ValueError("the content does not match its checksum")
     return content
 
 

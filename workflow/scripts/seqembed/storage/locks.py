@@ -1,4 +1,4 @@
-"""Wait for locks, and lock folders; the kernel frees a folder's lock when its process ends."""
+"""Wait for locks, and lock folders; the kernel frees a lock when the process that has it ends."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def wait_for_lock(
     leave_if_asked: Callable[[], None],
     logger: logging.Logger,
 ) -> Lock:
-    """Call `attempt` until it returns something else than None, and return that.
+    """Call `attempt` until it returns a lock in place of None, and return that lock.
 
     message: why this process waits; logged after the first failed attempt, then once a minute.
     leave_if_asked: called before each attempt; an error that this call raises ends the wait.
@@ -44,10 +44,10 @@ def wait_for_lock(
 def lock_folder(
     folder: Path, leave_if_asked: Callable[[], None], logger: logging.Logger
 ) -> Iterator[bool]:
-    """Wait for the lock of a folder, hold the lock during the body, and yield True.
+    """Wait for the lock of a folder, hold the lock during the `with` body, and yield True.
 
-    Yields False if the file system has no locks: then other processes may work in the folder, too.
-    A missing folder is made. leave_if_asked: called while this process waits, see wait_for_lock.
+    Yields False if the file system has no locks: then other processes may write there, too. A
+    missing folder is made. leave_if_asked: called while this process waits; an error ends the wait.
     """
     message = f"another worker, perhaps of a killed run, is at work in {folder}"
     found = wait_for_lock(lambda: _try_lock(folder, logger), message, leave_if_asked, logger)
@@ -59,7 +59,7 @@ def lock_folder(
 
 
 def _try_lock(folder: Path, logger: logging.Logger) -> tuple[int, bool] | None:
-    """Return the lock file's descriptor and if it is locked; None if another process locks it."""
+    """Return the lock file's descriptor and whether locks work; None: another process has it."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         # NFS locks only files that are open for writing, and a folder cannot be opened so.
@@ -73,7 +73,7 @@ def _try_lock(folder: Path, logger: logging.Logger) -> tuple[int, bool] | None:
         return None
     except OSError as error:
         problem = f"{folder}: cannot be locked ({error.strerror})"
-        logger.warning("%s; do not start a second run, which could work there, too", problem)
+        logger.warning("%s: nothing keeps two runs from writing there; start only one", problem)
         return descriptor, False
     # The process that had the lock may have removed the file, and another may have made a new one.
     with suppress(FileNotFoundError):

@@ -25,7 +25,7 @@ def as_name(text: str) -> str:
     """Return a name for a dataset or a model, made from a text, of at most 200 characters.
 
     Letters, digits and `._-` stay, other characters become `_`, and the name begins with a letter
-    or a digit. The name is empty if the text has neither.
+    or a digit. If the text has neither, the name is empty.
     """
     return re.sub(r"[^A-Za-z0-9._-]", "_", text).lstrip("._-")[:200]
 

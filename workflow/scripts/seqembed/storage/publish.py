@@ -43,7 +43,7 @@ def raise_open_file_limit(needed: int = 0) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < needed:
         problem = f"{needed:,} files have to be open at once, and the hard limit is {hard:,}"
-        raise OSError(errno.EMFILE, f"{problem}; set fewer `shards`, or have the limit raised")
+        raise OSError(errno.EMFILE, problem)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
@@ -60,14 +60,14 @@ def link(source: Path, target: Path) -> None:
 
 
 def remove_temporary(*folders: Path) -> None:
-    """Remove temporary files that killed processes left; no process may be writing there now."""
+    """Remove temporary files that killed processes left; no process may now write in `folders`."""
     for path in (path for folder in folders for path in folder.glob(".*.tmp")):
         if TEMPORARY.fullmatch(path.name):
             path.unlink(missing_ok=True)
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a damaged file to a free name that ends with `.damaged` or a number; return that."""
+    """Rename a damaged file to `NAME.damaged`, numbered if that exists; return the new path."""
     number = 0
     while (target := path.with_name(f"{path.name}.damaged{number or ''}")).exists():
         number += 1

@@ -22,14 +22,14 @@ MAX_WAITING_BYTES = 64 << 20
 class CheckpointWriter:
     """Collects the rows of finished batches, and writes them as a block when one is due.
 
-    digests: (N, 16) uint8, flags: (N,) uint8 and wanted: (N,) bool of all rows of the shard; rows
-    that are not wanted are dropped. per_residue: keep token rows, too. A block is due after
+    digests, (N, 16) uint8, flags, (N,) uint8, and wanted, (N,) bool, are of all rows of the shard;
+    rows that are not wanted are dropped. per_residue: keep token rows, too. A block is due after
     `sequences` or `seconds`. check: called before each block; raises if the rows must not be
     trusted. stored: blocks of this run that hold rows of the store. clock: returns seconds.
 
-    ids, arrays: hex digests and (n, D) rows, on disk, of the stored and the written blocks.
-    computed: how many rows the writer wrote. written: the clock's time of the last block, None
-    before the first. spent: the seconds that writing took.
+    ids: the hex digests of all rows in stored and written blocks. arrays: each block's (n, D) rows,
+    on disk. computed: how many rows the writer wrote. written: the clock's time of the last block,
+    None before the first. spent: the seconds that writing took.
     """
 
     def __init__(
@@ -62,17 +62,14 @@ class CheckpointWriter:
             self._keep(block)
 
     def make_room(self, batches: Iterable[PackedBatch]) -> Iterator[PackedBatch]:
-        """Yield the batches; write a block first if a batch would make too many sequences wait."""
+        """Yield batches; before a batch with which too many sequences would wait, write a block."""
         for batch in batches:
             if self._count + len(batch.positions) > self._sequences:
                 self.write()
             yield batch
 
     def add(self, batch: BatchRows) -> int:
-        """Add a batch's rows, and write a block if one is due.
-
-        Return how many wanted sequences the batch completed.
-        """
+        """Add a batch; return how many wanted sequences it completes. Write a block if due."""
         if self._spool:
             self._spool.drop(batch.given_up)
             for position, residues in batch.residues:

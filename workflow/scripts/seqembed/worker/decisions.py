@@ -74,11 +74,10 @@ class Run:
         convert: Encode,
         tracker: FailureTracker,
     ) -> tuple[DataLoader[PackedBatch], int]:
-        """Return a loader of the batches that hold any of `rows`, and their number of tokens.
+        """Return a loader of the batches that hold any of `rows`, and the number of their tokens.
 
         rows: the rows of the shard to compute. convert: turns residues (bytes) into token ids,
-        (n + 2,) int64. Batches are planned over all rows of the shard, and each suspect of the
-        tracker is in a batch of its own.
+        (n + 2,) int64. Batches are planned over all rows of the shard; each suspect has its own.
         """
         policy, token_budget = self.recipe.policy, manifest.token_budget
         tracker.start(rows, self.weights.require)
@@ -123,9 +122,9 @@ class Run:
         manifest: CheckpointManifest,
         batches: int,
     ) -> AsyncInferenceRunner:
-        """Return the runner of `batches` batches; start to check the weights in the background.
+        """Return a runner for batches; start to check the weights in the background.
 
-        load_fp32: returns the model in fp32, and a tokenizer.
+        load_fp32: returns the model in fp32, and a tokenizer. batches: how many there will be.
         """
         token_budget = manifest.token_budget
         self.weights.start()
@@ -171,7 +170,8 @@ class Run:
     ) -> CheckpointWriter:
         """Return a writer of the shard's `rows` into the checkpoint folder.
 
-        config: says when a checkpoint is due. stored: blocks of rows from the store.
+        config: its checkpoint_seq_threshold and checkpoint_time_threshold say after how many
+        sequences or seconds a block is due. stored: blocks of rows from the store.
         """
         return CheckpointWriter(
             folder,
@@ -188,7 +188,7 @@ class Run:
     def manifest(self, earlier: CheckpointManifest | None) -> CheckpointManifest:
         """Return this run's manifest; the earlier token budget stays unless the user set another.
 
-        Raises CheckpointError if the earlier manifest is of another recipe or shard.
+        Raises CheckpointError if the earlier manifest is not of this recipe and shard.
         """
         mine = (self.recipe.fingerprint, self.shard.fingerprint)
         if earlier and (earlier.recipe_fingerprint, earlier.shard_fingerprint) != mine:
@@ -222,8 +222,7 @@ def open_run(
 ) -> Run:
     """Read a worker's settings and files, resolve every `auto`, and set this process's limits.
 
-    The arguments are those of gpu_worker. Raises a SeqembedError that says why the worker cannot
-    run.
+    The arguments are gpu_worker's. Raises a SeqembedError that says why the worker cannot run.
     """
     settings, environment = read_settings(model_config), EnvConfig.from_environ(os.environ)
     keep_products_equal(os.environ)

@@ -23,7 +23,7 @@ def describe_success(
     writer: CheckpointWriter,
     tracker: FailureTracker,
 ) -> dict[str, Any]:
-    """Return a complete shard's status: path, device, counts. resumed: rows from earlier runs."""
+    """Return a complete shard's status. resumed: how many rows were finished before this run."""
     sequences = resumed + len(writer.ids)
     return {
         "rank": run.shard.rank,

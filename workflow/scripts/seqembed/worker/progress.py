@@ -30,7 +30,7 @@ class Progress:
         self._checkpoint: float | None = None
 
     def advance(self, sequences: int, tokens: int, checkpoint: float | None) -> None:
-        """Count a batch that finished `sequences` and computed `tokens`; log the progress if due.
+        """Count a batch that finished `sequences` and took `tokens`; log the progress if it is due.
 
         checkpoint: the clock's time of the last checkpoint, None before the first.
         """
