@@ -69,6 +69,8 @@ def _explain(error: Exception) -> str:
         code = getattr(error, "character", 0)
         return f": YAML forbids the character U+{code:04X}; remove it from the file."
     place = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+    if "'\\t' that cannot start any token" in str(error.problem):
+        return f"{place}: a tab stands where YAML allows only blanks; replace it with blanks."
     advice = (
         "Is a line indented differently from its neighbours, or does the line above still "
         "begin with `#`?"
