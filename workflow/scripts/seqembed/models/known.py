@@ -132,7 +132,7 @@ _UNREAD = {
 
 
 def known_name(text: str) -> str | None:
-    """Return the known model's name, given its name, repository or hub address; else None."""
+    """Return a known model's name, if `text` is its name, repository or hub address; else None."""
     text = _HUB.sub("", text).rstrip("/")
     return text if text in KNOWN else _BY_REPOSITORY.get(text)
 
@@ -180,7 +180,7 @@ def explain_model(place: str, model: str, models: Mapping[str, str]) -> str:
 
 
 def explain_missing_source(name: str, source: str) -> str:
-    """Return the message on the entry `name: source` of `models`, a path that does not exist."""
+    """Return the message on the entry `name: source` of `models`, if nothing is at `source`."""
     message = f"models: {name}: {source} does not exist"
     if family := _unread_family(source):
         return f"{message}, and looks like {family}, which cannot be read yet"

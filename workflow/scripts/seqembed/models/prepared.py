@@ -28,8 +28,8 @@ class PreparedModel:
     source: the model's folder, file or known name, as the user gave it. weights: the path of the
     safetensors file or index; if relative, then to the working folder. size (in bytes) and sha256
     (64 hex characters): of the weights' file, or of the index and, sorted, the files that it names.
-    tokenizer: BUILT_IN, or the sha256 of tokenizer_file. max_length: its family's. original: the
-    file or index from which the weights were converted; None if they were not converted.
+    tokenizer: BUILT_IN, or the sha256 of tokenizer_file. max_length: Family.max_length. original:
+    the file or index from which the weights were converted; None if they were not converted.
     """
 
     name: str
@@ -51,7 +51,7 @@ class PreparedModel:
         return find_family(self.family)
 
     def layer(self, asked: str | int) -> int:
-        """Return a layer's number; asked: this or "last". ConfigError if there is no such layer."""
+        """Return a layer's number; asked: a number or "last". ConfigError if no layer has it."""
         last = self.architecture.layers
         number = last if asked == "last" else int(asked)
         if not 0 <= number <= last:

@@ -32,7 +32,7 @@ def is_short(config: Mapping[str, Any]) -> bool:
 def as_datasets(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration without the short form's keys, which become the only dataset.
 
-    If it has none of these keys, it stays as it is. Raises ConfigError if only one of `fasta` and
+    A configuration without these keys stays as it is. Raises ConfigError if only one of `fasta` and
     `model` is given, or if `name` is missing and no name can be made from `fasta`.
     """
     rest = {key: value for key, value in given.items() if key not in KEYS}
@@ -111,7 +111,7 @@ def _command(given: Mapping[str, Any]) -> str:
 
 
 def _glued_keys(group: Any, top: str = "") -> Iterator[tuple[str, str]]:
-    """For each key with a colon in it and no value, yield the topmost key above it, and it."""
+    """For each key with a colon and no value, yield the topmost key above it, and then the key."""
     for key, value in group.items() if isinstance(group, Mapping) else ():
         if top and isinstance(key, str) and ":" in key.strip(":") and not value:
             yield top, key

@@ -1,4 +1,4 @@
-"""Choose, by the free memory, how large a batch is, and how many a CPU computes at once."""
+"""Choose, by the free memory, how large batches are, and how many a CPU computes at once."""
 
 from __future__ import annotations
 

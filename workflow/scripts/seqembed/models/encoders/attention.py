@@ -142,7 +142,7 @@ def attend_varlen(
     from torch.nn.attention.varlen import varlen_attn
 
     if table is not None:
-        raise ValueError("attend_varlen has no ALiBi: its `table` must be None")
+        raise ValueError("attend_varlen takes no biases: `table` must be None")
     bounds, longest = packing.cu_seqlens, packing.longest
     # With more splits, the length of the longest sequence would change the order of all sums.
     out = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=1.0, num_splits=1)

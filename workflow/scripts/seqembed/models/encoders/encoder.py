@@ -38,7 +38,7 @@ class Encoder(nn.Module):
         self.architecture, self.layer = architecture, layer
 
     def attend_over(self, packing: Packing, table: Tensor | None = None) -> Attend:
-        """Return attention over a batch, (q, k, v) -> rows; table: None if there is no ALiBi."""
+        """Return a function of q, k and v that attends over a batch; table: None without ALiBi."""
         weight = next(self.parameters())
         attention = choose_attention(weight.device, weight.dtype, self.alibi)
         return lambda q, k, v: attention(q, k, v, packing, table)

@@ -80,7 +80,7 @@ class BpeTokenizer:
         ids = self._file.get_vocab().values()
         if len(ids) != vocabulary or max(ids) >= vocabulary:
             message = f"has {len(ids)} tokens, ids up to {max(ids, default=0)}, but the model has"
-            raise ModelError(f"{self._path}: {message} {vocabulary}; {OWN_FILE}")
+            raise ModelError(f"{self._path}: {message} {vocabulary} tokens; {OWN_FILE}")
         cls, sep, unknown = map(self._file.token_to_id, ("[CLS]", "[SEP]", "[UNK]"))
         try:
             found = self.encode(b"??").tolist()

@@ -68,7 +68,7 @@ class Naming:
     column: int
 
     def part(self, number: int, part: str) -> str:
-        """Return a checkpoint's name of a part of layer `number`, from 0; part: a key of PARTS."""
+        """Return how a checkpoint names a part of layer `number`, from 0; part: a key of PARTS."""
         return f"{self.layer}.{number}.{PARTS[part][self.column]}"
 
 
@@ -84,7 +84,7 @@ def find_naming(state: State) -> Naming:
 
 
 def find_rotary(state: State) -> list[str]:
-    """Return the names of tensors of rotary frequencies: one a layer, one for all, or none."""
+    """Return the names of the rotary frequencies' tensors: one a layer, one for all, or none."""
     return [name for name in state if name.endswith(".inv_freq")]
 
 

@@ -163,7 +163,7 @@ def refuse_unknown(state: State, layout: Layout, used: Collection[str]) -> None:
     if unknown:
         raise ModelError(
             f"holds {count_of(len(unknown), 'weight')} that the encoder does not use and that "
-            f"may change its rows ({show(unknown)}); if they need no such weight, save the "
+            f"may change its rows ({show(unknown)}); if the rows are the same without, save the "
             "encoder alone with its save_pretrained(), and give that folder"
         )
 
@@ -196,7 +196,7 @@ def _plain_names(state: State) -> State:
         plain = LEGACY_NAMES.sub(lambda found: TODAY[found[0]], WRAPPERS.sub("", name))
         if plain in origins:
             both = f"{origins[plain]!r} and {name!r}"
-            raise ModelError(f"holds one weight twice, as {both}; save the model with one of them")
+            raise ModelError(f"holds one weight twice, as {both}; save the model with only one")
         origins[plain] = name
     return {plain: state[name] for plain, name in origins.items()}
 
