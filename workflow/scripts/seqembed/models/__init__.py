@@ -1,1 +1,1 @@
-"""Find, prepare and load language models, which embed packed batches."""
+"""Find, prepare and load language models, which embed batches of sequences."""

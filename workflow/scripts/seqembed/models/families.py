@@ -22,7 +22,7 @@ class Architecture:
     """The sizes that models of every family have; raises ModelError if they do not fit together.
 
     width: the length of a token's row. ffn_width: the width of the feed-forward part of a layer.
-    rotary: the family has rotary positions, which turn pairs of values: head_dim must be even.
+    rotary: whether positions are rotary, which turn values in pairs: head_dim must then be even.
     """
 
     layers: int
@@ -38,7 +38,8 @@ class Architecture:
                 raise ModelError(f"{field.name} must be {_FIELDS[kind]}, not {value!r}")
         if self.width % (2 * self.heads if self.rotary else self.heads):
             multiple = "an even multiple" if self.rotary else "a multiple"
-            raise ModelError(f"width {self.width} is not {multiple} of {self.heads} heads")
+            message = f"width (hidden_size) is {self.width}, which is not {multiple} of the"
+            raise ModelError(f"{message} {self.heads} attention heads; take the authors' settings")
 
     @property
     def head_dim(self) -> int:
@@ -48,7 +49,7 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Esm2Architecture(Architecture):
-    """The sizes of an ESM-2; token_dropout: embeddings are scaled by TOKEN_DROPOUT_SCALE."""
+    """The sizes of an ESM-2; token_dropout: whether TOKEN_DROPOUT_SCALE scales embeddings."""
 
     token_dropout: bool = True
     layer_norm_eps: float = 1e-5
@@ -68,9 +69,9 @@ class Family:
     """Facts that all models of a family share, as their authors state them.
 
     max_length: the most tokens, special tokens left out, of the sequences in training. reads_whole:
-    longer sequences may go through the model in one piece. pools_specials: the authors' mean
-    includes the special tokens. tokenizer: the name of the tokenizer's file in a model's folder;
-    None if the tokenizer is built in.
+    whether longer sequences may go through the model in one piece. pools_specials: whether the
+    authors' mean includes the special tokens. tokenizer: the name of the tokenizer's file in a
+    model's folder; None if the tokenizer is built in.
     """
 
     name: str
@@ -110,5 +111,5 @@ FAMILIES = {family.name: family for family in (ESM2, DNABERT_S)}
 def find_family(name: object) -> Family:
     """Return the family of this name; raise ModelError if no family has the name."""
     if name not in FAMILIES:
-        raise ModelError(f"{name!r} is not a family of models ({', '.join(FAMILIES)})")
+        raise ModelError(f"{name!r} is not one of the families {', '.join(FAMILIES)}")
     return FAMILIES[str(name)]

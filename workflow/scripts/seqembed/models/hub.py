@@ -21,8 +21,8 @@ def fetch(model: KnownModel, by_hand: Path, logger: logging.Logger) -> Path:
     by_hand: the user's own folder, taken if all files are there. Otherwise the files are taken from
     huggingface_hub's cache, and those that are not there are downloaded.
 
-    Raises ModelError if a file cannot be downloaded, or if its SHA-256 differs from the one in
-    `model` or, if that is None, from the one that the hub states for a large file.
+    Raises ModelError if a file cannot be downloaded, or has another SHA-256 than `model` states.
+    If `model` states none, a large file must have the SHA-256 that the hub states.
     """
     downloaded = not all(path.exists() for path in _list_files(by_hand, model))
     folder = _download(model, by_hand, logger) if downloaded else by_hand
@@ -31,18 +31,18 @@ def fetch(model: KnownModel, by_hand: Path, logger: logging.Logger) -> Path:
         expected = model.files.get(path.name) or (path.readlink().name if path.is_symlink() else "")
         if not re.fullmatch("[0-9a-f]{64}", expected) or (found := sha256_of(path)) == expected:
             continue
-        advice = "put the right one there, or remove this file"
+        advice = "put the right one there, or remove this file to have it downloaded"
         if downloaded:
             # The file behind the link goes too: the next download would link to it again.
             for file in (path.resolve(), path):
                 file.unlink(missing_ok=True)
-            advice = "the file was removed, so run again"
+            advice = "the file was removed, so run again to download it anew"
         raise ModelError(f"{path}: its SHA-256 is {found}, but should be {expected}; {advice}")
     return folder
 
 
 def _list_files(folder: Path, model: KnownModel) -> list[Path]:
-    """Return the paths of a model's files, with those its index names; a file may be missing."""
+    """Return the paths of a model's files and of those its index names; some may be missing."""
     files = [folder / name for name in model.files]
     for index in [path for path in files if path.name.endswith(INDEX) and path.exists()]:
         files += [path for path in list_weight_files(index) if path not in files]
@@ -50,11 +50,11 @@ def _list_files(folder: Path, model: KnownModel) -> list[Path]:
 
 
 def _download(model: KnownModel, by_hand: Path, logger: logging.Logger) -> Path:
-    """Return the folder of huggingface_hub's cache that holds the model's files."""
+    """Download what huggingface_hub's cache lacks of a model; return the model's folder there."""
     names = list(model.files)
     # The index model.safetensors.index.json names files like model-00001-of-00002.safetensors.
     parts = [n.removesuffix(INDEX).replace(".", "-*.", 1) for n in names if n.endswith(INDEX)]
-    logger.info("%s: taking its files from huggingface_hub's cache or the hub", model.repository)
+    logger.info("%s: taking files from huggingface_hub's cache, or from the hub", model.repository)
     try:
         folder = snapshot_download(
             model.repository, revision=model.revision, allow_patterns=names + parts
@@ -69,8 +69,8 @@ def _download(model: KnownModel, by_hand: Path, logger: logging.Logger) -> Path:
         page = f"https://huggingface.co/{model.repository}/tree/{model.revision}"
         raise ModelError(
             f"{model.repository}: cannot be downloaded ({reason}). Run again, or put {needed} of "
-            f"{page} into {by_hand}. HF_ENDPOINT names a mirror of the hub, HF_HOME a folder with "
-            "more room. `hf auth login` gives access to a model whose terms you accepted. "
-            "HF_HUB_DISABLE_XET=1 downloads without Xet."
+            f"{page} into {by_hand}. Out of reach: set HF_ENDPOINT to a mirror of the hub. Disk "
+            "full: set HF_HOME to a folder with more room. Access denied: accept the model's terms "
+            "on the hub and run `hf auth login`. A fault of Xet: set HF_HUB_DISABLE_XET=1."
         ) from error
     return Path(folder)

@@ -18,7 +18,7 @@ class KnownModel:
     """A model that is known by name, and its files in a repository of the Hugging Face hub.
 
     revision: a commit, so that a name always means the same weights. files: the SHA-256 of each
-    needed file, 64 hex characters, or None if not known. Files of a weights index are needed too.
+    needed file, 64 hex characters, or None if not known. Files that an index names are needed too.
     """
 
     name: str
@@ -31,7 +31,7 @@ _ESM2_VOCABULARY = "0b82cc0a7c7cf9e567b1e5892d793285b9fbae822c964ca48696f7db4459
 
 
 def _esm2(size: str, revision: str, config: str | None, files: dict[str, str | None]) -> KnownModel:
-    """Return a known ESM-2; config: config.json's SHA-256; files: each weights file's."""
+    """Return a known ESM-2; config: the SHA-256 of config.json; files: of each other file."""
     name = f"esm2_{size}_UR50D"
     files = {CONFIG: config, VOCABULARY: _ESM2_VOCABULARY} | files
     return KnownModel(name, f"facebook/{name}", revision, files)
@@ -132,15 +132,16 @@ _UNREAD = {
 
 
 def known_name(text: str) -> str | None:
-    """Return the known model's name for a name, repository or address on the hub, else None."""
+    """Return a known model's name, if `text` is its name, repository or hub address; else None."""
     text = _HUB.sub("", text).rstrip("/")
     return text if text in KNOWN else _BY_REPOSITORY.get(text)
 
 
 def model_name(text: str, models: Mapping[str, str]) -> str:
-    """Return the name of the model that `text`, a dataset's setting `model`, stands for.
+    """Return the name of the model that a dataset means by `text`, its setting `model`.
 
-    This is a key of the setting `models`, a known name, or else `text` unchanged.
+    The repository or hub address of a known model becomes its known name. A key of `models`, which
+    is the setting of that name, and any other text are returned unchanged.
     """
     return text if text in models else known_name(text) or text
 
@@ -148,7 +149,7 @@ def model_name(text: str, models: Mapping[str, str]) -> str:
 def get_model_source(name: str, models: Mapping[str, str]) -> str:
     """Return where the model `name` comes from: a known name, or the path of a folder or file.
 
-    models: the setting `models`, which gives a name a path, a known name or a repository.
+    models: the setting `models`: a name's path, or a known model's repository or hub address.
     """
     if name not in models:
         return name
@@ -179,7 +180,7 @@ def explain_model(place: str, model: str, models: Mapping[str, str]) -> str:
 
 
 def explain_missing_source(name: str, source: str) -> str:
-    """Return the message for a model `name` whose path in `models`, `source`, does not exist."""
+    """Return the message on the entry `name: source` of `models`, if nothing is at `source`."""
     message = f"models: {name}: {source} does not exist"
     if family := _unread_family(source):
         return f"{message}, and looks like {family}, which cannot be read yet"

@@ -71,8 +71,8 @@ def prepare_model(name: str, source: str, output: Path, logger: logging.Logger) 
 def load_prepared(path: Path, layer: int, dtype: torch.dtype = torch.float32) -> Encoder:
     """Return the encoder of a prepared model up to `layer`, in eval mode, its weights in `dtype`.
 
-    path: the model's `{model}.json`. layer: 0 is the embedding layer. Raises ModelError if that
-    file cannot be read, the weights have changed, or the model lacks the layer.
+    path: the model's `{model}.json`. layer: 0 is the embedding layer. Raises ModelError if the
+    file `path` cannot be read, the weights have changed, or the model lacks the layer.
     """
     model = read_prepared(path)
     weights = Path(model.weights)
@@ -92,7 +92,7 @@ def load_prepared(path: Path, layer: int, dtype: torch.dtype = torch.float32) ->
 
 
 def _convert(checkpoint: Checkpoint, path: Path) -> Path:
-    """Write the checkpoint's tensors to `path`, one safetensors file, and return `path`."""
+    """Write the checkpoint's tensors to one safetensors file, `path`, and return `path`."""
     if (path.parent / CONFIG).exists():
         message = "is a model's own folder, so the converted weights cannot be written there"
         raise ModelError(f"{path.parent}: {message}; give the model another name in `models`")

@@ -1,6 +1,6 @@
 """Write and read `{model}.json`, which describes a prepared model.
 
-Rules depend on this file, which has the same bytes for the same model. Needs no PyTorch.
+Rules have this file as input, so it has the same bytes for the same model. Needs no PyTorch.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class PreparedModel:
     """The content of `{model}.json`.
 
     source: the model's folder, file or known name, as the user gave it. weights: the path of the
-    safetensors file or index; relative to the working folder unless `source` is absolute. size (in
-    bytes) and sha256 (64 hex characters): of the weights' file, or of the index and, sorted, the
-    files that it names. tokenizer: BUILT_IN, or the sha256 of tokenizer_file. max_length: as in
-    Family. original: the file from which the weights were converted; None if they were not.
+    safetensors file or index; if relative, then to the working folder. size (in bytes) and sha256
+    (64 hex characters): of the weights' file, or of the index and, sorted, the files that it names.
+    tokenizer: BUILT_IN, or the sha256 of tokenizer_file. max_length: Family.max_length. original:
+    the file or index from which the weights were converted; None if they were not converted.
     """
 
     name: str
@@ -51,7 +51,7 @@ class PreparedModel:
         return find_family(self.family)
 
     def layer(self, asked: str | int) -> int:
-        """Return the layer's number; asked: a number or "last". ConfigError for a missing layer."""
+        """Return a layer's number; asked: a number or "last". ConfigError if no layer has it."""
         last = self.architecture.layers
         number = last if asked == "last" else int(asked)
         if not 0 <= number <= last:
@@ -62,12 +62,12 @@ class PreparedModel:
         return number
 
     def longest(self, asked: str | int) -> int:
-        """Return the most tokens read at once, special ones left out; "auto" means max_length."""
+        """Return the most tokens, without special ones, read at once; "auto" means max_length."""
         return self.max_length if asked == "auto" else int(asked)
 
     @property
     def fingerprint(self) -> str:
-        """The SHA-256 of the weights' sha256 and the architecture, 64 hex characters."""
+        """The SHA-256 of `sha256` and `architecture` together, 64 hex characters."""
         content = {"sha256": self.sha256, "architecture": asdict(self.architecture)}
         return hash_json(content, 32)
 
@@ -100,7 +100,7 @@ def load_tokenizer(model: PreparedModel) -> Tokenizer:
     if model.tokenizer_file is None:
         return Esm2Tokenizer()
     path = Path(model.tokenizer_file)
-    advice = "put the old file back, or remove the model's .json and run again"
+    advice = f"put the old file back, or remove resources/models/{model.name}.json and run again"
     if not path.is_file():
         raise ModelError(f"{path}: is missing; {advice}")
     if sha256_of(path) != model.tokenizer:
@@ -110,12 +110,12 @@ def load_tokenizer(model: PreparedModel) -> Tokenizer:
 
 def error_of_change(model: PreparedModel, path: Path) -> ModelError:
     """Return the error for weights that have changed; path: the model's `{model}.json`."""
-    message = "changed since it was prepared; put the old file back, or"
+    message = "changed since it was prepared; put the old file back, or, to take the new one,"
     return ModelError(f"{model.weights}: {message} remove {path} and run again")
 
 
 def sha256_of(*paths: Path) -> str:
-    """Return the SHA-256 of the files' bytes, joined in this order, as 64 hex characters."""
+    """Return the SHA-256 of the bytes of all files, one after another, as 64 hex characters."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
@@ -126,8 +126,8 @@ def sha256_of(*paths: Path) -> str:
 class WeightsCheck(Thread):
     """Checks the weights' SHA-256 in a thread, while the first batches are computed.
 
-    Only the checksum finds errors of the disk, and reading many gigabytes would delay every start.
-    So a worker waits for the check before it writes its first result. path: `{model}.json`.
+    Only a checksum finds errors of the disk, but waiting for it would delay every start. So a
+    worker waits only when it is about to write its first result. path: `{model}.json`.
     """
 
     def __init__(self, path: Path, model: PreparedModel) -> None:
@@ -137,7 +137,7 @@ class WeightsCheck(Thread):
         self._error: ModelError | None = None
 
     def require(self) -> None:
-        """If start() was called, wait; raise ModelError if weights changed or cannot be read."""
+        """Wait for the check, if started; ModelError if weights changed or cannot be read."""
         if self.ident is not None:
             self.join()
         if self._error:

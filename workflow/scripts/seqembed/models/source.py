@@ -50,7 +50,7 @@ def list_weight_files(weights: Path) -> list[Path]:
 
 
 def read_weight_map(index: Path) -> dict[str, Path]:
-    """Return, for the name of each weight in an index, the path of the file that holds it.
+    """Return, by the name of each weight in an index, the path of the file with the weight.
 
     Raises ModelError if the index cannot be read, or names a file outside its own folder.
     """
@@ -70,7 +70,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: cannot be read: {error}; copy it again") from error
+        raise ModelError(f"{path}: cannot be read as JSON ({error}); copy it again") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path}: is not a JSON object; copy it again")
     return content

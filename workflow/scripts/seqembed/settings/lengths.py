@@ -27,7 +27,7 @@ Int64s = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The tokens [start, stop) of a sequence, of which [keep_start, keep_stop) keep their rows."""
+    """The tokens [start, stop) of a sequence; the rows of [keep_start, keep_stop) are kept."""
 
     start: int
     stop: int
@@ -40,8 +40,8 @@ class LengthPolicy:
     """How the model reads sequences of more than `max_length` tokens.
 
     max_length is 0 if long_sequences is `full`. Raises ConfigError for an unknown long_sequences or
-    a max_length out of range. In all methods `tokens` are the (n,) int64 token counts of n
-    sequences, without special tokens, and token_budget is the most tokens of a batch.
+    a max_length out of range. In the methods, an array `tokens` holds the token counts of n
+    sequences, (n,) int64, without special tokens, and token_budget is the most tokens of a batch.
     """
 
     long_sequences: LongSequences
@@ -52,7 +52,7 @@ class LengthPolicy:
         check_whole("max_length", self.max_length, 0 if self.long_sequences == "full" else 1)
 
     def is_long(self, tokens: Int64s) -> NDArray[np.bool_]:
-        """Return which sequences have more than max_length tokens, (n,); with `full`, none."""
+        """Return whether each sequence is over max_length, (n,) bool; with `full`, none is."""
         return (tokens > self.max_length) & (self.long_sequences != "full")
 
     def kept(self, tokens: Int64s) -> Int64s:
@@ -73,7 +73,7 @@ class LengthPolicy:
         return np.where(windows > 1, windows * (self.max_length + SPECIALS), whole)
 
     def windows_a_pass(self, token_budget: int) -> int:
-        """Return how many windows of one sequence a batch holds: at least 1."""
+        """Return how many windows of one sequence fit into a batch; 1 even if none fits."""
         return max(1, token_budget // (self.max_length + SPECIALS))
 
     def passes(self, tokens: Int64s, token_budget: int) -> Int64s:
@@ -86,7 +86,7 @@ class LengthPolicy:
         return self.model_tokens(tokens) - earlier * (self.max_length + SPECIALS)
 
     def cut(self, tokens: int) -> list[Window]:
-        """Return the windows of one sequence, in order; each kept token is kept in one window."""
+        """Return the windows of a sequence of so many tokens, in order; they keep no row twice."""
         length, count = (int(of(np.array([tokens]))[0]) for of in (self.kept, self.windows))
         if count == 1:
             return [Window(0, length, 0, length)]
@@ -107,10 +107,10 @@ class LengthPolicy:
     def refuse(
         self, tokens: Int64s, unit: str, describe: Callable[[Int64s], list[str]] | None = None
     ) -> None:
-        """Raise ConfigError if long_sequences is `error` and a sequence is over max_length.
+        """Raise ConfigError if long_sequences is `error` and a sequence has over max_length tokens.
 
         unit: "residues" or "tokens", for the message. describe: takes places in `tokens`, and
-        returns the names of the sequences there; None: the message names no sequence.
+        returns the names of the sequences there; if it is None, the message has no names.
         """
         long = np.flatnonzero(self.is_long(tokens))
         if not len(long) or self.long_sequences != "error":
@@ -130,8 +130,8 @@ def resolve_policy(
 ) -> LengthPolicy:
     """Return the policy for a model, with every `auto` resolved.
 
-    For long_sequences, `auto` is `full` for a model that reads any length, else `window`; for
-    max_length, `auto` is the model's limit in tokens. ConfigError for a max_length out of range.
+    asked: long_sequences, where `auto` is `full` for a model that reads any length, else `window`.
+    max_length: `auto` is the model's own. Raises ConfigError for a max_length out of range.
     """
     if asked == "auto":
         asked = "full" if model.facts.reads_whole else "window"

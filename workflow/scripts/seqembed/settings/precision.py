@@ -28,8 +28,8 @@ def resolve_precision(
 ) -> Precision:
     """Return the precision to compute in; `auto` is fp16 if should_use_fp16(), else fp32.
 
-    Raises DeviceError if the device cannot compute in the asked precision, and ConfigError if that
-    is fp16 and SEQEMBED_DISABLE_FP16 forbids fp16.
+    Raises DeviceError if the device cannot compute in the asked precision, and ConfigError if fp16
+    is asked for and SEQEMBED_DISABLE_FP16 forbids it.
     """
     if asked == "auto":
         return "fp16" if should_use_fp16(device, environment) else "fp32"
@@ -47,7 +47,7 @@ def resolve_precision(
 
 
 def _obstacle(precision: Precision, device: torch.device) -> str | None:
-    """Return what the precision needs and the device lacks, for a message; None if nothing."""
+    """Return what the device lacks for the precision, for a message; None if it lacks nothing."""
     if precision == "fp32":
         return None
     if device.type == "cuda":

@@ -36,9 +36,9 @@ LATER_KEYS = {"layer": "last", "pooling": "mean", "per_residue": False, "storage
 class Recipe:
     """What is computed, with every `auto` resolved; ConfigError for a value that is not allowed.
 
-    weights: the hash of the weights and the model's sizes. tokenizer: PreparedModel.tokenizer.
+    weights: the hash of the weights and the model's sizes. tokenizer: BUILT_IN, or its file's hash.
     layer: the number of the layer whose rows are taken. max_length: the most tokens that the model
-    reads at once, 0 if long_sequences is `full`. The other fields are as in the configuration.
+    reads at once, 0 if long_sequences is `full`. The others are settings, and NUMERICS_VERSION.
     """
 
     weights: str
@@ -79,13 +79,13 @@ def adopt_recipe(
     device: torch.device,
     environment: EnvConfig,
 ) -> Recipe:
-    """Return the recipe in `folder` for this request and model, written there if it is missing.
+    """Return the recipe of this request and model from `folder`; write it there if it is missing.
 
     The first worker resolves each `auto` for its model and device and writes the recipe's file; all
-    others use that recipe, so that all rows of a dataset have one. Raises RecipeError if the file
-    is damaged, or if this worker would compute something else; DeviceError if the device cannot
-    compute in the precision of the request or of the file; and ConfigError if the model lacks
-    the asked layer or SEQEMBED_DISABLE_FP16 forbids the asked fp16.
+    other workers use that recipe, so that all rows of a dataset have the same. Raises RecipeError
+    if the file is damaged, or if this worker would compute something else; DeviceError if the
+    device cannot compute in the precision of the request or of the file; and ConfigError if the
+    model lacks the asked layer, or if fp16 is asked for and SEQEMBED_DISABLE_FP16 forbids it.
     """
     fixed: dict[str, Any] = {"weights": model.fingerprint, "tokenizer": model.tokenizer}
     fixed["numerics_version"] = NUMERICS_VERSION
@@ -122,7 +122,7 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def pick_recipe(content: Mapping[str, Any]) -> Recipe:
-    """Return the recipe in `content`, ignoring other keys.
+    """Return the recipe whose fields are keys of `content`; other keys are ignored.
 
     Raises TypeError if a key is missing, and ConfigError for a value that is not allowed.
     """

@@ -60,7 +60,7 @@ class WorkerSettings:
 
 
 def read_settings(model_config: Mapping[str, Any]) -> WorkerSettings:
-    """Return gpu_worker's model_config as WorkerSettings; ConfigError for a bad or missing key."""
+    """Return the settings in gpu_worker's model_config; ConfigError for a bad or missing key."""
     try:
         model, request = Path(model_config["model"]), Request(**model_config["embedding"])
         rest = {name: model_config[name] for name in ("device", "token_budget", "threads")}

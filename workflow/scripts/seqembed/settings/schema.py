@@ -82,9 +82,9 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def get_datasets(config: Mapping[str, Any]) -> dict[str, Dataset]:
-    """Return the datasets by name; config: as complete() returns.
+    """Return the datasets by name; config: what complete() returned.
 
-    Raises ConfigError with a line for each dataset whose model is not known and not in `models`.
+    Raises ConfigError, which names each dataset whose model is neither known nor in `models`.
     """
     datasets, models = config["datasets"], config["models"]
     problems = [
@@ -193,7 +193,7 @@ def _dotted(path: Iterable[object]) -> str:
 
 
 def _allowed(schema: Mapping[str, Any]) -> str:
-    """Return in words which values a schema allows; for a text, list or group, its title."""
+    """Return in words what a schema allows: for a text, list or group, the schema's own title."""
     if "anyOf" in schema:
         return ", or ".join(_allowed(branch) for branch in schema["anyOf"])
     if "const" in schema:

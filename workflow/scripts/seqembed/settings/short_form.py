@@ -32,7 +32,7 @@ def is_short(config: Mapping[str, Any]) -> bool:
 def as_datasets(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration without the short form's keys, which become the only dataset.
 
-    Without these keys, `datasets` stays as it is. Raises ConfigError if only one of `fasta` and
+    A configuration without these keys stays as it is. Raises ConfigError if only one of `fasta` and
     `model` is given, or if `name` is missing and no name can be made from `fasta`.
     """
     rest = {key: value for key, value in given.items() if key not in KEYS}
@@ -101,7 +101,7 @@ def _explain_missing(key: str, given: Mapping[str, Any]) -> str:
 
 
 def _command(given: Mapping[str, Any]) -> str:
-    """Return a shell's words from `--config` on, in the short form; absent keys as in _EXAMPLE."""
+    """Return a command from `--config` on, in the short form; absent keys come from _EXAMPLE."""
     words = _EXAMPLE | {key: given[key] for key in KEYS if key in given}
     fasta = words["fasta"]
     words["fasta"] = ",".join(fasta) if isinstance(fasta, list) else _NEXT_KEY.split(fasta)[0]
@@ -111,7 +111,7 @@ def _command(given: Mapping[str, Any]) -> str:
 
 
 def _glued_keys(group: Any, top: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the outermost key and the key, for each key that has a colon in it and no value."""
+    """For each key with a colon and no value, yield the topmost key above it, and then the key."""
     for key, value in group.items() if isinstance(group, Mapping) else ():
         if top and isinstance(key, str) and ":" in key.strip(":") and not value:
             yield top, key

@@ -1,4 +1,4 @@
-"""Choose, by the free memory, the tokens of a batch and the batches that a CPU computes at once."""
+"""Choose, by the free memory, how large batches are, and how many a CPU computes at once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def bytes_a_token(architecture: Architecture, itemsize: int) -> int:
 
 
 def gpu_budget(token_bytes: int, free: int) -> int:
-    """Return the largest token budget that fits `free` bytes of a GPU; at least TOKENS["cpu"]."""
+    """Return the token budget that fits `free` bytes of a GPU, TOKENS["cpu"] to TOKENS["cuda"]."""
     step = TOKENS["cpu"]
     fitting = int(SHARE * free) // (token_bytes * step) * step
     return min(max(fitting, step), TOKENS["cuda"])

@@ -1,7 +1,7 @@
-"""Attention over a packed batch: sequences laid end to end, no padding.
+"""Attention over a packed batch: sequences laid end to end, T tokens in all, no padding.
 
-Every implementation takes q, k, v of shape (T, heads, head_dim) and one dtype, the batch's Packing,
-and a table: alibi_table's result, or None for a model without ALiBi. The query is scaled already,
+Every implementation takes q, k and v, each (T, heads, head_dim) and all of one dtype; the batch's
+Packing; and `table`: alibi_table's result, or None for a model without ALiBi. q is scaled already,
 so the scale here is 1. The result has the shape and dtype of q. Each row of the result depends on
 the rows of its own sequence alone.
 """
@@ -40,7 +40,7 @@ class Packing:
 
     @classmethod
     def of(cls, lengths: Sequence[int]) -> Packing:
-        """Return the packing of sequences of these lengths in tokens; its tensor is on the CPU."""
+        """Return the packing of sequences of these lengths in tokens; cu_seqlens is on the CPU."""
         bounds = tuple(accumulate(lengths, initial=0))
         return cls(bounds, torch.tensor(bounds, dtype=torch.int32))
 
@@ -51,10 +51,10 @@ class Packing:
 
     @cached_property
     def groups(self) -> tuple[tuple[int, slice | Tensor], ...]:
-        """Each length that occurs, with the rows of all sequences of that length.
+        """Each length that occurs, and which rows of the batch all sequences of that length have.
 
-        The rows are a slice if the n sequences of a length lie side by side. Otherwise they are row
-        indices, (n * length,) int64, on the device of cu_seqlens.
+        If the n sequences of a length lie side by side, the rows are given as a slice; otherwise as
+        row indices, (n * length,) int64, on the device of cu_seqlens.
         """
         starts: dict[int, list[int]] = {}
         for start, stop in pairwise(self.bounds):
@@ -81,8 +81,8 @@ Attention = Callable[[Tensor, Tensor, Tensor, Packing, Tensor | None], Tensor]
 def alibi_slopes(heads: int) -> Tensor:
     """Return ALiBi's slope for each head, (heads,) float32 (Press et al. 2022, arXiv:2108.12409).
 
-    For p heads, p a power of two, the slopes are 2 ** (-8 i / p), i = 1 to p. Other numbers of
-    heads take the slopes of the next smaller power, then every second slope of the next larger.
+    If the number p of heads is a power of two, the slopes are 2 ** (-8 i / p) for i from 1 to p.
+    Otherwise p is the next smaller power of two, and slopes 1, 3, 5, ... of 2 p heads follow.
     """
     power = 1 << heads.bit_length() - 1
     exponents = [8 * i / power for i in range(1, power + 1)]
@@ -91,11 +91,11 @@ def alibi_slopes(heads: int) -> Tensor:
 
 
 def alibi_table(slopes: Tensor, longest: int, dtype: torch.dtype) -> Tensor:
-    """Return ALiBi's biases, -slope * |query - key|, for all chunks of CHUNK queries of a batch.
+    """Return ALiBi's biases: -slope * |i - j| for the query of token i and the key of token j.
 
-    slopes: (heads,) float32. longest: the tokens of the longest sequence. The result is
-    (heads, CHUNK, 2 N) in `dtype`, where N is `longest` rounded up to a multiple of CHUNK. In the
-    chunk that begins at query a, the bias of query a + i and key j is [:, i, j - a + N].
+    slopes: (heads,) float32. longest: the number of tokens of the longest sequence. The result is
+    (heads, CHUNK, 2 N) in `dtype`, where N is `longest` rounded up to a multiple of CHUNK. For the
+    CHUNK queries from token a on, the bias of query a + i and key j is at [:, i, j - a + N].
     """
     reach = -(-longest // CHUNK) * CHUNK
     queries = torch.arange(CHUNK, device=slopes.device)
@@ -121,7 +121,7 @@ def attend_per_sequence(
 def attend_by_length(
     q: Tensor, k: Tensor, v: Tensor, packing: Packing, table: Tensor | None = None
 ) -> Tensor:
-    """Return attention's result, sequences of equal length at once; for any device and dtype."""
+    """Return attention's result, for all sequences of a length at once; any device and dtype."""
     out = torch.empty_like(q)
     # cuDNN is left out: it makes a plan for each shape, and may add in another order each time.
     with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
@@ -137,12 +137,12 @@ def attend_by_length(
 def attend_varlen(
     q: Tensor, k: Tensor, v: Tensor, packing: Packing, table: Tensor | None = None
 ) -> Tensor:
-    """Return attention's result, all at once. Needs CUDA, fp16 or bf16; ValueError for a table."""
+    """Return attention's result, all sequences at once; on CUDA, in fp16 or bf16, without ALiBi."""
     # This import takes seconds, as torch._dynamo comes along: workers without CUDA do without.
     from torch.nn.attention.varlen import varlen_attn
 
     if table is not None:
-        raise ValueError("attend_varlen takes no bias")
+        raise ValueError("attend_varlen takes no biases: `table` must be None")
     bounds, longest = packing.cu_seqlens, packing.longest
     # With more splits, the length of the longest sequence would change the order of all sums.
     out = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=1.0, num_splits=1)
@@ -151,7 +151,7 @@ def attend_varlen(
 
 
 def choose_attention(device: torch.device, dtype: torch.dtype, alibi: bool) -> Attention:
-    """Return the implementation for a device and the weights' dtype, with ALiBi or without."""
+    """Return the implementation for a device and the weights' dtype; alibi: if there are biases."""
     if device.type != "cuda":
         return attend_per_sequence
     if dtype in (torch.float16, torch.bfloat16) and not alibi:
@@ -160,7 +160,7 @@ def choose_attention(device: torch.device, dtype: torch.dtype, alibi: bool) -> A
 
 
 def _attend_stacked(q: Tensor, k: Tensor, v: Tensor, table: Tensor | None) -> Tensor:
-    """Return attention's result for B sequences of one length: (B, heads, length, head_dim)."""
+    """Return the rows of B equally long sequences; q, k, v, rows: (B, heads, length, head_dim)."""
     if table is None:
         return scaled_dot_product_attention(q, k, v, scale=1.0)
     length, reach = k.shape[2], table.shape[2] // 2

@@ -1,8 +1,8 @@
-"""DNABERT-S and DNABERT-2, which has the same architecture, as an encoder of packed batches.
+"""The encoder of DNABERT-S and DNABERT-2, which have the same architecture.
 
-The architecture is BERT with ALiBi's biases in place of position embeddings, so that sequences may
-have any length, and a gated feed-forward part (Zhou et al. 2024, arXiv:2402.08777 and
-arXiv:2306.15006).
+It is that of BERT with two changes (Zhou et al. 2024, arXiv:2402.08777 and arXiv:2306.15006): the
+feed-forward part is gated, and ALiBi's biases replace the position embeddings, so that sequences
+may have any length.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class DnabertLayer(nn.Module):
         self.ffn_norm = nn.LayerNorm(width, eps=eps)
 
     def forward(self, x: Tensor, attend: Attend) -> Tensor:
-        """Return the rows after this layer; x and the result: (T, width), in the weights' dtype."""
+        """Return the rows after this layer; x: those before it; both (T, width) in one dtype."""
         q, k, v = self.qkv(x).view(x.shape[0], 3, self.heads, self.head_dim).unbind(1)
         x = self.attention_norm(self.out(attend(q, k, v).reshape(x.shape)).add_(x))
         rows: Tensor = self.ffn_norm(in_chunks(self._feed_forward, x).add_(x))
@@ -60,7 +60,7 @@ class DnabertS(Encoder):
         self.layers = nn.ModuleList(DnabertLayer(architecture) for _ in range(layer))
 
     def forward(self, tokens: Tensor, packing: Packing) -> Tensor:
-        """Return the layer's rows, (T, width) in the weights' dtype; tokens: (T,) int64 ids."""
+        """Return the rows of layer `self.layer`; shapes and dtypes are as in Encoder."""
         x: Tensor = self.embedding_norm(self.embedding(tokens))
         if not self.layers:
             return x

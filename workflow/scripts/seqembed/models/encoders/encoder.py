@@ -22,11 +22,11 @@ CPU_VALUES_A_THREAD, CPU_VECTORS_BYTES = 32_768, 128
 
 
 class Encoder(nn.Module):
-    """A model up to one layer: layer 0 is the embedding layer, layer i the i-th transformer layer.
+    """A model up to `layer`: 0 is the embedding layer, i the i-th transformer layer.
 
     `forward(tokens, packing)` takes (T,) int64 token ids, special tokens included, and returns the
-    layer's rows, (T, width) in the weights' dtype. Buffers stay float32 when weights are cast.
-    alibi: whether attention has ALiBi's biases. Raises ModelError for a layer that is missing.
+    rows of that layer, (T, width) in the weights' dtype. Buffers stay float32 when weights are
+    cast. alibi: whether attention has ALiBi's biases. Raises ModelError if there is no such layer.
     """
 
     alibi: ClassVar[bool]
@@ -38,19 +38,16 @@ class Encoder(nn.Module):
         self.architecture, self.layer = architecture, layer
 
     def attend_over(self, packing: Packing, table: Tensor | None = None) -> Attend:
-        """Return the attention over one batch, (q, k, v) -> rows; table: None for no biases.
-
-        The weights' device and dtype choose the implementation.
-        """
+        """Return a function of q, k and v that attends over a batch; table: None without ALiBi."""
         weight = next(self.parameters())
         attention = choose_attention(weight.device, weight.dtype, self.alibi)
         return lambda q, k, v: attention(q, k, v, packing, table)
 
     def even_threads(self, rows: int, threads: int) -> int:
-        """Return the most threads, up to `threads`, that give the same bits as one thread.
+        """Return the most threads, up to `threads`, that give rows the same bits as one thread.
 
-        rows: the number of tokens in the batch, with those that fill up a small batch. Each of
-        these threads computes a multiple of CPU_VECTORS_BYTES of an activation.
+        With that number of threads, each one computes a multiple of CPU_VECTORS_BYTES of an
+        activation. rows: the tokens of the batch, including those that fill up a small batch.
         """
         width = self.architecture.ffn_width
         part = rows // max(1, rows // CPU_FFN_ROWS) * width
@@ -68,7 +65,7 @@ class Encoder(nn.Module):
 
 
 def in_chunks(part: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Return the feed-forward `part` of x, (T, width), computed some rows at a time on a CPU."""
+    """Return part(x); part: a feed-forward part, which on a CPU takes some rows at a time."""
     if x.device.type != "cpu" or len(x) < 2 * CPU_FFN_ROWS:
         return part(x)
     return torch.cat([part(rows) for rows in x.tensor_split(len(x) // CPU_FFN_ROWS)])

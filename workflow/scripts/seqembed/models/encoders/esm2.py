@@ -1,4 +1,4 @@
-"""ESM-2 as an encoder of packed batches, without the language model and contact heads.
+"""The encoder of ESM-2, without the heads that predict residues and contacts.
 
 The architecture is that of fair-esm 2.0.0 (esm/model/esm2.py, esm/modules.py,
 esm/rotary_embedding.py; Lin et al. 2023, doi:10.1126/science.ade2574).
@@ -23,9 +23,9 @@ TOKEN_DROPOUT_SCALE = 1 - 0.15 * 0.8
 
 
 def default_inv_freq(head_dim: int) -> Tensor:
-    """Return rotary frequencies, ROTARY_BASE ** (-2 i / head_dim), in radians per token.
+    """Return an ESM-2's rotary frequencies in radians per token, (head_dim / 2,) float32.
 
-    The result is (head_dim / 2,) float32, computed as in fair-esm (esm/rotary_embedding.py).
+    Frequency i, from 0, is ROTARY_BASE ** (-2 i / head_dim), computed as in fair-esm.
     """
     return 1.0 / (ROTARY_BASE ** (torch.arange(0, head_dim, 2).float() / head_dim))
 
@@ -33,7 +33,7 @@ def default_inv_freq(head_dim: int) -> Tensor:
 def rotary_tables(inv_freq: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
     """Return the cosines and sines of all tokens' angles, each (T, 1, 1, head_dim / 2) float32.
 
-    A token's angles are its position in its own sequence times `inv_freq`, (head_dim / 2,) float32.
+    A token's angles are `inv_freq`, (head_dim / 2,) float32, times its position in its sequence.
     """
     starts, lengths, total = packing.cu_seqlens[:-1], packing.cu_seqlens.diff(), packing.bounds[-1]
     offsets = torch.repeat_interleave(starts, lengths, output_size=total)
@@ -43,9 +43,9 @@ def rotary_tables(inv_freq: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
 
 
 def rotate_(x: Tensor, cos: Tensor, sin: Tensor) -> None:
-    """Rotate x, queries and keys, in place, in float32; cos, sin: from rotary_tables.
+    """Rotate queries and keys in place, in float32; cos, sin: what rotary_tables returned.
 
-    x: (T, 2, heads, head_dim). Value i of head_dim's first half pairs with value i of its second.
+    x: queries and keys, (T, 2, heads, head_dim). The values i of a head's two halves make a pair.
     """
     half = x.shape[-1] // 2
     first, second = x[..., :half], x[..., half:]
@@ -69,9 +69,9 @@ class Esm2Layer(nn.Module):
         self.fc2 = nn.Linear(architecture.ffn_width, width)
 
     def forward(self, x: Tensor, attend: Attend, cos: Tensor, sin: Tensor) -> Tensor:
-        """Return the rows after this layer; x and the result: (T, width), in the weights' dtype.
+        """Return the rows after this layer; x: those before it; both (T, width) in one dtype.
 
-        attend: attention over the batch. cos, sin: as rotary_tables returns them.
+        attend: attention over the batch. cos, sin: what rotary_tables returned.
         """
         qkv = self.qkv(self.attention_norm(x)).view(x.shape[0], 3, self.heads, self.head_dim)
         rotate_(qkv[:, :2], cos, sin)
@@ -85,7 +85,7 @@ class Esm2Layer(nn.Module):
 
 
 class Esm2(Encoder):
-    """The encoder of ESM-2. As in fair-esm, only the last layer's rows get a last LayerNorm."""
+    """The encoder of ESM-2. As in fair-esm, a LayerNorm follows the model's last layer only."""
 
     alibi = False
     architecture: Esm2Architecture
@@ -101,7 +101,7 @@ class Esm2(Encoder):
         self.final_norm = nn.LayerNorm(width, eps=eps) if last else nn.Identity()
 
     def forward(self, tokens: Tensor, packing: Packing) -> Tensor:
-        """Return the layer's rows, (T, width) in the weights' dtype; tokens: (T,) int64 ids."""
+        """Return the rows of layer `self.layer`; shapes and dtypes are as in Encoder."""
         x = self.embedding(tokens)
         if self.architecture.token_dropout:
             x = x * TOKEN_DROPOUT_SCALE

@@ -17,6 +17,7 @@ ESM2_LETTERS = b"LAGVSERTIDPKQNFYMHWCXBUZO.-"
 ESM2_ALPHABET = ("<cls>", "<pad>", "<eos>", "<unk>", *ESM2_LETTERS.decode(), "<null_1>", "<mask>")
 # How many special tokens stand around a sequence's own tokens: BOS and EOS, or [CLS] and [SEP].
 SPECIALS = 2
+OWN_FILE = "put the model's own tokenizer.json there"
 
 
 class Esm2Tokenizer:
@@ -78,17 +79,17 @@ class BpeTokenizer:
         """Raise ModelError unless the tokenizer is DNABERT's and has `vocabulary` tokens."""
         ids = self._file.get_vocab().values()
         if len(ids) != vocabulary or max(ids) >= vocabulary:
-            message = f"has {len(ids)} tokens up to id {max(ids, default=0)}, but the model has"
-            raise ModelError(f"{self._path}: {message} {vocabulary}; take the model's own file")
+            message = f"has {len(ids)} tokens, ids up to {max(ids, default=0)}, but the model has"
+            raise ModelError(f"{self._path}: {message} {vocabulary} tokens; {OWN_FILE}")
         cls, sep, unknown = map(self._file.token_to_id, ("[CLS]", "[SEP]", "[UNK]"))
         try:
             found = self.encode(b"??").tolist()
         except Exception as error:  # noqa: BLE001 (the library raises plain Exception)
-            message = f"cannot be used: {error}; take the model's own file"
+            message = f"is not a tokenizer that can be used ({error}); {OWN_FILE}"
             raise ModelError(f"{self._path}: {message}") from error
         if None in (cls, sep, unknown) or found != [cls, unknown, unknown, sep]:
-            message = "does not put [CLS] and [SEP] around sequences, [UNK] for each unknown letter"
-            raise ModelError(f"{self._path}: {message}; take the model's own file")
+            message = "does not put [CLS] first, [SEP] last, and [UNK] for each unknown letter"
+            raise ModelError(f"{self._path}: {message}; {OWN_FILE}")
 
 
 Tokenizer = Esm2Tokenizer | BpeTokenizer
@@ -99,5 +100,5 @@ def read_tokenizer(path: Path) -> TokenizerFile:
     try:
         return TokenizerFile.from_file(str(path))
     except Exception as error:  # noqa: BLE001 (the library raises plain Exception)
-        message = f"is not a tokenizer that can be read: {error}; take the model's own file"
+        message = f"is not a tokenizer that can be read ({error}); {OWN_FILE}"
         raise ModelError(f"{path}: {message}") from error

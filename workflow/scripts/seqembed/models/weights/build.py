@@ -36,20 +36,20 @@ def check_checkpoint(checkpoint: Checkpoint) -> None:
         if bad:
             raise ModelError(
                 f"holds {count_of(len(bad), 'weight')} with NaN or infinite values ({show(bad)}); "
-                "the file is damaged or training diverged: copy it again, or take an earlier "
-                "checkpoint"
+                "if the file is damaged, copy it again; if the training diverged, take an "
+                "earlier checkpoint"
             )
         if lost:
             raise ModelError(
-                f"holds {count_of(len(lost), 'weight')} of zeros alone ({show(lost)}); the file "
-                "was not written to its end: copy it again"
+                f"holds {count_of(len(lost), 'weight')} with nothing but zeros ({show(lost)}); "
+                "the file was not written to its end: copy it again"
             )
 
 
 def refuse_other_copies(folder: Path, checkpoint: Checkpoint) -> None:
-    """Raise ModelError if another file in `folder` has other values for a weight of `checkpoint`.
+    """Raise ModelError if a second weights file in `folder` differs from `checkpoint` in a weight.
 
-    Only the user knows which of two files is meant, for example if a fine-tuned model was saved
+    Only the user knows which of the two is meant, for example if a fine-tuned model was saved
     over a downloaded one. Files that cannot be read are skipped.
     """
     own = find_encoder(checkpoint.state, checkpoint.layout)
@@ -65,8 +65,8 @@ def refuse_other_copies(folder: Path, checkpoint: Checkpoint) -> None:
             short = min(one.dtype, two.dtype, key=lambda dtype: dtype.itemsize)
             if not torch.equal(one.to(short), two.to(short)):
                 raise ModelError(
-                    f"{folder}: {checkpoint.path.name} and {other.name} have other values for "
-                    f"{name!r}; remove the one that you do not mean"
+                    f"{folder}: {checkpoint.path.name} and {other.name} have different "
+                    f"values for {name!r}; remove the file that you do not mean"
                 )
 
 
@@ -98,8 +98,8 @@ def build_model(checkpoint: Checkpoint, layer: int, dtype: torch.dtype = torch.f
 class _NoWeights(TorchFunctionMode):
     """A context in which new weights get neither memory nor values, but buffers are computed.
 
-    `torch.device("meta")` would take buffers to that device too, for which PyTorch imports
-    torch._dynamo and sympy: a second of every worker's start, and 70 MB.
+    `torch.device("meta")` would leave buffers without values, too, and PyTorch would import
+    torch._dynamo and sympy for them, which costs each worker a second and 70 MB.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -110,10 +110,10 @@ class _NoWeights(TorchFunctionMode):
 
 
 def _plan(checkpoint: Checkpoint, layer: int) -> tuple[State, dict[str, Weight]]:
-    """Return the encoder's tensors, as find_encoder does, and the Weights up to `layer`, by name.
+    """Return the checkpoint's tensors of the encoder, and the encoder's Weights up to `layer`.
 
-    Raises ModelError if a tensor of the whole model is missing or has a wrong shape or dtype, or if
-    other tensors may change the model's rows.
+    The tensors' names are without the prefix. Raises ModelError if a tensor of any layer is missing
+    or has a wrong shape or dtype, or if a tensor that the encoder does not use may change the rows.
     """
     architecture, layout = checkpoint.architecture, checkpoint.layout
     # Without this check, a configuration with a million layers would take a search for each.
@@ -124,20 +124,20 @@ def _plan(checkpoint: Checkpoint, layer: int) -> tuple[State, dict[str, Weight]]
     more = tuple(f"{own}.{architecture.layers}." for own in layout.layers)
     if any(name.startswith(more) for name in encoder):
         raise ModelError(
-            f"has more layers than the {architecture.layers} of the model's settings; correct "
+            f"has more layers than its settings say ({architecture.layers}); correct "
             "num_hidden_layers in config.json"
         )
     weights = layout.weights(architecture, architecture.layers, encoder)
     for weight in weights.values():
         for name, shape in weight.parts.items():
             if name not in encoder:
-                advice = "save the model with its own save_pretrained"
+                advice = "save the whole model again with its save_pretrained()"
                 raise ModelError(f"lacks the weight {name!r}; {advice}")
             stored = encoder[name]
             if stored.shape != shape:
                 raise ModelError(
-                    f"weight {name!r} has shape {stored.shape}, but {shape} by the model's "
-                    "settings; take the weights and the settings from one model"
+                    f"weight {name!r} has shape {stored.shape}, but must have {shape} by the "
+                    "model's settings; take the weights and the settings from one model"
                 )
             if not stored.floating:
                 raise ModelError(f"weight {name!r} is quantised; {UNQUANTISED}")

@@ -26,7 +26,7 @@ EXPECTED = (
 OTHER_WEIGHTS = {
     "tf_model.h5": ("TensorFlow's weights", "convert them with from_pretrained(from_tf=True)"),
     "flax_model.msgpack": ("Flax's weights", "convert them with from_pretrained(from_flax=True)"),
-    "*.distcp": ("a sharded checkpoint of FSDP", "gather it (accelerate merge-weights)"),
+    "*.distcp": ("a sharded checkpoint of FSDP", "gather it with `accelerate merge-weights`"),
     "zero_to_fp32.py": ("a checkpoint of DeepSpeed", "gather it with zero_to_fp32.py"),
     "*.gguf": ("quantised weights (GGUF)", "take the model's weights as safetensors"),
     "*.onnx": ("a program of ONNX", "take the model's weights as safetensors"),
@@ -47,7 +47,7 @@ KNOWN_HEADS = {
     (48, 5120): 40,
 }
 FOLDER = (
-    "give the model as a Hugging Face folder (save_pretrained), whose config.json has its sizes"
+    "give the model as a Hugging Face folder with its config.json, as save_pretrained() writes it"
 )
 
 
@@ -104,19 +104,19 @@ def _read_architecture(folder: Path) -> Architecture:
 
 
 def _find_weights(folder: Path) -> Path:
-    """Return the weights' file or index, the first of WEIGHTS in the folder; ModelError if none."""
+    """Return the path of the first of WEIGHTS that is in the folder; ModelError if none is."""
     for name in WEIGHTS:
         if (folder / name).exists():
             return folder / name
     for pattern, (what, advice) in OTHER_WEIGHTS.items():
         if any(folder.glob(pattern)):
-            raise ModelError(f"{folder}: holds {what}; {advice}, and save with save_pretrained")
+            raise ModelError(f"{folder}: holds {what}; {advice}, and save with save_pretrained()")
     message = "has neither model.safetensors nor pytorch_model.bin"
     raise ModelError(f"{folder}: {message}; {EXPECTED}")
 
 
 def _read_fair_esm(path: Path) -> tuple[Esm2Architecture, State]:
-    """Return the architecture and the tensors in a fair-esm file; ModelError if not an ESM-2's."""
+    """Return the architecture and the tensors in a fair-esm file; ModelError if it is no ESM-2."""
     loaded = load_pickled(path)
     settings = None
     with named(path):
@@ -135,7 +135,7 @@ def _read_fair_esm(path: Path) -> tuple[Esm2Architecture, State]:
         learned = "embeddings.position_embeddings.weight" in encoder
         if not find_rotary(encoder) and (find_naming(encoder) is not HUGGING_FACE or learned):
             message = "has no rotary frequencies (inv_freq), which an ESM-2 stores with its weights"
-            raise ModelError(f"{message}; if it is one, {FOLDER}")
+            raise ModelError(f"{message}; if it is an ESM-2, {FOLDER}")
         if settings is None:
             return _measured(encoder), state
         # fair-esm's ESM2 has no setting for ffn_width (esm/model/esm2.py).
@@ -147,7 +147,7 @@ def _read_fair_esm(path: Path) -> tuple[Esm2Architecture, State]:
 
 
 def _measured(encoder: State) -> Esm2Architecture:
-    """Return the architecture of an official ESM-2, by its weights' shapes; else ModelError."""
+    """Return the official ESM-2 architecture that the weights' shapes fit; ModelError if none."""
     naming = find_naming(encoder)
     layers = 0
     while f"{naming.part(layers, 'fc1')}.weight" in encoder:
@@ -156,6 +156,6 @@ def _measured(encoder: State) -> Esm2Architecture:
     if (layers, width) not in KNOWN_HEADS:
         size = f"{count_of(layers, 'layer')} of width {width}"
         raise ModelError(
-            f"is a state dict with {size}, which is not the size of an official ESM-2; {FOLDER}"
+            f"has weights without settings, and no official ESM-2 has {size}; {FOLDER}"
         )
     return Esm2Architecture(layers, width, KNOWN_HEADS[layers, width], 4 * width)

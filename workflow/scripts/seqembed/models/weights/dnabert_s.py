@@ -81,7 +81,7 @@ def dnabert_weights(
 
 
 def read_config(path: Path, config: Mapping[str, Any]) -> DnabertArchitecture:
-    """Return DNABERT's architecture from config.json; ModelError for another model or tokenizer."""
+    """Return config.json's architecture; ModelError unless model and tokenizer are DNABERT's."""
     if "alibi_starting_size" not in config:
         raise ModelError(
             f"{path}: model_type is 'bert' and there is no alibi_starting_size, which DNABERT-S "

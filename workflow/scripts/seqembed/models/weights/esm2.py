@@ -60,7 +60,7 @@ PARTS = {
 
 @dataclass(frozen=True)
 class Naming:
-    """How one kind of checkpoint names its tensors; column: its place in the pairs of PARTS."""
+    """How fair-esm or Hugging Face names tensors; column: the place of its names in PARTS."""
 
     embedding: str
     layer: str
@@ -68,7 +68,7 @@ class Naming:
     column: int
 
     def part(self, number: int, part: str) -> str:
-        """Return the name of a part of layer `number`; part: a key of PARTS."""
+        """Return how a checkpoint names a part of layer `number`, from 0; part: a key of PARTS."""
         return f"{self.layer}.{number}.{PARTS[part][self.column]}"
 
 
@@ -79,12 +79,12 @@ FAIR_ESM = Naming("embed_tokens", "layers", "emb_layer_norm_after", 1)
 
 
 def find_naming(state: State) -> Naming:
-    """Return the naming that an encoder's tensors follow."""
+    """Return HUGGING_FACE or FAIR_ESM, by the names of an encoder's tensors."""
     return HUGGING_FACE if f"{HUGGING_FACE.embedding}.weight" in state else FAIR_ESM
 
 
 def find_rotary(state: State) -> list[str]:
-    """Return the names of rotary frequencies: one for each layer, one for all layers, or none."""
+    """Return the names of the rotary frequencies' tensors: one a layer, one for all, or none."""
     return [name for name in state if name.endswith(".inv_freq")]
 
 
@@ -130,7 +130,7 @@ def _require_equal(first: Tensor, *others: Tensor) -> Tensor:
 
 
 def read_config(path: Path, config: Mapping[str, Any]) -> Esm2Architecture:
-    """Return an ESM-2's architecture from config.json; ModelError for another model or alphabet."""
+    """Return config.json's architecture; ModelError unless model and alphabet are ESM-2's."""
     sizes = read_sizes(path, config, CONFIG, "ESM-2")
     _check_alphabet(path, config)
     with named(path):
@@ -138,7 +138,7 @@ def read_config(path: Path, config: Mapping[str, Any]) -> Esm2Architecture:
 
 
 def _check_alphabet(path: Path, config: Mapping[str, Any]) -> None:
-    """Raise ModelError if config.json, tokenizer.json or vocab.txt has another alphabet than ESM-2.
+    """Raise ModelError if the alphabet of config.json, tokenizer.json or vocab.txt is not ESM-2's.
 
     A larger vocab_size (a padded embedding) is accepted if vocab.txt begins with ESM-2's tokens.
     """
@@ -161,7 +161,7 @@ def _check_alphabet(path: Path, config: Mapping[str, Any]) -> None:
     size = config.get("vocab_size")
     padded = type(size) is int and size > TOKENS and tokens
     if size != TOKENS and not padded:
-        message = f"vocab_size is {size!r}, but {TOKENS} in ESM-2, or more with a {VOCABULARY}"
+        message = f"vocab_size is {size!r}, but {TOKENS} in ESM-2 (or more, beside a {VOCABULARY})"
         raise ModelError(f"{path}: {message}; {advice}")
 
 

@@ -21,7 +21,7 @@ from seqembed.models.source import CONFIG, INDEX, PICKLED, SAFETENSORS, read_wei
 # The dtypes of weights, by safetensors' names. Tensors of whole numbers are quantised weights.
 FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
 SAVE = (
-    "save the weights alone, with the model's own save_pretrained or as "
+    "save the weights alone, with the model's save_pretrained() or with "
     "torch.save(model.state_dict(), 'model.pt')"
 )
 CONTACTS = "contact_head."
@@ -31,7 +31,7 @@ _DOWNLOAD = "download the weights again"
 # What the first bytes of a file without weights match, what the file is, and what to do.
 _OTHER_FORMS = {
     rb"$": f"an empty file; {_DOWNLOAD}",
-    rb"version https://git-lfs": "a git-lfs pointer instead of weights; fetch them: `git lfs pull`",
+    rb"version https://git-lfs": "a git-lfs pointer to weights; fetch these: `git lfs pull`",
     rb"\s*[<{\[]": f"a web page or an error message of a failed download; {_DOWNLOAD}",
     # gzip, bzip2, xz, zstd, 7z; and tar, which has "ustar" at byte 257.
     rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|.{257}ustar": _PACKED,
@@ -42,7 +42,7 @@ _OTHER_FORMS = {
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in a file; floating: its dtype is one of FLOATS; read: loads the tensor."""
+    """A tensor in a file; floating: whether its dtype is in FLOATS; read: loads the tensor."""
 
     shape: tuple[int, ...]
     floating: bool
@@ -54,7 +54,7 @@ State = Mapping[str, Stored]
 
 
 def read_state(weights: Path) -> State:
-    """Return the tensors, by name, of a safetensors file, a pickled file, or an index's files.
+    """Return the tensors, by name, of a safetensors file, a pickled file, or all files of an index.
 
     weights: the path of the file or index. Raises ModelError if a file is damaged or missing, or
     lacks a tensor that the index names.
@@ -91,17 +91,17 @@ def load_pickled(path: Path) -> Any:
     except Exception as error:  # damaged bytes make torch's reader raise any of many types
         kind = type(error).__name__
         if objects := _list_objects(path):
-            reason = f"it holds Python objects ({show(objects)}), which are never built; {SAVE}"
+            reason = f"it holds Python objects ({show(objects)}), which are never loaded; {SAVE}"
         elif archive:
             reason = f"it is damaged or incomplete ({kind}); copy or download it again"
         else:
-            fault = f"it is damaged, or a pickle of more than weights ({kind})"
-            reason = f"{fault}; copy the file again, or {SAVE}"
+            fault = f"it is damaged, or holds more than weights ({kind})"
+            reason = f"{fault}; if it is damaged, copy it again; otherwise {SAVE}"
         raise ModelError(f"{refusal}: {reason}") from error
 
 
 def check_state(content: Any) -> State:
-    """Return the tensors in a pickled file's content; raise ModelError if it is no state dict."""
+    """Return the tensors in a pickled file's content; ModelError unless all are named tensors."""
     if not isinstance(content, Mapping):
         raise ModelError(f"holds a {type(content).__name__} in place of named weights; {SAVE}")
     if not content:
@@ -114,8 +114,8 @@ def check_state(content: Any) -> State:
                 "holds the contact regression of an ESM-2, not the model; give the file "
                 "without `-contact-regression` in its name"
             )
-        what = "something other than named tensors, as a checkpoint of training or an optimizer's"
-        raise ModelError(f"holds {what} state does ({show([*map(str, others)])}); {SAVE}")
+        what = f"entries that are not named tensors ({show([*map(str, others)])}), as a checkpoint"
+        raise ModelError(f"holds {what} of training or an optimizer's state does; {SAVE}")
     return {
         name: Stored(tuple(tensor.shape), tensor.dtype in FLOATS.values(), tensor.detach)
         for name, tensor in content.items()
@@ -123,7 +123,7 @@ def check_state(content: Any) -> State:
 
 
 def _list_objects(path: Path) -> list[str]:
-    """Return names of classes and functions that a pickled file would call; [] if damaged."""
+    """Return the names of forbidden classes and functions in a pickled file; [] if damaged."""
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
@@ -149,19 +149,19 @@ def _read_safetensors(path: Path) -> State:
             state[name] = Stored(shape, floating, partial(file.get_tensor, name))
         return state
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path}: cannot be read: {error}; copy it again") from error
+        raise ModelError(f"{path}: cannot be read ({error}); copy it again") from error
 
 
 def find_form(path: Path) -> str:
     """Return a weights file's form: "safetensors", "zip" (PyTorch's) or "other" (old PyTorch's).
 
-    Raises ModelError, which says what the file is, if the file holds no weights.
+    Raises ModelError if the file cannot be read, or if it is of a known form without weights.
     """
     try:
         with path.open("rb") as file:
             head = file.read(512)
     except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise ModelError(f"{path}: cannot be read ({error.strerror}); copy it again") from error
     # A safetensors file begins with the length of its JSON header in 8 bytes.
     if head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= path.stat().st_size:
         return "safetensors"
@@ -173,7 +173,7 @@ def find_form(path: Path) -> str:
 
 
 def _find_other_archive(path: Path) -> str | None:
-    """Return what a zip archive is, and what to do; None for torch.save's or a damaged one."""
+    """Return what a zip archive is, and what to do; None if damaged, or made by torch.save."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()

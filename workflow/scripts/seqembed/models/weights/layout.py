@@ -1,4 +1,4 @@
-"""The layout of a family's checkpoints: its tensors' names, and what weights they become."""
+"""The layout of checkpoints: their tensors' names, and the weights that are made of these."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from seqembed.models.families import Architecture, Family
 from seqembed.models.weights.formats import State
 
 SUPPORTED = "only ESM-2, DNABERT-S and DNABERT-2 are supported"
-MERGE = "merge it into its model (PEFT's `merge_and_unload()`), then save and give this model"
+MERGE = "merge it into its model (PEFT's `merge_and_unload()`), then save and give the merged model"
 UNQUANTISED = "save the model in fp32, fp16 or bf16"
 # Models that are not supported, and what only the names of their weights match, after esm/ of
 # fair-esm 2.0.0 (model/esm1.py, model/msa_transformer.py, esmfold/v1/esmfold.py, inverse_folding/),
@@ -86,15 +86,15 @@ class Weight:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How a family's checkpoints name their tensors, and what weights they become.
+    """How a family's checkpoints name their tensors, and which weights are made of these.
 
     encoder: takes an architecture and a layer, and returns the encoder up to that layer. prefixes:
     what the names of an encoder's tensors may begin with. embeddings: the names, after the prefix,
-    that the word embedding may have. layers: what a layer's names may begin with, up to the layer's
-    number. unused: matches the whole name of a tensor that changes no row. weights: takes an
+    that the word embedding may have. layers: what the names in a layer may begin with, before
+    the number. unused: matches the whole name of a tensor that changes no row. weights: takes an
     architecture, a layer and the encoder's tensors, and returns, by name, a Weight for each weight
-    up to that layer and for each buffer in the checkpoint. model_type: its value in the family's
-    config.json. read_config: takes the path and the content of config.json, and returns the
+    up to that layer and for each buffer in the checkpoint. model_type: what config.json has
+    under this key. read_config: takes the path and the content of config.json, and returns the
     architecture; raises ModelError for a model or a tokenizer that would give other rows.
     """
 
@@ -123,17 +123,18 @@ def weight_and_bias(own: str, name: str, *shape: int) -> dict[str, Weight]:
 def read_sizes(
     path: Path, config: Mapping[str, Any], required: Mapping[str, tuple[Any, Any]], model: str
 ) -> dict[str, Any]:
-    """Return the sizes in config.json, not checked, under the names of Architecture's fields.
+    """Return the sizes in config.json, whatever they are, by the names of Architecture's fields.
 
-    path: config.json. config: its content. required: for each setting, the value that it must have
-    and the default of the authors' code. model: the family's name for messages. Raises ModelError
-    if a setting has another value, because the model then gives other rows.
+    path: config.json. config: its content. required: other settings, each with the value that it
+    must have, and the value that counts if it is absent. model: the family's name for messages.
+    Raises ModelError if such a setting does not have its value: the model would give other rows.
     """
     for name, (value, default) in required.items():
         found = config.get(name, default)
         # transformers reads null as "not set", which has the effect of false.
         if found != value and not (value is False and found is None):
-            raise ModelError(f"{path}: {name} is {found!r}; only {model} ({value!r}) is supported")
+            message = f"is {found!r}; only {model}, where it is {value!r}, is supported"
+            raise ModelError(f"{path}: {name} {message}")
     return {
         "layers": config.get("num_hidden_layers"),
         "width": config.get("hidden_size"),
@@ -145,10 +146,10 @@ def read_sizes(
 
 
 def refuse_unknown(state: State, layout: Layout, used: Collection[str]) -> None:
-    """Raise ModelError if a checkpoint's tensor that is not used may change the model's rows.
+    """Raise ModelError if a checkpoint has tensors that are not used and may change the rows.
 
-    used: the names, without the prefix, of the encoder's tensors that are used. Heads like
-    lm_head are allowed, because they change no row.
+    used: the names, without the prefix, of the encoder's tensors that are used. Tensors of heads
+    such as lm_head are allowed, because they change no row.
     """
     plain = _plain_names(state)
     prefix = _find_prefix(plain, layout)
@@ -162,16 +163,16 @@ def refuse_unknown(state: State, layout: Layout, used: Collection[str]) -> None:
     if unknown:
         raise ModelError(
             f"holds {count_of(len(unknown), 'weight')} that the encoder does not use and that "
-            f"may change its rows ({show(unknown)}); if they change none, save the encoder "
-            "alone, with its own save_pretrained, and give that folder"
+            f"may change its rows ({show(unknown)}); if the rows are the same without, save the "
+            "encoder alone with its save_pretrained(), and give that folder"
         )
 
 
 def find_encoder(state: State, layout: Layout) -> State:
     """Return the tensors of the only encoder in a checkpoint, by name without the prefix.
 
-    layout: of the checkpoint's family. Raises ModelError if there is no encoder, or several, or if
-    the model is an adapter, quantised, pruned, parametrised or of another family.
+    layout: that of its family. Raises ModelError if there is no encoder or more than one, or if the
+    model is an adapter, quantised, pruned, parametrised or of another family.
     """
     plain = _plain_names(state)
     # No row depends on a head, so a head may be quantised or parametrised.
@@ -189,26 +190,26 @@ def find_encoder(state: State, layout: Layout) -> State:
 
 
 def _plain_names(state: State) -> State:
-    """Return the tensors by names free of WRAPPERS and LEGACY_NAMES; ModelError if two coincide."""
+    """Return the tensors by today's names without WRAPPERS; ModelError if two get the same name."""
     origins: dict[str, str] = {}
     for name in state:
         plain = LEGACY_NAMES.sub(lambda found: TODAY[found[0]], WRAPPERS.sub("", name))
         if plain in origins:
             both = f"{origins[plain]!r} and {name!r}"
-            raise ModelError(f"holds one weight twice, as {both}; save the model without one copy")
+            raise ModelError(f"holds one weight twice, as {both}; save the model with only one")
         origins[plain] = name
     return {plain: state[name] for plain, name in origins.items()}
 
 
 def _find_prefix(state: State, layout: Layout) -> str:
-    """Return the prefix of the encoder's names, found by the name of the word embedding."""
+    """Return the prefix that an encoder's names have in a checkpoint, by the word embedding's."""
     names = layout.embeddings
     found = [(name, own) for name in state for own in names if f".{name}".endswith(f".{own}")]
     if not found:
         raise ModelError(
             f"lacks the weight {' or '.join(map(repr, names))}; it holds "
-            f"{count_of(len(state), 'weight')}: {show(list(state))}; save the model with its own "
-            "save_pretrained"
+            f"{count_of(len(state), 'weight')}: {show(list(state))}; save the whole model again "
+            "with its save_pretrained()"
         )
     if len(found) > 1:
         both = show([name for name, _ in found])
@@ -217,8 +218,8 @@ def _find_prefix(state: State, layout: Layout) -> str:
     prefix = name.removesuffix(own)
     if prefix not in layout.prefixes:
         raise ModelError(
-            f"lacks the weight {own!r}: its encoder's names begin with {prefix!r}; save the "
-            "encoder alone, with its own save_pretrained"
+            f"lacks the weight {own!r}, but has {name!r}; save the encoder alone with its "
+            "save_pretrained()"
         )
     return prefix
 
