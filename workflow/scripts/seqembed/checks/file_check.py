@@ -110,7 +110,6 @@ class FileCheck:
         return FastaError(message, path=self._path, record=record, line=line)
 
     def _refuse_other_molecule(self) -> None:
-        """Raise FastaError if too many letters of the file are of the other molecule."""
         total, foreign = self._letters, self._foreign
         if total < MIN_LETTERS:
             return

@@ -261,7 +261,6 @@ class AsyncInferenceRunner:
 
 
 def _attempt(compute: Callable[[], Result]) -> Result | Exception:
-    """Return the result of `compute`, or the exception that `compute` raises."""
     try:
         return compute()
     except torch.AcceleratorError:

@@ -96,7 +96,6 @@ Device = Gpu | MigDevice
 
 
 def _lock(file: FileIO, lock: Callable[..., object], *arguments: object) -> FileIO:
-    """Call `lock(file, *arguments)` and return the file; close the file if the call fails."""
     try:
         lock(file, *arguments)
     except OSError:
@@ -248,7 +247,6 @@ def lease_gpu(
 
 
 def _try_lock(candidates: Sequence[Device]) -> tuple[Device, FileIO] | None:
-    """Return the first free device and its locked node; None if no device is free."""
     for device in candidates:
         try:
             return device, device.lock()

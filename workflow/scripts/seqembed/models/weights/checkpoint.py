@@ -85,7 +85,6 @@ def read_checkpoint(source: Path) -> Checkpoint:
 
 
 def _read_architecture(folder: Path) -> Architecture:
-    """Return the architecture in config.json; ModelError for an adapter or an unsupported model."""
     for adapter in (folder / name for name in ADAPTERS):
         # Without the adapter, the rows would be the base model's.
         if adapter.exists():
@@ -116,7 +115,6 @@ def _find_weights(folder: Path) -> Path:
 
 
 def _read_fair_esm(path: Path) -> tuple[Esm2Architecture, State]:
-    """Return the architecture and the tensors in a fair-esm file; ModelError if it is no ESM-2."""
     loaded = load_pickled(path)
     settings = None
     with named(path):
