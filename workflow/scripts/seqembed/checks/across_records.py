@@ -90,7 +90,7 @@ class Lengths:
     first: tuple[int, bytes] = (0, b"")
 
     def add(self, records: Records, text: bytes) -> None:
-        """Count the records of one block; text: not used."""
+        """Count the next records of the file by length; text: not used."""
         self.records += len(records)
         place = int(records.lengths.argmax())
         if (longest := int(records.lengths[place])) > self.longest:
@@ -159,7 +159,7 @@ class Composition:
     missing: tuple[int, bytes] | None = None
 
     def add(self, records: Records, text: bytes) -> None:
-        """Count the records of one block; text: their residues, joined."""
+        """Add the next records of the file to the counts; text: their residues, joined."""
         self.records += len(records)
         self.letters += len(text)
         if len(self.sample) < _SAMPLE_LETTERS:
@@ -201,7 +201,7 @@ class LineWidths:
     first_word: Place | None = None
 
     def add(self, records: Records, text: bytes) -> None:
-        """Count a block's pairs of neighbouring lines, without blank lines; text: not used."""
+        """Compare the widths of the next records' neighbouring lines; text: not used."""
         widths = records.line_ends - records.line_begins
         letters = np.frombuffer(records.block + b"\n", np.uint8)[records.line_begins]
         # A blank line may have a carriage return.

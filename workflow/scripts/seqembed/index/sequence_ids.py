@@ -60,7 +60,7 @@ class SequenceIds:
         return names
 
     def _make(self, records: Records) -> list[str]:
-        """Return the ids of records, in order, as far as no id has more than MAX_ID_BYTES."""
+        """Return the ids of the records before the first one whose id is over MAX_ID_BYTES long."""
         if self._style == "header":
             return records.sequence_ids
         if self._style == "accession":

@@ -82,11 +82,11 @@ def put_suspects_first(
 def plan_passes(
     boundaries: Int64s, batches: Int64s, passes: Int64s, windows_a_pass: int
 ) -> tuple[Int64s, Int64s]:
-    """Return for each pass the number of its batch, (p,), and the number of its first window, (p,).
+    """Return for each pass its batch's number, (p,), and its first window's number, (p,).
 
-    Windows are numbered from 0 in the batch's first sequence. boundaries: (B + 1,),
-    from plan_batches. batches: (b,) the numbers of the batches to compute. passes: (N,) how many
-    passes each row takes. windows_a_pass: the most windows of one sequence in a pass.
+    A pass is what goes through the model at once. A batch takes several passes if its first
+    sequence has more than `windows_a_pass` windows; these are numbered from 0. boundaries: from
+    plan_batches, (B + 1,). batches: their numbers, (b,). passes: how many each row takes, (N,).
     """
     counts = passes[boundaries[batches]]
     firsts = np.cumsum(counts) - counts

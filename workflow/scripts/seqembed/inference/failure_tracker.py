@@ -200,7 +200,10 @@ class FailureTracker:
             raise FreshProcessError(f"{failed}; a fresh process computes each of them alone")
 
     def _lower_limit(self, tokens: int, *, alone: bool) -> None:
-        """Lower the token limit to a failed batch's tokens, or to half if the batch ran `alone`."""
+        """Lower the token limit to the tokens of a batch that ran out of memory.
+
+        alone: no other batch was computed at the same time, so the limit becomes half of that.
+        """
         limit = min(tokens // 2 if alone else tokens, self.known.token_limit or tokens)
         self.known.token_limit = limit
         words = "out of memory in a batch of %s tokens: batches hold at most %s from now on"

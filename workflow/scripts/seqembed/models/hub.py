@@ -50,7 +50,6 @@ def _list_files(folder: Path, model: KnownModel) -> list[Path]:
 
 
 def _download(model: KnownModel, by_hand: Path, logger: logging.Logger) -> Path:
-    """Download what huggingface_hub's cache lacks of a model; return the model's folder there."""
     names = list(model.files)
     # The index model.safetensors.index.json names files like model-00001-of-00002.safetensors.
     parts = [n.removesuffix(INDEX).replace(".", "-*.", 1) for n in names if n.endswith(INDEX)]

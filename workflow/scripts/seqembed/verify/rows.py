@@ -60,7 +60,7 @@ def refuse(
 ) -> None:
     """Raise ShardError for the first row that is wrong, if any; column, reason: for the message.
 
-    wrong: (n,) bool. other: (n,), for each row a second one that the message names, too; or None.
+    wrong: (n,) bool. other: (n,), for each row the number of a second row for the message, or None.
     """
     if wrong.any():
         row = int(wrong.argmax())

@@ -163,7 +163,7 @@ def refuse_unknown(state: State, layout: Layout, used: Collection[str]) -> None:
     if unknown:
         raise ModelError(
             f"holds {count_of(len(unknown), 'weight')} that the encoder does not use and that "
-            f"may change its rows ({show(unknown)}); if the rows are the same without, save the "
+            f"may change its rows ({show(unknown)}); if you know that they change no row, save the "
             "encoder alone with its save_pretrained(), and give that folder"
         )
 
