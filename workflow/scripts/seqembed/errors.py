@@ -109,7 +109,7 @@ class WorkerCrashError(SeqembedError):
 
 
 class NotTheSequencesError(SeqembedError):
-    """Each of `count` successive sequences failed alone, so the sequences are not the cause.
+    """`count` sequences in a row failed, each in a batch of its own: something else is the cause.
 
     reason: why the last one failed. memory: whether the sequences failed for lack of memory.
     """

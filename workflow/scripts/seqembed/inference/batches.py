@@ -82,11 +82,11 @@ def put_suspects_first(
 def plan_passes(
     boundaries: Int64s, batches: Int64s, passes: Int64s, windows_a_pass: int
 ) -> tuple[Int64s, Int64s]:
-    """Return for each pass its batch's number, (p,), and its first window's number, (p,).
+    """Cut batches into passes; return each pass's batch number, (p,), and first window, (p,).
 
-    A pass is what goes through the model at once. A batch takes several passes if its first
-    sequence has more than `windows_a_pass` windows; these are numbered from 0. boundaries: from
-    plan_batches, (B + 1,). batches: their numbers, (b,). passes: how many each row takes, (N,).
+    A pass is one call of the model. A batch takes several passes if its first sequence has more
+    than `windows_a_pass` windows: a pass takes that many, numbered from 0. boundaries: from
+    plan_batches, (B + 1,). batches: to be cut, (b,). passes: how many each row's batch takes, (N,).
     """
     counts = passes[boundaries[batches]]
     firsts = np.cumsum(counts) - counts

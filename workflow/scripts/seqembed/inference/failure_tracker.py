@@ -200,9 +200,9 @@ class FailureTracker:
             raise FreshProcessError(f"{failed}; a fresh process computes each of them alone")
 
     def _lower_limit(self, tokens: int, *, alone: bool) -> None:
-        """Lower the token limit to the tokens of a batch that ran out of memory.
+        """Lower the token limit after a batch of `tokens` tokens ran out of memory.
 
-        alone: no other batch was computed at the same time, so the limit becomes half of that.
+        The new limit is `tokens`, or half of it if `alone`: if no other batch was computed then.
         """
         limit = min(tokens // 2 if alone else tokens, self.known.token_limit or tokens)
         self.known.token_limit = limit

@@ -169,7 +169,9 @@ def _read_stored(
                 return None
             return stored.digests(), stored.flags(), held
     except ShardError as error:
-        logger.warning("the store is not used, and all rows are read from the shards: %s", error)
+        logger.warning(
+            "an earlier result is not used again, and all rows are read from the shards: %s", error
+        )
         return None
 
 

@@ -162,9 +162,9 @@ def refuse_unknown(state: State, layout: Layout, used: Collection[str]) -> None:
             unknown.append(name)
     if unknown:
         raise ModelError(
-            f"holds {count_of(len(unknown), 'weight')} that the encoder does not use and that "
-            f"may change its rows ({show(unknown)}); if you know that they change no row, save the "
-            "encoder alone with its save_pretrained(), and give that folder"
+            f"holds {count_of(len(unknown), 'weight')} that seqembed does not use "
+            f"({show(unknown)}), so the rows may not be this model's; if you know that they are, "
+            "save the encoder alone with its save_pretrained(), and give that folder"
         )
 
 
