@@ -109,7 +109,7 @@ class WorkerCrashError(SeqembedError):
 
 
 class NotTheSequencesError(SeqembedError):
-    """`count` sequences in a row failed, each in a batch of its own: something else is the cause.
+    """`count` sequences failed one after another, each alone in a batch: they are not the cause.
 
     reason: why the last one failed. memory: whether the sequences failed for lack of memory.
     """

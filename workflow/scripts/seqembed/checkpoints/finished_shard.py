@@ -34,7 +34,7 @@ def read_shard_ids(index_path: Path) -> Any:
 
 
 def count_duplicate_rows(folder: Path) -> int:
-    """Return how many rows the blocks in a folder repeat: two workers computed them at once."""
+    """Return the number of surplus copies of rows in a folder's blocks, made by a second worker."""
     digests, _, _ = _read_details(folder)
     return len(digests) - count_distinct(digests)
 

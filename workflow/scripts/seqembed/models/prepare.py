@@ -92,7 +92,6 @@ def load_prepared(path: Path, layer: int, dtype: torch.dtype = torch.float32) ->
 
 
 def _convert(checkpoint: Checkpoint, path: Path) -> Path:
-    """Write the checkpoint's tensors to one safetensors file, `path`, and return `path`."""
     if (path.parent / CONFIG).exists():
         message = "is a model's own folder, so the converted weights cannot be written there"
         raise ModelError(f"{path.parent}: {message}; give the model another name in `models`")

@@ -169,9 +169,7 @@ def _read_stored(
                 return None
             return stored.digests(), stored.flags(), held
     except ShardError as error:
-        logger.warning(
-            "an earlier result is not used again, and all rows are read from the shards: %s", error
-        )
+        logger.warning("an earlier result cannot be reused, but is made anew: %s", error)
         return None
 
 

@@ -146,7 +146,7 @@ def read_sizes(
 
 
 def refuse_unknown(state: State, layout: Layout, used: Collection[str]) -> None:
-    """Raise ModelError if a checkpoint has tensors that are not used and may change the rows.
+    """Raise ModelError if a checkpoint has a tensor that is not used, but may be needed.
 
     used: the names, without the prefix, of the encoder's tensors that are used. Tensors of heads
     such as lm_head are allowed, because they change no row.
@@ -163,8 +163,8 @@ def refuse_unknown(state: State, layout: Layout, used: Collection[str]) -> None:
     if unknown:
         raise ModelError(
             f"holds {count_of(len(unknown), 'weight')} that seqembed does not use "
-            f"({show(unknown)}), so the rows may not be this model's; if you know that they are, "
-            "save the encoder alone with its save_pretrained(), and give that folder"
+            f"({show(unknown)}), so the rows may differ from this model's; if you know that the "
+            "unused weights change no row, save the model without them, and give that folder"
         )
 
 
