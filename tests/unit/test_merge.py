@@ -338,7 +338,7 @@ def test_a_damaged_store_is_warned_of_and_replaced(tmp_path, caplog):
     flip(tmp_path / STORED)
     assert not _merge(tmp_path, index, shards).relinked
     assert re.search(
-        f"an earlier result cannot be reused, .*: {tmp_path / STORED}: damaged", caplog.text
+        f"an earlier run's result is not used, .*: {tmp_path / STORED}: damaged", caplog.text
     )
     _check(tmp_path / "embeddings.h5", SEQUENCES)
     assert os.path.samefile(tmp_path / "embeddings.h5", tmp_path / STORED)

@@ -119,6 +119,6 @@ def test_a_damaged_store_or_one_of_another_recipe_is_passed_over(
     if problem == "damaged":
         flip(stored)
     assert copy_from_store(stored, tmp_path / "shard_0", digests, recipe) == 0
-    assert f"cannot be reused, but is made anew: {stored}: {problem}" in caplog.text
+    assert f"result is not used, its rows are made anew: {stored}: {problem}" in caplog.text
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert not (tmp_path / "shard_0").exists()

@@ -84,10 +84,10 @@ def plan_passes(
 ) -> tuple[Int64s, Int64s]:
     """Cut batches into passes; return each pass's batch number, (p,), and first window, (p,).
 
-    A pass is one call of the model, with at most `windows_a_pass` windows of the batch's first
-    sequence; if that has more, the batch takes several passes. Windows are numbered from 0 within
-    their sequence. boundaries: from plan_batches, (B + 1,). batches: the numbers of the batches to
-    cut, (b,). passes: for each row, how many passes a batch takes that begins with it, (N,).
+    A pass is one call of the model. A batch takes several passes only if its first sequence has
+    more than `windows_a_pass` windows, which are numbered from 0. boundaries: from plan_batches,
+    (B + 1,). batches: the numbers of the batches to cut, (b,). passes: for each sequence of the
+    shard, the number of passes of a batch whose first sequence it is, (N,).
     """
     counts = passes[boundaries[batches]]
     firsts = np.cumsum(counts) - counts

@@ -169,7 +169,7 @@ def _read_stored(
                 return None
             return stored.digests(), stored.flags(), held
     except ShardError as error:
-        logger.warning("an earlier result cannot be reused, but is made anew: %s", error)
+        logger.warning("an earlier run's result is not used, this run makes its own: %s", error)
         return None
 
 

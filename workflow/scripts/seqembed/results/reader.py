@@ -44,7 +44,7 @@ QUARANTINE: dict[str, tuple[tuple[int, ...], Any]] = {
 
 
 def slab_bounds(count: int, width: int) -> Iterator[tuple[int, int]]:
-    """Yield the (start, stop) of slabs that cut `count` rows of `width` float32 values.
+    """Yield the (start, stop) of the slabs into which `count` rows of `width` float32 are cut.
 
     A slab has at most SLAB_ROWS rows and SLAB_BYTES bytes; a single row may be larger.
     """

@@ -30,7 +30,7 @@ def check_checkpoint(checkpoint: Checkpoint) -> None:
                 # A sum is several times faster than isfinite, and finite only if all values are.
                 finite = tensor.sum().isfinite()
                 if not finite and (count := int(tensor.isfinite().logical_not().sum())):
-                    bad.append(f"{name}: {count:,} of its {tensor.numel():,}")
+                    bad.append(f"{name}: {count:,} of {tensor.numel():,} values")
                 elif own.startswith("layers.") and tensor.dim() > 1 and not tensor.any():
                     lost.append(name)
         if bad:
