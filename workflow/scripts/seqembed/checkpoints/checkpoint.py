@@ -102,9 +102,7 @@ class Checkpoint:
                     )
                     blocks.append(read_block(block, check=False))
         except ShardError as error:
-            self.logger.warning(
-                "an earlier run's result is not used, its rows are made anew: %s", error
-            )
+            self.logger.warning("an earlier result is not used, its rows are made anew: %s", error)
             return blocks
         if count := sum(len(block.digests) for block in blocks):
             self.logger.info("the rows of %s sequences are taken from %s", f"{count:,}", path)

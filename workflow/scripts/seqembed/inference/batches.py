@@ -80,16 +80,16 @@ def put_suspects_first(
 
 
 def plan_passes(
-    boundaries: Int64s, batches: Int64s, passes: Int64s, windows_a_pass: int
+    boundaries: Int64s, batches: Int64s, pass_counts: Int64s, windows_a_pass: int
 ) -> tuple[Int64s, Int64s]:
-    """Cut batches into passes; return each pass's batch number, (p,), and first window, (p,).
+    """Return for each pass the number of its batch, (p,), and of its first window, (p,).
 
-    A pass is one call of the model. A batch takes several passes only if its first sequence has
-    more than `windows_a_pass` windows, which are numbered from 0. boundaries: from plan_batches,
-    (B + 1,). batches: the numbers of the batches to cut, (b,). passes: for each sequence of the
-    shard, the number of passes of a batch whose first sequence it is, (N,).
+    A pass is one call of the model. Only a batch whose first sequence has more than
+    `windows_a_pass` windows takes several passes; its windows are numbered from 0. boundaries: from
+    plan_batches, (B + 1,). batches: the numbers of the batches to compute, (b,). pass_counts: for
+    each sequence of the shard, how many passes a batch takes that begins with this sequence, (N,).
     """
-    counts = passes[boundaries[batches]]
+    counts = pass_counts[boundaries[batches]]
     firsts = np.cumsum(counts) - counts
     begins = (np.arange(counts.sum()) - np.repeat(firsts, counts)) * windows_a_pass
     return np.repeat(batches, counts), begins

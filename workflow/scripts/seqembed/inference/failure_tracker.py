@@ -202,7 +202,7 @@ class FailureTracker:
     def _lower_limit(self, tokens: int, *, alone: bool) -> None:
         """Lower the token limit after a batch of `tokens` tokens ran out of memory.
 
-        The new limit is `tokens`; if `alone`, half of it. alone: no other batch was being computed.
+        The new limit is `tokens` if other batches took memory at the time, half of it if `alone`.
         """
         limit = min(tokens // 2 if alone else tokens, self.known.token_limit or tokens)
         self.known.token_limit = limit

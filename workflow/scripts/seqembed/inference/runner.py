@@ -243,7 +243,7 @@ class AsyncInferenceRunner:
         return BatchRows(positions, rows[finite], flags, token_rows, given_up, batch.size)
 
     def _retry_in_fp32(self, batch: PackedBatch, pooled: Array, residues: list[Array]) -> None:
-        """Compute each window whose row is not finite again, in fp32 and in a batch of its own.
+        """Compute again, in fp32, each window whose row is not finite, each in a batch of its own.
 
         The new rows replace the old ones in `pooled` and `residues`. A sequence whose values are
         still not finite is quarantined. The rows of other windows stay: no row depends on another.
