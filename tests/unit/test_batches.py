@@ -81,6 +81,20 @@ def dataset_of(index: Path, boundaries: np.ndarray, batches: np.ndarray) -> Inde
     return IndexBasedDataset(index, boundaries, passes, 1)
 
 
+def test_one_row_group_is_in_memory_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(split, "GROUP_BYTES", 100_000)
+    project = make_project(tmp_path, tmp_path / "no model", make_sequences([40_000] * 40))
+    assert pq.ParquetFile(project.index()).num_row_groups == 20
+    dataset = dataset_of(project.index(), np.arange(41), np.arange(40))
+    before = pa.total_allocated_bytes()
+    taken = []
+    for item in range(40):
+        assert len(dataset[item].residues[0]) == 40_000
+        taken.append(pa.total_allocated_bytes() - before)
+    # A row group has 80,000 residues, all have 1,600,000.
+    assert max(taken) < 400_000
+
+
 def test_each_row_group_is_read_once_and_no_more_of_it_than_needed(index, monkeypatch):
     read, seen = pq.ParquetFile.read_row_group, []
 
