@@ -34,7 +34,7 @@ def read_shard_ids(index_path: Path) -> Any:
 
 
 def count_duplicate_rows(folder: Path) -> int:
-    """Return the number of surplus copies of rows in a folder's blocks, made by a second worker."""
+    """Return how many rows in a folder's blocks are surplus copies, from a second worker there."""
     digests, _, _ = _read_details(folder)
     return len(digests) - count_distinct(digests)
 

@@ -82,12 +82,12 @@ def put_suspects_first(
 def plan_passes(
     boundaries: Int64s, batches: Int64s, pass_counts: Int64s, windows_a_pass: int
 ) -> tuple[Int64s, Int64s]:
-    """Return for each pass the number of its batch, (p,), and of its first window, (p,).
+    """Return two arrays, (p,) each: for each pass its batch's number and its first window's number.
 
     A pass is one call of the model. Only a batch whose first sequence has more than
-    `windows_a_pass` windows takes several passes; its windows are numbered from 0. boundaries: from
-    plan_batches, (B + 1,). batches: the numbers of the batches to compute, (b,). pass_counts: for
-    each sequence of the shard, how many passes a batch takes that begins with this sequence, (N,).
+    `windows_a_pass` windows takes several passes; windows are numbered from 0 in that sequence.
+    boundaries: from plan_batches, (B + 1,). batches: the numbers of the batches to compute, (b,).
+    pass_counts: the number of passes of a batch, by the row of its first sequence, (N,).
     """
     counts = pass_counts[boundaries[batches]]
     firsts = np.cumsum(counts) - counts

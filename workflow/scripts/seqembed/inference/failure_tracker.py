@@ -202,7 +202,8 @@ class FailureTracker:
     def _lower_limit(self, tokens: int, *, alone: bool) -> None:
         """Lower the token limit after a batch of `tokens` tokens ran out of memory.
 
-        The new limit is `tokens` if other batches took memory at the time, half of it if `alone`.
+        If other batches of this worker were in memory too, the new limit is `tokens`, because this
+        batch may fit alone. If it was `alone`, the new limit is half of `tokens`.
         """
         limit = min(tokens // 2 if alone else tokens, self.known.token_limit or tokens)
         self.known.token_limit = limit

@@ -60,7 +60,7 @@ def refuse(
 ) -> None:
     """Raise ShardError for the first row that is wrong, if any; column, reason: for the message.
 
-    wrong: (n,) bool. other: (n,), for each row the number of a second row for the message, or None.
+    wrong: (n,) bool. other: None, or for each row a second row that the message names too, (n,).
     """
     if wrong.any():
         row = int(wrong.argmax())

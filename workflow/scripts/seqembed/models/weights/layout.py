@@ -163,8 +163,8 @@ def refuse_unknown(state: State, layout: Layout, used: Collection[str]) -> None:
     if unknown:
         raise ModelError(
             f"holds {count_of(len(unknown), 'weight')} that seqembed does not use "
-            f"({show(unknown)}), so the rows may differ from this model's; if you know that the "
-            "unused weights change no row, save the model without them, and give that folder"
+            f"({show(unknown)}), so its rows may not be the model's own; if you know that these "
+            "weights change no row, save the model without them, and give that folder"
         )
 
 
