@@ -87,7 +87,7 @@ def plan_passes(
     A pass is one call of the model. Only a batch whose first sequence has more than
     `windows_a_pass` windows takes several passes; windows are numbered from 0 in that sequence.
     boundaries: from plan_batches, (B + 1,). batches: the numbers of the batches to compute, (b,).
-    pass_counts: the number of passes of a batch, by the row of its first sequence, (N,).
+    pass_counts: (N,), for each row the number of passes of a batch that begins with this row.
     """
     counts = pass_counts[boundaries[batches]]
     firsts = np.cumsum(counts) - counts

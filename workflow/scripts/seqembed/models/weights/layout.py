@@ -162,9 +162,9 @@ def refuse_unknown(state: State, layout: Layout, used: Collection[str]) -> None:
             unknown.append(name)
     if unknown:
         raise ModelError(
-            f"holds {count_of(len(unknown), 'weight')} that seqembed does not use "
-            f"({show(unknown)}), so its rows may not be the model's own; if you know that these "
-            "weights change no row, save the model without them, and give that folder"
+            f"holds {count_of(len(unknown), 'weight')} that seqembed leaves out ({show(unknown)}), "
+            "so embeddings might differ from those of the model's own code; if you know that they "
+            "do not, save the model without what is left out, and give that folder"
         )
 
 
