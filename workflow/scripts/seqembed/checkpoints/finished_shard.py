@@ -34,7 +34,7 @@ def read_shard_ids(index_path: Path) -> Any:
 
 
 def count_duplicate_rows(folder: Path) -> int:
-    """Return how many rows in a folder's blocks are surplus copies, from a second worker there."""
+    """Return how many rows in a folder's blocks are surplus copies, which a second worker wrote."""
     digests, _, _ = _read_details(folder)
     return len(digests) - count_distinct(digests)
 

@@ -84,10 +84,10 @@ def plan_passes(
 ) -> tuple[Int64s, Int64s]:
     """Return two arrays, (p,) each: for each pass its batch's number and its first window's number.
 
-    A pass is one call of the model. Only a batch whose first sequence has more than
-    `windows_a_pass` windows takes several passes; windows are numbered from 0 in that sequence.
-    boundaries: from plan_batches, (B + 1,). batches: the numbers of the batches to compute, (b,).
-    pass_counts: (N,), for each row the number of passes of a batch that begins with this row.
+    A pass is one call of the model. A batch is one pass, from window 0, unless its first sequence
+    has more than `windows_a_pass` windows. Then each pass takes that many of these windows, and the
+    last pass also takes all other sequences. boundaries: from plan_batches, (B + 1,). batches: the
+    numbers of the batches, (b,). pass_counts: the passes of a batch that begins with row i, (N,).
     """
     counts = pass_counts[boundaries[batches]]
     firsts = np.cumsum(counts) - counts

@@ -146,7 +146,7 @@ def read_sizes(
 
 
 def refuse_unknown(state: State, layout: Layout, used: Collection[str]) -> None:
-    """Raise ModelError if a checkpoint has a tensor that is not used, but may be needed.
+    """Raise ModelError if a model's weights hold a tensor that is not used, but may be needed.
 
     used: the names, without the prefix, of the encoder's tensors that are used. Tensors of heads
     such as lm_head are allowed, because they change no row.
@@ -162,9 +162,9 @@ def refuse_unknown(state: State, layout: Layout, used: Collection[str]) -> None:
             unknown.append(name)
     if unknown:
         raise ModelError(
-            f"holds {count_of(len(unknown), 'weight')} that seqembed leaves out ({show(unknown)}), "
-            "so embeddings might differ from those of the model's own code; if you know that they "
-            "do not, save the model without what is left out, and give that folder"
+            f"holds {count_of(len(unknown), 'weight')} unknown to seqembed ({show(unknown)}); the "
+            "embeddings may need all weights, so the model is refused; if you know that they need "
+            "only the known ones, save the model without the others, and give that folder"
         )
 
 
