@@ -153,7 +153,7 @@ def test_a_description_with_another_number_is_damaged(project, old, new):
     text = OUTPUT.read_text()
     assert old in text
     OUTPUT.write_text(text.replace(old, new))
-    with pytest.raises(ModelError, match=r"mine.json: .*damaged.*remove it and run again"):
+    with pytest.raises(ModelError, match=r"mine.json: .*checksum.*remove it and run again"):
         read_prepared(OUTPUT)
 
 

@@ -84,10 +84,11 @@ def plan_passes(
 ) -> tuple[Int64s, Int64s]:
     """Return two arrays, (p,) each: for each pass its batch's number and its first window's number.
 
-    A pass is one call of the model. A batch is one pass, from window 0, unless its first sequence
-    has more than `windows_a_pass` windows. Then each pass takes that many of these windows, and the
-    last pass also takes all other sequences. boundaries: from plan_batches, (B + 1,). batches: the
-    numbers of the batches, (b,). pass_counts: the passes of a batch that begins with row i, (N,).
+    A pass is one call of the model. A batch is usually one pass. If the batch's first sequence has
+    more than `windows_a_pass` windows, they are divided: each pass takes `windows_a_pass` of them,
+    and the last pass takes the rest and all other sequences. Windows are numbered from 0 within the
+    batch. boundaries: from plan_batches, (B + 1,). batches: the numbers of the batches to compute,
+    (b,). pass_counts: for each row, the number of passes of a batch that begins with it, (N,).
     """
     counts = pass_counts[boundaries[batches]]
     firsts = np.cumsum(counts) - counts

@@ -101,7 +101,6 @@ def _explain_missing(key: str, given: Mapping[str, Any]) -> str:
 
 
 def _command(given: Mapping[str, Any]) -> str:
-    """Return a command from `--config` on, in the short form; absent keys come from _EXAMPLE."""
     words = _EXAMPLE | {key: given[key] for key in KEYS if key in given}
     fasta = words["fasta"]
     words["fasta"] = ",".join(fasta) if isinstance(fasta, list) else _NEXT_KEY.split(fasta)[0]
