@@ -60,7 +60,7 @@ class SequenceIds:
         return names
 
     def _make(self, records: Records) -> list[str]:
-        """Return the ids of the records, up to but not including an id of over MAX_ID_BYTES."""
+        """Return the ids of the records; stop before the first that is longer than MAX_ID_BYTES."""
         if self._style == "header":
             return records.sequence_ids
         if self._style == "accession":

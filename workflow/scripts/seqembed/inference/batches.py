@@ -85,10 +85,10 @@ def plan_passes(
     """Return two arrays, (p,) each: for each pass its batch's number and its first window's number.
 
     A pass is one call of the model. A batch is usually one pass. If the batch's first sequence has
-    more than `windows_a_pass` windows, they are divided: each pass takes `windows_a_pass` of them,
-    and the last pass takes the rest and all other sequences. Windows are numbered from 0 within the
-    batch. boundaries: from plan_batches, (B + 1,). batches: the numbers of the batches to compute,
-    (b,). pass_counts: for each row, the number of passes of a batch that begins with it, (N,).
+    more than `windows_a_pass` windows, they are divided: every pass but the last takes that many,
+    the last takes the rest and all other sequences. Windows are numbered from 0 within the batch.
+    boundaries: from plan_batches, (B + 1,). batches: the numbers of the batches to compute, (b,).
+    pass_counts: for each row, how many passes a batch takes if this row is its first, (N,).
     """
     counts = pass_counts[boundaries[batches]]
     firsts = np.cumsum(counts) - counts

@@ -68,10 +68,10 @@ class DnabertArchitecture(Architecture):
 class Family:
     """Facts that all models of a family share, as their authors state them.
 
-    max_length: the most tokens, special tokens left out, of the sequences in training. reads_whole:
-    whether longer sequences may go through the model in one piece. pools_specials: whether the
-    authors' mean includes the special tokens. tokenizer: the name of the tokenizer's file in a
-    model's folder; None if the tokenizer is built in.
+    max_length: the length of the longest sequence in training, in tokens, special tokens not
+    counted. reads_whole: whether longer sequences may go through the model in one piece.
+    pools_specials: whether the authors' mean includes the special tokens. tokenizer: the name of
+    the tokenizer's file in a model's folder; None if the tokenizer is built in.
     """
 
     name: str

@@ -162,9 +162,9 @@ def refuse_unknown(state: State, layout: Layout, used: Collection[str]) -> None:
             unknown.append(name)
     if unknown:
         raise ModelError(
-            f"holds {count_of(len(unknown), 'weight')} unknown to seqembed ({show(unknown)}), so the "
-            "model is refused; if you know that no embedding depends on what is unknown, save the "
-            "model without it, and give that folder"
+            f"holds {count_of(len(unknown), 'weight')} unknown to seqembed ({show(unknown)}), so "
+            "the model is refused; if you know that no embedding depends on what is unknown, save "
+            "the model without it, and give that folder"
         )
 
 
