@@ -85,10 +85,10 @@ def plan_passes(
     """Return two arrays, (p,) each: for each pass its batch's number and its first window's number.
 
     A pass is one call of the model. A batch is usually one pass. If the batch's first sequence has
-    more than `windows_a_pass` windows, they are divided: every pass but the last takes that many,
-    the last takes the rest and all other sequences. Windows are numbered from 0 within the batch.
-    boundaries: from plan_batches, (B + 1,). batches: the numbers of the batches to compute, (b,).
-    pass_counts: for each row, how many passes a batch takes if this row is its first, (N,).
+    more than `windows_a_pass` windows, its windows are divided: every pass but the last takes that
+    many, the last takes the rest and all other sequences. Windows are numbered from 0 within the
+    batch. boundaries: from plan_batches, (B + 1,). batches: the batches to compute, (b,).
+    pass_counts: for each sequence of the shard, how many passes a batch takes that begins with it.
     """
     counts = pass_counts[boundaries[batches]]
     firsts = np.cumsum(counts) - counts

@@ -80,7 +80,7 @@ def load_pickled(path: Path) -> Any:
     containers, numbers, texts and argparse.Namespace.
     """
     archive = (form := find_form(path)) == "zip"
-    refusal = f"{path}: cannot be loaded as weights only"
+    refusal = f"{path}: cannot be read as weights"
     if form == "safetensors":
         message = f"it is a safetensors file; name it {SAFETENSORS}, in a folder with {CONFIG}"
         raise ModelError(f"{refusal}: {message}")

@@ -163,8 +163,8 @@ def refuse_unknown(state: State, layout: Layout, used: Collection[str]) -> None:
     if unknown:
         raise ModelError(
             f"holds {count_of(len(unknown), 'weight')} unknown to seqembed ({show(unknown)}), so "
-            "the model is refused; if you know that no embedding depends on what is unknown, save "
-            "the model without it, and give that folder"
+            "the model is refused; if you know that the embeddings do not depend on unknown "
+            "weights, save a copy of the model without them, and give the folder of the copy"
         )
 
 
