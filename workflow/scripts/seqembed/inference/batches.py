@@ -84,11 +84,11 @@ def plan_passes(
 ) -> tuple[Int64s, Int64s]:
     """Return two arrays, (p,) each: for each pass its batch's number and its first window's number.
 
-    A pass is one call of the model. A batch is usually one pass. If the batch's first sequence has
-    more than `windows_a_pass` windows, its windows are divided: every pass but the last takes that
-    many, the last takes the rest and all other sequences. Windows are numbered from 0 within the
-    batch. boundaries: from plan_batches, (B + 1,). batches: the batches to compute, (b,).
-    pass_counts: for each sequence of the shard, how many passes a batch takes that begins with it.
+    A pass is one call of the model. A batch is usually one pass. If its first sequence has more
+    than `windows_a_pass` windows, these are divided: every pass but the last takes that many, the
+    last takes the rest and all other sequences. Windows are numbered from 0 within the batch.
+    boundaries: from plan_batches, (B + 1,). batches: the batches to compute, (b,). pass_counts: for
+    each sequence of the shard, the number of passes that a batch has if this sequence is its first.
     """
     counts = pass_counts[boundaries[batches]]
     firsts = np.cumsum(counts) - counts

@@ -46,7 +46,7 @@ QUARANTINE: dict[str, tuple[tuple[int, ...], Any]] = {
 def slab_bounds(count: int, width: int) -> Iterator[tuple[int, int]]:
     """Yield the (start, stop) of the slabs into which `count` rows of `width` float32 are cut.
 
-    A slab has at most SLAB_ROWS rows and SLAB_BYTES bytes; a single row may be larger.
+    A slab has at most SLAB_ROWS rows and SLAB_BYTES bytes; a slab of one row may be larger.
     """
     step = max(1, min(SLAB_ROWS, SLAB_BYTES // (4 * width)))
     for start in range(0, count, step):
