@@ -82,13 +82,14 @@ def put_suspects_first(
 def plan_passes(
     boundaries: Int64s, batches: Int64s, pass_counts: Int64s, windows_a_pass: int
 ) -> tuple[Int64s, Int64s]:
-    """Return two arrays, (p,) each: for each pass its batch's number and its first window's number.
+    """Divide batches into passes, which are single calls of the model.
 
-    A pass is one call of the model. A batch is usually one pass. If its first sequence has more
-    than `windows_a_pass` windows, these are divided: every pass but the last takes that many, the
-    last takes the rest and all other sequences. Windows are numbered from 0 within the batch.
-    boundaries: from plan_batches, (B + 1,). batches: the batches to compute, (b,). pass_counts: for
-    each sequence of the shard, the number of passes that a batch has if this sequence is its first.
+    Returns two arrays, (p,) each: for each pass the number of its batch, as in `batches`, and of
+    its first window, from 0 within the batch. Usually a batch is one pass. If its first sequence
+    has more than `windows_a_pass` windows, every pass but the last takes that many of them; the
+    last takes the rest and all other sequences. boundaries: from plan_batches, (B + 1,). batches:
+    the batches to compute, (b,). pass_counts: for each sequence of the shard, the number of passes
+    that a batch has if this sequence is its first.
     """
     counts = pass_counts[boundaries[batches]]
     firsts = np.cumsum(counts) - counts

@@ -200,10 +200,10 @@ class FailureTracker:
             raise FreshProcessError(f"{failed}; a fresh process computes each of them alone")
 
     def _lower_limit(self, tokens: int, *, alone: bool) -> None:
-        """Lower the token limit after a batch of `tokens` tokens ran out of memory.
+        """Lower the limit on one batch's tokens after a batch of `tokens` ran out of memory.
 
         If other batches of this worker were in memory too, the new limit is `tokens`, because this
-        batch may fit alone. If it was `alone`, the new limit is half of `tokens`.
+        batch may fit without them. If it was `alone`, the new limit is half of `tokens`.
         """
         limit = min(tokens // 2 if alone else tokens, self.known.token_limit or tokens)
         self.known.token_limit = limit

@@ -192,7 +192,6 @@ def explain_missing_source(name: str, source: str) -> str:
 
 
 def _advise(model: str) -> str:
-    """Return how to add a model to `models`: what to write after --config, and in a file."""
     name = as_name(model.rpartition("/")[2]) or "my_model"
     source = model if "/" in model and model.isprintable() else "/path/to/its_folder_or_file.pt"
     advice = "For another model, give its folder or .pt file under `models:`"
