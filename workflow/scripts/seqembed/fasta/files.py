@@ -19,9 +19,9 @@ def find_fasta_files(patterns: str | list[str]) -> list[Path]:
     """Return the files that paths or patterns name, each file once.
 
     The files are in the order of the patterns, and sorted within a pattern. `~`, environment
-    variables, `*`, `?`, `[...]` and `**` are expanded. Folders that a pattern matches are left out.
-    Raises FastaError for a pattern that matches no file, for a file that cannot be read, and for
-    a folder, a pipe, a device or a socket that a path names.
+    variables, `*`, `?`, `[...]` and `**` are expanded. A folder that a wildcard matches is left
+    out. Raises FastaError for a pattern that matches no file, for a file that cannot be read, and
+    for a folder, a pipe, a device or a socket that is named without a wildcard.
     """
     found: dict[str, Path] = {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:

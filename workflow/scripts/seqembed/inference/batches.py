@@ -84,12 +84,12 @@ def plan_passes(
 ) -> tuple[Int64s, Int64s]:
     """Divide batches into passes, which are single calls of the model.
 
-    Returns two arrays with an entry for each pass, (p,) each: the number of its batch, one of
-    `batches`; and the number of the first window that the pass takes, from 0 within the batch.
+    Returns two arrays, (p,), with an entry for each pass. The first has the number of the pass's
+    batch, as in `batches`. The second has the number of its first window, from 0 within the batch.
     Usually a batch is one pass. If its first sequence has more than `windows_a_pass` windows, every
     pass but the last takes that many; the last takes the rest and all other sequences. boundaries:
-    from plan_batches, (B + 1,). batches: the batches to compute, (b,). pass_counts: for each
-    sequence of the shard, the number of passes that a batch has if this sequence is its first.
+    from plan_batches, (B + 1,). batches: those to compute, (b,). pass_counts: for each sequence of
+    the shard, the number of passes that a batch has if this sequence is its first.
     """
     counts = pass_counts[boundaries[batches]]
     firsts = np.cumsum(counts) - counts
