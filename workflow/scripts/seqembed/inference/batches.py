@@ -85,11 +85,11 @@ def plan_passes(
     """Divide batches into passes, which are single calls of the model.
 
     Returns two arrays, (p,), with an entry for each pass. The first has the number of the pass's
-    batch, as in `batches`. The second has the number of its first window, from 0 within the batch.
-    Usually a batch is one pass. If its first sequence has more than `windows_a_pass` windows, every
-    pass but the last takes that many; the last takes the rest and all other sequences. boundaries:
-    from plan_batches, (B + 1,). batches: those to compute, (b,). pass_counts: for each sequence of
-    the shard, the number of passes that a batch has if this sequence is its first.
+    batch, as in `batches`. The second has the index of its first window, from 0 within the batch.
+    Usually a batch is one pass. If its first sequence has more than `windows_a_pass` windows, each
+    pass but the last takes `windows_a_pass` of them; the last takes the remaining ones and all other
+    sequences. boundaries: from plan_batches, (B + 1,). batches: the ones to compute, (b,).
+    pass_counts: for each sequence, into how many passes a batch that begins with it is divided.
     """
     counts = pass_counts[boundaries[batches]]
     firsts = np.cumsum(counts) - counts
