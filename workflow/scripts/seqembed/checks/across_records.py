@@ -159,7 +159,7 @@ class Composition:
     missing: tuple[int, bytes] | None = None
 
     def add(self, records: Records, text: bytes) -> None:
-        """Add the next records of the file to the counts; text: their residues, joined."""
+        """Count the next records of the file and their letters; text: their residues, joined."""
         self.records += len(records)
         self.letters += len(text)
         if len(self.sample) < _SAMPLE_LETTERS:

@@ -84,12 +84,13 @@ def plan_passes(
 ) -> tuple[Int64s, Int64s]:
     """Divide batches into passes, which are single calls of the model.
 
-    Returns two arrays, (p,), with an entry for each pass. The first has the number of the pass's
-    batch, as in `batches`. The second has the index of its first window, from 0 within the batch.
-    Usually a batch is one pass. If its first sequence has more than `windows_a_pass` windows, each
-    pass but the last takes `windows_a_pass` of them; the last takes the remaining ones and all other
-    sequences. boundaries: from plan_batches, (B + 1,). batches: the ones to compute, (b,).
-    pass_counts: for each sequence, into how many passes a batch that begins with it is divided.
+    Returns two arrays, (p,), with an entry for each pass. The first has the number of the batch
+    that the pass belongs to, as in `batches`. The second has the index of the pass's first window,
+    from 0 within the batch. Usually a batch is one pass. If the batch's first sequence has more
+    than `windows_a_pass` windows, each pass but the last takes `windows_a_pass` of them; the last
+    pass takes the rest of them and all other sequences. boundaries: from plan_batches, (B + 1,).
+    batches: the ones to compute, (b,). pass_counts: for each sequence of the shard, into how many
+    passes a batch that begins with it is divided.
     """
     counts = pass_counts[boundaries[batches]]
     firsts = np.cumsum(counts) - counts

@@ -120,7 +120,6 @@ def esm2_weights(architecture: Esm2Architecture, layer: int, state: State) -> di
 
 
 def _require_equal(first: Tensor, *others: Tensor) -> Tensor:
-    """Return the first layer's rotary frequencies; raise ModelError if another layer's differ."""
     if not all(torch.equal(first, other) for other in others):
         raise ModelError(
             "its layers have different rotary frequencies (inv_freq), but all layers of an ESM-2 "
