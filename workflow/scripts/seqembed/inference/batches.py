@@ -89,8 +89,8 @@ def plan_passes(
     from 0 within the batch. Usually a batch is one pass. If the batch's first sequence has more
     than `windows_a_pass` windows, each pass but the last takes `windows_a_pass` of them; the last
     pass takes the rest of them and all other sequences. boundaries: from plan_batches, (B + 1,).
-    batches: the ones to compute, (b,). pass_counts, (N,), has an entry for each sequence of the
-    shard: the number of passes of a batch that begins with this sequence.
+    batches: the ones to compute, (b,). pass_counts: (N,), for each sequence of the shard, how many
+    passes a batch would take if this sequence were its first.
     """
     counts = pass_counts[boundaries[batches]]
     firsts = np.cumsum(counts) - counts
