@@ -76,7 +76,7 @@ def open_parquet(path: Path, **options: Any) -> pq.ParquetFile:
 
 
 def read_columns(path: Path, columns: Iterable[str], **options: Any) -> pa.Table:
-    """Return the named columns of a Parquet file, in this order; options: of pq.ParquetFile.
+    """Return the named columns of a Parquet file, in this order. `options` go to pq.ParquetFile.
 
     Raises IndexFormatError if the file cannot be read, is damaged, or has no such column.
     """

@@ -85,12 +85,12 @@ def plan_passes(
     """Divide batches into passes, which are single calls of the model.
 
     Returns two arrays, (p,), with an entry for each pass. The first has the number of the batch
-    that the pass belongs to, as in `batches`. The second has the index of the pass's first window,
+    that the pass belongs to, from `batches`. The second has the index of the pass's first window,
     from 0 within the batch. Usually a batch is one pass. If the batch's first sequence has more
     than `windows_a_pass` windows, each pass but the last takes `windows_a_pass` of them; the last
     pass takes the rest of them and all other sequences. boundaries: from plan_batches, (B + 1,).
-    batches: the ones to compute, (b,). pass_counts: (N,), for each sequence of the shard, how many
-    passes a batch would take if this sequence were its first.
+    batches: the numbers of the batches to compute, (b,). pass_counts: (N,), for each sequence of
+    the shard, how many passes a batch would take if this sequence were its first.
     """
     counts = pass_counts[boundaries[batches]]
     firsts = np.cumsum(counts) - counts
