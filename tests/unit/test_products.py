@@ -1,14 +1,16 @@
-"""Products give the bits of one thread on any number of them, also on Intel's processors."""
+"""What MKL computes has the same bits on any number of threads, also on Intel's processors."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+import torch
 
-from seqembed.inference.streams import keep_products_equal
+from seqembed.inference.streams import CpuStreams, keep_products_equal
 
 SCRIPTS = Path(__file__).parents[2] / "workflow/scripts"
 # The smallest batch, and a product whose long sums MKL divides among threads.
@@ -46,3 +48,15 @@ def test_only_intels_processors_need_the_strict_mode(
     environ = dict(set_before)
     keep_products_equal(environ)
     assert environ.get("MKL_CBWR") == found
+
+
+def test_no_two_threads_make_the_first_call_of_a_vector_function(monkeypatch):
+    callers, cos = [], torch.Tensor.cos
+
+    def recorded(tensor):
+        callers.append(threading.current_thread())
+        return cos(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "cos", recorded)
+    CpuStreams(2, 2, lambda rows, threads: threads).close()
+    assert callers == [threading.current_thread()]

@@ -224,7 +224,6 @@ class LineWidths:
                 return
 
     def _look(self, records: Records, number: int, next_number: int) -> None:
-        """Count a step if line `number` of the block is shorter than the next, `next_number`."""
         line, below = (b"".join(records.line(n).split()) for n in (number, next_number))
         # The widths of `add` count blanks and carriage returns, these do not.
         if not line or len(line) >= len(below):

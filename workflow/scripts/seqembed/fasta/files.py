@@ -75,5 +75,4 @@ def _refuse_irregular(path: str) -> None:
 
 
 def _shown(path: str) -> str:
-    """Return a path with its control characters escaped, so that the path fits on one line."""
     return _ODD_IN_NAMES.sub(lambda found: ascii(found[0])[1:-1], path)

@@ -42,7 +42,6 @@ def fetch(model: KnownModel, by_hand: Path, logger: logging.Logger) -> Path:
 
 
 def _list_files(folder: Path, model: KnownModel) -> list[Path]:
-    """Return the paths of a model's files and of those its index names; some may be missing."""
     files = [folder / name for name in model.files]
     for index in [path for path in files if path.name.endswith(INDEX) and path.exists()]:
         files += [path for path in list_weight_files(index) if path not in files]
