@@ -60,9 +60,10 @@ class Checkpoint:
         if not self.locked:
             return
         remove_temporary(self.folder)
-        blocks = (read_block(path, check=False) for path in list_blocks(self.folder))
+        found = set(self.folder.glob("residues_*.raw"))
+        blocks = (read_block(path, check=False) for path in list_blocks(self.folder) if found)
         named = {self.folder / block.residues.name for block in blocks if block.residues}
-        for path in set(self.folder.glob("residues_*.raw")) - named:
+        for path in found - named:
             path.unlink()
 
     def copy_from_store(

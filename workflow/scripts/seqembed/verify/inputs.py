@@ -15,7 +15,6 @@ from seqembed.errors import IndexFormatError, ModelError, count_of
 from seqembed.fasta.reader import read_batches
 from seqembed.index import reader as index_reader
 from seqembed.index.parquet import read_metadata
-from seqembed.index.reader import read_file_counts
 from seqembed.index.sequence_ids import IdStyle, SequenceIds
 from seqembed.models.prepared import read_prepared, sha256_of
 from seqembed.models.source import list_weight_files
@@ -73,7 +72,7 @@ def check_fasta(index: Path) -> list[str]:
     _, digests = index_reader.read_lengths_and_digests(index)
     names = (name for name, _ in index_reader.read_ids_and_reasons(index))
     rows = zip(names, map(bytes, digests), strict=True)
-    for path, count in read_file_counts(index):
+    for path, count in index_reader.read_file_counts(index):
         indexed = islice(rows, count)
         if path.exists():
             _compare_records(index, path, indexed, _read_records(path, ids, without_gaps))
