@@ -40,6 +40,7 @@ OTHER_VALUES: dict[str, list[Any]] = {
     "long_sequences": ["full", "error", "window"],
     "max_length": [1021],
     "per_residue": [True],
+    "device": ["cuda"],
     "numerics_version": [2],
 }
 

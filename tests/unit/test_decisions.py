@@ -172,11 +172,22 @@ def test_the_budget_that_is_asked_for_wins(asked, earlier, budget, project):
     )
 
 
-def test_the_automatic_budget_is_the_devices(project, monkeypatch):
+@pytest.mark.parametrize(("precision", "budget"), [("fp16", 16_384), ("fp32", 4096)])
+def test_the_automatic_budget_of_a_gpu_is_a_block_of_rows(precision, budget, project, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A")
     run = replace(open_project(project, token_budget="auto"), device=torch.device("cuda", 0))
-    for free, budget in ((1 << 36, TOKENS["cuda"]), (0, TOKENS["cpu"])):
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 1 << 40))
-        assert run.manifest(None).token_budget == budget
+    run = replace(run, recipe=replace(run.recipe, device="cuda", precision=precision))
+    assert run.manifest(None).token_budget == budget
+
+
+def test_the_manifest_names_all_gpus_that_computed_the_shard(project, monkeypatch):
+    run = open_project(project)
+    assert run.manifest(None).device_name == ""
+    run, manifest = replace(run, device=torch.device("cuda", 0)), None
+    for name in ("NVIDIA A", "NVIDIA B", "NVIDIA A"):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
+        manifest = run.manifest(manifest)
+    assert manifest.device_name == "NVIDIA A, NVIDIA B"
 
 
 @pytest.mark.parametrize("name", ["recipe_fingerprint", "shard_fingerprint"])

@@ -39,6 +39,7 @@ from seqembed.inference.batches import (
 )
 from seqembed.inference.failure_tracker import MAX_IN_A_ROW, FailureTracker
 from seqembed.inference.runner import AsyncInferenceRunner, BatchRows, Outputs
+from seqembed.kernels import plain
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.dnabert_s import DnabertS
 from seqembed.models.encoders.encoder import CPU_FFN_ROWS, in_chunks
@@ -294,7 +295,7 @@ class StandIn(nn.Module):
         width: int = 3,
     ) -> None:
         super().__init__()
-        self.act, self.model, self.width = act, model, width
+        self.act, self.model, self.width, self.steps = act, model, width, plain
         self.sizes: list[int] = []
         self.threads: list[int] = []
 

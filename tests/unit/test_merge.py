@@ -289,6 +289,15 @@ def test_the_merged_file_says_what_it_is(tmp_path):
     assert found == OWN | own | {"format_version": "1", "storage": "float32"}
 
 
+def test_the_merged_file_names_the_gpus_of_all_shards(tmp_path):
+    index = write_indices(tmp_path, SEQUENCES, shards=3)
+    names = [{"device_name": "A"}, {}, {"device_name": "B, A"}]
+    shards = [_write_shard(tmp_path, rank, **name) for rank, name in enumerate(names)]
+    _merge(tmp_path, index, shards)
+    with open_embeddings(tmp_path / "embeddings.h5") as file:
+        assert file.attributes["device_name"] == "A, B"
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [

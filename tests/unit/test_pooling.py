@@ -1,13 +1,12 @@
-"""Pooling: which rows count, in single precision, and windows put together."""
+"""Pooling: which rows count, and windows put together."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from seqembed.inference.batches import PackedWindow
-from seqembed.inference.pooling import WindowPool, pool, pooled_span
+from seqembed.inference.pooling import WindowPool, pooled_span
 
 
 @pytest.mark.parametrize(
@@ -25,22 +24,6 @@ from seqembed.inference.pooling import WindowPool, pool, pooled_span
 )
 def test_the_rows_that_count(pooling, pools_specials, first, last, span):
     assert pooled_span(PackedWindow(0, 5, 9, first, last), pooling, pools_specials) == span
-
-
-def test_each_span_is_pooled_by_itself():
-    rows = torch.arange(30, dtype=torch.float32).reshape(10, 3) ** 2
-    pooled = pool(rows, [(1, 2), (4, 6)], "mean")
-    assert (pooled.shape, pooled.dtype) == ((2, 3), torch.float32)
-    torch.testing.assert_close(pooled[0], rows[1], rtol=0, atol=0)
-    torch.testing.assert_close(pooled[1], rows[4:6].mean(0))
-    highest = pool(-rows, [(1, 2), (4, 6)], "max")
-    torch.testing.assert_close(highest, torch.stack((-rows[1], -rows[4])), rtol=0, atol=0)
-
-
-def test_half_rows_are_averaged_in_single_precision():
-    # Their sum is over fp16's range, and their mean between two of its numbers.
-    rows = torch.tensor([2048.0, 2050.0] * 1501, dtype=torch.float16)[:, None]
-    assert pool(rows, [(1, 3001)], "mean").tolist() == [[2049.0]]
 
 
 def windows_of(*parts: tuple[int, bool, bool]) -> list[PackedWindow]:

@@ -50,6 +50,12 @@ def test_only_intels_processors_need_the_strict_mode(
     assert environ.get("MKL_CBWR") == found
 
 
+def test_nobody_gets_tf32_for_fp32():
+    environ = {"NVIDIA_TF32_OVERRIDE": "1"}
+    keep_products_equal(environ)
+    assert environ["NVIDIA_TF32_OVERRIDE"] == "0"
+
+
 def test_no_two_threads_make_the_first_call_of_a_vector_function(monkeypatch):
     callers, cos = [], torch.Tensor.cos
 

@@ -66,7 +66,8 @@ def test_fingerprints_never_change():
 
 
 def test_each_field_changes_the_fingerprint():
-    assert {*OTHER_VALUES} == {field.name for field in fields(Recipe)}
+    # Of a CPU, `kernels` is left out.
+    assert {*OTHER_VALUES} == {field.name for field in fields(Recipe)} - {"kernels"}
     others = [replace(KNOWN_RECIPE, **{name: v}) for name, vs in OTHER_VALUES.items() for v in vs]
     assert len({recipe.fingerprint for recipe in [KNOWN_RECIPE, *others]}) == 1 + len(others)
 
@@ -220,3 +221,49 @@ def test_a_layer_that_the_model_lacks_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="layer 4 is asked for"):
         adopt(tmp_path, replace(REQUEST, layer=4))
     assert not list(tmp_path.iterdir())
+
+
+def adopt_on(device: str, folder: Path, kernels: str = "1", **request: Any) -> Recipe:
+    wanted = replace(REQUEST, **request)
+    device_ = torch.device(device)
+    return adopt_recipe(folder, wanted, MODEL, device_, ENVIRONMENT, kernels)
+
+
+@pytest.fixture
+def hopper(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+
+
+def test_a_cpus_recipe_says_nothing_of_device_and_kernels(tmp_path):
+    recipe = adopt(tmp_path)
+    assert (recipe.device, recipe.kernels) == ("cpu", "plain")
+    assert not {"device", "kernels"} & {*recipe.fields()}
+    (path,) = tmp_path.iterdir()
+    assert not {"device", "kernels"} & {*json.loads(path.read_text())}
+
+
+def test_a_gpus_recipe_has_another_fingerprint_for_each_of_its_kernels(hopper, tmp_path):
+    found = [adopt_on("cuda", tmp_path / kernels, kernels) for kernels in ("1", "plain")]
+    assert [recipe.fields()["kernels"] for recipe in found] == ["1", "plain"]
+    found.append(adopt_on("cpu", tmp_path / "cpu", "plain"))
+    fp32 = [replace(recipe, precision="fp32").fingerprint for recipe in found]
+    assert len({*fp32}) == 3
+    (path,) = (tmp_path / "1").iterdir()
+    assert read_recipe(path) == found[0]
+
+
+@pytest.mark.parametrize("precision", ["auto", "fp32"])
+@pytest.mark.parametrize(("first", "second"), [("cpu", "cuda"), ("cuda", "cpu")])
+def test_rows_of_a_gpu_and_of_a_cpu_are_not_mixed(first, second, precision, hopper, tmp_path):
+    kernels = {"cpu": "plain", "cuda": "1"}
+    adopt_on(first, tmp_path, kernels[first], precision=precision)
+    with pytest.raises(RecipeError, match=f"device is '{first}'.*would use '{second}'"):
+        adopt_on(second, tmp_path, kernels[second], precision=precision)
+
+
+def test_a_worker_takes_the_plain_steps_if_the_recipe_says_so_and_no_other_way(hopper, tmp_path):
+    first = adopt_on("cuda", tmp_path / "a", "plain")
+    assert adopt_on("cuda", tmp_path / "a", "1") == first
+    adopt_on("cuda", tmp_path / "b", "1")
+    with pytest.raises(RecipeError, match="kernels is '1', but this worker would use 'plain'"):
+        adopt_on("cuda", tmp_path / "b", "plain")

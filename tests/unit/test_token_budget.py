@@ -10,7 +10,7 @@ from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.dnabert_s import DnabertS
 from seqembed.models.encoders.esm2 import Esm2
 from seqembed.models.families import DnabertArchitecture, Esm2Architecture
-from seqembed.settings.token_budget import available_memory, bytes_a_token, cpu_streams, gpu_budget
+from seqembed.settings.token_budget import available_memory, bytes_a_token, cpu_streams
 
 ESM2 = Esm2Architecture(layers=1, width=320, heads=20, ffn_width=1280)
 DNA = DnabertArchitecture(layers=1, width=384, heads=6, ffn_width=1536, vocabulary=30)
@@ -19,14 +19,6 @@ DNA = DnabertArchitecture(layers=1, width=384, heads=6, ffn_width=1536, vocabula
 def test_a_token_takes_the_bytes_of_its_activations():
     assert bytes_a_token(ESM2, 4) == 4 * (8 * 320 + 2 * 1280)
     assert bytes_a_token(DNA, 2) == 2 * (8 * 384 + 2 * 1536)
-
-
-@pytest.mark.parametrize(
-    ("free", "budget"),
-    [(0, 2048), (2 * 1000 * 4096, 4096), (2 * 1000 * 6143, 4096), (10**12, 16384)],
-)
-def test_gpu_budget_fits_in_half_the_free_memory(free, budget):
-    assert gpu_budget(1000, free) == budget
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def attributes(**values: Any) -> Callable[[h5py.File], None]:
 
     def change(file: h5py.File) -> None:
         for name, value in values.items():
-            del file.attrs[name]
+            file.attrs.pop(name, None)
             if value is not None:
                 file.attrs[name] = value
 

@@ -30,6 +30,7 @@ from seqembed.errors import (
     InterruptedRun,
 )
 from seqembed.index.reader import read_assigned
+from seqembed.kernels.choice import PLAIN, load_steps
 from seqembed.machine.signals import StopFlag
 from seqembed.models.prepare import load_prepared
 from seqembed.models.prepared import load_tokenizer, read_prepared
@@ -70,8 +71,7 @@ def gpu_worker(
     try:
         run = open_run(index_path, output_dir, model_config, logger)
         sigterm.leave_if_asked()
-        resolved = {"checkpoint_key": run.checkpoint_key, "precision": run.recipe.precision}
-        model_config = model_config | resolved
+        model_config = model_config | run.resolved
         config = _extract_checkpoint_config(model_config, output_dir)
         opened = open_checkpoint(config, output_dir, rank, sigterm.leave_if_asked, logger)
         with opened as checkpoint:
@@ -206,8 +206,8 @@ def _load_model(
 
     The tokenizer turns residues (bytes) into token ids, (n + 2,) int64. If `model_config` has no
     `precision` of its own, that of its `embedding` is used; "auto" is fp16 if should_use_fp16()
-    allows it, else fp32. Raises ModelError for missing or damaged files, DeviceError if the device
-    cannot compute in the precision.
+    allows it, else fp32. Without `kernels`, the model takes the plain steps. Raises ModelError for
+    missing or damaged files, DeviceError if the device cannot compute in the precision.
     """
     asked = model_config.get("precision") or model_config["embedding"]["precision"]
     precision = resolve_precision(asked, device, EnvConfig.from_environ(os.environ))
@@ -215,6 +215,7 @@ def _load_model(
     described = read_prepared(path)
     layer = described.layer(model_config.get("embedding", {}).get("layer", "last"))
     model = load_prepared(path, layer, DTYPES[precision]).to(device)
+    model.steps = load_steps(model_config.get("kernels", PLAIN))
     logger.info("the model is on %s in %s", device, precision)
     return model, load_tokenizer(described).encode
 

@@ -30,7 +30,8 @@ class CheckpointManifest:
     """The recipe and the shard of a checkpoint, and the token budget of its batch plan.
 
     Fingerprints and weights_sha256: hex. model: the model's name. width: D, the number of values of
-    a row. recipe: its fields by name. Raises CheckpointError for a token budget under 1 or no int.
+    a row. recipe: its fields by name. device_name: the GPUs that computed the shard; "" for a CPU.
+    Raises CheckpointError for a token budget under 1 or no int.
     """
 
     rank: int
@@ -42,6 +43,7 @@ class CheckpointManifest:
     weights_sha256: str
     width: int
     recipe: Mapping[str, str | int]
+    device_name: str = ""
 
     def __post_init__(self) -> None:
         if type(self.token_budget) is not int or self.token_budget < 1:
@@ -50,7 +52,10 @@ class CheckpointManifest:
 
 
 def write_manifest(folder: Path, manifest: CheckpointManifest) -> None:
-    write_json(folder / MANIFEST, "checkpoint", FORMAT_VERSION, asdict(manifest))
+    content = asdict(manifest)
+    if not manifest.device_name:
+        del content["device_name"]
+    write_json(folder / MANIFEST, "checkpoint", FORMAT_VERSION, content)
 
 
 def read_manifest(folder: Path) -> CheckpointManifest | None:
@@ -61,7 +66,7 @@ def read_manifest(folder: Path) -> CheckpointManifest | None:
     try:
         content = read_json(path, "checkpoint", FORMAT_VERSION)
         return CheckpointManifest(
-            **{name: content[name] for name in CheckpointManifest.__dataclass_fields__}
+            **{n: content[n] for n in CheckpointManifest.__dataclass_fields__ if n in content}
         )
     except (CheckpointError, *DAMAGE) as error:
         raise CheckpointError(f"{path}: damaged manifest ({error!r}); remove it") from error

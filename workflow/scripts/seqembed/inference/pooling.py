@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from seqembed.inference.batches import PackedWindow
 from seqembed.settings.request import Pooling
@@ -27,21 +25,6 @@ def pooled_span(window: PackedWindow, pooling: Pooling, pools_specials: bool) ->
     if pools_specials:
         return window.start - window.first, window.stop + window.last
     return window.start, window.stop
-
-
-def pool(rows: Tensor, spans: Sequence[tuple[int, int]], pooling: Pooling) -> Tensor:
-    """Return the pooled row of each span: (B, D) float32, on the device of `rows`.
-
-    rows: (T, D) of a packed batch, in any float dtype. spans: (start, stop) of each window, as
-    pooled_span returns them. Rows outside a span do not change the span's row.
-    """
-    pooled = rows.new_empty((len(spans), rows.shape[1]), dtype=torch.float32)
-    for number, (start, stop) in enumerate(spans):
-        if pooling == "max":
-            pooled[number] = rows[start:stop].amax(0)
-        else:
-            torch.mean(rows[start:stop], dim=0, dtype=torch.float32, out=pooled[number])
-    return pooled
 
 
 class WindowPool:

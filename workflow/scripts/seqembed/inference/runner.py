@@ -17,12 +17,12 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from seqembed.flags import FP32_RETRY
 from seqembed.inference.batches import PackedBatch
 from seqembed.inference.failure_tracker import FailureTracker
-from seqembed.inference.pooling import WindowPool, pool, pooled_span
+from seqembed.inference.pooling import WindowPool, pooled_span
 from seqembed.inference.streams import CpuStreams, CudaStream, Rows
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.encoder import Encoder
@@ -188,16 +188,16 @@ class AsyncInferenceRunner:
             while self._stopped() and self._submitted and self._submitted[-1].rows.cancel():
                 self._submitted.pop()
 
-    def _begin(self, batch: PackedBatch, model: nn.Module, alone: bool) -> _Submitted:
+    def _begin(self, batch: PackedBatch, model: Encoder, alone: bool) -> _Submitted:
         compute = partial(self._compute, model, [*map(self._span, batch.windows)])
         return _Submitted(batch, alone, self._streams.submit(batch, compute, alone=alone))
 
     @torch.inference_mode()
     def _compute(
-        self, model: nn.Module, spans: list[tuple[int, int]], tokens: Tensor, packing: Packing
+        self, model: Encoder, spans: list[tuple[int, int]], tokens: Tensor, packing: Packing
     ) -> Rows:
         rows = model(tokens, packing)
-        pooled = pool(rows, spans, self._outputs.pooling)
+        pooled = model.steps.pool(rows, spans, self._outputs.pooling == "max")
         dtype: torch.dtype = getattr(torch, self._outputs.storage)
         return pooled, rows.to(dtype) if self._outputs.per_residue else None
 

@@ -25,11 +25,14 @@ Compute = Callable[[Tensor, Packing], Rows]
 
 
 def keep_products_equal(environ: MutableMapping[str, str]) -> None:
-    """Make MKL compute the same bits with any number of threads: set MKL_CBWR in `environ`.
+    """Set variables in `environ` that keep matrix products exact: MKL_CBWR, NVIDIA_TF32_OVERRIDE.
 
-    A value that the user set stays. MKL reads the variable once: call this function before the
-    first matrix product. The variable is set on Intel's processors only.
+    MKL then computes the same bits with any number of threads; MKL_CBWR is set on Intel's
+    processors only, and a value that the user set stays. CUDA then never rounds fp32 values to
+    TF32, whatever the user or PyTorch set. Each library reads its variable once: call this function
+    before the first product.
     """
+    environ["NVIDIA_TF32_OVERRIDE"] = "0"
     # PyTorch multiplies with Intel's MKL. MKL divides a small batch's product among threads in
     # several ways, which give different last bits. In strict mode MKL gives the bits of one thread
     # (measured; "Obtaining Numerically Reproducible Results", oneMKL developer guide).

@@ -33,6 +33,8 @@ from seqembed.storage.digests import DigestIndex, count_distinct, digest_rows
 from seqembed.storage.publish import link, remove_temporary
 
 SHOWN_REASONS = 3
+# The attribute that names the GPUs which computed the rows.
+CARDS = "device_name"
 # Attributes that describe a shard, and are not copied to the merged file.
 SHARD_ATTRIBUTES = ("kind", "rank", "world_size", "shard_fingerprint", "created")
 
@@ -192,6 +194,9 @@ def _write(
     ids = compress((name for name, _ in read_checked_ids(index_path, all_digests)), kept)
     pool = RowPool([shard.rows for shard in shards], width, storage)
     shared = {k: v for k, v in shards[0].attributes.items() if k not in SHARD_ATTRIBUTES}
+    cards = [name for s in shards for name in str(s.attributes.get(CARDS, "")).split(", ") if name]
+    if cards:
+        shared[CARDS] = ", ".join(dict.fromkeys(cards))
     write_embeddings(
         output,
         count=len(places),

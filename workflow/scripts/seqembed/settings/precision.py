@@ -6,11 +6,10 @@ import torch
 
 from seqembed.environment import EnvConfig
 from seqembed.errors import ConfigError, DeviceError
+from seqembed.kernels.choice import OLDEST_CAPABILITY
 from seqembed.machine.processor import read_processor
 from seqembed.settings.request import AskedPrecision, Precision
 
-# On older GPUs, PyTorch has no fp16 or bf16 attention over packed sequences.
-OLDEST_CAPABILITY = (8, 0)
 CARD = "an NVIDIA GPU of compute capability 8.0 (Ampere) or newer"
 # The dtype of weights and activations.
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

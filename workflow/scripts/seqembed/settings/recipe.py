@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from seqembed.environment import EnvConfig
 from seqembed.errors import ConfigError, RecipeError
+from seqembed.kernels.choice import PLAIN
 from seqembed.models.prepared import PreparedModel
 from seqembed.settings.lengths import LengthPolicy, resolve_policy
 from seqembed.settings.precision import resolve_precision
@@ -38,7 +39,8 @@ class Recipe:
 
     weights: the hash of the weights and the model's sizes. tokenizer: BUILT_IN, or its file's hash.
     layer: the number of the layer whose rows are taken. max_length: the most tokens that the model
-    reads at once, 0 if long_sequences is `full`. The others are settings, and NUMERICS_VERSION.
+    reads at once, 0 if long_sequences is `full`. device: the type of device that computes. kernels:
+    PLAIN or FUSED of kernels/choice.py. The others are settings, and NUMERICS_VERSION.
     """
 
     weights: str
@@ -51,6 +53,8 @@ class Recipe:
     max_length: int
     numerics_version: int
     per_residue: bool = False
+    device: Literal["cpu", "cuda"] = "cpu"
+    kernels: str = PLAIN
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -68,8 +72,14 @@ class Recipe:
         return LengthPolicy(long_sequences=self.long_sequences, max_length=self.max_length)
 
     def fields(self) -> dict[str, str | int]:
-        """Return the fields by name; a false `per_residue` is left out, as older files lack it."""
-        return {k: v for k, v in asdict(self).items() if k != "per_residue" or v}
+        """Return the fields by name, without those that older files lack and that say nothing.
+
+        These are a false `per_residue`, and `device` and `kernels` of a CPU.
+        """
+        left_out = set() if self.per_residue else {"per_residue"}
+        if self.device == "cpu":
+            left_out |= {"device", "kernels"}
+        return {k: v for k, v in asdict(self).items() if k not in left_out}
 
 
 def adopt_recipe(
@@ -78,8 +88,12 @@ def adopt_recipe(
     model: PreparedModel,
     device: torch.device,
     environment: EnvConfig,
+    kernels: str = PLAIN,
 ) -> Recipe:
     """Return the recipe of this request and model from `folder`; write it there if it is missing.
+
+    kernels: PLAIN or FUSED, the steps that this worker would take; a worker that would take the
+    fused steps takes the plain ones if the recipe says so.
 
     The first worker resolves each `auto` for its model and device and writes the recipe's file; all
     other workers use that recipe, so that all rows of a dataset have the same. Raises RecipeError
@@ -95,6 +109,7 @@ def adopt_recipe(
     policy = resolve_policy(request.long_sequences, request.max_length, model)
     precision = resolve_precision(request.precision, device, environment)
     resolved = {"layer": model.layer(request.layer), "precision": precision, **asdict(policy)}
+    resolved |= {"device": device.type, "kernels": kernels}
     own = Recipe(**fixed, **asdict(request) | resolved)
     try:
         write_json(path, "recipe", FORMAT_VERSION, own.fields(), exclusive=True)
@@ -103,6 +118,7 @@ def adopt_recipe(
         found = read_recipe(path)
     # The first worker may have resolved `precision: auto` on another device than this worker's.
     same = replace(own, precision=found.precision) if request.precision == "auto" else own
+    same = replace(same, kernels=PLAIN) if found.kernels == PLAIN else same
     for name, value in asdict(same).items():
         if (other := getattr(found, name)) != value:
             message = f"{path}: {name} is {other!r}, but this worker would use {value!r}"

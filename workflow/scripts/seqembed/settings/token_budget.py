@@ -1,4 +1,4 @@
-"""Choose, by the free memory, how large batches are, and how many a CPU computes at once."""
+"""Estimate what batches need, and choose how many of them a CPU computes at once."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import psutil
 from seqembed.machine.control_groups import memory_limit
 from seqembed.models.families import Architecture
 
-# The most tokens of a batch, by device. On a CPU, a batch of this size fits into the caches of one
-# core (measured). For a GPU, no measurement has confirmed the number yet.
+# The tokens of a batch, by device. On a CPU, a batch of this size fits into the caches of one core
+# (measured). On a GPU, it is what most models take: see block_rows().
 TOKENS = {"cpu": 2048, "cuda": 16384}
 # The share of the free memory that batches may take; less than all, as bytes_a_token is rough.
 SHARE = 0.5
@@ -21,13 +21,6 @@ def bytes_a_token(architecture: Architecture, itemsize: int) -> int:
     feed-forward part, before and after its activation. itemsize: the bytes of one value.
     """
     return itemsize * (8 * architecture.width + 2 * architecture.ffn_width)
-
-
-def gpu_budget(token_bytes: int, free: int) -> int:
-    """Return the token budget that fits `free` bytes of a GPU, TOKENS["cpu"] to TOKENS["cuda"]."""
-    step = TOKENS["cpu"]
-    fitting = int(SHARE * free) // (token_bytes * step) * step
-    return min(max(fitting, step), TOKENS["cuda"])
 
 
 def cpu_streams(token_bytes: int, token_budget: int, threads: int, free: int) -> int:

@@ -33,7 +33,8 @@ from seqembed.inference.batches import (
 from seqembed.inference.failure_tracker import FailureTracker
 from seqembed.inference.runner import AsyncInferenceRunner, Outputs
 from seqembed.inference.streams import keep_products_equal
-from seqembed.models.encoders.encoder import Encoder
+from seqembed.kernels.choice import choose_kernels
+from seqembed.models.encoders.encoder import Encoder, block_rows
 from seqembed.models.prepared import PreparedModel, WeightsCheck, read_prepared
 from seqembed.settings.precision import DTYPES
 from seqembed.settings.recipe import Recipe, adopt_recipe
@@ -43,7 +44,6 @@ from seqembed.settings.token_budget import (
     available_memory,
     bytes_a_token,
     cpu_streams,
-    gpu_budget,
 )
 from seqembed.storage.publish import raise_open_file_limit
 from seqembed.worker.checkpoint_writer import CheckpointWriter
@@ -65,6 +65,12 @@ class Run:
     def checkpoint_key(self) -> str:
         """The name of the folder in `checkpoints/` for this recipe and this shard."""
         return f"{self.recipe.fingerprint[:12]}-{self.shard.fingerprint[:12]}"
+
+    @property
+    def resolved(self) -> dict[str, str]:
+        """What later steps need to know of this run, as keys of their model_config."""
+        names = {"precision": self.recipe.precision, "kernels": self.recipe.kernels}
+        return {"checkpoint_key": self.checkpoint_key} | names
 
     def load_batches(
         self,
@@ -201,9 +207,9 @@ class Run:
             elif self.device.type == "cpu":
                 budget = TOKENS["cpu"]
             else:
-                # The model is loaded later.
-                free = max(0, self._free_memory() - self.model.size)
-                budget = gpu_budget(self._token_bytes, free)
+                # A smaller batch is filled up to a block: it would need as much time and memory.
+                dtype = DTYPES[self.recipe.precision]
+                budget = block_rows(self.model.architecture.width, dtype)
         return CheckpointManifest(
             rank=self.shard.rank,
             world_size=self.shard.world_size,
@@ -214,7 +220,16 @@ class Run:
             weights_sha256=self.model.sha256,
             width=self.model.architecture.width,
             recipe=self.recipe.fields(),
+            device_name=self._device_name(earlier),
         )
+
+    def _device_name(self, earlier: CheckpointManifest | None) -> str:
+        """Return the names of all GPUs that computed this shard; "" for a CPU."""
+        if self.device.type == "cpu":
+            return ""
+        names = earlier.device_name.split(", ") if earlier else []
+        own = torch.cuda.get_device_name(self.device)
+        return ", ".join(dict.fromkeys([*filter(None, names), own]))
 
 
 def open_run(
@@ -233,7 +248,8 @@ def open_run(
     device = choose_device("cpu" if on_cpu else settings.device, logger)
     model = read_prepared(settings.model)
     recipes = output_dir.parent / "recipes"
-    recipe = adopt_recipe(recipes, settings.request, model, device, environment)
+    kernels = choose_kernels(device, settings.model.parent.parent / "triton", logger)
+    recipe = adopt_recipe(recipes, settings.request, model, device, environment, kernels)
     shard = read_shard_index(index_path)
     recipe.policy.refuse(shard.tokens, "tokens")
     words = (model.name, device, recipe.precision, recipe.fingerprint[:12])

@@ -19,6 +19,8 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
+from seqembed.kernels.flash_attention import attend_packed
+
 # With ALiBi, this many queries attend at once: the biases of all queries would need memory that is
 # quadratic in a sequence's length.
 CHUNK = 256
@@ -44,7 +46,7 @@ class Packing:
         bounds = tuple(accumulate(lengths, initial=0))
         return cls(bounds, torch.tensor(bounds, dtype=torch.int32))
 
-    @property
+    @cached_property
     def longest(self) -> int:
         """The number of tokens of the longest sequence."""
         return max(stop - start for start, stop in pairwise(self.bounds))
@@ -72,8 +74,8 @@ class Packing:
         return tuple(rows.items())
 
 
-# Attention over one batch: (q, k, v) -> rows.
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+# Attention over one batch: packed q, k and v, (T, 3, heads, head_dim) -> (T, heads, head_dim).
+Attend = Callable[[Tensor], Tensor]
 # An implementation of attention, as the module describes it: (q, k, v, packing, table) -> rows.
 Attention = Callable[[Tensor, Tensor, Tensor, Packing, Tensor | None], Tensor]
 
@@ -138,16 +140,9 @@ def attend_varlen(
     q: Tensor, k: Tensor, v: Tensor, packing: Packing, table: Tensor | None = None
 ) -> Tensor:
     """Return attention's result, all sequences at once; on CUDA, in fp16 or bf16, without ALiBi."""
-    # This import takes seconds, as torch._dynamo comes along: workers without CUDA do without.
-    from torch.nn.attention.varlen import varlen_attn
-
     if table is not None:
         raise ValueError("attend_varlen takes no biases: `table` must be None")
-    bounds, longest = packing.cu_seqlens, packing.longest
-    # With more splits, the length of the longest sequence would change the order of all sums.
-    out = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=1.0, num_splits=1)
-    assert isinstance(out, Tensor)  # a tuple is returned only if auxiliary output is asked for
-    return out
+    return attend_packed(q, k, v, packing.cu_seqlens, packing.longest)
 
 
 def choose_attention(device: torch.device, dtype: torch.dtype, alibi: bool) -> Attention:

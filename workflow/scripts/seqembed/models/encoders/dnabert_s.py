@@ -10,8 +10,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
+from seqembed.kernels.choice import Steps
 from seqembed.models.encoders.attention import Attend, Packing, alibi_slopes, alibi_table
-from seqembed.models.encoders.encoder import Encoder, in_chunks
+from seqembed.models.encoders.encoder import Encoder, in_blocks, in_chunks
 from seqembed.models.families import DnabertArchitecture
 
 
@@ -29,12 +30,12 @@ class DnabertLayer(nn.Module):
         self.wo = nn.Linear(architecture.ffn_width, width)
         self.ffn_norm = nn.LayerNorm(width, eps=eps)
 
-    def forward(self, x: Tensor, attend: Attend) -> Tensor:
+    def forward(self, x: Tensor, attend: Attend, steps: Steps) -> Tensor:
         """Return the rows after this layer; x: those before it; both (T, width) in one dtype."""
-        q, k, v = self.qkv(x).view(x.shape[0], 3, self.heads, self.head_dim).unbind(1)
-        x = self.attention_norm(self.out(attend(q, k, v).reshape(x.shape)).add_(x))
-        rows: Tensor = self.ffn_norm(in_chunks(self._feed_forward, x).add_(x))
-        return rows
+        qkv = in_blocks(self.qkv, x).view(x.shape[0], 3, self.heads, self.head_dim)
+        attended = in_blocks(self.out, attend(qkv).reshape(x.shape))
+        x = steps.add_norm(x, attended, self.attention_norm)[1]
+        return steps.add_norm(x, in_chunks(self._feed_forward, x), self.ffn_norm)[1]
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         gate, hidden = self.gated(x).chunk(2, dim=-1)
@@ -66,5 +67,5 @@ class DnabertS(Encoder):
             return x
         attend = self.attend_over(packing, alibi_table(self.slopes, packing.longest, x.dtype))
         for layer in self.layers:
-            x = layer(x, attend)
+            x = layer(x, attend, self.steps)
         return x

@@ -6,12 +6,16 @@ esm/rotary_embedding.py; Lin et al. 2023, doi:10.1126/science.ade2574).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from seqembed.kernels.choice import Steps
 from seqembed.models.encoders.attention import Attend, Packing
-from seqembed.models.encoders.encoder import Encoder, in_chunks
+from seqembed.models.encoders.encoder import Encoder, in_blocks, in_chunks
 from seqembed.models.encoders.tokenization import ESM2_ALPHABET
 from seqembed.models.families import Esm2Architecture
 
@@ -42,18 +46,6 @@ def rotary_tables(inv_freq: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
     return angles.cos(), angles.sin()
 
 
-def rotate_(x: Tensor, cos: Tensor, sin: Tensor) -> None:
-    """Rotate queries and keys in place, in float32; cos, sin: what rotary_tables returned.
-
-    x: queries and keys, (T, 2, heads, head_dim). The values i of a head's two halves make a pair.
-    """
-    half = x.shape[-1] // 2
-    first, second = x[..., :half], x[..., half:]
-    turned = (first * cos).sub_(second * sin), (second * cos).add_(first * sin)
-    first.copy_(turned[0])
-    second.copy_(turned[1])
-
-
 class Esm2Layer(nn.Module):
     """A transformer layer whose norms come before attention and before the feed-forward part."""
 
@@ -68,15 +60,18 @@ class Esm2Layer(nn.Module):
         self.fc1 = nn.Linear(width, architecture.ffn_width)
         self.fc2 = nn.Linear(architecture.ffn_width, width)
 
-    def forward(self, x: Tensor, attend: Attend, cos: Tensor, sin: Tensor) -> Tensor:
-        """Return the rows after this layer; x: those before it; both (T, width) in one dtype.
+    def forward(
+        self, x: Tensor, normed: Tensor, norm: nn.Module, attend: Attend, steps: Steps
+    ) -> tuple[Tensor, Tensor]:
+        """Return the rows after this layer, and norm(rows); all rows: (T, width) in one dtype.
 
-        attend: attention over the batch. cos, sin: what rotary_tables returned.
+        x: the rows before this layer. normed: attention_norm(x). norm: what takes the rows next.
+        attend: rotary attention over the batch.
         """
-        qkv = self.qkv(self.attention_norm(x)).view(x.shape[0], 3, self.heads, self.head_dim)
-        rotate_(qkv[:, :2], cos, sin)
-        x = self.out(attend(*qkv.unbind(1)).reshape(x.shape)).add_(x)
-        return in_chunks(self._feed_forward, self.ffn_norm(x)).add_(x)
+        qkv = in_blocks(self.qkv, normed).view(x.shape[0], 3, self.heads, self.head_dim)
+        attended = in_blocks(self.out, attend(qkv).reshape(x.shape))
+        x, normed = steps.add_norm(x, attended, self.ffn_norm)
+        return steps.add_norm(x, in_chunks(self._feed_forward, normed), norm)
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         # functional.gelu computes the exact form, with erf.
@@ -105,9 +100,20 @@ class Esm2(Encoder):
         x = self.embedding(tokens)
         if self.architecture.token_dropout:
             x = x * TOKEN_DROPOUT_SCALE
+        attend = self._attend_rotated(packing)
+        layers = cast(Iterable[Esm2Layer], self.layers)
+        first, *norms = [*(layer.attention_norm for layer in layers), self.final_norm]
+        rows: Tensor = first(x)
+        for layer, norm in zip(layers, norms, strict=True):
+            x, rows = layer(x, rows, norm, attend, self.steps)
+        return rows
+
+    def _attend_rotated(self, packing: Packing) -> Attend:
         cos, sin = rotary_tables(self.inv_freq, packing)
         attend = self.attend_over(packing)
-        for layer in self.layers:
-            x = layer(x, attend, cos, sin)
-        rows: Tensor = self.final_norm(x)
-        return rows
+
+        def attend_rotated(qkv: Tensor) -> Tensor:
+            self.steps.rotate_(qkv[:, :2], cos, sin)
+            return attend(qkv)
+
+        return attend_rotated

@@ -1,0 +1,204 @@
+"""The fused steps against the plain ones: on a GPU, otherwise in Triton's interpreter."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import seqembed
+from seqembed.kernels import plain
+from seqembed.models.encoders.attention import Packing
+from seqembed.models.encoders.dnabert_s import DnabertS
+from seqembed.models.encoders.esm2 import Esm2, rotary_tables
+from seqembed.models.families import DnabertArchitecture, Esm2Architecture
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+if DEVICE.type == "cpu":
+    os.environ["TRITON_INTERPRET"] = "1"
+from seqembed.kernels import fused  # noqa: E402 (Triton reads the variable as it is imported)
+
+STEPS = [plain, fused]
+DTYPES = [torch.float32, torch.float16]
+if DEVICE.type == "cuda":
+    DTYPES.append(torch.bfloat16)  # the interpreter cuts bf16 off where a GPU rounds it
+# Heads and their width of ESM-2 with 8M, 35M, 150M, 650M, 3B and 15B.
+HEADS = [(20, 16), (20, 24), (20, 32), (20, 64), (40, 64), (40, 128)]
+LENGTHS = [1, 2, 33, 17]
+LIBRARY = Path(seqembed.__file__).parent.parent
+
+# Compiles every kernel for a GPU that is not here.
+COMPILE = """
+import sys
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from seqembed.kernels import fused
+
+SIZES = {"PAIRS": 1280, "HALF": 32, "BLOCK": 2048, "WIDTH": 1280, "EPS": 1e-5}
+SIZES |= {"ROWS": 32, "COLUMNS": 64}
+TYPES = {"cos": "*fp32", "sin": "*fp32", "pooled": "*fp32", "bounds": "*i32", "stride": "i32"}
+
+def compile(kernel, dtype, largest, **options):
+    names = kernel.arg_names
+    sizes = {n: v for n, v in (SIZES | {"LARGEST": largest}).items() if n in names}
+    types = {n: "constexpr" if n in sizes else TYPES.get(n, f"*{dtype}") for n in names}
+    target = GPUTarget("cuda", int(sys.argv[1]), 32)
+    source = ASTSource(fn=kernel, signature=types, constexprs=sizes)
+    return triton.compile(source, target=target, options=options).asm
+
+for dtype in ("fp16", "bf16", "fp32"):
+    rotated = compile(fused._rotate, dtype, False, enable_fp_fusion=False)
+    assert "fma" not in rotated["ptx"] and len(rotated["cubin"])
+    assert len(compile(fused._add_norm, dtype, False)["cubin"])
+    assert all(len(compile(fused._pool, dtype, largest)["cubin"]) for largest in (True, False))
+"""
+
+
+def random(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(7)).to(DEVICE, dtype)
+
+
+def packing_of(lengths: list[int]) -> Packing:
+    packing = Packing.of(lengths)
+    return Packing(packing.bounds, packing.cu_seqlens.to(DEVICE))
+
+
+def norm_of(width: int, dtype: torch.dtype) -> nn.LayerNorm:
+    norm = nn.LayerNorm(width, eps=1e-5).to(DEVICE, dtype).requires_grad_(False)
+    nn.init.normal_(norm.weight, 1, 0.2)
+    nn.init.normal_(norm.bias, 0, 0.2)
+    return norm
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("heads", "head_dim"), HEADS)
+def test_the_fused_rotation_has_the_bits_of_the_plain_one(heads, head_dim, dtype):
+    frequencies = torch.rand(head_dim // 2, device=DEVICE)
+    cos, sin = rotary_tables(frequencies, packing_of(LENGTHS))
+    qkv = random(sum(LENGTHS), 3, heads, head_dim, dtype=dtype)
+    turned, expected = qkv.clone(), qkv.clone()
+    plain.rotate_(expected[:, :2], cos, sin)
+    fused.rotate_(turned[:, :2], cos, sin)
+    assert torch.equal(turned, expected) and not torch.equal(turned, qkv)
+
+
+def test_rotation_refuses_values_that_lie_apart():
+    qkv = random(5, 2, 4, 32, dtype=torch.float32)[..., ::2]
+    angles = torch.zeros(5, 1, 1, 8, device=DEVICE)
+    with pytest.raises(ValueError, match="lie together"):
+        fused.rotate_(qkv, angles, angles)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("width", [320, 480, 1280, 5120])
+@pytest.mark.parametrize("steps", STEPS, ids=["plain", "fused"])
+def test_the_sum_is_exact_and_its_norm_is_that_of_float64(steps, width, dtype):
+    x, branch = (random(2, 11, width, dtype=dtype) * 5 + 1).unbind(0)
+    norm, expected = norm_of(width, dtype), x + branch
+    total, normed = steps.add_norm(x, branch, norm)
+    assert torch.equal(total, expected) and total.data_ptr() == branch.data_ptr()
+    exact = norm.double()(expected.double())
+    bound = torch.finfo(dtype).eps
+    torch.testing.assert_close(normed.double(), exact, atol=4 * bound, rtol=bound)
+
+
+@pytest.mark.parametrize("steps", STEPS, ids=["plain", "fused"])
+def test_a_layer_without_a_norm_gives_the_sum(steps):
+    x, branch = random(2, 3, 8, dtype=torch.float32).unbind(0)
+    expected = x + branch
+    assert all(torch.equal(rows, expected) for rows in steps.add_norm(x, branch, nn.Identity()))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("steps", STEPS, ids=["plain", "fused"])
+def test_each_span_is_pooled_by_itself(steps, dtype):
+    rows, spans = random(110, 70, dtype=dtype), [(1, 2), (4, 36), (0, 110), (9, 9 + 65)]
+    means, maxima = (steps.pool(rows, spans, largest) for largest in (False, True))
+    assert means.dtype == maxima.dtype == torch.float32
+    exact = torch.stack([rows[start:stop].double().mean(0) for start, stop in spans])
+    torch.testing.assert_close(means.double(), exact, atol=2e-7, rtol=2e-6)
+    assert torch.equal(maxima, torch.stack([rows[a:b].float().amax(0) for a, b in spans]))
+
+
+@pytest.mark.parametrize("steps", STEPS, ids=["plain", "fused"])
+def test_half_rows_are_averaged_in_single_precision(steps):
+    # Their sum is over fp16's range, and their mean between two of its numbers.
+    rows = torch.tensor([2048.0, 2050.0] * 1501, dtype=torch.float16, device=DEVICE)[:, None]
+    assert steps.pool(rows, [(1, 3001)], False).tolist() == [[2049.0]]
+
+
+@pytest.mark.parametrize("largest", [True, False])
+@pytest.mark.parametrize("steps", STEPS, ids=["plain", "fused"])
+def test_pooled_rows_show_each_value_that_is_not_finite(steps, largest):
+    rows = random(40, 3, dtype=torch.float32)
+    rows[3, 0], rows[35, 1] = torch.nan, torch.inf
+    (pooled,) = steps.pool(rows, [(0, 40)], largest).tolist()
+    assert [str(value) for value in pooled[:2]] == ["nan", "inf"] and abs(pooled[2]) < 4
+    assert steps.pool(rows, [(4, 35)], largest).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_no_row_of_a_fused_step_depends_on_another(dtype):
+    x, branch = random(2, 50, 480, dtype=dtype).unbind(0)
+    norm, own = norm_of(480, dtype), slice(20, 41)
+    _, together = fused.add_norm(x, branch.clone(), norm)
+    _, alone = fused.add_norm(x[own], branch[own].clone(), norm)
+    assert torch.equal(together[own], alone)
+    both = fused.pool(x, [(0, 20), (20, 41)], False)
+    assert torch.equal(both[1:], fused.pool(x[own], [(0, 21)], False))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "architecture"),
+    [
+        (Esm2, Esm2Architecture(2, 96, 4, 384)),
+        (DnabertS, DnabertArchitecture(2, 96, 4, 192, 30)),
+    ],
+)
+def test_an_encoder_gives_the_same_rows_by_either_steps(encoder, architecture):
+    torch.manual_seed(2)
+    model = encoder(architecture, 2).to(DEVICE).eval().requires_grad_(False)
+    tokens, packing = torch.arange(sum(LENGTHS), device=DEVICE) % 30, packing_of(LENGTHS)
+    expected = model(tokens, packing)
+    model.steps = fused
+    torch.testing.assert_close(model(tokens, packing), expected, atol=2e-6, rtol=2e-6)
+
+
+def test_the_kernels_compile_for_gpus_that_are_not_here(tmp_path):
+    """Four processes at once, on one empty cache; a fifth compiles nothing."""
+    capabilities = ["80", "89", "90", "90"]
+    running = [start_compiling(tmp_path, capability) for capability in capabilities]
+    failures = [process.communicate()[0] for process in running if process.wait()]
+    assert failures == []
+    kept = sorted(path.stat().st_mtime_ns for path in tmp_path.rglob("*.cubin"))
+    assert len(kept) == 4 * 3 * len(set(capabilities))
+    again = start_compiling(tmp_path, "90")
+    assert (again.communicate()[0], again.returncode) == ("", 0)
+    assert sorted(path.stat().st_mtime_ns for path in tmp_path.rglob("*.cubin")) == kept
+
+
+def start_compiling(cache: Path, capability: str) -> subprocess.Popen[str]:
+    variables = {"TRITON_CACHE_DIR": str(cache), "TRITON_INTERPRET": "0"}
+    return subprocess.Popen(
+        [sys.executable, "-c", COMPILE, capability],
+        env=os.environ | variables | {"PYTHONPATH": os.pathsep.join([str(LIBRARY), *sys.path])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_the_library_imports_triton_in_one_module_only():
+    importing = [
+        path.name
+        for path in LIBRARY.rglob("*.py")
+        if re.search(r"^\s*(import|from) triton", path.read_text(), re.MULTILINE)
+    ]
+    assert importing == ["fused.py"]

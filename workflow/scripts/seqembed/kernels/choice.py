@@ -1,0 +1,79 @@
+"""Choose the plain or the fused steps: the one place that knows what a device needs for them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from logging import Logger
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from seqembed.kernels import plain
+
+# What a recipe says of the steps. The number of the fused steps is raised when they, or what
+# attention or the products' block of rows are on a GPU, give other numbers.
+PLAIN, FUSED = "plain", "1"
+# On older GPUs, PyTorch has no fp16 or bf16 attention over packed sequences.
+OLDEST_CAPABILITY = (8, 0)
+CACHE_VARIABLE = "TRITON_CACHE_DIR"
+
+
+class Steps(Protocol):
+    """The functions of the modules `plain` and `fused`, which `plain` describes."""
+
+    def rotate_(self, x: Tensor, cos: Tensor, sin: Tensor) -> None: ...
+
+    def add_norm(self, x: Tensor, branch: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]: ...
+
+    def pool(self, rows: Tensor, spans: Sequence[tuple[int, int]], largest: bool) -> Tensor: ...
+
+
+def load_steps(kernels: str) -> Steps:
+    """Return the module of the steps that a recipe's `kernels` names: PLAIN or FUSED."""
+    if kernels == PLAIN:
+        return plain
+    from seqembed.kernels import fused
+
+    return fused
+
+
+def choose_kernels(device: torch.device, cache: Path, logger: Logger) -> str:
+    """Return FUSED if Triton can compile kernels for the device, otherwise PLAIN.
+
+    cache: the folder of compiled kernels if the user's home cannot be written. A warning says why
+    an Ampere or newer GPU gets the plain steps.
+    """
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < OLDEST_CAPABILITY:
+        return PLAIN
+    _set_cache(cache)
+    if obstacle := _find_obstacle(device):
+        logger.warning(
+            "Triton cannot compile kernels here (%s): the plain steps are used, which are slower; "
+            "install a C compiler and Python's header files, then remove the recipe's file",
+            obstacle,
+        )
+        return PLAIN
+    return FUSED
+
+
+def _set_cache(folder: Path) -> None:
+    # Triton's own default is a folder in the home.
+    if not os.access(Path.home(), os.W_OK):
+        os.environ.setdefault(CACHE_VARIABLE, str(folder.absolute()))
+
+
+def _find_obstacle(device: torch.device) -> str | None:
+    """Return why Triton cannot compile and launch a kernel, in one line; None if it can."""
+    angles = torch.zeros(1, 1, 1, 8, device=device)
+    try:
+        load_steps(FUSED).rotate_(torch.zeros(1, 2, 1, 16, device=device), angles, angles)
+    except (torch.AcceleratorError, torch.OutOfMemoryError):
+        raise  # The GPU is at fault, not Triton.
+    # Without a compiler Triton raises RuntimeError, without header files the compiler fails.
+    except (ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
+        return f"{type(error).__name__}: {error}".partition("\n")[0]
+    return None
