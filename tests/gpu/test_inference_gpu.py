@@ -8,9 +8,16 @@ import logging
 import numpy as np
 import pytest
 import torch
+from worker_runs import make_project, make_sequences
 
-from seqembed.inference.batches import RawBatch, VarlenCollator
+from seqembed.inference.batches import (
+    RawBatch,
+    VarlenCollator,
+    plan_batches,
+    plan_passes,
+)
 from seqembed.inference.failure_tracker import FailureTracker
+from seqembed.inference.loader import IndexBasedDataset, create_async_dataloader
 from seqembed.inference.runner import AsyncInferenceRunner, Outputs
 from seqembed.models.encoders.dnabert_s import DnabertS
 from seqembed.models.encoders.esm2 import Esm2
@@ -42,7 +49,7 @@ def model(request):
 
 def pack_all(pinned):
     letters, choice = np.frombuffer(b"LAGVSERTIDPKQNFYMHWC", np.uint8), np.random.default_rng(3)
-    collate = VarlenCollator(Esm2Tokenizer().encode, WINDOW)
+    collate = VarlenCollator(Esm2Tokenizer().encode_all, WINDOW)
     for start in range(0, len(LENGTHS), 4):
         positions = np.arange(start, min(start + 4, len(LENGTHS)))
         residues = [choice.choice(letters, LENGTHS[n]).tobytes() for n in positions]
@@ -66,6 +73,25 @@ def embed(model, device, folder):
     assert np.concatenate([part.positions for part in parts]).tolist() == [*range(len(LENGTHS))]
     residues = [rows for part in parts for _, rows in part.residues]
     return np.concatenate([part.rows for part in parts if part.tokens]), np.concatenate(residues)
+
+
+def test_a_gpus_batches_are_a_cpus_in_page_locked_memory(tmp_path):
+    sequences = make_sequences([700, *range(90, 50, -1)])
+    index = make_project(tmp_path, tmp_path / "no model", sequences).index()
+    tokens = WINDOW.last_pass(np.array([*map(len, sequences)]), 900)
+    bounds = plan_batches(tokens, 900)
+    passes = plan_passes(bounds, np.arange(len(bounds) - 1), np.ones(len(tokens), np.int64), 2)
+    dataset = IndexBasedDataset(index, bounds, passes, 2)
+    collator = VarlenCollator(Esm2Tokenizer().encode_all, WINDOW)
+    found, expected = (
+        list(create_async_dataloader(dataset, collator, torch.device(name)))
+        for name in ("cuda", "cpu")
+    )
+    assert len(found) == len(expected) > 3
+    for ours, plain in zip(found, expected, strict=True):
+        assert ours.tokens.is_pinned() and ours.packing.cu_seqlens.is_pinned()
+        assert torch.equal(ours.tokens, plain.tokens) and ours.windows == plain.windows
+        assert ours.packing.bounds == plain.packing.bounds
 
 
 def test_a_gpu_gives_the_rows_of_the_cpu_in_their_order(model, device, tmp_path):

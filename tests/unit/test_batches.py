@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, combinations
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from models_in_plain import dnabert_tokenizer
 from worker_runs import make_project, make_sequences
 
 from seqembed.errors import IndexFormatError
@@ -20,20 +24,22 @@ from seqembed.index import split
 from seqembed.index.reader import read_id, read_shard_index
 from seqembed.inference.batches import (
     MIN_BATCH_TOKENS,
-    IndexBasedDataset,
+    PackedBatch,
+    PackedWindow,
     RawBatch,
     VarlenCollator,
-    create_async_dataloader,
     plan_batches,
     plan_passes,
     put_suspects_first,
 )
+from seqembed.inference.loader import BATCHES_AHEAD, IndexBasedDataset, create_async_dataloader
 from seqembed.models.encoders.tokenization import ESM2_ALPHABET, Esm2Tokenizer
 from seqembed.settings.lengths import LengthPolicy
 
 CPU = torch.device("cpu")
 BOS, EOS = ESM2_ALPHABET.index("<cls>"), ESM2_ALPHABET.index("<eos>")
-encode_residues = Esm2Tokenizer().encode
+encode_all, encode_residues = Esm2Tokenizer().encode_all, Esm2Tokenizer().encode
+DNA = dnabert_tokenizer()
 
 
 @example([6, 4, 1], 10)  # the first two are exactly the budget
@@ -125,6 +131,24 @@ def test_other_residues_are_refused(change, message, index):
         dataset_of(index, np.arange(7), np.arange(6))[0]
 
 
+def test_a_batch_is_read_from_the_row_groups_it_lies_in(index):
+    for start, stop in combinations(range(7), 2):
+        batch = dataset_of(index, np.array([start, stop]), np.arange(1))[0]
+        assert batch.positions.tolist() == list(range(start, stop))
+        assert [residues.decode() for residues in batch.residues] == SEQUENCES[start:stop]
+
+
+def test_a_damaged_row_is_named_among_others(index):
+    table = pq.read_table(index)
+    residues = [*table["residues"].to_pylist()[:3], b"MMMMMW", *table["residues"].to_pylist()[4:]]
+    place = table.schema.get_field_index("residues")
+    pq.write_table(table.set_column(place, "residues", pa.array(residues)), index, row_group_size=2)
+    dataset = dataset_of(index, np.array([0, 3, 6]), np.arange(2))
+    assert len(dataset[0].residues) == 3
+    with pytest.raises(IndexFormatError, match=f"^{index}: damaged in row 3; "):
+        dataset[1]
+
+
 def test_no_flipped_bit_of_a_shard_changes_what_is_read(tmp_path):
     project = make_project(tmp_path, tmp_path / "no model", make_sequences(range(1, 40)))
     path, damaged = project.index(), tmp_path / "damaged.parquet"
@@ -154,14 +178,73 @@ def test_a_shard_without_rows_has_no_batches(tmp_path):
     project = make_project(tmp_path, tmp_path / "no model", ["M"], world_size=2)
     boundaries = plan_batches(np.empty(0, np.int64), 10)
     dataset = dataset_of(project.index(1), *put_suspects_first(boundaries, [], {}))
-    collator = VarlenCollator(encode_residues, policy(5))
+    collator = VarlenCollator(encode_all, policy(5))
     assert list(create_async_dataloader(dataset, collator, CPU)) == []
 
 
 def packed(sequences: list[str], max_length: int = 1022, long_sequences: str = "truncate"):
     residues = [s.encode() for s in sequences]
     batch = RawBatch(np.arange(7, 7 + len(residues)), residues)
-    return VarlenCollator(encode_residues, policy(max_length, long_sequences))(batch)
+    return VarlenCollator(encode_all, policy(max_length, long_sequences))(batch)
+
+
+def pack_one_by_one(
+    batch: RawBatch, encode: Callable[[bytes], np.ndarray], limits: LengthPolicy
+) -> tuple[list[int], tuple[int, ...], list[PackedWindow]]:
+    """The tokens, bounds and windows of a packed batch, each sequence taken by itself."""
+    windows, parts, wanted = [], [], slice(*batch.windows)
+    for position, residues in zip(batch.positions.tolist(), batch.residues, strict=True):
+        tokens = encode(residues).tolist()
+        cuts = limits.cut(len(tokens) - 2)
+        for number, cut in list(enumerate(cuts))[wanted]:
+            shift = 1 + sum(map(len, parts)) - cut.start
+            kept = cut.keep_start + shift, cut.keep_stop + shift
+            windows.append(PackedWindow(position, *kept, number == 0, number == len(cuts) - 1))
+            parts.append([tokens[0], *tokens[1:-1][cut.start : cut.stop], tokens[-1]])
+        wanted = slice(None)
+    if (missing := MIN_BATCH_TOKENS - sum(map(len, parts))) > 0:
+        parts.append([parts[0][0]] * (missing + 2))
+    return sum(parts, []), tuple(accumulate(map(len, parts), initial=0)), windows
+
+
+@pytest.mark.parametrize("tokenizer", [Esm2Tokenizer(), DNA], ids=["ESM-2", "DNABERT"])
+@given(
+    residues=st.lists(st.text("ACGTN", min_size=1, max_size=90), min_size=1, max_size=9),
+    limits=st.builds(policy, st.integers(1, 40), st.sampled_from(["window", "truncate"]))
+    | st.just(policy(0, "full")),
+    at_once=st.integers(1, 4),
+)
+def test_a_batch_is_what_its_sequences_one_by_one_would_be(tokenizer, residues, limits, at_once):
+    sequences = [text.encode() for text in residues]
+    collate, positions = (
+        VarlenCollator(tokenizer.encode_all, limits),
+        np.arange(3, 3 + len(residues)),
+    )
+    count = len(limits.cut(tokenizer.count(sequences[0])))
+    passes = [(begin, begin + at_once) for begin in range(0, count - at_once, at_once)]
+    batches = [RawBatch(positions[:1], sequences[:1], windows) for windows in passes]
+    rest = RawBatch(positions, sequences, (len(passes) * at_once, None))
+    for batch in [*batches, rest]:
+        found = collate(batch)
+        tokens, bounds, windows = pack_one_by_one(batch, tokenizer.encode, limits)
+        assert found.tokens.tolist() == tokens
+        assert (found.tokens.dtype, found.tokens.is_contiguous()) == (torch.int64, True)
+        assert (found.packing.bounds, found.windows) == (bounds, windows)
+        assert found.packing.cu_seqlens.tolist() == list(bounds)
+
+
+def test_a_sequence_of_several_passes_is_encoded_once():
+    encoded = []
+
+    def encode(sequences: Sequence[bytes]) -> list[np.ndarray]:
+        encoded.extend(sequences)
+        return encode_all(sequences)
+
+    collate, long = VarlenCollator(encode, policy(4, "window")), b"MKVLAGTRE"
+    for windows in ((0, 2), (2, 4)):
+        collate(RawBatch(np.array([0]), [bytes(bytearray(long))], windows))
+    collate(RawBatch(np.array([0, 1]), [long, b"MK"], (4, None)))
+    assert encoded == [long, b"MK"]
 
 
 @pytest.mark.parametrize(
@@ -248,7 +331,7 @@ def test_the_passes_of_a_sequence_hold_its_windows_once(index):
     boundaries = np.array([0, 1, 2, 4, 5, 6])
     planned = plan_passes(boundaries, np.arange(5), passes, limits.windows_a_pass(12))
     dataset = IndexBasedDataset(index, boundaries, planned, limits.windows_a_pass(12))
-    found = list(create_async_dataloader(dataset, VarlenCollator(encode_residues, limits), CPU))
+    found = list(create_async_dataloader(dataset, VarlenCollator(encode_all, limits), CPU))
     held = [[piece.position for piece in batch.windows] for batch in found]
     assert held == [[0, 0], [0, 0], [1, 1], [1], [2, 2], [2, 3, 3], [4, 4], [5]]
     pieces = [piece for batch in found for piece in batch.windows]
@@ -262,9 +345,58 @@ def test_a_row_of_several_passes_begins_its_batch():
 
 def test_the_loader_gives_packed_batches_in_order(index):
     dataset = dataset_of(index, np.array([0, 2, 3, 6]), np.array([0, 2]))
-    loader = create_async_dataloader(dataset, VarlenCollator(encode_residues, policy(5)), CPU)
+    loader = create_async_dataloader(dataset, VarlenCollator(encode_all, policy(5)), CPU)
     for _ in range(2):
         batches = list(loader)
         assert [batch.positions for batch in batches] == [[0, 1], [3, 4, 5]]
         assert batches[0].packing.cu_seqlens.tolist()[:3] == [0, 7, 14]
         assert not batches[0].tokens.is_pinned()
+
+
+def load_for_a_gpu(
+    index: Path, monkeypatch, pin: Callable[[PackedBatch], PackedBatch]
+) -> Iterator[PackedBatch]:
+    """The loader of a GPU over batches of one row each; `pin` in place of page-locked memory."""
+    monkeypatch.setattr(PackedBatch, "pin_memory", pin)
+    dataset = dataset_of(index, np.arange(7), np.arange(6))
+    collator = VarlenCollator(encode_all, policy(5))
+    return iter(create_async_dataloader(dataset, collator, torch.device("cuda")))
+
+
+def test_for_a_gpu_batches_are_packed_and_pinned_in_a_thread_ahead(index, monkeypatch):
+    pinned, ahead = [], threading.Event()
+
+    def pin(batch: PackedBatch) -> PackedBatch:
+        pinned.append((batch, threading.current_thread()))
+        if len(pinned) == 1 + BATCHES_AHEAD:
+            ahead.set()
+        return batch
+
+    loader = load_for_a_gpu(index, monkeypatch, pin)
+    batches = [next(loader)]
+    assert ahead.wait(20)
+    batches += loader
+    assert batches == [batch for batch, _ in pinned]
+    assert [batch.positions for batch in batches] == [[n] for n in range(6)]
+    assert threading.main_thread() not in {thread for _, thread in pinned}
+
+
+def test_an_error_ahead_is_raised_in_its_place(index, monkeypatch):
+    table = pq.read_table(index)
+    place = table.schema.get_field_index("residues")
+    changed = pa.array([*table["residues"].to_pylist()[:2], *[b"W"] * 4])
+    pq.write_table(table.set_column(place, "residues", changed), index)
+    loader = load_for_a_gpu(index, monkeypatch, lambda batch: batch)
+    assert [next(loader).positions for _ in range(2)] == [[0], [1]]
+    with pytest.raises(IndexFormatError, match="damaged in row 2; "):
+        next(loader)
+
+
+def test_a_cpu_packs_a_batch_when_it_is_asked_for(index):
+    encoded = []
+    dataset = dataset_of(index, np.arange(7), np.arange(6))
+    collator = VarlenCollator(lambda some: encoded.append(some) or encode_all(some), policy(5))
+    loader = iter(create_async_dataloader(dataset, collator, CPU))
+    assert not encoded
+    next(loader)
+    assert len(encoded) == 1

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 import worker_runs
-from torch.utils.data import DataLoader
 from worker_runs import SEQUENCES, Project
 
 from seqembed.checkpoints.manifest_and_failures import (
@@ -23,6 +22,7 @@ from seqembed.checkpoints.manifest_and_failures import (
 )
 from seqembed.errors import CheckpointError, ConfigError, DeviceError, IndexFormatError, ModelError
 from seqembed.inference.failure_tracker import FailureTracker
+from seqembed.inference.loader import BatchLoader
 from seqembed.inference.runner import BatchRows
 from seqembed.models.encoders.tokenization import Esm2Tokenizer
 from seqembed.models.prepare import load_prepared
@@ -30,7 +30,7 @@ from seqembed.models.prepared import read_prepared
 from seqembed.settings.token_budget import TOKENS
 from seqembed.worker.decisions import Run, choose_device, open_run
 
-encode_residues = Esm2Tokenizer().encode
+encode_all = Esm2Tokenizer().encode_all
 LOGGER = logging.getLogger("seqembed.tests")
 
 
@@ -66,10 +66,10 @@ def test_a_run_is_settled(project, monkeypatch):
     assert torch.get_num_threads() == 1
 
 
-def load(run: Run, project: Project, rows: list[int], **changes: Any) -> tuple[DataLoader, int]:
+def load(run: Run, project: Project, rows: list[int], **changes: Any) -> tuple[BatchLoader, int]:
     """The batches that hold `rows`, and their tokens; `changes` are made to the manifest."""
     manifest, tracker = replace(run.manifest(None), **changes), open_tracker(run, project)
-    return run.load_batches(project.index(), rows, manifest, encode_residues, tracker)
+    return run.load_batches(project.index(), rows, manifest, encode_all, tracker)
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def open_tracker(folder: Path, crash: dict[str, Any] | None = None) -> FailureTr
 
 
 def batch_of(*rows: int, length: int = 50) -> Any:
-    collate = VarlenCollator(Esm2Tokenizer().encode, POLICY)
+    collate = VarlenCollator(Esm2Tokenizer().encode_all, POLICY)
     return collate(RawBatch(np.array(rows), [b"M" * length for _ in rows]))
 
 

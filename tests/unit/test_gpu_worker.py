@@ -223,7 +223,7 @@ def test_load_model(config, layers, prepared_model, tmp_path, caplog):
     assert isinstance(model, Esm2) and not model.training
     assert len(model.layers) == layers
     assert {p.dtype for p in model.parameters()} == {torch.float32}
-    tokens = convert(b"MAK")
+    (tokens,) = convert([b"MAK"])
     assert (tokens.shape, tokens.dtype) == ((5,), np.int64)
     with pytest.raises(ModelError, match="missing.json"):
         gpu_worker._load_model(given | {"model": str(tmp_path / "missing.json")}, device, LOGGER)

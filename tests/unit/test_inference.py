@@ -131,7 +131,7 @@ def pack(
     sequences: Sequence[str], budget: int, policy: LengthPolicy = TRUNCATE
 ) -> Iterable[PackedBatch]:
     """The sequences, in their order, in batches."""
-    collate = VarlenCollator(encode, policy)
+    collate = VarlenCollator(Esm2Tokenizer().encode_all, policy)
     residues = [sequence.encode() for sequence in sequences]
     tokens = np.array([len(r) for r in residues])
     passes, at_once = policy.passes(tokens, budget), policy.windows_a_pass(budget)

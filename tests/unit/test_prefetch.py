@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from threading import Event
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqembed.results.writer import prefetch
+from seqembed.machine.prefetch import prefetch
 
 
-@given(st.lists(st.integers() | st.none(), max_size=9))
-def test_all_items_come_in_their_order(items):
-    assert list(prefetch(items)) == items
+@given(st.lists(st.integers() | st.none(), max_size=9), st.integers(1, 12))
+def test_all_items_come_in_their_order(items, ahead):
+    assert list(prefetch(items, ahead)) == items
 
 
 def test_the_next_item_is_taken_meanwhile_and_its_error_comes_in_its_turn():
@@ -31,15 +32,38 @@ def test_the_next_item_is_taken_meanwhile_and_its_error_comes_in_its_turn():
         next(coming)
 
 
-def test_a_reader_that_stops_has_taken_one_more_item_at_most():
-    taken = []
+@pytest.mark.parametrize("ahead", [1, 3])
+def test_no_more_items_are_computed_than_asked_for(ahead):
+    taken, coming_ones = [], [Event() for _ in range(9)]
 
     def items():
-        for number in range(9):
+        for number, event in enumerate(coming_ones):
+            taken.append(number)
+            event.set()
+            yield number
+
+    coming = prefetch(items(), ahead)
+    assert next(coming) == 0
+    assert coming_ones[ahead].wait(20)
+    coming.close()
+    assert taken == list(range(ahead + 1))
+
+
+def test_the_thread_ends_with_the_iteration_and_computes_no_further_item():
+    begun, go, taken = Event(), Event(), []
+
+    def items():
+        yield 0
+        begun.set()
+        go.wait(20)
+        for number in range(1, 9):
             taken.append(number)
             yield number
 
-    coming = prefetch(items())
+    coming = prefetch(items(), 4)
     next(coming)
+    assert begun.wait(20)
+    threading.Timer(0.1, go.set).start()
     coming.close()
-    assert taken in ([0], [0, 1])
+    assert taken == [1]
+    assert not [thread for thread in threading.enumerate() if "prefetch" in thread.name]

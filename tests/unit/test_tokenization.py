@@ -41,6 +41,16 @@ def test_esm2s_unknown_residues_are_unknown_tokens_one_by_one():
     assert Esm2Tokenizer().encode(b"J*\xff")[1:-1].tolist() == [unknown] * 3
 
 
+@pytest.mark.parametrize("tokenizer", [Esm2Tokenizer(), OURS], ids=["ESM-2", "DNABERT"])
+@given(sequences=st.lists(st.binary(max_size=20) | st.text("MKVAGCT.-").map(str.encode)))
+def test_tokens_of_many_sequences_are_those_of_each(tokenizer, sequences):
+    found = tokenizer.encode_all(sequences)
+    assert [tokens.tolist() for tokens in found] == [
+        tokenizer.encode(s).tolist() for s in sequences
+    ]
+    assert {tokens.dtype for tokens in found} <= {np.dtype(np.int64)}
+
+
 @pytest.mark.parametrize("length", [1, 2, 3, 17, 200, 2500, 30_000])
 def test_dnaberts_tokens_are_transformers(length):
     (sequence,) = random_dna([length], seed=length)

@@ -204,10 +204,11 @@ def _load_model(
 ) -> tuple[torch.nn.Module, Any]:
     """Return the model on `device`, built up to the layer set in `embedding`, and its tokenizer.
 
-    The tokenizer turns residues (bytes) into token ids, (n + 2,) int64. If `model_config` has no
-    `precision` of its own, that of its `embedding` is used; "auto" is fp16 if should_use_fp16()
-    allows it, else fp32. Without `kernels`, the model takes the plain steps. Raises ModelError for
-    missing or damaged files, DeviceError if the device cannot compute in the precision.
+    The tokenizer turns a list of sequences (bytes) into a list of token ids, each (n + 2,) int64.
+    If `model_config` has no `precision` of its own, that of its `embedding` is used; "auto" is fp16
+    if should_use_fp16() allows it, else fp32. Without `kernels`, the model takes the plain steps.
+    Raises ModelError for missing or damaged files, DeviceError if the device cannot compute in the
+    precision.
     """
     asked = model_config.get("precision") or model_config["embedding"]["precision"]
     precision = resolve_precision(asked, device, EnvConfig.from_environ(os.environ))
@@ -217,7 +218,7 @@ def _load_model(
     model = load_prepared(path, layer, DTYPES[precision]).to(device)
     model.steps = load_steps(model_config.get("kernels", PLAIN))
     logger.info("the model is on %s in %s", device, precision)
-    return model, load_tokenizer(described).encode
+    return model, load_tokenizer(described).encode_all
 
 
 def _save_shard(

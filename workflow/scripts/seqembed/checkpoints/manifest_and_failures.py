@@ -182,7 +182,7 @@ class InFlightFile:
 
     def write(self, flight: InFlight | None) -> None:
         """Write which batches are being computed; `flight` None: no batch is."""
-        text = json.dumps(asdict(flight)) if flight else ""
+        text = json.dumps(vars(flight)) if flight else ""
         if self._descriptor is None:
             self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o666)
         # Blanks cover the rest of a longer text.

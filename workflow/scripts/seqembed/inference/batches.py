@@ -1,4 +1,4 @@
-"""Plan batches over a shard's rows, read them from the shard's index, and pack them for the model.
+"""Plan batches over a shard's rows, and pack their sequences for the model.
 
 A pass is one run of the model. A batch takes one pass, or several if its first sequence has more
 windows than the token budget holds.
@@ -6,27 +6,25 @@ windows than the token budget holds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache, partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from itertools import groupby, pairwise
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from seqembed.checkpoints.manifest_and_failures import Suspect
-from seqembed.index.parquet import damage_error, damage_named, open_parquet, read_row_group
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.tokenization import SPECIALS
 from seqembed.settings.lengths import LengthPolicy
-from seqembed.storage.digests import digest
 
 Int64s = NDArray[np.int64]
-Encode = Callable[[bytes], Int64s]
+# Takes the residues of sequences; returns each one's token ids, (n + 2,), special tokens included.
+Encode = Callable[[Sequence[bytes]], list[Int64s]]
 
 # The fewest tokens that go through the model at once. Matrix products of fewer rows take other code
 # paths, which give other last bits (measured on CPU).
@@ -112,8 +110,7 @@ class RawBatch:
     windows: tuple[int, int | None] = (0, None)
 
 
-@dataclass(frozen=True, slots=True)
-class PackedWindow:
+class PackedWindow(NamedTuple):
     """A window in a packed batch, and which of the batch's rows are kept for the window's sequence.
 
     position: the sequence's row in the shard. start, stop: rows `start` to `stop - 1` are kept.
@@ -156,7 +153,8 @@ class PackedBatch:
         windows, parts, offset = [], [], 0
         for number in numbers:
             window, shift = self.windows[number], offset - bounds[number]
-            windows.append(replace(window, start=window.start + shift, stop=window.stop + shift))
+            moved = window._replace(start=window.start + shift, stop=window.stop + shift)
+            windows.append(moved)
             parts.append(tokens[bounds[number] : bounds[number + 1]])
             offset += len(parts[-1])
         return _pack(windows, parts)
@@ -175,87 +173,61 @@ class PackedBatch:
         return [self.select(range(*pair)) for pair in pairwise(bounds)]
 
     def pin_memory(self) -> PackedBatch:
-        """Return a copy of this batch in page-locked memory. DataLoader calls this method."""
+        """Return a copy of this batch in page-locked memory."""
         packing = Packing(self.packing.bounds, self.packing.cu_seqlens.pin_memory())
         return PackedBatch(self.windows, self.tokens.pin_memory(), packing)
 
 
-class IndexBasedDataset(Dataset[RawBatch]):
-    """The batches that a worker computes: item i holds the residues of pass i.
-
-    index_path: the shard's index. boundaries: from put_suspects_first. passes: from plan_passes.
-    windows_a_pass: the most windows of one sequence in a pass. To save memory, only the row group
-    that was read last is kept. Reading an item raises IndexFormatError if the index is damaged.
-    """
-
-    def __init__(
-        self,
-        index_path: Path,
-        boundaries: Int64s,
-        passes: tuple[Int64s, Int64s],
-        windows_a_pass: int,
-    ) -> None:
-        self._path, self._file = index_path, open_parquet(index_path)
-        self._boundaries, (self._batches, self._begins) = boundaries, passes
-        self._windows_a_pass = windows_a_pass
-        groups = map(self._file.metadata.row_group, range(self._file.num_row_groups))
-        self._starts = np.cumsum([0, *(group.num_rows for group in groups)])
-        read = partial(read_row_group, self._file, columns=["residues", "digest"])
-        self._read = lru_cache(maxsize=1)(read)
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __getitem__(self, item: int) -> RawBatch:
-        batch, begin = self._batches[item], int(self._begins[item])
-        last = item + 1 == len(self) or self._batches[item + 1] != batch
-        start = self._boundaries[batch]
-        positions = np.arange(start, self._boundaries[batch + 1] if last else start + 1)
-        residues = [self._residues(int(position)) for position in positions]
-        stop = None if last else begin + self._windows_a_pass
-        return RawBatch(positions, residues, (begin, stop))
-
-    def _residues(self, position: int) -> bytes:
-        number = int(np.searchsorted(self._starts, position, side="right")) - 1
-        row = position - int(self._starts[number])
-        with damage_named(self._path):
-            group = self._read(number)
-            residues, expected = group["residues"][row].as_py(), group["digest"][row].as_py()
-        # The digest decides which sequence ids get the computed row.
-        if digest(residues) != expected:
-            raise damage_error(self._path, f"damaged in row {position}")
-        return bytes(residues)
+# A window's tokens, special tokens included, and, as in PackedWindow, which of its rows are kept,
+# counted from the window's first row, and whether it is its sequence's first and last window.
+_Piece = tuple[int, int, bool, bool, Int64s]
 
 
 class VarlenCollator:
-    """Packs batches: encodes each sequence, cuts it into windows, and lays the windows end to end.
+    """Packs batches: encodes the sequences, cuts long ones, and lays all windows end to end.
 
-    encode: returns the token ids of residues, (n + 2,) int64, special tokens included. policy: how
-    to cut a sequence that is too long for one window.
+    encode: returns the token ids of sequences. policy: how to cut a sequence that is too long for
+    one window.
     """
 
     def __init__(self, encode: Encode, policy: LengthPolicy) -> None:
-        # A sequence that takes several passes is encoded for the first one only.
-        self._encode, self._policy = lru_cache(maxsize=1)(encode), policy
+        self._encode, self._policy = encode, policy
+        self._encode_first = lru_cache(maxsize=1)(lambda residues: encode([residues])[0])
 
     def __call__(self, batch: RawBatch) -> PackedBatch:
         windows: list[PackedWindow] = []
         parts: list[Int64s] = []
         offset, wanted = 0, slice(*batch.windows)
-        for position, residues in zip(batch.positions.tolist(), batch.residues, strict=True):
-            tokens = self._encode(residues)
-            cuts = self._policy.cut(len(tokens) - SPECIALS)
-            for number in range(len(cuts))[wanted]:
-                cut, first, last = cuts[number], number == 0, number == len(cuts) - 1
-                # Row `offset` of the batch is the window's first special token.
-                shift = offset + 1 - cut.start
-                start, stop = shift + cut.keep_start, shift + cut.keep_stop
-                windows.append(PackedWindow(position, start, stop, first, last))
-                own = tokens[1 + cut.start : 1 + cut.stop]
-                parts.append(np.concatenate((tokens[:1], own, tokens[-1:])))
-                offset += len(parts[-1])
+        tokens = self._encode_all(batch)
+        long = self._policy.is_long(np.array([*map(len, tokens)]) - SPECIALS)
+        for position, own, cut in zip(batch.positions.tolist(), tokens, long.tolist(), strict=True):
+            pieces = self._cut(own, wanted) if cut else _whole(own)
+            for start, stop, first, last, part in pieces:
+                windows.append(PackedWindow(position, offset + start, offset + stop, first, last))
+                parts.append(part)
+                offset += len(part)
             wanted = slice(None)
         return _pack(windows, parts)
+
+    def _encode_all(self, batch: RawBatch) -> list[Int64s]:
+        if batch.windows == (0, None):
+            return self._encode(batch.residues)
+        # A sequence that takes several passes is encoded for the first one only.
+        return [self._encode_first(batch.residues[0]), *self._encode(batch.residues[1:])]
+
+    def _cut(self, tokens: Int64s, wanted: slice) -> Iterator[_Piece]:
+        """Yield the wanted windows of a sequence."""
+        cuts = self._policy.cut(len(tokens) - SPECIALS)
+        for number in range(len(cuts))[wanted]:
+            cut, shift = cuts[number], 1 - cuts[number].start
+            part = np.concatenate((tokens[:1], tokens[1 + cut.start : 1 + cut.stop], tokens[-1:]))
+            start, stop = cut.keep_start + shift, cut.keep_stop + shift
+            yield start, stop, number == 0, number == len(cuts) - 1, part
+
+
+def _whole(tokens: Int64s) -> list[_Piece]:
+    """Return the one window of a sequence that is not cut."""
+    return [(1, len(tokens) - 1, True, True, tokens)]
 
 
 def _pack(windows: list[PackedWindow], parts: list[Int64s]) -> PackedBatch:
@@ -264,15 +236,3 @@ def _pack(windows: list[PackedWindow], parts: list[Int64s]) -> PackedBatch:
         parts = [*parts, np.full(missing + SPECIALS, parts[0][0])]
     packing = Packing.of([len(part) for part in parts])
     return PackedBatch(windows, torch.from_numpy(np.concatenate(parts)), packing)
-
-
-def create_async_dataloader(
-    dataset: IndexBasedDataset, collator: VarlenCollator, device: torch.device
-) -> DataLoader[PackedBatch]:
-    """Return a loader of the dataset's packed batches, in order.
-
-    For a GPU, the batches are in page-locked memory. The loader starts no processes: each would
-    import PyTorch, which takes longer than packing the batches.
-    """
-    pinned = device.type == "cuda"
-    return DataLoader(dataset, None, collate_fn=collator, pin_memory=pinned)  # type: ignore[arg-type]

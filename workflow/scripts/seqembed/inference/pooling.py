@@ -48,21 +48,24 @@ class WindowPool:
         spans: of the windows, as pooled_span returns them. pooled: (B, D), of the windows. The
         result is the sequences' rows in the shard, (n,) int64, and pooled rows, (n, D) float32.
         """
-        finished = []
-        for window, (start, stop), row in zip(windows, spans, pooled, strict=True):
-            if window.first and window.last:
-                finished.append(row)
-                continue
-            if self._pooling == "mean":
-                row = row.astype(np.float64) * (stop - start)
-                self._count = stop - start + (0 if window.first else self._count)
-            if window.first:
-                self._total = row.copy()
-            elif self._pooling == "mean":
-                self._total += row
-            elif self._pooling == "max":
-                np.maximum(self._total, row, out=self._total)
-            if window.last:
-                finished.append(self._total / self._count)
-        positions = np.array([window.position for window in windows if window.last], np.int64)
-        return positions, np.array(finished, np.float32).reshape(-1, pooled.shape[1])
+        lasts = [number for number, window in enumerate(windows) if window.last]
+        rows = pooled[lasts]
+        for number, window in enumerate(windows):
+            if not (window.first and window.last):
+                self._join(window, spans[number], pooled[number])
+                if window.last:
+                    rows[lasts.index(number)] = self._total / self._count
+        return np.array([windows[number].position for number in lasts], np.int64), rows
+
+    def _join(self, window: PackedWindow, span: tuple[int, int], row: NDArray[Any]) -> None:
+        """Add the pooled row of a window to those of its sequence's earlier windows."""
+        start, stop = span
+        if self._pooling == "mean":
+            row = row.astype(np.float64) * (stop - start)
+            self._count = stop - start + (0 if window.first else self._count)
+        if window.first:
+            self._total = row.copy()
+        elif self._pooling == "mean":
+            self._total += row
+        elif self._pooling == "max":
+            np.maximum(self._total, row, out=self._total)

@@ -237,7 +237,8 @@ class AsyncInferenceRunner:
             self._tracker.quarantine(position, TOO_LARGE, in_doubt=not finite.any())
         positions, kept = positions[finite], self._kept(batch) if residues else []
         self._tracker.record_success(positions)
-        flags = np.where(np.isin(positions, [*self._retried]), FP32_RETRY, 0).astype(np.uint8)
+        retried = [row in self._retried for row in positions.tolist()]
+        flags = np.array(retried, np.uint8) * np.uint8(FP32_RETRY)
         token_rows = [(batch.windows[n].position, residues[n]) for n in kept]
         given_up = [row for row in batch.positions if row in self._tracker.given_up]
         return BatchRows(positions, rows[finite], flags, token_rows, given_up, batch.size)
@@ -248,16 +249,17 @@ class AsyncInferenceRunner:
         The new rows replace the old ones in `pooled` and `residues`. A sequence whose values are
         still not finite is quarantined. The rows of other windows stay: no row depends on another.
         """
-        finite = [_are_finite(pooled, residues, number) for number in range(len(batch.windows))]
-        for number, window in enumerate(batch.windows):
-            if finite[number] or window.position in self._tracker.given_up:
+        finite = _find_finite(pooled, residues)
+        for number in np.flatnonzero(~finite).tolist():
+            window = batch.windows[number]
+            if window.position in self._tracker.given_up:
                 continue
             again = _arrive(self._begin(batch.select([number]), self._load_fp32(), alone=False))
             pooled[number] = again[0][0]
             residues[number : number + 1] = again[1]
             self._retried.add(window.position)
-            if not _are_finite(pooled, residues, number):
-                self._tracker.quarantine(window.position, NOT_FINITE, in_doubt=not any(finite))
+            if not _find_finite(*again).all():
+                self._tracker.quarantine(window.position, NOT_FINITE, in_doubt=not finite.any())
 
 
 def _attempt(compute: Callable[[], Result]) -> Result | Exception:
@@ -279,6 +281,9 @@ def _arrive(submitted: _Submitted) -> tuple[Array, list[Array]]:
     return pooled.numpy(), [rows[window.start : window.stop] for window in submitted.batch.windows]
 
 
-def _are_finite(pooled: Array, residues: list[Array], number: int) -> bool:
-    values = [pooled[number], *residues[number : number + 1]]
-    return all(bool(np.isfinite(part).all()) for part in values)
+def _find_finite(pooled: Array, residues: list[Array]) -> NDArray[np.bool_]:
+    """Return which windows have finite values only, (B,); the arguments are _arrive's result."""
+    finite = np.asarray(np.isfinite(pooled).all(1))
+    for number, rows in enumerate(residues):
+        finite[number] &= np.isfinite(rows).all()
+    return finite

@@ -12,13 +12,13 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar, cast
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from seqembed.errors import ShardError
+from seqembed.machine.prefetch import prefetch
 from seqembed.results.reader import (
     COLUMNS,
     FORMAT_VERSION,
@@ -32,8 +32,6 @@ from seqembed.results.rows import RowPool, TokenRows
 from seqembed.results.seal import USER_BLOCK_BYTES, seal, verify_seal
 from seqembed.storage.digests import digest_rows
 from seqembed.storage.publish import published, sync
-
-Item = TypeVar("Item")
 
 PACKAGES = ("torch", "h5py", "numpy", "safetensors", "pyarrow")
 
@@ -130,19 +128,6 @@ def write_embeddings(
                 problem = "the disk gave back other bytes than were written; check the disk"
                 raise ShardError(f"{path}: {problem}, and run again") from error
             synced.result()
-
-
-def prefetch(items: Iterable[Item]) -> Iterator[Item]:
-    """Yield the items in order; a thread computes the next one while the caller uses this one.
-
-    An error in computing an item is raised when the caller asks for that item.
-    """
-    source, end = iter(items), object()
-    with ThreadPoolExecutor(1, "prefetch") as thread:
-        coming = thread.submit(next, source, end)
-        while (item := coming.result()) is not end:
-            coming = thread.submit(next, source, end)
-            yield cast(Item, item)
 
 
 @contextmanager

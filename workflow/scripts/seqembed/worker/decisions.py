@@ -13,7 +13,6 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from seqembed.checkpoints.blocks import Block
 from seqembed.checkpoints.manifest_and_failures import CheckpointManifest
@@ -22,15 +21,13 @@ from seqembed.errors import CheckpointError, DeviceError
 from seqembed.index.reader import ShardIndex, read_id, read_shard_index
 from seqembed.inference.batches import (
     Encode,
-    IndexBasedDataset,
-    PackedBatch,
     VarlenCollator,
-    create_async_dataloader,
     plan_batches,
     plan_passes,
     put_suspects_first,
 )
 from seqembed.inference.failure_tracker import FailureTracker
+from seqembed.inference.loader import BatchLoader, IndexBasedDataset, create_async_dataloader
 from seqembed.inference.runner import AsyncInferenceRunner, Outputs
 from seqembed.inference.streams import keep_products_equal
 from seqembed.kernels.choice import choose_kernels
@@ -79,11 +76,11 @@ class Run:
         manifest: CheckpointManifest,
         convert: Encode,
         tracker: FailureTracker,
-    ) -> tuple[DataLoader[PackedBatch], int]:
+    ) -> tuple[BatchLoader, int]:
         """Return a loader of the batches that hold any of `rows`, and the number of their tokens.
 
-        rows: the rows of the shard to compute. convert: turns residues (bytes) into token ids,
-        (n + 2,) int64. Batches are planned over all rows of the shard; each suspect has its own.
+        rows: the rows of the shard to compute. convert: turns the residues of sequences into token
+        ids. Batches are planned over all rows of the shard; each suspect has its own.
         """
         policy, token_budget = self.recipe.policy, manifest.token_budget
         tracker.start(rows, self.weights.require)

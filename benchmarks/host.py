@@ -1,0 +1,173 @@
+"""What a worker's own Python takes for each batch, beside a model that returns at once.
+
+Prints a JSON object of milliseconds of a processor a batch. read_and_pack: residues from the
+shard's index to a packed batch. finish: all that the worker's loop does with a batch, without the
+thread that runs the model. in_flight: of that, writing in_flight.json. block: writing all rows as
+one checkpoint block, divided by the batches; block_wall: the same by the clock on the wall.
+To compare two checkouts, set PYTHONPATH to the workflow/scripts of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import json
+import logging
+import pstats
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seqembed.checks.residues import ResidueCheck
+from seqembed.gpu_worker import _load_model
+from seqembed.index.split import split_index
+from seqembed.index.writer import write_index
+from seqembed.models.encoders.tokenization import ESM2_LETTERS, Esm2Tokenizer
+from seqembed.models.prepare import prepare_model
+from seqembed.settings.lengths import LengthPolicy
+from seqembed.worker.checkpoint_writer import CheckpointWriter
+from seqembed.worker.decisions import Run, open_run
+from seqembed.worker.progress import Progress
+
+MODEL = Path(__file__).resolve().parents[1] / "resources/models/esm2_demo"
+LOGGER = logging.getLogger("host")
+POLICY = {"long_sequences": "window", "max_length": 1022}
+EMBEDDING = {"layer": "last", "pooling": "mean", "precision": "fp32", "storage": "float32"}
+NO_BLOCK_IS_DUE = {"checkpoint_seq_threshold": 1 << 40, "checkpoint_time_threshold": 1e9}
+
+
+class StandIn(nn.Module):
+    """A model whose rows are made beforehand. width: D, 320 for t6_8M."""
+
+    def __init__(self, longest: int, width: int) -> None:
+        super().__init__()
+        self._rows = torch.ones(longest, width)
+
+    def even_threads(self, rows: int, threads: int) -> int:
+        return 1
+
+    def forward(self, tokens: Tensor, packing: Any) -> Tensor:
+        return self._rows[: len(tokens)]
+
+
+def make_shard(folder: Path, fasta: Path) -> Path:
+    index, residues = folder / "index.parquet", folder / "residues.bin"
+    check = ResidueCheck(ESM2_LETTERS, "protein", "unk", gaps="error", suspicious="allow")
+    write_index([fasta], index, residues, "header", check)
+    shard = folder / "index/shard_0.parquet"
+    options = {"tokenizer": Esm2Tokenizer(), "policy": LengthPolicy(**POLICY), "unit": "residues"}
+    split_index(index, residues, [shard], **options)
+    return shard
+
+
+def open_shard(folder: Path, shard: Path, budget: int, per_residue: bool) -> tuple[Run, dict]:
+    prepare_model("demo", str(MODEL), folder / "demo.json", LOGGER)
+    config = {
+        "model": str(folder / "demo.json"),
+        "embedding": EMBEDDING | POLICY | {"per_residue": per_residue},
+        "device": "cpu",
+        "token_budget": budget,
+        "threads": 1,
+    }
+    return open_run(shard, folder / "shards", config, LOGGER), config
+
+
+class Worker:
+    """The worker's loop, in the two parts that are measured."""
+
+    def __init__(self, folder: Path, shard: Path, options: argparse.Namespace) -> None:
+        self._options = options
+        self._run, config = open_shard(folder, shard, options.budget, options.per_residue)
+        self._rows = list(range(len(self._run.shard.rows)))
+        self._manifest = self._run.manifest(None)
+        self._convert = _load_model(config, torch.device("cpu"), LOGGER)[1]
+        self._folder = folder / "checkpoint"
+        self._folder.mkdir()
+        self.tracker = self._run.open_tracker(self._folder, shard, {})
+
+        self.batches, self._tokens = self._run.load_batches(
+            shard, self._rows, self._manifest, self._convert, self.tracker
+        )
+
+    def read(self) -> None:
+        # A worker keeps no batch either.
+        deque(self.batches, maxlen=0)
+
+    def finish(self, batches: Sequence[Any]) -> CheckpointWriter:
+        """Take the batches through the loop; return the writer, which waits with all rows."""
+        longest = max(len(batch.tokens) for batch in batches)
+        model, progress = StandIn(longest, self._options.width), self._progress()
+        runner = self._run.open_runner(
+            model, self.tracker, lambda: (model, None), self._manifest, 1
+        )
+        writer = self._run.open_writer(self._folder, self._rows, NO_BLOCK_IS_DUE)
+        for batch in runner.run(writer.make_room(batches)):
+            progress.advance(writer.add(batch), batch.tokens, writer.written)
+        return writer
+
+    def _progress(self) -> Progress:
+        return Progress(LOGGER, len(self._rows), 0, self._tokens)
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds of a processor that this thread took, and what the work returns."""
+    begin = time.thread_time()
+    result = work()
+    return time.thread_time() - begin, result
+
+
+@contextmanager
+def profiled(wanted: bool) -> Iterator[None]:
+    profile = cProfile.Profile()
+    if wanted:
+        profile.enable()
+    yield
+    if wanted:
+        profile.disable()
+        pstats.Stats(profile, stream=sys.stderr).sort_stats("tottime").print_stats(35)
+
+
+def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    worker = Worker(folder, make_shard(folder, options.fasta), options)
+    with profiled(options.profile):
+        read, _ = timed(worker.read)
+    batches = list(worker.batches)
+    with profiled(options.profile):
+        finish, writer = timed(partial(worker.finish, batches))
+    block, _ = timed(writer.close)
+    if writer.computed != sum(len(batch.positions) for batch in batches):
+        raise SystemExit(f"only {writer.computed:,} rows were computed")
+    noted, _ = timed(lambda: [worker.tracker.note_in_flight([b]) for b in batches + batches])
+    count = len(batches)
+    seconds = {"read_and_pack": read, "finish": finish, "in_flight": noted, "block": block}
+    seconds["block_wall"] = writer.spent
+    return {
+        "batches": count,
+        "sequences_a_batch": round(sum(len(batch.positions) for batch in batches) / count, 1),
+    } | {name: round(1000 * value / count, 3) for name, value in seconds.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("fasta", type=Path)
+    parser.add_argument("--budget", type=int, default=16_384, help="tokens a batch (%(default)s)")
+    parser.add_argument("--width", type=int, default=320, help="values of a row (%(default)s)")
+    parser.add_argument("--per-residue", action="store_true", help="write token rows, too")
+    parser.add_argument("--profile", action="store_true", help="print profiles on stderr")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        print(json.dumps(measure(Path(name), options)))
+
+
+if __name__ == "__main__":
+    main()
