@@ -64,8 +64,9 @@ def embed_layers(model: Encoder, tokens: list[Tensor]) -> list[list[Tensor]]:
     seen: list[list[Tensor]] = []
     lengths = [len(t) for t in tokens]
 
-    def keep(_: nn.Module, __: Any, out: Tensor) -> None:
-        seen.append(list(out.clone().split(lengths)))
+    def keep(_: nn.Module, __: Any, out: Tensor | tuple[Tensor, Tensor]) -> None:
+        rows = out if isinstance(out, Tensor) else out[0]
+        seen.append(list(rows.clone().split(lengths)))
 
     hooks = [layer.register_forward_hook(keep) for layer in model.layers[:-1]]
     last = embed(model, tokens)

@@ -24,10 +24,12 @@ from seqembed.index import split
 from seqembed.index.reader import read_id, read_shard_index
 from seqembed.inference.batches import (
     MIN_BATCH_TOKENS,
+    Filling,
     PackedBatch,
     PackedWindow,
     RawBatch,
     VarlenCollator,
+    choose_filling,
     plan_batches,
     plan_passes,
     put_suspects_first,
@@ -203,7 +205,7 @@ def pack_one_by_one(
             parts.append([tokens[0], *tokens[1:-1][cut.start : cut.stop], tokens[-1]])
         wanted = slice(None)
     if (missing := MIN_BATCH_TOKENS - sum(map(len, parts))) > 0:
-        parts.append([parts[0][0]] * (missing + 2))
+        parts.append([parts[0][0]] * missing)
     return sum(parts, []), tuple(accumulate(map(len, parts), initial=0)), windows
 
 
@@ -256,12 +258,48 @@ def test_a_batch_is_filled_up_by_a_dummy(lengths, dummy):
     assert batch.positions == list(range(7, 7 + len(lengths)))
     sizes = [n + 2 for n in lengths]
     if dummy:
-        # As long as what is missing, and its BOS and EOS besides.
-        sizes.append(MIN_BATCH_TOKENS - sum(sizes) + 2)
-        assert sizes[-1] == dummy + 2
+        sizes.append(MIN_BATCH_TOKENS - sum(sizes))
+        assert sizes[-1] == dummy
     assert batch.packing.cu_seqlens.tolist() == np.cumsum([0, *sizes]).tolist()
     assert len(batch.tokens) == sum(sizes) >= MIN_BATCH_TOKENS
     assert (batch.tokens.dtype, batch.packing.cu_seqlens.dtype) == (torch.int64, torch.int32)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "dummies"),
+    [
+        ([198, 98], [200, 200, 200, 124]),
+        ([1023, 975], [46]),
+        ([1022], []),
+        ([10], [128] * 7 + [116]),
+        ([2500], [570]),
+    ],
+)
+def test_for_a_gpu_a_batch_is_whole_blocks_and_no_dummy_is_longer_than_the_rest(lengths, dummies):
+    residues = [b"M" * n for n in lengths]
+    collate = VarlenCollator(Esm2Tokenizer().encode_all, policy(0, "full"), Filling(block=1024))
+    batch = collate(RawBatch(np.arange(len(lengths)), residues))
+    sizes = [n + 2 for n in lengths] + dummies
+    assert np.diff(batch.packing.bounds).tolist() == sizes
+    assert len(batch.tokens) == sum(sizes) and sum(sizes) % 1024 == 0
+    assert batch.size == sum(lengths) + 2 * len(lengths)
+    (alone,) = batch.select([0]).cut(None)
+    assert len(alone.tokens) == -(-(lengths[0] + 2) // 1024) * 1024
+    assert len(batch.select([0], Filling()).tokens) == max(lengths[0] + 2, MIN_BATCH_TOKENS)
+
+
+@pytest.mark.parametrize(
+    ("device", "width", "dtype", "rows"),
+    [
+        ("cpu", 1280, torch.float32, 300),
+        ("cuda", 320, torch.float16, 16_384),
+        ("cuda", 1280, torch.bfloat16, 16_384),
+        ("cuda", 2560, torch.float16, 8192),
+        ("cuda", 1280, torch.float32, 4096),
+    ],
+)
+def test_a_gpus_batches_are_filled_to_blocks_of_the_model_and_precision(device, width, dtype, rows):
+    assert choose_filling(torch.device(device), width, dtype).rows(300) == rows
 
 
 def test_sequences_lie_end_to_end_each_with_its_specials():

@@ -7,7 +7,7 @@ windows than the token budget holds.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import groupby, pairwise
 from typing import NamedTuple
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from seqembed.checkpoints.manifest_and_failures import Suspect
 from seqembed.models.encoders.attention import Packing
+from seqembed.models.encoders.encoder import block_rows
 from seqembed.models.encoders.tokenization import SPECIALS
 from seqembed.settings.lengths import LengthPolicy
 
@@ -125,17 +126,35 @@ class PackedWindow(NamedTuple):
     last: bool
 
 
+@dataclass(frozen=True)
+class Filling:
+    """How many rows go through the model for a batch: a multiple of `block`, at least `least`."""
+
+    least: int = MIN_BATCH_TOKENS
+    block: int = 1
+
+    def rows(self, tokens: int) -> int:
+        """Return the rows of a batch of `tokens` tokens."""
+        return -(-max(tokens, self.least) // self.block) * self.block
+
+
+def choose_filling(device: torch.device, width: int, dtype: torch.dtype) -> Filling:
+    """Return how batches are filled for a model of a width and dtype on a device."""
+    return Filling() if device.type == "cpu" else Filling(block=block_rows(width, dtype))
+
+
 @dataclass(frozen=True, eq=False)
 class PackedBatch:
-    """The tokens of windows, end to end; if fewer than MIN_BATCH_TOKENS, a dummy window follows.
+    """The tokens of windows, end to end, and behind them dummy windows that fill the batch.
 
-    tokens: (T,) int64 token ids, those of special tokens and of the dummy included. packing: where
-    in `tokens` each window, and the dummy, begins and ends.
+    tokens: (T,) int64 token ids, those of special tokens and of the dummies included. packing:
+    where in `tokens` each window and each dummy begins and ends.
     """
 
     windows: list[PackedWindow]
     tokens: Tensor
     packing: Packing
+    filling: Filling = Filling()
 
     @cached_property
     def positions(self) -> list[int]:
@@ -144,11 +163,14 @@ class PackedBatch:
 
     @property
     def size(self) -> int:
-        """The number of tokens in the batch, without those of the dummy."""
+        """The number of tokens in the batch, without those of the dummies."""
         return self.packing.bounds[len(self.windows)]
 
-    def select(self, numbers: Sequence[int]) -> PackedBatch:
-        """Return a batch of the windows that have these numbers in `windows`."""
+    def select(self, numbers: Sequence[int], filling: Filling | None = None) -> PackedBatch:
+        """Return a batch of the windows that have these numbers in `windows`.
+
+        filling: how the new batch is filled; None: as this one.
+        """
         tokens, bounds = self.tokens.numpy(), self.packing.bounds
         windows, parts, offset = [], [], 0
         for number in numbers:
@@ -157,7 +179,7 @@ class PackedBatch:
             windows.append(moved)
             parts.append(tokens[bounds[number] : bounds[number + 1]])
             offset += len(parts[-1])
-        return _pack(windows, parts)
+        return _pack(windows, parts, filling or self.filling)
 
     def split(self) -> list[PackedBatch]:
         """Return one batch for each sequence of this batch, in order."""
@@ -175,7 +197,7 @@ class PackedBatch:
     def pin_memory(self) -> PackedBatch:
         """Return a copy of this batch in page-locked memory."""
         packing = Packing(self.packing.bounds, self.packing.cu_seqlens.pin_memory())
-        return PackedBatch(self.windows, self.tokens.pin_memory(), packing)
+        return replace(self, tokens=self.tokens.pin_memory(), packing=packing)
 
 
 # A window's tokens, special tokens included, and, as in PackedWindow, which of its rows are kept,
@@ -187,11 +209,13 @@ class VarlenCollator:
     """Packs batches: encodes the sequences, cuts long ones, and lays all windows end to end.
 
     encode: returns the token ids of sequences. policy: how to cut a sequence that is too long for
-    one window.
+    one window. filling: how batches are filled.
     """
 
-    def __init__(self, encode: Encode, policy: LengthPolicy) -> None:
-        self._encode, self._policy = encode, policy
+    def __init__(
+        self, encode: Encode, policy: LengthPolicy, filling: Filling | None = None
+    ) -> None:
+        self._encode, self._policy, self._filling = encode, policy, filling or Filling()
         self._encode_first = lru_cache(maxsize=1)(lambda residues: encode([residues])[0])
 
     def __call__(self, batch: RawBatch) -> PackedBatch:
@@ -207,7 +231,7 @@ class VarlenCollator:
                 parts.append(part)
                 offset += len(part)
             wanted = slice(None)
-        return _pack(windows, parts)
+        return _pack(windows, parts, self._filling)
 
     def _encode_all(self, batch: RawBatch) -> list[Int64s]:
         if batch.windows == (0, None):
@@ -230,9 +254,15 @@ def _whole(tokens: Int64s) -> list[_Piece]:
     return [(1, len(tokens) - 1, True, True, tokens)]
 
 
-def _pack(windows: list[PackedWindow], parts: list[Int64s]) -> PackedBatch:
+def _pack(windows: list[PackedWindow], parts: list[Int64s], filling: Filling) -> PackedBatch:
     """Return a batch of windows; parts: each window's tokens, special tokens included."""
-    if (missing := MIN_BATCH_TOKENS - sum(map(len, parts))) > 0:
-        parts = [*parts, np.full(missing + SPECIALS, parts[0][0])]
-    packing = Packing.of([len(part) for part in parts])
-    return PackedBatch(windows, torch.from_numpy(np.concatenate(parts)), packing)
+    lengths = [len(part) for part in parts]
+    total = sum(lengths)
+    if missing := filling.rows(total) - total:
+        # The time of attention grows with the square of a dummy's length.
+        longest = max(*lengths, MIN_BATCH_TOKENS)
+        count, rest = divmod(missing, longest)
+        lengths += [longest] * count + [rest] * (rest > 0)
+        parts = [*parts, np.full(missing, parts[0][0])]
+    tokens = torch.from_numpy(np.concatenate(parts))
+    return PackedBatch(windows, tokens, Packing.of(lengths), filling)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seqembed.flags import FP32_RETRY
-from seqembed.inference.batches import PackedBatch
+from seqembed.inference.batches import PackedBatch, choose_filling
 from seqembed.inference.failure_tracker import FailureTracker
 from seqembed.inference.pooling import WindowPool, pooled_span
 from seqembed.inference.streams import CpuStreams, CudaStream, Rows
@@ -103,6 +103,7 @@ class AsyncInferenceRunner:
         threads: int,
     ) -> None:
         self._model, self._outputs, self._tracker = model, outputs, tracker
+        self._device = device
         self._load_fp32, self._token_budget = cache(load_fp32), token_budget
         self._streams: CpuStreams | CudaStream
         if device.type == "cuda":
@@ -250,11 +251,13 @@ class AsyncInferenceRunner:
         still not finite is quarantined. The rows of other windows stay: no row depends on another.
         """
         finite = _find_finite(pooled, residues)
+        filling = choose_filling(self._device, pooled.shape[1], torch.float32)
         for number in np.flatnonzero(~finite).tolist():
             window = batch.windows[number]
             if window.position in self._tracker.given_up:
                 continue
-            again = _arrive(self._begin(batch.select([number]), self._load_fp32(), alone=False))
+            alone = batch.select([number], filling)
+            again = _arrive(self._begin(alone, self._load_fp32(), alone=False))
             pooled[number] = again[0][0]
             residues[number : number + 1] = again[1]
             self._retried.add(window.position)

@@ -22,6 +22,7 @@ from seqembed.index.reader import ShardIndex, read_id, read_shard_index
 from seqembed.inference.batches import (
     Encode,
     VarlenCollator,
+    choose_filling,
     plan_batches,
     plan_passes,
     put_suspects_first,
@@ -91,12 +92,16 @@ class Run:
         at_once = policy.windows_a_pass(token_budget)
         planned = plan_passes(boundaries, batches, passes, at_once)
         dataset = IndexBasedDataset(index_path, boundaries, planned, at_once)
-        loader = create_async_dataloader(dataset, VarlenCollator(convert, policy), self.device)
+        filling = choose_filling(self.device, self.model.architecture.width, self._dtype)
+        collator = VarlenCollator(convert, policy, filling)
+        loader = create_async_dataloader(dataset, collator, self.device)
         counts = policy.model_tokens(self.shard.tokens)
         sums = np.diff(np.append(0, counts.cumsum())[boundaries])[batches]
         if len(sums):
-            # A batch over the budget counts as full.
-            room = np.maximum(sums, passes[boundaries[batches]] * token_budget)
+            # A batch over the budget counts as full, but for what its last block lacks.
+            whole = -(-sums // filling.block) * filling.block
+            full = filling.rows(token_budget)
+            room = np.maximum(whole, passes[boundaries[batches]] * full)
             words = "%s batches are to be computed, filled to %.2f%%"
             self.logger.info(words, f"{len(sums):,}", 100 * sums.sum() / room.sum())
         return loader, int(sums.sum())
@@ -157,7 +162,11 @@ class Run:
 
     @property
     def _token_bytes(self) -> int:
-        return bytes_a_token(self.model.architecture, DTYPES[self.recipe.precision].itemsize)
+        return bytes_a_token(self.model.architecture, self._dtype.itemsize)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return DTYPES[self.recipe.precision]
 
     def _free_memory(self) -> int:
         if self.device.type == "cuda":
@@ -205,8 +214,7 @@ class Run:
                 budget = TOKENS["cpu"]
             else:
                 # A smaller batch is filled up to a block: it would need as much time and memory.
-                dtype = DTYPES[self.recipe.precision]
-                budget = block_rows(self.model.architecture.width, dtype)
+                budget = block_rows(self.model.architecture.width, self._dtype)
         return CheckpointManifest(
             rank=self.shard.rank,
             world_size=self.shard.world_size,
