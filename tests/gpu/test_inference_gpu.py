@@ -1,29 +1,34 @@
-"""Batches on a CUDA device, one queued behind the other, against the CPU's, in fp32."""
+"""Batches on a CUDA device, one queued behind the other: against the CPU's, and their bits."""
 
 from __future__ import annotations
 
 import copy
 import logging
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from worker_runs import make_project, make_sequences
 
+from seqembed.environment import EnvConfig
 from seqembed.inference.batches import (
     RawBatch,
     VarlenCollator,
+    choose_filling,
     plan_batches,
     plan_passes,
 )
 from seqembed.inference.failure_tracker import FailureTracker
 from seqembed.inference.loader import IndexBasedDataset, create_async_dataloader
 from seqembed.inference.runner import AsyncInferenceRunner, Outputs
+from seqembed.kernels.choice import FUSED, PLAIN
 from seqembed.models.encoders.dnabert_s import DnabertS
 from seqembed.models.encoders.esm2 import Esm2
 from seqembed.models.encoders.tokenization import Esm2Tokenizer
 from seqembed.models.families import DnabertArchitecture, Esm2Architecture
 from seqembed.settings.lengths import LengthPolicy
+from seqembed.settings.precision import DTYPES, should_use_fp16
 
 CPU = torch.device("cpu")
 WINDOW = LengthPolicy(long_sequences="window", max_length=400)
@@ -47,32 +52,51 @@ def model(request):
     return request.param(shape, shape.layers).eval().requires_grad_(False)
 
 
-def pack_all(pinned):
+@pytest.fixture(params=["fp32", "fp16", "bf16"])
+def dtype(request, device):
+    if request.param != "fp32" and not should_use_fp16(device, EnvConfig.from_environ({})):
+        pytest.skip("this CUDA device is older than Ampere: it computes in fp32 only")
+    return DTYPES[request.param]
+
+
+def random_residues():
     letters, choice = np.frombuffer(b"LAGVSERTIDPKQNFYMHWC", np.uint8), np.random.default_rng(3)
-    collate = VarlenCollator(Esm2Tokenizer().encode_all, WINDOW)
-    for start in range(0, len(LENGTHS), 4):
-        positions = np.arange(start, min(start + 4, len(LENGTHS)))
-        residues = [choice.choice(letters, LENGTHS[n]).tobytes() for n in positions]
-        batch = collate(RawBatch(positions, residues))
-        yield batch.pin_memory() if pinned else batch
+    return [choice.choice(letters, length).tobytes() for length in LENGTHS]
 
 
-def embed(model, device, folder):
-    """(N, D) rows, and the token rows, of all sequences."""
+def pack_all(model, device, dtype, budget, backwards):
+    filling = choose_filling(device, model.architecture.width, dtype)
+    collate = VarlenCollator(Esm2Tokenizer().encode_all, WINDOW, filling)
+    residues, order = random_residues(), np.arange(len(LENGTHS))[:: -1 if backwards else 1]
+    tokens = WINDOW.model_tokens(np.array(LENGTHS)[order])
+    for start, stop in pairwise(plan_batches(tokens, budget).tolist()):
+        own = order[start:stop]
+        batch = collate(RawBatch(own, [residues[row] for row in own]))
+        yield batch.pin_memory() if device.type == "cuda" else batch
+
+
+def embed(
+    model, device, folder, *, dtype=torch.float32, kernels=PLAIN, budget=2048, backwards=False
+):
+    """(N, D) rows, and the token rows, of all sequences, in the order of LENGTHS."""
     digests = np.arange(16 * len(LENGTHS), dtype=np.uint16).view(np.uint8)[: 16 * len(LENGTHS)]
     tracker = FailureTracker(
         folder, digests.reshape(-1, 16), str, logging.getLogger("seqembed.tests")
     )
     tracker.start(range(len(LENGTHS)), lambda: None)
     wanted = Outputs(pooling="mean", pools_specials=True, per_residue=True, storage="float32")
-    model = copy.deepcopy(model).to(device)
+    model = copy.deepcopy(model).to(device, dtype)
+    model.kernels = kernels
     runner = AsyncInferenceRunner(
-        model, device, wanted, tracker, lambda: model, token_budget=4096, streams=1, threads=1
+        model, device, wanted, tracker, lambda: model, token_budget=budget, streams=1, threads=1
     )
-    parts = list(runner.run(pack_all(pinned=device.type == "cuda")))
-    assert np.concatenate([part.positions for part in parts]).tolist() == [*range(len(LENGTHS))]
-    residues = [rows for part in parts for _, rows in part.residues]
-    return np.concatenate([part.rows for part in parts if part.tokens]), np.concatenate(residues)
+    rows, residues = {}, {row: [] for row in range(len(LENGTHS))}
+    for part in runner.run(pack_all(model, device, dtype, budget, backwards)):
+        rows |= zip(part.positions.tolist(), part.rows, strict=True)
+        for row, tokens in part.residues:
+            residues[row].append(tokens)
+    assert sorted(rows) == [*residues] and not tracker.given_up
+    return np.stack([rows[row] for row in residues]), np.concatenate(sum(residues.values(), []))
 
 
 def test_a_gpus_batches_are_a_cpus_in_page_locked_memory(tmp_path):
@@ -94,11 +118,31 @@ def test_a_gpus_batches_are_a_cpus_in_page_locked_memory(tmp_path):
         assert ours.packing.bounds == plain.packing.bounds
 
 
-def test_a_gpu_gives_the_rows_of_the_cpu_in_their_order(model, device, tmp_path):
-    for found, expected in zip(*(embed(model, d, tmp_path) for d in (device, CPU)), strict=True):
-        np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
+@pytest.mark.parametrize("kernels", [PLAIN, FUSED])
+def test_a_gpu_gives_the_rows_of_the_cpu(model, device, kernels, tmp_path):
+    expected = embed(model, CPU, tmp_path)
+    found = embed(model, device, tmp_path, kernels=kernels)
+    for own, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(own, theirs, atol=1e-4, rtol=1e-4)
 
 
-def test_a_gpu_gives_the_same_bits_again(model, device, tmp_path):
-    first, again = (embed(model, device, tmp_path) for _ in range(2))
-    assert [rows.tobytes() for rows in first] == [rows.tobytes() for rows in again]
+@pytest.mark.parametrize("kernels", [PLAIN, FUSED])
+def test_rows_have_the_same_bits_whatever_the_budget_and_the_order(
+    model, device, dtype, kernels, tmp_path
+):
+    def bits(budget, backwards):
+        how = {"dtype": dtype, "kernels": kernels, "budget": budget, "backwards": backwards}
+        return [rows.tobytes() for rows in embed(model, device, tmp_path, **how)]
+
+    first = bits(2048, False)
+    for budget, backwards in [(2048, False), (8192, False), (32_768, False), (8192, True)]:
+        assert bits(budget, backwards) == first, (budget, backwards)
+
+
+def test_fused_steps_are_as_near_to_fp32_as_plain_ones(model, device, dtype, tmp_path):
+    exact = embed(model, device, tmp_path)[0]
+    plain, fused = (
+        np.abs(embed(model, device, tmp_path, dtype=dtype, kernels=kernels)[0] - exact).max()
+        for kernels in (PLAIN, FUSED)
+    )
+    assert fused <= max(1.1 * plain, 1e-6)

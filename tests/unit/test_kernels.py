@@ -14,6 +14,7 @@ from torch import nn
 
 import seqembed
 from seqembed.kernels import plain
+from seqembed.kernels.choice import FUSED
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.dnabert_s import DnabertS
 from seqembed.models.encoders.esm2 import Esm2, rotary_tables
@@ -167,7 +168,7 @@ def test_an_encoder_gives_the_same_rows_by_either_steps(encoder, architecture):
     model = encoder(architecture, 2).to(DEVICE).eval().requires_grad_(False)
     tokens, packing = torch.arange(sum(LENGTHS), device=DEVICE) % 30, packing_of(LENGTHS)
     expected = model(tokens, packing)
-    model.steps = fused
+    model.kernels = FUSED
     torch.testing.assert_close(model(tokens, packing), expected, atol=2e-6, rtol=2e-6)
 
 

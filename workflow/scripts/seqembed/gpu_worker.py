@@ -30,7 +30,7 @@ from seqembed.errors import (
     InterruptedRun,
 )
 from seqembed.index.reader import read_assigned
-from seqembed.kernels.choice import PLAIN, load_steps
+from seqembed.kernels.choice import PLAIN
 from seqembed.machine.signals import StopFlag
 from seqembed.models.prepare import load_prepared
 from seqembed.models.prepared import load_tokenizer, read_prepared
@@ -216,7 +216,7 @@ def _load_model(
     described = read_prepared(path)
     layer = described.layer(model_config.get("embedding", {}).get("layer", "last"))
     model = load_prepared(path, layer, DTYPES[precision]).to(device)
-    model.steps = load_steps(model_config.get("kernels", PLAIN))
+    model.kernels = model_config.get("kernels", PLAIN)
     logger.info("the model is on %s in %s", device, precision)
     return model, load_tokenizer(described).encode_all
 

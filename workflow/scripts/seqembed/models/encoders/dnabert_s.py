@@ -66,6 +66,7 @@ class DnabertS(Encoder):
         if not self.layers:
             return x
         attend = self.attend_over(packing, alibi_table(self.slopes, packing.longest, x.dtype))
+        steps = self.steps
         for layer in self.layers:
-            x = layer(x, attend, self.steps)
+            x = layer(x, attend, steps)
         return x

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from seqembed.errors import ModelError
-from seqembed.kernels import plain
-from seqembed.kernels.choice import Steps
+from seqembed.kernels.choice import PLAIN, Steps, load_steps
 from seqembed.models.encoders.attention import Attend, Packing, choose_attention
 from seqembed.models.families import Architecture
 
@@ -28,19 +27,23 @@ class Encoder(nn.Module):
 
     `forward(tokens, packing)` takes (T,) int64 token ids, special tokens included, and returns the
     rows of that layer, (T, width) in the weights' dtype. Buffers stay float32 when weights are
-    cast. alibi: whether attention has ALiBi's biases. steps: the module of kernels/ whose steps the
-    encoder takes. Raises ModelError if there is no such layer.
+    cast. alibi: whether attention has ALiBi's biases. kernels: the steps to take, PLAIN or FUSED of
+    kernels/choice.py. Raises ModelError if there is no such layer.
     """
 
     alibi: ClassVar[bool]
-    steps: Steps
 
     def __init__(self, architecture: Architecture, layer: int) -> None:
         super().__init__()
         if not 0 <= layer <= architecture.layers:
             raise ModelError(f"layer {layer} is not one of 0 to {architecture.layers}")
         self.architecture, self.layer = architecture, layer
-        self.steps = plain
+        self.kernels = PLAIN
+
+    @property
+    def steps(self) -> Steps:
+        """The module of the steps that `kernels` names."""
+        return load_steps(self.kernels)
 
     def attend_over(self, packing: Packing, table: Tensor | None = None) -> Attend:
         """Return attention over a batch; table: alibi_table's result, None without ALiBi."""

@@ -104,16 +104,17 @@ class Esm2(Encoder):
         layers = cast(Iterable[Esm2Layer], self.layers)
         first, *norms = [*(layer.attention_norm for layer in layers), self.final_norm]
         rows: Tensor = first(x)
+        steps = self.steps
         for layer, norm in zip(layers, norms, strict=True):
-            x, rows = layer(x, rows, norm, attend, self.steps)
+            x, rows = layer(x, rows, norm, attend, steps)
         return rows
 
     def _attend_rotated(self, packing: Packing) -> Attend:
         cos, sin = rotary_tables(self.inv_freq, packing)
-        attend = self.attend_over(packing)
+        attend, steps = self.attend_over(packing), self.steps
 
         def attend_rotated(qkv: Tensor) -> Tensor:
-            self.steps.rotate_(qkv[:, :2], cos, sin)
+            steps.rotate_(qkv[:, :2], cos, sin)
             return attend(qkv)
 
         return attend_rotated
