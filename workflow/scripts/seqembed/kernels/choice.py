@@ -62,7 +62,7 @@ def choose_kernels(device: torch.device, cache: Path, logger: Logger) -> str:
 
 def _set_cache(folder: Path) -> None:
     # Triton's own default is a folder in the home.
-    if not os.access(Path.home(), os.W_OK):
+    if not os.access(os.path.expanduser("~"), os.W_OK):
         os.environ.setdefault(CACHE_VARIABLE, str(folder.absolute()))
 
 
