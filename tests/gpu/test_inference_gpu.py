@@ -139,10 +139,13 @@ def test_rows_have_the_same_bits_whatever_the_budget_and_the_order(
         assert bits(budget, backwards) == first, (budget, backwards)
 
 
-def test_fused_steps_are_as_near_to_fp32_as_plain_ones(model, device, dtype, tmp_path):
+@pytest.mark.parametrize("name", ["fp16", "bf16"])
+def test_fused_steps_are_as_near_to_fp32_as_plain_ones(name, model, device, tmp_path):
+    if not should_use_fp16(device, EnvConfig.from_environ({})):
+        pytest.skip("this CUDA device is older than Ampere: it computes in fp32 only")
     exact = embed(model, device, tmp_path)[0]
     plain, fused = (
-        np.abs(embed(model, device, tmp_path, dtype=dtype, kernels=kernels)[0] - exact).max()
-        for kernels in (PLAIN, FUSED)
+        np.square(embed(model, device, tmp_path, dtype=DTYPES[name], kernels=k)[0] - exact).mean()
+        for k in (PLAIN, FUSED)
     )
-    assert fused <= max(1.1 * plain, 1e-6)
+    assert fused**0.5 <= 1.1 * plain**0.5
