@@ -19,6 +19,8 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
+from seqembed.versions import ask_for_one_split
+
 # With ALiBi, this many queries attend at once: the biases of all queries would need memory that is
 # quadratic in a sequence's length.
 CHUNK = 256
@@ -145,7 +147,8 @@ def attend_varlen(
         raise ValueError("attend_varlen takes no biases: `table` must be None")
     bounds, longest = packing.cu_seqlens, packing.longest
     # With more splits, the length of the longest sequence would change the order of all sums.
-    out = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=1.0, num_splits=1)
+    one_split = ask_for_one_split(varlen_attn)
+    out = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=1.0, **one_split)
     assert isinstance(out, Tensor)  # a tuple is returned only if auxiliary output is asked for
     return out
 
