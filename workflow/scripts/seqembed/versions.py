@@ -5,9 +5,7 @@ Imports no library before it is asked about: few programs need them.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Collection
 from typing import Any
 
 
@@ -21,11 +19,9 @@ def find_http_error() -> type[BaseException]:
     return next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
 
 
-@cache
-def ask_for_one_split(attention: Callable[..., Any]) -> dict[str, Any]:
-    """Return the keyword arguments by which `attention` computes a sequence in one split.
+def ask_for_one_split(arguments: Collection[str]) -> dict[str, Any]:
+    """Return the keyword arguments by which PyTorch's attention computes a sequence in one split.
 
-    attention: PyTorch's varlen_attn, which takes a number of splits from PyTorch 2.12 on. Before,
-    there is none to give.
+    arguments: the names of all that this attention takes. PyTorch 2.11 has none for the splits.
     """
-    return {"num_splits": 1} if "num_splits" in inspect.signature(attention).parameters else {}
+    return {"num_splits": 1} if "num_splits" in arguments else {}

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, partial
+from inspect import signature
 from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -140,17 +142,21 @@ def attend_varlen(
     q: Tensor, k: Tensor, v: Tensor, packing: Packing, table: Tensor | None = None
 ) -> Tensor:
     """Return attention's result, all sequences at once; on CUDA, in fp16 or bf16, without ALiBi."""
-    # This import takes seconds, as torch._dynamo comes along: workers without CUDA do without.
-    from torch.nn.attention.varlen import varlen_attn
-
     if table is not None:
         raise ValueError("attend_varlen takes no biases: `table` must be None")
     bounds, longest = packing.cu_seqlens, packing.longest
+    rows: Tensor = _find_varlen()(q, k, v, bounds, bounds, longest, longest, scale=1.0)
+    return rows
+
+
+@cache
+def _find_varlen() -> Callable[..., Any]:
+    """Return PyTorch's attention over packed sequences, which computes each in one split."""
+    # This import takes seconds, as torch._dynamo comes along: workers without CUDA do without.
+    from torch.nn.attention.varlen import varlen_attn
+
     # With more splits, the length of the longest sequence would change the order of all sums.
-    one_split = ask_for_one_split(varlen_attn)
-    out = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=1.0, **one_split)
-    assert isinstance(out, Tensor)  # a tuple is returned only if auxiliary output is asked for
-    return out
+    return partial(varlen_attn, **ask_for_one_split(signature(varlen_attn).parameters))
 
 
 def choose_attention(device: torch.device, dtype: torch.dtype, alibi: bool) -> Attention:
