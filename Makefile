@@ -4,12 +4,12 @@ STAMP := .venv/installed
 BIN := $(CURDIR)/.venv/bin
 EXAMPLE := resources/example
 
-.PHONY: install run test test-slurm fuzz faults bench lint clean
+.PHONY: install run test test-oldest test-slurm fuzz faults bench lint clean
 install: $(STAMP)
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet '.[dev,slurm]'
+	.venv/bin/pip install --quiet '.[dev,slurm]' -c constraints.txt
 	touch $@
 
 # The bundled example with the bundled model, offline.
@@ -20,6 +20,17 @@ run: $(STAMP)
 # Three files of tests at a time, the longest first: most of a test is one thread, or waits.
 test: $(STAMP)
 	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 pytest -n 3 --dist loadfile --no-loadscope-reorder
+
+# The oldest versions that pyproject.toml allows, in an environment of their own.
+OLDEST := .venv-oldest/installed
+$(OLDEST): pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --quiet '.[dev,slurm]' -c constraints-oldest.txt
+	touch $@
+
+test-oldest: $(OLDEST)
+	PATH="$(CURDIR)/.venv-oldest/bin:$$PATH" OMP_NUM_THREADS=1 \
+	    pytest -n 3 --dist loadfile --no-loadscope-reorder tests/unit tests/workflow/test_example.py
 
 # Runs on a Slurm of one node, which is installed and started here: needs root and Debian. Twenty
 # minutes, most of which are spent waiting.
@@ -44,7 +55,7 @@ faults: $(STAMP)
 BENCH ?= results/benchmarks
 BENCHED := .venv/installed-bench
 $(BENCHED): $(STAMP)
-	.venv/bin/pip install --quiet '.[bench]'
+	.venv/bin/pip install --quiet '.[bench]' -c constraints.txt
 	touch $@
 
 bench: $(BENCHED)
@@ -61,4 +72,4 @@ lint: $(STAMP)
 	PATH="$(BIN):$$PATH" snakemake --lint
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv .venv-oldest build *.egg-info

@@ -13,7 +13,7 @@ import seqembed
 LIBRARY = Path(seqembed.__file__).parent
 # A module imports from its own room, and from what stands before it.
 ORDER = (
-    *("errors", "flags", "environment", "storage", "machine", "kernels", "fasta"),
+    *("errors", "flags", "environment", "versions", "storage", "machine", "kernels", "fasta"),
     *("models.source", "models.families", "models.known"),
     *("models.encoders", "models.prepared", "models.weights", "models", "checks", "settings"),
     *("index", "results", "checkpoints", "inference", "worker_logging", "worker"),

@@ -1,4 +1,4 @@
-"""Call FlashAttention over packed sequences; what differs between PyTorch's versions is here.
+"""Call FlashAttention over packed sequences.
 
 PyTorch's public function torch.nn.attention.varlen.varlen_attn imports torch._dynamo and sympy,
 which takes a worker seconds. So the operator is called that this function calls: it is private, and
@@ -15,14 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seqembed.versions import ask_for_one_split
+
 # The operator's arguments that are given by position, in PyTorch 2.11 to 2.13.
 ARGUMENTS = (
     *("query", "key", "value", "cum_seq_q", "cum_seq_k", "max_q", "max_k"),
     *("dropout_p", "is_causal", "return_debug_mask"),
 )
-# With more than one split, the length of the longest sequence would change the order of all sums.
-# PyTorch 2.11 has no such argument, and does not split.
-ONE_SPLIT = {"num_splits": 1}
 
 
 def attend_packed(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, longest: int) -> Tensor:
@@ -49,13 +48,14 @@ def find_options() -> dict[str, int] | None:
         return None
     if names[: len(ARGUMENTS)] != [*ARGUMENTS] or "scale" not in names:
         return None
-    return ONE_SPLIT if "num_splits" in names else {}
+    # With more splits, the length of the longest sequence would change the order of all sums.
+    return ask_for_one_split(names)
 
 
 def _attend_by_public_function(q: Tensor, k: Tensor, v: Tensor, *where: Tensor | int) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    options = ONE_SPLIT if "num_splits" in signature(varlen_attn).parameters else {}
+    options = ask_for_one_split(signature(varlen_attn).parameters)
     call: Callable[..., Any] = varlen_attn
     rows: Tensor = call(q, k, v, *where, scale=1.0, **options)
     return rows

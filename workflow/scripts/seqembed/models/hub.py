@@ -6,13 +6,13 @@ import logging
 import re
 from pathlib import Path
 
-from httpx2 import HTTPError
 from huggingface_hub import snapshot_download
 
 from seqembed.errors import ModelError
 from seqembed.models.known import KnownModel
 from seqembed.models.prepared import sha256_of
 from seqembed.models.source import INDEX, list_weight_files
+from seqembed.versions import find_http_error
 
 
 def fetch(model: KnownModel, by_hand: Path, logger: logging.Logger) -> Path:
@@ -61,7 +61,7 @@ def _download(model: KnownModel, by_hand: Path, logger: logging.Logger) -> Path:
         if missing := [path.name for path in files if not path.exists()]:
             raise FileNotFoundError(f"there is no {', '.join(missing)}")
     # A failed transfer over Xet raises a bare RuntimeError.
-    except (HTTPError, OSError, RuntimeError) as error:
+    except (find_http_error(), OSError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         needed = ", ".join(names) + (" and the files that the index names" if parts else "")
         page = f"https://huggingface.co/{model.repository}/tree/{model.revision}"

@@ -1,0 +1,31 @@
+"""What differs between the versions of libraries that the project allows."""
+
+from __future__ import annotations
+
+import sys
+from inspect import signature
+
+import torch
+from huggingface_hub.errors import HfHubHTTPError
+from packaging.version import Version
+from torch.nn.attention.varlen import varlen_attn
+
+from seqembed.versions import ask_for_one_split, find_http_error
+
+
+def test_the_http_error_is_that_of_answers_and_of_connections():
+    error = find_http_error()
+    library = sys.modules[error.__module__.partition(".")[0]]
+    assert issubclass(HfHubHTTPError, error) and issubclass(library.ConnectError, error)
+
+
+def test_one_split_is_asked_for_where_attention_splits():
+    assert ask_for_one_split({"scale", "num_splits"}) == {"num_splits": 1}
+    assert ask_for_one_split({"scale"}) == {}
+
+
+def test_pytorch_takes_a_number_of_splits_from_2_12_on():
+    takes = signature(varlen_attn)
+    one_split = ask_for_one_split(takes.parameters)
+    assert bool(one_split) == (Version(torch.__version__) >= Version("2.12"))
+    takes.bind(*["q", "k", "v"], *[0, 0], *[1, 1], scale=1.0, **one_split)
