@@ -163,6 +163,28 @@ def test_a_failure_beside_others_does_not_raise_the_limit(tmp_path):
         assert tracker.known.token_limit == limit
 
 
+@pytest.mark.parametrize(
+    ("rows", "limit", "tried"),
+    # Of 52 tokens each, in blocks of 100: three blocks, two, and one, which is not cut.
+    [(range(5), 200, 1), (range(3), 100, 1), (range(1), None, 0)],
+)
+def test_on_a_gpu_a_batch_is_not_cut_below_a_block(rows, limit, tried, tmp_path):
+    tracker = FailureTracker(tmp_path, DIGESTS, str, LOGGER, block=100)
+    tracker.start(range(COUNT), lambda: None)
+    parts = tracker.handle_failure(batch_of(*rows), MemoryError("no room"), alone=True)
+    assert (len(parts), tracker.known.token_limit) == (tried, limit)
+
+
+def test_on_a_gpu_the_sequences_of_a_block_out_of_memory_are_tried_alone(tmp_path):
+    tracker = FailureTracker(tmp_path, DIGESTS, str, LOGGER, block=104)
+    tracker.start(range(COUNT), lambda: None)
+    parts = tracker.handle_failure(batch_of(1, 2), MemoryError("no room"), alone=True)
+    assert [part.positions for part in parts] == [[1], [2]]
+    assert tracker.known.token_limit is None
+    assert tracker.handle_failure(parts[0], MemoryError("no room"), alone=True) == []
+    assert [*tracker.suspects] == [1] and tracker.suspects[1].memory
+
+
 def test_a_sequence_killed_out_of_memory_is_tried_last(tmp_path):
     crash_at(tmp_path, batch_of(7), crash=KILLED)
     tracker = crash_at(tmp_path, batch_of(9, 10))

@@ -1,6 +1,7 @@
 """Decide what is computed in place of a batch that failed, down to a single sequence.
 
-A batch that ran out of memory is cut in two, and later batches hold at most half as many tokens.
+A batch that ran out of memory is cut in two, and later batches hold at most half as many tokens; on
+a GPU, a batch is not cut below a block of rows, since a smaller one is filled up to that.
 After any other failure each sequence of the batch is computed alone: at once if the batch raised an
 error, in a fresh process if the process crashed. A suspect is a sequence that may have caused a
 failure. A suspect that fails alone twice, each time as the first work of a fresh process, is
@@ -60,7 +61,8 @@ class FailureTracker:
     """Records a shard's failures, and decides what is computed in place of a failed batch.
 
     folder: the shard's checkpoint folder. digests: (N, 16) uint8 of the shard's rows. name_of:
-    returns a row's id, for messages. known: the failures of this and earlier runs.
+    returns a row's id, for messages. block: Filling.block of the batches. known: the failures of
+    this and earlier runs.
     given_up: the rows that this process computes no more. retrying: whether the batch that was
     submitted last is a sequence that failed alone before.
     """
@@ -71,8 +73,9 @@ class FailureTracker:
         digests: NDArray[np.uint8],
         name_of: Callable[[int], str],
         logger: logging.Logger,
+        block: int = 1,
     ) -> None:
-        self._folder, self._digests = folder, digests
+        self._folder, self._digests, self._block = folder, digests, block
         self._name_of, self._logger = name_of, logger
         self._file = InFlightFile(folder)
         try:
@@ -112,7 +115,7 @@ class FailureTracker:
         if flight is None:
             raise WorkerCrashError(f"{reason} while no sequence was being computed")
         (first, _, count), *others = flight.steps
-        if memory and (others or flight.pieces > 1):
+        if memory and (others or self._can_be_cut(flight.tokens, flight.pieces)):
             self._lower_limit(flight.tokens, alone=not others)
         elif count == 1 and not others:
             self._fail_alone(first, reason, memory, fresh=flight.fresh)
@@ -167,7 +170,7 @@ class FailureTracker:
         too many sequences in a row failed alone.
         """
         reason, memory = _shorten(f"{type(error).__name__}: {error}"), is_out_of_memory(error)
-        if memory and (len(batch.windows) > 1 or not alone):
+        if memory and (not alone or self._can_be_cut(batch.size, len(batch.windows))):
             self._lower_limit(batch.size, alone=alone)
             self._save()
             return [batch]
@@ -203,12 +206,18 @@ class FailureTracker:
         """Lower the limit on one batch's tokens after a batch of `tokens` ran out of memory.
 
         If other batches of this worker were in memory too, the new limit is `tokens`, because this
-        batch may fit without them. If it was `alone`, the new limit is half of `tokens`.
+        batch may fit without them. If it was `alone`, the new limit is half of `tokens`, rounded up
+        to whole blocks.
         """
-        limit = min(tokens // 2 if alone else tokens, self.known.token_limit or tokens)
+        half = -(-(tokens // 2) // self._block) * self._block
+        limit = min(half if alone else tokens, self.known.token_limit or tokens)
         self.known.token_limit = limit
         words = "out of memory in a batch of %s tokens: batches hold at most %s from now on"
         self._logger.warning(words, f"{tokens:,}", f"{limit:,}")
+
+    def _can_be_cut(self, tokens: int, windows: int) -> bool:
+        """Whether parts of a batch need less memory: it has several windows, and several blocks."""
+        return windows > 1 and tokens > self._block
 
     def _fail_alone(
         self, row: int, reason: str, memory: bool, *, fresh: bool, error: Exception | None = None

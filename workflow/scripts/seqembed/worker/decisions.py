@@ -21,6 +21,7 @@ from seqembed.errors import CheckpointError, DeviceError
 from seqembed.index.reader import ShardIndex, read_id, read_shard_index
 from seqembed.inference.batches import (
     Encode,
+    Filling,
     VarlenCollator,
     choose_filling,
     plan_batches,
@@ -32,7 +33,7 @@ from seqembed.inference.loader import BatchLoader, IndexBasedDataset, create_asy
 from seqembed.inference.runner import AsyncInferenceRunner, Outputs
 from seqembed.inference.streams import keep_products_equal
 from seqembed.kernels.choice import choose_kernels
-from seqembed.models.encoders.encoder import Encoder, block_rows
+from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.prepared import PreparedModel, WeightsCheck, read_prepared
 from seqembed.settings.precision import DTYPES
 from seqembed.settings.recipe import Recipe, adopt_recipe
@@ -92,7 +93,7 @@ class Run:
         at_once = policy.windows_a_pass(token_budget)
         planned = plan_passes(boundaries, batches, passes, at_once)
         dataset = IndexBasedDataset(index_path, boundaries, planned, at_once)
-        filling = choose_filling(self.device, self.model.architecture.width, self._dtype)
+        filling = self._filling
         collator = VarlenCollator(convert, policy, filling)
         loader = create_async_dataloader(dataset, collator, self.device)
         counts = policy.model_tokens(self.shard.tokens)
@@ -116,7 +117,8 @@ class Run:
         being computed, NotTheSequencesError if too many sequences in a row failed alone.
         """
         name_of = partial(read_id, index_path)
-        tracker = FailureTracker(folder, self.shard.digests, name_of, self.logger)
+        block = self._filling.block
+        tracker = FailureTracker(folder, self.shard.digests, name_of, self.logger, block)
         tracker.record_crash(model_config.get("crash"))
         if began := model_config.get("began"):
             began()
@@ -163,6 +165,10 @@ class Run:
     @property
     def _token_bytes(self) -> int:
         return bytes_a_token(self.model.architecture, self._dtype.itemsize)
+
+    @property
+    def _filling(self) -> Filling:
+        return choose_filling(self.device, self.model.architecture.width, self._dtype)
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -214,7 +220,7 @@ class Run:
                 budget = TOKENS["cpu"]
             else:
                 # A smaller batch is filled up to a block: it would need as much time and memory.
-                budget = block_rows(self.model.architecture.width, self._dtype)
+                budget = self._filling.block
         return CheckpointManifest(
             rank=self.shard.rank,
             world_size=self.shard.world_size,
@@ -257,8 +263,8 @@ def open_run(
     recipe = adopt_recipe(recipes, settings.request, model, device, environment, kernels)
     shard = read_shard_index(index_path)
     recipe.policy.refuse(shard.tokens, "tokens")
-    words = (model.name, device, recipe.precision, recipe.fingerprint[:12])
-    logger.info("model %s on %s, %s, recipe %s", *words)
+    words = (model.name, device, recipe.precision, recipe.kernels, recipe.fingerprint[:12])
+    logger.info("model %s on %s, %s, kernels %s, recipe %s", *words)
     return Run(
         settings=settings,
         device=device,
