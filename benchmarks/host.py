@@ -50,13 +50,13 @@ class StandIn(nn.Module):
 
     def __init__(self, longest: int, width: int) -> None:
         super().__init__()
-        self._rows = torch.ones(longest, width)
+        self.rows = torch.ones(longest, width)
 
     def even_threads(self, rows: int, threads: int) -> int:
         return 1
 
     def forward(self, tokens: Tensor, packing: Any) -> Tensor:
-        return self._rows[: len(tokens)]
+        return self.rows[: len(tokens)]
 
 
 def make_shard(folder: Path, fasta: Path) -> Path:
@@ -87,7 +87,7 @@ class Worker:
     def __init__(self, folder: Path, shard: Path, options: argparse.Namespace) -> None:
         self._options = options
         self._run, config = open_shard(folder, shard, options.budget, options.per_residue)
-        self._rows = list(range(len(self._run.shard.rows)))
+        self.rows = list(range(len(self._run.shard.rows)))
         self._manifest = self._run.manifest(None)
         self._convert = _load_model(config, torch.device("cpu"), LOGGER)[1]
         self._folder = folder / "checkpoint"
@@ -95,7 +95,7 @@ class Worker:
         self.tracker = self._run.open_tracker(self._folder, shard, {})
 
         self.batches, self._tokens = self._run.load_batches(
-            shard, self._rows, self._manifest, self._convert, self.tracker
+            shard, self.rows, self._manifest, self._convert, self.tracker
         )
 
     def read(self) -> None:
@@ -109,13 +109,13 @@ class Worker:
         runner = self._run.open_runner(
             model, self.tracker, lambda: (model, None), self._manifest, 1
         )
-        writer = self._run.open_writer(self._folder, self._rows, NO_BLOCK_IS_DUE)
+        writer = self._run.open_writer(self._folder, self.rows, NO_BLOCK_IS_DUE)
         for batch in runner.run(writer.make_room(batches)):
             progress.advance(writer.add(batch), batch.tokens, writer.written)
         return writer
 
     def _progress(self) -> Progress:
-        return Progress(LOGGER, len(self._rows), 0, self._tokens)
+        return Progress(LOGGER, len(self.rows), 0, self._tokens)
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -144,7 +144,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     with profiled(options.profile):
         finish, writer = timed(partial(worker.finish, batches))
     block, _ = timed(writer.close)
-    if writer.computed != sum(len(batch.positions) for batch in batches):
+    if writer.computed != len(worker.rows):
         raise SystemExit(f"only {writer.computed:,} rows were computed")
     noted, _ = timed(lambda: [worker.tracker.note_in_flight([b]) for b in batches + batches])
     count = len(batches)
@@ -152,7 +152,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     seconds["block_wall"] = writer.spent
     return {
         "batches": count,
-        "sequences_a_batch": round(sum(len(batch.positions) for batch in batches) / count, 1),
+        "sequences_a_batch": round(len(worker.rows) / count, 1),
     } | {name: round(1000 * value / count, 3) for name, value in seconds.items()}
 
 

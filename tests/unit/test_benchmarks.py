@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from worker_runs import SCRIPTS, make_sequences
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 FIELDS = {
@@ -18,7 +20,9 @@ FIELDS = {
 
 def run(script: str, *words: object) -> str:
     command = [sys.executable, str(BENCHMARKS / f"{script}.py"), *map(str, words)]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    variables = os.environ | {"PYTHONPATH": str(SCRIPTS)}
+    ended = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=variables)
+    return ended.stdout
 
 
 @pytest.fixture(scope="module", params=FIELDS)
@@ -52,3 +56,12 @@ def test_a_race_is_drawn(race, tmp_path):
     pytest.importorskip("matplotlib", reason="only the bench extra has matplotlib")
     run("plot", race[0], "-o", tmp_path / "race.png")
     assert (tmp_path / "race.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_hosts_share_of_a_batch_is_measured(tmp_path):
+    sequences = make_sequences([60, 70, 1200, *range(20, 60)])
+    fasta = tmp_path / "some.fasta"
+    fasta.write_text("".join(f">s{n}\n{sequence}\n" for n, sequence in enumerate(sequences)))
+    figures = json.loads(run("host", fasta, "--budget", 1024, "--width", 8))
+    assert figures["batches"] >= 3
+    assert all(value > 0 for value in figures.values())

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import resource
+import threading
+import time
 from collections.abc import Set
 from dataclasses import replace
 from pathlib import Path
+from threading import Event, Timer
 from types import SimpleNamespace
 from typing import Any
 
@@ -314,6 +317,72 @@ def test_the_rows_may_change_once_they_are_taken(tmp_path):
     assert contents(tmp_path) == [[1, 2]]
 
 
+# Written in the background.
+
+
+def test_a_block_is_written_while_further_rows_are_added(tmp_path):
+    go, clock = Event(), Clock()
+    options = {"sequences": 2, "background": True, "check": lambda: go.wait(20)}
+    writer = open_writer(tmp_path, clock, **options)
+    add(writer, [0, 1])
+    clock.now = 5.0
+    add(writer, [2])
+    assert (contents(tmp_path), writer.ids, writer.written) == ([], [], None)
+    go.set()
+    writer.write()
+    assert contents(tmp_path) == [[0, 1], [2]]
+    assert (writer.ids, writer.computed, writer.written) == (names_of([0, 1, 2]), 3, 5.0)
+    assert [len(block) for block in writer.arrays] == [2, 1]
+    writer.close()
+
+
+def test_a_written_block_is_taken_over_by_the_next_batch(tmp_path):
+    writer = open_writer(tmp_path, sequences=2, background=True)
+    add(writer, [0, 1])
+    deadline = time.monotonic() + 20
+    while not writer.ids and time.monotonic() < deadline:
+        writer.add(BatchRows())
+    assert writer.ids == names_of([0, 1]) and writer.written is not None
+    writer.close()
+
+
+def test_one_block_at_a_time_is_written(tmp_path):
+    go = Event()
+    writer = open_writer(tmp_path, sequences=1, background=True, check=lambda: go.wait(20))
+    add(writer, [0])
+    Timer(0.2, go.set).start()
+    add(writer, [1])
+    assert contents(tmp_path)[0] == [0]
+    writer.close()
+    assert contents(tmp_path) == [[0], [1]]
+
+
+@pytest.mark.parametrize("later", [lambda writer: add(writer, [2, 3]), CheckpointWriter.write])
+def test_an_error_in_the_background_is_raised_later_and_loses_no_row(later, tmp_path):
+    go = Event()
+    writer = open_writer(tmp_path, sequences=2, background=True, check=lambda: go.wait(20))
+    with disk_of(64):
+        add(writer, [0, 1])
+        go.set()
+        with pytest.raises(OSError, match="File too large"):
+            later(writer)
+        assert (writer.ids, writer.arrays, contents(tmp_path)) == ([], [], [])
+    writer.close()
+    assert contents(tmp_path) == [[0, 1] if later is CheckpointWriter.write else [0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_closing_writes_what_waits_and_ends_the_thread(background, tmp_path):
+    before = set(threading.enumerate())
+    writer = open_writer(tmp_path, sequences=2, background=background)
+    for rows in ([0, 1], [2, 3], [4]):
+        add(writer, rows)
+        assert bool(set(threading.enumerate()) - before) == background
+    writer.close()
+    assert contents(tmp_path) == [[0, 1], [2, 3], [4]]
+    assert set(threading.enumerate()) <= before
+
+
 # With token rows: row n has n % 4 + 1 tokens, each with the values of the row and of its place.
 
 
@@ -364,6 +433,13 @@ def test_token_rows_that_are_there_already_are_not_written_again(tmp_path):
     assert_tokens(tmp_path, [2, 6, 7])
 
 
+def test_token_rows_are_written_at_once_in_the_background_too(tmp_path):
+    options = {"sequences": 2, "background": True, "check": lambda: time.sleep(0.1)}
+    writer = open_writer(tmp_path, per_residue=True, **options)
+    add_tokens(writer, [0, 1])
+    assert_tokens(tmp_path, [0, 1])
+
+
 def test_a_sequence_in_many_passes_is_written_whole_and_never_in_part(tmp_path):
     clock = Clock()
     writer = open_writer(tmp_path, clock, sequences=2, seconds=10, per_residue=True)
@@ -412,6 +488,14 @@ def test_a_block_that_could_not_be_written_is_tried_again(add_rows, tmp_path):
     assert contents(tmp_path) == [[0, 1]]
     if add_rows is add_tokens:
         assert_tokens(tmp_path, [0, 1])
+
+
+def test_rows_of_a_failed_block_are_due_with_the_next_batch(tmp_path):
+    writer = open_writer(tmp_path, sequences=2)
+    with disk_of(64), pytest.raises(OSError, match="File too large"):
+        add(writer, [0, 1])
+    add(writer, [2])
+    assert contents(tmp_path) == [[0, 1, 2]]
 
 
 def test_a_full_disk_leaves_what_was_finished(tmp_path):

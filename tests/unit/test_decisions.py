@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -226,6 +227,17 @@ def test_suspects_come_first_and_apart_and_what_wants_memory_last(project):
     assert (plan[0], plan[1], plan[-1]) == ([20], [36], [11])
     others = [row for row in range(len(SEQUENCES)) if row not in {11, 20, 36}]
     assert sum(plan[2:-1], []) == others
+
+
+@pytest.mark.parametrize(("device", "background"), [("cpu", False), ("cuda", True)])
+def test_a_gpu_does_not_wait_for_blocks(device, background, project):
+    run, before = open_project(project), set(threading.enumerate())
+    due = {"checkpoint_seq_threshold": 1, "checkpoint_time_threshold": 300.0}
+    writer = replace(run, device=torch.device(device)).open_writer(project.folder / "b", [0], due)
+    writer.add(BatchRows(np.arange(1), np.zeros((1, 64), np.float32), np.zeros(1, np.uint8)))
+    assert bool(set(threading.enumerate()) - before) == background
+    writer.close()
+    assert len(writer.ids) == 1
 
 
 def test_the_writer_takes_the_rows_that_are_missing(project):

@@ -92,8 +92,9 @@ def write_block(folder: Path, block: Block) -> Path:
     content = save({name: np.ascontiguousarray(a) for name, a in tensors.items()}, metadata)
     checksum = hashlib.blake2b(content, digest_size=CHECKSUM_BYTES).hexdigest()
     path = folder / f"batch_{block.first:05d}.safetensors"
-    with published(path, exclusive=True) as temporary:
-        temporary.write_bytes(content.replace(BLANK.encode(), checksum.encode(), 1))
+    place, view = content.index(BLANK.encode()), memoryview(content)
+    with published(path, exclusive=True) as temporary, temporary.open("wb") as new:
+        new.writelines([view[:place], checksum.encode(), view[place + len(BLANK) :]])
     return path
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +17,12 @@ from seqembed.checkpoints.token_rows import ResidueFile, ResidueSpool
 from seqembed.inference.batches import PackedBatch
 from seqembed.inference.runner import BatchRows
 
+Result = TypeVar("Result")
+
 # When the waiting rows take this many bytes, a block is written before one is due.
 MAX_WAITING_BYTES = 64 << 20
+# Of each batch: its rows in the shard, values and flags.
+Waiting = list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]
 
 
 class CheckpointWriter:
@@ -25,7 +31,9 @@ class CheckpointWriter:
     digests, (N, 16) uint8, flags, (N,) uint8, and wanted, (N,) bool, are of all rows of the shard;
     rows that are not wanted are dropped. per_residue: keep token rows, too. A block is due after
     `sequences` or `seconds`. check: called before each block; raises if the rows must not be
-    trusted. stored: blocks of this run that hold rows of the store. clock: returns seconds.
+    trusted. background: a block that is due is written in a thread, one block at a time; its error
+    is raised by the next call. Blocks with token rows are written at once even so. stored: blocks
+    of this run that hold rows of the store. clock: returns seconds.
 
     ids: the hex digests of all rows in stored and written blocks. arrays: each block's (n, D) rows,
     on disk. computed: how many rows the writer wrote. written: the clock's time of the last block,
@@ -43,17 +51,21 @@ class CheckpointWriter:
         sequences: int,
         seconds: float,
         check: Callable[[], None],
+        background: bool = False,
         stored: Iterable[Block] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder, self._sequences, self._seconds = folder, sequences, seconds
         self._digests, self._flags, self._wanted = digests, flags, wanted
-        self._check, self._clock, self._began = check, clock, clock()
-        # For each batch that is not in a block yet: its rows in the shard, values and flags.
-        self._waiting: list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]] = []
+        self._check, self._clock, self._since = check, clock, clock()
+        # The batches that are in no block yet.
+        self._waiting: Waiting = []
         self._count = self._bytes = 0
         self._spool = ResidueSpool(folder) if per_residue else None
         self._sealed: ResidueFile | None = None
+        self._thread = ThreadPoolExecutor(1, "block") if background and not per_residue else None
+        # The batches of the block that was begun, and what _write_block returns for it.
+        self._begun: tuple[Waiting, Future[tuple[Block, float]]] | None = None
         self.ids: list[str] = []
         self.arrays: list[NDArray[np.floating]] = []
         self.computed, self.spent = 0, 0.0
@@ -65,7 +77,7 @@ class CheckpointWriter:
         """Yield batches; before a batch with which too many sequences would wait, write a block."""
         for batch in batches:
             if self._count + len(batch.positions) > self._sequences:
-                self.write()
+                self._begin_block()
             yield batch
 
     def add(self, batch: BatchRows) -> int:
@@ -81,23 +93,70 @@ class CheckpointWriter:
             rows = batch.rows[wanted]
             self._waiting.append((batch.positions[wanted], rows, batch.flags[wanted]))
             self._count, self._bytes = self._count + len(rows), self._bytes + rows.nbytes
-            since = self._began if self.written is None else self.written
-            late = self._clock() - since >= self._seconds
+            late = self._clock() - self._since >= self._seconds
             if self._count >= self._sequences or self._bytes >= MAX_WAITING_BYTES or late:
-                self.write()
+                self._begin_block()
+        if self._begun and self._begun[1].done():
+            self._end_block()
         return int(wanted.sum())
 
     def write(self) -> None:
-        """Write the waiting rows as a block, unless a sequence lacks some of its token rows."""
-        if not self._spool or self._spool.sequences == self._count:
-            self._write()
+        """Write the waiting rows as a block, unless a sequence lacks some of its token rows.
 
-    def _write(self) -> None:
-        if not self._waiting:
+        All blocks are on disk when this method returns.
+        """
+        self._begin_block()
+        self._end_block()
+
+    def close(self) -> None:
+        """Write the waiting rows, and remove the token rows of an incomplete sequence."""
+        try:
+            self._begin_block(incomplete=True)
+            self._end_block()
+        finally:
+            if self._spool:
+                self._spool.discard()
+            if self._thread:
+                self._thread.shutdown()
+
+    def _begin_block(self, *, incomplete: bool = False) -> None:
+        """Begin a block of the waiting rows, unless a sequence lacks some of its token rows.
+
+        incomplete: begin it even so. Without a thread, the block is on disk when this returns.
+        """
+        self._end_block()
+        lacking = self._spool and self._spool.sequences != self._count and not incomplete
+        if lacking or not self._waiting:
             return
+        submit = self._thread.submit if self._thread else _call
+        self._begun = self._waiting, submit(partial(self._write_block, self._waiting))
+        self._waiting, self._count, self._bytes, self._since = [], 0, 0, self._clock()
+        if not self._thread:
+            self._end_block()
+
+    def _end_block(self) -> None:
+        """Wait for the block that was begun. After an error, its rows wait for the next block."""
+        if not self._begun:
+            return
+        (batches, future), self._begun = self._begun, None
+        try:
+            block, seconds = future.result()
+        except BaseException:
+            self._waiting = batches + self._waiting
+            self._count = sum(len(rows) for _, rows, _ in self._waiting)
+            self._bytes = sum(rows.nbytes for _, rows, _ in self._waiting)
+            raise
+        self._sealed = None
+        self._keep(block)
+        self.computed += len(block.rows)
+        self.written = self._since = self._clock()
+        self.spent += seconds
+
+    def _write_block(self, batches: Waiting) -> tuple[Block, float]:
+        """Write a block; return it as it is on disk, and the seconds that this took."""
         self._check()
         begin = self._clock()
-        positions, rows, flags = map(np.concatenate, zip(*self._waiting, strict=True))
+        positions, rows, flags = map(np.concatenate, zip(*batches, strict=True))
         # If writing the block fails, the next try uses the token rows that this one sealed.
         if self._spool and not self._sealed:
             self._sealed = self._spool.seal(positions.tolist())
@@ -106,23 +165,21 @@ class CheckpointWriter:
             self._digests[positions],
             rows,
             self._flags[positions] | flags,
-            batches=len(self._waiting),
+            batches=len(batches),
             residues=self._sealed,
         )
-        self._waiting, self._sealed, self._count, self._bytes = [], None, 0, 0
-        self._keep(read_block(path, check=False))
-        self.computed += len(rows)
-        self.written = self._clock()
-        self.spent += self.written - begin
-
-    def close(self) -> None:
-        """Write the waiting rows, and remove the token rows of an incomplete sequence."""
-        try:
-            self._write()
-        finally:
-            if self._spool:
-                self._spool.discard()
+        return read_block(path, check=False), self._clock() - begin
 
     def _keep(self, block: Block) -> None:
         self.ids += block.ids
         self.arrays.append(block.rows)
+
+
+def _call(work: Callable[[], Result]) -> Future[Result]:
+    """Call `work` in this thread; return a future that is done."""
+    future: Future[Result] = Future()
+    try:
+        future.set_result(work())
+    except BaseException as error:  # noqa: BLE001 (the future raises it)
+        future.set_exception(error)
+    return future

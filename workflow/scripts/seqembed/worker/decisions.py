@@ -200,6 +200,8 @@ class Run:
             sequences=config["checkpoint_seq_threshold"],
             seconds=config["checkpoint_time_threshold"],
             check=self.weights.require,
+            # A GPU would soon wait for batches.
+            background=self.device.type == "cuda",
             stored=stored,
         )
 
