@@ -11,7 +11,13 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 FIELDS = {
-    "tiny_protein": ["transformers, sorted", "fair-esm", "gemm", "import torch"],
+    "tiny_protein": [
+        "transformers, sorted",
+        "transformers, packed",
+        "fair-esm",
+        "gemm",
+        "import torch",
+    ],
     "tiny_dna": ["seqembed, 2 shards", "padded PyTorch"],
 }
 
