@@ -57,7 +57,7 @@ bench: $(BENCHED)
 # and no .venv: it runs with the packages of PYTHON, and with those in .wheels if there are any.
 PART ?= speed
 GPU_OPTIONS = $(if $(SHAPES),--shapes $(SHAPES)) $(if $(FASTA),--fasta $(FASTA)) \
-    $(if $(RESULTS),--results $(RESULTS)) $(if $(DEVICE),--device $(DEVICE))
+    $(if $(ONLY),--only $(ONLY)) $(if $(RESULTS),--results $(RESULTS)) $(if $(DEVICE),--device $(DEVICE))
 gpu:
 	$(PYTHON) benchmarks/gpu.py --part $(PART) $(GPU_OPTIONS)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 TOKENS_A_BATCH = 4096
 # What `--tune` times of each size of batches: one batch of so many, and at least so many.
-TUNED_SHARE, TUNED_BATCHES = 8, 3
+TUNED_SHARE, TUNED_BATCHES = 8, 2
 
 
 class Embedded(NamedTuple):

@@ -20,12 +20,15 @@ from pathlib import Path
 
 import machine
 from gpu_steps import Report, Step, run_steps
+from shapes import SHAPES
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 PART_SECONDS = 180
 # Limits hold for a card. A dry run on a CPU, among other work, may take so many times as long.
 SLACK = {"cuda": 1, "cpu": 4}
+# The step that makes models and inputs.
+MAKE = "scene"
 # As the Slurm profile gives each GPU.
 CORES = 4
 # Per shape: how many sequences the input has, and how many variants of each, so that a run lasts.
@@ -37,10 +40,10 @@ INPUTS = {
         "dnabert_s": (4000, 1),
     },
     "peers": {
-        "t33_650M": (2500, 1),
-        "t12_35M": (2500, 5),
-        "t6_8M": (2500, 5),
-        "dnabert_s": (1500, 1),
+        "t33_650M": (1200, 1),
+        "t12_35M": (1200, 5),
+        "t6_8M": (1200, 5),
+        "dnabert_s": (800, 1),
     },
     "bits": {"t33_650M": (2000, 1)},
     "large": {"t36_3B": (1000, 1)},
@@ -91,8 +94,16 @@ def peers(part: Part) -> list[Step]:
         step
         for shape in part.shapes
         for step in (
-            part.step("gpu_scene", shape, 60, "--fair"),
+            part.step("gpu_scene", shape, 60),
             part.step("gpu_peers", shape, 150),
+        )
+    ] + [
+        step
+        for shape in part.shapes
+        if SHAPES[shape].molecule == "protein"
+        for step in (
+            part.step("gpu_scene", shape, 60, "--fair"),
+            part.step("gpu_peers", shape, 110, "--fair-esm"),
         )
     ]
 
@@ -135,6 +146,13 @@ PARTS: dict[str, Callable[[Part], list[Step]]] = {
 }
 
 
+def chosen_steps(part: Part) -> list[Step]:
+    """The steps of a part that `--only` leaves; models and inputs are made all the same."""
+    only = part.options.only
+    steps = PARTS[part.name](part)
+    return [step for step in steps if not only or only in step.name or step.name.startswith(MAKE)]
+
+
 def cores() -> Sequence[int]:
     """The first CORES of the cores that this process may use."""
     return sorted(os.sched_getaffinity(0))[:CORES]
@@ -171,6 +189,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--part", choices=PARTS, required=True)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="(%(default)s)")
     parser.add_argument("--shapes", nargs="+", help="of models; the part's own where left out")
+    only = "run no steps but those that have this word in their names, and what these need"
+    parser.add_argument("--only", metavar="WORD", help=only)
     parser.add_argument("--fasta", type=Path, help="proteins; generated where left out")
     results = "the folder that gets the JSON file and the log (%(default)s)"
     parser.add_argument("--results", type=Path, default=HERE / "results", help=results)
@@ -178,6 +198,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, default=Path(cache), help=models)
     parser.add_argument("--wheels", type=Path, default=ROOT / ".wheels", help="(%(default)s)")
     return parser.parse_args()
+
+
+def command(options: argparse.Namespace) -> str:
+    """The command that measures the same again, without this machine's paths."""
+    values = {"PART": options.part, "SHAPES": " ".join(options.shapes or ()), "ONLY": options.only}
+    words = [f"{name}={shlex.quote(value)}" for name, value in values.items() if value]
+    return " ".join(["make gpu", *words])
 
 
 def stop(*_: object) -> None:
@@ -191,27 +218,23 @@ def main() -> None:
     options.results.mkdir(parents=True, exist_ok=True)
     options.cache.mkdir(parents=True, exist_ok=True, mode=0o700)
     os.sched_setaffinity(0, cores())
-    words = [
-        card.lower().replace(" ", "_"),
-        part.name,
-        *(options.shapes or ()),
-        time.strftime("%Y-%m-%d"),
-    ]
-    shapes = [f"SHAPES={shlex.quote(' '.join(options.shapes))}"] if options.shapes else []
+    chosen = [*(options.shapes or ()), *filter(None, [options.only])]
+    date = time.strftime("%Y-%m-%d")
+    name = "-".join([card.lower().replace(" ", "_"), part.name, *chosen, date])
     facts = {
         "part": part.name,
-        "date": words[-1],
+        "date": date,
         "device": options.device,
         "device_name": card,
-        "command": " ".join(["make gpu", f"PART={part.name}", *shapes]),
+        "command": command(options),
     }
     with tempfile.TemporaryDirectory() as target:
         paths = [*install_wheels(options.wheels, target), str(ROOT / "workflow/scripts")]
         before = [path for path in [os.environ.get("PYTHONPATH")] if path]
         os.environ["PYTHONPATH"] = os.pathsep.join(paths + before)
         facts["machine"] = machine.describe_machine()
-        report = Report(options.results / ("-".join(words) + ".json"), facts)
-        run_steps(PARTS[part.name](part), report, begin + PART_SECONDS * SLACK[options.device])
+        report = Report(options.results / f"{name}.json", facts)
+        run_steps(chosen_steps(part), report, begin + PART_SECONDS * SLACK[options.device])
     print(f"{report.path}: {report.summary()}")
     sys.exit(not report.all_done)
 

@@ -25,7 +25,7 @@ WATCHED, ROUNDS = 40, 10
 LENGTHS = (3, 4, 17, 64, 127, 128, 129, 255, 256, 257, 511, 512, 513, 1023, 1024)
 NEIGHBOURS = (3, 1024)
 # Sequences whose precisions are compared, and those that a CPU computes, too.
-COMPARED = {"cuda": (512, 8), "cpu": (16, 4)}
+COMPARED = {"cuda": (512, 4), "cpu": (16, 4)}
 
 
 def watched_sequences(smallest_budget: int) -> list[Tensor]:

@@ -1,21 +1,19 @@
 """A race of our worker with its peers, each at the number of tokens a batch where it is fastest.
 
 Every peer first embeds a part of the input at each number. Then all embed the whole input in turn,
-each in a fresh process, for some rounds.
+each in a fresh process, for some rounds. fair-esm is raced apart: only some machines have it.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import gpu_library
 import speed
-from contestants import DNA_PEERS, Contestant, Gemm, Ours, Peer, Scene, transformers_peer
+from contestants import DNA_PEERS, Contestant, Ours, Peer, Scene, transformers_peer
 from gpu_scene import emit, open_scene, parse, parser
 
 ROUNDS = {"cuda": 2, "cpu": 1}
@@ -28,20 +26,6 @@ PEERS = {
     "DNA": DNA_PEERS,
 }
 FAIR = Peer(name="fair-esm", program="peer_fair_esm", model="models/fair.pt")
-
-
-def find_peers(scene: Scene) -> list[Peer]:
-    """The peers of the shape that can run here; says so where one cannot."""
-    peers = [*PEERS[scene.shape.molecule]]
-    if scene.shape.molecule == "protein":
-        if (scene.folder / FAIR.model).exists() and importlib.util.find_spec("esm"):
-            return [*peers, FAIR]
-        emit(
-            "left out",
-            contestant=FAIR.name,
-            reason="the package fair-esm or its weights are missing",
-        )
-    return peers
 
 
 def at_its_best(scene: Scene, peer: Peer) -> Peer | None:
@@ -65,35 +49,48 @@ def after_first(run: dict[str, Any]) -> float | None:
     return (run["tokens"] - tokens) / (run["seconds"] - seconds) if run["tokens"] > tokens else None
 
 
+def median_speed(runs: list[dict[str, Any]]) -> float | None:
+    speeds = [speed for run in runs if (speed := after_first(run))]
+    return median(speeds) if speeds else None
+
+
+def emit_race(
+    scene: Scene, contestant: Contestant, runs: list[dict[str, Any]], ours: float | None
+) -> None:
+    """Print what the runs of a contestant come to; ours: our worker's speed in the same race."""
+    own, lengths = median_speed(runs), scene.lengths()
+    emit(
+        "race",
+        shape=scene.shape_name,
+        precision=scene.precision,
+        threads=scene.threads,
+        contestant=contestant.name,
+        options=[*getattr(contestant, "options", ())],
+        attention=runs[0].get("attention"),
+        runs=len(runs),
+        tokens=runs[0]["tokens"],
+        fill=runs[0]["tokens"] / runs[0]["places"],
+        tokens_per_second=median(run["tokens"] / run["seconds"] for run in runs),
+        after_first_batch=own,
+        ours_is=ours / own if ours and own else None,
+        flops_per_token=scene.shape.flops(lengths) / sum(lengths),
+        difference=max(run["difference"] for run in runs),
+    )
+
+
 def main() -> None:
-    scene = open_scene(parse(parser(__doc__)))
-    peers = find_peers(scene)
+    made = parser(__doc__)
+    made.add_argument("--fair-esm", action="store_true", help="race with fair-esm only")
+    options = parse(made)
+    scene = open_scene(options)
+    peers = [FAIR] if options.fair_esm else PEERS[scene.shape.molecule]
     tuned = [best for peer in peers if (best := at_its_best(scene, peer))]
-    rows = gpu_library.product_rows(scene.shape, scene.precision)
-    field: list[Contestant] = [Ours(name="seqembed"), *tuned, Gemm(rows=rows)]
+    field: list[Contestant] = [Ours(name="seqembed"), *tuned]
     runs = speed.race(scene, field, ROUNDS[scene.device], lambda run: emit("race run", **run))
-    peak = median(run["flops_per_second"] for run in runs if run["contestant"] == "gemm")
-    lengths = scene.lengths()
-    a_token = scene.shape.flops(lengths) / sum(lengths)
-    for contestant in field[:-1]:
-        own = [run for run in runs if run["contestant"] == contestant.name]
-        speeds = [after for run in own if (after := after_first(run))]
-        emit(
-            "race",
-            shape=scene.shape_name,
-            precision=scene.precision,
-            threads=scene.threads,
-            contestant=contestant.name,
-            options=[*getattr(contestant, "options", ())],
-            attention=own[0].get("attention"),
-            runs=len(own),
-            tokens=own[0]["tokens"],
-            fill=own[0]["tokens"] / own[0]["places"],
-            tokens_per_second=median(run["tokens"] / run["seconds"] for run in own),
-            after_first_batch=median(speeds) if speeds else None,
-            of_peak=a_token * median(speeds) / peak if speeds else None,
-            difference=max(run["difference"] for run in own),
-        )
+    own = {c.name: [run for run in runs if run["contestant"] == c.name] for c in field}
+    ours = median_speed(own[field[0].name])
+    for contestant in field:
+        emit_race(scene, contestant, own[contestant.name], ours)
     if len(tuned) < len(peers):
         raise SystemExit("not all peers could be raced")
 

@@ -98,13 +98,23 @@ def race_table(found: Found) -> str:
     head += ("seqembed is", "of peak")
     rows = []
     for (_, card, shape, name), run in of_kind(found, "race"):
-        ours = found["race", card, shape, "seqembed"]["after_first_batch"]
-        theirs = run["after_first_batch"]
+        theirs, ours_is = run["after_first_batch"], run["ours_is"]
         budget = dict(zip(run["options"], run["options"][1:], strict=False)).get("--budget", "")
-        ratio = f"{ours / theirs:.2f} x" if ours and theirs else ""
-        numbers = (tokens(theirs), ratio, percent(run["of_peak"]))
+        ratio = f"{ours_is:.2f} x" if ours_is else ""
+        peak = measured_peak(found, card, shape, run["precision"])
+        share = run["flops_per_token"] * theirs / peak if theirs and peak else None
+        numbers = (tokens(theirs), ratio, percent(share))
         rows.append((card, shape, name, budget and f"{int(budget):,}", *numbers))
     return as_table(head, rows)
+
+
+def measured_peak(found: Found, card: str, shape: str, precision: str) -> float | None:
+    """The speed of the shape's matrix products on the card; None if it was not measured."""
+    floors = found.get(("floors", card, shape, precision))
+    if floors is None:
+        return None
+    encoder = found["encoder", card, shape, precision, floors["rows"]]
+    return float(encoder["peak_flops_per_second"])
 
 
 def bits_table(found: Found) -> str:
