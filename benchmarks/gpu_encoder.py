@@ -25,7 +25,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 Batch = Sequence[int]  # the lengths in tokens of its sequences
-SIZES = {"cuda": (4096, 8192, 16384, 32768), "cpu": (256, 512)}
+SIZES = {"cuda": (4096, 8192, 16384, 32768), "cpu": (512,)}
 # What one pass over the batches computes, how long passes are timed, and what is copied.
 FLOPS = {"cuda": 3.5e14, "cpu": 1e9}
 MOST_TOKENS = 524_288

@@ -30,6 +30,8 @@ PARTS = {
     "bits": (["tiny_protein"], {"made", "compositions", "run", "accuracy"}),
 }
 # Names as CUDA's libraries and PyTorch give them, some cut short.
+# Programs for a card that other programs start.
+INLINE = {"gpu_entries": ["HOG", "NO_HOG"], "gpu_timeline": ["READ"]}
 KERNELS = {
     "nvjet_hsh_128x256_64x4_1x2_h_bz_coopA_bias_TNT": "products",
     "void cutlass::Kernel2<cutlass_80_tensorop_f16_s16816gemm_relu>": "products",
@@ -90,6 +92,26 @@ def check_findings(found: list[dict[str, Any]]) -> None:
             assert finding["difference"] < 1e-4
         if finding["kind"] == "floors":
             assert finding["kernel_seconds"]["products"] > 0 < finding["floors_over_encoder"]
+
+
+@pytest.mark.parametrize("part", ["tests", "speed", "peers", "bits", "large"])
+def test_a_part_for_a_card_has_programs_and_models_that_exist(load, part, tmp_path, monkeypatch):
+    module, shapes = load("gpu"), load("shapes").SHAPES
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--part", part, "--cache", str(tmp_path)])
+    chosen = module.Part(module.parse())
+    steps = module.chosen_steps(chosen)
+    assert steps and {*chosen.shapes} <= shapes.keys()
+    for step in steps:
+        assert Path(step.command[1]).is_file()
+        assert step.seconds <= module.PART_SECONDS
+
+
+def test_programs_within_programs_are_python(load):
+    for name, programs in INLINE.items():
+        for code in programs:
+            compile(getattr(load(name), code), code, "exec")
+    for code in load("gpu_timeline").FLOORS.values():
+        compile(code, "floor", "exec")
 
 
 def run(load: Any, tmp_path: Path, steps: list[tuple[str, str, float]], seconds: float) -> Any:
