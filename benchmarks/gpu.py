@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -63,7 +64,7 @@ class Part:
         sequences, times = self.inputs.get(shape, SMALL_INPUT)
         given = {"shape": shape, "device": self.options.device, "cache": self.options.cache}
         given |= {"sequences": sequences, "times": times, "threads": len(cores())}
-        if self.options.fasta and shape != "dnabert_s":
+        if self.options.fasta and SHAPES[shape].molecule == "protein":
             given["fasta"] = self.options.fasta
         pairs = [word for name, value in given.items() for word in (f"--{name}", str(value))]
         name = " ".join([program.removeprefix("gpu_"), shape, *words])
@@ -170,14 +171,24 @@ def card_name(device: str) -> str:
         return "unknown card"
 
 
-def install_wheels(wheels: Path, target: str) -> list[str]:
-    """Install the wheels that came along, without a network; return the folder for PYTHONPATH."""
+def install_wheels(wheels: Path, target: str) -> str | None:
+    """Install the wheels that came along into a folder; return pip's error, None if there is none.
+
+    Needs no network. Without the wheels, steps that need them fail, and say so.
+    """
     found = sorted(map(str, wheels.glob("*.whl")))
     if not found:
-        return []
+        return None
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
-    subprocess.run([*pip, "--no-compile", "--no-cache-dir", "--target", target, *found], check=True)
-    return [target]
+    words = [*pip, "--no-compile", "--no-cache-dir", "--target", target, *found]
+    ended = subprocess.run(words, stderr=subprocess.PIPE, text=True)
+    return ended.stderr[-2000:] if ended.returncode else None
+
+
+def add_to_path(*folders: str) -> None:
+    """Let the steps import from these folders."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [*folders, before]))
 
 
 def parse() -> argparse.Namespace:
@@ -188,7 +199,8 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--part", choices=PARTS, required=True)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="(%(default)s)")
-    parser.add_argument("--shapes", nargs="+", help="of models; the part's own where left out")
+    shapes = "of models; the part's own where left out"
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, metavar="SHAPE", help=shapes)
     only = "run no steps but those that have this word in their names, and what these need"
     parser.add_argument("--only", metavar="WORD", help=only)
     parser.add_argument("--fasta", type=Path, help="proteins; generated where left out")
@@ -207,6 +219,12 @@ def command(options: argparse.Namespace) -> str:
     return " ".join(["make gpu", *words])
 
 
+def file_stem(options: argparse.Namespace, card: str, date: str) -> str:
+    """The name of the part's files, in letters that every file system takes."""
+    words = [card.lower(), options.part, *(options.shapes or ()), options.only or "", date]
+    return "-".join(re.sub(r"[^\w-]+", "_", word).strip("_-") for word in words if word)
+
+
 def stop(*_: object) -> None:
     sys.exit(128 + signal.SIGTERM)
 
@@ -218,9 +236,7 @@ def main() -> None:
     options.results.mkdir(parents=True, exist_ok=True)
     options.cache.mkdir(parents=True, exist_ok=True, mode=0o700)
     os.sched_setaffinity(0, cores())
-    chosen = [*(options.shapes or ()), *filter(None, [options.only])]
     date = time.strftime("%Y-%m-%d")
-    name = "-".join([card.lower().replace(" ", "_"), part.name, *chosen, date])
     facts = {
         "part": part.name,
         "date": date,
@@ -229,11 +245,10 @@ def main() -> None:
         "command": command(options),
     }
     with tempfile.TemporaryDirectory() as target:
-        paths = [*install_wheels(options.wheels, target), str(ROOT / "workflow/scripts")]
-        before = [path for path in [os.environ.get("PYTHONPATH")] if path]
-        os.environ["PYTHONPATH"] = os.pathsep.join(paths + before)
+        facts["wheels_error"] = install_wheels(options.wheels, target)
+        add_to_path(target, str(ROOT / "workflow/scripts"))
         facts["machine"] = machine.describe_machine()
-        report = Report(options.results / f"{name}.json", facts)
+        report = Report(options.results / f"{file_stem(options, card, date)}.json", facts)
         run_steps(chosen_steps(part), report, begin + PART_SECONDS * SLACK[options.device])
     print(f"{report.path}: {report.summary()}")
     sys.exit(not report.all_done)

@@ -5,6 +5,7 @@ Their figures mean nothing here. A step that hangs or fails must not cost what o
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import subprocess
@@ -104,6 +105,19 @@ def test_a_part_for_a_card_has_programs_and_models_that_exist(load, part, tmp_pa
     for step in steps:
         assert Path(step.command[1]).is_file()
         assert step.seconds <= module.PART_SECONDS
+
+
+def test_wheels_that_do_not_fit_do_not_stop_a_part(load, tmp_path):
+    (tmp_path / "broken-1.0-py3-none-any.whl").write_bytes(b"no archive")
+    error = load("gpu").install_wheels(tmp_path, str(tmp_path / "target"))
+    assert "broken" in error
+    assert load("gpu").install_wheels(tmp_path / "none", str(tmp_path)) is None
+
+
+def test_names_of_files_hold_letters_digits_and_dashes(load):
+    options = argparse.Namespace(part="bits", shapes=["t6_8M"], only="--check x")
+    name = load("gpu").file_stem(options, "NVIDIA X/1 (MIG)", "2026-01-01")
+    assert name == "nvidia_x_1_mig-bits-t6_8M-check_x-2026-01-01"
 
 
 def test_programs_within_programs_are_python(load):
