@@ -4,7 +4,7 @@ STAMP := .venv/installed
 BIN := $(CURDIR)/.venv/bin
 EXAMPLE := resources/example
 
-.PHONY: install run test test-oldest test-slurm fuzz faults bench lint clean
+.PHONY: install run test test-oldest test-slurm fuzz faults bench gpu wheels lint clean
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -63,6 +63,23 @@ bench: $(BENCHED)
 	.venv/bin/python benchmarks/speed.py --shape t12_35M --every 20 --json $(BENCH)/t12_35M.json
 	.venv/bin/python benchmarks/plot.py $(BENCH)/t6_8M.json $(BENCH)/t12_35M.json \
 	    -o $(BENCH)/speed.png
+
+# One PART of what a GPU shows, in three minutes: tests, speed, peers, bits or large. Needs no network
+# and no .venv: it runs with the packages of PYTHON, and with those in .wheels if there are any.
+PART ?= speed
+GPU_OPTIONS = $(if $(SHAPES),--shapes $(SHAPES)) $(if $(FASTA),--fasta $(FASTA)) \
+    $(if $(ONLY),--only $(ONLY)) $(if $(RESULTS),--results $(RESULTS)) $(if $(DEVICE),--device $(DEVICE))
+gpu:
+	$(PYTHON) benchmarks/gpu.py --part $(PART) $(GPU_OPTIONS)
+
+# What a Python with PyTorch and transformers may lack, for Linux on x86-64 and WHEELS_PYTHON.
+WHEELS := backports.zstd httpx2 httpcore2 truststore fair-esm
+WHEELS_PYTHON ?= 3.12
+wheels:
+	rm -rf .wheels
+	$(PYTHON) -m pip download --quiet --dest .wheels --no-deps --only-binary=:all: \
+	    --implementation cp --python-version $(WHEELS_PYTHON) --platform manylinux_2_28_x86_64 \
+	    --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 $(WHEELS)
 
 lint: $(STAMP)
 	.venv/bin/ruff format --check .

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,8 @@ from torch import Tensor
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 TOKENS_A_BATCH = 4096
+# What `--tune` times of each size of batches: one batch of so many, and at least so many.
+TUNED_SHARE, TUNED_BATCHES = 8, 2
 
 
 class Embedded(NamedTuple):
@@ -33,6 +36,9 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made.add_argument("--threads", type=int, required=True)
     made.add_argument("--device", required=True)
     made.add_argument("--precision", choices=DTYPES, required=True)
+    made.add_argument("--budget", type=int, default=TOKENS_A_BATCH, help="tokens of a batch")
+    tune = "instead of a race: time a part of the input at each of these budgets"
+    made.add_argument("--tune", type=int, nargs="+", metavar="BUDGET", help=tune)
     return made
 
 
@@ -60,16 +66,38 @@ def mean_rows(hidden: Tensor, counted: Tensor) -> Tensor:
     return ((hidden * weights).sum(1) / weights.sum(1)).float().cpu()
 
 
+def packed_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Numbers of sequences, the longest first; a batch's tokens stay within the budget."""
+    batches: list[list[int]] = [[]]
+    filled = 0
+    for number in sorted(range(len(lengths)), key=lambda n: -lengths[n]):
+        if batches[-1] and filled + lengths[number] > budget:
+            batches.append([])
+            filled = 0
+        batches[-1].append(number)
+        filled += lengths[number]
+    return batches
+
+
 def race(
     options: argparse.Namespace,
-    batches: Iterable[Sequence[int]],
+    plan: Callable[[int], Sequence[Sequence[int]]],
     embed: Callable[[Sequence[int]], Embedded],
+    facts: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Time `embed` over all batches of numbers of sequences; save the rows, print the line.
+    """Time `embed` over all batches, save the rows, print the line; or time budgets (`--tune`).
 
-    Rows that are on the CPU have been waited for.
+    plan: returns the batches, of numbers of sequences, for a budget in tokens. Rows that are on the
+    CPU have been waited for. facts: what else the line says. The line's `first`: the tokens of the
+    first batch, and when it was done.
     """
+    if options.tune:
+        speeds = {str(budget): tune(plan(budget), embed) for budget in options.tune}
+        print(json.dumps({"budgets": speeds} | facts))
+        return
+    batches = plan(options.budget)
     found: dict[int, np.ndarray] = {}
+    first: tuple[int, float] | None = None
     tokens = places = 0
     begin = time.perf_counter()
     with torch.inference_mode():
@@ -77,6 +105,25 @@ def race(
             embedded = embed(batch)
             found.update(zip(batch, embedded.rows.numpy(), strict=True))
             tokens, places = tokens + embedded.tokens, places + embedded.places
+            first = first or (tokens, time.perf_counter() - begin)
     seconds = time.perf_counter() - begin
     np.save(options.rows, np.stack([found[number] for number in range(len(found))]))
-    print(json.dumps({"tokens": tokens, "places": places, "seconds": seconds}))
+    figures = {"tokens": tokens, "places": places, "seconds": seconds, "first": first}
+    print(json.dumps(figures | facts))
+
+
+@torch.inference_mode()
+def tune(
+    batches: Sequence[Sequence[int]], embed: Callable[[Sequence[int]], Embedded]
+) -> float | None:
+    """Return the tokens a second of batches from the whole input; None if memory runs out."""
+    step = max(len(batches) // max(len(batches) // TUNED_SHARE, TUNED_BATCHES), 1)
+    chosen = batches[step // 2 :: step]
+    try:
+        # The first batch of a size also pays for what a device prepares once.
+        embed(chosen[0])
+        begin = time.perf_counter()
+        tokens = sum(embed(batch).tokens for batch in chosen)
+    except torch.OutOfMemoryError:
+        return None
+    return tokens / (time.perf_counter() - begin)

@@ -7,7 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,15 @@ HERE = Path(__file__).resolve().parent
 ENTRIES = HERE.parent / "workflow/scripts"
 # glibc gives no memory back to the system: no page faults for what is allocated again.
 KEPT = {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=4294967295"}
+# When its first batch came back, in seconds after its batches began.
+FIRST = re.compile(r"the first batch, ([0-9,]+) tokens, was done after ([0-9.]+) seconds")
 TOLD = re.compile(r"([0-9,]+) tokens were computed in ([0-9.]+) seconds")
 # What a worker says when its model is loaded and its batches begin, as its log has it.
 BEGUN = re.compile(r"^(\S+ \S+) INFO at most [0-9,]+ tokens a batch", re.MULTILINE)
 LOG_TIME = "%Y-%m-%d %H:%M:%S,%f"
 SPECIALS = 2
+# What a peer names its rows.
+ROWS = "rows.npy"
 EMBEDDING = {
     "layer": "last",
     "pooling": "mean",
@@ -70,6 +74,10 @@ class Scene:
         """The folder of the input's split into so many shards."""
         return self.folder / f"shards_{count}"
 
+    def at(self, folder: Path) -> Scene:
+        """The same scene in another folder."""
+        return replace(self, folder=folder)
+
     def lengths(self) -> list[int]:
         """The tokens of each sequence, specials included."""
         tokens = pq.read_table(self.shards(1) / "shard_0.parquet", columns=["tokens"])["tokens"]
@@ -83,26 +91,29 @@ class Ours:
     name: str
     shards: int = 1
     precision: str | None = None
+    execution: Mapping[str, object] = field(default_factory=dict)
 
     def run(self, scene: Scene, folder: Path) -> dict[str, Any]:
         threads = max(scene.threads // self.shards, 1)
-        commands = [self._command(scene, folder, rank, threads) for rank in range(self.shards)]
+        commands = [self.command(scene, folder, rank, threads) for rank in range(self.shards)]
         begin = time.time()
         ended = processes.run_together(commands, folder, processes.environment(threads, {}))
         logs = [folder / f"worker_{rank}.log" for rank in range(self.shards)]
-        told = [_told(log) for log in logs]
+        told = [tokens_and_seconds(TOLD, log) for log in logs]
         tokens = sum(count for count, _ in told)
         return {
             "tokens": tokens,
             # Packed: nothing is padded.
             "places": tokens,
             "seconds": max(seconds for _, seconds in told),
-            "start": max(map(_begun, logs)) - begin,
+            "first": tokens_and_seconds(FIRST, logs[0]) if self.shards == 1 else None,
+            "start": max(map(begun, logs)) - begin,
             "peak_mb": sum(each.peak_mb for each in ended),
             "rows": _read_rows(sorted((folder / "race/shards").glob("*.h5"))),
         }
 
-    def _command(self, scene: Scene, folder: Path, rank: int, threads: int) -> list[str]:
+    def command(self, scene: Scene, folder: Path, rank: int, threads: int) -> list[str]:
+        """The command of the entry for one rank; `folder` gets race/ and worker_{rank}.log."""
         return entry(
             "embed_shard",
             index=scene.shards(self.shards) / f"shard_{rank}.parquet",
@@ -111,7 +122,7 @@ class Ours:
             world_size=self.shards,
             output=folder / f"race/shards/shard_{rank}.h5",
             settings=json.dumps(EMBEDDING | {"precision": self.precision or scene.precision}),
-            execution=json.dumps(EXECUTION | {"device": scene.device}),
+            execution=json.dumps(EXECUTION | {"device": scene.device} | dict(self.execution)),
             threads=threads,
             log=folder / f"worker_{rank}.log",
         )
@@ -128,11 +139,21 @@ class Peer:
     variables: Mapping[str, str] = field(default_factory=dict)
 
     def run(self, scene: Scene, folder: Path) -> dict[str, Any]:
-        rows = folder / "rows.npy"
-        where = {"model": scene.folder / self.model, "fasta": scene.fasta, "rows": rows}
-        command = program(self.program, **scene.how, **where) + [*self.options]
-        ended = processes.run(command, folder, processes.environment(scene.threads, self.variables))
-        return json.loads(ended.stdout) | {"peak_mb": ended.peak_mb, "rows": np.load(rows)}
+        found, peak_mb = self._run(scene, folder, ())
+        return found | {"peak_mb": peak_mb, "rows": np.load(folder / ROWS)}
+
+    def tune(self, scene: Scene, folder: Path, budgets: Sequence[int]) -> dict[str, Any]:
+        """Return the speed of a part of the input at each budget, as contest.race prints it."""
+        return self._run(scene, folder, ["--tune", *map(str, budgets)])[0]
+
+    def _run(
+        self, scene: Scene, folder: Path, options: Sequence[str]
+    ) -> tuple[dict[str, Any], float]:
+        model, rows = scene.folder / self.model, folder / ROWS
+        command = program(self.program, **scene.how, model=model, fasta=scene.fasta, rows=rows)
+        variables = processes.environment(scene.threads, self.variables)
+        ended = processes.run([*command, *self.options, *options], folder, variables)
+        return json.loads(ended.stdout), ended.peak_mb
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,9 +161,11 @@ class Gemm:
     """No contestant: the machine's peak of matrix products, measured in the same rounds."""
 
     name: str = "gemm"
+    rows: int | None = None
 
     def run(self, scene: Scene, folder: Path) -> dict[str, Any]:
-        command = program("gemm", **scene.how, shape=scene.shape_name)
+        rows = {} if self.rows is None else {"rows": self.rows}
+        command = program("gemm", **scene.how, shape=scene.shape_name, **rows)
         ended = processes.run(command, folder, processes.environment(scene.threads, {}))
         return json.loads(ended.stdout)
 
@@ -179,7 +202,7 @@ def contestants(scene: Scene, gpus: int) -> list[Contestant]:
     ]
 
 
-def _transformers(name: str, order: str, variables: Mapping[str, str] | None = None) -> Peer:
+def transformers_peer(name: str, order: str, variables: Mapping[str, str] | None = None) -> Peer:
     return Peer(
         name=f"transformers, {name}",
         program="peer_transformers",
@@ -190,10 +213,11 @@ def _transformers(name: str, order: str, variables: Mapping[str, str] | None = N
 
 
 PROTEIN_PEERS = [
-    _transformers("sorted", "sorted"),
-    _transformers("sorted, kept memory", "sorted", KEPT),
-    _transformers("unsorted", "unsorted"),
-    _transformers("one at a time", "single"),
+    transformers_peer("sorted", "sorted"),
+    transformers_peer("packed", "packed"),
+    transformers_peer("sorted, kept memory", "sorted", KEPT),
+    transformers_peer("unsorted", "unsorted"),
+    transformers_peer("one at a time", "single"),
     Peer(name="fair-esm", program="peer_fair_esm", model="models/fair.pt"),
     Peer(
         name="fair-esm, kept memory",
@@ -220,13 +244,13 @@ def _command(path: Path, options: Mapping[str, object]) -> list[str]:
     return [sys.executable, str(path), *(word for pair in words for word in pair)]
 
 
-def _told(log: Path) -> tuple[int, float]:
-    """The tokens that a worker says it computed, and the seconds from first batch to end."""
-    found = _search(TOLD, log)
+def tokens_and_seconds(pattern: re.Pattern[str], log: Path) -> tuple[int, float]:
+    """The tokens and seconds of a line of a worker's log: pattern is TOLD or FIRST."""
+    found = _search(pattern, log)
     return int(found[1].replace(",", "")), float(found[2])
 
 
-def _begun(log: Path) -> float:
+def begun(log: Path) -> float:
     """When a worker's batches began, in seconds since the epoch."""
     return datetime.strptime(_search(BEGUN, log)[1], LOG_TIME).timestamp()
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from statistics import mean
 
 import contest
 import torch
-from shapes import SHAPES
+from shapes import SHAPES, Shape
 
-# As many as the tokens of a batch.
+# As many as the tokens of a batch, unless `--rows` says otherwise.
 ROWS = {"cpu": (2048, 4096), "cuda": (16384,)}
 SECONDS = 0.4  # for each product
 
@@ -35,6 +36,18 @@ def measure(rows: int, columns: int, out: int, device: str, dtype: torch.dtype) 
     return 2 * rows * columns * out * count / seconds
 
 
+def measure_all(
+    shape: Shape, rows: Sequence[int], device: str, dtype: torch.dtype
+) -> dict[str, float]:
+    """Return the speed of each of a layer's products but the smallest, by its name and rows."""
+    return {
+        f"{name}, {count} rows": measure(count, *sizes, device, dtype)
+        for name, sizes in shape.products.items()
+        if name != "out"
+        for count in rows
+    }
+
+
 def synchronise(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
@@ -46,15 +59,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--device", required=True)
     parser.add_argument("--precision", choices=contest.DTYPES, required=True)
+    parser.add_argument("--rows", type=int, nargs="+", help="of a product's left matrix")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     dtype = contest.DTYPES[options.precision]
-    found = {
-        f"{name}, {rows} rows": measure(rows, *sizes, options.device, dtype)
-        for name, sizes in SHAPES[options.shape].products.items()
-        if name != "out"
-        for rows in ROWS[options.device]
-    }
+    rows = options.rows or ROWS[options.device]
+    found = measure_all(SHAPES[options.shape], rows, options.device, dtype)
     figures = {"flops_per_second": mean(found.values()), "products": found}
     if options.device == "cuda":
         figures["device_name"] = torch.cuda.get_device_name()

@@ -20,9 +20,18 @@ GENERATED = 500
 
 
 def write_input(
-    path: Path, molecule: Molecule, fasta: Path | None, *, every: int, count: int = GENERATED
+    path: Path,
+    molecule: Molecule,
+    fasta: Path | None,
+    *,
+    every: int,
+    count: int = GENERATED,
+    times: int = 1,
 ) -> int:
     """Write every so manieth distinct sequence as s0, s1, ...; return how many these are.
+
+    times: each sequence is written as often, every time rotated by one residue more, because equal
+    sequences are embedded once.
 
     Proteins are cut to what a model reads at once. Contigs are cut into as many fragments as they
     hold, of lengths like an assembly's: a whole one can be too long for a padded batch.
@@ -31,6 +40,7 @@ def write_input(
     longest = LONGEST[molecule]
     cut = fragments(found) if molecule == "DNA" else (residues[:longest] for residues in found)
     chosen = list(dict.fromkeys(cut))[::every]
+    chosen = list(dict.fromkeys(s[n:] + s[:n] for n in range(times) for s in chosen))
     path.write_text("".join(f">s{n}\n{residues}\n" for n, residues in enumerate(chosen)))
     return len(chosen)
 

@@ -12,7 +12,7 @@ CPUINFO = Path("/proc/cpuinfo")
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 # PyTorch computes bf16 by way of fp32 without one of these.
 BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
-PACKAGES = ("torch", "transformers", "fair-esm", "numpy")
+PACKAGES = ("torch", "transformers", "fair-esm", "numpy", "triton", "flash-attn")
 
 
 def describe_machine() -> dict[str, Any]:

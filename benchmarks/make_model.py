@@ -1,6 +1,7 @@
 """Make the random weights of a race, in the layout that each contestant reads.
 
-hf/: a Hugging Face folder. fair.pt, of an ESM-2 only: the same weights in fair-esm's words.
+hf/: a Hugging Face folder. fair.pt, of an ESM-2 only: the same weights in fair-esm's words. What is
+there already is kept.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from shapes import SHAPES, Shape
 from torch import Tensor
 
@@ -19,6 +20,9 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 PROTEIN_FILES = CHECKOUT / "tests/data/esm2_random"
 DNA_FILES = CHECKOUT / "tests/data/dnabert_s"
 SEED = 20260801
+# The largest weights file. The 650M shape stays in one file, as the real model is.
+FILE_SIZE = "4GB"
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 # Longer names first: the others are parts of them.
 FAIR_WORDS = {
     "attention.self.query": "self_attn.q_proj",
@@ -50,21 +54,26 @@ def write_config(folder: Path, files: Path, shape: Shape) -> None:
             shutil.copy(files / name, folder)
 
 
-def make_esm2(folder: Path, shape: Shape) -> None:
+def make_esm2(folder: Path, shape: Shape, device: str, dtype: torch.dtype) -> None:
     from transformers import EsmConfig, EsmModel
 
-    write_config(folder / "hf", PROTEIN_FILES, shape)
-    config = EsmConfig.from_pretrained(folder / "hf")
-    model = EsmModel(config, add_pooling_layer=False)
-    model.save_pretrained(folder / "hf")
-    save_fair(model.state_dict(), shape, folder / "fair.pt")
+    write_config(folder, PROTEIN_FILES, shape)
+    with torch.device(device):
+        model = EsmModel(EsmConfig.from_pretrained(folder), add_pooling_layer=False)
+    model.to(dtype).save_pretrained(folder, max_shard_size=FILE_SIZE)
 
 
-def save_fair(state: dict[str, Tensor], shape: Shape, path: Path) -> None:
-    """fair-esm also wants a language model's head, which takes no part in the rows."""
+def save_fair(folder: Path, shape: Shape, device: str, path: Path) -> None:
+    """Write the weights of an ESM-2's Hugging Face folder as fair-esm reads them.
+
+    fair-esm also wants a language model's head, which takes no part in the rows.
+    """
     from esm.model.esm2 import ESM2
 
-    theirs = ESM2(shape.layers, shape.width, shape.heads)
+    parts = [load_file(file) for file in folder.glob("*.safetensors")]
+    state = {name: tensor for part in parts for name, tensor in part.items()}
+    with torch.device(device):
+        theirs = ESM2(shape.layers, shape.width, shape.heads)
     wanted = theirs.state_dict()
     renamed = {fair_name(name): tensor for name, tensor in state.items()}
     theirs.load_state_dict(wanted | {n: t for n, t in renamed.items() if n in wanted})
@@ -74,7 +83,7 @@ def save_fair(state: dict[str, Tensor], shape: Shape, path: Path) -> None:
         encoder_attention_heads=shape.heads,
         token_dropout=True,
     )
-    named = {f"encoder.sentence_encoder.{n}": t for n, t in theirs.state_dict().items()}
+    named = {f"encoder.sentence_encoder.{n}": t.cpu() for n, t in theirs.state_dict().items()}
     torch.save({"cfg": {"model": settings}, "model": named}, path)
 
 
@@ -84,10 +93,11 @@ def fair_name(name: str) -> str:
     return name
 
 
-def make_dnabert(folder: Path, shape: Shape) -> None:
-    write_config(folder / "hf", DNA_FILES, shape)
-    state = {name: random_weight(name, size) for name, size in dnabert_sizes(shape).items()}
-    save_file(state, folder / "hf/model.safetensors")
+def make_dnabert(folder: Path, shape: Shape, device: str, dtype: torch.dtype) -> None:
+    write_config(folder, DNA_FILES, shape)
+    sizes = dnabert_sizes(shape).items()
+    state = {name: random_weight(name, size, device).to("cpu", dtype) for name, size in sizes}
+    save_file(state, folder / "model.safetensors")
 
 
 def dnabert_sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
@@ -112,8 +122,8 @@ def dnabert_sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
     return sizes | {f"{name}.{kind}": (width,) for name in norms for kind in ("weight", "bias")}
 
 
-def random_weight(name: str, size: tuple[int, ...]) -> Tensor:
-    noise = torch.randn(size)
+def random_weight(name: str, size: tuple[int, ...], device: str) -> Tensor:
+    noise = torch.randn(size, device=device)
     if len(size) > 1:
         return noise * 1.5 * size[-1] ** -0.5
     return noise * 0.2 + ("norm.weight" in name.lower())
@@ -122,11 +132,19 @@ def random_weight(name: str, size: tuple[int, ...]) -> Tensor:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", choices=SHAPES, required=True)
-    parser.add_argument("--output", type=Path, required=True, help="a new folder")
+    parser.add_argument("--output", type=Path, required=True, help="a folder")
+    device = "where the weights are drawn; each device draws others (%(default)s)"
+    parser.add_argument("--device", default="cpu", help=device)
+    parser.add_argument("--precision", choices=DTYPES, default="fp32", help="(%(default)s)")
+    parser.add_argument("--no-fair", action="store_true", help="make no fair.pt")
     arguments = parser.parse_args()
     torch.manual_seed(SEED)
-    shape = SHAPES[arguments.shape]
-    (make_dnabert if shape.molecule == "DNA" else make_esm2)(arguments.output, shape)
+    shape, hf, fair = SHAPES[arguments.shape], *(arguments.output / n for n in ("hf", "fair.pt"))
+    make = make_dnabert if shape.molecule == "DNA" else make_esm2
+    if not hf.exists():
+        make(hf, shape, arguments.device, DTYPES[arguments.precision])
+    if shape.molecule == "protein" and not (fair.exists() or arguments.no_fair):
+        save_fair(hf, shape, arguments.device, fair)
 
 
 if __name__ == "__main__":

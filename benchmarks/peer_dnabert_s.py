@@ -10,6 +10,7 @@ import argparse
 import json
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import contest
 import torch
@@ -98,8 +99,9 @@ def main() -> None:
     # Batches by length cannot be made before: tokens are not letters. Their time is not counted.
     found = tokenizer.encode_batch(contest.read_sequences(options.fasta))
     tokens = [torch.tensor(each.ids) for each in found]
-    batches = contest.padded_batches([len(own) for own in tokens])
-    contest.race(options, batches, lambda batch: embed(model, tokens, batch))
+    lengths = [len(own) for own in tokens]
+    plan = partial(contest.padded_batches, lengths)
+    contest.race(options, plan, lambda batch: embed(model, tokens, batch))
 
 
 if __name__ == "__main__":

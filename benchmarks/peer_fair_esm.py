@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import contest
@@ -40,8 +41,8 @@ def main() -> None:
     model, convert = load(options)
     dataset = FastaBatchedDataset.from_file(options.fasta)
     # extract.py counts one special token of a sequence's two.
-    batches = dataset.get_batch_indices(contest.TOKENS_A_BATCH, extra_toks_per_seq=1)
-    contest.race(options, batches, lambda batch: embed(model, convert, dataset, batch))
+    plan = partial(dataset.get_batch_indices, extra_toks_per_seq=1)
+    contest.race(options, plan, lambda batch: embed(model, convert, dataset, batch))
 
 
 if __name__ == "__main__":

@@ -1,22 +1,37 @@
-"""A peer: Hugging Face's EsmModel, in one of three ways to make batches of sequences."""
+"""A peer: Hugging Face's EsmModel, in one of four ways to make batches of sequences.
+
+`packed` lays the sequences of a batch end to end. transformers takes their bounds if its attention
+can use them, which FlashAttention 2 does; where the package flash_attn is missing, PyTorch's own
+FlashAttention 2 stands in, which transformers calls as it calls any registered attention.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 from collections.abc import Sequence
+from functools import partial
+from itertools import accumulate, pairwise
 from typing import Any
 
 import contest
 import torch
-from transformers import EsmModel, EsmTokenizer
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, EsmModel, EsmTokenizer
 
 UNSORTED = 16
+ORDERS = ("sorted", "unsorted", "single", "packed")
+FLASH, OWN = "flash_attention_2", "varlen_of_pytorch"
 
 
-def plan(order: str, sequences: Sequence[str]) -> list[list[int]]:
+def plan(order: str, sequences: Sequence[str], budget: int) -> list[list[int]]:
     numbers = list(range(len(sequences)))
+    lengths = [len(sequence) + 2 for sequence in sequences]
+    if order == "packed":
+        return contest.packed_batches(lengths, budget)
     if order == "sorted":
-        return contest.padded_batches([len(sequence) + 2 for sequence in sequences])
+        return contest.padded_batches(lengths, budget)
     size = UNSORTED if order == "unsorted" else 1
     return [numbers[start : start + size] for start in range(0, len(numbers), size)]
 
@@ -33,22 +48,94 @@ def embed(
     return contest.Embedded(rows, int(mask.sum()), mask.numel())
 
 
+def embed_packed(
+    model: Any, tokenizer: Any, sequences: Sequence[str], batch: Sequence[int]
+) -> contest.Embedded:
+    """Embed a batch without padding: one row of tokens, whose positions begin anew."""
+    encoded = tokenizer([sequences[number] for number in batch])["input_ids"]
+    lengths = torch.tensor([len(own) for own in encoded])
+    bounds = torch.tensor([*accumulate(map(len, encoded), initial=0)], dtype=torch.int32)
+    tokens = torch.tensor([token for own in encoded for token in own])
+    places = torch.arange(len(tokens)) - bounds[:-1].repeat_interleave(lengths)
+    bounds, longest = bounds.to(model.device), int(lengths.max())
+    hidden = model(
+        input_ids=tokens[None].to(model.device),
+        position_ids=places[None].to(model.device),
+        cu_seq_lens_q=bounds,
+        cu_seq_lens_k=bounds,
+        max_length_q=longest,
+        max_length_k=longest,
+    ).last_hidden_state[0]
+    return contest.Embedded(packed_means(hidden, lengths), len(tokens), len(tokens))
+
+
+def packed_means(hidden: Tensor, lengths: Tensor) -> Tensor:
+    """The float32 means, (n, D) on the CPU, of each sequence's rows but its first and last."""
+    bounds = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+    counted = torch.ones(len(hidden), 1)
+    counted[bounds[:-1]] = counted[bounds[1:] - 1] = 0
+    owner = torch.arange(len(lengths)).repeat_interleave(lengths).to(hidden.device)
+    sums = hidden.new_zeros(len(lengths), hidden.shape[1], dtype=torch.float32)
+    sums.index_add_(0, owner, hidden.float() * counted.to(hidden.device))
+    return sums.cpu() / (lengths - 2)[:, None]
+
+
+def attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    cu_seq_lens_q: Tensor,
+    max_length_q: int,
+    scaling: float,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """PyTorch's attention over one row of packed sequences, as transformers calls it."""
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    if q.device.type == "cuda":
+        from torch.nn.attention.varlen import varlen_attn
+
+        bounds = cu_seq_lens_q
+        out = varlen_attn(q, k, v, bounds, bounds, max_length_q, max_length_q, scale=scaling)
+        return out[None], None
+    # No varlen on a CPU: one sequence after another.
+    parts = [
+        scaled_dot_product_attention(*(x[:, :, a:b] for x in (query, key, value)), scale=scaling)
+        for a, b in pairwise(cu_seq_lens_q.tolist())
+    ]
+    return torch.cat(parts, dim=2).transpose(1, 2), None
+
+
+def choose_attention(options: argparse.Namespace) -> str:
+    """The name of an attention that takes the bounds of packed sequences, and is there."""
+    if options.device == "cuda" and importlib.util.find_spec("flash_attn"):
+        return FLASH
+    AttentionInterface.register(OWN, attend)
+    return OWN
+
+
 def main() -> None:
     parser: argparse.ArgumentParser = contest.parser(__doc__)
-    parser.add_argument("--order", choices=["sorted", "unsorted", "single"], required=True)
+    parser.add_argument("--order", choices=ORDERS, required=True)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     tokenizer = EsmTokenizer.from_pretrained(options.model)
+    packed = options.order == "packed"
+    attention = choose_attention(options) if packed else "sdpa"
     model = EsmModel.from_pretrained(
         options.model,
         add_pooling_layer=False,
-        attn_implementation="sdpa",
+        attn_implementation=attention,
         dtype=contest.DTYPES[options.precision],
     )
     model = model.to(options.device).eval()
     sequences = contest.read_sequences(options.fasta)
-    batches = plan(options.order, sequences)
-    contest.race(options, batches, lambda batch: embed(model, tokenizer, sequences, batch))
+    compute = partial(embed_packed if packed else embed, model, tokenizer, sequences)
+    contest.race(
+        options, partial(plan, options.order, sequences), compute, {"attention": attention}
+    )
 
 
 if __name__ == "__main__":

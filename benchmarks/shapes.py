@@ -49,6 +49,7 @@ SHAPES = {
     "t12_35M": Shape("protein", 12, 480, 20, 1920),
     "t30_150M": Shape("protein", 30, 640, 20, 2560),
     "t33_650M": Shape("protein", 33, 1280, 20, 5120),
+    "t36_3B": Shape("protein", 36, 2560, 40, 10240),
     "dnabert_s": Shape("DNA", 12, 768, 12, 3072),
     # To try the programs in seconds.
     "tiny_protein": Shape("protein", 2, 64, 4, 256),

@@ -15,7 +15,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +32,25 @@ PRECISION = {"cpu": "fp32", "cuda": "fp16"}
 
 def prepare(scene: Scene, shard_counts: set[int]) -> None:
     """Models and index shards of the input, once for all runs."""
-    folder, variables = scene.folder, processes.environment(scene.threads, {})
+    models = scene.folder / "models"
+    make = program("make_model", shape=scene.shape_name, output=models)
+    run_all(scene, [make, prepare_model(scene.folder), *index_commands(scene, shard_counts)])
+
+
+def prepare_model(folder: Path) -> list[str]:
+    """The command that describes the model of `folder` in its model.json."""
+    source, output = folder / "models/hf", folder / "model.json"
+    return entry("prepare_model", name="raced", source=source, output=output)
+
+
+def index_commands(scene: Scene, shard_counts: set[int]) -> list[list[str]]:
+    """The commands that index the scene's input, and split it into each of these numbers."""
+    folder = scene.folder
     index, residues, model = (
         folder / name for name in ("index.parquet", "residues.bin", "model.json")
     )
     length = {"layer": "last", "long_sequences": "auto", "max_length": "auto"}
-    models = folder / "models"
-    commands = [
-        program("make_model", shape=scene.shape_name, output=models),
-        entry("prepare_model", name="raced", source=models / "hf", output=model),
+    return [
         entry(
             "index", fasta=scene.fasta, ids="header", model=model,
             invalid_residues="unk", gaps="keep", suspicious="allow", output=index,
@@ -54,12 +64,33 @@ def prepare(scene: Scene, shard_counts: set[int]) -> None:
             for count in shard_counts
         ),
     ]  # fmt: skip
+
+
+def run_all(scene: Scene, commands: Sequence[Sequence[str]]) -> None:
+    variables = processes.environment(scene.threads, {})
     for command in commands:
-        processes.run(command, folder, variables)
+        processes.run(command, scene.folder, variables)
 
 
-def race(scene: Scene, field: Sequence[Contestant], rounds: int) -> list[dict[str, Any]]:
+def tell(run: dict[str, Any]) -> None:
+    if "tokens" in run:
+        figure = f"{run['tokens'] / run['seconds']:,.0f} tokens/s"
+    elif "flops_per_second" in run:
+        figure = f"{run['flops_per_second'] / 1e9:,.0f} GFLOP/s"
+    else:
+        figure = f"{run['start']:.2f} s"
+    print(f"round {run['round'] + 1}: {run['contestant']}: {figure}", file=sys.stderr)
+
+
+def race(
+    scene: Scene,
+    field: Sequence[Contestant],
+    rounds: int,
+    tell: Callable[[dict[str, Any]], None] = tell,
+) -> list[dict[str, Any]]:
     """Every contestant once a round, each round beginning with another; the figures of all runs.
+
+    tell: gets the figures of each run as soon as it has ended.
 
     `load`: the machine's load average before it; where that is over the cores, others are at work.
     `difference`: the largest, in absolute value, between its rows and our worker's.
@@ -81,16 +112,6 @@ def race(scene: Scene, field: Sequence[Contestant], rounds: int) -> list[dict[st
             difference = rows[run["contestant"]] - rows[field[0].name]
             run["difference"] = float(np.abs(difference).max())
     return runs
-
-
-def tell(run: dict[str, Any]) -> None:
-    if "tokens" in run:
-        figure = f"{run['tokens'] / run['seconds']:,.0f} tokens/s"
-    elif "flops_per_second" in run:
-        figure = f"{run['flops_per_second'] / 1e9:,.0f} GFLOP/s"
-    else:
-        figure = f"{run['start']:.2f} s"
-    print(f"round {run['round'] + 1}: {run['contestant']}: {figure}", file=sys.stderr)
 
 
 def parse() -> argparse.Namespace:

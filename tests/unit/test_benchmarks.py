@@ -13,7 +13,13 @@ from worker_runs import SCRIPTS, make_sequences
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 FIELDS = {
-    "tiny_protein": ["transformers, sorted", "fair-esm", "gemm", "import torch"],
+    "tiny_protein": [
+        "transformers, sorted",
+        "transformers, packed",
+        "fair-esm",
+        "gemm",
+        "import torch",
+    ],
     "tiny_dna": ["seqembed, 2 shards", "padded PyTorch"],
 }
 

@@ -79,7 +79,7 @@ def clock() -> Clock:
 def lines(caplog):
     """Gives the progress lines so far."""
     caplog.set_level(logging.INFO)
-    return lambda: [record.getMessage() for record in caplog.records]
+    return lambda: [text for text in caplog.messages if "sequences done" in text]
 
 
 def test_a_line_has_done_speed_time_left_and_the_last_checkpoint(clock, lines):
@@ -103,6 +103,16 @@ def test_lines_come_at_most_every_15_seconds_and_as_soon_as_a_long_batch_ends(cl
         progress.advance(1, 50_000, None)
         assert len(lines()) == count
     assert lines()[0].startswith("2 of 100 sequences done, 1,000 tokens/s, 277:45:00 left")
+
+
+def test_the_first_batch_is_logged_with_its_tokens_and_time(clock, caplog):
+    caplog.set_level(logging.INFO)
+    clock.now = 1.0
+    progress = Progress(LOGGER, 10, 0, 5_000, clock=clock)
+    for now, tokens in ((2.0, 0), (3.5, 1_500), (4.0, 2_000)):
+        clock.now = now
+        progress.advance(1, tokens, None)
+    assert caplog.messages == ["the first batch, 1,500 tokens, was done after 2.500 seconds"]
 
 
 @pytest.mark.parametrize("pending", [500, 100])

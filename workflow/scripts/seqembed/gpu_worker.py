@@ -68,6 +68,7 @@ def gpu_worker(
     """
     sigterm = StopFlag()
     logger = setup_worker_logging(rank, Path(model_config["log_path"]))
+    logger.info("the worker has imported PyTorch %s", torch.__version__)
     try:
         run = open_run(index_path, output_dir, model_config, logger)
         sigterm.leave_if_asked()

@@ -34,6 +34,9 @@ class Progress:
 
         checkpoint: the clock's time of the last checkpoint, None before the first.
         """
+        if tokens and not self._tokens:
+            words = "the first batch, %s tokens, was done after %.3f seconds"
+            self.logger.info(words, f"{tokens:,}", self.clock() - self._begin)
         self.done += sequences
         self._tokens += tokens
         self._checkpoint = checkpoint

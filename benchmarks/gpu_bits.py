@@ -1,0 +1,174 @@
+"""Whether a sequence's token rows depend on its batch, by a bit, and how exact each precision is.
+
+`--check compositions`: some sequences are embedded again and again, with other neighbours, in other
+orders and in batches of other sizes; one of them is longer than the smallest batch. `--check
+accuracy`: mean rows in fp16 and bf16 against fp32 on the same device, and fp32 on it against a CPU.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import gpu_library
+import torch
+from contestants import Scene
+from gpu_scene import emit, open_scene, parse, parser
+from torch import Tensor
+
+BUDGETS = {"cuda": (2048, 8192, 32768), "cpu": (256, 1024)}
+SEED = 20260801
+# Compared are so many sequences so many times.
+WATCHED, ROUNDS = 40, 10
+# Watched: as short and as long as sequences are, and one that is over the smallest budget.
+LENGTHS = (3, 4, 17, 64, 127, 128, 129, 255, 256, 257, 511, 512, 513, 1023, 1024)
+NEIGHBOURS = (3, 1024)
+# Sequences whose precisions are compared, and those that a CPU computes, too.
+COMPARED = {"cuda": (512, 4), "cpu": (16, 4)}
+
+# How far a precision's mean rows may be apart from exact ones, at a root mean square of 1.
+BOUNDS = {"fp16": 5e-3, "fp32": 1e-4}
+
+
+def watched_sequences(smallest_budget: int) -> list[Tensor]:
+    choice = random.Random(SEED)
+    lengths = [*LENGTHS, smallest_budget + 100]
+    lengths += [choice.randint(*NEIGHBOURS) for _ in range(WATCHED - len(lengths))]
+    return [gpu_library.random_sequence(length, seed) for seed, length in enumerate(lengths)]
+
+
+def compose(
+    choice: random.Random, watched: Sequence[Tensor], budget: int
+) -> Iterator[list[tuple[int, Tensor]]]:
+    """Yield batches of random order that together hold every watched sequence once.
+
+    Half of a batch's tokens are watched sequences, or one of them; random neighbours fill it up. A
+    batch is a list of pairs: which of `watched` a sequence is, -1 for a neighbour, and its tokens.
+    """
+    left = choice.sample(range(len(watched)), len(watched))
+    while left:
+        batch = [(left[-1], watched[left.pop()])]
+        filled = len(batch[0][1])
+        while left and filled + len(watched[left[-1]]) <= budget // 2:
+            batch.append((left[-1], watched[left.pop()]))
+            filled += len(batch[-1][1])
+        while filled + NEIGHBOURS[1] <= budget:
+            length = choice.randint(*NEIGHBOURS)
+            batch.append((-1, gpu_library.random_sequence(length, choice.getrandbits(30))))
+            filled += length
+        choice.shuffle(batch)
+        yield batch
+
+
+def rows_of(model: Any, sequences: Sequence[Tensor], device: str) -> list[Tensor]:
+    """The token rows of each sequence of a batch, (length, D) on the device."""
+    tokens, packing = gpu_library.pack(sequences, device)
+    lengths = [*map(len, sequences)]
+    rows: Tensor = model(tokens, packing)
+    return list(rows[: sum(lengths)].split(lengths))
+
+
+def check_compositions(scene: Scene) -> bool:
+    model = load(scene, scene.precision, scene.device)
+    budgets, choice = BUDGETS[scene.device], random.Random(SEED)
+    watched = watched_sequences(budgets[0])
+    expected: dict[int, Tensor] = {}
+    equal = compared = batches = 0
+    apart = 0.0
+    for number in range(ROUNDS + 1):
+        for batch in compose(choice, watched, budgets[number % len(budgets)]):
+            batches += 1
+            found = rows_of(model, [tokens for _, tokens in batch], scene.device)
+            for (own, _), rows in zip(batch, found, strict=True):
+                if own < 0:
+                    continue
+                if own not in expected:
+                    expected[own] = rows.clone()
+                    continue
+                compared += 1
+                equal += torch.equal(rows, expected[own])
+                apart = max(apart, float((rows - expected[own]).abs().max()))
+    emit(
+        "compositions",
+        shape=scene.shape_name,
+        precision=scene.precision,
+        budgets=budgets,
+        batches=batches,
+        compared=compared,
+        equal=equal,
+        apart=apart,
+    )
+    return equal == compared
+
+
+def load(scene: Scene, precision: str, device: str, kernels: str = gpu_library.KERNELS[0]) -> Any:
+    return gpu_library.load_encoder(scene.folder / "model.json", precision, device, kernels)
+
+
+def mean_rows(model: Any, sequences: Sequence[Tensor], device: str, budget: int = 8192) -> Tensor:
+    """The mean rows of all sequences, (N, D) float32 on the CPU."""
+    means: list[Tensor] = []
+    batch: list[Tensor] = []
+    for sequence in [*sequences, None]:
+        if batch and (sequence is None or sum(map(len, batch)) + len(sequence) > budget):
+            means += [rows.float().mean(0).cpu() for rows in rows_of(model, batch, device)]
+            batch = []
+        if sequence is not None:
+            batch.append(sequence)
+    return torch.stack(means)
+
+
+def distance(found: Tensor, expected: Tensor) -> dict[str, float]:
+    cosines = torch.cosine_similarity(found.double(), expected.double())
+    return {
+        "max_abs": float((found - expected).abs().max()),
+        "rms": float(expected.square().mean().sqrt()),
+        "cosine_min": float(cosines.min()),
+        "sequences": len(found),
+    }
+
+
+def check_accuracy(scene: Scene) -> bool:
+    count, few = COMPARED[scene.device]
+    choice = random.Random(SEED)
+    lengths = [round(min(max(300 * choice.lognormvariate(0, 0.7), 3), 1024)) for _ in range(count)]
+    sequences = [gpu_library.random_sequence(length, seed) for seed, length in enumerate(lengths)]
+    exact = mean_rows(load(scene, "fp32", scene.device), sequences, scene.device)
+    good = []
+    for precision in ("fp16", "bf16"):
+        for kernels in gpu_library.KERNELS:
+            model = load(scene, precision, scene.device, kernels)
+            found = distance(mean_rows(model, sequences, scene.device), exact)
+            names = {"precision": precision, "kernels": kernels, "against": "fp32, same device"}
+            good.append(emit_accuracy(scene, names, found))
+    on_cpu = mean_rows(load(scene, "fp32", "cpu"), sequences[:few], "cpu")
+    found = distance(exact[:few], on_cpu)
+    good.append(emit_accuracy(scene, {"precision": "fp32", "against": "fp32, CPU"}, found))
+    return all(good)
+
+
+def emit_accuracy(scene: Scene, names: dict[str, str], found: dict[str, float]) -> bool:
+    """Print how far rows are apart; return whether that is within the precision's bound."""
+    bound = BOUNDS.get(names["precision"])
+    within = bound is None or found["max_abs"] <= bound * found["rms"]
+    emit("accuracy", shape=scene.shape_name, **names, **found, bound=bound, within=within)
+    return within
+
+
+CHECKS = {"compositions": check_compositions, "accuracy": check_accuracy}
+
+
+@torch.inference_mode()
+def main() -> None:
+    made = parser(__doc__)
+    made.add_argument("--check", choices=CHECKS, required=True)
+    options = parse(made)
+    # On a CPU, threads may change last bits of products this small.
+    torch.set_num_threads(1 if options.device == "cpu" else options.threads)
+    if not CHECKS[options.check](open_scene(options)):
+        raise SystemExit(f"{options.check}: not as it should be; see the findings")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""The encoder alone: its speed at several sizes of batches, where its time goes, and its floors.
+
+The floors are what a step takes at least: the matrix products' own time, attention alone, and the
+bytes of all other steps, each of which reads and writes its values once, at the speed of a copy.
+All are measured in this process, over the same batches.
+"""
+
+from __future__ import annotations
+
+import re
+import resource
+import time
+from collections.abc import Callable, Sequence
+from statistics import mean
+from typing import Any
+
+import contest
+import gemm
+import gpu_library
+import torch
+from contestants import Scene
+from gpu_scene import emit, open_scene, parse, parser
+from shapes import Shape
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+
+Batch = Sequence[int]  # the lengths in tokens of its sequences
+SIZES = {"cuda": (4096, 8192, 16384, 32768), "cpu": (512,)}
+# What one pass over the batches computes, how long passes are timed, and what is copied.
+FLOPS = {"cuda": 3.5e14, "cpu": 1e9}
+MOST_TOKENS = 524_288
+SECONDS = {"cuda": 1.0, "cpu": 0.05}
+COPIED = {"cuda": 1 << 30, "cpu": 1 << 22}
+# Kernels by their names, on a CPU PyTorch's operations. The first group that fits counts: names of
+# attention kernels, too, hold "cutlass" and "splitk".
+GROUPS = {
+    "attention": r"attention|attend|flash|fmha|softmax",
+    "products": r"gemm|cutlass|nvjet|cublas|xmma|splitk|addmm|aten::mm\b",
+    "rotary": r"rotary|rotat",
+    "norms and residuals": r"norm",
+    "GELU": r"gelu|geglu",
+    "elementwise, not fused": r"elementwise|aten::(add|sub|mul|copy|cos|sin|neg|cat)",
+}
+
+
+def choose_batches(scene: Scene, size: int) -> list[Batch]:
+    """Batches of at most `size` tokens as a worker makes them, from the whole of the input."""
+    batches: list[list[int]] = [[]]
+    for length in scene.lengths():
+        if batches[-1] and sum(batches[-1]) + length > size:
+            batches.append([])
+        batches[-1].append(length)
+    a_token = scene.shape.flops([350]) / 350
+    tokens = min(FLOPS[scene.device] / a_token, MOST_TOKENS)
+    step = max(len(batches) // max(round(tokens / size), 2), 1)
+    return batches[step // 2 :: step]
+
+
+def seconds_of(work: Callable[[], object], device: str) -> float:
+    """The mean seconds of a call, which is called for a while, after once unmeasured."""
+    work()
+    gemm.synchronise(device)
+    calls, begin = 0, time.perf_counter()
+    while (seconds := time.perf_counter() - begin) < SECONDS[device] or not calls:
+        work()
+        gemm.synchronise(device)
+        calls += 1
+    return seconds / calls
+
+
+def encode_all(model: Any, batches: Sequence[Batch], device: str) -> Callable[[], object]:
+    """One pass of the model over all batches, which are on the device already."""
+    packed = [
+        gpu_library.pack([gpu_library.random_sequence(n, n) for n in batch], device)
+        for batch in batches
+    ]
+    return lambda: [model(*each) for each in packed]
+
+
+def speed_of(shape: Shape, batches: Sequence[Batch], seconds: float) -> dict[str, float]:
+    lengths = [length for batch in batches for length in batch]
+    return {
+        "batches": len(batches),
+        "tokens": sum(lengths),
+        "seconds": seconds,
+        "tokens_per_second": sum(lengths) / seconds,
+        "flops_per_second": shape.flops(lengths) / seconds,
+    }
+
+
+def profile_groups(work: Callable[[], object], device: str) -> tuple[dict[str, float], list[Any]]:
+    """The seconds of each group of kernels in one call, and the kernels that took most."""
+    activities = [ProfilerActivity.CUDA if device == "cuda" else ProfilerActivity.CPU]
+    with profile(activities=activities) as seen:
+        work()
+        gemm.synchronise(device)
+    kernels = [(event.key, own_seconds(event, device)) for event in seen.key_averages()]
+    groups = dict.fromkeys([*GROUPS, "rest"], 0.0)
+    for name, seconds in kernels:
+        groups[group_of(name)] += seconds
+    kernels.sort(key=lambda kernel: -kernel[1])
+    return groups, [[name[:100], seconds] for name, seconds in kernels[:20]]
+
+
+def own_seconds(event: Any, device: str) -> float:
+    if device == "cpu":
+        return event.self_cpu_time_total / 1e6
+    return event.self_device_time_total / 1e6 if event.device_type == DeviceType.CUDA else 0.0
+
+
+def group_of(kernel: str) -> str:
+    fitting = (name for name, words in GROUPS.items() if re.search(words, kernel, re.IGNORECASE))
+    return next(fitting, "rest")
+
+
+def attention_seconds(scene: Scene, model: Any, batches: Sequence[Batch]) -> float:
+    """The seconds of attention alone in all layers, in one pass over the batches."""
+    shape, dtype = scene.shape, contest.DTYPES[scene.precision]
+    calls = []
+    for batch in batches:
+        sequences = [gpu_library.random_sequence(length, 0) for length in batch]
+        tokens, packing = gpu_library.pack(sequences, scene.device)
+        size = (len(tokens), 3, shape.heads, shape.width // shape.heads)
+        qkv = torch.randn(size, device=scene.device, dtype=dtype)
+        qkv[:, 0] *= size[-1] ** -0.5
+        calls.append((gpu_library.attention_alone(model, packing), qkv.unbind(1)))
+    one_layer = seconds_of(lambda: [attend(*qkv) for attend, qkv in calls], scene.device)
+    return one_layer * shape.layers
+
+
+def fused_bytes(shape: Shape, tokens: int, itemsize: int) -> dict[str, int]:
+    """The bytes that the steps between products and attention read and write at least.
+
+    Rotary turns queries and keys in place. A residual is added in the norm that follows it: before
+    an ESM-2's products, where the sum is also written, and after DNABERT-S's. GELU reads what a
+    product wrote and writes what the next one reads; DNABERT-S's reads two halves.
+    """
+    values = tokens * shape.layers * itemsize
+    return {
+        "rotary": 0 if shape.gated else 4 * shape.width * values,
+        "norms and residuals": 2 * (3 if shape.gated else 4) * shape.width * values,
+        "GELU": (3 if shape.gated else 2) * shape.ffn_width * values,
+    }
+
+
+def copy_speed(device: str) -> float:
+    """Bytes read and written a second by a copy within the device's memory."""
+    source = torch.randint(256, (COPIED[device],), dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * len(source) / seconds_of(lambda: target.copy_(source), device)
+
+
+def measure_floors(
+    scene: Scene, model: Any, batches: Sequence[Batch], work: Callable[[], object]
+) -> dict[str, Any]:
+    groups, kernels = profile_groups(work, scene.device)
+    tokens = sum(map(sum, batches))
+    itemsize = contest.DTYPES[scene.precision].itemsize
+    copied, sizes = copy_speed(scene.device), fused_bytes(scene.shape, tokens, itemsize)
+    floors = {
+        "products": groups["products"],
+        "attention": attention_seconds(scene, model, batches),
+        **{name: size / copied for name, size in sizes.items()},
+    }
+    encoder = seconds_of(work, scene.device)
+    return {
+        "tokens": tokens,
+        "kernel_seconds": groups,
+        "kernels": kernels,
+        "copy_bytes_per_second": copied,
+        "floors": floors,
+        "encoder_seconds": encoder,
+        "floors_over_encoder": sum(floors.values()) / encoder,
+    }
+
+
+def measure_peak(scene: Scene, rows: int) -> float:
+    dtype = contest.DTYPES[scene.precision]
+    return mean(gemm.measure_all(scene.shape, [rows], scene.device, dtype).values())
+
+
+@torch.inference_mode()
+def main() -> None:
+    options = parse(parser(__doc__))
+    torch.set_num_threads(options.threads)
+    scene = open_scene(options)
+    begin = time.perf_counter()
+    model = gpu_library.load_encoder(scene.folder / "model.json", scene.precision, scene.device)
+    gemm.synchronise(scene.device)
+    # ru_maxrss is VmHWM: the most memory that this process has held so far.
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    own = gpu_library.product_rows(scene.shape, scene.precision)
+    common = {"shape": scene.shape_name, "precision": scene.precision, "own_rows": own}
+    emit("loading", **common, seconds=time.perf_counter() - begin, peak_mb=peak_mb)
+    sizes = SIZES[scene.device]
+    first = own if own in sizes else sizes[-1]
+    for size in [first, *(other for other in sizes if other != first)]:
+        # Beside each run: a card's clock is not the same all the time.
+        peak = measure_peak(scene, own)
+        batches = choose_batches(scene, size)
+        work = encode_all(model, batches, scene.device)
+        found = speed_of(scene.shape, batches, seconds_of(work, scene.device))
+        share = found["flops_per_second"] / peak
+        emit("encoder", **common, rows=size, **found, peak_flops_per_second=peak, of_peak=share)
+        if size == first:
+            emit("floors", **common, rows=size, **measure_floors(scene, model, batches, work))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Make what a part's steps need, once: random weights of a shape, an input, its index.
+
+Everything is kept in the cache folder, and what is there already is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import machine
+import speed
+from contestants import Scene, program
+from inputs import write_input
+from shapes import SHAPES
+
+PRECISION = {"cpu": "fp32", "cuda": "fp16"}
+# In which precision weights are stored; fp32 where it is not said, as the real ESM-2 are.
+STORED = {"t36_3B": "fp16"}
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser of the options that all steps have."""
+    made = argparse.ArgumentParser(description=description)
+    made.add_argument("--shape", choices=SHAPES, required=True)
+    made.add_argument("--device", choices=PRECISION, default="cuda", help="(%(default)s)")
+    made.add_argument(
+        "--precision", choices=("fp16", "bf16", "fp32"), help="by the device if unset"
+    )
+    made.add_argument("--cache", type=Path, required=True, help="the folder of models and inputs")
+    made.add_argument("--fasta", type=Path, help="sequences; generated where left out")
+    made.add_argument("--sequences", type=int, default=1000, help="of the input (%(default)s)")
+    made.add_argument("--times", type=int, default=1, help="variants of each (%(default)s)")
+    made.add_argument("--threads", type=int, default=machine.cores(), help="(%(default)s)")
+    return made
+
+
+def parse(made: argparse.ArgumentParser) -> argparse.Namespace:
+    options = made.parse_args()
+    options.precision = options.precision or PRECISION[options.device]
+    return options
+
+
+def emit(kind: str, **figures: Any) -> None:
+    """Print one finding, a line of JSON, which gpu.py writes to the part's file at once."""
+    print(json.dumps({"kind": kind} | figures), flush=True)
+
+
+def open_scene(options: argparse.Namespace) -> Scene:
+    """Return the scene of these options, in a folder of the cache."""
+    source = options.fasta.name.partition(".")[0] if options.fasta else "generated"
+    name = f"{options.shape}-{source}-{options.sequences}x{options.times}"
+    return Scene(
+        folder=options.cache.absolute() / name,
+        shape_name=options.shape,
+        threads=options.threads,
+        device=options.device,
+        precision=options.precision,
+    )
+
+
+def link_model(model: Path, folder: Path) -> None:
+    """Give a folder the model of another one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("models", "model.json"):
+        if not (folder / name).exists():
+            (folder / name).symlink_to(model / name)
+
+
+def make_model(options: argparse.Namespace, scene: Scene) -> None:
+    folder = scene.folder.parent / f"model-{scene.shape_name}"
+    command = program(
+        "make_model",
+        shape=scene.shape_name,
+        output=folder / "models",
+        device=scene.device,
+        precision=STORED.get(scene.shape_name, "fp32"),
+    )
+    # The description comes last: without it, an earlier call was stopped midway.
+    if not (folder / "model.json").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        speed.run_all(scene.at(folder), [[*command, "--no-fair"], speed.prepare_model(folder)])
+    if options.fair:
+        speed.run_all(scene.at(folder), [command])
+    link_model(folder, scene.folder)
+
+
+def make_input(options: argparse.Namespace, scene: Scene) -> None:
+    if (scene.shards(1) / "shard_0.parquet").exists():
+        return
+    molecule, counts = scene.shape.molecule, {"count": options.sequences, "times": options.times}
+    write_input(scene.fasta, molecule, options.fasta, every=1, **counts)
+    speed.run_all(scene, speed.index_commands(scene, {1}))
+
+
+def main() -> None:
+    made = parser(__doc__)
+    made.add_argument("--fair", action="store_true", help="make fair-esm's weights, too")
+    options = parse(made)
+    begin, scene = time.perf_counter(), open_scene(options)
+    make_model(options, scene)
+    made_model = time.perf_counter()
+    make_input(options, scene)
+    emit(
+        "made",
+        shape=scene.shape_name,
+        model_seconds=made_model - begin,
+        input_seconds=time.perf_counter() - made_model,
+        sequences=len(lengths := scene.lengths()),
+        tokens=sum(lengths),
+    )
+
+
+if __name__ == "__main__":
+    main()

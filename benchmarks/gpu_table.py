@@ -1,0 +1,164 @@
+"""Print the figures of GPUs as the page docs/speed.md has them: Markdown, from the JSON files.
+
+Of several files, the latest finding of a kind counts for each card and model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent / "results"
+# Which keys tell a kind's findings apart, beside the card.
+KEYS = {
+    "encoder": ("shape", "precision", "rows"),
+    "floors": ("shape", "precision"),
+    "loading": ("shape", "precision"),
+    "worker": ("shape", "precision", "kernel_cache"),
+    "start floors": ("shape",),
+    "race": ("shape", "contestant"),
+    "compositions": ("shape", "precision"),
+    "accuracy": ("shape", "precision", "kernels", "against"),
+    "run": ("shape", "run"),
+    "tests": (),
+}
+Found = dict[tuple[Any, ...], dict[str, Any]]
+
+
+def read_findings(folder: Path) -> Found:
+    """The findings of GPUs in a folder, by kind, card and the values of KEYS, in a fixed order."""
+    parts = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    found: Found = {}
+    for part in sorted(parts, key=lambda part: part["date"]):
+        if part["device"] != "cuda":
+            continue
+        for finding in (finding for step in part["steps"] for finding in step["found"]):
+            if (kind := finding["kind"]) in KEYS:
+                own = (finding.get(name, "") for name in KEYS[kind])
+                found[kind, part["device_name"], *own] = finding
+    return found
+
+
+def render(found: Found) -> str:
+    """All tables that the findings fill, as Markdown; empty where there are none."""
+    tables = [encoder_table(found), start_table(found), race_table(found), bits_table(found)]
+    return "\n".join(filter(None, tables))
+
+
+def encoder_table(found: Found) -> str:
+    head = ("card", "model", "precision", "encoder alone", "of peak", "floors / encoder")
+    head += ("worker after its first batch", "worker / encoder")
+    rows = []
+    for (_, card, shape, precision), floors in of_kind(found, "floors"):
+        encoder = found["encoder", card, shape, precision, floors["rows"]]
+        worker = found.get(("worker", card, shape, precision, "warm"), {})
+        steady = worker.get("steady_tokens_per_second")
+        rows.append(
+            (
+                *(card, shape, precision),
+                tokens(encoder["tokens_per_second"]),
+                percent(encoder["of_peak"]),
+                f"{floors['floors_over_encoder']:.2f}",
+                tokens(steady),
+                f"{steady / encoder['tokens_per_second']:.2f}" if steady else "",
+            )
+        )
+    return as_table(head, rows)
+
+
+def start_table(found: Found) -> str:
+    head = ("card", "model", "first batch after", "least", "its ratio")
+    head += ("all beside the batches, warm", "cold", "memory while loading")
+    rows = []
+    for (_, card, shape, precision, cache), worker in of_kind(found, "worker"):
+        floors = found.get(("start floors", card, shape))
+        if cache != "warm" or not floors:
+            continue
+        first = worker["points"]["first batch is done"]
+        least = floors["import torch and CUDA's start"] + floors["reading the weights"]
+        cold = found.get(("worker", card, shape, precision, "cold"), {})
+        loading = found.get(("loading", card, shape, precision), {})
+        beside = (w.get("seconds_beside_steady") for w in (worker, cold))
+        rows.append(
+            (
+                *(card, shape),
+                *(f"{first:.1f} s", f"{least:.1f} s", f"{first / least:.2f}"),
+                *("" if seconds is None else f"{seconds:.1f} s" for seconds in beside),
+                f"{loading['peak_mb']:,.0f} MB" if loading else "",
+            )
+        )
+    return as_table(head, rows)
+
+
+def race_table(found: Found) -> str:
+    head = ("card", "model", "program", "its tokens a batch", "tokens/s after the first batch")
+    head += ("seqembed is", "of peak")
+    rows = []
+    for (_, card, shape, name), run in of_kind(found, "race"):
+        theirs, ours_is = run["after_first_batch"], run["ours_is"]
+        budget = dict(zip(run["options"], run["options"][1:], strict=False)).get("--budget", "")
+        ratio = f"{ours_is:.2f} x" if ours_is else ""
+        peak = measured_peak(found, card, shape, run["precision"])
+        share = run["flops_per_token"] * theirs / peak if theirs and peak else None
+        numbers = (tokens(theirs), ratio, percent(share))
+        rows.append((card, shape, name, budget and f"{int(budget):,}", *numbers))
+    return as_table(head, rows)
+
+
+def measured_peak(found: Found, card: str, shape: str, precision: str) -> float | None:
+    """The speed of the shape's matrix products on the card; None if it was not measured."""
+    floors = found.get(("floors", card, shape, precision))
+    if floors is None:
+        return None
+    encoder = found["encoder", card, shape, precision, floors["rows"]]
+    return float(encoder["peak_flops_per_second"])
+
+
+def bits_table(found: Found) -> str:
+    rows = []
+    for (_, card), tests in of_kind(found, "tests"):
+        passed = tests["tests"] - sum(tests[name] for name in ("failures", "errors", "skipped"))
+        rows.append((card, "", "tests in `tests/gpu` that passed", f"{passed} of {tests['tests']}"))
+    for (_, card, shape, precision), bits in of_kind(found, "compositions"):
+        what = f"{precision}: token rows equal to the bit in other batches"
+        rows.append((card, shape, what, f"{bits['equal']} of {bits['compared']}"))
+    for (_, card, shape, name), run in of_kind(found, "run"):
+        same = "equal to the byte" if run["equal"] else "**not equal**"
+        rows.append((card, shape, f"`embeddings`, {name}", same))
+    for (_, card, shape, precision, _, against), own in of_kind(found, "accuracy"):
+        apart = f"{own['max_abs']:.1e} at most (rms {own['rms']:.2f}), 1 - cosine "
+        what = f"{precision} against {against}: mean rows apart"
+        rows.append((card, shape, what, apart + f"{1 - own['cosine_min']:.0e}"))
+    return as_table(("card", "model", "what", "found"), rows)
+
+
+def of_kind(found: Found, kind: str) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    return ((key, finding) for key, finding in found.items() if key[0] == kind)
+
+
+def tokens(a_second: float | None) -> str:
+    return "" if a_second is None else f"{a_second:,.0f} tokens/s"
+
+
+def percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.0%}"
+
+
+def as_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    if not rows:
+        return ""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="(%(default)s)")
+    print(render(read_findings(parser.parse_args().results)))
+
+
+if __name__ == "__main__":
+    main()

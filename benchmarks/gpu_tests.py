@@ -1,0 +1,32 @@
+"""Run the tests in tests/gpu, and count how they ended."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import xml.etree.ElementTree as xml
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--junit", type=Path, required=True, help="gets pytest's own report")
+    options = parser.parse_args()
+    command = [sys.executable, "-m", "pytest", "tests/gpu", "-p", "no:cacheprovider"]
+    ended = subprocess.run([*command, f"--junitxml={options.junit.absolute()}"], cwd=ROOT)
+    suite = xml.parse(options.junit).getroot().find("testsuite")
+    assert suite is not None
+    counts = {name: int(suite.get(name, 0)) for name in ("tests", "failures", "errors", "skipped")}
+    bad = [
+        c.get("name") for c in suite if c.find("failure") is not None or c.find("error") is not None
+    ]
+    print(json.dumps({"kind": "tests"} | counts | {"bad": bad}), flush=True)
+    sys.exit(ended.returncode)
+
+
+if __name__ == "__main__":
+    main()

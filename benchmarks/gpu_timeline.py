@@ -1,0 +1,118 @@
+"""The time line of one worker, from its process's start to its end, and the least that it takes.
+
+The worker is the entry of the rule embed_shard. It runs twice, first with an empty cache of
+compiled kernels. The least times are of fresh processes: `import torch`, that and CUDA's start, and
+reading the weights' files once.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import gpu_library
+import processes
+from contestants import FIRST, LOG_TIME, TOLD, Gemm, Ours, Scene, tokens_and_seconds
+from gpu_scene import emit, open_scene, parse, parser
+
+LINE = re.compile(r"^(\d\S+ \d\S+) (\w+) (.*)$", re.MULTILINE)
+# What a line of the log marks on the time line.
+POINTS = {
+    "PyTorch is imported": r"the worker has imported PyTorch",
+    "settings are read": r"model \S+ on ",
+    "weights are on the device": r"the model is on ",
+    "batches begin": r"at most [0-9,]+ tokens a batch",
+    "first batch is done": r"the first batch, ",
+    "all batches are done": r"[0-9,]+ tokens were computed in ",
+    "the shard is written": r"the rows of [0-9,]+ sequences are in ",
+}
+READ = """
+import sys, time
+begin, buffer = time.perf_counter(), bytearray(1 << 24)
+for name in sys.argv[1:]:
+    with open(name, "rb", buffering=0) as file:
+        while file.readinto(buffer):
+            pass
+print(time.perf_counter() - begin)
+"""
+FLOORS = {
+    "import torch": "import time, torch; print(time.time())",
+    "import torch and CUDA's start": (
+        "import time, torch; torch.zeros(1, device='cuda').cpu(); print(time.time())"
+    ),
+}
+
+
+def read_log(log: Path, begin: float) -> list[tuple[float, str]]:
+    """The lines of a worker's log, each with its seconds since the process began."""
+    found = []
+    for when, _, text in LINE.findall(log.read_text(encoding="utf-8")):
+        found.append((datetime.strptime(when, LOG_TIME).timestamp() - begin, text))
+    return found
+
+
+def run_worker(scene: Scene, folder: Path, kernels: Path) -> dict[str, Any]:
+    """Run the worker once; kernels: the cache of compiled kernels."""
+    variables = processes.environment(scene.threads, {"TRITON_CACHE_DIR": str(kernels)})
+    begin = time.time()
+    ended = processes.run(
+        Ours(name="seqembed").command(scene, folder, 0, scene.threads), folder, variables
+    )
+    whole = time.time() - begin
+    log = folder / "worker_0.log"
+    lines = read_log(log, begin)
+    points = {
+        name: next((at for at, text in lines if re.match(words, text)), None)
+        for name, words in POINTS.items()
+    }
+    (tokens, seconds), (first, until) = (tokens_and_seconds(p, log) for p in (TOLD, FIRST))
+    steady = (tokens - first) / (seconds - until) if tokens > first else None
+    return {
+        "points": points | {"the process ends": whole},
+        "tokens": tokens,
+        "tokens_per_second": tokens / seconds,
+        "steady_tokens_per_second": steady,
+        "seconds_beside_steady": steady and whole - tokens / steady,
+        "peak_mb": ended.peak_mb,
+        "log": [[round(at, 3), text.replace(f"{folder}/", "")] for at, text in lines],
+    }
+
+
+def measure_floors(scene: Scene, folder: Path) -> dict[str, float]:
+    variables = processes.environment(scene.threads, {})
+    floors = {}
+    for name, code in FLOORS.items():
+        if "cuda" in code and scene.device == "cpu":
+            continue
+        begin = time.time()
+        ended = processes.run([sys.executable, "-c", code], folder, variables)
+        floors[name] = float(ended.stdout) - begin
+    weights = sorted((scene.folder / "models/hf").glob("*.safetensors"))
+    command = [sys.executable, "-c", READ, *map(str, weights)]
+    floors["reading the weights"] = float(processes.run(command, folder, variables).stdout)
+    floors["bytes of the weights"] = sum(path.stat().st_size for path in weights)
+    return floors
+
+
+def main() -> None:
+    options = parse(parser(__doc__))
+    scene = open_scene(options)
+    common = {"shape": scene.shape_name, "precision": scene.precision, "threads": scene.threads}
+    rows = gpu_library.product_rows(scene.shape, scene.precision)
+    with tempfile.TemporaryDirectory(dir=scene.folder) as name:
+        for cache in ("cold", "warm"):
+            with tempfile.TemporaryDirectory(dir=name) as folder:
+                found = run_worker(scene, Path(folder), Path(name, "kernels"))
+                peak = Gemm(rows=rows).run(scene, Path(folder))["flops_per_second"]
+            emit("worker", **common, kernel_cache=cache, peak_flops_per_second=peak, **found)
+            if cache == "cold":
+                emit("start floors", **common, **measure_floors(scene, Path(name)))
+
+
+if __name__ == "__main__":
+    main()

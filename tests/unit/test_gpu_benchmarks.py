@@ -1,0 +1,185 @@
+"""The parts of `make gpu`, on a CPU with tiny models: on a card, every minute counts.
+
+Their figures mean nothing here. A step that hangs or fails must not cost what others have found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BENCHMARKS = ROOT / "benchmarks"
+PAGE = ROOT / "docs/speed.md"
+NO_FIGURES = "No figures for GPUs are published here yet."
+PARTS = {
+    "tests": ([], {"tests"}),
+    "speed": (
+        ["tiny_protein"],
+        {"made", "loading", "encoder", "floors", "worker", "start floors"},
+    ),
+    "peers": (["tiny_dna"], {"made", "budgets", "race run", "race"}),
+    "bits": (["tiny_protein"], {"made", "compositions", "run", "accuracy"}),
+}
+# Names as CUDA's libraries and PyTorch give them, some cut short.
+# Programs for a card that other programs start.
+INLINE = {"gpu_entries": ["HOG", "NO_HOG"], "gpu_timeline": ["READ"]}
+KERNELS = {
+    "nvjet_hsh_128x256_64x4_1x2_h_bz_coopA_bias_TNT": "products",
+    "void cutlass::Kernel2<cutlass_80_tensorop_f16_s16816gemm_relu>": "products",
+    "void pytorch_flash::flash_fwd_kernel<Traits<64, cutlass::half_t>>": "attention",
+    "fmha_cutlassF_f32_aligned_64x64_rf_sm80": "attention",
+    "void at::native::vectorized_layer_norm_kernel<c10::Half>": "norms and residuals",
+    "void at::native::vectorized_elementwise_kernel<GeluCUDAKernelImpl>": "GELU",
+    "void at::native::elementwise_kernel<direct_copy_kernel>": "elementwise, not fused",
+    "Memcpy HtoD (Pinned -> Device)": "rest",
+}
+HANGS = 'print(\'{"kind": "early"}\', flush=True); import time; time.sleep(60)'
+FAILS = 'print(\'{"kind": "half"}\'); print("why"); raise SystemExit(3)'
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """Import a program of benchmarks/."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("results")
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_runs_to_its_end(part, cache, results):
+    shapes, kinds = PARTS[part]
+    words = ["--part", part, "--device", "cpu", "--results", results, "--cache", cache]
+    words += ["--shapes", *shapes] if shapes else []
+    command = [sys.executable, BENCHMARKS / "gpu.py", *words]
+    ended = subprocess.run([*map(str, command)], stdout=subprocess.PIPE, text=True)
+    (path,) = results.glob(f"cpu-{part}-*.json")
+    content = json.loads(path.read_text())
+    log = path.with_suffix(".log").read_text()
+    states = {step["step"]: step["state"] for step in content["steps"]}
+    assert ended.returncode == 0 and set(states.values()) == {"done"}, f"{states}\n{log}"
+    found = [finding for step in content["steps"] for finding in step["found"]]
+    assert {finding["kind"] for finding in found} == kinds
+    check_findings(found)
+
+
+def check_findings(found: list[dict[str, Any]]) -> None:
+    for finding in found:
+        if finding["kind"] == "worker":
+            assert all(finding["points"].values()), finding["log"]
+            times = [*finding["points"].values()]
+            assert times == sorted(times)
+        if finding["kind"] == "compositions":
+            assert finding["equal"] == finding["compared"] == 400
+        if finding["kind"] == "race":
+            assert finding["difference"] < 1e-4
+        if finding["kind"] == "floors":
+            assert finding["kernel_seconds"]["products"] > 0 < finding["floors_over_encoder"]
+
+
+@pytest.mark.parametrize("part", ["tests", "speed", "peers", "bits", "large"])
+def test_a_part_for_a_card_has_programs_and_models_that_exist(load, part, tmp_path, monkeypatch):
+    module, shapes = load("gpu"), load("shapes").SHAPES
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--part", part, "--cache", str(tmp_path)])
+    chosen = module.Part(module.parse())
+    steps = module.chosen_steps(chosen)
+    assert steps and {*chosen.shapes} <= shapes.keys()
+    for step in steps:
+        assert Path(step.command[1]).is_file()
+        assert step.seconds <= module.PART_SECONDS
+
+
+def test_wheels_that_do_not_fit_do_not_stop_a_part(load, tmp_path):
+    (tmp_path / "broken-1.0-py3-none-any.whl").write_bytes(b"no archive")
+    error = load("gpu").install_wheels(tmp_path, str(tmp_path / "target"))
+    assert "broken" in error
+    assert load("gpu").install_wheels(tmp_path / "none", str(tmp_path)) is None
+
+
+def test_names_of_files_hold_letters_digits_and_dashes(load):
+    options = argparse.Namespace(part="bits", shapes=["t6_8M"], only="--check x")
+    name = load("gpu").file_stem(options, "NVIDIA X/1 (MIG)", "2026-01-01")
+    assert name == "nvidia_x_1_mig-bits-t6_8M-check_x-2026-01-01"
+
+
+def test_programs_within_programs_are_python(load):
+    for name, programs in INLINE.items():
+        for code in programs:
+            compile(getattr(load(name), code), code, "exec")
+    for code in load("gpu_timeline").FLOORS.values():
+        compile(code, "floor", "exec")
+
+
+def run(load: Any, tmp_path: Path, steps: list[tuple[str, str, float]], seconds: float) -> Any:
+    """The content of a report after these steps, each a name, a program and its limit."""
+    module: ModuleType = load("gpu_steps")
+    report = module.Report(tmp_path / "part.json", {"part": "tried"})
+    made = [module.Step(name, [sys.executable, "-c", code], own) for name, code, own in steps]
+    module.run_steps(made, report, time.monotonic() + seconds)
+    content = json.loads((tmp_path / "part.json").read_text())
+    assert report.all_done == all(step["state"] == "done" for step in content["steps"])
+    return content["steps"]
+
+
+def test_what_a_step_found_before_it_hung_or_failed_is_kept(load, tmp_path, monkeypatch):
+    monkeypatch.setattr(load("gpu_steps"), "LEAST_SECONDS", 0.0)
+    steps = [("hangs", HANGS, 1.0), ("fails", FAILS, 20.0), ("ends", "print(1)", 20.0)]
+    hung, failed, ended = run(load, tmp_path, steps, 60.0)
+    assert (hung["state"], hung["found"]) == ("stopped after 1 s", [{"kind": "early"}])
+    assert (failed["state"], failed["found"]) == ("failed with exit code 3", [{"kind": "half"}])
+    assert (ended["state"], ended["found"]) == ("done", [])
+    assert "why\n" in (tmp_path / "part.log").read_text()
+
+
+def test_no_step_begins_after_the_part_s_time(load, tmp_path):
+    (step,) = run(load, tmp_path, [("late", "print(1)", 60.0)], 1.0)
+    assert step["state"] == "not started: the part's time is over"
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_kernel_counts_for_its_step(load, kernel):
+    assert load("gpu_encoder").group_of(kernel) == KERNELS[kernel]
+
+
+def test_tables_are_made_of_the_latest_figures_of_gpus(load, tmp_path):
+    module = load("gpu_table")
+    for date, equal, device in [
+        ("2026-01-02", 400, "cuda"),
+        ("2026-01-01", 7, "cuda"),
+        ("2026-01-03", 8, "cpu"),
+    ]:
+        found = {"kind": "compositions", "shape": "t", "precision": "fp16"}
+        step = {"found": [found | {"equal": equal, "compared": 400}]}
+        part = {"date": date, "device": device, "device_name": "a card", "steps": [step]}
+        (tmp_path / f"{equal}.json").write_text(json.dumps(part))
+    table = module.render(module.read_findings(tmp_path))
+    assert (
+        "| a card | t | fp16: token rows equal to the bit in other batches | 400 of 400 |" in table
+    )
+    assert len(table.splitlines()) == 3
+
+
+def test_the_page_has_the_tables_of_the_measured_figures(load):
+    module = load("gpu_table")
+    tables = module.render(module.read_findings(module.RESULTS))
+    page = PAGE.read_text(encoding="utf-8")
+    assert tables in page
+    assert (NO_FIGURES in page) == (not tables)
