@@ -73,13 +73,14 @@ gpu:
 	$(PYTHON) benchmarks/gpu.py --part $(PART) $(GPU_OPTIONS)
 
 # What a Python with PyTorch and transformers may lack, for Linux on x86-64 and WHEELS_PYTHON.
-WHEELS := backports.zstd httpx2 httpcore2 truststore fair-esm
+WHEELS := backports.zstd fair-esm
 WHEELS_PYTHON ?= 3.12
 wheels:
 	rm -rf .wheels
 	$(PYTHON) -m pip download --quiet --dest .wheels --no-deps --only-binary=:all: \
 	    --implementation cp --python-version $(WHEELS_PYTHON) --platform manylinux_2_28_x86_64 \
-	    --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 $(WHEELS)
+	    --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
+	    --constraint constraints.txt $(WHEELS)
 
 lint: $(STAMP)
 	.venv/bin/ruff format --check .

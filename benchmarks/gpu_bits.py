@@ -29,6 +29,9 @@ COMPARED = {"cuda": (512, 4), "cpu": (16, 4)}
 
 # How far a precision's mean rows may be apart from exact ones, at a root mean square of 1.
 BOUNDS = {"fp16": 5e-3, "fp32": 1e-4}
+COSINES = {"fp16": 0.999999, "fp32": 0.99999}
+# How much farther from fp32 than plain steps fused ones may be.
+WORSE = 1.1
 
 
 def watched_sequences(smallest_budget: int) -> list[Tensor]:
@@ -61,9 +64,9 @@ def compose(
         yield batch
 
 
-def rows_of(model: Any, sequences: Sequence[Tensor], device: str) -> list[Tensor]:
-    """The token rows of each sequence of a batch, (length, D) on the device."""
-    tokens, packing = gpu_library.pack(sequences, device)
+def rows_of(model: Any, sequences: Sequence[Tensor]) -> list[Tensor]:
+    """The token rows of each sequence of a batch, (length, D) on the model's device."""
+    tokens, packing = gpu_library.pack(sequences, model)
     lengths = [*map(len, sequences)]
     rows: Tensor = model(tokens, packing)
     return list(rows[: sum(lengths)].split(lengths))
@@ -79,7 +82,7 @@ def check_compositions(scene: Scene) -> bool:
     for number in range(ROUNDS + 1):
         for batch in compose(choice, watched, budgets[number % len(budgets)]):
             batches += 1
-            found = rows_of(model, [tokens for _, tokens in batch], scene.device)
+            found = rows_of(model, [tokens for _, tokens in batch])
             for (own, _), rows in zip(batch, found, strict=True):
                 if own < 0:
                     continue
@@ -102,17 +105,17 @@ def check_compositions(scene: Scene) -> bool:
     return equal == compared
 
 
-def load(scene: Scene, precision: str, device: str, kernels: str = gpu_library.KERNELS[0]) -> Any:
+def load(scene: Scene, precision: str, device: str, kernels: str | None = None) -> Any:
     return gpu_library.load_encoder(scene.folder / "model.json", precision, device, kernels)
 
 
-def mean_rows(model: Any, sequences: Sequence[Tensor], device: str, budget: int = 8192) -> Tensor:
+def mean_rows(model: Any, sequences: Sequence[Tensor], budget: int = 8192) -> Tensor:
     """The mean rows of all sequences, (N, D) float32 on the CPU."""
     means: list[Tensor] = []
     batch: list[Tensor] = []
     for sequence in [*sequences, None]:
         if batch and (sequence is None or sum(map(len, batch)) + len(sequence) > budget):
-            means += [rows.float().mean(0).cpu() for rows in rows_of(model, batch, device)]
+            means += [rows.float().mean(0).cpu() for rows in rows_of(model, batch)]
             batch = []
         if sequence is not None:
             batch.append(sequence)
@@ -134,15 +137,19 @@ def check_accuracy(scene: Scene) -> bool:
     choice = random.Random(SEED)
     lengths = [round(min(max(300 * choice.lognormvariate(0, 0.7), 3), 1024)) for _ in range(count)]
     sequences = [gpu_library.random_sequence(length, seed) for seed, length in enumerate(lengths)]
-    exact = mean_rows(load(scene, "fp32", scene.device), sequences, scene.device)
+    exact = mean_rows(load(scene, "fp32", scene.device), sequences)
     good = []
     for precision in ("fp16", "bf16"):
-        for kernels in gpu_library.KERNELS:
+        apart = []
+        for kernels in gpu_library.kernels_of(scene.device):
             model = load(scene, precision, scene.device, kernels)
-            found = distance(mean_rows(model, sequences, scene.device), exact)
+            found = distance(mean_rows(model, sequences), exact)
             names = {"precision": precision, "kernels": kernels, "against": "fp32, same device"}
             good.append(emit_accuracy(scene, names, found))
-    on_cpu = mean_rows(load(scene, "fp32", "cpu"), sequences[:few], "cpu")
+            apart.append(found["max_abs"])
+        # The fused steps, and the plain ones beside them.
+        good.append(apart[0] <= WORSE * apart[-1])
+    on_cpu = mean_rows(load(scene, "fp32", "cpu"), sequences[:few])
     found = distance(exact[:few], on_cpu)
     good.append(emit_accuracy(scene, {"precision": "fp32", "against": "fp32, CPU"}, found))
     return all(good)
@@ -150,8 +157,9 @@ def check_accuracy(scene: Scene) -> bool:
 
 def emit_accuracy(scene: Scene, names: dict[str, str], found: dict[str, float]) -> bool:
     """Print how far rows are apart; return whether that is within the precision's bound."""
-    bound = BOUNDS.get(names["precision"])
-    within = bound is None or found["max_abs"] <= bound * found["rms"]
+    bound, cosine = BOUNDS.get(names["precision"]), COSINES.get(names["precision"], 0)
+    near = bound is None or found["max_abs"] <= bound * found["rms"]
+    within = near and found["cosine_min"] >= cosine
     emit("accuracy", shape=scene.shape_name, **names, **found, bound=bound, within=within)
     return within
 

@@ -68,10 +68,10 @@ def seconds_of(work: Callable[[], object], device: str) -> float:
     return seconds / calls
 
 
-def encode_all(model: Any, batches: Sequence[Batch], device: str) -> Callable[[], object]:
+def encode_all(model: Any, batches: Sequence[Batch]) -> Callable[[], object]:
     """One pass of the model over all batches, which are on the device already."""
     packed = [
-        gpu_library.pack([gpu_library.random_sequence(n, n) for n in batch], device)
+        gpu_library.pack([gpu_library.random_sequence(n, n) for n in batch], model)
         for batch in batches
     ]
     return lambda: [model(*each) for each in packed]
@@ -119,12 +119,12 @@ def attention_seconds(scene: Scene, model: Any, batches: Sequence[Batch]) -> flo
     calls = []
     for batch in batches:
         sequences = [gpu_library.random_sequence(length, 0) for length in batch]
-        tokens, packing = gpu_library.pack(sequences, scene.device)
+        tokens, packing = gpu_library.pack(sequences, model)
         size = (len(tokens), 3, shape.heads, shape.width // shape.heads)
         qkv = torch.randn(size, device=scene.device, dtype=dtype)
         qkv[:, 0] *= size[-1] ** -0.5
-        calls.append((gpu_library.attention_alone(model, packing), qkv.unbind(1)))
-    one_layer = seconds_of(lambda: [attend(*qkv) for attend, qkv in calls], scene.device)
+        calls.append((gpu_library.attention_alone(model, packing), qkv))
+    one_layer = seconds_of(lambda: [attend(qkv) for attend, qkv in calls], scene.device)
     return one_layer * shape.layers
 
 
@@ -198,12 +198,13 @@ def main() -> None:
         # Beside each run: a card's clock is not the same all the time.
         peak = measure_peak(scene, own)
         batches = choose_batches(scene, size)
-        work = encode_all(model, batches, scene.device)
-        found = speed_of(scene.shape, batches, seconds_of(work, scene.device))
-        share = found["flops_per_second"] / peak
-        emit("encoder", **common, rows=size, **found, peak_flops_per_second=peak, of_peak=share)
-        if size == first:
-            emit("floors", **common, rows=size, **measure_floors(scene, model, batches, work))
+        with gpu_library.products_of(size):
+            work = encode_all(model, batches)
+            found = speed_of(scene.shape, batches, seconds_of(work, scene.device))
+            share = found["flops_per_second"] / peak
+            emit("encoder", **common, rows=size, **found, peak_flops_per_second=peak, of_peak=share)
+            if size == first:
+                emit("floors", **common, rows=size, **measure_floors(scene, model, batches, work))
 
 
 if __name__ == "__main__":

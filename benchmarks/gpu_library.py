@@ -2,41 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from shapes import Shape
 from torch import Tensor
 
-from seqembed.inference.batches import MIN_BATCH_TOKENS
-from seqembed.models.encoders.attention import Packing, alibi_table
+from seqembed.inference import batches
+from seqembed.inference.batches import Filling
+from seqembed.inference.streams import keep_products_equal
+from seqembed.kernels.choice import FUSED, PLAIN
+from seqembed.models.encoders import encoder
+from seqembed.models.encoders.attention import Attend, Packing, alibi_table
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.prepare import load_prepared
 from seqembed.models.prepared import read_prepared
 from seqembed.settings.precision import DTYPES
 
-# How an encoder's elementwise steps may be computed, the worker's way first.
-KERNELS = ("chosen",)
 # ESM-2's residues among its token ids; DNABERT-S has these ids, and more.
 RESIDUES = (4, 24)
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def product_rows(shape: Shape, precision: str) -> int:
     """Return how many rows the matrix products of a worker on a GPU have."""
-    if precision == "fp32":
-        return 4096
-    return 16384 if shape.width <= 1280 else 8192
+    return encoder.block_rows(shape.width, DTYPES[precision])
 
 
-def load_encoder(model: Path, precision: str, device: str, kernels: str = KERNELS[0]) -> Encoder:
+@contextmanager
+def products_of(rows: int) -> Iterator[None]:
+    """Let matrix products on a GPU have so many rows, for a comparison with the worker's number."""
+    own = encoder.block_rows
+    encoder.block_rows = lambda width, dtype: rows
+    try:
+        yield
+    finally:
+        encoder.block_rows = own
+
+
+def kernels_of(device: str) -> tuple[str, ...]:
+    """Return the ways to compute an encoder's elementwise steps, the worker's way first."""
+    return (FUSED, PLAIN) if device == "cuda" else (PLAIN,)
+
+
+def load_encoder(model: Path, precision: str, device: str, kernels: str | None = None) -> Encoder:
     """Return the encoder of a prepared model up to its last layer, on the device.
 
-    model: the model's JSON file. kernels: one of KERNELS.
+    model: the model's JSON file. kernels: one of kernels_of(device); the worker's if unset.
     """
+    # fp32 is never TF32, as in a worker.
+    keep_products_equal(os.environ)
     layer = read_prepared(model).layer("last")
-    return load_prepared(model, layer, DTYPES[precision]).to(device)
+    made = load_prepared(model, layer, DTYPES[precision]).to(device)
+    made.kernels = kernels or kernels_of(device)[0]
+    return made
 
 
 def random_sequence(length: int, seed: int) -> Tensor:
@@ -45,21 +66,21 @@ def random_sequence(length: int, seed: int) -> Tensor:
     return torch.randint(*RESIDUES, (length,), generator=generator)
 
 
-def pack(sequences: Sequence[Tensor], device: str) -> tuple[Tensor, Packing]:
-    """Return the tokens and the packing of a batch on the device, filled up as a worker does it.
+def pack(sequences: Sequence[Tensor], model: Encoder) -> tuple[Tensor, Packing]:
+    """Return the tokens and the packing of a batch on the model's device, filled as a worker does.
 
     sequences: the (length,) token ids of each sequence. The batch's first tokens are theirs.
     """
-    lengths = [*map(len, sequences)]
-    if (missing := MIN_BATCH_TOKENS - sum(lengths)) > 0:
-        sequences, lengths = [*sequences, sequences[0].new_full((missing,), 4)], [*lengths, missing]
-    packing = Packing.of(lengths)
-    moved = Packing(packing.bounds, packing.cu_seqlens.to(device))
-    return torch.cat([*sequences]).to(device), moved
+    weight = next(model.parameters())
+    rows = encoder.block_rows(model.architecture.width, weight.dtype)
+    filling = Filling(block=rows) if weight.is_cuda else Filling()
+    batch = batches.pack([], [tokens.numpy() for tokens in sequences], filling)
+    moved = Packing(batch.packing.bounds, batch.packing.cu_seqlens.to(weight.device))
+    return batch.tokens.to(weight.device), moved
 
 
 def attention_alone(model: Encoder, packing: Packing) -> Attend:
-    """Return the attention of one layer of the model over a batch, as a function of q, k and v."""
+    """Return the attention of one layer over a batch: (T, 3, heads, head_dim) -> rows."""
     table = None
     if model.alibi:
         dtype = next(model.parameters()).dtype

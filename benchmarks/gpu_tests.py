@@ -1,4 +1,4 @@
-"""Run the tests in tests/gpu, and count how they ended."""
+"""Run the tests that need a GPU, and those that use one if there is one; count how they ended."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import xml.etree.ElementTree as xml
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+TESTS = ("tests/gpu", "tests/unit/test_kernels.py", "tests/unit/test_kernel_choice.py")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--junit", type=Path, required=True, help="gets pytest's own report")
     options = parser.parse_args()
-    command = [sys.executable, "-m", "pytest", "tests/gpu", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", *TESTS, "-p", "no:cacheprovider"]
     ended = subprocess.run([*command, f"--junitxml={options.junit.absolute()}"], cwd=ROOT)
     suite = xml.parse(options.junit).getroot().find("testsuite")
     assert suite is not None

@@ -179,7 +179,7 @@ class PackedBatch:
             windows.append(moved)
             parts.append(tokens[bounds[number] : bounds[number + 1]])
             offset += len(parts[-1])
-        return _pack(windows, parts, filling or self.filling)
+        return pack(windows, parts, filling or self.filling)
 
     def split(self) -> list[PackedBatch]:
         """Return one batch for each sequence of this batch, in order."""
@@ -231,7 +231,7 @@ class VarlenCollator:
                 parts.append(part)
                 offset += len(part)
             wanted = slice(None)
-        return _pack(windows, parts, self._filling)
+        return pack(windows, parts, self._filling)
 
     def _encode_all(self, batch: RawBatch) -> list[Int64s]:
         if batch.windows == (0, None):
@@ -254,8 +254,8 @@ def _whole(tokens: Int64s) -> list[_Piece]:
     return [(1, len(tokens) - 1, True, True, tokens)]
 
 
-def _pack(windows: list[PackedWindow], parts: list[Int64s], filling: Filling) -> PackedBatch:
-    """Return a batch of windows; parts: each window's tokens, special tokens included."""
+def pack(windows: list[PackedWindow], parts: list[Int64s], filling: Filling) -> PackedBatch:
+    """Return a batch of windows. parts: each window's (n,) tokens, special tokens included."""
     lengths = [len(part) for part in parts]
     total = sum(lengths)
     if missing := filling.rows(total) - total:
