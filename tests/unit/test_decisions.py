@@ -25,7 +25,7 @@ from seqembed.errors import CheckpointError, ConfigError, DeviceError, IndexForm
 from seqembed.inference.failure_tracker import FailureTracker
 from seqembed.inference.runner import BatchRows
 from seqembed.models.encoders.tokenization import Esm2Tokenizer
-from seqembed.models.prepare import load_prepared
+from seqembed.models.load import load_prepared
 from seqembed.models.prepared import read_prepared
 from seqembed.settings.token_budget import TOKENS
 from seqembed.worker.decisions import Run, choose_device, open_run

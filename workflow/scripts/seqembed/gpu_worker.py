@@ -31,7 +31,7 @@ from seqembed.errors import (
 )
 from seqembed.index.reader import read_assigned
 from seqembed.machine.signals import StopFlag
-from seqembed.models.prepare import load_prepared
+from seqembed.models.load import load_prepared
 from seqembed.models.prepared import load_tokenizer, read_prepared
 from seqembed.results.reader import store_path
 from seqembed.settings.precision import DTYPES, resolve_precision
