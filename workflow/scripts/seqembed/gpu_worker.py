@@ -214,7 +214,7 @@ def _load_model(
     path = Path(model_config["model"])
     described = read_prepared(path)
     layer = described.layer(model_config.get("embedding", {}).get("layer", "last"))
-    model = load_prepared(path, layer, DTYPES[precision]).to(device)
+    model = load_prepared(path, layer, DTYPES[precision], device)
     logger.info("the model is on %s in %s", device, precision)
     return model, load_tokenizer(described).encode
 

@@ -15,11 +15,17 @@ from seqembed.models.weights.checkpoint import Checkpoint
 from seqembed.models.weights.formats import read_state
 
 
-def load_prepared(path: Path, layer: int, dtype: torch.dtype = torch.float32) -> Encoder:
-    """Return the encoder of a prepared model up to `layer`, in eval mode, its weights in `dtype`.
+def load_prepared(
+    path: Path,
+    layer: int,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Encoder:
+    """Return the encoder of a prepared model up to `layer`, in eval mode, as build_model makes it.
 
-    path: the model's `{model}.json`. layer: 0 is the embedding layer. Raises ModelError if the
-    file `path` cannot be read, the weights have changed, or the model lacks the layer.
+    path: the model's `{model}.json`. layer: 0 is the embedding layer. dtype, device: those of the
+    weights. Raises ModelError if the file `path` cannot be read, the weights have changed, or the
+    model lacks the layer.
     """
     model = read_prepared(path)
     weights = Path(model.weights)
@@ -35,4 +41,4 @@ def load_prepared(path: Path, layer: int, dtype: torch.dtype = torch.float32) ->
         raise error_of_change(model, path)
     state = read_state(weights)
     checkpoint = Checkpoint(architecture=model.architecture, state=state, path=weights)
-    return build_model(checkpoint, layer, dtype)
+    return build_model(checkpoint, layer, dtype, device)
