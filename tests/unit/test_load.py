@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from seqembed.errors import ModelError
+from seqembed.models import prepared
+from seqembed.models.prepared import ReadAhead, read_prepared
 from seqembed.models.weights import formats
 from seqembed.models.weights.build import build_model
 from seqembed.models.weights.checkpoint import read_checkpoint
@@ -88,3 +90,19 @@ def test_a_file_that_is_damaged_meanwhile_is_named(tmp_path, monkeypatch):
     path.unlink()
     with pytest.raises(ModelError, match=f"{path}: cannot be read .*; copy it again"):
         state["b"].read()
+
+
+def test_the_kernel_is_asked_for_every_byte_of_the_weights(prepared_model, monkeypatch):
+    asked = []
+    monkeypatch.setattr(prepared, "REQUEST_BYTES", 1000)
+    monkeypatch.setattr(os, "posix_fadvise", lambda file, *advice: asked.append(advice))
+    ReadAhead(prepared_model).run()
+    size, advice = read_prepared(prepared_model).size, os.POSIX_FADV_WILLNEED
+    assert asked == [(start, 1000, advice) for start in range(0, size, 1000)]
+
+
+def test_weights_that_are_missing_are_not_read_ahead(tmp_path, prepared_model):
+    model = replace(read_prepared(prepared_model), weights=str(tmp_path / "gone"))
+    prepared.write_prepared(model, tmp_path / "mine.json")
+    ReadAhead(tmp_path / "mine.json").run()
+    ReadAhead(tmp_path / "missing.json").run()
