@@ -9,8 +9,6 @@ import multiprocessing.queues
 import os
 import queue
 import shutil
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from functools import partial
@@ -283,22 +281,6 @@ def run(context, project):
         return WorkerProcess(context, project, fault, **changes).finish()
 
     return run_worker
-
-
-def test_a_worker_imports_nothing_large_that_it_does_not_need(project):
-    arguments = str(project.index()), str(project.output), project.config()
-    code = f"""
-import multiprocessing, sys
-from pathlib import Path
-from seqembed.gpu_worker import gpu_worker
-index, output, config = {arguments!r}
-gpu_worker(0, 1, multiprocessing.Queue(), Path(index), Path(output), config)
-print(*({{"pandas", "torch._dynamo", "transformers"}} & sys.modules.keys()))
-"""
-    environment = os.environ | {"PYTHONPATH": str(worker_runs.SCRIPTS)}
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout == "\n"
 
 
 @pytest.fixture(scope="module")
