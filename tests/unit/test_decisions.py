@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import worker_runs
+from torch import nn
 from torch.utils.data import DataLoader
 from worker_runs import SEQUENCES, Project
 
@@ -227,6 +229,31 @@ def test_the_writer_takes_the_rows_that_are_missing(project):
     assert count == 1
     writer.write()
     assert writer.ids == [run.shard.digests[2].tobytes().hex()]
+
+
+def test_a_model_begins_to_load_at_once_for_a_gpu_only(project):
+    begun = threading.Event()
+    loaded = nn.Identity(), None
+
+    def load() -> tuple[nn.Module, Any]:
+        begun.set()
+        return loaded
+
+    run = open_project(project)
+    assert run.start_loading(load) is load
+    finish = replace(run, device=torch.device("cuda")).start_loading(load)
+    assert begun.wait(60)
+    assert finish() is loaded
+
+
+def test_an_error_of_loading_is_raised_where_the_model_is_needed(project):
+    def fail() -> tuple[nn.Module, Any]:
+        raise ModelError("damaged")
+
+    run = replace(open_project(project), device=torch.device("cuda"))
+    finish = run.start_loading(fail)
+    with pytest.raises(ModelError, match="damaged"):
+        finish()
 
 
 @pytest.mark.parametrize(("batches", "at_once"), [(1, 1), (3, 3), (50, 4)])

@@ -91,11 +91,13 @@ def gpu_worker(
             writer = run.open_writer(checkpoint.folder, rows, config, stored)
             if rows:
                 sigterm.leave_if_asked()
-                model, convert = _load_model(model_config, run.device, logger)
+                load = run.start_loading(partial(_load_model, model_config, run.device, logger))
                 load_fp32 = partial(_load_model, model_config | FP32, run.device, logger)
+                convert = load_tokenizer(run.model).encode
                 batches, tokens = run.load_batches(index_path, rows, manifest, convert, tracker)
                 finished = len(ids) + len(writer.ids)
                 progress = Progress(logger, len(run.shard.rows), finished, tokens)
+                model, _ = load()
                 runner = run.open_runner(model, tracker, load_fp32, manifest, len(batches))
                 try:
                     for batch in runner.run(writer.make_room(batches), sigterm.asked):
