@@ -12,3 +12,4 @@ def test_a_worker_imports_what_it_needs_and_its_supervisor_no_package(dataset, t
     assert find_foreign(supervisor.modules, {"seqembed"}, modules_after("pass")) == []
     assert find_needless(worker) == []
     assert worker.enabled and worker.frozen > 0 == supervisor.frozen
+    assert worker.advised_first and not supervisor.advised_first

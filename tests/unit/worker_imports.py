@@ -28,20 +28,33 @@ SLOW = ("torch._dynamo", "sympy", "torch.distributed.fsdp")
 HOOK = """
 import atexit, gc, json, os, sys
 
+advise, late = os.posix_fadvise, []
+
+def note_and_advise(*arguments):
+    late.append("seqembed.worker.end_status" in sys.modules)
+    advise(*arguments)
+
 def write():
+    seen = {"modules": sorted(sys.modules), "advised_first": late[:1] == [False]}
     collector = {"enabled": gc.isenabled(), "frozen": gc.get_freeze_count()}
     with open(f"{os.path.dirname(__file__)}/{os.getpid()}.json", "w") as file:
-        json.dump(collector | {"modules": sorted(sys.modules)}, file)
+        json.dump(seen | collector, file)
 
+os.posix_fadvise = note_and_advise
 atexit.register(write)
 """
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What a process imported; enabled, frozen: its garbage collector's state at the end."""
+    """What a process imported, and what it did about the time that this takes.
+
+    advised_first: whether it asked the kernel to read a file ahead before all was imported.
+    enabled, frozen: the garbage collector's state at the end.
+    """
 
     modules: set[str]
+    advised_first: bool
     enabled: bool
     frozen: int
 
