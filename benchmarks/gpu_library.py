@@ -18,7 +18,7 @@ from seqembed.kernels.choice import FUSED, PLAIN
 from seqembed.models.encoders import encoder
 from seqembed.models.encoders.attention import Attend, Packing, alibi_table
 from seqembed.models.encoders.encoder import Encoder
-from seqembed.models.prepare import load_prepared
+from seqembed.models.load import load_prepared
 from seqembed.models.prepared import read_prepared
 from seqembed.settings.precision import DTYPES
 
@@ -55,7 +55,7 @@ def load_encoder(model: Path, precision: str, device: str, kernels: str | None =
     # fp32 is never TF32, as in a worker.
     keep_products_equal(os.environ)
     layer = read_prepared(model).layer("last")
-    made = load_prepared(model, layer, DTYPES[precision]).to(device)
+    made = load_prepared(model, layer, DTYPES[precision], torch.device(device))
     made.kernels = kernels or kernels_of(device)[0]
     return made
 

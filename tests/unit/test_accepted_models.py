@@ -29,7 +29,8 @@ from torch import Tensor
 from seqembed.errors import ModelError
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.families import Esm2Architecture
-from seqembed.models.prepare import load_prepared, prepare_model
+from seqembed.models.load import load_prepared
+from seqembed.models.prepare import prepare_model
 from seqembed.models.prepared import read_prepared
 from seqembed.models.weights.build import build_model
 from seqembed.models.weights.checkpoint import KNOWN_HEADS, read_checkpoint

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import worker_runs
+from torch import nn
 from worker_runs import SEQUENCES, Project
 
 from seqembed.checkpoints.manifest_and_failures import (
@@ -26,7 +27,7 @@ from seqembed.inference.failure_tracker import FailureTracker
 from seqembed.inference.loader import BatchLoader
 from seqembed.inference.runner import BatchRows
 from seqembed.models.encoders.tokenization import Esm2Tokenizer
-from seqembed.models.prepare import load_prepared
+from seqembed.models.load import load_prepared
 from seqembed.models.prepared import read_prepared
 from seqembed.settings.token_budget import TOKENS
 from seqembed.worker.decisions import Run, choose_device, open_run
@@ -250,6 +251,31 @@ def test_the_writer_takes_the_rows_that_are_missing(project):
     assert count == 1
     writer.write()
     assert writer.ids == [run.shard.digests[2].tobytes().hex()]
+
+
+def test_a_model_begins_to_load_at_once_for_a_gpu_only(project):
+    begun = threading.Event()
+    loaded = nn.Identity(), None
+
+    def load() -> tuple[nn.Module, Any]:
+        begun.set()
+        return loaded
+
+    run = open_project(project)
+    assert run.start_loading(load) is load
+    finish = replace(run, device=torch.device("cuda")).start_loading(load)
+    assert begun.wait(60)
+    assert finish() is loaded
+
+
+def test_an_error_of_loading_is_raised_where_the_model_is_needed(project):
+    def fail() -> tuple[nn.Module, Any]:
+        raise ModelError("damaged")
+
+    run = replace(open_project(project), device=torch.device("cuda"))
+    finish = run.start_loading(fail)
+    with pytest.raises(ModelError, match="damaged"):
+        finish()
 
 
 @pytest.mark.parametrize(("batches", "at_once"), [(1, 1), (3, 3), (50, 4)])

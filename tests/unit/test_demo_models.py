@@ -24,7 +24,8 @@ from torch.nn.functional import cross_entropy
 from transformers import EsmForMaskedLM
 
 from seqembed.models.encoders.tokenization import BpeTokenizer
-from seqembed.models.prepare import load_prepared, prepare_model
+from seqembed.models.load import load_prepared
+from seqembed.models.prepare import prepare_model
 from seqembed.models.weights.build import build_model
 from seqembed.models.weights.checkpoint import read_checkpoint
 

@@ -21,7 +21,7 @@ from seqembed.index.reader import (
     read_lengths_and_digests,
     read_shard_index,
 )
-from seqembed.models.prepare import read_prepared
+from seqembed.models.prepared import read_prepared
 from seqembed.results.quarantine import write_quarantine
 from seqembed.results.reader import open_embeddings
 from seqembed.settings.recipe import read_recipe

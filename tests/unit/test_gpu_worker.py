@@ -9,8 +9,6 @@ import multiprocessing.queues
 import os
 import queue
 import shutil
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from functools import partial
@@ -285,22 +283,6 @@ def run(context, project):
     return run_worker
 
 
-def test_a_worker_imports_nothing_large_that_it_does_not_need(project):
-    arguments = str(project.index()), str(project.output), project.config()
-    code = f"""
-import multiprocessing, sys
-from pathlib import Path
-from seqembed.gpu_worker import gpu_worker
-index, output, config = {arguments!r}
-gpu_worker(0, 1, multiprocessing.Queue(), Path(index), Path(output), config)
-print(*({{"pandas", "torch._dynamo", "transformers"}} & sys.modules.keys()))
-"""
-    environment = os.environ | {"PYTHONPATH": str(worker_runs.SCRIPTS)}
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout == "\n"
-
-
 @pytest.fixture(scope="module")
 def undisturbed(context, prepared_model, tmp_path_factory) -> Project:
     project = worker_runs.make_project(tmp_path_factory.mktemp("undisturbed"), prepared_model)
@@ -418,6 +400,17 @@ def test_sigterm_before_the_model_is_loaded(run, project):
     assert not (project.results / "checkpoints").exists()
 
 
+def test_a_model_that_loads_in_a_thread_gives_the_same_bytes(run, project, undisturbed):
+    complete(run(worker_runs.loads_as_for_a_gpu), project, computed=len(SEQUENCES))
+    assert project.content() == undisturbed.content()
+
+
+def test_sigterm_while_the_model_loads_in_a_thread(run, project):
+    outcome = run(worker_runs.terminated_while_the_model_loads)
+    assert (outcome.status["status"], outcome.exit_code) == ("interrupted", 143)
+    assert list_blocks(project.checkpoints()) == []
+
+
 def test_a_damaged_block_costs_its_own_sequences_only(run, begun, undisturbed):
     block = list_blocks(begun.checkpoints())[3]
     lost = len(read_block(block).rows)
@@ -515,6 +508,10 @@ def failed(outcome: Outcome, message: str, error: str = "generic_error") -> None
     assert (outcome.exit_code, outcome.status["status"]) == (1, "failed")
     assert outcome.status["error"] == error
     assert message in outcome.status["error_message"]
+
+
+def test_a_model_without_memory_in_its_thread_is_reported_as_such(run):
+    failed(run(worker_runs.without_memory_for_the_model), "Tried to allocate", "cuda_oom")
 
 
 @pytest.mark.parametrize("threshold", [1, 10**6])

@@ -30,7 +30,8 @@ from seqembed.errors import ModelError
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.encoders.esm2 import Esm2
 from seqembed.models.families import DNABERT_S, ESM2
-from seqembed.models.prepare import load_prepared, prepare_model
+from seqembed.models.load import load_prepared
+from seqembed.models.prepare import prepare_model
 from seqembed.models.prepared import load_tokenizer, read_prepared
 from seqembed.models.source import list_model_files, list_weight_files
 from seqembed.models.weights.build import build_model

@@ -198,7 +198,8 @@ def supervise(tmp_path, monkeypatch, restored_process) -> Callable[..., dict[str
     monkeypatch.syspath_prepend(package.parent)
 
     def run(work: Any, **changes: Any) -> dict[str, Any]:
-        given = {"device": "cpu", "threads": 2, "ready": tmp_path / "ready", "work": work}
+        given = {"device": "cpu", "threads": 2, "model": "none.json", "work": work}
+        given["ready"] = tmp_path / "ready"
         environment = EnvConfig.from_environ({"CUDA_VISIBLE_DEVICES": ""})
         arguments = (0, 1, tmp_path / "index", tmp_path / "shards", given | changes)
         return Supervisor(LOGGER, environment, None).run(*arguments)

@@ -10,6 +10,7 @@ import queue
 import random
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -258,6 +259,40 @@ def terminated_before_the_model() -> None:
         return open_run(*arguments)
 
     gpu_worker.open_run = open_and_terminate
+
+
+def loads_as_for_a_gpu(act: Callable[[], None] = lambda: None) -> None:
+    """The model loads in a thread, which calls `act` first, and goes to the CPU all the same."""
+    import torch
+
+    from seqembed import gpu_worker
+    from seqembed.worker.decisions import Run
+
+    load, start = gpu_worker._load_model, Run.start_loading
+
+    def start_for_a_gpu(run: Run, load: Any) -> Any:
+        return start(replace(run, device=torch.device("cuda")), load)
+
+    def act_and_load(*arguments: Any) -> Any:
+        assert threading.current_thread() is not threading.main_thread()
+        act()
+        return load(*arguments)
+
+    Run.start_loading = start_for_a_gpu  # type: ignore[method-assign]
+    gpu_worker._load_model = act_and_load
+
+
+def terminated_while_the_model_loads() -> None:
+    loads_as_for_a_gpu(lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+
+def without_memory_for_the_model() -> None:
+    def fail() -> None:
+        import torch
+
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    loads_as_for_a_gpu(fail)
 
 
 def accelerator_error_in_third_batch() -> None:

@@ -32,7 +32,7 @@ from seqembed.errors import (
 from seqembed.index.reader import read_assigned
 from seqembed.kernels.choice import PLAIN
 from seqembed.machine.signals import StopFlag
-from seqembed.models.prepare import load_prepared
+from seqembed.models.load import load_prepared
 from seqembed.models.prepared import load_tokenizer, read_prepared
 from seqembed.results.reader import store_path
 from seqembed.settings.precision import DTYPES, resolve_precision
@@ -92,11 +92,13 @@ def gpu_worker(
             writer = run.open_writer(checkpoint.folder, rows, config, stored)
             if rows:
                 sigterm.leave_if_asked()
-                model, convert = _load_model(model_config, run.device, logger)
+                load = run.start_loading(partial(_load_model, model_config, run.device, logger))
                 load_fp32 = partial(_load_model, model_config | FP32, run.device, logger)
+                convert = load_tokenizer(run.model).encode_all
                 batches, tokens = run.load_batches(index_path, rows, manifest, convert, tracker)
                 finished = len(ids) + len(writer.ids)
                 progress = Progress(logger, len(run.shard.rows), finished, tokens)
+                model, _ = load()
                 runner = run.open_runner(model, tracker, load_fp32, manifest, len(batches))
                 try:
                     for batch in runner.run(writer.make_room(batches), sigterm.asked):
@@ -216,7 +218,7 @@ def _load_model(
     path = Path(model_config["model"])
     described = read_prepared(path)
     layer = described.layer(model_config.get("embedding", {}).get("layer", "last"))
-    model = load_prepared(path, layer, DTYPES[precision]).to(device)
+    model = load_prepared(path, layer, DTYPES[precision], device)
     model.kernels = model_config.get("kernels", PLAIN)
     logger.info("the model is on %s in %s", device, precision)
     return model, load_tokenizer(described).encode_all

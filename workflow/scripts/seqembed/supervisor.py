@@ -6,6 +6,7 @@ CUDA: a worker inherits CUDA_VISIBLE_DEVICES, which CUDA reads once, as CUDA sta
 
 from __future__ import annotations
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -233,9 +234,16 @@ def _work(
     """
     die_with_parent(supervisor, signal.SIGKILL)
     os.environ.update(variables)
-    # Imported here, because a supervisor does not need PyTorch, which takes seconds to import.
-    from seqembed.gpu_worker import gpu_worker
-
     rank, world_size, index_path, output_dir, config = arguments
     config = {**config, "began": began.set}
+    # Imported here, because a supervisor does not need NumPy and PyTorch, which take seconds.
+    from seqembed.models.prepared import ReadAhead
+
+    ReadAhead(Path(config["model"])).start()
+    # The garbage collector would look through hundreds of modules again and again.
+    gc.disable()
+    from seqembed.gpu_worker import gpu_worker
+
+    gc.freeze()
+    gc.enable()
     gpu_worker(rank, world_size, results, index_path, output_dir, config)

@@ -9,21 +9,17 @@ import torch
 from safetensors.torch import save_file
 
 from seqembed.errors import ModelError
-from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.hub import fetch
 from seqembed.models.known import KNOWN
 from seqembed.models.prepared import (
     BUILT_IN,
     PreparedModel,
-    error_of_change,
-    read_prepared,
     sha256_of,
     write_prepared,
 )
 from seqembed.models.source import CONFIG, SAFETENSORS, list_weight_files
-from seqembed.models.weights.build import build_model, check_checkpoint, refuse_other_copies
+from seqembed.models.weights.build import check_checkpoint, refuse_other_copies
 from seqembed.models.weights.checkpoint import Checkpoint, read_checkpoint
-from seqembed.models.weights.formats import read_state
 from seqembed.storage.paths import expand
 from seqembed.storage.publish import published
 
@@ -66,29 +62,6 @@ def prepare_model(name: str, source: str, output: Path, logger: logging.Logger) 
         original_sha256=sha256_of(*list_weight_files(original)) if original else None,
     )
     write_prepared(model, output)
-
-
-def load_prepared(path: Path, layer: int, dtype: torch.dtype = torch.float32) -> Encoder:
-    """Return the encoder of a prepared model up to `layer`, in eval mode, its weights in `dtype`.
-
-    path: the model's `{model}.json`. layer: 0 is the embedding layer. Raises ModelError if the
-    file `path` cannot be read, the weights have changed, or the model lacks the layer.
-    """
-    model = read_prepared(path)
-    weights = Path(model.weights)
-    files = list_weight_files(weights) if weights.is_file() else [weights]
-    for file in files:
-        if not file.is_file():
-            raise ModelError(f"{file}: is missing; put it back, or remove {path} and run again")
-    stats = [file.stat() for file in files]
-    # A moved or copied file may keep an old mtime, but its ctime is new.
-    touched = max(max(stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats)
-    same = touched < path.stat().st_mtime_ns or sha256_of(*files) == model.sha256
-    if not same or sum(stat.st_size for stat in stats) != model.size:
-        raise error_of_change(model, path)
-    state = read_state(weights)
-    checkpoint = Checkpoint(architecture=model.architecture, state=state, path=weights)
-    return build_model(checkpoint, layer, dtype)
 
 
 def _convert(checkpoint: Checkpoint, path: Path) -> Path:

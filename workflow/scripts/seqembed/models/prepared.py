@@ -6,6 +6,9 @@ Rules have this file as input, so it has the same bytes for the same model. Need
 from __future__ import annotations
 
 import hashlib
+import os
+import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from threading import Thread
@@ -19,6 +22,8 @@ from seqembed.storage.json_files import hash_json, read_json, write_json
 FORMAT_VERSION = "1"
 # The name of ESM-2's tokenizer, which needs no file.
 BUILT_IN = "esm2"
+# The kernel reads no more than its own read-ahead, by default 128 KiB, at one request.
+REQUEST_BYTES = 1 << 17
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +126,28 @@ def sha256_of(*paths: Path) -> str:
         with path.open("rb") as file:
             hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()
+
+
+class ReadAhead(Thread):
+    """Asks the kernel, in a thread, to read a model's weights into memory; path: `{model}.json`.
+
+    While PyTorch is imported, the disk would be idle. If weights cannot be read, nothing happens.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(name="read ahead", daemon=True)
+        self._path = path
+
+    def run(self) -> None:
+        """Make the requests; `start` calls this method in the thread."""
+        if sys.platform != "linux":
+            return
+        with suppress(ModelError, OSError):
+            for path in list_weight_files(Path(read_prepared(self._path).weights)):
+                with path.open("rb") as file:
+                    for start in range(0, path.stat().st_size, REQUEST_BYTES):
+                        advice = (start, REQUEST_BYTES, os.POSIX_FADV_WILLNEED)
+                        os.posix_fadvise(file.fileno(), *advice)
 
 
 class WeightsCheck(Thread):

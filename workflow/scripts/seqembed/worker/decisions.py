@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -47,6 +48,9 @@ from seqembed.settings.token_budget import (
 from seqembed.storage.publish import raise_open_file_limit
 from seqembed.worker.checkpoint_writer import CheckpointWriter
 
+# A model and its tokenizer.
+Loaded = tuple[nn.Module, Any]
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Run:
@@ -70,6 +74,18 @@ class Run:
         """What later steps need to know of this run, as keys of their model_config."""
         names = {"precision": self.recipe.precision, "kernels": self.recipe.kernels}
         return {"checkpoint_key": self.checkpoint_key} | names
+
+    def start_loading(self, load: Callable[[], Loaded]) -> Callable[[], Loaded]:
+        """Begin to load the model if it goes to a GPU; return a function that returns the model.
+
+        load: returns the model, and a tokenizer. For a GPU it runs in a thread, and the returned
+        function waits for it, and raises its error. A CPU is no sooner done with a thread more:
+        the returned function is `load`.
+        """
+        if self.device.type == "cpu":
+            return load
+        # The process ends only after the thread: to end within a call of CUDA could crash.
+        return ThreadPoolExecutor(1, "load").submit(load).result
 
     def load_batches(
         self,
@@ -128,7 +144,7 @@ class Run:
         self,
         model: nn.Module,
         tracker: FailureTracker,
-        load_fp32: Callable[[], tuple[nn.Module, Any]],
+        load_fp32: Callable[[], Loaded],
         manifest: CheckpointManifest,
         batches: int,
     ) -> AsyncInferenceRunner:

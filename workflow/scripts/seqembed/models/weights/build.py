@@ -70,10 +70,17 @@ def refuse_other_copies(folder: Path, checkpoint: Checkpoint) -> None:
                 )
 
 
-def build_model(checkpoint: Checkpoint, layer: int, dtype: torch.dtype = torch.float32) -> Encoder:
-    """Return the encoder up to `layer`, in eval mode, its weights in `dtype`, on the CPU.
+def build_model(
+    checkpoint: Checkpoint,
+    layer: int,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Encoder:
+    """Return the encoder up to `layer`, in eval mode, its weights in `dtype`, on `device`.
 
-    Weights are read and cast one by one, so that peak memory is little above the encoder's own.
+    Each tensor is read once, goes to the device as it is stored, and is cast there. This is done
+    weight by weight, so that peak memory of the device is little above the encoder's own; a CPU
+    that loads onto a GPU holds a few tensors at a time. Every device gives weights of equal bits.
     Raises ModelError if the checkpoint does not fit its architecture, or lacks the layer.
     """
     with named(checkpoint.path):
@@ -83,7 +90,8 @@ def build_model(checkpoint: Checkpoint, layer: int, dtype: torch.dtype = torch.f
         buffers = dict(encoder.named_buffers())
         filled = {}
         for own, weight in weights.items():
-            made = weight.make(*(state[name].read().float() for name in weight.parts))
+            parts = (state[name].read().to(device).float() for name in weight.parts)
+            made = weight.make(*parts)
             # A copy, so that the file can be closed. Contiguous, because other strides lead to
             # other kernels, which give other last bits.
             filled[own] = made.to(
@@ -92,7 +100,8 @@ def build_model(checkpoint: Checkpoint, layer: int, dtype: torch.dtype = torch.f
                 memory_format=torch.contiguous_format,
             )
         encoder.load_state_dict(buffers | filled, assign=True)
-        return encoder.requires_grad_(False).eval()
+        # Moves the buffers that the checkpoint does not have.
+        return encoder.requires_grad_(False).eval().to(device)
 
 
 class _NoWeights(TorchFunctionMode):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,8 @@ SAVE = (
     "torch.save(model.state_dict(), 'model.pt')"
 )
 CONTACTS = "contact_head."
+# A safetensors file is mapped into memory anew after so many bytes of it.
+MAPPED_BYTES = 1 << 26
 _UNPACK = "unpack it, and give the folder or file of the model that it holds"
 _PACKED = f"an archive or a compressed file; {_UNPACK}"
 _DOWNLOAD = "download the weights again"
@@ -140,14 +143,45 @@ def _read_pickled(path: Path) -> State:
 def _read_safetensors(path: Path) -> State:
     if find_form(path) == "zip":
         raise ModelError(f"{path}: cannot be read: it is a PyTorch file; name it {PICKLED}")
-    try:
-        file: Any = safe_open(path, framework="pt")
-        state = {}
-        for name in file.keys():  # noqa: SIM118
-            header = file.get_slice(name)
+    mapped, state = _MappedFile(path), {}
+    with _damage_named(path):
+        for name in mapped.file.keys():  # noqa: SIM118
+            header = mapped.file.get_slice(name)
             shape, floating = tuple(header.get_shape()), header.get_dtype() in FLOATS
-            state[name] = Stored(shape, floating, partial(file.get_tensor, name))
-        return state
+            state[name] = Stored(shape, floating, partial(mapped.read, name))
+    return state
+
+
+class _MappedFile:
+    """A safetensors file in memory: `file` gives its tensors' names and headers, `read` a tensor.
+
+    The kernel reads a tensor's bytes when they are used first. From then on they count as memory
+    of this process, until the mapping that they belong to is closed. Raises ModelError for a file
+    that is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._map()
+
+    def _map(self) -> None:
+        with _damage_named(self._path):
+            self.file: Any = safe_open(self._path, framework="pt")
+        self._left = MAPPED_BYTES
+
+    def read(self, name: str) -> Tensor:
+        """Return a tensor, which keeps its mapping open."""
+        if self._left <= 0:
+            self._map()
+        tensor: Tensor = self.file.get_tensor(name)
+        self._left -= tensor.nbytes
+        return tensor
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path}: cannot be read ({error}); copy it again") from error
 
