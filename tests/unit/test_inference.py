@@ -31,6 +31,7 @@ from seqembed.checkpoints.manifest_and_failures import (
 from seqembed.errors import FreshProcessError, NonFiniteError, NotTheSequencesError
 from seqembed.flags import FP32_RETRY
 from seqembed.inference.batches import (
+    Filling,
     PackedBatch,
     RawBatch,
     VarlenCollator,
@@ -313,6 +314,21 @@ class StandIn(nn.Module):
 
 def positions_of(parts: Iterable[BatchRows]) -> list[int]:
     return np.concatenate([part.positions for part in parts]).tolist()
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+@pytest.mark.parametrize("architecture", SMALL, ids=name_of)
+def test_batches_filled_to_blocks_as_for_a_gpu_have_the_same_rows(architecture, pooling):
+    sequences = [POOL[n] for n in (300, 130, 77, 40, 3, 2)]
+    wanted, found = outputs(pooling, per_residue=True), []
+    for filling in (Filling(), Filling(block=512)):
+        model, parts = model_of(architecture), pack(sequences, 300, WINDOW)
+        batches = [part.select(range(len(part.windows)), filling) for part in parts]
+        found.append([*runner_of(model, len(sequences), wanted).run(batches)])
+    for one, other in zip(*found, strict=True):
+        assert one.tokens == other.tokens and one.rows.tobytes() == other.rows.tobytes()
+        for (row, own), (same, theirs) in zip(one.residues, other.residues, strict=True):
+            assert row == same and own.tobytes() == theirs.tobytes()
 
 
 def test_batches_come_in_order_with_their_tokens_and_without_the_dummy():
