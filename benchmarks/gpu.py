@@ -74,7 +74,8 @@ class Part:
 
 def tests(part: Part) -> list[Step]:
     junit = part.options.results / "gpu_tests.xml"
-    command = [sys.executable, str(HERE / "gpu_tests.py"), "--junit", str(junit)]
+    words = ["--junit", str(junit), "--device", part.options.device]
+    command = [sys.executable, str(HERE / "gpu_tests.py"), *words]
     return [Step("tests", command, 170)]
 
 

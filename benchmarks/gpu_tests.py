@@ -10,14 +10,16 @@ import xml.etree.ElementTree as xml
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = ("tests/gpu", "tests/unit/test_kernels.py", "tests/unit/test_kernel_choice.py")
+# Of each device. A CPU runs the tests of kernels by an interpreter, in `make test`.
+TESTS = {"cuda": ["tests/gpu", "tests/unit/test_kernels.py"], "cpu": ["tests/gpu"]}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--junit", type=Path, required=True, help="gets pytest's own report")
+    parser.add_argument("--device", choices=TESTS, default="cuda", help="(%(default)s)")
     options = parser.parse_args()
-    command = [sys.executable, "-m", "pytest", *TESTS, "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", *TESTS[options.device], "-p", "no:cacheprovider"]
     ended = subprocess.run([*command, f"--junitxml={options.junit.absolute()}"], cwd=ROOT)
     suite = xml.parse(options.junit).getroot().find("testsuite")
     assert suite is not None

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import seqembed
-from seqembed.kernels import plain
+from seqembed.kernels import fused, plain
 from seqembed.kernels.choice import FUSED
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.dnabert_s import DnabertS
@@ -21,10 +21,6 @@ from seqembed.models.encoders.esm2 import Esm2, rotary_tables
 from seqembed.models.families import DnabertArchitecture, Esm2Architecture
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-if DEVICE.type == "cpu":
-    os.environ["TRITON_INTERPRET"] = "1"
-from seqembed.kernels import fused  # noqa: E402 (Triton reads the variable as it is imported)
-
 STEPS = [plain, fused]
 DTYPES = [torch.float32, torch.float16]
 if DEVICE.type == "cuda":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Sequence
 from logging import Logger
 from pathlib import Path
@@ -73,7 +72,6 @@ def _find_obstacle(device: torch.device) -> str | None:
         load_steps(FUSED).rotate_(torch.zeros(1, 2, 1, 16, device=device), angles, angles)
     except (torch.AcceleratorError, torch.OutOfMemoryError):
         raise  # The GPU is at fault, not Triton.
-    # Without a compiler Triton raises RuntimeError, without header files the compiler fails.
-    except (ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
+    except Exception as error:  # noqa: BLE001 (compilers fail in many ways, with as many types)
         return f"{type(error).__name__}: {error}".partition("\n")[0]
     return None
