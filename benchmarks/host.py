@@ -31,6 +31,7 @@ from seqembed.checks.residues import ResidueCheck
 from seqembed.gpu_worker import _load_model
 from seqembed.index.split import split_index
 from seqembed.index.writer import write_index
+from seqembed.kernels import plain
 from seqembed.models.encoders.tokenization import ESM2_LETTERS, Esm2Tokenizer
 from seqembed.models.prepare import prepare_model
 from seqembed.settings.lengths import LengthPolicy
@@ -50,7 +51,7 @@ class StandIn(nn.Module):
 
     def __init__(self, longest: int, width: int) -> None:
         super().__init__()
-        self.rows = torch.ones(longest, width)
+        self.rows, self.steps = torch.ones(longest, width), plain
 
     def even_threads(self, rows: int, threads: int) -> int:
         return 1
