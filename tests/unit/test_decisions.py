@@ -192,6 +192,17 @@ def test_the_manifest_names_all_gpus_that_computed_the_shard(project, monkeypatc
     assert manifest.device_name == "NVIDIA A, NVIDIA B"
 
 
+@pytest.mark.parametrize(("budget", "warned"), [(2048, True), (8192, False), (8200, True)])
+def test_a_gpu_is_asked_for_whole_blocks(budget, warned, project, monkeypatch, caplog):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A")
+    run = open_project(project, token_budget=budget)
+    rows = list(range(len(SEQUENCES)))
+    load(run, project, rows)
+    assert "whole blocks" not in caplog.text
+    load(replace(run, device=torch.device("cuda", 0)), project, rows)
+    assert ("whole blocks of 4,096 rows" in caplog.text) == warned
+
+
 @pytest.mark.parametrize("name", ["recipe_fingerprint", "shard_fingerprint"])
 def test_checkpoints_of_another_recipe_or_shard_are_refused(name, project):
     run = open_project(project)

@@ -13,6 +13,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from seqembed.checkpoints.blocks import Block
@@ -109,19 +110,29 @@ class Run:
         at_once = policy.windows_a_pass(token_budget)
         planned = plan_passes(boundaries, batches, passes, at_once)
         dataset = IndexBasedDataset(index_path, boundaries, planned, at_once)
-        filling = self._filling
-        collator = VarlenCollator(convert, policy, filling)
+        collator = VarlenCollator(convert, policy, self._filling)
         loader = create_async_dataloader(dataset, collator, self.device)
         counts = policy.model_tokens(self.shard.tokens)
         sums = np.diff(np.append(0, counts.cumsum())[boundaries])[batches]
         if len(sums):
-            # A batch over the budget counts as full, but for what its last block lacks.
-            whole = -(-sums // filling.block) * filling.block
-            full = filling.rows(token_budget)
-            room = np.maximum(whole, passes[boundaries[batches]] * full)
-            words = "%s batches are to be computed, filled to %.2f%%"
-            self.logger.info(words, f"{len(sums):,}", 100 * sums.sum() / room.sum())
+            self._log_filling(sums, passes[boundaries[batches]], token_budget)
         return loader, int(sums.sum())
+
+    def _log_filling(
+        self, sums: NDArray[np.int64], passes: NDArray[np.int64], token_budget: int
+    ) -> None:
+        """Log how full b batches are; sums: (b,) their tokens. passes: (b,) how many each takes."""
+        block, full = self._filling.block, self._filling.rows(token_budget)
+        if token_budget % block:
+            self.logger.warning(
+                "token_budget %s: a GPU computes whole blocks of %s rows for this model, and the "
+                "rest of each is computed in vain; set `token_budget: auto`, or a multiple of %s",
+                *(f"{number:,}" for number in (token_budget, block, block)),
+            )
+        # A batch over the budget counts as full, but for what its last block lacks.
+        room = np.maximum(-(-sums // block) * block, passes * full)
+        words = "%s batches are to be computed, filled to %.2f%%"
+        self.logger.info(words, f"{len(sums):,}", 100 * sums.sum() / room.sum())
 
     def open_tracker(
         self, folder: Path, index_path: Path, model_config: Mapping[str, Any]
