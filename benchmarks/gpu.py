@@ -35,7 +35,7 @@ CORES = 4
 # Per shape: how many sequences the input has, and how many variants of each, so that a run lasts.
 INPUTS = {
     "speed": {
-        "t33_650M": (8000, 1),
+        "t33_650M": (5000, 1),
         "t6_8M": (8000, 5),
         "t12_35M": (8000, 5),
         "dnabert_s": (4000, 1),
@@ -86,7 +86,7 @@ def speed(part: Part) -> list[Step]:
         for step in (
             part.step("gpu_scene", shape, 60),
             part.step("gpu_encoder", shape, 45),
-            part.step("gpu_timeline", shape, 75),
+            part.step("gpu_timeline", shape, 100),
         )
     ]
 
@@ -118,11 +118,11 @@ def bits(part: Part) -> list[Step]:
         for step in (
             part.step("gpu_scene", shape, 60),
             *(
-                part.step("gpu_bits", shape, 40, "--check", "compositions", "--precision", name)
+                part.step("gpu_bits", shape, 60, "--check", "compositions", "--precision", name)
                 for name in precisions
             ),
-            part.step("gpu_entries", shape, 110),
             part.step("gpu_bits", shape, 50, "--check", "accuracy"),
+            part.step("gpu_entries", shape, 120),
         )
     ]
 

@@ -98,11 +98,11 @@ def reversed_scene(scene: Scene, folder: Path) -> Scene:
 
 
 def room_beside_hog(scene: Scene) -> int:
-    """The bytes that the hog leaves: for the model, CUDA itself, and half of a large batch."""
+    """The bytes that the hog leaves: for the model, CUDA itself, and a quarter of a large batch."""
     shape, itemsize = scene.shape, 4 if scene.precision == "fp32" else 2
     weights = shape.layers * sum(a * b for a, b in shape.products.values()) * itemsize
     batch = LARGE * (8 * shape.width + 2 * shape.ffn_width) * itemsize
-    return weights + 1_000_000_000 + batch // 2
+    return weights + 1_000_000_000 + batch // 4
 
 
 def run_beside_hog(entries: Entries) -> tuple[np.ndarray, int]:

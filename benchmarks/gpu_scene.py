@@ -15,7 +15,7 @@ from typing import Any
 import machine
 import speed
 from contestants import Scene, program
-from inputs import write_input
+from inputs import read_sequences, write_input
 from shapes import SHAPES
 
 PRECISION = {"cpu": "fp32", "cuda": "fp16"}
@@ -94,7 +94,10 @@ def make_input(options: argparse.Namespace, scene: Scene) -> None:
     if (scene.shards(1) / "shard_0.parquet").exists():
         return
     molecule, counts = scene.shape.molecule, {"count": options.sequences, "times": options.times}
-    write_input(scene.fasta, molecule, options.fasta, every=1, **counts)
+    every = 1
+    if options.fasta:
+        every = max(sum(1 for _ in read_sequences(options.fasta)) // options.sequences, 1)
+    write_input(scene.fasta, molecule, options.fasta, every=every, **counts)
     speed.run_all(scene, speed.index_commands(scene, {1}))
 
 

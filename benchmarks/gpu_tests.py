@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import subprocess
 import sys
@@ -20,6 +21,9 @@ def main() -> None:
     parser.add_argument("--device", choices=TESTS, default="cuda", help="(%(default)s)")
     options = parser.parse_args()
     command = [sys.executable, "-m", "pytest", *TESTS[options.device], "-p", "no:cacheprovider"]
+    # Half of the time is the CPU's: tests compile kernels, and start processes.
+    if importlib.util.find_spec("xdist"):
+        command += ["-n", "4", "--dist", "loadfile"]
     ended = subprocess.run([*command, f"--junitxml={options.junit.absolute()}"], cwd=ROOT)
     suite = xml.parse(options.junit).getroot().find("testsuite")
     assert suite is not None

@@ -108,8 +108,9 @@ def main() -> None:
         for cache in ("cold", "warm"):
             with tempfile.TemporaryDirectory(dir=name) as folder:
                 found = run_worker(scene, Path(folder), Path(name, "kernels"))
+                emit("worker", **common, kernel_cache=cache, **found)
                 peak = Gemm(rows=rows).run(scene, Path(folder))["flops_per_second"]
-            emit("worker", **common, kernel_cache=cache, peak_flops_per_second=peak, **found)
+            emit("peak", **common, kernel_cache=cache, peak_flops_per_second=peak)
             if cache == "cold":
                 emit("start floors", **common, **measure_floors(scene, Path(name)))
 

@@ -44,7 +44,7 @@ def test_a_card_gets_the_fused_steps(tmp_path):
     if torch.cuda.get_device_capability() < (8, 0):
         pytest.skip("this CUDA device is older than Ampere: it takes the plain steps")
     ended = run(CHOOSE, TRITON_CACHE_DIR=str(tmp_path / "cache"))
-    assert (ended.stdout, ended.stderr) == ("1\n", "")
+    assert ended.stdout == "1\n" and "install a C compiler" not in ended.stderr
 
 
 def test_without_a_c_compiler_one_line_says_so(tmp_path):
@@ -57,8 +57,8 @@ def test_without_a_c_compiler_one_line_says_so(tmp_path):
 
 @pytest.mark.parametrize("name", ["TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "NVIDIA_TF32_OVERRIDE"])
 def test_fp32_is_never_tf32(name):
-    # TF32 keeps 10 bits of each value, which would give 1e-4 and more.
-    assert float(run(PRODUCT, **{name: "1"}).stdout) < 2e-6
+    # TF32 keeps 10 bits of each value, which would give 5e-5; sums in fp32 give about 2e-6.
+    assert float(run(PRODUCT, **{name: "1"}).stdout) < 1e-5
 
 
 def test_gelu_is_by_erf():

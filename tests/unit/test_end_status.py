@@ -25,6 +25,7 @@ OURS += [errors.ModelError, errors.RecipeError, errors.ShardError, errors.Worker
         (torch.OutOfMemoryError("CUDA out of memory"), OUT_OF_MEMORY),
         (MemoryError(), OUT_OF_MEMORY),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate"), OUT_OF_MEMORY),
+        (RuntimeError("Triton Error [CUDA]: out of memory"), OUT_OF_MEMORY),
         (torch.AcceleratorError("CUDA error: device-side assert triggered"), DEVICE),
         (RuntimeError("CUDA error"), UNEXPECTED),
         (RuntimeError("out of memory"), UNEXPECTED),

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch.nn.attention import varlen
 
-from seqembed.kernels import choice, flash_attention, plain
+from seqembed.kernels import choice, compiler, flash_attention, plain
 from seqembed.kernels.choice import FUSED, PLAIN, choose_kernels, load_steps
+from seqembed.kernels.compiler import find_compiler, hash_triton
 from seqembed.kernels.flash_attention import attend_packed, find_options
 from seqembed.models.encoders.encoder import block_rows, in_blocks, in_chunks
 
@@ -30,6 +31,7 @@ class Tried:
     def rotate_(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
         if self.error:
             raise self.error
+        plain.rotate_(x, cos, sin)
 
 
 @pytest.fixture
@@ -37,8 +39,9 @@ def card(monkeypatch, tmp_path):
     """A GPU of a capability, on which the first kernel raises an error or none."""
 
     def put(capability: tuple[int, int], error: Exception | None = None) -> None:
-        zeros = torch.zeros
-        monkeypatch.setattr(torch, "zeros", lambda *shape, device: zeros(*shape))
+        for name in ("zeros", "ones"):
+            make = getattr(torch, name)
+            monkeypatch.setattr(torch, name, lambda *s, device, make=make: make(*s))
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
         monkeypatch.setattr(choice, "load_steps", lambda kernels: Tried(error))
 
@@ -78,7 +81,36 @@ def test_without_a_compiler_one_line_says_so_and_the_plain_steps_are_taken(
     assert reason in line and "install a C compiler" in line and "\n" not in line
 
 
-@pytest.mark.parametrize("error", [torch.AcceleratorError("lost", 719), torch.OutOfMemoryError()])
+@pytest.mark.parametrize("found", [None, "/usr/bin/gcc"])
+def test_without_any_compiler_no_kernel_is_tried(found, card, monkeypatch, caplog):
+    card((9, 0), AssertionError("tried"))
+    monkeypatch.setattr(compiler.shutil, "which", lambda name: found)
+    assert choose_kernels(CUDA, Path("cache"), LOGGER) == PLAIN
+    assert ("there is no C compiler" in caplog.text) == (found is None)
+
+
+def test_the_compiler_of_the_variable_cc_is_the_one_that_counts(monkeypatch):
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert find_compiler() is None
+    monkeypatch.setenv("CC", sys.executable)
+    assert find_compiler() == sys.executable
+
+
+def test_a_kernel_that_computes_wrong_values_is_not_used(card, monkeypatch, caplog):
+    card((9, 0))
+    monkeypatch.setattr(Tried, "rotate_", lambda self, x, cos, sin: None)
+    assert choose_kernels(CUDA, Path("cache"), LOGGER) == PLAIN
+    assert "wrong values" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("lost", 719),
+        torch.OutOfMemoryError(),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+    ],
+)
 def test_a_gpu_that_fails_is_no_reason_for_the_plain_steps(error, card):
     card((9, 0), error)
     with pytest.raises(type(error)):
@@ -151,3 +183,13 @@ def test_a_cpu_computes_a_product_at_once():
     sizes: list[int] = []
     in_blocks(lambda part: sizes.append(len(part)) or part, torch.empty(9000, 4))
     assert sizes == [9000]
+
+
+def test_triton_hashes_itself_once_a_process_and_its_lack_is_no_error(monkeypatch):
+    from triton.runtime.cache import triton_key
+
+    triton_key.cache_clear()
+    hash_triton()
+    assert triton_key.cache_info().currsize == 1
+    monkeypatch.setitem(sys.modules, "triton.runtime.cache", None)
+    hash_triton()

@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from threading import Thread
 from typing import Any, cast
 
 from seqembed.environment import EnvConfig
@@ -237,9 +238,13 @@ def _work(
     rank, world_size, index_path, output_dir, config = arguments
     config = {**config, "began": began.set}
     # Imported here, because a supervisor does not need NumPy and PyTorch, which take seconds.
+    from seqembed.kernels.compiler import hash_triton
     from seqembed.models.prepared import ReadAhead
 
     ReadAhead(Path(config["model"])).start()
+    # On a CPU, no GPU is visible.
+    if os.environ.get("CUDA_VISIBLE_DEVICES") != "":
+        Thread(target=hash_triton, name="hash Triton", daemon=True).start()
     # The garbage collector would look through hundreds of modules again and again.
     gc.disable()
     from seqembed.gpu_worker import gpu_worker

@@ -37,6 +37,7 @@ from seqembed.errors import (
     WorkerCrashError,
 )
 from seqembed.inference.batches import PackedBatch
+from seqembed.kernels.choice import DRIVER_ERROR
 from seqembed.storage.digests import DigestIndex, from_hex
 from seqembed.storage.publish import set_aside
 
@@ -52,9 +53,10 @@ MAX_REASON_CHARACTERS = 300
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that a GPU or this machine ran out of memory."""
-    # PyTorch has no exception type of its own for the CPU (c10/core/impl/alloc_cpu.cpp).
-    on_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    return on_cpu or isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    # Neither PyTorch, for the CPU (c10/core/impl/alloc_cpu.cpp), nor Triton has a type of its own.
+    texts = ("DefaultCPUAllocator", f"{DRIVER_ERROR}: out of memory")
+    untyped = isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+    return untyped or isinstance(error, (torch.OutOfMemoryError, MemoryError))
 
 
 class FailureTracker:

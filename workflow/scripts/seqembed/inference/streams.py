@@ -33,6 +33,8 @@ def keep_products_equal(environ: MutableMapping[str, str]) -> None:
     before the first product.
     """
     environ["NVIDIA_TF32_OVERRIDE"] = "0"
+    # PyTorch's own switch, which TORCH_ALLOW_TF32_CUBLAS_OVERRIDE turns on.
+    torch.set_float32_matmul_precision("highest")
     # PyTorch multiplies with Intel's MKL. MKL divides a small batch's product among threads in
     # several ways, which give different last bits. In strict mode MKL gives the bits of one thread
     # (measured; "Obtaining Numerically Reproducible Results", oneMKL developer guide).
@@ -108,7 +110,8 @@ class CudaStream:
             tensor.record_stream(current)
         pooled, residues = compute(tokens, Packing(batch.packing.bounds, cu_seqlens))
         rows = _to_host(pooled), None if residues is None else _to_host(residues)
-        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        # Waiting for it leaves the core to others.
+        done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         done.record(current)
 
         def wait() -> Rows:

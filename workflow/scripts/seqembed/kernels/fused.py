@@ -18,6 +18,11 @@ from torch import Tensor, nn
 POOLED_ROWS, POOLED_COLUMNS = 32, 64
 
 
+def _warps(block: int) -> int:
+    """Return the warps of a program: a thread has 16 values of a row, which fit its registers."""
+    return min(max(block // 512, 4), 16)
+
+
 def rotate_(x: Tensor, cos: Tensor, sin: Tensor) -> None:
     """Rotate queries and keys in place, as plain.rotate_ does; a token's values lie together."""
     if not (x[0].is_contiguous() and cos.is_contiguous() and sin.is_contiguous()):
@@ -25,8 +30,8 @@ def rotate_(x: Tensor, cos: Tensor, sin: Tensor) -> None:
     pairs, half = x[0].numel() // 2, x.shape[-1] // 2
     block = triton.next_power_of_2(pairs)
     # Without fusion, products are rounded before they are added, as in the plain formula.
-    launch = _rotate[(len(x),)]
-    launch(x, cos, sin, x.stride(0), pairs, half, block, enable_fp_fusion=False)
+    options = {"enable_fp_fusion": False, "num_warps": _warps(block)}
+    _rotate[(len(x),)](x, cos, sin, x.stride(0), pairs, half, block, **options)
 
 
 @triton.jit
@@ -55,7 +60,8 @@ def add_norm(x: Tensor, branch: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor
     width = x.shape[1]
     x, branch, normed = x.contiguous(), branch.contiguous(), torch.empty_like(branch)
     block = triton.next_power_of_2(width)
-    _add_norm[(len(x),)](x, branch, normed, norm.weight, norm.bias, width, norm.eps, block)
+    launch, warps = _add_norm[(len(x),)], _warps(block)
+    launch(x, branch, normed, norm.weight, norm.bias, width, norm.eps, block, num_warps=warps)
     return branch, normed
 
 
@@ -108,7 +114,8 @@ def _pool(
         values = tl.load(rows + place, mask, other=nothing).to(tl.float32)
         found = _largest(found, values) if LARGEST else found + values
         first += ROWS
-    result = tl.reduce(found, 0, _largest) if LARGEST else tl.sum(found, 0) / (stop - start)
+    count = (stop - start).to(tl.float32)
+    result = tl.reduce(found, 0, _largest) if LARGEST else tl.div_rn(tl.sum(found, 0), count)
     tl.store(pooled + span * WIDTH + column, result, column < WIDTH)
 
 

@@ -68,8 +68,10 @@ class Packing:
             if first[-1] - first[0] != length * (len(first) - 1):
                 apart[length] = (torch.tensor(first).unsqueeze(1) + torch.arange(length)).flatten()
         if apart:
-            # The numbers of all lengths go to the device in one copy.
-            sent = torch.cat([*apart.values()]).to(self.cu_seqlens.device)
+            # All lengths' numbers go to the device in one copy, and the CPU does not wait for it.
+            sent = torch.cat([*apart.values()])
+            if self.cu_seqlens.is_cuda:
+                sent = sent.pin_memory().to(self.cu_seqlens.device, non_blocking=True)
             rows |= zip(apart, torch.split(sent, [*map(len, apart.values())]), strict=True)
         return tuple(rows.items())
 
