@@ -417,6 +417,33 @@ def test_a_sequence_that_stays_so_is_quarantined_and_its_neighbours_are_not(
     tracker.finish()
 
 
+@pytest.mark.parametrize("at_loading", [True, False])
+@pytest.mark.parametrize("error", [MemoryError("no room"), ValueError("damaged")])
+def test_without_memory_for_fp32_only_that_sequence_is_quarantined(error, at_loading, tmp_path):
+    loads: list[int] = []
+
+    def fail(*_: object) -> None:
+        raise error
+
+    def load() -> nn.Module:
+        loads.append(1)
+        return fail() or StandIn() if at_loading else StandIn(fail)
+
+    tracker, sequences = tracker_of(3, tmp_path), [POOL[50], POOL[51] + "U", "U" + POOL[90]]
+    runner = AsyncInferenceRunner(
+        StandIn(spoil(torch.nan)), CPU, outputs(), tracker, load,
+        token_budget=4096, streams=1, threads=1,
+    )  # fmt: skip
+    if isinstance(error, ValueError):
+        with pytest.raises(ValueError, match="damaged"):
+            list(runner.run(pack(sequences, 4096)))
+        return
+    assert positions_of(list(runner.run(pack(sequences, 4096)))) == [0]
+    assert len(loads) == 1
+    reasons = read_failures(tmp_path).quarantined.values()
+    assert len(reasons) == 2 and all("too little memory" in reason for reason in reasons)
+
+
 def test_a_model_that_gives_nothing_finite_ends_the_run(tmp_path):
     runner = runner_of(StandIn(spoil(torch.nan)), 30, outputs(), tracker_of(30, tmp_path))
     with pytest.raises(NonFiniteError, match=f"for {MAX_IN_A_ROW} sequences in a row.*weights"):

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from seqembed.flags import FP32_RETRY
 from seqembed.inference.batches import PackedBatch, choose_filling
-from seqembed.inference.failure_tracker import FailureTracker
+from seqembed.inference.failure_tracker import FailureTracker, is_out_of_memory
 from seqembed.inference.pooling import WindowPool, pooled_span
 from seqembed.inference.streams import CpuStreams, CudaStream, Rows
 from seqembed.models.encoders.attention import Packing
@@ -34,6 +34,7 @@ Array = NDArray[Any]
 # The caller gets an empty result after this many seconds in which no batch is finished.
 WAIT_SECONDS = 0.2
 NOT_FINITE = "its values are not finite, in fp32 too"
+NO_ROOM = "its values are not finite, and there is too little memory for the model in fp32"
 TOO_LARGE = "its values are too large for float16; `embedding: {storage: float32}` holds them"
 
 
@@ -104,7 +105,9 @@ class AsyncInferenceRunner:
     ) -> None:
         self._model, self._outputs, self._tracker = model, outputs, tracker
         self._device = device
-        self._load_fp32, self._token_budget = cache(load_fp32), token_budget
+        # An error is kept, too: each try would read all weights again.
+        self._load_fp32 = cache(partial(_attempt, load_fp32))
+        self._token_budget = token_budget
         self._streams: CpuStreams | CudaStream
         if device.type == "cuda":
             self._streams = CudaStream(device)
@@ -248,7 +251,8 @@ class AsyncInferenceRunner:
         """Compute again, in fp32, each window whose row is not finite, each in a batch of its own.
 
         The new rows replace the old ones in `pooled` and `residues`. A sequence whose values are
-        still not finite is quarantined. The rows of other windows stay: no row depends on another.
+        still not finite, or for which there is no memory, is quarantined. The rows of other windows
+        stay: no row depends on another.
         """
         finite = _find_finite(pooled, residues)
         filling = choose_filling(self._device, pooled.shape[1], torch.float32)
@@ -256,13 +260,23 @@ class AsyncInferenceRunner:
             window = batch.windows[number]
             if window.position in self._tracker.given_up:
                 continue
-            alone = batch.select([number], filling)
-            again = _arrive(self._begin(alone, self._load_fp32(), alone=False))
+            again = _attempt(partial(self._compute_in_fp32, batch.select([number], filling)))
+            if isinstance(again, Exception):
+                if not is_out_of_memory(again):
+                    raise again
+                self._tracker.quarantine(window.position, NO_ROOM, in_doubt=not finite.any())
+                continue
             pooled[number] = again[0][0]
             residues[number : number + 1] = again[1]
             self._retried.add(window.position)
             if not _find_finite(*again).all():
                 self._tracker.quarantine(window.position, NOT_FINITE, in_doubt=not finite.any())
+
+    def _compute_in_fp32(self, batch: PackedBatch) -> tuple[Array, list[Array]]:
+        model = self._load_fp32()
+        if isinstance(model, Exception):
+            raise model
+        return _arrive(self._begin(batch, model, alone=False))
 
 
 def _attempt(compute: Callable[[], Result]) -> Result | Exception:
