@@ -25,7 +25,7 @@ PARTS = {
     "tests": ([], {"tests"}),
     "speed": (
         ["tiny_protein"],
-        {"made", "loading", "encoder", "floors", "worker", "start floors"},
+        {"made", "loading", "encoder", "floors", "worker", "start floors", "peak"},
     ),
     "peers": (["tiny_dna"], {"made", "budgets", "race run", "race"}),
     "bits": (["tiny_protein"], {"made", "compositions", "run", "accuracy"}),
