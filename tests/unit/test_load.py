@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from seqembed.errors import ModelError
 from seqembed.models import prepared
-from seqembed.models.prepared import ReadAhead, read_prepared
+from seqembed.models.prepared import read_ahead, read_prepared
 from seqembed.models.weights import formats
 from seqembed.models.weights.build import build_model
 from seqembed.models.weights.checkpoint import read_checkpoint
@@ -96,7 +96,7 @@ def test_the_kernel_is_asked_for_every_byte_of_the_weights(prepared_model, monke
     asked = []
     monkeypatch.setattr(prepared, "REQUEST_BYTES", 1000)
     monkeypatch.setattr(os, "posix_fadvise", lambda file, *advice: asked.append(advice))
-    ReadAhead(prepared_model).run()
+    read_ahead(prepared_model)
     size, advice = read_prepared(prepared_model).size, os.POSIX_FADV_WILLNEED
     assert asked == [(start, 1000, advice) for start in range(0, size, 1000)]
 
@@ -104,5 +104,5 @@ def test_the_kernel_is_asked_for_every_byte_of_the_weights(prepared_model, monke
 def test_weights_that_are_missing_are_not_read_ahead(tmp_path, prepared_model):
     model = replace(read_prepared(prepared_model), weights=str(tmp_path / "gone"))
     prepared.write_prepared(model, tmp_path / "mine.json")
-    ReadAhead(tmp_path / "mine.json").run()
-    ReadAhead(tmp_path / "missing.json").run()
+    read_ahead(tmp_path / "mine.json")
+    read_ahead(tmp_path / "missing.json")

@@ -239,12 +239,13 @@ def _work(
     config = {**config, "began": began.set}
     # Imported here, because a supervisor does not need NumPy and PyTorch, which take seconds.
     from seqembed.kernels.compiler import hash_triton
-    from seqembed.models.prepared import ReadAhead
+    from seqembed.models.prepared import read_ahead
 
-    ReadAhead(Path(config["model"])).start()
+    # The disk would be idle while PyTorch is imported.
+    Thread(target=read_ahead, args=[Path(config["model"])], daemon=True).start()
     # On a CPU, no GPU is visible.
     if os.environ.get("CUDA_VISIBLE_DEVICES") != "":
-        Thread(target=hash_triton, name="hash Triton", daemon=True).start()
+        Thread(target=hash_triton, daemon=True).start()
     # The garbage collector would look through hundreds of modules again and again.
     gc.disable()
     from seqembed.gpu_worker import gpu_worker

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import groupby, pairwise
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from seqembed.models.encoders.tokenization import SPECIALS
 from seqembed.settings.lengths import LengthPolicy
 
 Int64s = NDArray[np.int64]
+Tokens = TypeVar("Tokens", int, Int64s)
 # Takes the residues of sequences; returns each one's token ids, (n + 2,), special tokens included.
 Encode = Callable[[Sequence[bytes]], list[Int64s]]
 
@@ -126,6 +127,11 @@ class PackedWindow(NamedTuple):
     last: bool
 
 
+def whole_blocks(tokens: Tokens, block: int) -> Tokens:
+    """Return the least multiple of `block` that holds `tokens`, which is an int or an array."""
+    return -(-tokens // block) * block
+
+
 @dataclass(frozen=True)
 class Filling:
     """How many rows go through the model for a batch: a multiple of `block`, at least `least`."""
@@ -135,7 +141,7 @@ class Filling:
 
     def rows(self, tokens: int) -> int:
         """Return the rows of a batch of `tokens` tokens."""
-        return -(-max(tokens, self.least) // self.block) * self.block
+        return whole_blocks(max(tokens, self.least), self.block)
 
 
 def choose_filling(device: torch.device, width: int, dtype: torch.dtype) -> Filling:

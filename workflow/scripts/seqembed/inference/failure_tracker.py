@@ -36,7 +36,7 @@ from seqembed.errors import (
     NotTheSequencesError,
     WorkerCrashError,
 )
-from seqembed.inference.batches import PackedBatch
+from seqembed.inference.batches import PackedBatch, whole_blocks
 from seqembed.kernels.choice import DRIVER_ERROR
 from seqembed.storage.digests import DigestIndex, from_hex
 from seqembed.storage.publish import set_aside
@@ -211,7 +211,7 @@ class FailureTracker:
         batch may fit without them. If it was `alone`, the new limit is half of `tokens`, rounded up
         to whole blocks.
         """
-        half = -(-(tokens // 2) // self._block) * self._block
+        half = whole_blocks(tokens // 2, self._block)
         limit = min(half if alone else tokens, self.known.token_limit or tokens)
         self.known.token_limit = limit
         words = "out of memory in a batch of %s tokens: batches hold at most %s from now on"

@@ -71,14 +71,15 @@ class IndexBasedDataset:
     def _residues_of_group(self, number: int, rows: slice) -> list[bytes]:
         with damage_named(self._path):
             group = self._read(number)
-            residues, expected = (group[name][rows].to_pylist() for name in ("residues", "digest"))
+            residues: list[bytes] = group["residues"][rows].to_pylist()
+            expected = group["digest"][rows].to_pylist()
             digests = digest_all(residues)
         # The digest decides which sequence ids get the computed row.
         if digests != expected:
             wrong = [a == b for a, b in zip(digests, expected, strict=True)].index(False)
             row = int(self._starts[number]) + rows.start + wrong
             raise damage_error(self._path, f"damaged in row {row}")
-        return list(residues)
+        return residues
 
 
 class BatchLoader:

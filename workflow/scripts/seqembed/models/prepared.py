@@ -128,26 +128,19 @@ def sha256_of(*paths: Path) -> str:
     return digest.hexdigest()
 
 
-class ReadAhead(Thread):
-    """Asks the kernel, in a thread, to read a model's weights into memory; path: `{model}.json`.
+def read_ahead(model: Path) -> None:
+    """Ask the kernel to read a model's weights into memory; model: the path of `{model}.json`.
 
-    While PyTorch is imported, the disk would be idle. If weights cannot be read, nothing happens.
+    If weights cannot be read, nothing happens.
     """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(name="read ahead", daemon=True)
-        self._path = path
-
-    def run(self) -> None:
-        """Make the requests; `start` calls this method in the thread."""
-        if sys.platform != "linux":
-            return
-        with suppress(ModelError, OSError):
-            for path in list_weight_files(Path(read_prepared(self._path).weights)):
-                with path.open("rb") as file:
-                    for start in range(0, path.stat().st_size, REQUEST_BYTES):
-                        advice = (start, REQUEST_BYTES, os.POSIX_FADV_WILLNEED)
-                        os.posix_fadvise(file.fileno(), *advice)
+    if sys.platform != "linux":
+        return
+    with suppress(ModelError, OSError):
+        for path in list_weight_files(Path(read_prepared(model).weights)):
+            with path.open("rb") as file:
+                for start in range(0, path.stat().st_size, REQUEST_BYTES):
+                    advice = (start, REQUEST_BYTES, os.POSIX_FADV_WILLNEED)
+                    os.posix_fadvise(file.fileno(), *advice)
 
 
 class WeightsCheck(Thread):

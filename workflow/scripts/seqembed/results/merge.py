@@ -23,6 +23,7 @@ from seqembed.results.quarantine import escape
 from seqembed.results.reader import (
     EmbeddingsFile,
     allow_open_shards,
+    join_names,
     open_embeddings,
     pool_token_rows,
     store_path,
@@ -194,9 +195,8 @@ def _write(
     ids = compress((name for name, _ in read_checked_ids(index_path, all_digests)), kept)
     pool = RowPool([shard.rows for shard in shards], width, storage)
     shared = {k: v for k, v in shards[0].attributes.items() if k not in SHARD_ATTRIBUTES}
-    cards = [name for s in shards for name in str(s.attributes.get(CARDS, "")).split(", ") if name]
-    if cards:
-        shared[CARDS] = ", ".join(dict.fromkeys(cards))
+    if cards := join_names(str(shard.attributes.get(CARDS, "")) for shard in shards):
+        shared[CARDS] = cards
     write_embeddings(
         output,
         count=len(places),

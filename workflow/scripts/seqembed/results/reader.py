@@ -10,7 +10,7 @@ UTF-8. The root's attributes describe the file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,11 @@ def slab_bounds(count: int, width: int) -> Iterator[tuple[int, int]]:
     step = max(1, min(SLAB_ROWS, SLAB_BYTES // (4 * width)))
     for start in range(0, count, step):
         yield start, min(start + step, count)
+
+
+def join_names(texts: Iterable[str]) -> str:
+    """Return the names in texts like "A, B", each name once; a text without a name is ""."""
+    return ", ".join(dict.fromkeys(name for text in texts for name in text.split(", ") if name))
 
 
 class EmbeddingsFile:

@@ -29,6 +29,7 @@ from seqembed.inference.batches import (
     plan_batches,
     plan_passes,
     put_suspects_first,
+    whole_blocks,
 )
 from seqembed.inference.failure_tracker import FailureTracker
 from seqembed.inference.loader import BatchLoader, IndexBasedDataset, create_async_dataloader
@@ -37,6 +38,7 @@ from seqembed.inference.streams import keep_products_equal
 from seqembed.kernels.choice import choose_kernels
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.prepared import PreparedModel, WeightsCheck, read_prepared
+from seqembed.results.reader import join_names
 from seqembed.settings.precision import DTYPES
 from seqembed.settings.recipe import Recipe, adopt_recipe
 from seqembed.settings.request import WorkerSettings, read_settings
@@ -130,7 +132,7 @@ class Run:
                 *(f"{number:,}" for number in (token_budget, block, block)),
             )
         # A batch over the budget counts as full, but for what its last block lacks.
-        room = np.maximum(-(-sums // block) * block, passes * full)
+        room = np.maximum(whole_blocks(sums, block), passes * full)
         words = "%s batches are to be computed, filled to %.2f%%"
         self.logger.info(words, f"{len(sums):,}", 100 * sums.sum() / room.sum())
 
@@ -267,9 +269,8 @@ class Run:
         """Return the names of all GPUs that computed this shard; "" for a CPU."""
         if self.device.type == "cpu":
             return ""
-        names = earlier.device_name.split(", ") if earlier else []
-        own = torch.cuda.get_device_name(self.device)
-        return ", ".join(dict.fromkeys([*filter(None, names), own]))
+        before = earlier.device_name if earlier else ""
+        return join_names([before, torch.cuda.get_device_name(self.device)])
 
 
 def open_run(
