@@ -16,7 +16,7 @@ from torch import Tensor
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 TOKENS_A_BATCH = 4096
-# What `--tune` times of each size of batches: one batch of so many, and at least so many.
+# `--tune` times every TUNED_SHARE-th batch at each budget, and at least TUNED_BATCHES of them.
 TUNED_SHARE, TUNED_BATCHES = 8, 2
 
 

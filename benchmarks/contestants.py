@@ -245,7 +245,10 @@ def _command(path: Path, options: Mapping[str, object]) -> list[str]:
 
 
 def tokens_and_seconds(pattern: re.Pattern[str], log: Path) -> tuple[int, float]:
-    """The tokens and seconds of a line of a worker's log: pattern is TOLD or FIRST."""
+    """The tokens and the seconds in the line of a worker's log that `pattern` finds.
+
+    pattern: FIRST or TOLD.
+    """
     found = _search(pattern, log)
     return int(found[1].replace(",", "")), float(found[2])
 

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import machine
 from gpu_steps import Report, Step, run_steps
@@ -26,7 +27,7 @@ from shapes import SHAPES
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 PART_SECONDS = 180
-# Limits hold for a card. A dry run on a CPU, among other work, may take so many times as long.
+# By how much the limits, which are for a card, are multiplied: a dry run on a CPU is slower.
 SLACK = {"cuda": 1, "cpu": 4}
 # The step that makes models and inputs.
 MAKE = "scene"
@@ -79,64 +80,46 @@ def tests(part: Part) -> list[Step]:
     return [Step("tests", command, 170)]
 
 
-def speed(part: Part) -> list[Step]:
+def per_shape(part: Part, shapes: Sequence[str], *plan: tuple[Any, ...]) -> list[Step]:
+    """The steps of a plan for each of the shapes.
+
+    plan: of each step, the program, its limit in seconds, and words of its command.
+    """
     return [
-        step
-        for shape in part.shapes
-        for step in (
-            part.step("gpu_scene", shape, 60),
-            part.step("gpu_encoder", shape, 45),
-            part.step("gpu_timeline", shape, 100),
-        )
+        part.step(program, shape, seconds, *words)
+        for shape in shapes
+        for program, seconds, *words in plan
     ]
+
+
+def speed(part: Part) -> list[Step]:
+    plan = ("gpu_scene", 60), ("gpu_encoder", 45), ("gpu_timeline", 100)
+    return per_shape(part, part.shapes, *plan)
 
 
 def peers(part: Part) -> list[Step]:
-    return [
-        step
-        for shape in part.shapes
-        for step in (
-            part.step("gpu_scene", shape, 60),
-            part.step("gpu_peers", shape, 150),
-        )
-    ] + [
-        step
-        for shape in part.shapes
-        if SHAPES[shape].molecule == "protein"
-        for step in (
-            part.step("gpu_scene", shape, 60, "--fair"),
-            part.step("gpu_peers", shape, 110, "--fair-esm"),
-        )
-    ]
+    proteins = [shape for shape in part.shapes if SHAPES[shape].molecule == "protein"]
+    fair = ("gpu_scene", 60, "--fair"), ("gpu_peers", 110, "--fair-esm")
+    steps = per_shape(part, part.shapes, ("gpu_scene", 60), ("gpu_peers", 150))
+    return steps + per_shape(part, proteins, *fair)
 
 
 def bits(part: Part) -> list[Step]:
     precisions = ("fp16", "bf16", "fp32") if part.options.device == "cuda" else ("fp32",)
-    return [
-        step
-        for shape in part.shapes
-        for step in (
-            part.step("gpu_scene", shape, 60),
-            *(
-                part.step("gpu_bits", shape, 60, "--check", "compositions", "--precision", name)
-                for name in precisions
-            ),
-            part.step("gpu_bits", shape, 50, "--check", "accuracy"),
-            part.step("gpu_entries", shape, 120),
-        )
-    ]
+    compositions = ("gpu_bits", 60, "--check", "compositions", "--precision")
+    return per_shape(
+        part,
+        part.shapes,
+        ("gpu_scene", 60),
+        *((*compositions, name) for name in precisions),
+        ("gpu_bits", 50, "--check", "accuracy"),
+        ("gpu_entries", 120),
+    )
 
 
 def large(part: Part) -> list[Step]:
-    return [
-        step
-        for shape in part.shapes
-        for step in (
-            part.step("gpu_scene", shape, 100),
-            part.step("gpu_encoder", shape, 60),
-            part.step("gpu_timeline", shape, 80),
-        )
-    ]
+    plan = ("gpu_scene", 100), ("gpu_encoder", 60), ("gpu_timeline", 80)
+    return per_shape(part, part.shapes, *plan)
 
 
 PARTS: dict[str, Callable[[Part], list[Step]]] = {

@@ -19,7 +19,7 @@ from torch import Tensor
 
 BUDGETS = {"cuda": (2048, 8192, 32768), "cpu": (256, 1024)}
 SEED = 20260801
-# Compared are so many sequences so many times.
+# How many sequences are watched, and how often each is compared.
 WATCHED, ROUNDS = 40, 10
 # Watched: as short and as long as sequences are, and one that is over the smallest budget.
 LENGTHS = (3, 4, 17, 64, 127, 128, 129, 255, 256, 257, 511, 512, 513, 1023, 1024)
@@ -112,13 +112,8 @@ def load(scene: Scene, precision: str, device: str, kernels: str | None = None) 
 def mean_rows(model: Any, sequences: Sequence[Tensor], budget: int = 8192) -> Tensor:
     """The mean rows of all sequences, (N, D) float32 on the CPU."""
     means: list[Tensor] = []
-    batch: list[Tensor] = []
-    for sequence in [*sequences, None]:
-        if batch and (sequence is None or sum(map(len, batch)) + len(sequence) > budget):
-            means += [rows.float().mean(0).cpu() for rows in rows_of(model, batch)]
-            batch = []
-        if sequence is not None:
-            batch.append(sequence)
+    for start, stop in gpu_library.cut_batches([*map(len, sequences)], budget):
+        means += [rows.float().mean(0).cpu() for rows in rows_of(model, sequences[start:stop])]
     return torch.stack(means)
 
 

@@ -45,11 +45,8 @@ GROUPS = {
 
 def choose_batches(scene: Scene, size: int) -> list[Batch]:
     """Batches of at most `size` tokens as a worker makes them, from the whole of the input."""
-    batches: list[list[int]] = [[]]
-    for length in scene.lengths():
-        if batches[-1] and sum(batches[-1]) + length > size:
-            batches.append([])
-        batches[-1].append(length)
+    lengths = scene.lengths()
+    batches = [lengths[a:b] for a, b in gpu_library.cut_batches(lengths, size)]
     a_token = scene.shape.flops([350]) / 350
     tokens = min(FLOPS[scene.device] / a_token, MOST_TOKENS)
     step = max(len(batches) // max(round(tokens / size), 2), 1)

@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import contest
+import gpu_library
 import h5py
 import numpy as np
 import processes
@@ -36,7 +38,7 @@ held = torch.empty(max(free - leave, 1), dtype=torch.uint8, device="cuda")
 print(len(held), flush=True)
 sys.stdin.read()
 """
-# The same program where there is no card: it holds nothing, and all else is as on one.
+# For a CPU: a program that holds no memory, and otherwise does what HOG does.
 NO_HOG = "import sys; print(0, flush=True); sys.stdin.read()"
 
 
@@ -99,9 +101,9 @@ def reversed_scene(scene: Scene, folder: Path) -> Scene:
 
 def room_beside_hog(scene: Scene) -> int:
     """The bytes that the hog leaves: for the model, CUDA itself, and a quarter of a large batch."""
-    shape, itemsize = scene.shape, 4 if scene.precision == "fp32" else 2
+    shape, itemsize = scene.shape, contest.DTYPES[scene.precision].itemsize
     weights = shape.layers * sum(a * b for a, b in shape.products.values()) * itemsize
-    batch = LARGE * (8 * shape.width + 2 * shape.ffn_width) * itemsize
+    batch = gpu_library.activation_bytes(shape, LARGE, itemsize)
     return weights + 1_000_000_000 + batch // 4
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
+from unittest.mock import patch
 
+import numpy as np
 import torch
 from shapes import Shape
 from torch import Tensor
 
 from seqembed.inference import batches
-from seqembed.inference.batches import Filling
 from seqembed.inference.streams import keep_products_equal
 from seqembed.kernels.choice import FUSED, PLAIN
 from seqembed.models.encoders import encoder
@@ -21,6 +23,7 @@ from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.load import load_prepared
 from seqembed.models.prepared import read_prepared
 from seqembed.settings.precision import DTYPES
+from seqembed.settings.token_budget import bytes_a_token
 
 # ESM-2's residues among its token ids; DNABERT-S has these ids, and more.
 RESIDUES = (4, 24)
@@ -33,13 +36,16 @@ def product_rows(shape: Shape, precision: str) -> int:
 
 @contextmanager
 def products_of(rows: int) -> Iterator[None]:
-    """Let matrix products on a GPU have so many rows, for a comparison with the worker's number."""
-    own = encoder.block_rows
-    encoder.block_rows = lambda width, dtype: rows
-    try:
+    """Within this context, matrix products on a GPU have `rows` rows, not the worker's number."""
+
+    def block_rows(width: int, dtype: torch.dtype) -> int:
+        return rows
+
+    with (
+        patch.object(encoder, "block_rows", block_rows),
+        patch.object(batches, "block_rows", block_rows),
+    ):
         yield
-    finally:
-        encoder.block_rows = own
 
 
 def kernels_of(device: str) -> tuple[str, ...]:
@@ -72,11 +78,23 @@ def pack(sequences: Sequence[Tensor], model: Encoder) -> tuple[Tensor, Packing]:
     sequences: the (length,) token ids of each sequence. The batch's first tokens are theirs.
     """
     weight = next(model.parameters())
-    rows = encoder.block_rows(model.architecture.width, weight.dtype)
-    filling = Filling(block=rows) if weight.is_cuda else Filling()
+    filling = batches.choose_filling(weight.device, model.architecture.width, weight.dtype)
     batch = batches.pack([], [tokens.numpy() for tokens in sequences], filling)
     moved = Packing(batch.packing.bounds, batch.packing.cu_seqlens.to(weight.device))
     return batch.tokens.to(weight.device), moved
+
+
+def cut_batches(lengths: Sequence[int], budget: int) -> list[tuple[int, int]]:
+    """Return the start and stop of each batch of a worker with this token budget.
+
+    lengths: the tokens of each sequence, in order.
+    """
+    return list(pairwise(batches.plan_batches(np.array(lengths, np.int64), budget).tolist()))
+
+
+def activation_bytes(shape: Shape, tokens: int, itemsize: int) -> int:
+    """Return the worker's estimate of the memory of a batch; itemsize: the bytes of a value."""
+    return tokens * bytes_a_token(shape, itemsize)  # type: ignore[arg-type]
 
 
 def attention_alone(model: Encoder, packing: Packing) -> Attend:

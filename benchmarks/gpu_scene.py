@@ -18,7 +18,6 @@ from contestants import Scene, program
 from inputs import read_sequences, write_input
 from shapes import SHAPES
 
-PRECISION = {"cpu": "fp32", "cuda": "fp16"}
 # In which precision weights are stored; fp32 where it is not said, as the real ESM-2 are.
 STORED = {"t36_3B": "fp16"}
 
@@ -27,7 +26,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     """Return a parser of the options that all steps have."""
     made = argparse.ArgumentParser(description=description)
     made.add_argument("--shape", choices=SHAPES, required=True)
-    made.add_argument("--device", choices=PRECISION, default="cuda", help="(%(default)s)")
+    made.add_argument("--device", choices=speed.PRECISION, default="cuda", help="(%(default)s)")
     made.add_argument(
         "--precision", choices=("fp16", "bf16", "fp32"), help="by the device if unset"
     )
@@ -41,7 +40,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 def parse(made: argparse.ArgumentParser) -> argparse.Namespace:
     options = made.parse_args()
-    options.precision = options.precision or PRECISION[options.device]
+    options.precision = options.precision or speed.PRECISION[options.device]
     return options
 
 

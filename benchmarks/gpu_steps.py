@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-# Less is no use: a step has to import PyTorch first.
+# A step with less time left than this is not started: it would end while importing PyTorch.
 LEAST_SECONDS = 5.0
 
 

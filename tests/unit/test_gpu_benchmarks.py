@@ -30,9 +30,9 @@ PARTS = {
     "peers": (["tiny_dna"], {"made", "budgets", "race run", "race"}),
     "bits": (["tiny_protein"], {"made", "compositions", "run", "accuracy"}),
 }
-# Names as CUDA's libraries and PyTorch give them, some cut short.
 # Programs for a card that other programs start.
 INLINE = {"gpu_entries": ["HOG", "NO_HOG"], "gpu_timeline": ["READ"]}
+# Names as CUDA's libraries and PyTorch give them, some cut short.
 KERNELS = {
     "nvjet_hsh_128x256_64x4_1x2_h_bz_coopA_bias_TNT": "products",
     "void cutlass::Kernel2<cutlass_80_tensorop_f16_s16816gemm_relu>": "products",
