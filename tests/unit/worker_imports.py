@@ -24,7 +24,8 @@ EXAMPLE = {"proteins": "esm2_demo", "contigs": "dnabert_s_demo"}
 ALLOWED = {"h5py", "numpy", "psutil", "pyarrow", "safetensors", "seqembed", "tokenizers", "xxhash"}
 # These take seconds, and some releases of PyTorch import them for a single call.
 SLOW = ("torch._dynamo", "sympy", "torch.distributed.fsdp")
-# Each process of the run imports this at its start, and at its end writes down what it imported.
+# Each process of the run imports this at its start, and at its end writes down what it imported:
+# but for the one that cleans up for multiprocessing, which nobody waits for.
 HOOK = """
 import atexit, gc, json, os, sys
 
@@ -35,6 +36,8 @@ def note_and_advise(*arguments):
     advise(*arguments)
 
 def write():
+    if "seqembed.supervisor" not in sys.modules:
+        return
     seen = {"modules": sorted(sys.modules), "advised_first": late[:1] == [False]}
     collector = {"enabled": gc.isenabled(), "frozen": gc.get_freeze_count()}
     with open(f"{os.path.dirname(__file__)}/{os.getpid()}.json", "w") as file:
@@ -78,9 +81,7 @@ def embed_example(folder: Path, dataset: str, device: str) -> tuple[Imported, Im
     subprocess.run(command, env=environment, check=True)
     processes = [json.loads(path.read_text()) for path in (folder / "hook").glob("*.json")]
     found = [Imported(**process | {"modules": set(process["modules"])}) for process in processes]
-    # There is a third process, which cleans up for multiprocessing.
-    own = [process for process in found if "seqembed.supervisor" in process.modules]
-    supervisor, worker = sorted(own, key=lambda process: "seqembed.gpu_worker" in process.modules)
+    supervisor, worker = sorted(found, key=lambda process: "seqembed.gpu_worker" in process.modules)
     return supervisor, worker
 
 
