@@ -32,8 +32,9 @@ from seqembed.gpu_worker import _load_model
 from seqembed.index.split import split_index
 from seqembed.index.writer import write_index
 from seqembed.kernels import plain
-from seqembed.models.encoders.tokenization import ESM2_LETTERS, Esm2Tokenizer
+from seqembed.models.encoders.tokenization import ResidueTokenizer
 from seqembed.models.prepare import prepare_model
+from seqembed.models.vocabularies import ESM
 from seqembed.settings.lengths import LengthPolicy
 from seqembed.worker.checkpoint_writer import CheckpointWriter
 from seqembed.worker.decisions import Run, open_run
@@ -62,10 +63,14 @@ class StandIn(nn.Module):
 
 def make_shard(folder: Path, fasta: Path) -> Path:
     index, residues = folder / "index.parquet", folder / "residues.bin"
-    check = ResidueCheck(ESM2_LETTERS, "protein", "unk", gaps="error", suspicious="allow")
+    check = ResidueCheck(ESM.letters, "protein", "unk", gaps="error", suspicious="allow")
     write_index([fasta], index, residues, "header", check)
     shard = folder / "index/shard_0.parquet"
-    options = {"tokenizer": Esm2Tokenizer(), "policy": LengthPolicy(**POLICY), "unit": "residues"}
+    options = {
+        "tokenizer": ResidueTokenizer(ESM),
+        "policy": LengthPolicy(**POLICY),
+        "unit": "residues",
+    }
     split_index(index, residues, [shard], **options)
     return shard
 

@@ -110,9 +110,9 @@ def slabs(rank: int, lengths: Any, digests: Any) -> Iterator[Any]:
 def start_index(folder: Path, name: str = "index.parquet") -> Callable[[], object]:
     from seqembed.checks.residues import ResidueCheck
     from seqembed.index.writer import write_index
-    from seqembed.models.encoders.tokenization import ESM2_LETTERS
+    from seqembed.models.vocabularies import ESM
 
-    check = ResidueCheck(ESM2_LETTERS, "protein", "error", gaps="error", suspicious="error")
+    check = ResidueCheck(ESM.letters, "protein", "error", gaps="error", suspicious="error")
     files, index, residues = [folder / "input.fasta"], folder / name, folder / "residues.bin"
     return lambda: write_index(files, index, residues, "header", check)
 

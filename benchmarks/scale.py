@@ -31,13 +31,14 @@ HEADER = (
 
 def run_split(folder: Path, shards: int) -> Callable[[], object]:
     from seqembed.index.split import split_index
-    from seqembed.models.encoders.tokenization import Esm2Tokenizer
+    from seqembed.models.encoders.tokenization import ResidueTokenizer
+    from seqembed.models.vocabularies import ESM
     from seqembed.settings.lengths import LengthPolicy
 
     paths = [folder / f"index/shard_{rank}.parquet" for rank in range(shards)]
     policy = LengthPolicy(long_sequences="full", max_length=0)
     index, residues = folder / "index.parquet", folder / "residues.bin"
-    options = {"tokenizer": Esm2Tokenizer(), "policy": policy, "unit": "residues"}
+    options = {"tokenizer": ResidueTokenizer(ESM), "policy": policy, "unit": "residues"}
     return lambda: split_index(index, residues, paths, **options)
 
 

@@ -16,11 +16,12 @@ import torch
 from demo_model import DemoModel, Tokens
 from torch import Tensor, nn
 
-from seqembed.models.encoders.esm2 import Esm2, Esm2Layer
-from seqembed.models.encoders.tokenization import ESM2_ALPHABET as ALPHABET
-from seqembed.models.encoders.tokenization import Esm2Tokenizer
+from seqembed.models.encoders.esm import EsmLayer
+from seqembed.models.encoders.esm2 import Esm2
+from seqembed.models.encoders.tokenization import ResidueTokenizer
 from seqembed.models.families import Esm2Architecture
-from seqembed.models.weights.esm2 import HUGGING_FACE
+from seqembed.models.vocabularies import ESM
+from seqembed.models.weights.esm import HUGGING_FACE
 
 ARCHITECTURE = Esm2Architecture(
     layers=6, width=128, heads=8, ffn_width=512, token_dropout=False, layer_norm_eps=1e-5
@@ -43,26 +44,26 @@ def config_of(architecture: Esm2Architecture) -> dict[str, Any]:
         "hidden_size": architecture.width,
         "intermediate_size": architecture.ffn_width,
         "layer_norm_eps": architecture.layer_norm_eps,
-        "mask_token_id": ALPHABET.index("<mask>"),
+        "mask_token_id": ESM.tokens.index("<mask>"),
         "max_position_embeddings": 1026,
         "model_type": "esm",
         "num_attention_heads": architecture.heads,
         "num_hidden_layers": architecture.layers,
-        "pad_token_id": ALPHABET.index("<pad>"),
+        "pad_token_id": ESM.tokens.index("<pad>"),
         "position_embedding_type": "rotary",
         "token_dropout": architecture.token_dropout,
-        "vocab_size": len(ALPHABET),
+        "vocab_size": len(ESM.tokens),
     }
 
 
 class DemoEsm2(DemoModel):
     """The masked language model; a token's id is its place in ESM-2's alphabet."""
 
-    mask_token = ALPHABET.index("<mask>")
+    mask_token = ESM.tokens.index("<mask>")
     # What may be masked: every residue, and no special token.
-    maskable = np.array([t for t, name in enumerate(ALPHABET) if len(name) == 1])
+    maskable = np.array([t for t, name in enumerate(ESM.tokens) if len(name) == 1])
     # What a masked residue may be replaced by: one of the twenty amino acids.
-    replacements = np.array([ALPHABET.index(letter) for letter in AMINO_ACIDS])
+    replacements = np.array([ESM.tokens.index(letter) for letter in AMINO_ACIDS])
 
     head_names = {
         own: f"lm_head.{own}"
@@ -70,7 +71,7 @@ class DemoEsm2(DemoModel):
     }
 
     def __init__(self, architecture: Esm2Architecture = ARCHITECTURE) -> None:
-        super().__init__(Esm2(architecture, architecture.layers), len(ALPHABET))
+        super().__init__(Esm2(architecture, architecture.layers), len(ESM.tokens))
         self._initialise(architecture)
 
     @classmethod
@@ -86,17 +87,17 @@ class DemoEsm2(DemoModel):
         """Small embeddings, as they decode too; a residual stream that does not grow with depth."""
         nn.init.normal_(self.encoder.embedding.weight, std=EMBEDDING_SPREAD)
         for layer in self.encoder.layers:
-            assert isinstance(layer, Esm2Layer)
+            assert isinstance(layer, EsmLayer)
             layer.qkv.weight[: architecture.width] *= architecture.head_dim**-0.5
             for linear in (layer.out, layer.fc2):
                 linear.weight *= (2 * architecture.layers) ** -0.5
 
     @staticmethod
     def encode(residues: bytes) -> Tokens:
-        return Esm2Tokenizer().encode(residues)
+        return ResidueTokenizer(ESM).encode(residues)
 
     def save_settings(self, folder: Path) -> dict[str, Any]:
-        (folder / "vocab.txt").write_text("\n".join(ALPHABET) + "\n", encoding="utf-8")
+        (folder / "vocab.txt").write_text("\n".join(ESM.tokens) + "\n", encoding="utf-8")
         return config_of(self.encoder.architecture)
 
     def encoder_state(self) -> dict[str, Tensor]:

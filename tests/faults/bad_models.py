@@ -23,6 +23,7 @@ import torch
 from models_in_plain import DNABERT_FILES, dnabert_folder
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import EsmcConfig, EsmcModel, EsmcTokenizer
 
 DATA = Path(__file__).parents[1] / "data"
 LAYER = "encoder.layer.0.attention.self.query"
@@ -32,7 +33,7 @@ Change = Callable[[dict[str, Tensor]], Any]
 # What makes a model and returns its source, and the file that is blamed.
 Case = tuple[Callable[[], str], str]
 SIZES = {"layers": 1, "embed_dim": 16, "attention_heads": 2}
-COMMON = SIZES | {"ffn_embed_dim": 32, "max_positions": 8, "logit_bias": True}
+COMMON = SIZES | {"ffn_embed_dim": 32, "max_positions": 1024, "logit_bias": True}
 
 
 def folder(change: Change = lambda state: None, **config: Any) -> str:
@@ -153,8 +154,38 @@ def esm1v(before: bool = False) -> torch.nn.Module:
     return protein_bert("roberta_large", emb_layer_norm_before=before)
 
 
-def esm1v_file(before: bool = False, arch: str = "roberta_large") -> str:
-    return old_fair(esm1v(before), arch, "encoder.sentence_encoder.", "encoder")
+def esm1v_file(before: bool = False, change: Change = lambda state: None, **settings: int) -> str:
+    """A file as ESM-1b and ESM-1v have it; before: with ESM-1b's norm after the embedding."""
+    state = dict(esm1v(before).state_dict())
+    change(state)
+    words = {f"encoder_{name}": size for name, size in (SIZES | {"ffn_embed_dim": 32}).items()}
+    args = argparse.Namespace(
+        arch="roberta_large", **words, **{"max_positions": 1024, "token_dropout": True} | settings
+    )
+    named = {f"encoder.sentence_encoder.{name}": tensor for name, tensor in state.items()}
+    return saved({"args": args, "model": named})
+
+
+def esmc(change: Change = lambda state: None, **config: Any) -> str:
+    """A folder of ESM C of one narrow layer, as transformers saves it, changed."""
+    sizes = {"num_hidden_layers": 1, "hidden_size": 64, "num_attention_heads": 2}
+    EsmcModel(EsmcConfig(**sizes, intermediate_size=32)).save_pretrained(FOLDER)
+    return changed(change, config)
+
+
+def esmc_2024() -> str:
+    """The repository of an ESM C of December 2024."""
+    (FOLDER / "data/weights").mkdir(parents=True)
+    torch.save({}, FOLDER / "data/weights/esmc_300m_2024_12_v0.pth")
+    return str(FOLDER)
+
+
+def esmc_of_other_tokens() -> str:
+    esmc()
+    EsmcTokenizer().save_pretrained(FOLDER)
+    path = FOLDER / "tokenizer.json"
+    path.write_text(path.read_text().replace('"L": 4', '"A": 4').replace('"A": 5', '"L": 5'))
+    return str(FOLDER)
 
 
 def esm1v_as_esm2() -> str:
@@ -364,10 +395,12 @@ def with_adapter(name: str, make: Callable[[str], str]) -> Case:
 
 
 OTHER_MODELS: dict[str, Case] = {
-    "ESM-1b": in_file(esm1v_file, True),
-    "ESM-1v": in_file(esm1v_file),
-    "ESM-1v, without a word on its kind": in_file(esm1v_file, arch="mine"),
+    "ESM-1v of seven positions": in_file(esm1v_file, max_positions=7),
     "ESM-1v that says it is an ESM-2": in_file(esm1v_as_esm2),
+    "ESM-1b without its first norm's bias": in_file(
+        esm1v_file, True, lambda state: state.pop("emb_layer_norm_before.bias")
+    ),
+    "ESM-1v's names alone, of no official size": in_file(lambda: saved(esm1v().state_dict())),
     "ESM-1": in_file(esm1),
     "ESM-1, its names alone": in_file(
         lambda: saved(protein_bert("protein_bert_base").state_dict())
@@ -381,9 +414,28 @@ OTHER_MODELS: dict[str, Case] = {
     "ESMFold, its settings OmegaConf's": in_file(esmfold, FILE),
     "ESM-1v's state dict in Hugging Face's words": in_file(esm1v_in_hugging_faces_words),
     "fair-esm's layers without rotary frequencies": in_file(fair, dropping("inv_freq")),
-    "ESM C": in_file(saved, {"transformer.blocks.0.attn.layernorm_qkv.1.weight": ONES}),
+    "ESM C's file, of no official size": in_file(
+        saved, {"embed.weight": ONES, "transformer.blocks.0.attn.layernorm_qkv.1.weight": ONES}
+    ),
+    "ESM C's repository of 2024": (esmc_2024, "esm"),
+    "ESM C without a norm of queries": weights(dropping("q_norm"), esmc),
+    "ESM C with one weight more": weights(adding("layers.0.mlp.scale"), esmc),
+    "ESM C with more layers than it says": weights(
+        adding("layers.1.self_attn.q_norm.weight", shape=(64,)), esmc
+    ),
+    "ESM C of grouped queries": config(esmc, num_key_value_heads=1),
+    "ESM C of other angles": config(esmc, rope_parameters={"rope_theta": 500.0}),
+    "ESM C with GELU": config(esmc, hidden_act="gelu"),
+    "ESM C of other tokens": (esmc_of_other_tokens, "esm/tokenizer.json"),
+    "ESM C of forty tokens": config(esmc, vocab_size=40),
+    "NVIDIA's ESM C": weights(adding("encoder.layers.0.self_attention.layernorm_qkv.weight"), esmc),
+    "ESM3": in_file(saved, {"transformer.blocks.0.geom_attn.proj.weight": ONES}),
     "ProtT5": in_file(saved, {"encoder.block.0.layer.0.SelfAttention.q.weight": ONES}),
-    "ESM-1b's folder": config(position_embedding_type="absolute"),
+    "ESM-2's weights with ESM-1b's settings": (
+        partial(folder, position_embedding_type="absolute"),
+        WEIGHTS,
+    ),
+    "an Esm of relative positions": config(position_embedding_type="relative_key"),
     "ESMFold's folder": config(is_folding_model=True),
     "ESM++'s folder": config(model_type="ESMplusplus"),
     "T5's folder": config(model_type="t5"),
@@ -410,7 +462,7 @@ OTHER_MODELS: dict[str, Case] = {
     "TensorFlow's names in safetensors": weights(
         lambda state: {f"tf_esm/{n.replace('.', '/')}:0": t for n, t in state.items()}
     ),
-    "NVIDIA's ESM-2": weights(adding("encoder.layers.0.self_attention._extra_state", shape=(0,))),
+    "NVIDIA's ESM-2": weights(adding("encoder.layers.0.layernorm_mlp.fc1_weight")),
 }
 
 UNUSED_WEIGHTS: dict[str, Case] = {

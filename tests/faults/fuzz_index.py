@@ -38,7 +38,8 @@ from seqembed.errors import FastaError, ResidueError, SeqembedError  # noqa: E40
 from seqembed.fasta import reader  # noqa: E402
 from seqembed.index import parquet, split, writer  # noqa: E402
 from seqembed.index import reader as index_reader  # noqa: E402
-from seqembed.models.encoders.tokenization import BpeTokenizer, Esm2Tokenizer  # noqa: E402
+from seqembed.models.encoders.tokenization import BpeTokenizer, ResidueTokenizer  # noqa: E402
+from seqembed.models.vocabularies import ESM  # noqa: E402
 from seqembed.settings.lengths import LengthPolicy  # noqa: E402
 
 SOURCES = [
@@ -48,7 +49,7 @@ SOURCES = [
     ROOT / "tests/golden/tokens/input.fasta",
 ]
 TOKENIZERS = {
-    "protein": Esm2Tokenizer(),
+    "protein": ResidueTokenizer(ESM),
     "DNA": BpeTokenizer(ROOT / "tests/data/dnabert_s/tokenizer.json"),
 }
 NAMES = ["a.fasta", "b.faa.gz", "é [1].fa", "-x.fa", "a:s.fa", "sub/a.fasta"]

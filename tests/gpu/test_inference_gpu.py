@@ -25,8 +25,9 @@ from seqembed.inference.runner import AsyncInferenceRunner, Outputs
 from seqembed.kernels.choice import FUSED, PLAIN
 from seqembed.models.encoders.dnabert_s import DnabertS
 from seqembed.models.encoders.esm2 import Esm2
-from seqembed.models.encoders.tokenization import Esm2Tokenizer
+from seqembed.models.encoders.tokenization import ResidueTokenizer
 from seqembed.models.families import DnabertArchitecture, Esm2Architecture
+from seqembed.models.vocabularies import ESM, Specials
 from seqembed.settings.lengths import LengthPolicy
 from seqembed.settings.precision import DTYPES, should_use_fp16
 
@@ -66,7 +67,7 @@ def random_residues():
 
 def pack_all(model, device, dtype, budget, backwards):
     filling = choose_filling(device, model.architecture.width, dtype)
-    collate = VarlenCollator(Esm2Tokenizer().encode_all, WINDOW, filling)
+    collate = VarlenCollator(ResidueTokenizer(ESM).encode_all, WINDOW, filling)
     residues, order = random_residues(), np.arange(len(LENGTHS))[:: -1 if backwards else 1]
     tokens = WINDOW.model_tokens(np.array(LENGTHS)[order])
     for start, stop in pairwise(plan_batches(tokens, budget).tolist()):
@@ -84,7 +85,13 @@ def embed(
         folder, digests.reshape(-1, 16), str, logging.getLogger("seqembed.tests")
     )
     tracker.start(range(len(LENGTHS)), lambda: None)
-    wanted = Outputs(pooling="mean", pools_specials=True, per_residue=True, storage="float32")
+    wanted = Outputs(
+        pooling="mean",
+        specials=Specials(),
+        pools_specials=True,
+        per_residue=True,
+        storage="float32",
+    )
     model = copy.deepcopy(model).to(device, dtype)
     model.kernels = kernels
     runner = AsyncInferenceRunner(
@@ -106,7 +113,7 @@ def test_a_gpus_batches_are_a_cpus_in_page_locked_memory(tmp_path):
     bounds = plan_batches(tokens, 900)
     passes = plan_passes(bounds, np.arange(len(bounds) - 1), np.ones(len(tokens), np.int64), 2)
     dataset = IndexBasedDataset(index, bounds, passes, 2)
-    collator = VarlenCollator(Esm2Tokenizer().encode_all, WINDOW)
+    collator = VarlenCollator(ResidueTokenizer(ESM).encode_all, WINDOW)
     found, expected = (
         list(create_async_dataloader(dataset, collator, torch.device(name)))
         for name in ("cuda", "cpu")

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 import seqembed
-from seqembed.models.encoders.esm2 import Esm2Layer
+from seqembed.models.encoders.esm import EsmLayer
 from seqembed.models.families import Esm2Architecture
 
 LIBRARY = str(Path(seqembed.__file__).parent.parent)
@@ -64,7 +64,7 @@ def test_fp32_is_never_tf32(name):
 def test_gelu_is_by_erf():
     """PyTorch's own epilogue of a product on CUDA is by tanh, 4e-4 off."""
     torch.manual_seed(1)
-    layer = Esm2Layer(Esm2Architecture(1, 64, 4, 256)).requires_grad_(False)
+    layer = EsmLayer(Esm2Architecture(1, 64, 4, 256)).requires_grad_(False)
     x = torch.randn(512, 64) * 2
     hidden = layer.fc1(x).double()
     by_erf, by_tanh = (

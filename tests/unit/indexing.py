@@ -11,7 +11,8 @@ from seqembed.fasta.reader import read_batches
 from seqembed.fasta.records import Record
 from seqembed.index.split import split_index
 from seqembed.index.writer import write_index
-from seqembed.models.encoders.tokenization import ESM2_LETTERS, Esm2Tokenizer
+from seqembed.models.encoders.tokenization import ResidueTokenizer
+from seqembed.models.vocabularies import ESM
 from seqembed.settings.lengths import LengthPolicy
 
 WHOLE = LengthPolicy(long_sequences="full", max_length=0)
@@ -29,7 +30,7 @@ def write_fasta(
 def make_check(
     asked: Any = "error",
     molecule: Any = "protein",
-    letters: frozenset[int] = ESM2_LETTERS,
+    letters: frozenset[int] = ESM.letters,
     *,
     gaps: Any = "error",
     suspicious: Any = "error",
@@ -47,7 +48,7 @@ def index_proteins(
 
 def split_proteins(index: Path, shards: Sequence[Path], **options: Any) -> int:
     """Split an index that index_proteins wrote; options: split_index's, in place of ESM-2's."""
-    known = {"tokenizer": Esm2Tokenizer(), "policy": WHOLE, "unit": "residues"}
+    known = {"tokenizer": ResidueTokenizer(ESM), "policy": WHOLE, "unit": "residues"}
     return split_index(index, index.with_suffix(".bin"), shards, **known | options)
 
 

@@ -19,7 +19,8 @@ from torch.nn import functional
 
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.encoder import Encoder
-from seqembed.models.encoders.tokenization import BpeTokenizer, Esm2Tokenizer, Tokenizer
+from seqembed.models.encoders.tokenization import BpeTokenizer, ResidueTokenizer, Tokenizer
+from seqembed.models.vocabularies import ESM
 
 DNABERT_FILES = Path(__file__).parents[1] / "data" / "dnabert_s"
 # t6, t12, t30, t33: with all their layers and longer sequences only on demand, which takes minutes.
@@ -48,7 +49,7 @@ def random_tokens(lengths: list[int], seed: int = 0) -> list[Tensor]:
 
 
 def encode(sequences: list[bytes], tokenizer: Tokenizer | None = None) -> list[Tensor]:
-    tokenizer = tokenizer or Esm2Tokenizer()
+    tokenizer = tokenizer or ResidueTokenizer(ESM)
     return [torch.from_numpy(tokenizer.encode(sequence)) for sequence in sequences]
 
 

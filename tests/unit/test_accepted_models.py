@@ -33,7 +33,8 @@ from seqembed.models.load import load_prepared
 from seqembed.models.prepare import prepare_model
 from seqembed.models.prepared import read_prepared
 from seqembed.models.weights.build import build_model
-from seqembed.models.weights.checkpoint import KNOWN_HEADS, read_checkpoint
+from seqembed.models.weights.checkpoint import read_checkpoint
+from seqembed.models.weights.esm2 import KNOWN_HEADS
 
 BUNDLED = Path(__file__).parents[1] / "data/esm2_random"
 LOGGER = logging.getLogger("seqembed.tests")

@@ -35,12 +35,13 @@ from seqembed.inference.batches import (
     put_suspects_first,
 )
 from seqembed.inference.loader import BATCHES_AHEAD, IndexBasedDataset, create_async_dataloader
-from seqembed.models.encoders.tokenization import ESM2_ALPHABET, Esm2Tokenizer
+from seqembed.models.encoders.tokenization import ResidueTokenizer
+from seqembed.models.vocabularies import ESM
 from seqembed.settings.lengths import LengthPolicy
 
 CPU = torch.device("cpu")
-BOS, EOS = ESM2_ALPHABET.index("<cls>"), ESM2_ALPHABET.index("<eos>")
-encode_all, encode_residues = Esm2Tokenizer().encode_all, Esm2Tokenizer().encode
+BOS, EOS = ESM.tokens.index("<cls>"), ESM.tokens.index("<eos>")
+encode_all, encode_residues = ResidueTokenizer(ESM).encode_all, ResidueTokenizer(ESM).encode
 DNA = dnabert_tokenizer()
 
 
@@ -209,7 +210,7 @@ def pack_one_by_one(
     return sum(parts, []), tuple(accumulate(map(len, parts), initial=0)), windows
 
 
-@pytest.mark.parametrize("tokenizer", [Esm2Tokenizer(), DNA], ids=["ESM-2", "DNABERT"])
+@pytest.mark.parametrize("tokenizer", [ResidueTokenizer(ESM), DNA], ids=["ESM-2", "DNABERT"])
 @given(
     residues=st.lists(st.text("ACGTN", min_size=1, max_size=90), min_size=1, max_size=9),
     limits=st.builds(policy, st.integers(1, 40), st.sampled_from(["window", "truncate"]))
@@ -277,7 +278,9 @@ def test_a_batch_is_filled_up_by_a_dummy(lengths, dummy):
 )
 def test_for_a_gpu_a_batch_is_whole_blocks_and_no_dummy_is_longer_than_the_rest(lengths, dummies):
     residues = [b"M" * n for n in lengths]
-    collate = VarlenCollator(Esm2Tokenizer().encode_all, policy(0, "full"), Filling(block=1024))
+    collate = VarlenCollator(
+        ResidueTokenizer(ESM).encode_all, policy(0, "full"), Filling(block=1024)
+    )
     batch = collate(RawBatch(np.arange(len(lengths)), residues))
     sizes = [n + 2 for n in lengths] + dummies
     assert np.diff(batch.packing.bounds).tolist() == sizes

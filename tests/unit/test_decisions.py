@@ -26,13 +26,14 @@ from seqembed.errors import CheckpointError, ConfigError, DeviceError, IndexForm
 from seqembed.inference.failure_tracker import FailureTracker
 from seqembed.inference.loader import BatchLoader
 from seqembed.inference.runner import BatchRows
-from seqembed.models.encoders.tokenization import Esm2Tokenizer
+from seqembed.models.encoders.tokenization import ResidueTokenizer
 from seqembed.models.load import load_prepared
 from seqembed.models.prepared import read_prepared
+from seqembed.models.vocabularies import ESM
 from seqembed.settings.token_budget import TOKENS
 from seqembed.worker.decisions import Run, choose_device, open_run
 
-encode_all = Esm2Tokenizer().encode_all
+encode_all = ResidueTokenizer(ESM).encode_all
 LOGGER = logging.getLogger("seqembed.tests")
 
 

@@ -36,7 +36,7 @@ from transformers import EsmConfig, EsmModel
 
 from seqembed.errors import ModelError
 from seqembed.models.encoders.encoder import Encoder
-from seqembed.models.encoders.esm2 import default_inv_freq
+from seqembed.models.encoders.rotary import default_inv_freq
 from seqembed.models.families import Esm2Architecture
 from seqembed.models.weights.build import build_model
 from seqembed.models.weights.checkpoint import read_checkpoint

@@ -23,7 +23,8 @@ from seqembed.inference.failure_tracker import (
     TRIES,
     FailureTracker,
 )
-from seqembed.models.encoders.tokenization import Esm2Tokenizer
+from seqembed.models.encoders.tokenization import ResidueTokenizer
+from seqembed.models.vocabularies import ESM
 from seqembed.settings.lengths import LengthPolicy
 from seqembed.storage.json_files import write_json
 
@@ -44,7 +45,7 @@ def open_tracker(folder: Path, crash: dict[str, Any] | None = None) -> FailureTr
 
 
 def batch_of(*rows: int, length: int = 50) -> Any:
-    collate = VarlenCollator(Esm2Tokenizer().encode_all, POLICY)
+    collate = VarlenCollator(ResidueTokenizer(ESM).encode_all, POLICY)
     return collate(RawBatch(np.array(rows), [b"M" * length for _ in rows]))
 
 

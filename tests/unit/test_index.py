@@ -27,7 +27,7 @@ from seqembed.index.reader import (
     read_lengths_and_digests,
     read_shard_index,
 )
-from seqembed.models.encoders.tokenization import ESM2_LETTERS
+from seqembed.models.vocabularies import ESM
 from seqembed.storage.digests import digest
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -103,7 +103,7 @@ PROTEINS = st.lists(st.text("LWEKJ*lw", min_size=1, max_size=6), min_size=1, max
 @given(PROTEINS, st.integers(0, 30), st.sampled_from(["unk", "skip"]))
 def test_every_record_is_in_the_index_once(sequences, cut, asked):
     residues = [text.upper().removesuffix("*").encode() for text in sequences]
-    known = [find_unknown(text, ESM2_LETTERS) is None for text in residues]
+    known = [find_unknown(text, ESM.letters) is None for text in residues]
     check = make_check(asked, suspicious="allow")
     with tempfile.TemporaryDirectory() as name:
         folder, path = Path(name), Path(name) / "i.parquet"

@@ -10,6 +10,7 @@ import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -45,8 +46,9 @@ from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.dnabert_s import DnabertS
 from seqembed.models.encoders.encoder import CPU_FFN_ROWS, in_chunks
 from seqembed.models.encoders.esm2 import Esm2
-from seqembed.models.encoders.tokenization import Esm2Tokenizer
+from seqembed.models.encoders.tokenization import ResidueTokenizer
 from seqembed.models.families import Architecture, DnabertArchitecture, Esm2Architecture
+from seqembed.models.vocabularies import ESM, Specials
 from seqembed.settings.lengths import LengthPolicy
 
 CPU = torch.device("cpu")
@@ -71,7 +73,13 @@ def name_of(architecture: Architecture) -> str:
 
 
 def outputs(pooling: str = "mean", per_residue: bool = False, storage: str = "float32") -> Outputs:
-    return Outputs(pooling=pooling, pools_specials=False, per_residue=per_residue, storage=storage)
+    return Outputs(
+        pooling=pooling,
+        specials=Specials(),
+        pools_specials=False,
+        per_residue=per_residue,
+        storage=storage,
+    )
 
 
 @functools.cache
@@ -87,7 +95,7 @@ def model_of(architecture: Architecture) -> nn.Module:
 
 def encode(residues: bytes) -> np.ndarray:
     """ESM-2's tokens, all below 30: they do for DNABERT-S, too."""
-    return Esm2Tokenizer().encode(residues)
+    return ResidueTokenizer(ESM).encode(residues)
 
 
 @functools.cache
@@ -132,7 +140,7 @@ def pack(
     sequences: Sequence[str], budget: int, policy: LengthPolicy = TRUNCATE
 ) -> Iterable[PackedBatch]:
     """The sequences, in their order, in batches."""
-    collate = VarlenCollator(Esm2Tokenizer().encode_all, policy)
+    collate = VarlenCollator(ResidueTokenizer(ESM).encode_all, policy)
     residues = [sequence.encode() for sequence in sequences]
     tokens = np.array([len(r) for r in residues])
     passes, at_once = policy.passes(tokens, budget), policy.windows_a_pass(budget)
@@ -258,9 +266,7 @@ def stitched_rows(architecture: Architecture, sequence: str, policy: LengthPolic
 @pytest.mark.parametrize("length", [1, 59, 60, 61, 90, 91, 300])
 def test_rows_of_windows_are_put_together(length, pooling, pools_specials):
     architecture = SMALL[0]
-    wanted = Outputs(
-        pooling=pooling, pools_specials=pools_specials, per_residue=True, storage="float32"
-    )
+    wanted = replace(outputs(pooling), pools_specials=pools_specials, per_residue=True)
     expected = stitched_rows(architecture, POOL[length], WINDOW)
     pooled = {
         "mean": (expected if pools_specials else expected[1:-1]).mean(0),

@@ -17,7 +17,8 @@ from seqembed.kernels import fused, plain
 from seqembed.kernels.choice import FUSED
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.dnabert_s import DnabertS
-from seqembed.models.encoders.esm2 import Esm2, rotary_tables
+from seqembed.models.encoders.esm2 import Esm2
+from seqembed.models.encoders.rotary import rotary_tables
 from seqembed.models.families import DnabertArchitecture, Esm2Architecture
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -42,15 +42,13 @@ def _message(model: str) -> str:
 @pytest.mark.parametrize(
     ("model", "family"),
     [
-        ("facebook/esm1b_t33_650M_UR50S", "ESM-1b"),
-        ("facebook/esm1v_t33_650M_UR90S_1", "ESM-1v"),
         ("esm1_t6_43M_UR50S", "ESM-1"),
         ("esm_msa1b_t12_100M_UR50S", "MSA Transformer"),
         ("Rostlab/prot_t5_xl_uniref50", "ProtT5"),
         ("Rostlab/ProstT5", "ProstT5"),
         ("Rostlab/prot_bert", "ProtBERT"),
         ("zhihan1996/DNA_bert_6", "the first DNABERT"),
-        ("EvolutionaryScale/esmc-300m-2024-12", "ESM C"),
+        ("Synthyra/ESMplusplus_small", "ESM++"),
         ("EvolutionaryScale/esm3-sm-open-v1", "ESM-3"),
         ("InstaDeepAI/nucleotide-transformer-v2-50m-multi-species", "Nucleotide Transformer"),
     ],
@@ -62,7 +60,9 @@ def test_families_that_are_not_read_are_named(model, family):
     assert f"looks like {family}, which cannot be read yet" in explain_missing_source("x", model)
 
 
-@pytest.mark.parametrize("model", [*KNOWN, "lhallee/my_esm2", "multimolecule/dnaberts"])
+@pytest.mark.parametrize(
+    "model", [*KNOWN, "lhallee/my_esm2", "EvolutionaryScale/esmc-300m-2024-12"]
+)
 def test_families_that_are_read_are_not_among_them(model):
     assert "cannot be read" not in explain_missing_source("x", model)
 
@@ -83,4 +83,9 @@ def test_a_path_that_is_not_there_may_have_been_a_repository():
 
 
 def test_for_a_part_of_a_known_name_the_whole_is_suggested():
-    assert "Did you mean esm2_t33_650M_UR50D? " in _message("650M")
+    assert "Did you mean esm2_t30_150M_UR50D? " in _message("150M")
+
+
+@pytest.mark.parametrize("near", ["ESMC_300M", "esmc-300m", "ESMC-300M"])
+def test_case_does_not_hide_a_known_name(near):
+    assert "Did you mean esmc_300m" in _message(near)

@@ -28,7 +28,8 @@ from seqembed import gpu_worker
 from seqembed.checkpoints.manifest_and_failures import read_failures
 from seqembed.environment import EnvConfig
 from seqembed.errors import WorkerError
-from seqembed.models.encoders.tokenization import Esm2Tokenizer
+from seqembed.models.encoders.tokenization import ResidueTokenizer
+from seqembed.models.vocabularies import ESM
 from seqembed.results.merge import merge
 from seqembed.results.quarantine import write_quarantine
 from seqembed.results.reader import open_embeddings
@@ -39,7 +40,7 @@ LOGGER = logging.getLogger("seqembed.tests")
 ENVIRONMENT = EnvConfig.from_environ({"CUDA_VISIBLE_DEVICES": ""})
 # Nothing else holds a U: it tells the faults below which sequence is the poison.
 POISON = make_sequences([45], seed=9)[0] + "U"
-U = int(Esm2Tokenizer().encode(b"U")[1])
+U = int(ResidueTokenizer(ESM).encode(b"U")[1])
 GOOD = make_sequences([1, 7, 300, *range(30, 90, 2)], seed=5)
 CONFIG = {"token_budget": 512, "checkpoint_seq_threshold": 1000}
 

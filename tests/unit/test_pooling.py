@@ -7,6 +7,7 @@ import pytest
 
 from seqembed.inference.batches import PackedWindow
 from seqembed.inference.pooling import WindowPool, pooled_span
+from seqembed.models.vocabularies import Specials
 
 
 @pytest.mark.parametrize(
@@ -23,7 +24,9 @@ from seqembed.inference.pooling import WindowPool, pooled_span
     ],
 )
 def test_the_rows_that_count(pooling, pools_specials, first, last, span):
-    assert pooled_span(PackedWindow(0, 5, 9, first, last), pooling, pools_specials) == span
+    assert (
+        pooled_span(PackedWindow(0, 5, 9, first, last), pooling, Specials(), pools_specials) == span
+    )
 
 
 def windows_of(*parts: tuple[int, bool, bool]) -> list[PackedWindow]:

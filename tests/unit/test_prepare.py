@@ -29,7 +29,7 @@ from worker_runs import SCRIPTS
 from seqembed.errors import ModelError
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.encoders.esm2 import Esm2
-from seqembed.models.families import DNABERT_S, ESM2
+from seqembed.models.families import FAMILIES
 from seqembed.models.load import load_prepared
 from seqembed.models.prepare import prepare_model
 from seqembed.models.prepared import load_tokenizer, read_prepared
@@ -288,7 +288,7 @@ def test_the_bundled_proteins_are_what_their_readme_says():
     records = list(read_records(RESOURCES / "example" / "proteins.fasta"))
     lengths = [len(record.residues) for record in records]
     assert (len(records), min(lengths), max(lengths)) == (60, 8, 1177)
-    assert sum(length > ESM2.max_length for length in lengths) == 10
+    assert sum(length > FAMILIES["esm2"].max_length for length in lengths) == 10
     assert len({digest(record.residues) for record in records}) == 59
     assert sum(record.sequence_id.startswith("sp|") for record in records) == 11
     assert [r.sequence_id for r in records if b"X" in r.residues] == ["sp|Q9KH25|FTSZ_MYCKA"]
@@ -368,7 +368,7 @@ def test_a_dnabert_is_described_with_its_tokenizer(pickled, project):
     folder = dnabert_folder(Path("dna"), SMALL, pickled)
     prepare_model("mine", "dna", OUTPUT, LOGGER)
     model = read_prepared(OUTPUT)
-    assert (model.family, model.max_length) == ("dnabert_s", DNABERT_S.max_length)
+    assert (model.family, model.max_length) == ("dnabert_s", FAMILIES["dnabert_s"].max_length)
     assert model.weights == (str(CONVERTED) if pickled else "dna/model.safetensors")
     assert model.tokenizer_file == "dna/tokenizer.json"
     data = (folder / "tokenizer.json").read_bytes()

@@ -13,14 +13,15 @@ from indexing import make_check
 
 from seqembed.checks.residues import ResidueCheck, find_unknown
 from seqembed.errors import FastaError, ResidueError
-from seqembed.models.encoders.tokenization import ESM2_LETTERS, BpeTokenizer
+from seqembed.models.encoders.tokenization import BpeTokenizer
+from seqembed.models.vocabularies import ESM
 
 ASKED = ("error", "unk", "skip")
 DNA_LETTERS = BpeTokenizer(DNA_TOKENIZER).letters
 
 
 def check_for(molecule: str, asked: str) -> ResidueCheck:
-    return make_check(asked, molecule, ESM2_LETTERS if molecule == "protein" else DNA_LETTERS)
+    return make_check(asked, molecule, ESM.letters if molecule == "protein" else DNA_LETTERS)
 
 
 def read_all(
@@ -49,8 +50,8 @@ def refusal(folder: Path, *contents: bytes, asked: str = "error") -> str:
 
 @given(st.binary(max_size=60))
 def test_find_unknown_counts_all_and_names_the_first(residues):
-    others = [(place, byte) for place, byte in enumerate(residues, 1) if byte not in ESM2_LETTERS]
-    found = find_unknown(residues, ESM2_LETTERS)
+    others = [(place, byte) for place, byte in enumerate(residues, 1) if byte not in ESM.letters]
+    found = find_unknown(residues, ESM.letters)
     if not others:
         assert found is None
     else:

@@ -19,11 +19,12 @@ from seqembed.errors import ConfigError, IndexFormatError
 from seqembed.index import split
 from seqembed.index.parquet import read_metadata
 from seqembed.index.reader import read_shard_index
-from seqembed.models.encoders.tokenization import BpeTokenizer, Esm2Tokenizer
+from seqembed.models.encoders.tokenization import BpeTokenizer, ResidueTokenizer
+from seqembed.models.vocabularies import ESM
 from seqembed.settings.lengths import LengthPolicy
 from seqembed.storage.digests import digest
 
-DNA, PROTEIN = BpeTokenizer(DNA_TOKENIZER), Esm2Tokenizer()
+DNA, PROTEIN = BpeTokenizer(DNA_TOKENIZER), ResidueTokenizer(ESM)
 
 
 def _split(
@@ -108,13 +109,13 @@ def _check_shard(path: Path, ordered: list[str], tokenizer: Any, rank: int, size
 def test_each_distinct_sequence_is_tokenized_once(tmp_path):
     counted = []
 
-    class Counting(Esm2Tokenizer):
+    class Counting(ResidueTokenizer):
         def count(self, residues: bytes) -> int:
             counted.append(residues)
             return super().count(residues)
 
     sequences = ["MKV", "WE", "mkv*", "MJ", "WE"]
-    _split(tmp_path, [write_fasta(tmp_path, sequences)], 2, tokenizer=Counting(), asked="skip")
+    _split(tmp_path, [write_fasta(tmp_path, sequences)], 2, tokenizer=Counting(ESM), asked="skip")
     assert counted == [b"MKV", b"WE"]
 
 

@@ -12,7 +12,8 @@ from models_in_plain import DNABERT_FILES, dnabert_tokenizer, random_dna, random
 from transformers import PreTrainedTokenizerFast
 
 from seqembed.errors import ModelError
-from seqembed.models.encoders.tokenization import ESM2_ALPHABET, BpeTokenizer, Esm2Tokenizer
+from seqembed.models.encoders.tokenization import BpeTokenizer, ResidueTokenizer
+from seqembed.models.vocabularies import ESM
 
 CLS, SEP, UNK, MASK = 1, 2, 0, 4
 OURS = dnabert_tokenizer()
@@ -29,7 +30,7 @@ def test_esm2s_tokens_are_fair_esms():
     from esm.data import Alphabet
 
     convert = Alphabet.from_architecture("ESM-1b").get_batch_converter()
-    tokenizer = Esm2Tokenizer()
+    tokenizer = ResidueTokenizer(ESM)
     for sequence in [*random_proteins([1, 2, 600]), b"MXBZUO.-"]:
         _, _, tokens = convert([("", sequence.decode())])
         assert tokenizer.encode(sequence).tolist() == tokens[0].tolist()
@@ -37,11 +38,11 @@ def test_esm2s_tokens_are_fair_esms():
 
 
 def test_esm2s_unknown_residues_are_unknown_tokens_one_by_one():
-    unknown = ESM2_ALPHABET.index("<unk>")
-    assert Esm2Tokenizer().encode(b"J*\xff")[1:-1].tolist() == [unknown] * 3
+    unknown = ESM.tokens.index("<unk>")
+    assert ResidueTokenizer(ESM).encode(b"J*\xff")[1:-1].tolist() == [unknown] * 3
 
 
-@pytest.mark.parametrize("tokenizer", [Esm2Tokenizer(), OURS], ids=["ESM-2", "DNABERT"])
+@pytest.mark.parametrize("tokenizer", [ResidueTokenizer(ESM), OURS], ids=["ESM-2", "DNABERT"])
 @given(sequences=st.lists(st.binary(max_size=20) | st.text("MKVAGCT.-").map(str.encode)))
 def test_tokens_of_many_sequences_are_those_of_each(tokenizer, sequences):
     found = tokenizer.encode_all(sequences)

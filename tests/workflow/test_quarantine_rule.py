@@ -9,7 +9,7 @@ import pytest
 from driver import Place, make_proteins, read_rows, write_fasta
 from safetensors.torch import load_file, save_file
 
-from seqembed.models.encoders.tokenization import ESM2_ALPHABET
+from seqembed.models.vocabularies import ESM
 
 RESULTS = Path("results/work")
 REASON = "its values are not finite, in fp32 too"
@@ -23,7 +23,7 @@ def spoilt_model(model, tmp_path_factory) -> Path:
     shutil.copytree(model, folder)
     state = load_file(folder / "model.safetensors")
     # Finite, and too large for the sum of squares in the first LayerNorm.
-    state["embeddings.word_embeddings.weight"][ESM2_ALPHABET.index("X")] = 1e38
+    state["embeddings.word_embeddings.weight"][ESM.tokens.index("X")] = 1e38
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 

@@ -207,16 +207,16 @@ def _load_model(
 ) -> tuple[torch.nn.Module, Any]:
     """Return the model on `device`, built up to the layer set in `embedding`, and its tokenizer.
 
-    The tokenizer turns a list of sequences (bytes) into a list of token ids, each (n + 2,) int64.
-    If `model_config` has no `precision` of its own, that of its `embedding` is used; "auto" is fp16
-    if should_use_fp16() allows it, else fp32. Without `kernels`, the model takes the plain steps.
-    Raises ModelError for missing or damaged files, DeviceError if the device cannot compute in the
-    precision.
+    The tokenizer turns a list of sequences (bytes) into a list of token ids, each (n,) int64.
+    If `model_config` has no `precision` of its own, that of its `embedding` is used; "auto" is what
+    the model's authors use on a GPU, fp16 only if should_use_fp16() allows it, else fp32. Without
+    `kernels`, the model takes the plain steps. Raises ModelError for missing or damaged files,
+    DeviceError if the device cannot compute in the precision.
     """
     asked = model_config.get("precision") or model_config["embedding"]["precision"]
-    precision = resolve_precision(asked, device, EnvConfig.from_environ(os.environ))
     path = Path(model_config["model"])
-    described = read_prepared(path)
+    described, environment = read_prepared(path), EnvConfig.from_environ(os.environ)
+    precision = resolve_precision(asked, device, environment, described.facts.half)
     layer = described.layer(model_config.get("embedding", {}).get("layer", "last"))
     model = load_prepared(path, layer, DTYPES[precision], device)
     model.kernels = model_config.get("kernels", PLAIN)

@@ -20,12 +20,12 @@ from torch import Tensor
 from seqembed.checkpoints.manifest_and_failures import Suspect
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.encoder import block_rows
-from seqembed.models.encoders.tokenization import SPECIALS
+from seqembed.models.vocabularies import Specials
 from seqembed.settings.lengths import LengthPolicy
 
 Int64s = NDArray[np.int64]
 Tokens = TypeVar("Tokens", int, Int64s)
-# Takes the residues of sequences; returns each one's token ids, (n + 2,), special tokens included.
+# Takes the residues of sequences; returns each one's token ids, special tokens included.
 Encode = Callable[[Sequence[bytes]], list[Int64s]]
 
 # The fewest tokens that go through the model at once. Matrix products of fewer rows take other code
@@ -116,8 +116,8 @@ class PackedWindow(NamedTuple):
     """A window in a packed batch, and which of the batch's rows are kept for the window's sequence.
 
     position: the sequence's row in the shard. start, stop: rows `start` to `stop - 1` are kept.
-    first, last: whether this is the sequence's first or last window. If `first`, row
-    `start - 1` is the sequence's first special token; if `last`, row `stop` is its last one.
+    first, last: whether this is the sequence's first or last window. If `first`, its special tokens
+    are right before row `start`; if `last`, the others are from row `stop` on.
     """
 
     position: int
@@ -229,9 +229,9 @@ class VarlenCollator:
         parts: list[Int64s] = []
         offset, wanted = 0, slice(*batch.windows)
         tokens = self._encode_all(batch)
-        long = self._policy.is_long(np.array([*map(len, tokens)]) - SPECIALS)
+        long = self._policy.is_long(np.array([*map(len, tokens)]) - self._policy.specials.total)
         for position, own, cut in zip(batch.positions.tolist(), tokens, long.tolist(), strict=True):
-            pieces = self._cut(own, wanted) if cut else _whole(own)
+            pieces = self._cut(own, wanted) if cut else _whole(own, self._policy.specials)
             for start, stop, first, last, part in pieces:
                 windows.append(PackedWindow(position, offset + start, offset + stop, first, last))
                 parts.append(part)
@@ -247,17 +247,19 @@ class VarlenCollator:
 
     def _cut(self, tokens: Int64s, wanted: slice) -> Iterator[_Piece]:
         """Yield the wanted windows of a sequence."""
-        cuts = self._policy.cut(len(tokens) - SPECIALS)
+        before, end = self._policy.specials.before, len(tokens) - self._policy.specials.after
+        head, own, tail = tokens[:before], tokens[before:end], tokens[end:]
+        cuts = self._policy.cut(len(own))
         for number in range(len(cuts))[wanted]:
-            cut, shift = cuts[number], 1 - cuts[number].start
-            part = np.concatenate((tokens[:1], tokens[1 + cut.start : 1 + cut.stop], tokens[-1:]))
+            cut, shift = cuts[number], before - cuts[number].start
+            part = np.concatenate((head, own[cut.start : cut.stop], tail))
             start, stop = cut.keep_start + shift, cut.keep_stop + shift
             yield start, stop, number == 0, number == len(cuts) - 1, part
 
 
-def _whole(tokens: Int64s) -> list[_Piece]:
+def _whole(tokens: Int64s, specials: Specials) -> list[_Piece]:
     """Return the one window of a sequence that is not cut."""
-    return [(1, len(tokens) - 1, True, True, tokens)]
+    return [(specials.before, len(tokens) - specials.after, True, True, tokens)]
 
 
 def pack(windows: list[PackedWindow], parts: list[Int64s], filling: Filling) -> PackedBatch:

@@ -9,21 +9,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqembed.inference.batches import PackedWindow
+from seqembed.models.vocabularies import Specials
 from seqembed.settings.request import Pooling
 
 Float32s = NDArray[np.float32]
 
 
-def pooled_span(window: PackedWindow, pooling: Pooling, pools_specials: bool) -> tuple[int, int]:
+def pooled_span(
+    window: PackedWindow, pooling: Pooling, specials: Specials, pools_specials: bool
+) -> tuple[int, int]:
     """Return which rows of a packed batch are pooled for a window: start and stop, stop excluded.
 
-    pools_specials: mean and maximum include a sequence's first and last special token. `cls` takes
-    one row, `window.start - 1`: in a sequence's first window, the row of the special token.
+    specials: how many special tokens a sequence has. pools_specials: mean and maximum include them.
+    `cls` takes the row of the first one, if this is the sequence's first window.
     """
     if pooling == "cls":
-        return window.start - 1, window.start
+        return window.start - specials.before, window.start - specials.before + 1
     if pools_specials:
-        return window.start - window.first, window.stop + window.last
+        before, after = specials.before * window.first, specials.after * window.last
+        return window.start - before, window.stop + after
     return window.start, window.stop
 
 

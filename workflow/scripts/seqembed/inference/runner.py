@@ -26,6 +26,7 @@ from seqembed.inference.pooling import WindowPool, pooled_span
 from seqembed.inference.streams import CpuStreams, CudaStream, Rows
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.encoder import Encoder
+from seqembed.models.vocabularies import Specials
 from seqembed.settings.request import Pooling, Storage
 
 Result = TypeVar("Result")
@@ -42,11 +43,12 @@ TOO_LARGE = "its values are too large for float16; `embedding: {storage: float32
 class Outputs:
     """Which rows are made from a model's token rows.
 
-    pools_specials: mean and maximum include a sequence's first and last special token.
+    specials: how many special tokens a sequence has. pools_specials: mean and maximum include them.
     per_residue: token rows are returned too. storage: the dtype of all returned rows.
     """
 
     pooling: Pooling
+    specials: Specials
     pools_specials: bool
     per_residue: bool
     storage: Storage
@@ -115,9 +117,13 @@ class AsyncInferenceRunner:
             self._streams = CpuStreams(streams, threads, model.even_threads)
         self._submitted: deque[_Submitted] = deque()
         self._retried: set[int] = set()
-        pooling, specials = outputs.pooling, outputs.pools_specials
-        self._windows = WindowPool(pooling)
-        self._span = partial(pooled_span, pooling=pooling, pools_specials=specials)
+        self._windows = WindowPool(outputs.pooling)
+        self._span = partial(
+            pooled_span,
+            pooling=outputs.pooling,
+            specials=outputs.specials,
+            pools_specials=outputs.pools_specials,
+        )
 
     def run(
         self, batches: Iterable[PackedBatch], stopped: Callable[[], bool] = lambda: False

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from seqembed.errors import shorten
+from seqembed.models.families import list_models
 from seqembed.models.source import CONFIG, INDEX, PICKLED, SAFETENSORS, TOKENIZER, VOCABULARY
 from seqembed.storage.paths import as_name, expand
 
@@ -34,6 +35,19 @@ def _esm2(size: str, revision: str, config: str | None, files: dict[str, str | N
     """Return a known ESM-2; config: the SHA-256 of config.json; files: of each other file."""
     name = f"esm2_{size}_UR50D"
     files = {CONFIG: config, VOCABULARY: _ESM2_VOCABULARY} | files
+    return KnownModel(name, f"facebook/{name}", revision, files)
+
+
+def _esmc(size: str, revision: str, config: str, files: dict[str, str | None]) -> KnownModel:
+    """Return a known ESM C; config: the SHA-256 of config.json; files: of each other file."""
+    return KnownModel(
+        f"esmc_{size.lower()}", f"biohub/ESMC-{size}", revision, {CONFIG: config} | files
+    )
+
+
+def _esm1(name: str, revision: str) -> KnownModel:
+    """Return a known ESM-1b or ESM-1v, of whose files no hash is known."""
+    files = {CONFIG: None, VOCABULARY: None, PICKLED: None}
     return KnownModel(name, f"facebook/{name}", revision, files)
 
 
@@ -82,6 +96,50 @@ _MODELS = (
         None,
         {VOCABULARY: None, PICKLED + INDEX: None},
     ),
+    _esmc(
+        "300M",
+        "a59b831785f907e96e6a246b1d142bfb76df31ee",
+        "0d4c14b1e7192175b5ce8bb6c0eaa6b06c02645d49d6708c84fc3c765fe83a04",
+        {SAFETENSORS: "0772d8fe64bb25e14fe6f23b80e3c9a7d215d0da3c6cba5bd356d7c0e0bb22cc"},
+    ),
+    _esmc(
+        "600M",
+        "a7e82012c83126b9eedb055fea9fa84b6c02f094",
+        "d7472be972ebd9f6d3afa659ca35a8080c8e4462813dd9801827329659ee9c43",
+        {SAFETENSORS: "e4232c30fd35fe2f57051ec88a703996ac94520580b4b836894207a3d45d9ff8"},
+    ),
+    _esmc(
+        "6B",
+        "45b0fa5d7fb06faefbd5e3b89bdcef35d564e79a",
+        "c5566fab6a17fd674141331fe75de917b7904d99fb7a410d2b1593c21e576913",
+        {
+            SAFETENSORS + INDEX: None,
+            "model-00001-of-00006.safetensors": (
+                "bd90149ff223e6ac1a0cac6147a5ae0df20d3a21df4f65356a1f19cd14f4aa8a"
+            ),
+            "model-00002-of-00006.safetensors": (
+                "f75e2144d8269fe2eb4b3e0823fb089b94f176d8024153e85b8fb573a42294fa"
+            ),
+            "model-00003-of-00006.safetensors": (
+                "f699f01ecc9691d9c6470492765fe54b8b5d2e9f277c139e89427433ffdfe0b2"
+            ),
+            "model-00004-of-00006.safetensors": (
+                "46add1b7be098bbfdc3073884851ba3057f1b33ea23a158b650a37007dabd13d"
+            ),
+            "model-00005-of-00006.safetensors": (
+                "1e1cb62f060a34e18f54a31a76683ef888b8cec59e73315f5b31d25d45a1f88c"
+            ),
+            "model-00006-of-00006.safetensors": (
+                "56c73e13ae96e777ce65eee99364056069ef93b646470f352f83c5f1037b1b18"
+            ),
+        },
+    ),
+    _esm1("esm1b_t33_650M_UR50S", "7b37824baec4d3658e1df7479222a7c79b465b76"),
+    _esm1("esm1v_t33_650M_UR90S_1", "8bfdb1892536cc77bd0760b9c25ddced2cd0b4c8"),
+    _esm1("esm1v_t33_650M_UR90S_2", "3c1e9e64480f069b163e456c361bfd80a8bab04c"),
+    _esm1("esm1v_t33_650M_UR90S_3", "0b00fd112e63f6b5e70a9cd8484d4e660312ce70"),
+    _esm1("esm1v_t33_650M_UR90S_4", "443968f644da132d323bbc6321a6d443149fa57b"),
+    _esm1("esm1v_t33_650M_UR90S_5", "fb2e51cb0f605cbad2c4ca3bb784be7bc8e2f4a8"),
     KnownModel(
         "DNABERT-S",
         "zhihan1996/DNABERT-S",
@@ -110,17 +168,15 @@ _HUB = re.compile(r"^(https?://)?(huggingface\.co|hf\.co)/")
 _BY_REPOSITORY = {model.repository: model.name for model in KNOWN.values()}
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 _PLAIN_PATH = re.compile(r"[\w./~$+@%-]+")
-_SUPPORTED = "ESM-2, DNABERT-S or DNABERT-2"
+_SUPPORTED = list_models("or")
 
 # Families that this program cannot read yet, and what the names of their models contain.
 _UNREAD = {
-    "ESM-1b": r"esm-?1b",
-    "ESM-1v": r"esm-?1v",
     "ESM-1": r"esm-?1[_.-]",
     "MSA Transformer": r"esm[_-]?msa",
     "ESMFold": r"esmfold",
     "ESM-3": r"esm-?3",
-    "ESM C": r"esm-?c(?![a-z])|esmplusplus",
+    "ESM++": r"esmplusplus",
     "ProtT5": r"prot-?_?t5",
     "ProstT5": r"prost-?_?t5",
     "ProtBERT": r"prot-?_?bert",
@@ -171,10 +227,11 @@ def explain_model(place: str, model: str, models: Mapping[str, str]) -> str:
     if family := _unread_family(model):
         reason = f"It looks like {family}, which cannot be read yet; {_SUPPORTED} can."
         return f"{beginning} of `models`. {reason} {known}"
-    names = [*models, *KNOWN]
-    # A part of a name, such as 650M, is a hint if at most two names contain it.
-    holding = [name for name in names if model.lower() in name.lower()]
-    close = difflib.get_close_matches(model, names) or (holding if len(holding) <= 2 else [])
+    names = {name.lower(): name for name in (*models, *KNOWN)}
+    # A part of a name, such as 150M, is a hint if at most two names contain it.
+    holding = [name for name in names if model.lower() in name]
+    near = difflib.get_close_matches(model.lower(), names)
+    close = [names[name] for name in near or (holding if len(holding) <= 2 else [])]
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
     return f"{beginning} of `models`.{hint} {known} {_advise(model)}"
 

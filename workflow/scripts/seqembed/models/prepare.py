@@ -9,15 +9,11 @@ import torch
 from safetensors.torch import save_file
 
 from seqembed.errors import ModelError
+from seqembed.models.families import Family
 from seqembed.models.hub import fetch
 from seqembed.models.known import KNOWN
-from seqembed.models.prepared import (
-    BUILT_IN,
-    PreparedModel,
-    sha256_of,
-    write_prepared,
-)
-from seqembed.models.source import CONFIG, SAFETENSORS, list_weight_files
+from seqembed.models.prepared import PreparedModel, sha256_of, write_prepared
+from seqembed.models.source import CONFIG, SAFETENSORS, TOKENIZER, list_weight_files
 from seqembed.models.weights.build import check_checkpoint, refuse_other_copies
 from seqembed.models.weights.checkpoint import Checkpoint, read_checkpoint
 from seqembed.storage.paths import expand
@@ -27,10 +23,10 @@ from seqembed.storage.publish import published
 def prepare_model(name: str, source: str, output: Path, logger: logging.Logger) -> None:
     """Check a model, and write its description to `output`, resources/models/{name}.json.
 
-    source: a known name, or the path of a Hugging Face folder or a fair-esm file. The files of a
-    known name are downloaded, unless the user put them into `{name}/original` beside `output`.
-    Safetensors and tokenizer.json are used where they lie; other weights are converted to
-    `{name}/model.safetensors` beside `output`.
+    source: a known name, or the path of a Hugging Face folder or a file of the model's authors. The
+    files of a known name are downloaded, unless the user put them into `{name}/original` beside
+    `output`. Safetensors and tokenizer.json are used where they lie; other weights are converted to
+    `{name}/model.safetensors` beside `output`. A licence that forbids commercial use is logged.
 
     Raises ModelError if the source is not a model of a known family, or cannot be loaded.
     """
@@ -45,7 +41,9 @@ def prepare_model(name: str, source: str, output: Path, logger: logging.Logger) 
     if not weights.name.startswith(SAFETENSORS):
         weights = _convert(checkpoint, folder / SAFETENSORS)
     family, files = checkpoint.layout.family, list_weight_files(weights)
-    tokenizer = place / family.tokenizer if family.tokenizer else None
+    if family.non_commercial:
+        words = "%s: its weights are under %s, which forbids commercial use"
+        logger.warning(words, name, family.licence)
     original = checkpoint.path if weights != checkpoint.path else None
     model = PreparedModel(
         name=name,
@@ -55,13 +53,20 @@ def prepare_model(name: str, source: str, output: Path, logger: logging.Logger) 
         size=sum(file.stat().st_size for file in files),
         sha256=sha256_of(*files),
         architecture=checkpoint.architecture,
-        tokenizer=sha256_of(tokenizer) if tokenizer else BUILT_IN,
         max_length=family.max_length,
-        tokenizer_file=str(tokenizer) if tokenizer else None,
+        **_find_tokenizer(family, place),
         original=str(original) if original else None,
         original_sha256=sha256_of(*list_weight_files(original)) if original else None,
     )
     write_prepared(model, output)
+
+
+def _find_tokenizer(family: Family, place: Path) -> dict[str, str]:
+    """Return PreparedModel's `tokenizer`, and its `tokenizer_file` if the family has one."""
+    if family.vocabulary:
+        return {"tokenizer": family.vocabulary.name}
+    path = place / TOKENIZER
+    return {"tokenizer": sha256_of(path), "tokenizer_file": str(path)}
 
 
 def _convert(checkpoint: Checkpoint, path: Path) -> Path:

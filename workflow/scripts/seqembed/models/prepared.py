@@ -14,14 +14,12 @@ from pathlib import Path
 from threading import Thread
 
 from seqembed.errors import ConfigError, ModelError
-from seqembed.models.encoders.tokenization import BpeTokenizer, Esm2Tokenizer, Tokenizer
+from seqembed.models.encoders.tokenization import BpeTokenizer, ResidueTokenizer, Tokenizer
 from seqembed.models.families import Architecture, Family, find_family
 from seqembed.models.source import list_weight_files
 from seqembed.storage.json_files import hash_json, read_json, write_json
 
 FORMAT_VERSION = "1"
-# The name of ESM-2's tokenizer, which needs no file.
-BUILT_IN = "esm2"
 # The kernel reads no more than its own read-ahead, by default 128 KiB, at one request.
 REQUEST_BYTES = 1 << 17
 
@@ -33,8 +31,9 @@ class PreparedModel:
     source: the model's folder, file or known name, as the user gave it. weights: the path of the
     safetensors file or index; if relative, then to the working folder. size (in bytes) and sha256
     (64 hex characters): of the weights' file, or of the index and, sorted, the files that it names.
-    tokenizer: BUILT_IN, or the sha256 of tokenizer_file. max_length: Family.max_length. original:
-    the file or index from which the weights were converted; None if they were not converted.
+    tokenizer: the name of the family's vocabulary, or the sha256 of tokenizer_file. max_length:
+    Family.max_length. original: the file or index from which the weights were converted; None if
+    they were not converted.
     """
 
     name: str
@@ -67,8 +66,18 @@ class PreparedModel:
         return number
 
     def longest(self, asked: str | int) -> int:
-        """Return the most tokens, without special ones, read at once; "auto" means max_length."""
-        return self.max_length if asked == "auto" else int(asked)
+        """Return the most tokens, without special ones, read at once; "auto" means max_length.
+
+        Raises ConfigError if the model has no positions for that many.
+        """
+        number = self.max_length if asked == "auto" else int(asked)
+        if self.facts.positions_end and number > self.max_length:
+            raise ConfigError(
+                f"max_length is {number:,}, but {self.name} has no positions after "
+                f"{self.max_length:,} residues; set `embedding: {{max_length: auto}}`, or a number "
+                f"up to {self.max_length:,}"
+            )
+        return number
 
     @property
     def fingerprint(self) -> str:
@@ -102,9 +111,9 @@ def read_prepared(path: Path) -> PreparedModel:
 
 def load_tokenizer(model: PreparedModel) -> Tokenizer:
     """Return the model's tokenizer; raise ModelError if its file is missing or has changed."""
-    if model.tokenizer_file is None:
-        return Esm2Tokenizer()
-    path = Path(model.tokenizer_file)
+    if model.facts.vocabulary:
+        return ResidueTokenizer(model.facts.vocabulary)
+    path = Path(model.tokenizer_file or "")
     advice = f"put the old file back, or remove resources/models/{model.name}.json and run again"
     if not path.is_file():
         raise ModelError(f"{path}: is missing; {advice}")

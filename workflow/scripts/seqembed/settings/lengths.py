@@ -1,6 +1,6 @@
 """What to do with sequences of more tokens than a model reads at once; no PyTorch is needed.
 
-Tokens are counted without the two special tokens, which are added before and after each window. A
+Tokens are counted without the special tokens, which are added before and after each window. A
 window has max_length tokens, and the next window begins half of max_length later, or earlier if the
 next window would go beyond the end of the sequence. Windows overlap: a token's row is taken from
 the window in which the token is farthest from the window's ends.
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from seqembed.errors import ConfigError
 from seqembed.flags import TRUNCATED, WINDOWED
-from seqembed.models.encoders.tokenization import SPECIALS
 from seqembed.models.prepared import PreparedModel
+from seqembed.models.vocabularies import Specials
 from seqembed.settings.request import AskedLongSequences, LongSequences, check_choices, check_whole
 
 Int64s = NDArray[np.int64]
@@ -39,17 +39,23 @@ class Window:
 class LengthPolicy:
     """How the model reads sequences of more than `max_length` tokens.
 
-    max_length is 0 if long_sequences is `full`. Raises ConfigError for an unknown long_sequences or
-    a max_length out of range. In the methods, an array `tokens` holds the token counts of n
-    sequences, (n,) int64, without special tokens, and token_budget is the most tokens of a batch.
+    max_length is 0 if long_sequences is `full`. specials: those of the model's family. Raises
+    ConfigError for an unknown long_sequences or a max_length out of range. In the methods, an array
+    `tokens` holds the token counts of n sequences, (n,) int64, without special tokens, and
+    token_budget is the most tokens of a batch.
     """
 
     long_sequences: LongSequences
     max_length: int
+    specials: Specials = Specials()
 
     def __post_init__(self) -> None:
         check_choices(self)
         check_whole("max_length", self.max_length, 0 if self.long_sequences == "full" else 1)
+
+    @property
+    def _window_tokens(self) -> int:
+        return self.max_length + self.specials.total
 
     def is_long(self, tokens: Int64s) -> NDArray[np.bool_]:
         """Return whether each sequence is over max_length, (n,) bool; with `full`, none is."""
@@ -69,12 +75,12 @@ class LengthPolicy:
     def model_tokens(self, tokens: Int64s) -> Int64s:
         """Return how many tokens the model reads for each sequence, special ones included, (n,)."""
         windows = self.windows(tokens)
-        whole = self.kept(tokens) + SPECIALS
-        return np.where(windows > 1, windows * (self.max_length + SPECIALS), whole)
+        whole = self.kept(tokens) + self.specials.total
+        return np.where(windows > 1, windows * self._window_tokens, whole)
 
     def windows_a_pass(self, token_budget: int) -> int:
         """Return how many windows of one sequence fit into a batch; 1 even if none fits."""
-        return max(1, token_budget // (self.max_length + SPECIALS))
+        return max(1, token_budget // self._window_tokens)
 
     def passes(self, tokens: Int64s, token_budget: int) -> Int64s:
         """Return how many batches each sequence needs for its windows, (n,)."""
@@ -83,7 +89,7 @@ class LengthPolicy:
     def last_pass(self, tokens: Int64s, token_budget: int) -> Int64s:
         """Return how many tokens each sequence's last batch holds, special ones included, (n,)."""
         earlier = (self.passes(tokens, token_budget) - 1) * self.windows_a_pass(token_budget)
-        return self.model_tokens(tokens) - earlier * (self.max_length + SPECIALS)
+        return self.model_tokens(tokens) - earlier * self._window_tokens
 
     def cut(self, tokens: int) -> list[Window]:
         """Return the windows of a sequence of so many tokens, in order; they keep no row twice."""
@@ -131,9 +137,17 @@ def resolve_policy(
     """Return the policy for a model, with every `auto` resolved.
 
     asked: long_sequences, where `auto` is `full` for a model that reads any length, else `window`.
-    max_length: `auto` is the model's own. Raises ConfigError for a max_length out of range.
+    max_length: `auto` is the model's own. Raises ConfigError for a max_length out of range, and for
+    `full` if the model has no positions for sequences of any length.
     """
+    facts = model.facts
     if asked == "auto":
-        asked = "full" if model.facts.reads_whole else "window"
+        asked = "full" if facts.reads_whole else "window"
+    if asked == "full" and facts.positions_end:
+        raise ConfigError(
+            f"long_sequences is full, but {model.name} has no positions after "
+            f"{model.max_length:,} residues; set `embedding: {{long_sequences: window}}` or "
+            "`truncate`"
+        )
     limit = 0 if asked == "full" else model.longest(max_length)
-    return LengthPolicy(long_sequences=asked, max_length=limit)
+    return LengthPolicy(long_sequences=asked, max_length=limit, specials=facts.specials)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
 from seqembed.environment import EnvConfig
@@ -23,13 +25,20 @@ def should_use_fp16(device: torch.device, environment: EnvConfig) -> bool:
 
 
 def resolve_precision(
-    asked: AskedPrecision, device: torch.device, environment: EnvConfig
+    asked: AskedPrecision,
+    device: torch.device,
+    environment: EnvConfig,
+    half: Literal["fp16", "bf16"] = "fp16",
 ) -> Precision:
-    """Return the precision to compute in; `auto` is fp16 if should_use_fp16(), else fp32.
+    """Return the precision to compute in.
 
-    Raises DeviceError if the device cannot compute in the asked precision, and ConfigError if fp16
-    is asked for and SEQEMBED_DISABLE_FP16 forbids it.
+    half: Family.half. `auto` is that precision on a GPU that can compute in it, and fp32 otherwise;
+    whether it is fp16 is left to should_use_fp16(). Raises DeviceError if the device cannot compute
+    in the asked precision, and ConfigError if fp16 is asked for and SEQEMBED_DISABLE_FP16 forbids
+    it.
     """
+    if asked == "auto" and half == "bf16":
+        return "bf16" if device.type == "cuda" and _obstacle("bf16", device) is None else "fp32"
     if asked == "auto":
         return "fp16" if should_use_fp16(device, environment) else "fp32"
     if asked == "fp16" and environment.disable_fp16:

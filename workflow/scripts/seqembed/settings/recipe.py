@@ -37,7 +37,7 @@ LATER_KEYS = {"layer": "last", "pooling": "mean", "per_residue": False, "storage
 class Recipe:
     """What is computed, with every `auto` resolved; ConfigError for a value that is not allowed.
 
-    weights: the hash of the weights and the model's sizes. tokenizer: BUILT_IN, or its file's hash.
+    weights: the hash of the weights and the model's sizes. tokenizer: PreparedModel.tokenizer.
     layer: the number of the layer whose rows are taken. max_length: the most tokens that the model
     reads at once, 0 if long_sequences is `full`. device: the type of device that computes. kernels:
     PLAIN or FUSED of kernels/choice.py. The others are settings, and NUMERICS_VERSION.
@@ -58,18 +58,13 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        # A LengthPolicy checks max_length when it is made.
-        _ = self.policy
+        # It checks max_length.
+        LengthPolicy(long_sequences=self.long_sequences, max_length=self.max_length)
 
     @property
     def fingerprint(self) -> str:
         """The hash of fields(), 64 hex characters."""
         return hash_json(self.fields(), 32)
-
-    @property
-    def policy(self) -> LengthPolicy:
-        """How the model reads sequences that are longer than max_length."""
-        return LengthPolicy(long_sequences=self.long_sequences, max_length=self.max_length)
 
     def fields(self) -> dict[str, str | int]:
         """Return the fields by name, without those that older files lack and that say nothing.
@@ -99,16 +94,19 @@ def adopt_recipe(
     other workers use that recipe, so that all rows of a dataset have the same. Raises RecipeError
     if the file is damaged, or if this worker would compute something else; DeviceError if the
     device cannot compute in the precision of the request or of the file; and ConfigError if the
-    model lacks the asked layer, or if fp16 is asked for and SEQEMBED_DISABLE_FP16 forbids it.
+    model lacks the asked layer, or the token that `pooling: cls` takes, or if fp16 is asked for and
+    SEQEMBED_DISABLE_FP16 forbids it.
     """
     fixed: dict[str, Any] = {"weights": model.fingerprint, "tokenizer": model.tokenizer}
     fixed["numerics_version"] = NUMERICS_VERSION
     asked = {k: v for k, v in asdict(request).items() if v != LATER_KEYS.get(k, ...)}
     # The name of the file is a hash of all that decides its content.
     path = folder / f"{hash_json(asked | fixed, 32)[:24]}.json"
+    _check_pooling(request.pooling, model)
     policy = resolve_policy(request.long_sequences, request.max_length, model)
-    precision = resolve_precision(request.precision, device, environment)
-    resolved = {"layer": model.layer(request.layer), "precision": precision, **asdict(policy)}
+    precision = resolve_precision(request.precision, device, environment, model.facts.half)
+    resolved: dict[str, Any] = {"layer": model.layer(request.layer), "precision": precision}
+    resolved |= {"long_sequences": policy.long_sequences, "max_length": policy.max_length}
     resolved |= {"device": device.type, "kernels": kernels}
     own = Recipe(**fixed, **asdict(request) | resolved)
     try:
@@ -124,8 +122,14 @@ def adopt_recipe(
             message = f"{path}: {name} is {other!r}, but this worker would use {value!r}"
             advice = f"to compute all rows with {name} {value!r}, remove the file and run again"
             raise RecipeError(f"{message}; {advice}")
-    resolve_precision(found.precision, device, environment)
+    resolve_precision(found.precision, device, environment, model.facts.half)
     return found
+
+
+def _check_pooling(pooling: Pooling, model: PreparedModel) -> None:
+    if pooling == "cls" and not model.facts.specials.before:
+        message = "pooling is cls, but {} puts no special token before a sequence; set `mean`"
+        raise ConfigError(message.format(model.name))
 
 
 def read_recipe(path: Path) -> Recipe:

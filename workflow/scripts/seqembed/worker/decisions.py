@@ -39,6 +39,7 @@ from seqembed.kernels.choice import choose_kernels
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.prepared import PreparedModel, WeightsCheck, read_prepared
 from seqembed.results.reader import join_names
+from seqembed.settings.lengths import LengthPolicy, resolve_policy
 from seqembed.settings.precision import DTYPES
 from seqembed.settings.recipe import Recipe, adopt_recipe
 from seqembed.settings.request import WorkerSettings, read_settings
@@ -73,6 +74,11 @@ class Run:
         return f"{self.recipe.fingerprint[:12]}-{self.shard.fingerprint[:12]}"
 
     @property
+    def policy(self) -> LengthPolicy:
+        """What is done with long sequences."""
+        return resolve_policy(self.recipe.long_sequences, self.recipe.max_length, self.model)
+
+    @property
     def resolved(self) -> dict[str, str]:
         """What later steps need to know of this run, as keys of their model_config."""
         names = {"precision": self.recipe.precision, "kernels": self.recipe.kernels}
@@ -103,7 +109,7 @@ class Run:
         rows: the rows of the shard to compute. convert: turns the residues of sequences into token
         ids. Batches are planned over all rows of the shard; each suspect has its own.
         """
-        policy, token_budget = self.recipe.policy, manifest.token_budget
+        policy, token_budget = self.policy, manifest.token_budget
         tracker.start(rows, self.weights.require)
         passes = policy.passes(self.shard.tokens, token_budget)
         last = policy.last_pass(self.shard.tokens, token_budget)
@@ -180,6 +186,7 @@ class Run:
             self.device,
             Outputs(
                 pooling=self.recipe.pooling,
+                specials=self.model.facts.specials,
                 pools_specials=self.model.facts.pools_specials,
                 per_residue=self.recipe.per_residue,
                 storage=self.recipe.storage,
@@ -223,7 +230,7 @@ class Run:
         return CheckpointWriter(
             folder,
             digests=self.shard.digests,
-            flags=self.recipe.policy.flags(self.shard.tokens),
+            flags=self.policy.flags(self.shard.tokens),
             wanted=np.isin(np.arange(len(self.shard.rows)), rows),
             per_residue=self.recipe.per_residue,
             sequences=config["checkpoint_seq_threshold"],
@@ -292,10 +299,9 @@ def open_run(
     kernels = choose_kernels(device, settings.model.parent.parent / "triton", logger)
     recipe = adopt_recipe(recipes, settings.request, model, device, environment, kernels)
     shard = read_shard_index(index_path)
-    recipe.policy.refuse(shard.tokens, "tokens")
     words = (model.name, device, recipe.precision, recipe.kernels, recipe.fingerprint[:12])
     logger.info("model %s on %s, %s, kernels %s, recipe %s", *words)
-    return Run(
+    run = Run(
         settings=settings,
         device=device,
         model=model,
@@ -304,6 +310,8 @@ def open_run(
         weights=WeightsCheck(settings.model, model),
         logger=logger,
     )
+    run.policy.refuse(shard.tokens, "tokens")
+    return run
 
 
 def choose_device(asked: Literal["auto", "cuda", "cpu"], logger: logging.Logger) -> torch.device:

@@ -52,6 +52,13 @@ class Packing:
         return max(stop - start for start, stop in pairwise(self.bounds))
 
     @cached_property
+    def positions(self) -> Tensor:
+        """Each token's place in its sequence, from 0: (T,) int64, on the device of cu_seqlens."""
+        starts, lengths, total = self.cu_seqlens[:-1], self.cu_seqlens.diff(), self.bounds[-1]
+        offsets = torch.repeat_interleave(starts, lengths, output_size=total)
+        return torch.arange(total, device=starts.device) - offsets
+
+    @cached_property
     def groups(self) -> tuple[tuple[int, slice | Tensor], ...]:
         """Each length that occurs, and which rows of the batch all sequences of that length have.
 

@@ -11,34 +11,27 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer as TokenizerFile
 
 from seqembed.errors import ModelError
+from seqembed.models.vocabularies import Vocabulary
 
-# The residues that ESM-2 knows, in the order of their token ids.
-ESM2_LETTERS = b"LAGVSERTIDPKQNFYMHWCXBUZO.-"
-# The tokens of ESM-2 in the order of their ids, from 0: Alphabet.from_architecture("ESM-1b") of
-# fair-esm (esm/data.py).
-ESM2_ALPHABET = ("<cls>", "<pad>", "<eos>", "<unk>", *ESM2_LETTERS.decode(), "<null_1>", "<mask>")
-# How many special tokens stand around a sequence's own tokens: BOS and EOS, or [CLS] and [SEP].
-SPECIALS = 2
 OWN_FILE = "put the model's own tokenizer.json there"
 
 
-class Esm2Tokenizer:
-    """ESM-2's tokenizer, which makes one token of each residue.
+class ResidueTokenizer:
+    """A tokenizer that makes one token of each residue.
 
     letters: the residues for which the model has a token, ASCII in upper case.
     """
 
-    letters = ESM2_LETTERS
-
-    def __init__(self) -> None:
-        unknown = ESM2_ALPHABET.index("<unk>")
-        names = {
-            ord(token): number for number, token in enumerate(ESM2_ALPHABET) if len(token) == 1
-        }
-        self._ids = bytes(names.get(letter, unknown) for letter in range(256))
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.letters, ids = vocabulary.letters, vocabulary.tokens.index
+        unknown = ids(vocabulary.unknown)
+        self._ids = bytes(
+            ids(chr(letter)) if letter in self.letters else unknown for letter in range(256)
+        )
+        self._before, self._after = [*map(ids, vocabulary.before)], [*map(ids, vocabulary.after)]
 
     def encode(self, residues: bytes) -> NDArray[np.int64]:
-        """Return the token ids of n residues, special tokens included: (n + 2,) int64.
+        """Return the token ids of n residues, special tokens included, int64.
 
         residues: ASCII in upper case. A residue without a token becomes the unknown token.
         """
@@ -46,12 +39,16 @@ class Esm2Tokenizer:
 
     def encode_all(self, sequences: Sequence[bytes]) -> list[NDArray[np.int64]]:
         """Return the token ids of each sequence, as `encode` does, all by one look-up."""
-        # A blank before and after each sequence keeps the place of a special token.
-        spaced = b" %b " % b"  ".join(sequences)
+        # Blanks before and after each sequence keep the places of special tokens.
+        before, after = len(self._before), len(self._after)
+        gap = b" " * (after + before)
+        spaced = b" " * before + gap.join(sequences) + b" " * after
         tokens = np.frombuffer(spaced.translate(self._ids), np.uint8).astype(np.int64)
-        bounds = np.cumsum([0, *(len(residues) + SPECIALS for residues in sequences)])
-        tokens[bounds[:-1]] = ESM2_ALPHABET.index("<cls>")
-        tokens[bounds[1:] - 1] = ESM2_ALPHABET.index("<eos>")
+        bounds = np.cumsum([0, *(len(residues) + len(gap) for residues in sequences)])
+        for place, token in enumerate(self._before):
+            tokens[bounds[:-1] + place] = token
+        for place, token in enumerate(self._after):
+            tokens[bounds[1:] - after + place] = token
         return [tokens[start:stop] for start, stop in pairwise(bounds.tolist())]
 
     def count(self, residues: bytes) -> int:
@@ -60,7 +57,8 @@ class Esm2Tokenizer:
 
 
 class BpeTokenizer:
-    """DNABERT's tokenizer by byte-pair encoding, with the attributes and methods of Esm2Tokenizer.
+    """DNABERT's tokenizer by byte-pair encoding, with the attributes and methods of
+    ResidueTokenizer.
 
     path: a `tokenizer.json` of the tokenizers library. Raises ModelError if it cannot be read.
     """
@@ -88,7 +86,7 @@ class BpeTokenizer:
 
     def count(self, residues: bytes) -> int:
         """Return the number of tokens of `residues`, special tokens left out."""
-        return len(self.encode(residues)) - SPECIALS
+        return len(self.encode(residues)) - 2
 
     def check(self, vocabulary: int) -> None:
         """Raise ModelError unless the tokenizer is DNABERT's and has `vocabulary` tokens."""
@@ -107,7 +105,7 @@ class BpeTokenizer:
             raise ModelError(f"{self._path}: {message}; {OWN_FILE}")
 
 
-Tokenizer = Esm2Tokenizer | BpeTokenizer
+Tokenizer = ResidueTokenizer | BpeTokenizer
 
 
 def read_tokenizer(path: Path) -> TokenizerFile:

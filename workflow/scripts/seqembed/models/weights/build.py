@@ -52,15 +52,15 @@ def refuse_other_copies(folder: Path, checkpoint: Checkpoint) -> None:
     Only the user knows which of the two is meant, for example if a fine-tuned model was saved
     over a downloaded one. Files that cannot be read are skipped.
     """
-    own = find_encoder(checkpoint.state, checkpoint.layout)
+    own, weights = _plan(checkpoint, checkpoint.architecture.layers)
+    used = [name for weight in weights.values() for name in weight.parts]
     files = [folder / name for name in WEIGHTS if (folder / name).exists()]
     for other in (path for path in files if path != checkpoint.path):
         try:
             copy = find_encoder(read_state(other), checkpoint.layout)
         except ModelError:
             continue
-        shared = [n for n in own if n in copy and n.startswith(("embeddings.", "encoder."))]
-        for name in shared:
+        for name in (name for name in used if name in copy):
             one, two = own[name].read(), copy[name].read()
             short = min(one.dtype, two.dtype, key=lambda dtype: dtype.itemsize)
             if not torch.equal(one.to(short), two.to(short)):

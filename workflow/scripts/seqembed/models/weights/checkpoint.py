@@ -1,4 +1,4 @@
-"""Read checkpoints of models: Hugging Face folders, and fair-esm files (.pt) of ESM-2."""
+"""Read checkpoints of models: Hugging Face folders, and the authors' own files (.pt, .pth)."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from seqembed.errors import ModelError, count_of, named
-from seqembed.models.families import Architecture, Esm2Architecture
+from seqembed.errors import ModelError, named
+from seqembed.models.families import Architecture
 from seqembed.models.source import ADAPTERS, CONFIG, WEIGHTS, read_json_object
-from seqembed.models.weights import dnabert_s, esm2
-from seqembed.models.weights.esm2 import HUGGING_FACE, find_naming, find_rotary
+from seqembed.models.weights import dnabert_s, esm1b, esm2, esmc
 from seqembed.models.weights.formats import State, check_state, load_pickled, read_state
-from seqembed.models.weights.layout import MERGE, SUPPORTED, UNQUANTISED, Layout, find_encoder
+from seqembed.models.weights.layout import (
+    FOLDER,
+    MERGE,
+    SUPPORTED,
+    UNQUANTISED,
+    Layout,
+    find_encoder,
+)
 
 # The layouts of all families.
-LAYOUTS = (esm2.LAYOUT, dnabert_s.LAYOUT)
+LAYOUTS = (esm2.LAYOUT, esm1b.LAYOUT, esmc.LAYOUT, dnabert_s.LAYOUT)
 EXPECTED = (
     "a model is a Hugging Face folder (config.json with model.safetensors or pytorch_model.bin) "
-    "or a fair-esm file (.pt)"
+    "or a file of its authors (fair-esm's .pt, ESM C's .pth)"
 )
 # Files that a folder may hold in place of readable weights, what they are, and what to do.
 OTHER_WEIGHTS = {
@@ -31,24 +36,18 @@ OTHER_WEIGHTS = {
     "*.gguf": ("quantised weights (GGUF)", "take the model's weights as safetensors"),
     "*.onnx": ("a program of ONNX", "take the model's weights as safetensors"),
 }
+FILES = (".pt", ".pth")
+# Where the repositories of ESM C of December 2024 have their file.
+ESMC_2024 = "data/weights/*.pth"
+NO_FAMILY = (
+    "has no weights that show its family: rotary frequencies (inv_freq) in ESM-2's files, a table "
+    "of positions (embed_positions) in those of ESM-1b and ESM-1v, layernorm_qkv in ESM C's"
+)
 OTHER_SUFFIXES = {
     ".ckpt": ", but a checkpoint of training (Lightning's): save the weights alone",
     ".safetensors": ": give the folder that holds the file",
     ".bin": ": give the folder that holds the file",
 }
-# The number of attention heads of each official ESM-2, by layers and width, after its config.json:
-# the shapes of weights do not show the number. All have token dropout, and ffn_width is 4 * width.
-KNOWN_HEADS = {
-    (6, 320): 20,
-    (12, 480): 20,
-    (30, 640): 20,
-    (33, 1280): 20,
-    (36, 2560): 40,
-    (48, 5120): 40,
-}
-FOLDER = (
-    "give the model as a Hugging Face folder with its config.json, as save_pretrained() writes it"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +66,7 @@ class Checkpoint:
 
 
 def read_checkpoint(source: Path) -> Checkpoint:
-    """Return the checkpoint of a Hugging Face folder or a fair-esm file (.pt).
+    """Return the checkpoint of a Hugging Face folder or of a file of a model's authors.
 
     The tensors are not loaded yet. Raises ModelError if `source` is neither, is damaged, or is not
     of a known family.
@@ -77,10 +76,10 @@ def read_checkpoint(source: Path) -> Checkpoint:
         return Checkpoint(architecture=architecture, state=read_state(path), path=path)
     if not source.exists():
         raise ModelError(f"{source}: does not exist; {EXPECTED}")
-    if source.suffix != ".pt":
+    if source.suffix not in FILES:
         advice = OTHER_SUFFIXES.get(source.suffix, "")
         raise ModelError(f"{source}: is not a model that can be read{advice}; {EXPECTED}")
-    architecture, state = _read_fair_esm(source)
+    architecture, state = _read_file(source)
     return Checkpoint(architecture=architecture, state=state, path=source)
 
 
@@ -89,6 +88,8 @@ def _read_architecture(folder: Path) -> Architecture:
         # Without the adapter, the rows would be the base model's.
         if adapter.exists():
             raise ModelError(f"{adapter}: belongs to an adapter (LoRA or the like); {MERGE}")
+    for weights in folder.glob(ESMC_2024):
+        raise ModelError(f"{folder}: give the file that it holds, {weights}")
     path = folder / CONFIG
     if not path.exists():
         raise ModelError(f"{path}: does not exist; {EXPECTED}")
@@ -97,9 +98,14 @@ def _read_architecture(folder: Path) -> Architecture:
         message = "has a quantization_config: the weights are quantised"
         raise ModelError(f"{path}: {message}; {UNQUANTISED}")
     for layout in LAYOUTS:
-        if layout.model_type == config.get("model_type"):
+        if layout.config.items() <= config.items():
             return layout.read_config(path, config)
-    raise ModelError(f"{path}: model_type is {config.get('model_type')!r}; {SUPPORTED}")
+    # The settings that would tell families of this model_type apart.
+    kind = {"model_type": config.get("model_type")}
+    similar = [layout.config for layout in LAYOUTS if kind.items() <= layout.config.items()]
+    names = dict.fromkeys(["model_type", *(name for settings in similar for name in settings)])
+    found = " and ".join(f"{name} is {config.get(name)!r}" for name in names)
+    raise ModelError(f"{path}: {found}; {SUPPORTED}")
 
 
 def _find_weights(folder: Path) -> Path:
@@ -114,12 +120,12 @@ def _find_weights(folder: Path) -> Path:
     raise ModelError(f"{folder}: {message}; {EXPECTED}")
 
 
-def _read_fair_esm(path: Path) -> tuple[Esm2Architecture, State]:
+def _read_file(path: Path) -> tuple[Architecture, State]:
     loaded = load_pickled(path)
     settings = None
     with named(path):
         if isinstance(loaded, Mapping) and ("cfg" in loaded or "args" in loaded):
-            # An ESM-2 has its settings in cfg["model"], an older model in args.
+            # An ESM-2 of fair-esm has its settings in cfg["model"], an older model in args.
             cfg = loaded.get("cfg")
             found = cfg.get("model") if isinstance(cfg, Mapping) else loaded.get("args")
             settings = vars(found) if isinstance(found, argparse.Namespace) else found
@@ -128,32 +134,11 @@ def _read_fair_esm(path: Path) -> tuple[Esm2Architecture, State]:
                 raise ModelError(f"{message}; {FOLDER}")
             loaded = loaded.get("model")
         state = check_state(loaded)
-        encoder = find_encoder(state, esm2.LAYOUT)
-        # With Hugging Face's names, ESM-1v has all names of an ESM-2, and position embeddings.
-        learned = "embeddings.position_embeddings.weight" in encoder
-        if not find_rotary(encoder) and (find_naming(encoder) is not HUGGING_FACE or learned):
-            message = "has no rotary frequencies (inv_freq), which an ESM-2 stores with its weights"
-            raise ModelError(f"{message}; if it is an ESM-2, {FOLDER}")
-        if settings is None:
-            return _measured(encoder), state
-        # fair-esm's ESM2 has no setting for ffn_width (esm/model/esm2.py).
-        width: Any = settings.get("encoder_embed_dim")
-        ffn_width = 4 * width if isinstance(width, int) else None
-        layers, heads = settings.get("encoder_layers"), settings.get("encoder_attention_heads")
-        sizes: Any = (layers, width, heads, ffn_width, settings.get("token_dropout", False))
-        return Esm2Architecture(*sizes), state
-
-
-def _measured(encoder: State) -> Esm2Architecture:
-    """Return the official ESM-2 architecture that the weights' shapes fit; ModelError if none."""
-    naming = find_naming(encoder)
-    layers = 0
-    while f"{naming.part(layers, 'fc1')}.weight" in encoder:
-        layers += 1
-    width = encoder[f"{naming.embedding}.weight"].shape[-1]
-    if (layers, width) not in KNOWN_HEADS:
-        size = f"{count_of(layers, 'layer')} of width {width}"
-        raise ModelError(
-            f"has weights without settings, and no official ESM-2 has {size}; {FOLDER}"
-        )
-    return Esm2Architecture(layers, width, KNOWN_HEADS[layers, width], 4 * width)
+        files = ((layout, layout.own_files) for layout in LAYOUTS if layout.own_files)
+        fitting = ((layout, own) for layout, own in files if own.shows(state))
+        layout, own_files = next(fitting, (LAYOUTS[0], None))
+        # Raises ModelError for other families, too.
+        encoder = find_encoder(state, layout)
+        if own_files is None:
+            raise ModelError(f"{NO_FAMILY}; {FOLDER}")
+        return own_files.read_settings(settings, encoder), state

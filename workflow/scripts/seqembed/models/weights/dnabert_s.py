@@ -12,7 +12,7 @@ import torch
 from seqembed.errors import ModelError, named
 from seqembed.models.encoders.dnabert_s import DnabertS
 from seqembed.models.encoders.tokenization import BpeTokenizer
-from seqembed.models.families import DNABERT_S, DnabertArchitecture
+from seqembed.models.families import FAMILIES, DnabertArchitecture
 from seqembed.models.source import TOKENIZER
 from seqembed.models.weights.formats import State
 from seqembed.models.weights.layout import Layout, Weight, read_sizes, weight_and_bias
@@ -96,13 +96,13 @@ def read_config(path: Path, config: Mapping[str, Any]) -> DnabertArchitecture:
 
 
 LAYOUT = Layout(
-    family=DNABERT_S,
+    family=FAMILIES["dnabert_s"],
     encoder=DnabertS,
     prefixes=("", "bert."),
     embeddings=(EMBEDDING,),
     layers=(LAYER,),
     unused=UNUSED,
     weights=dnabert_weights,
-    model_type="bert",
+    config={"model_type": "bert"},
     read_config=read_config,
 )

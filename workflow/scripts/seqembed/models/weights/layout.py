@@ -12,26 +12,28 @@ from torch import Tensor
 
 from seqembed.errors import ModelError, count_of, show
 from seqembed.models.encoders.encoder import Encoder
-from seqembed.models.families import Architecture, Family
+from seqembed.models.families import Architecture, Family, list_models
 from seqembed.models.weights.formats import State
 
-SUPPORTED = "only ESM-2, DNABERT-S and DNABERT-2 are supported"
+SUPPORTED = f"only {list_models('and')} are supported"
+FOLDER = (
+    "give the model as a Hugging Face folder with its config.json, as save_pretrained() writes it"
+)
 MERGE = "merge it into its model (PEFT's `merge_and_unload()`), then save and give the merged model"
 UNQUANTISED = "save the model in fp32, fp16 or bf16"
 # Models that are not supported, and what only the names of their weights match, after esm/ of
 # fair-esm 2.0.0 (model/esm1.py, model/msa_transformer.py, esmfold/v1/esmfold.py, inverse_folding/),
-# transformers (modeling_esm.py, modeling_esmfold.py, modeling_t5.py) and the package of ESM C's
-# authors (esm/models/esmc.py).
+# transformers (modeling_esmfold.py, modeling_t5.py), the package of ESM3's authors
+# (esm/models/esm3.py) and NVIDIA's models, which have names and scales of their own.
 OTHER_MODELS = {
     "ESMFold": r"(^|\.)trunk\.blocks\.|(^|\.)esm_s_(mlp|combine)",
     "an MSA transformer (ESM-MSA-1)": r"msa_position_embedding|(row|column)_self_attention",
     "ESM-IF": r"gvp_|(^|\.)embed_graph\.",
-    "ESM C or ESM3": r"\.layernorm_qkv\.",
+    "ESM3": r"\.geom_attn\.|(^|\.)encoder\.sequence_embed\.",
     "ESM-1": r"(^|\.)embed_out(_bias)?$|self_attn\.bias_[kv]$",
-    "ESM-1b or ESM-1v": r"embed_positions\.weight|emb_layer_norm_before|embeddings\.layer_norm\.",
     "a model of TensorFlow or Flax": r"/",
     "a T5 (ProtT5, ProstT5, Ankh)": r"\.SelfAttention\.[qkvo]\.",
-    "a model of NVIDIA's Transformer Engine": r"\._extra_state$|layernorm_mlp",
+    "a model of NVIDIA's Transformer Engine": r"layernorm_mlp|self_attention\.layernorm_qkv",
 }
 # Names that tools add to a model's weights: peft (src/peft/tuners), loralib, adapters
 # (src/adapters/methods), bitsandbytes, GPTQ, AWQ, torch.nn.utils. Without what these tools changed,
@@ -85,6 +87,19 @@ class Weight:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OwnFiles:
+    """How a file that a family's authors publish is read, without config.json.
+
+    shows: whether the names of all tensors in a file show that it is of this family. read_settings:
+    takes the settings in the file, None if it has none, and the encoder's tensors, and returns the
+    architecture; raises ModelError.
+    """
+
+    shows: Callable[[Collection[str]], bool]
+    read_settings: Callable[[Mapping[str, Any] | None, State], Architecture]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Layout:
     """How a family's checkpoints name their tensors, and which weights are made of these.
 
@@ -93,9 +108,12 @@ class Layout:
     that the word embedding may have. layers: what the names in a layer may begin with, before
     the number. unused: matches the whole name of a tensor that changes no row. weights: takes an
     architecture, a layer and the encoder's tensors, and returns, by name, a Weight for each weight
-    up to that layer and for each buffer in the checkpoint. model_type: what config.json has
-    under this key. read_config: takes the path and the content of config.json, and returns the
-    architecture; raises ModelError for a model or a tokenizer that would give other rows.
+    up to that layer and for each buffer in the checkpoint.
+
+    config: the settings of config.json, and their values, that show the family; model_type is one.
+    read_config: takes the path and the content of config.json, and returns the architecture; raises
+    ModelError for a model or a tokenizer that would give other rows. own_files: how a file without
+    config.json is read; None if models of this family are read from folders only.
     """
 
     family: Family
@@ -105,8 +123,9 @@ class Layout:
     layers: tuple[str, ...]
     unused: re.Pattern[str]
     weights: Callable[[Any, int, State], dict[str, Weight]]
-    model_type: str
+    config: Mapping[str, str]
     read_config: Callable[[Path, Mapping[str, Any]], Architecture]
+    own_files: OwnFiles | None = None
 
 
 def weight_and_bias(own: str, name: str, *shape: int) -> dict[str, Weight]:

@@ -1,0 +1,96 @@
+"""What encoders share whose norms come before attention and before the feed-forward part."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from typing import cast
+
+from torch import Tensor, nn
+
+from seqembed.kernels.choice import Steps
+from seqembed.models.encoders.attention import Attend, Packing
+from seqembed.models.encoders.encoder import Encoder, in_blocks, in_chunks
+from seqembed.models.families import Architecture
+
+
+class PreNormLayer(nn.Module):
+    """A transformer layer; a family's layer adds the feed-forward part.
+
+    eps: what norms add to the variance. bias: whether the products of attention add a bias.
+    """
+
+    def __init__(self, architecture: Architecture, eps: float, *, bias: bool = True) -> None:
+        super().__init__()
+        width = architecture.width
+        self.heads, self.head_dim = architecture.heads, architecture.head_dim
+        self.attention_norm = nn.LayerNorm(width, eps=eps)
+        self.qkv = nn.Linear(width, 3 * width, bias=bias)
+        self.out = nn.Linear(width, width, bias=bias)
+        self.ffn_norm = nn.LayerNorm(width, eps=eps)
+
+    @abstractmethod
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """Return the feed-forward part's rows; x: some tokens' normed rows; both (n, width)."""
+
+    def normed_qkv(self, qkv: Tensor) -> Tensor:
+        """Return q, k and v as attention takes them, (T, 3 width); the argument may change."""
+        return qkv
+
+    def forward(
+        self, x: Tensor, normed: Tensor, norm: nn.Module, attend: Attend, steps: Steps
+    ) -> tuple[Tensor, Tensor]:
+        """Return the rows after this layer, and norm(rows); all rows: (T, width) in one dtype.
+
+        x: the rows before this layer. normed: attention_norm(x). norm: what takes the rows next.
+        attend: attention over the batch.
+        """
+        qkv = self.normed_qkv(in_blocks(self.qkv, normed))
+        heads = qkv.view(x.shape[0], 3, self.heads, self.head_dim)
+        attended = in_blocks(self.out, attend(heads).reshape(x.shape))
+        x, normed = steps.add_norm(x, attended, self.ffn_norm)
+        return steps.add_norm(x, in_chunks(self.feed_forward, normed), norm)
+
+
+class PreNormEncoder(Encoder):
+    """An encoder of PreNormLayers; `last_norm` follows the model's last layer only.
+
+    tokens: the number of tokens in the vocabulary. make_layer: returns a new layer. A family
+    overrides `embed` or `attention` where it differs.
+    """
+
+    alibi = False
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        layer: int,
+        *,
+        tokens: int,
+        make_layer: Callable[[], PreNormLayer],
+        last_norm: nn.LayerNorm,
+    ) -> None:
+        super().__init__(architecture, layer)
+        self.embedding = nn.Embedding(tokens, architecture.width)
+        self.layers = nn.ModuleList(make_layer() for _ in range(layer))
+        self.final_norm = last_norm if layer == architecture.layers else nn.Identity()
+
+    def embed(self, tokens: Tensor, packing: Packing) -> Tensor:
+        """Return the rows of layer 0, (T, width)."""
+        rows: Tensor = self.embedding(tokens)
+        return rows
+
+    def attention(self, packing: Packing) -> Attend:
+        """Return attention over a batch, with whatever it does to queries and keys before."""
+        return self.attend_over(packing)
+
+    def forward(self, tokens: Tensor, packing: Packing) -> Tensor:
+        """Return the rows of layer `self.layer`; shapes and dtypes are as in Encoder."""
+        x = self.embed(tokens, packing)
+        attend, steps = self.attention(packing), self.steps
+        layers = cast(Iterable[PreNormLayer], self.layers)
+        first, *norms = [*(layer.attention_norm for layer in layers), self.final_norm]
+        rows: Tensor = first(x)
+        for layer, norm in zip(layers, norms, strict=True):
+            x, rows = layer(x, rows, norm, attend, steps)
+        return rows

@@ -1,0 +1,57 @@
+"""The vocabularies that are built in: one token for each residue. Needs no PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Specials:
+    """How many special tokens stand before and after a sequence's own tokens."""
+
+    before: int = 1
+    after: int = 1
+
+    @property
+    def total(self) -> int:
+        """How many tokens a sequence, or a window of one, has beside its own."""
+        return self.before + self.after
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+    """The tokens of a model that makes one token of each residue.
+
+    name: what recipes call it. tokens: in the order of their ids, from 0. letters: the residues
+    that have a token, ASCII in upper case. unknown: the token of all other letters. before, after:
+    the special tokens around a sequence.
+    """
+
+    name: str
+    tokens: tuple[str, ...]
+    letters: bytes
+    unknown: str = "<unk>"
+    before: tuple[str, ...] = ("<cls>",)
+    after: tuple[str, ...] = ("<eos>",)
+
+    @property
+    def specials(self) -> Specials:
+        """How many tokens `before` and `after` are."""
+        return Specials(len(self.before), len(self.after))
+
+
+_LETTERS = "LAGVSERTIDPKQNFYMHWCXBUZO.-"
+_FIRST = ("<cls>", "<pad>", "<eos>", "<unk>", *_LETTERS)
+# ESM-1b's, ESM-1v's and ESM-2's: Alphabet.from_architecture("ESM-1b") of fair-esm (esm/data.py).
+ESM = Vocabulary(
+    name="esm2",
+    tokens=(*_FIRST, "<null_1>", "<mask>"),
+    letters=_LETTERS.encode(),
+)
+# SEQUENCE_VOCAB of transformers (models/esmc/tokenization_esmc.py). "|" joins chains, so it is not
+# a residue. The model's 31 other ids are not in use.
+ESMC = Vocabulary(
+    name="esmc",
+    tokens=(*_FIRST, "|", "<mask>"),
+    letters=_LETTERS.encode(),
+)
