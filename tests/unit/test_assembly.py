@@ -142,10 +142,10 @@ def test_token_rows_that_are_not_asked_for_are_left_out(shard_project):
 def test_the_file_says_what_it_is(tmp_path):
     project = make_project(tmp_path, tmp_path / "no model", world_size=2)
     folder, *given = fill(project, rank=1, per_residue=True)
-    write_manifest(folder, replace(read_manifest(folder), device_name="NVIDIA A"))
+    write_manifest(folder, replace(read_manifest(folder), device_name="NVIDIA A", licence="X"))
     with open_embeddings(assemble_shard(folder, 1, *given)) as file:
         found = file.attributes
-    assert found.pop("device_name") == "NVIDIA A"
+    assert (found.pop("device_name"), found.pop("licence")) == ("NVIDIA A", "X")
     assert str(found.pop("package_versions")).startswith("{")
     assert "T" in str(found.pop("created"))
     assert found == MANIFEST.recipe | {

@@ -27,6 +27,7 @@ from seqembed.inference.failure_tracker import FailureTracker
 from seqembed.inference.loader import BatchLoader
 from seqembed.inference.runner import BatchRows
 from seqembed.models.encoders.tokenization import ResidueTokenizer
+from seqembed.models.families import FAMILIES
 from seqembed.models.load import load_prepared
 from seqembed.models.prepared import read_prepared
 from seqembed.models.vocabularies import ESM
@@ -191,6 +192,17 @@ def test_the_manifest_names_all_gpus_that_computed_the_shard(project, monkeypatc
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
         manifest = run.manifest(manifest)
     assert manifest.device_name == "NVIDIA A, NVIDIA B"
+
+
+@pytest.mark.parametrize(
+    ("licence", "named"), [("MIT", ""), ("CC-BY-NC-SA-4.0", "CC-BY-NC-SA-4.0")]
+)
+def test_the_manifest_names_a_licence_that_forbids_commercial_use(
+    licence, named, project, monkeypatch
+):
+    family = replace(FAMILIES["esm2"], licence=licence)
+    monkeypatch.setitem(FAMILIES, "esm2", family)
+    assert open_project(project).manifest(None).licence == named
 
 
 @pytest.mark.parametrize(("budget", "warned"), [(2048, True), (8192, False), (8200, True)])

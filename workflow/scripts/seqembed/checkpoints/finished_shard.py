@@ -75,7 +75,7 @@ def assemble_shard(
             "model": manifest.model,
             "weights_sha256": manifest.weights_sha256,
             **manifest.recipe,
-            **({"device_name": manifest.device_name} if manifest.device_name else {}),
+            **manifest.remarks,
             "recipe_fingerprint": manifest.recipe_fingerprint,
             "rank": manifest.rank,
             "world_size": manifest.world_size,

@@ -31,6 +31,7 @@ class CheckpointManifest:
 
     Fingerprints and weights_sha256: hex. model: the model's name. width: D, the number of values of
     a row. recipe: its fields by name. device_name: the GPUs that computed the shard; "" for a CPU.
+    licence: of the weights, if it forbids commercial use; otherwise "".
     Raises CheckpointError for a token budget under 1 or no int.
     """
 
@@ -44,17 +45,22 @@ class CheckpointManifest:
     width: int
     recipe: Mapping[str, str | int]
     device_name: str = ""
+    licence: str = ""
 
     def __post_init__(self) -> None:
         if type(self.token_budget) is not int or self.token_budget < 1:
             found = f"token_budget is {self.token_budget!r}"
             raise CheckpointError(f"{found}, not a whole number of at least 1")
 
+    @property
+    def remarks(self) -> dict[str, str]:
+        """The fields for the shard's attributes that not every shard has."""
+        found = {"device_name": self.device_name, "licence": self.licence}
+        return {name: value for name, value in found.items() if value}
+
 
 def write_manifest(folder: Path, manifest: CheckpointManifest) -> None:
-    content = asdict(manifest)
-    if not manifest.device_name:
-        del content["device_name"]
+    content = {name: value for name, value in asdict(manifest).items() if value != ""}
     write_json(folder / MANIFEST, "checkpoint", FORMAT_VERSION, content)
 
 

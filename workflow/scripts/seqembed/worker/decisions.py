@@ -270,6 +270,7 @@ class Run:
             width=self.model.architecture.width,
             recipe=self.recipe.fields(),
             device_name=self._device_name(earlier),
+            licence=self.model.facts.licence if self.model.facts.non_commercial else "",
         )
 
     def _device_name(self, earlier: CheckpointManifest | None) -> str:
