@@ -15,10 +15,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from seqembed.errors import ModelError, count_of, named
 from seqembed.models.encoders.esmc import Esmc
@@ -57,123 +59,95 @@ UNUSED = re.compile(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Naming:
-    """How a layout names tensors: what comes before a layer's number, and its parts after it.
+    """How a layout names tensors; column: the place of its names in PARTS.
 
-    qkv: one name, or three; gated: one name, or two. A norm is given as its weight and its bias.
+    layer: what the names in a layer begin with, before the layer's number.
     """
 
     embedding: str
     layer: str
     final_norm: str
-    attention_norm: tuple[str, str]
-    qkv: tuple[str, ...]
-    q_norm: str
-    k_norm: str
-    out: str
-    ffn_norm: tuple[str, str]
-    gated: tuple[str, ...]
-    wo: str
+    column: int
+
+    def parts(self, number: int, own: str) -> list[str]:
+        """Return the tensors that are stacked for a weight of layer `number`; own: of PARTS."""
+        return [f"{self.layer}.{number}.{name}" for name in PARTS[own][self.column].split()]
 
 
-_AUTHORS = {
-    "embedding": "embed.weight",
-    "layer": "transformer.blocks",
-    "final_norm": "transformer.norm.weight",
-    "q_norm": "attn.q_ln.weight",
-    "k_norm": "attn.k_ln.weight",
-    "out": "attn.out_proj.weight",
-}
-FUSED = Naming(
-    **_AUTHORS,
-    attention_norm=(
+FUSED = Naming("embed.weight", "transformer.blocks", "transformer.norm.weight", 0)
+SEQUENTIAL = Naming("embed.weight", "transformer.blocks", "transformer.norm.weight", 1)
+TRANSFORMERS = Naming("embed_tokens.weight", "layers", "norm.weight", 2)
+# Our name of a weight in a layer -> its names in the three layouts.
+PARTS = {
+    "attention_norm.weight": (
         "attn.layernorm_qkv.layer_norm_weight",
-        "attn.layernorm_qkv.layer_norm_bias",
+        "attn.layernorm_qkv.0.weight",
+        "input_layernorm.weight",
     ),
-    qkv=("attn.layernorm_qkv.weight",),
-    ffn_norm=("ffn.layer_norm_weight", "ffn.layer_norm_bias"),
-    gated=("ffn.fc1_weight",),
-    wo="ffn.fc2_weight",
-)
-SEQUENTIAL = Naming(
-    **_AUTHORS,
-    attention_norm=("attn.layernorm_qkv.0.weight", "attn.layernorm_qkv.0.bias"),
-    qkv=("attn.layernorm_qkv.1.weight",),
-    ffn_norm=("ffn.0.weight", "ffn.0.bias"),
-    gated=("ffn.1.weight",),
-    wo="ffn.3.weight",
-)
-TRANSFORMERS = Naming(
-    embedding="embed_tokens.weight",
-    layer="layers",
-    final_norm="norm.weight",
-    attention_norm=("input_layernorm.weight", "input_layernorm.bias"),
-    qkv=tuple(f"self_attn.{part}_proj.weight" for part in "qkv"),
-    q_norm="self_attn.q_norm.weight",
-    k_norm="self_attn.k_norm.weight",
-    out="self_attn.o_proj.weight",
-    ffn_norm=("post_attention_layernorm.weight", "post_attention_layernorm.bias"),
-    gated=("mlp.gate_proj.weight", "mlp.up_proj.weight"),
-    wo="mlp.down_proj.weight",
-)
+    "attention_norm.bias": (
+        "attn.layernorm_qkv.layer_norm_bias",
+        "attn.layernorm_qkv.0.bias",
+        "input_layernorm.bias",
+    ),
+    "qkv.weight": (
+        "attn.layernorm_qkv.weight",
+        "attn.layernorm_qkv.1.weight",
+        "self_attn.q_proj.weight self_attn.k_proj.weight self_attn.v_proj.weight",
+    ),
+    "q_norm.weight": ("attn.q_ln.weight", "attn.q_ln.weight", "self_attn.q_norm.weight"),
+    "k_norm.weight": ("attn.k_ln.weight", "attn.k_ln.weight", "self_attn.k_norm.weight"),
+    "out.weight": ("attn.out_proj.weight", "attn.out_proj.weight", "self_attn.o_proj.weight"),
+    "ffn_norm.weight": (
+        "ffn.layer_norm_weight",
+        "ffn.0.weight",
+        "post_attention_layernorm.weight",
+    ),
+    "ffn_norm.bias": ("ffn.layer_norm_bias", "ffn.0.bias", "post_attention_layernorm.bias"),
+    "gated.weight": ("ffn.fc1_weight", "ffn.1.weight", "mlp.gate_proj.weight mlp.up_proj.weight"),
+    "wo.weight": ("ffn.fc2_weight", "ffn.3.weight", "mlp.down_proj.weight"),
+}
 
 
 def find_naming(state: State) -> Naming:
     """Return the Naming of an encoder's tensors, by their names."""
     if TRANSFORMERS.embedding in state:
         return TRANSFORMERS
-    fused = any(name.endswith(FUSED.gated) for name in state)
+    fused = any(name.endswith(PARTS["gated.weight"][FUSED.column]) for name in state)
     return FUSED if fused else SEQUENTIAL
 
 
 def esmc_weights(architecture: EsmcArchitecture, layer: int, state: State) -> dict[str, Weight]:
     """Return a Weight for each weight of Esmc(architecture, layer), by the weight's name."""
-    naming, width = find_naming(state), architecture.width
-    tokens = len(ESMC.tokens)
+    naming, width, tokens = find_naming(state), architecture.width, len(ESMC.tokens)
     embedding = Weight({naming.embedding: (ROWS, width)}, lambda words: words[:tokens])
     weights = {"embedding.weight": embedding}
+    shapes = {
+        "qkv.weight": (3 * width, width),
+        "out.weight": (width, width),
+        "gated.weight": (2 * architecture.ffn_width, width),
+        "wo.weight": (width, architecture.ffn_width),
+    }
+    branch = (architecture.layers / UNSCALED_LAYERS) ** -0.5
+    # Attention takes the query scaled by 1 / sqrt(head_dim).
+    factors = {"q_norm.weight": architecture.head_dim**-0.5}
+    factors |= {"out.weight": branch, "wo.weight": branch}
     for number in range(layer):
-        weights |= _layer_weights(architecture, naming, number)
+        for own in PARTS:
+            parts, (rows, *columns) = naming.parts(number, own), shapes.get(own, (width,))
+            shape, factor = (rows // len(parts), *columns), factors.get(own, 1.0)
+            weights[f"layers.{number}.{own}"] = Weight(
+                dict.fromkeys(parts, shape), partial(_stack, factor)
+            )
     if layer == architecture.layers:
         weights["final_norm.weight"] = Weight({naming.final_norm: (width,)})
     return weights
 
 
-def _layer_weights(
-    architecture: EsmcArchitecture, naming: Naming, number: int
-) -> dict[str, Weight]:
-    """Return a Weight for each weight of layer `number`, from 0."""
-    width, ffn_width = architecture.width, architecture.ffn_width
-    own, theirs = f"layers.{number}", f"{naming.layer}.{number}"
-    # Attention takes the query scaled by 1 / sqrt(head_dim).
-    query = architecture.head_dim**-0.5
-    branch = (architecture.layers / UNSCALED_LAYERS) ** -0.5
-
-    def stacked(names: tuple[str, ...], rows: int) -> Weight:
-        part = (rows // len(names), width)
-        return Weight({f"{theirs}.{name}": part for name in names}, lambda *t: torch.cat(t))
-
-    weights = {
-        f"{own}.qkv.weight": stacked(naming.qkv, 3 * width),
-        f"{own}.gated.weight": stacked(naming.gated, 2 * ffn_width),
-    }
-    for norm, names in (
-        ("attention_norm", naming.attention_norm),
-        ("ffn_norm", naming.ffn_norm),
-    ):
-        for kind, name in zip(("weight", "bias"), names, strict=True):
-            weights[f"{own}.{norm}.{kind}"] = Weight({f"{theirs}.{name}": (width,)})
-    for part, name, shape, factor in (
-        ("q_norm", naming.q_norm, (width,), query),
-        ("k_norm", naming.k_norm, (width,), 1.0),
-        ("out", naming.out, (width, width), branch),
-        ("wo", naming.wo, (width, ffn_width), branch),
-    ):
-        weights[f"{own}.{part}.weight"] = Weight(
-            {f"{theirs}.{name}": shape}, lambda tensor, factor=factor: tensor * factor
-        )
-    return weights
+def _stack(factor: float, *tensors: Tensor) -> Tensor:
+    stacked = torch.cat(tensors) if len(tensors) > 1 else tensors[0]
+    return stacked if factor == 1.0 else stacked * factor
 
 
 def ffn_width(width: int) -> int:
@@ -222,7 +196,7 @@ def read_settings(_: Mapping[str, Any] | None, encoder: State) -> EsmcArchitectu
     naming = find_naming(encoder)
     width = encoder[naming.embedding].shape[-1]
     layers = 0
-    while f"{naming.layer}.{layers}.{naming.out}" in encoder:
+    while naming.parts(layers, "out.weight")[0] in encoder:
         layers += 1
     if KNOWN_LAYERS.get(width) != layers:
         size = f"{count_of(layers, 'layer')} of width {width}"
