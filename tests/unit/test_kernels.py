@@ -43,19 +43,21 @@ SIZES = {"PAIRS": 1280, "HALF": 32, "BLOCK": 2048, "WIDTH": 1280, "EPS": 1e-5}
 SIZES |= {"ROWS": 32, "COLUMNS": 64}
 TYPES = {"cos": "*fp32", "sin": "*fp32", "pooled": "*fp32", "bounds": "*i32", "stride": "i32"}
 
-def compile(kernel, dtype, largest, **options):
+def compile(kernel, dtype, constants, **options):
     names = kernel.arg_names
-    sizes = {n: v for n, v in (SIZES | {"LARGEST": largest}).items() if n in names}
+    sizes = {n: v for n, v in (SIZES | constants).items() if n in names}
     types = {n: "constexpr" if n in sizes else TYPES.get(n, f"*{dtype}") for n in names}
     target = GPUTarget("cuda", int(sys.argv[1]), 32)
     source = ASTSource(fn=kernel, signature=types, constexprs=sizes)
     return triton.compile(source, target=target, options=options).asm
 
 for dtype in ("fp16", "bf16", "fp32"):
-    rotated = compile(fused._rotate, dtype, False, enable_fp_fusion=False)
+    rotated = compile(fused._rotate, dtype, {}, enable_fp_fusion=False)
     assert "fma" not in rotated["ptx"] and len(rotated["cubin"])
-    assert len(compile(fused._add_norm, dtype, False)["cubin"])
-    assert all(len(compile(fused._pool, dtype, largest)["cubin"]) for largest in (True, False))
+    # A norm may have no bias.
+    assert all(len(compile(fused._add_norm, dtype, c)["cubin"]) for c in ({}, {"bias": None}))
+    for largest in (True, False):
+        assert len(compile(fused._pool, dtype, {"LARGEST": largest})["cubin"])
 """
 
 
@@ -68,10 +70,11 @@ def packing_of(lengths: list[int]) -> Packing:
     return Packing(packing.bounds, packing.cu_seqlens.to(DEVICE))
 
 
-def norm_of(width: int, dtype: torch.dtype) -> nn.LayerNorm:
-    norm = nn.LayerNorm(width, eps=1e-5).to(DEVICE, dtype).requires_grad_(False)
+def norm_of(width: int, dtype: torch.dtype, bias: bool = True) -> nn.LayerNorm:
+    norm = nn.LayerNorm(width, eps=1e-5, bias=bias).to(DEVICE, dtype).requires_grad_(False)
     nn.init.normal_(norm.weight, 1, 0.2)
-    nn.init.normal_(norm.bias, 0, 0.2)
+    if bias:
+        nn.init.normal_(norm.bias, 0, 0.2)
     return norm
 
 
@@ -95,13 +98,14 @@ def test_rotation_refuses_values_that_lie_apart():
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("width", [320, 480, 1280, 5120])
 @pytest.mark.parametrize("steps", STEPS, ids=["plain", "fused"])
-def test_the_sum_is_exact_and_its_norm_is_that_of_float64(steps, width, dtype):
+def test_the_sum_is_exact_and_its_norm_is_that_of_float64(steps, width, bias, dtype):
     # Far from zero, it shows whether the sum is rounded before its norm.
     offset = 1 if dtype == torch.float32 else 400
     x, branch = (random(2, 11, width, dtype=dtype) * 5 + offset).unbind(0)
-    norm, expected = norm_of(width, dtype), x + branch
+    norm, expected = norm_of(width, dtype, bias), x + branch
     total, normed = steps.add_norm(x, branch, norm)
     assert torch.equal(total, expected) and total.data_ptr() == branch.data_ptr()
     exact = norm.double()(expected.double())
@@ -179,7 +183,7 @@ def test_the_kernels_compile_for_gpus_that_are_not_here(tmp_path):
     failures = [process.communicate()[0] for process in running if process.wait()]
     assert failures == []
     kept = sorted(path.stat().st_mtime_ns for path in tmp_path.rglob("*.cubin"))
-    assert len(kept) == 4 * 3 * len(set(capabilities))
+    assert len(kept) == 5 * 3 * len(set(capabilities))
     again = start_compiling(tmp_path, "90")
     assert (again.communicate()[0], again.returncode) == ("", 0)
     assert sorted(path.stat().st_mtime_ns for path in tmp_path.rglob("*.cubin")) == kept

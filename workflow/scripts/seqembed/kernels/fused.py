@@ -80,7 +80,9 @@ def _add_norm(
     centred = tl.where(mask, value - tl.sum(value) / WIDTH, 0.0)
     scale = tl.rsqrt(tl.sum(centred * centred) / WIDTH + EPS)
     w = tl.load(weight + column, mask, other=0.0).to(tl.float32)
-    b = tl.load(bias + column, mask, other=0.0).to(tl.float32)
+    b = 0.0
+    if bias is not None:
+        b = tl.load(bias + column, mask, other=0.0).to(tl.float32)
     tl.store(normed + place, centred * scale * w + b, mask)
 
 
