@@ -154,14 +154,13 @@ def esm1v(before: bool = False) -> torch.nn.Module:
     return protein_bert("roberta_large", emb_layer_norm_before=before)
 
 
-def esm1v_file(before: bool = False, change: Change = lambda state: None, **settings: int) -> str:
+def esm1v_file(before: bool = False, change: Change = lambda state: None, **settings: Any) -> str:
     """A file as ESM-1b and ESM-1v have it; before: with ESM-1b's norm after the embedding."""
     state = dict(esm1v(before).state_dict())
     change(state)
     words = {f"encoder_{name}": size for name, size in (SIZES | {"ffn_embed_dim": 32}).items()}
-    args = argparse.Namespace(
-        arch="roberta_large", **words, **{"max_positions": 1024, "token_dropout": True} | settings
-    )
+    common = {"arch": "roberta_large", "max_positions": 1024, "token_dropout": True}
+    args = argparse.Namespace(**words, **common | settings)
     named = {f"encoder.sentence_encoder.{name}": tensor for name, tensor in state.items()}
     return saved({"args": args, "model": named})
 
@@ -397,6 +396,7 @@ def with_adapter(name: str, make: Callable[[str], str]) -> Case:
 OTHER_MODELS: dict[str, Case] = {
     "ESM-1v of seven positions": in_file(esm1v_file, max_positions=7),
     "ESM-1v that says it is an ESM-2": in_file(esm1v_as_esm2),
+    "ESM-1 with a table of positions": in_file(esm1v_file, arch="protein_bert_base"),
     "ESM-1b without its first norm's bias": in_file(
         esm1v_file, True, lambda state: state.pop("emb_layer_norm_before.bias")
     ),
@@ -425,6 +425,21 @@ OTHER_MODELS: dict[str, Case] = {
     ),
     "ESM C of grouped queries": config(esmc, num_key_value_heads=1),
     "ESM C of other angles": config(esmc, rope_parameters={"rope_theta": 500.0}),
+    "ESM C of stretched angles": config(esmc, rope_parameters={"type": "linear", "factor": 4.0}),
+    "ESM C of stretched angles, as they were once called": config(
+        esmc, rope_scaling={"type": "linear", "factor": 4.0}
+    ),
+    "ESM C that looks back only": config(esmc, is_causal=True),
+    "ESM C's settings in two words": config(esmc, d_model=64, n_heads=1, n_layers=1),
+    "ESM C's published settings, of two heads": config(
+        esmc,
+        d_model=64,
+        n_heads=2,
+        n_layers=1,
+        num_hidden_layers=None,
+        hidden_size=None,
+        num_attention_heads=None,
+    ),
     "ESM C with GELU": config(esmc, hidden_act="gelu"),
     "ESM C of other tokens": (esmc_of_other_tokens, "esm/tokenizer.json"),
     "ESM C of forty tokens": config(esmc, vocab_size=40),

@@ -74,7 +74,6 @@ class Esm1bArchitecture(Architecture):
 class EsmcArchitecture(Architecture):
     """The sizes of an ESM C."""
 
-    layer_norm_eps: float = 1e-5
     rotary: ClassVar[bool] = True
 
 

@@ -113,7 +113,9 @@ _MODELS = (
         "45b0fa5d7fb06faefbd5e3b89bdcef35d564e79a",
         "c5566fab6a17fd674141331fe75de917b7904d99fb7a410d2b1593c21e576913",
         {
-            SAFETENSORS + INDEX: None,
+            SAFETENSORS + INDEX: (
+                "6846456e20e6ee2c37461f7bfc21d316d69bdaf165b925691afcb39e583244da"
+            ),
             "model-00001-of-00006.safetensors": (
                 "bd90149ff223e6ac1a0cac6147a5ae0df20d3a21df4f65356a1f19cd14f4aa8a"
             ),

@@ -22,13 +22,15 @@ class Specials:
 class Vocabulary:
     """The tokens of a model that makes one token of each residue.
 
-    name: what recipes call it. tokens: in the order of their ids, from 0. letters: the residues
-    that have a token, ASCII in upper case. unknown: the token of all other letters. before, after:
-    the special tokens around a sequence.
+    name: what recipes call it. tokens: in the order of their ids, from 0. size: the vocab_size in
+    the authors' config.json; more ids than tokens are not in use. letters: the residues that have a
+    token, ASCII in upper case. unknown: the token of all other letters. before, after: the special
+    tokens around a sequence.
     """
 
     name: str
     tokens: tuple[str, ...]
+    size: int
     letters: bytes
     unknown: str = "<unk>"
     before: tuple[str, ...] = ("<cls>",)
@@ -46,12 +48,14 @@ _FIRST = ("<cls>", "<pad>", "<eos>", "<unk>", *_LETTERS)
 ESM = Vocabulary(
     name="esm2",
     tokens=(*_FIRST, "<null_1>", "<mask>"),
+    size=33,
     letters=_LETTERS.encode(),
 )
 # SEQUENCE_VOCAB of transformers (models/esmc/tokenization_esmc.py). "|" joins chains, so it is not
-# a residue. The model's 31 other ids are not in use.
+# a residue.
 ESMC = Vocabulary(
     name="esmc",
     tokens=(*_FIRST, "|", "<mask>"),
+    size=64,
     letters=_LETTERS.encode(),
 )

@@ -32,15 +32,14 @@ def resolve_precision(
 ) -> Precision:
     """Return the precision to compute in.
 
-    half: Family.half. `auto` is that precision on a GPU that can compute in it, and fp32 otherwise;
-    whether it is fp16 is left to should_use_fp16(). Raises DeviceError if the device cannot compute
-    in the asked precision, and ConfigError if fp16 is asked for and SEQEMBED_DISABLE_FP16 forbids
-    it.
+    half: Family.half. `auto` is that precision if should_use_fp16(): what computes in fp16 can
+    compute in bf16, too. Otherwise it is fp32. Raises DeviceError if the device cannot compute in
+    the asked precision, and ConfigError if fp16 is asked for and SEQEMBED_DISABLE_FP16 forbids it.
     """
-    if asked == "auto" and half == "bf16":
-        return "bf16" if device.type == "cuda" and _obstacle("bf16", device) is None else "fp32"
     if asked == "auto":
-        return "fp16" if should_use_fp16(device, environment) else "fp32"
+        # A CPU may have instructions for bf16, but computes in fp32 unless it is asked for.
+        fit = device.type == "cuda" and should_use_fp16(device, environment)
+        return half if fit else "fp32"
     if asked == "fp16" and environment.disable_fp16:
         raise ConfigError(
             "the environment variable SEQEMBED_DISABLE_FP16 forbids `precision: fp16`; unset the "

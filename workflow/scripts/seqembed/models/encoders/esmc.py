@@ -19,15 +19,18 @@ from seqembed.models.encoders.rotary import default_inv_freq, rotate_before
 from seqembed.models.families import EsmcArchitecture
 from seqembed.models.vocabularies import ESMC
 
+# What norms add to the variance: PyTorch's default, in the authors' code and in transformers.
+EPS = 1e-5
+
 
 class EsmcLayer(PreNormLayer):
     """A layer with norms of queries and keys, over all heads together, and a gated SiLU."""
 
     def __init__(self, architecture: EsmcArchitecture) -> None:
-        width, eps = architecture.width, architecture.layer_norm_eps
-        super().__init__(architecture, eps, bias=False)
-        self.q_norm = nn.LayerNorm(width, eps=eps, bias=False)
-        self.k_norm = nn.LayerNorm(width, eps=eps, bias=False)
+        width = architecture.width
+        super().__init__(architecture, EPS, bias=False)
+        self.q_norm = nn.LayerNorm(width, eps=EPS, bias=False)
+        self.k_norm = nn.LayerNorm(width, eps=EPS, bias=False)
         self.gated = nn.Linear(width, 2 * architecture.ffn_width, bias=False)
         self.wo = nn.Linear(architecture.ffn_width, width, bias=False)
 
@@ -50,13 +53,12 @@ class Esmc(PreNormEncoder):
     inv_freq: Tensor
 
     def __init__(self, architecture: EsmcArchitecture, layer: int) -> None:
-        eps = architecture.layer_norm_eps
         super().__init__(
             architecture,
             layer,
             tokens=len(ESMC.tokens),
             make_layer=partial(EsmcLayer, architecture),
-            last_norm=nn.LayerNorm(architecture.width, eps=eps, bias=False),
+            last_norm=nn.LayerNorm(architecture.width, eps=EPS, bias=False),
         )
         self.register_buffer("inv_freq", default_inv_freq(architecture.head_dim))
 

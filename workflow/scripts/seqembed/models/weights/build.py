@@ -50,7 +50,8 @@ def refuse_other_copies(folder: Path, checkpoint: Checkpoint) -> None:
     """Raise ModelError if a second weights file in `folder` differs from `checkpoint` in a weight.
 
     Only the user knows which of the two is meant, for example if a fine-tuned model was saved
-    over a downloaded one. Files that cannot be read are skipped.
+    over a downloaded one. Skipped are files that cannot be read, and weights that the second file
+    has by no name of the first.
     """
     own, weights = _plan(checkpoint, checkpoint.architecture.layers)
     used = [name for weight in weights.values() for name in weight.parts]

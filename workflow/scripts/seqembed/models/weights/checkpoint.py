@@ -22,7 +22,7 @@ from seqembed.models.weights.layout import (
 )
 
 # The layouts of all families.
-LAYOUTS = (esm2.LAYOUT, esm1b.LAYOUT, esmc.LAYOUT, dnabert_s.LAYOUT)
+LAYOUTS = (esmc.LAYOUT, esm1b.LAYOUT, esm2.LAYOUT, dnabert_s.LAYOUT)
 EXPECTED = (
     "a model is a Hugging Face folder (config.json with model.safetensors or pytorch_model.bin) "
     "or a file of its authors (fair-esm's .pt, ESM C's .pth)"
@@ -136,7 +136,7 @@ def _read_file(path: Path) -> tuple[Architecture, State]:
         state = check_state(loaded)
         files = ((layout, layout.own_files) for layout in LAYOUTS if layout.own_files)
         fitting = ((layout, own) for layout, own in files if own.shows(state))
-        layout, own_files = next(fitting, (LAYOUTS[0], None))
+        layout, own_files = next(fitting, (esm2.LAYOUT, None))
         # Raises ModelError for other families, too.
         encoder = find_encoder(state, layout)
         if own_files is None:

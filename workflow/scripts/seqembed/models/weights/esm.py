@@ -21,6 +21,7 @@ CONFIG = {
     "hidden_act": ("gelu", "gelu"),
     "is_folding_model": (False, False),
     "is_decoder": (False, False),
+    "is_causal": (False, False),
 }
 # fair-esm removes the last two (upgrade_state_dict in esm/pretrained.py).
 PREFIXES = ("", "esm.", "encoder.sentence_encoder.", "encoder.")

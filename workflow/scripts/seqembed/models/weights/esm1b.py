@@ -13,10 +13,19 @@ from seqembed.models.families import FAMILIES, Esm1bArchitecture
 from seqembed.models.vocabularies import ESM
 from seqembed.models.weights import esm
 from seqembed.models.weights.formats import State
-from seqembed.models.weights.layout import Layout, OwnFiles, Weight, read_sizes, weight_and_bias
+from seqembed.models.weights.layout import (
+    Layout,
+    OwnFiles,
+    Weight,
+    other_setting,
+    read_sizes,
+    weight_and_bias,
+)
 from seqembed.models.weights.vocabulary import check_vocabulary
 
 MODEL = "ESM-1b or ESM-1v"
+# What fair-esm's files call the architecture.
+ARCH = "roberta_large"
 # As esm.CONFIG.
 CONFIG = esm.CONFIG | {"max_position_embeddings": (POSITIONS, POSITIONS)}
 # Both official models have 33 layers and 20 attention heads. Both have token dropout.
@@ -43,7 +52,7 @@ def esm1b_weights(architecture: Esm1bArchitecture, layer: int, state: State) -> 
 def read_config(path: Path, config: Mapping[str, Any]) -> Esm1bArchitecture:
     """Return config.json's architecture; ModelError unless model and alphabet are ESM-1b's."""
     sizes = read_sizes(path, config, CONFIG, MODEL)
-    check_vocabulary(path, config, ESM, MODEL, len(ESM.tokens))
+    check_vocabulary(path, config, ESM, MODEL)
     with named(path):
         return Esm1bArchitecture(
             **sizes,
@@ -61,10 +70,11 @@ def read_settings(settings: Mapping[str, Any] | None, encoder: State) -> Esm1bAr
     normed = f"{esm.find_naming(encoder).embedding_norm}.weight" in encoder
     if settings is None:
         return Esm1bArchitecture(**esm.measure(encoder, KNOWN_HEADS, MODEL), embedding_norm=normed)
+    if (arch := settings.get("arch")) != ARCH:
+        raise ModelError(other_setting("arch", arch, ARCH, MODEL))
     # The first rows of the table are no positions.
     if (found := settings.get("max_positions")) != POSITIONS - FIRST_POSITION:
-        message = f"max_positions is {found!r}, but {POSITIONS - FIRST_POSITION} in {MODEL}"
-        raise ModelError(f"{message}; take the authors' weights")
+        raise ModelError(other_setting("max_positions", found, POSITIONS - FIRST_POSITION, MODEL))
     sizes: Any = {own: settings.get(name) for own, name in SETTINGS.items()}
     dropout = bool(settings.get("token_dropout", False))
     return Esm1bArchitecture(**sizes, embedding_norm=normed, token_dropout=dropout)

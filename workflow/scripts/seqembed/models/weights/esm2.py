@@ -62,7 +62,7 @@ def _require_equal(first: Tensor, *others: Tensor) -> Tensor:
 def read_config(path: Path, config: Mapping[str, Any]) -> Esm2Architecture:
     """Return config.json's architecture; ModelError unless model and alphabet are ESM-2's."""
     sizes = read_sizes(path, config, CONFIG, "ESM-2")
-    check_vocabulary(path, config, ESM, "ESM-2", len(ESM.tokens))
+    check_vocabulary(path, config, ESM, "ESM-2")
     with named(path):
         return Esm2Architecture(**sizes, token_dropout=bool(config.get("token_dropout", False)))
 

@@ -28,17 +28,25 @@ from seqembed.models.encoders.rotary import ROTARY_BASE
 from seqembed.models.families import FAMILIES, EsmcArchitecture
 from seqembed.models.vocabularies import ESMC
 from seqembed.models.weights.formats import State
-from seqembed.models.weights.layout import FOLDER, Layout, OwnFiles, Weight, read_sizes
+from seqembed.models.weights.layout import (
+    FOLDER,
+    Layout,
+    OwnFiles,
+    Weight,
+    other_setting,
+    read_sizes,
+)
 from seqembed.models.weights.vocabulary import check_vocabulary
 
-# The rows of the embedding; ids after those of the vocabulary's tokens are not in use.
-ROWS = 64
 # For each setting of config.json: the value that it must have, and its default in transformers'
 # EsmcConfig.
 CONFIG = {
     "hidden_act": ("silu", "silu"),
     "attention_bias": (False, False),
     "mlp_bias": (False, False),
+    "is_causal": (False, False),
+    # Other spellings of rope_parameters, which would scale the angles.
+    "rope_scaling": (None, None),
 }
 # Our names of sizes -> transformers' names, and those of biohub/ESMC-*.
 SIZES = {
@@ -46,7 +54,7 @@ SIZES = {
     "width": ("hidden_size", "d_model"),
     "heads": ("num_attention_heads", "n_heads"),
 }
-HEAD_DIM = 64
+MODEL, HEAD_DIM = "ESM C", 64
 # The layers of each official ESM C, by width: 300M, 600M, 6B (esm/pretrained.py).
 KNOWN_LAYERS = {960: 30, 1152: 36, 2560: 80}
 # Depth at which branches are added as they are (residue_scaling_factor in
@@ -121,7 +129,7 @@ def find_naming(state: State) -> Naming:
 def esmc_weights(architecture: EsmcArchitecture, layer: int, state: State) -> dict[str, Weight]:
     """Return a Weight for each weight of Esmc(architecture, layer), by the weight's name."""
     naming, width, tokens = find_naming(state), architecture.width, len(ESMC.tokens)
-    embedding = Weight({naming.embedding: (ROWS, width)}, lambda words: words[:tokens])
+    embedding = Weight({naming.embedding: (ESMC.size, width)}, lambda words: words[:tokens])
     weights = {"embedding.weight": embedding}
     shapes = {
         "qkv.weight": (3 * width, width),
@@ -160,32 +168,42 @@ def ffn_width(width: int) -> int:
 
 def read_config(path: Path, config: Mapping[str, Any]) -> EsmcArchitecture:
     """Return config.json's architecture; ModelError unless model and alphabet are ESM C's."""
-    published = "d_model" in config
-    renamed = {names[0]: config.get(names[published]) for names in SIZES.values()}
-    if published and isinstance(width := config["d_model"], int):
-        renamed["intermediate_size"] = ffn_width(width)
-    config = {**config, **renamed, "layer_norm_eps": config.get("layer_norm_eps", 1e-5)}
-    sizes = read_sizes(path, config, CONFIG, "ESM C")
-    check_vocabulary(path, config, ESMC, "ESM C", ROWS)
+    sizes = read_sizes(path, _rename(path, config), CONFIG, MODEL)
+    # No setting: transformers and the authors take PyTorch's default.
+    del sizes["layer_norm_eps"]
+    check_vocabulary(path, config, ESMC, MODEL)
     with named(path):
         architecture = EsmcArchitecture(**sizes)
         _check_heads(config, architecture)
         return architecture
 
 
+def _rename(path: Path, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a config.json of biohub/ESMC-* with transformers' names of sizes; others unchanged."""
+    if "d_model" not in config:
+        return config
+    if both := [name for name, _ in SIZES.values() if name in config]:
+        message = f"has {both[0]} beside d_model, and may be of two models"
+        raise ModelError(f"{path}: {message}; take the authors' settings")
+    width = config["d_model"]
+    ffn = ffn_width(width) if isinstance(width, int) else None
+    sizes = {name: config.get(theirs) for name, theirs in SIZES.values()}
+    return {**config, **sizes, "intermediate_size": ffn}
+
+
 def _check_heads(config: Mapping[str, Any], architecture: EsmcArchitecture) -> None:
     """Raise ModelError if heads or rotary positions are not ESM C's; config: config.json's."""
-    rotary = config.get("rope_parameters") or {}
+    rotary = {"rope_theta": ROTARY_BASE, "rope_type": "default"}
+    heads = HEAD_DIM if "d_model" in config else config.get("head_dim")
     wanted = {
-        "head_dim": (config.get("head_dim"), architecture.head_dim),
+        "head_dim": (heads, architecture.head_dim),
         "num_key_value_heads": (config.get("num_key_value_heads"), architecture.heads),
-        "rope_theta": (rotary.get("rope_theta", config.get("rope_theta")), ROTARY_BASE),
-        "rope_type": (rotary.get("rope_type"), "default"),
+        "rope_theta": (config.get("rope_theta"), ROTARY_BASE),
+        "rope_parameters": (rotary | (config.get("rope_parameters") or {}), rotary),
     }
     for name, (found, value) in wanted.items():
         if found not in (None, value):
-            message = f"{name} is {found!r}; only ESM C, where it is {value!r}, is supported"
-            raise ModelError(message)
+            raise ModelError(other_setting(name, found, value, MODEL))
 
 
 def read_settings(_: Mapping[str, Any] | None, encoder: State) -> EsmcArchitecture:

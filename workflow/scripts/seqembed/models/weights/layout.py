@@ -152,8 +152,7 @@ def read_sizes(
         found = config.get(name, default)
         # transformers reads null as "not set", which has the effect of false.
         if found != value and not (value is False and found is None):
-            message = f"is {found!r}; only {model}, where it is {value!r}, is supported"
-            raise ModelError(f"{path}: {name} {message}")
+            raise ModelError(f"{path}: {other_setting(name, found, value, model)}")
     return {
         "layers": config.get("num_hidden_layers"),
         "width": config.get("hidden_size"),
@@ -162,6 +161,12 @@ def read_sizes(
         # The default of EsmConfig and BertConfig in transformers is 1e-12.
         "layer_norm_eps": config.get("layer_norm_eps", 1e-12),
     }
+
+
+def other_setting(name: str, found: object, value: object, model: str) -> str:
+    """Return the message on a setting of config.json that has a value other than the model's."""
+    message = f"{name} is {found!r}; only {model}, where it is {value!r}, is supported"
+    return f"{message}; take the authors' settings"
 
 
 def refuse_unknown(state: State, layout: Layout, used: Collection[str]) -> None:

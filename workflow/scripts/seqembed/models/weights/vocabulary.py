@@ -16,13 +16,13 @@ NAMED_TOKENS = {"pad_token_id": "<pad>", "mask_token_id": "<mask>"}
 
 
 def check_vocabulary(
-    path: Path, config: Mapping[str, Any], vocabulary: Vocabulary, model: str, size: int
+    path: Path, config: Mapping[str, Any], vocabulary: Vocabulary, model: str
 ) -> None:
     """Raise ModelError if config.json, tokenizer.json or vocab.txt is of another vocabulary.
 
     path: config.json, beside which the other files may be. config: its content. model: the family's
-    name for messages. size: the vocab_size of the authors' config.json. A larger one (a padded
-    embedding) is accepted if vocab.txt begins with the vocabulary's tokens.
+    name for messages. A vocab_size larger than the authors' (a padded embedding) is accepted if
+    vocab.txt begins with the vocabulary's tokens.
     """
     known, advice = vocabulary.tokens, f"only models with {model}'s alphabet are supported"
     for name, token in NAMED_TOKENS.items():
@@ -42,7 +42,7 @@ def check_vocabulary(
         place = next(n for n, t in enumerate(known) if tokens[n : n + 1] != [t])
         message = f"is not the {model} alphabet (line {place + 1} is not {known[place]})"
         raise ModelError(f"{listed}: {message}; {advice}")
-    found = config.get("vocab_size")
+    found, size = config.get("vocab_size"), vocabulary.size
     padded = type(found) is int and found > size and tokens
     if found != size and not padded:
         message = f"vocab_size is {found!r}, but {size} in {model} (or more, beside a {VOCABULARY})"
