@@ -9,10 +9,12 @@ import torch
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.dnabert_s import DnabertS
 from seqembed.models.encoders.esm2 import Esm2
-from seqembed.models.families import DnabertArchitecture, Esm2Architecture
+from seqembed.models.encoders.esmc import Esmc
+from seqembed.models.families import DnabertArchitecture, Esm2Architecture, EsmcArchitecture
 from seqembed.settings.token_budget import available_memory, bytes_a_token, cpu_streams
 
 ESM2 = Esm2Architecture(layers=1, width=320, heads=20, ffn_width=1280)
+ESMC = EsmcArchitecture(layers=1, width=384, heads=6, ffn_width=1024)
 DNA = DnabertArchitecture(layers=1, width=384, heads=6, ffn_width=1536, vocabulary=30)
 
 
@@ -48,7 +50,9 @@ def test_each_thread_gets_whole_vectors_and_enough_of_them(rows, threads, even):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("make", [lambda: Esm2(ESM2, 1), lambda: DnabertS(DNA, 1)])
+@pytest.mark.parametrize(
+    "make", [lambda: Esm2(ESM2, 1), lambda: DnabertS(DNA, 1), lambda: Esmc(ESMC, 1)]
+)
 @pytest.mark.parametrize("threads", [2, 3, 5, 7])
 def test_bits_are_those_of_one_thread(make, threads, dtype):
     model = make().requires_grad_(False).eval().to(dtype)
