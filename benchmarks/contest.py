@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from batching import TOKENS_A_BATCH
 from torch import Tensor
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-TOKENS_A_BATCH = 4096
 # `--tune` times every TUNED_SHARE-th batch at each budget, and at least TUNED_BATCHES of them.
 TUNED_SHARE, TUNED_BATCHES = 8, 2
 
@@ -47,36 +47,12 @@ def read_sequences(fasta: Path) -> list[str]:
     return [line for line in fasta.read_text().splitlines() if not line.startswith(">")]
 
 
-def padded_batches(lengths: Sequence[int], budget: int = TOKENS_A_BATCH) -> list[list[int]]:
-    """Numbers of sequences, the longest first; a batch and its padding stay within the budget.
-
-    lengths: tokens of each sequence, specials included.
-    """
-    batches: list[list[int]] = [[]]
-    for number in sorted(range(len(lengths)), key=lambda n: -lengths[n]):
-        if batches[-1] and (len(batches[-1]) + 1) * lengths[batches[-1][0]] > budget:
-            batches.append([])
-        batches[-1].append(number)
-    return batches
-
-
 def mean_rows(hidden: Tensor, counted: Tensor) -> Tensor:
     """The float32 means, (n, D) on the CPU, of the (n, L, D) rows where `counted` (n, L) is 1."""
     weights = counted.to(hidden.dtype)[..., None]
-    return ((hidden * weights).sum(1) / weights.sum(1)).float().cpu()
-
-
-def packed_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Numbers of sequences, the longest first; a batch's tokens stay within the budget."""
-    batches: list[list[int]] = [[]]
-    filled = 0
-    for number in sorted(range(len(lengths)), key=lambda n: -lengths[n]):
-        if batches[-1] and filled + lengths[number] > budget:
-            batches.append([])
-            filled = 0
-        batches[-1].append(number)
-        filled += lengths[number]
-    return batches
+    # Half precision has no number for every count of residues.
+    sums = (hidden * weights).sum(1, dtype=torch.float32)
+    return (sums / counted.sum(1)[:, None]).cpu()
 
 
 def race(

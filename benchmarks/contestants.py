@@ -17,7 +17,7 @@ import machine
 import numpy as np
 import processes
 import pyarrow.parquet as pq
-from shapes import SHAPES, Shape
+from shapes import SHAPES, Family, Shape
 
 HERE = Path(__file__).resolve().parent
 ENTRIES = HERE.parent / "workflow/scripts"
@@ -142,6 +142,10 @@ class Peer:
         found, peak_mb = self._run(scene, folder, ())
         return found | {"peak_mb": peak_mb, "rows": np.load(folder / ROWS)}
 
+    def at(self, budget: int) -> Peer:
+        """The same peer with so many tokens a batch."""
+        return replace(self, options=[*self.options, "--budget", str(budget)])
+
     def tune(self, scene: Scene, folder: Path, budgets: Sequence[int]) -> dict[str, Any]:
         """Return the speed of a part of the input at each budget, as contest.race prints it."""
         return self._run(scene, folder, ["--tune", *map(str, budgets)])[0]
@@ -186,8 +190,17 @@ class Import:
 Contestant = Ours | Peer | Gemm | Import
 
 
-def contestants(scene: Scene, gpus: int) -> list[Contestant]:
-    """All that can run here; several shards share the cores, or have a GPU each."""
+def fastest(speeds: Mapping[str, float | None]) -> int | None:
+    """The budget of the highest speed, of those that Peer.tune found; None if none could run."""
+    known = {budget: speed for budget, speed in speeds.items() if speed}
+    return int(max(known, key=known.__getitem__)) if known else None
+
+
+def contestants(scene: Scene, gpus: int, peak_rows: int | None = None) -> list[Contestant]:
+    """All that can run here; several shards share the cores, or have a GPU each.
+
+    peak_rows: of the products whose speed is the peak; gemm.py's own where None.
+    """
     ours = [Ours(name="seqembed")]
     shards = gpus if scene.device == "cuda" else 2
     if shards > 1 and scene.threads >= shards:
@@ -196,8 +209,8 @@ def contestants(scene: Scene, gpus: int) -> list[Contestant]:
         ours.append(Ours(name="seqembed, bf16", precision="bf16"))
     return [
         *ours,
-        *(DNA_PEERS if scene.shape.molecule == "DNA" else PROTEIN_PEERS),
-        Gemm(),
+        *PEERS[scene.shape.family],
+        Gemm(rows=peak_rows),
         Import(),
     ]
 
@@ -212,21 +225,21 @@ def transformers_peer(name: str, order: str, variables: Mapping[str, str] | None
     )
 
 
-PROTEIN_PEERS = [
+TRANSFORMERS_PEERS = [
     transformers_peer("sorted", "sorted"),
     transformers_peer("packed", "packed"),
     transformers_peer("sorted, kept memory", "sorted", KEPT),
     transformers_peer("unsorted", "unsorted"),
     transformers_peer("one at a time", "single"),
-    Peer(name="fair-esm", program="peer_fair_esm", model="models/fair.pt"),
-    Peer(
-        name="fair-esm, kept memory",
-        program="peer_fair_esm",
-        model="models/fair.pt",
-        variables=KEPT,
-    ),
 ]
+FAIR = Peer(name="fair-esm", program="peer_fair_esm", model="models/fair.pt")
+FAIR_PEERS = [FAIR, replace(FAIR, name="fair-esm, kept memory", variables=KEPT)]
 DNA_PEERS = [Peer(name="padded PyTorch", program="peer_dnabert_s", model="models/hf")]
+PEERS: dict[Family, list[Peer]] = {
+    "esm2": TRANSFORMERS_PEERS + FAIR_PEERS,
+    "esmc": TRANSFORMERS_PEERS,
+    "dnabert_s": DNA_PEERS,
+}
 
 
 def entry(script: str, /, **options: object) -> list[str]:

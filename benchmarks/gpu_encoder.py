@@ -38,7 +38,7 @@ GROUPS = {
     "products": r"gemm|cutlass|nvjet|cublas|xmma|splitk|addmm|aten::mm\b",
     "rotary": r"rotary|rotat",
     "norms and residuals": r"norm",
-    "GELU": r"gelu|geglu",
+    "activation": r"gelu|geglu|silu|swiglu",
     "elementwise, not fused": r"elementwise|aten::(add|sub|mul|copy|cos|sin|neg|cat)",
 }
 
@@ -129,14 +129,16 @@ def fused_bytes(shape: Shape, tokens: int, itemsize: int) -> dict[str, int]:
     """The bytes that the steps between products and attention read and write at least.
 
     Rotary turns queries and keys in place. A residual is added in the norm that follows it: before
-    an ESM-2's products, where the sum is also written, and after DNABERT-S's. GELU reads what a
-    product wrote and writes what the next one reads; DNABERT-S's reads two halves.
+    a protein model's products, where the sum is also written, and after DNABERT-S's. ESM C's norms
+    of queries and keys are in place, too. An activation reads what a product wrote, two halves if
+    it is gated, and writes what the next one reads.
     """
-    values = tokens * shape.layers * itemsize
+    values, protein = tokens * shape.layers * itemsize, shape.molecule == "protein"
+    rows = 2 * (4 if protein else 3) + (4 if shape.family == "esmc" else 0)
     return {
-        "rotary": 0 if shape.gated else 4 * shape.width * values,
-        "norms and residuals": 2 * (3 if shape.gated else 4) * shape.width * values,
-        "GELU": (3 if shape.gated else 2) * shape.ffn_width * values,
+        "rotary": 4 * shape.width * values if protein else 0,
+        "norms and residuals": rows * shape.width * values,
+        "activation": (3 if shape.gated else 2) * shape.ffn_width * values,
     }
 
 

@@ -7,13 +7,21 @@ each in a fresh process, for some rounds. fair-esm is raced apart: only some mac
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import speed
-from contestants import DNA_PEERS, Contestant, Ours, Peer, Scene, transformers_peer
+from contestants import (
+    DNA_PEERS,
+    FAIR,
+    Contestant,
+    Ours,
+    Peer,
+    Scene,
+    fastest,
+    transformers_peer,
+)
 from gpu_scene import emit, open_scene, parse, parser
 
 ROUNDS = {"cuda": 2, "cpu": 1}
@@ -25,7 +33,6 @@ PEERS = {
     ],
     "DNA": DNA_PEERS,
 }
-FAIR = Peer(name="fair-esm", program="peer_fair_esm", model="models/fair.pt")
 
 
 def at_its_best(scene: Scene, peer: Peer) -> Peer | None:
@@ -37,10 +44,8 @@ def at_its_best(scene: Scene, peer: Peer) -> Peer | None:
         emit("left out", contestant=peer.name, reason=str(error)[-2000:])
         return None
     emit("budgets", shape=scene.shape_name, contestant=peer.name, **found)
-    speeds = {budget: speed for budget, speed in found["budgets"].items() if speed}
-    if not speeds:
-        return None
-    return replace(peer, options=[*peer.options, "--budget", max(speeds, key=speeds.__getitem__)])
+    best = fastest(found["budgets"])
+    return peer.at(best) if best else None
 
 
 def after_first(run: dict[str, Any]) -> float | None:

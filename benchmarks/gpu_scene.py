@@ -26,9 +26,9 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     """Return a parser of the options that all steps have."""
     made = argparse.ArgumentParser(description=description)
     made.add_argument("--shape", choices=SHAPES, required=True)
-    made.add_argument("--device", choices=speed.PRECISION, default="cuda", help="(%(default)s)")
+    made.add_argument("--device", choices=speed.DEVICES, default="cuda", help="(%(default)s)")
     made.add_argument(
-        "--precision", choices=("fp16", "bf16", "fp32"), help="by the device if unset"
+        "--precision", choices=("fp16", "bf16", "fp32"), help="by the shape and the device if unset"
     )
     made.add_argument("--cache", type=Path, required=True, help="the folder of models and inputs")
     made.add_argument("--fasta", type=Path, help="sequences; generated where left out")
@@ -40,7 +40,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 def parse(made: argparse.ArgumentParser) -> argparse.Namespace:
     options = made.parse_args()
-    options.precision = options.precision or speed.PRECISION[options.device]
+    options.precision = options.precision or SHAPES[options.shape].precision(options.device)
     return options
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gzip
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from batching import TOKENS_A_BATCH, padded_batches
 from shapes import Molecule
 
 SEED = 20260801
@@ -27,11 +28,16 @@ def write_input(
     every: int,
     count: int = GENERATED,
     times: int = 1,
+    batches: int | None = None,
+    budget: int = TOKENS_A_BATCH,
 ) -> int:
     """Write every so manieth distinct sequence as s0, s1, ...; return how many these are.
 
     times: each sequence is written as often, every time rotated by one residue more, because equal
     sequences are embedded once.
+
+    batches: of the batches of `budget` tokens into which all sequences fall when they are sorted by
+    length, only so many are taken, evenly spread: a few sequences of all lengths would fill none.
 
     Proteins are cut to what a model reads at once. Contigs are cut into as many fragments as they
     hold, of lengths like an assembly's: a whole one can be too long for a padded batch.
@@ -41,8 +47,16 @@ def write_input(
     cut = fragments(found) if molecule == "DNA" else (residues[:longest] for residues in found)
     chosen = list(dict.fromkeys(cut))[::every]
     chosen = list(dict.fromkeys(s[n:] + s[:n] for n in range(times) for s in chosen))
+    chosen = take_batches(chosen, batches, budget) if batches else chosen
     path.write_text("".join(f">s{n}\n{residues}\n" for n, residues in enumerate(chosen)))
     return len(chosen)
+
+
+def take_batches(sequences: Sequence[str], count: int, budget: int) -> list[str]:
+    """The sequences of `count` batches, from the middle of as many equal parts of all batches."""
+    found = padded_batches([len(residues) + 2 for residues in sequences], budget)
+    middles = (len(found) * (2 * part + 1) // (2 * count) for part in range(count))
+    return [sequences[number] for middle in middles for number in found[middle]]
 
 
 def read_sequences(path: Path) -> Iterator[str]:

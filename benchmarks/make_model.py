@@ -63,6 +63,21 @@ def make_esm2(folder: Path, shape: Shape, device: str, dtype: torch.dtype) -> No
     model.to(dtype).save_pretrained(folder, max_shard_size=FILE_SIZE)
 
 
+def make_esmc(folder: Path, shape: Shape, device: str, dtype: torch.dtype) -> None:
+    from transformers import EsmcConfig, EsmcModel, EsmcTokenizer
+
+    config = EsmcConfig(
+        num_hidden_layers=shape.layers,
+        hidden_size=shape.width,
+        num_attention_heads=shape.heads,
+        intermediate_size=shape.ffn_width,
+    )
+    with torch.device(device):
+        model = EsmcModel(config)
+    model.to(dtype).save_pretrained(folder, max_shard_size=FILE_SIZE)
+    EsmcTokenizer().save_pretrained(folder)
+
+
 def save_fair(folder: Path, shape: Shape, device: str, path: Path) -> None:
     """Write the weights of an ESM-2's Hugging Face folder as fair-esm reads them.
 
@@ -129,6 +144,9 @@ def random_weight(name: str, size: tuple[int, ...], device: str) -> Tensor:
     return noise * 0.2 + ("norm.weight" in name.lower())
 
 
+MAKERS = {"esm2": make_esm2, "esmc": make_esmc, "dnabert_s": make_dnabert}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", choices=SHAPES, required=True)
@@ -140,10 +158,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.manual_seed(SEED)
     shape, hf, fair = SHAPES[arguments.shape], *(arguments.output / n for n in ("hf", "fair.pt"))
-    make = make_dnabert if shape.molecule == "DNA" else make_esm2
     if not hf.exists():
-        make(hf, shape, arguments.device, DTYPES[arguments.precision])
-    if shape.molecule == "protein" and not (fair.exists() or arguments.no_fair):
+        MAKERS[shape.family](hf, shape, arguments.device, DTYPES[arguments.precision])
+    if shape.family == "esm2" and not (fair.exists() or arguments.no_fair):
         save_fair(hf, shape, arguments.device, fair)
 
 

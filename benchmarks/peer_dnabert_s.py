@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from functools import partial
 
+import batching
 import contest
 import torch
 from safetensors.torch import load_file
@@ -100,7 +101,7 @@ def main() -> None:
     found = tokenizer.encode_batch(contest.read_sequences(options.fasta))
     tokens = [torch.tensor(each.ids) for each in found]
     lengths = [len(own) for own in tokens]
-    plan = partial(contest.padded_batches, lengths)
+    plan = partial(batching.padded_batches, lengths)
     contest.race(options, plan, lambda batch: embed(model, tokens, batch))
 
 

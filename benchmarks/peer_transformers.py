@@ -1,4 +1,4 @@
-"""A peer: Hugging Face's EsmModel, in one of four ways to make batches of sequences.
+"""A peer: Hugging Face's EsmModel or EsmcModel, in one of four ways to make batches of sequences.
 
 `packed` lays the sequences of a batch end to end. transformers takes their bounds if its attention
 can use them, which FlashAttention 2 does; where the package flash_attn is missing, PyTorch's own
@@ -14,14 +14,27 @@ from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any
 
+import batching
 import contest
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, EsmModel, EsmTokenizer
+from transformers import (
+    AttentionInterface,
+    AutoConfig,
+    EsmcModel,
+    EsmcTokenizer,
+    EsmModel,
+    EsmTokenizer,
+)
 
 UNSORTED = 16
 ORDERS = ("sorted", "unsorted", "single", "packed")
+# Of each model_type in config.json: the model, its options, and its tokenizer.
+CLASSES: dict[str, tuple[Any, dict[str, bool], Any]] = {
+    "esm": (EsmModel, {"add_pooling_layer": False}, EsmTokenizer),
+    "esmc": (EsmcModel, {}, EsmcTokenizer),
+}
 FLASH, OWN = "flash_attention_2", "varlen_of_pytorch"
 
 
@@ -29,9 +42,9 @@ def plan(order: str, sequences: Sequence[str], budget: int) -> list[list[int]]:
     numbers = list(range(len(sequences)))
     lengths = [len(sequence) + 2 for sequence in sequences]
     if order == "packed":
-        return contest.packed_batches(lengths, budget)
+        return batching.packed_batches(lengths, budget)
     if order == "sorted":
-        return contest.padded_batches(lengths, budget)
+        return batching.padded_batches(lengths, budget)
     size = UNSORTED if order == "unsorted" else 1
     return [numbers[start : start + size] for start in range(0, len(numbers), size)]
 
@@ -121,12 +134,14 @@ def main() -> None:
     parser.add_argument("--order", choices=ORDERS, required=True)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    tokenizer = EsmTokenizer.from_pretrained(options.model)
+    kind = AutoConfig.from_pretrained(options.model).model_type
+    model_class, settings, tokenizer_class = CLASSES[kind]
+    tokenizer = tokenizer_class.from_pretrained(options.model)
     packed = options.order == "packed"
     attention = choose_attention(options) if packed else "sdpa"
-    model = EsmModel.from_pretrained(
+    model = model_class.from_pretrained(
         options.model,
-        add_pooling_layer=False,
+        **settings,
         attn_implementation=attention,
         dtype=contest.DTYPES[options.precision],
     )

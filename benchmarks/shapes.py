@@ -7,21 +7,29 @@ from dataclasses import dataclass
 from typing import Literal
 
 Molecule = Literal["protein", "DNA"]
+Family = Literal["esm2", "esmc", "dnabert_s"]
+# In what the authors of each family compute on a GPU.
+HALVES = {"esm2": "fp16", "esmc": "bf16", "dnabert_s": "fp16"}
 
 
 @dataclass(frozen=True)
 class Shape:
-    """An encoder's sizes; `gated`: its feed-forward part has DNABERT-S's third matrix."""
+    """An encoder's sizes; `gated`: its feed-forward part has a third matrix."""
 
-    molecule: Molecule
+    family: Family
     layers: int
     width: int
     heads: int
     ffn_width: int
+    gated: bool = False
 
     @property
-    def gated(self) -> bool:
-        return self.molecule == "DNA"
+    def molecule(self) -> Molecule:
+        return "DNA" if self.family == "dnabert_s" else "protein"
+
+    def precision(self, device: str) -> str:
+        """What the authors compute in on a device, `cpu` or `cuda`."""
+        return "fp32" if device == "cpu" else HALVES[self.family]
 
     @property
     def products(self) -> dict[str, tuple[int, int]]:
@@ -45,13 +53,15 @@ class Shape:
 
 
 SHAPES = {
-    "t6_8M": Shape("protein", 6, 320, 20, 1280),
-    "t12_35M": Shape("protein", 12, 480, 20, 1920),
-    "t30_150M": Shape("protein", 30, 640, 20, 2560),
-    "t33_650M": Shape("protein", 33, 1280, 20, 5120),
-    "t36_3B": Shape("protein", 36, 2560, 40, 10240),
-    "dnabert_s": Shape("DNA", 12, 768, 12, 3072),
+    "t6_8M": Shape("esm2", 6, 320, 20, 1280),
+    "t12_35M": Shape("esm2", 12, 480, 20, 1920),
+    "t30_150M": Shape("esm2", 30, 640, 20, 2560),
+    "t33_650M": Shape("esm2", 33, 1280, 20, 5120),
+    "t36_3B": Shape("esm2", 36, 2560, 40, 10240),
+    "esmc_300m": Shape("esmc", 30, 960, 15, 2560, gated=True),
+    "dnabert_s": Shape("dnabert_s", 12, 768, 12, 3072, gated=True),
     # To try the programs in seconds.
-    "tiny_protein": Shape("protein", 2, 64, 4, 256),
-    "tiny_dna": Shape("DNA", 2, 48, 4, 96),
+    "tiny_protein": Shape("esm2", 2, 64, 4, 256),
+    "tiny_esmc": Shape("esmc", 2, 64, 4, 128, gated=True),
+    "tiny_dna": Shape("dnabert_s", 2, 48, 4, 96, gated=True),
 }

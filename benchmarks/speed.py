@@ -23,11 +23,12 @@ import machine
 import numpy as np
 import processes
 import table
-from contestants import Contestant, Scene, contestants, entry, program
+from batching import TOKENS_A_BATCH
+from contestants import Contestant, Peer, Scene, contestants, entry, fastest, program
 from inputs import GENERATED, write_input
 from shapes import SHAPES
 
-PRECISION = {"cpu": "fp32", "cuda": "fp16"}
+DEVICES = ("cpu", "cuda")
 
 
 def prepare(scene: Scene, shard_counts: set[int]) -> None:
@@ -123,11 +124,17 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--generate", type=int, default=GENERATED, metavar="N", help=count)
     every = "take each n-th sequence (%(default)s)"
     parser.add_argument("--every", type=int, default=1, metavar="N", help=every)
+    batches = "take N batches of the input sorted by length, as full as those of all of it"
+    parser.add_argument("--batches", type=int, metavar="N", help=batches)
     parser.add_argument("--rounds", type=int, default=3, help="(%(default)s)")
     parser.add_argument("--threads", type=int, default=machine.cores(), help="(%(default)s)")
-    parser.add_argument("--device", choices=PRECISION, default="cpu", help="(%(default)s)")
+    parser.add_argument("--device", choices=DEVICES, default="cpu", help="(%(default)s)")
     parser.add_argument("--gpus", type=int, default=1, help="for as many shards (%(default)s)")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="contestants; all where left out")
+    budgets = "tokens a batch of peers; of several, each takes the one at which it is fastest"
+    parser.add_argument("--budgets", type=int, nargs="+", metavar="N", help=budgets)
+    rows = "of the products whose speed is the peak; 2,048 and 4,096 where left out"
+    parser.add_argument("--peak-rows", type=int, metavar="N", help=rows)
     parser.add_argument("--json", type=Path, help="gets all runs")
     return parser.parse_args()
 
@@ -140,6 +147,21 @@ def choose(field: Sequence[Contestant], only: Sequence[str] | None) -> list[Cont
     return [c for c in field if not only or c.name in only or c is field[0]]
 
 
+def at_its_best(scene: Scene, contestant: Contestant, budgets: Sequence[int] | None) -> Contestant:
+    """A peer at the one of these budgets where it is fastest; SystemExit if it runs at none."""
+    if not budgets or not isinstance(contestant, Peer):
+        return contestant
+    if len(budgets) == 1:
+        return contestant.at(budgets[0])
+    with tempfile.TemporaryDirectory(dir=scene.folder) as folder:
+        speeds = contestant.tune(scene, Path(folder), budgets)["budgets"]
+    print(f"{contestant.name}: tokens/s at each number a batch: {speeds}", file=sys.stderr)
+    best = fastest(speeds)
+    if best is None:
+        raise SystemExit(f"{contestant.name}: there is too little memory for each of {budgets}")
+    return contestant.at(best)
+
+
 def main() -> None:
     arguments = parse()
     with tempfile.TemporaryDirectory() as name:
@@ -148,14 +170,17 @@ def main() -> None:
             shape_name=arguments.shape,
             threads=arguments.threads,
             device=arguments.device,
-            precision=PRECISION[arguments.device],
+            precision=SHAPES[arguments.shape].precision(arguments.device),
         )
-        field = choose(contestants(scene, arguments.gpus), arguments.only)
+        everyone = contestants(scene, arguments.gpus, arguments.peak_rows)
+        field = choose(everyone, arguments.only)
+        sample = {"count": arguments.generate, "batches": arguments.batches}
+        sample["budget"] = max(arguments.budgets or [TOKENS_A_BATCH])
         molecule = scene.shape.molecule
-        count = arguments.generate
-        write_input(scene.fasta, molecule, arguments.fasta, every=arguments.every, count=count)
+        write_input(scene.fasta, molecule, arguments.fasta, every=arguments.every, **sample)
         prepare(scene, {getattr(contestant, "shards", 1) for contestant in field})
         lengths = scene.lengths()
+        field = [at_its_best(scene, each, arguments.budgets) for each in field]
         runs = race(scene, field, arguments.rounds)
     result = {
         "command": shlex.join(["python", *sys.argv]),
@@ -164,7 +189,7 @@ def main() -> None:
         "shape": arguments.shape,
         "threads": arguments.threads,
         "device": arguments.device,
-        "precision": PRECISION[arguments.device],
+        "precision": scene.precision,
         "sequences": len(lengths),
         "tokens": sum(lengths),
         "flops": SHAPES[arguments.shape].flops(lengths),

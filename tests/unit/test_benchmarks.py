@@ -9,7 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import EsmcConfig, EsmcModel
 from worker_runs import SCRIPTS, make_sequences
+
+from seqembed.models.families import FAMILIES
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 FIELDS = {
@@ -20,8 +24,11 @@ FIELDS = {
         "gemm",
         "import torch",
     ],
+    "tiny_esmc": ["transformers, sorted", "transformers, packed", "gemm"],
     "tiny_dna": ["seqembed, 2 shards", "padded PyTorch"],
 }
+# What else is said of a race.
+WORDS = {"tiny_esmc": ["--batches", 2, "--budgets", 512, 1024, "--peak-rows", 1024]}
 
 
 def run(script: str, *words: object) -> str:
@@ -36,7 +43,7 @@ def race(request, tmp_path_factory) -> tuple[Path, str]:
     """The file that a race writes, and what it prints."""
     path, shape = tmp_path_factory.mktemp("race") / "race.json", request.param
     words = ["--shape", shape, "--generate", 10, "--rounds", 1, "--threads", 2, "--json", path]
-    return path, run("speed", *words, "--only", *FIELDS[shape])
+    return path, run("speed", *words, *WORDS.get(shape, []), "--only", *FIELDS[shape])
 
 
 def test_all_compute_the_same_rows_of_as_many_tokens(race):
@@ -56,6 +63,58 @@ def test_all_compute_the_same_rows_of_as_many_tokens(race):
         assert figures["seconds"] > 0 and figures["peak_mb"] > 50, name
     assert [row["contestant"] for row in result["summary"]] == list(runs)
     assert all(name in printed for name in runs)
+
+
+def test_the_peak_is_measured_at_the_rows_that_are_asked_for(race):
+    result = json.loads(race[0].read_text())
+    products = [n for run in result["runs"] for n in run.get("products", ())]
+    assert all(("1024 rows" in name) == (result["shape"] == "tiny_esmc") for name in products)
+
+
+def test_the_work_of_an_esm_c_is_that_of_its_products_and_attention(load):
+    shape = load("shapes").SHAPES["esmc_300m"]
+    # In a layer: q, k and v; attention's output; gate and up; down.
+    layer = 960 * 2880 + 960 * 960 + 960 * 5120 + 2560 * 960
+    # Queries with keys, and weights with values: each n x n x 960 multiplications and additions.
+    attention = 30 * 2 * (2 * (100 * 100 + 3 * 3) * 960)
+    assert shape.flops([100, 3]) == 2 * 30 * layer * 103 + attention
+    config = EsmcConfig(
+        num_hidden_layers=30,
+        hidden_size=960,
+        num_attention_heads=15,
+        intermediate_size=2560,
+    )
+    with torch.device("meta"):
+        layers = EsmcModel(config).layers
+    assert sum(weight.numel() for weight in layers.parameters() if weight.dim() == 2) == 30 * layer
+
+
+def test_each_family_is_measured_in_its_authors_precision(load):
+    shapes = load("shapes")
+    for shape in shapes.SHAPES.values():
+        family = FAMILIES[shape.family]
+        assert (shape.precision("cuda"), shape.molecule) == (family.half, family.molecule)
+        assert shape.precision("cpu") == "fp32"
+
+
+def test_a_sample_of_batches_is_as_full_as_all(load, tmp_path):
+    inputs, batching = load("inputs"), load("batching")
+    path = tmp_path / "input.fasta"
+    options = {"every": 1, "count": 300, "batches": 3, "budget": 2048}
+    count = inputs.write_input(path, "protein", None, **options)
+    lengths = [len(residues) + 2 for residues in inputs.read_sequences(path)]
+    assert len(lengths) == count
+    found = batching.padded_batches(lengths, 2048)
+    assert len(found) == 3
+    places = sum(len(batch) * lengths[batch[0]] for batch in found)
+    assert places <= 3 * 2048 and sum(lengths) > 0.95 * places
+    assert min(lengths) < 300 < 600 < max(lengths)
+
+
+def test_a_peer_takes_the_budget_at_which_it_is_fastest(load):
+    fastest = load("contestants").fastest
+    assert fastest({"512": 9.0, "1024": 10.5, "2048": None}) == 1024
+    assert fastest({"512": None}) is None
 
 
 def test_a_race_is_drawn(race, tmp_path):

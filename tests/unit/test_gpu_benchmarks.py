@@ -6,7 +6,6 @@ Their figures mean nothing here. A step that hangs or fails must not cost what o
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import subprocess
 import sys
@@ -21,15 +20,20 @@ ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
 PAGE = ROOT / "docs/speed.md"
 NO_FIGURES = "No figures for GPUs are published here yet."
-PARTS = {
-    "tests": ([], {"tests"}),
-    "speed": (
-        ["tiny_protein"],
-        {"made", "loading", "encoder", "floors", "worker", "start floors", "peak"},
-    ),
-    "peers": (["tiny_dna"], {"made", "budgets", "race run", "race"}),
-    "bits": (["tiny_protein"], {"made", "compositions", "run", "accuracy"}),
+KINDS = {
+    "tests": {"tests"},
+    "speed": {"made", "loading", "encoder", "floors", "worker", "start floors", "peak"},
+    "peers": {"made", "budgets", "race run", "race"},
+    "bits": {"made", "compositions", "run", "accuracy"},
 }
+# Parts, each with the shape that it measures.
+TRIED = [
+    ("tests", None),
+    ("speed", "tiny_protein"),
+    ("peers", "tiny_dna"),
+    ("bits", "tiny_protein"),
+    *((part, "tiny_esmc") for part in ("speed", "peers", "bits")),
+]
 # Programs for a card that other programs start.
 INLINE = {"gpu_entries": ["HOG", "NO_HOG"], "gpu_timeline": ["READ"]}
 # Names as CUDA's libraries and PyTorch give them, some cut short.
@@ -39,19 +43,13 @@ KERNELS = {
     "void pytorch_flash::flash_fwd_kernel<Traits<64, cutlass::half_t>>": "attention",
     "fmha_cutlassF_f32_aligned_64x64_rf_sm80": "attention",
     "void at::native::vectorized_layer_norm_kernel<c10::Half>": "norms and residuals",
-    "void at::native::vectorized_elementwise_kernel<GeluCUDAKernelImpl>": "GELU",
+    "void at::native::vectorized_elementwise_kernel<GeluCUDAKernelImpl>": "activation",
+    "void at::native::vectorized_elementwise_kernel<silu_kernel<c10::BFloat16>>": "activation",
     "void at::native::elementwise_kernel<direct_copy_kernel>": "elementwise, not fused",
     "Memcpy HtoD (Pinned -> Device)": "rest",
 }
 HANGS = 'print(\'{"kind": "early"}\', flush=True); import time; time.sleep(60)'
 FAILS = 'print(\'{"kind": "half"}\'); print("why"); raise SystemExit(3)'
-
-
-@pytest.fixture
-def load(monkeypatch):
-    """Import a program of benchmarks/."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    return importlib.import_module
 
 
 @pytest.fixture(scope="module")
@@ -64,20 +62,19 @@ def results(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("results")
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_a_part_runs_to_its_end(part, cache, results):
-    shapes, kinds = PARTS[part]
+@pytest.mark.parametrize(("part", "shape"), TRIED)
+def test_a_part_runs_to_its_end(part, shape, cache, results):
     words = ["--part", part, "--device", "cpu", "--results", results, "--cache", cache]
-    words += ["--shapes", *shapes] if shapes else []
+    words += ["--shapes", shape] if shape else []
     command = [sys.executable, BENCHMARKS / "gpu.py", *words]
     ended = subprocess.run([*map(str, command)], stdout=subprocess.PIPE, text=True)
-    (path,) = results.glob(f"cpu-{part}-*.json")
+    (path,) = results.glob(f"cpu-{part}-{shape or ''}*.json")
     content = json.loads(path.read_text())
     log = path.with_suffix(".log").read_text()
     states = {step["step"]: step["state"] for step in content["steps"]}
     assert ended.returncode == 0 and set(states.values()) == {"done"}, f"{states}\n{log}"
     found = [finding for step in content["steps"] for finding in step["found"]]
-    assert {finding["kind"] for finding in found} == kinds
+    assert {finding["kind"] for finding in found} == KINDS[part]
     check_findings(found)
 
 
@@ -105,6 +102,31 @@ def test_a_part_for_a_card_has_programs_and_models_that_exist(load, part, tmp_pa
     for step in steps:
         assert Path(step.command[1]).is_file()
         assert step.seconds <= module.PART_SECONDS
+
+
+def test_a_shape_that_only_its_name_chooses_has_inputs_of_its_own(load, tmp_path, monkeypatch):
+    module = load("gpu")
+    for part in ("speed", "peers", "bits"):
+        words = ["gpu.py", "--part", part, "--cache", str(tmp_path)]
+        monkeypatch.setattr(sys, "argv", words)
+        assert "esmc_300m" not in module.Part(module.parse()).shapes
+        monkeypatch.setattr(sys, "argv", [*words, "--shapes", "esmc_300m"])
+        steps = module.chosen_steps(module.Part(module.parse()))
+        count = str(module.INPUTS[part]["esmc_300m"][0])
+        assert steps and all(count in step.command for step in steps)
+        assert sum(step.seconds for step in steps if "fair" in step.name) == 0
+
+
+def test_floors_count_the_steps_of_each_family(load):
+    fused_bytes, shapes = load("gpu_encoder").fused_bytes, load("shapes").SHAPES
+    # Of one token, in a layer, in values of two bytes.
+    rows = {
+        name: [own / (2 * shape.layers) for own in fused_bytes(shape, 1, 2).values()]
+        for name, shape in shapes.items()
+    }
+    assert rows["t33_650M"] == [4 * 1280, 8 * 1280, 2 * 5120]
+    assert rows["esmc_300m"] == [4 * 960, (8 + 4) * 960, 3 * 2560]
+    assert rows["dnabert_s"] == [0, 6 * 768, 3 * 3072]
 
 
 def test_wheels_that_do_not_fit_do_not_stop_a_part(load, tmp_path):
