@@ -24,9 +24,16 @@ from seqembed.inference.loader import IndexBasedDataset, create_async_dataloader
 from seqembed.inference.runner import AsyncInferenceRunner, Outputs
 from seqembed.kernels.choice import FUSED, PLAIN
 from seqembed.models.encoders.dnabert_s import DnabertS
+from seqembed.models.encoders.esm1b import Esm1b
 from seqembed.models.encoders.esm2 import Esm2
+from seqembed.models.encoders.esmc import Esmc
 from seqembed.models.encoders.tokenization import ResidueTokenizer
-from seqembed.models.families import DnabertArchitecture, Esm2Architecture
+from seqembed.models.families import (
+    DnabertArchitecture,
+    Esm1bArchitecture,
+    Esm2Architecture,
+    EsmcArchitecture,
+)
 from seqembed.models.vocabularies import ESM, Specials
 from seqembed.settings.lengths import LengthPolicy
 from seqembed.settings.precision import DTYPES, should_use_fp16
@@ -37,6 +44,8 @@ WINDOW = LengthPolicy(long_sequences="window", max_length=400)
 LENGTHS = [1000, 300, 40, *range(700, 20, -17), 3, 900]
 SHAPES = {
     Esm2: Esm2Architecture(3, 320, 20, 1280),
+    Esm1b: Esm1bArchitecture(2, 640, 10, 2560, embedding_norm=True),
+    Esmc: EsmcArchitecture(2, 960, 15, 2560),
     DnabertS: DnabertArchitecture(2, 768, 12, 3072, 30),
 }
 

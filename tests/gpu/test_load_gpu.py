@@ -12,8 +12,14 @@ import torch
 from safetensors.torch import save_file
 from worker_runs import SCRIPTS
 
-from seqembed.models.families import Architecture, DnabertArchitecture, Esm2Architecture
-from seqembed.models.weights import dnabert_s, esm2
+from seqembed.models.families import (
+    Architecture,
+    DnabertArchitecture,
+    Esm1bArchitecture,
+    Esm2Architecture,
+    EsmcArchitecture,
+)
+from seqembed.models.weights import dnabert_s, esm1b, esm2, esmc
 from seqembed.models.weights.build import build_model
 from seqembed.models.weights.checkpoint import Checkpoint
 from seqembed.models.weights.formats import MAPPED_BYTES, read_state
@@ -21,6 +27,8 @@ from seqembed.models.weights.layout import Layout
 
 SMALL = {
     esm2.LAYOUT: Esm2Architecture(3, 320, 20, 1280),
+    esm1b.LAYOUT: Esm1bArchitecture(2, 320, 20, 1280, embedding_norm=True),
+    esmc.LAYOUT: EsmcArchitecture(2, 192, 3, 512),
     dnabert_s.LAYOUT: DnabertArchitecture(2, 96, 4, 384, 30),
 }
 # 630 MB in fp32, 26 MB of which are the largest weight.

@@ -30,7 +30,7 @@ def write_fasta(
 def make_check(
     asked: Any = "error",
     molecule: Any = "protein",
-    letters: frozenset[int] = ESM.letters,
+    letters: bytes = ESM.letters,
     *,
     gaps: Any = "error",
     suspicious: Any = "error",

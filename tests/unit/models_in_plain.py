@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -12,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from esm.model.esm2 import ESM2
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -21,11 +19,12 @@ from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.encoders.tokenization import BpeTokenizer, ResidueTokenizer, Tokenizer
 from seqembed.models.vocabularies import ESM
+from seqembed.models.weights.build import build_model
+from seqembed.models.weights.checkpoint import read_checkpoint
 
 DNABERT_FILES = Path(__file__).parents[1] / "data" / "dnabert_s"
-# t6, t12, t30, t33: with all their layers and longer sequences only on demand, which takes minutes.
+# Whole models and longer sequences only on demand: minutes.
 WHOLE = os.environ.get("SEQEMBED_WHOLE_SHAPES") == "1"
-SHAPES = [(6, 320, 20), (12, 480, 20), (30, 640, 20), (33, 1280, 20)]
 RESIDUES = np.frombuffer(b"LAGVSERTIDPKQNFYMHWC" * 4 + b"XBZUO", dtype=np.uint8)
 
 
@@ -76,13 +75,30 @@ def embed_layers(model: Encoder, tokens: list[Tensor]) -> list[list[Tensor]]:
     return [*seen, last]
 
 
-def assert_close(ours: list[Tensor], theirs: list[Tensor]) -> tuple[float, float]:
-    """The bound of the design; returns how far they are apart: max difference, min cosine."""
+def load(source: Path, layer: int | None = None) -> Encoder:
+    """The model up to a layer, its last if none is given."""
+    checkpoint = read_checkpoint(source)
+    return build_model(checkpoint, checkpoint.architecture.layers if layer is None else layer)
+
+
+def every_layer(source: Path, tokens: list[Tensor]) -> list[list[Tensor]]:
+    return [embed(load(source, 0), tokens), *embed_layers(load(source), tokens)]
+
+
+def assert_close(
+    ours: list[Tensor], theirs: list[Tensor], scaled: bool = False
+) -> tuple[float, float]:
+    """The bound of the design; returns how far they are apart: max difference, min cosine.
+
+    scaled: differences are divided by the root mean square of their row, where that is over 1.
+    """
     worst, cosine = 0.0, 1.0
     for a, b in zip(ours, theirs, strict=True):
         assert a.shape == b.shape
         similar = torch.cosine_similarity(a.double(), b.double(), dim=-1).min().item()
-        worst, cosine = max(worst, (a - b).abs().max().item()), min(cosine, similar)
+        size = b.square().mean(-1, keepdim=True).sqrt().clamp(min=1) if scaled else 1
+        far = ((a - b).abs() / size).max().item()
+        worst, cosine = max(worst, far), min(cosine, similar)
     assert worst <= 1e-4 and cosine >= 0.99999, (worst, cosine)
     return worst, cosine
 
@@ -101,50 +117,6 @@ def randomise(model: nn.Module) -> nn.Module:
             scale = 1.5 * parameter.shape[-1] ** -0.5 if parameter.dim() > 1 else 0.2
             parameter.copy_(noise * scale + (parameter if parameter.dim() == 1 else 0))
     return model.eval()
-
-
-def fair_model(size: tuple[int, int, int], token_dropout: bool = True) -> ESM2:
-    layers, width, heads = size
-    torch.manual_seed(1)
-    return randomise(ESM2(layers, width, heads, token_dropout=token_dropout))
-
-
-def fair_layers(model: ESM2, tokens: list[Tensor], layers: list[int]) -> list[list[Tensor]]:
-    """fair-esm's rows of each sequence, for each of `layers`."""
-    with torch.inference_mode():
-        results = [model(t[None], repr_layers=layers)["representations"] for t in tokens]
-    return [[result[layer][0] for result in results] for layer in layers]
-
-
-def save_fair(model: ESM2, path: Path) -> Path:
-    settings = argparse.Namespace(
-        encoder_layers=model.num_layers,
-        encoder_embed_dim=model.embed_dim,
-        encoder_attention_heads=model.attention_heads,
-        token_dropout=model.token_dropout,
-    )
-    state = {f"encoder.sentence_encoder.{k}": v for k, v in model.state_dict().items()}
-    torch.save({"cfg": {"model": settings}, "model": state}, path)
-    return path
-
-
-def rename_to_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """fair-esm's names in Hugging Face's words, spelt out here a second time on purpose."""
-    words = {
-        "embed_tokens": "embeddings.word_embeddings",
-        "emb_layer_norm_after": "encoder.emb_layer_norm_after",
-        "self_attn_layer_norm": "attention.LayerNorm",
-        "final_layer_norm": "LayerNorm",
-        "self_attn.q_proj": "attention.self.query",
-        "self_attn.k_proj": "attention.self.key",
-        "self_attn.v_proj": "attention.self.value",
-        "self_attn.out_proj": "attention.output.dense",
-        "self_attn.rot_emb": "attention.self.rotary_embeddings",
-        "fc1": "intermediate.dense",
-        "fc2": "output.dense",
-        "layers.": "encoder.layer.",
-    }
-    return rename(state, words)
 
 
 def rename(state: dict[str, Tensor], words: dict[str, str]) -> dict[str, Tensor]:
@@ -189,17 +161,21 @@ def dnabert_state(layers: int, width: int, ffn_width: int) -> dict[str, Tensor]:
     return state
 
 
-def dnabert_folder(folder: Path, size: tuple[int, int, int, int], pickled: bool = False) -> Path:
-    """A Hugging Face folder of random weights; size: layers, width, heads, ffn_width."""
-    layers, width, heads, ffn_width = size
-    folder.mkdir(parents=True, exist_ok=True)
-    config = json.loads((DNABERT_FILES / "config.json").read_text()) | {
+def dnabert_config(layers: int, width: int, heads: int, ffn_width: int) -> dict[str, Any]:
+    """The authors' config.json, of other sizes."""
+    return json.loads((DNABERT_FILES / "config.json").read_text()) | {
         "num_hidden_layers": layers,
         "hidden_size": width,
         "num_attention_heads": heads,
         "intermediate_size": ffn_width,
     }
-    (folder / "config.json").write_text(json.dumps(config))
+
+
+def dnabert_folder(folder: Path, size: tuple[int, int, int, int], pickled: bool = False) -> Path:
+    """A Hugging Face folder of random weights; size: layers, width, heads, ffn_width."""
+    layers, width, _, ffn_width = size
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(dnabert_config(*size)))
     shutil.copy(DNABERT_FILES / "tokenizer.json", folder)
     state = dnabert_state(layers, width, ffn_width)
     if pickled:

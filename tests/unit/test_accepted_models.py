@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from esm.model.esm2 import ESM2 as FairEsm2
 from models_in_plain import (
-    assert_close,
     assert_same,
     dnabert_folder,
     embed,
     encode,
-    fair_layers,
     random_tokens,
     randomise,
-    rename_to_hugging_face,
 )
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -112,44 +107,6 @@ def test_a_model_is_read_whatever_head_it_has(name, tmp_path):
 def small() -> FairEsm2:
     """fair-esm's model of the smallest official size, its weights random."""
     return randomise(FairEsm2(6, 320, 20))
-
-
-def for_masked_lm(state: State) -> State:
-    """EsmForMaskedLM's names, without rotary frequencies, as some versions of transformers save."""
-    named = rename_to_hugging_face(state).items()
-    beside = ("lm_head", "contact_head")
-    kept = ((name, tensor) for name, tensor in named if "inv_freq" not in name)
-    return {(n if n.startswith(beside) else f"esm.{n}"): tensor for n, tensor in kept}
-
-
-def official(state: State) -> dict[str, Any]:
-    """As fair-esm's upgrade_state_dict expects it: the language model's head lies one level up."""
-    prefixes = {True: "encoder.", False: "encoder.sentence_encoder."}
-    named = {prefixes[n.startswith("lm_head")] + n: t for n, t in state.items()}
-    named = {name: tensor for name, tensor in named.items() if "contact_head" not in name}
-    sizes = {"encoder_layers": 6, "encoder_embed_dim": 320, "encoder_attention_heads": 20}
-    # fairseq's settings may name an architecture of its own beside.
-    cfg = argparse.Namespace(**sizes, token_dropout=True, arch="roberta_large")
-    return {"cfg": {"model": cfg}, "model": named, "epoch": 1}
-
-
-FORMS = {
-    "fair-esm's own file": official,
-    "fair-esm": lambda state: state,
-    "EsmModel": rename_to_hugging_face,
-    "EsmForMaskedLM": for_masked_lm,
-    "fair-esm in DataParallel": with_prefix("module."),
-}
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_any_form_of_a_file_gives_fair_esms_rows(form, small, tmp_path):
-    torch.save(FORMS[form](dict(small.state_dict())), tmp_path / "x.pt")
-    tokens = encode(SEQUENCES)
-    ours = rows(load(tmp_path / "x.pt", tmp_path), tokens)
-    assert_close(ours, fair_layers(small, tokens, [small.num_layers])[0])
-    architecture = read_prepared(tmp_path / "prepared.json").architecture
-    assert architecture == Esm2Architecture(layers=6, width=320, heads=20, ffn_width=1280)
 
 
 def test_rotary_frequencies_of_other_heads_are_refused(small, tmp_path):

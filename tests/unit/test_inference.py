@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from families_table import TABLE
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -43,33 +44,30 @@ from seqembed.inference.failure_tracker import MAX_IN_A_ROW, FailureTracker
 from seqembed.inference.runner import AsyncInferenceRunner, BatchRows, Outputs
 from seqembed.kernels import plain
 from seqembed.models.encoders.attention import Packing
-from seqembed.models.encoders.dnabert_s import DnabertS
 from seqembed.models.encoders.encoder import CPU_FFN_ROWS, in_chunks
-from seqembed.models.encoders.esm2 import Esm2
 from seqembed.models.encoders.tokenization import ResidueTokenizer
-from seqembed.models.families import Architecture, DnabertArchitecture, Esm2Architecture
-from seqembed.models.vocabularies import ESM, Specials
+from seqembed.models.families import Architecture, Esm2Architecture
+from seqembed.models.vocabularies import ESM, Specials, Vocabulary
+from seqembed.models.weights.checkpoint import LAYOUTS
 from seqembed.settings.lengths import LengthPolicy
 
 CPU = torch.device("cpu")
 LOGGER = logging.getLogger("seqembed.tests")
 # The second is no multiple of any vector's width.
-SMALL = [
-    Esm2Architecture(3, 64, 4, 256),
-    Esm2Architecture(2, 36, 3, 52),
-    DnabertArchitecture(2, 48, 6, 96, 30),
-]
-# The widths of t6, t12, t30, t33 and DNABERT-S, of which layers do not differ.
-TRUE_WIDTHS = [
-    *(Esm2Architecture(1, width, 20, 4 * width) for width in (320, 480, 640, 1280)),
-    DnabertArchitecture(1, 768, 12, 3072, 30),
-]
+SMALL = [Esm2Architecture(3, 64, 4, 256), Esm2Architecture(2, 36, 3, 52)]
+SMALL += {member.family: member.small[1] for member in TABLE[1:]}.values()
+# The authors' widths, once each, of which layers do not differ.
+TRUE_WIDTHS = {
+    (member.family, a.width): replace(a, layers=1) for member in TABLE for a in member.true
+}.values()
+TOKENIZER = ResidueTokenizer(ESM)
+ENCODERS = {layout.family.architecture: layout.encoder for layout in LAYOUTS}
 TRUNCATE = LengthPolicy(long_sequences="truncate", max_length=1022)
 WINDOW = LengthPolicy(long_sequences="window", max_length=60)
 
 
 def name_of(architecture: Architecture) -> str:
-    return f"{type(architecture).__name__[:4]} {architecture.width} wide"
+    return f"{type(architecture).__name__.removesuffix('Architecture')} {architecture.width} wide"
 
 
 def outputs(pooling: str = "mean", per_residue: bool = False, storage: str = "float32") -> Outputs:
@@ -85,7 +83,7 @@ def outputs(pooling: str = "mean", per_residue: bool = False, storage: str = "fl
 @functools.cache
 def model_of(architecture: Architecture) -> nn.Module:
     torch.manual_seed(11)
-    kind = Esm2 if isinstance(architecture, Esm2Architecture) else DnabertS
+    kind = ENCODERS[type(architecture)]
     model = kind(architecture, architecture.layers).eval().requires_grad_(False)
     for layer in model.layers:
         # Attention far from flat: else neighbours would not be noticed.
@@ -94,8 +92,8 @@ def model_of(architecture: Architecture) -> nn.Module:
 
 
 def encode(residues: bytes) -> np.ndarray:
-    """ESM-2's tokens, all below 30: they do for DNABERT-S, too."""
-    return ResidueTokenizer(ESM).encode(residues)
+    """ESM-2's tokens, whose ids all families have."""
+    return TOKENIZER.encode(residues)
 
 
 @functools.cache
@@ -137,10 +135,13 @@ def runner_of(
 
 
 def pack(
-    sequences: Sequence[str], budget: int, policy: LengthPolicy = TRUNCATE
+    sequences: Sequence[str],
+    budget: int,
+    policy: LengthPolicy = TRUNCATE,
+    tokenizer: ResidueTokenizer = TOKENIZER,
 ) -> Iterable[PackedBatch]:
     """The sequences, in their order, in batches."""
-    collate = VarlenCollator(ResidueTokenizer(ESM).encode_all, policy)
+    collate = VarlenCollator(tokenizer.encode_all, policy)
     residues = [sequence.encode() for sequence in sequences]
     tokens = np.array([len(r) for r in residues])
     passes, at_once = policy.passes(tokens, budget), policy.windows_a_pass(budget)
@@ -279,16 +280,6 @@ def test_rows_of_windows_are_put_together(length, pooling, pools_specials):
         np.testing.assert_allclose(rows[0], pooled[pooling], atol=2e-5)
 
 
-def test_half_storage_is_the_rounded_row():
-    sequences = [POOL[n] for n in (70, 40, 300)]
-    whole, tokens = embed(SMALL[0], sequences, wanted=outputs(per_residue=True))
-    half, halves = embed(SMALL[0], sequences, wanted=outputs(per_residue=True, storage="float16"))
-    assert half.dtype == halves[0].dtype == np.float16
-    np.testing.assert_array_equal(half, whole.astype(np.float16))
-    for a, b in zip(halves, tokens, strict=True):
-        np.testing.assert_array_equal(a, b.astype(np.float16))
-
-
 class StandIn(nn.Module):
     """A model whose rows are the tokens, or those of another model; it notes sizes and threads.
 
@@ -316,6 +307,67 @@ class StandIn(nn.Module):
         rows = tokens.float()[:, None].repeat(1, self.width)
         self.act(tokens, rows)
         return self.model(tokens, packing) if self.model else rows
+
+
+class Places(StandIn):
+    """A row is its token, its place in its window, and the window's length."""
+
+    def forward(self, tokens: torch.Tensor, packing: Packing) -> torch.Tensor:
+        lengths = np.diff(packing.bounds)
+        whole = torch.from_numpy(np.repeat(lengths, lengths))
+        return torch.stack([tokens, packing.positions, whole], 1).float()
+
+
+@pytest.mark.parametrize("pools_specials", [False, True])
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+@pytest.mark.parametrize(("before", "after"), [(0, 1), (2, 1), (0, 0), (1, 2)])
+def test_windows_have_the_specials_that_a_family_states(before, after, pooling, pools_specials):
+    vocabulary = Vocabulary(
+        name="toy",
+        tokens=ESM.tokens,
+        letters=ESM.letters,
+        before=("<cls>", "<null_1>")[:before],
+        after=("<eos>", "<mask>")[:after],
+    )
+    ids, tokenizer = vocabulary.tokens.index, ResidueTokenizer(vocabulary)
+    first, last = [*map(ids, vocabulary.before)], [*map(ids, vocabulary.after)]
+    policy = replace(WINDOW, specials=vocabulary.specials)
+    sequences = [POOL[length] for length in (300, 91, 61, 60, 1)]
+    expected = []
+    for sequence in sequences:
+        rows, windows = [], policy.cut(len(sequence))
+        for number, w in enumerate(windows):
+            tokens = [*first, *map(ids, sequence[w.start : w.stop]), *last]
+            found = [[token, place, len(tokens)] for place, token in enumerate(tokens)]
+            begin, end = before + w.keep_start - w.start, before + w.keep_stop - w.start
+            begin, end = begin if number else 0, end if w is not windows[-1] else len(tokens)
+            rows += found[begin:end]
+        expected.append(np.float32(rows))
+    wanted = replace(
+        outputs(pooling, per_residue=True),
+        specials=vocabulary.specials,
+        pools_specials=pools_specials,
+    )
+    for budget in (1, 200, 4096):
+        batches = pack(sequences, budget, policy, tokenizer)
+        runner = runner_of(Places(), len(sequences), wanted, budget=budget)
+        rows, tokens = gather(runner.run(batches), len(sequences))
+        for own, residues, whole in zip(rows, tokens, expected, strict=True):
+            inner = whole[before : len(whole) - after]
+            np.testing.assert_array_equal(residues, inner)
+            counted = whole if pools_specials else inner
+            pooled = counted.mean(0) if pooling == "mean" else counted.max(0)
+            np.testing.assert_allclose(own, pooled, rtol=1e-6)
+
+
+def test_half_storage_is_the_rounded_row():
+    sequences = [POOL[n] for n in (70, 40, 300)]
+    whole, tokens = embed(SMALL[0], sequences, wanted=outputs(per_residue=True))
+    half, halves = embed(SMALL[0], sequences, wanted=outputs(per_residue=True, storage="float16"))
+    assert half.dtype == halves[0].dtype == np.float16
+    np.testing.assert_array_equal(half, whole.astype(np.float16))
+    for a, b in zip(halves, tokens, strict=True):
+        np.testing.assert_array_equal(a, b.astype(np.float16))
 
 
 def positions_of(parts: Iterable[BatchRows]) -> list[int]:

@@ -13,15 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from esm_in_plain import fair_model, save_fair
 from indexing import read_records
 from models_in_plain import (
     assert_same,
     dnabert_folder,
     embed,
     encode,
-    fair_model,
     random_tokens,
-    save_fair,
 )
 from safetensors.torch import load_file, save_file
 from worker_runs import SCRIPTS
@@ -29,7 +28,7 @@ from worker_runs import SCRIPTS
 from seqembed.errors import ModelError
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.encoders.esm2 import Esm2
-from seqembed.models.families import FAMILIES
+from seqembed.models.families import FAMILIES, Esm2Architecture
 from seqembed.models.load import load_prepared
 from seqembed.models.prepare import prepare_model
 from seqembed.models.prepared import load_tokenizer, read_prepared
@@ -105,7 +104,7 @@ def pickled_folder(folder: Path) -> Path:
 def pickled(form: str) -> Path:
     """A source of pickled weights: a fair-esm file or a folder."""
     if form == "pt":
-        return save_fair(fair_model((2, 64, 4)), Path("m.pt"))
+        return save_fair(fair_model(Esm2Architecture(2, 64, 4, 256)), Path("m.pt"))
     return pickled_folder(Path("pickled"))
 
 

@@ -1,43 +1,29 @@
-"""Proteins and DNA through every entry program, against the model authors' own rows."""
+"""Each family through every entry program, against its authors' own rows."""
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import json
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from subprocess import CalledProcessError
 
 import h5py
 import numpy as np
 import pytest
 import torch
-from esm.model.esm2 import ESM2
+from families_table import EACH, TABLE, Member
 from indexing import read_records
-from models_in_plain import (
-    SHAPES,
-    WHOLE,
-    assert_close,
-    dnabert_folder,
-    dnabert_state,
-    dnabert_tokenizer,
-    encode,
-    fair_layers,
-    fair_model,
-    plain_dnabert,
-    random_dna,
-    random_proteins,
-    save_fair,
-)
+from models_in_plain import WHOLE, assert_close, encode
 from torch import Tensor
 
 from seqembed.models.encoders.tokenization import Tokenizer
 from seqembed.settings.lengths import LengthPolicy
 
 SCRIPTS = Path(__file__).parents[2] / "workflow/scripts"
-DNABERT = (2, 48, 4, 96)
 DEFAULTS = {
     "layer": "last",
     "pooling": "mean",
@@ -58,22 +44,30 @@ FULL = LengthPolicy(long_sequences="full", max_length=0)
 Reference = Callable[[Tensor], Tensor]
 
 
-def window(max_length: int) -> LengthPolicy:
-    return LengthPolicy(long_sequences="window", max_length=max_length)
+@pytest.fixture(autouse=True)
+def _restored(restored_process):
+    """Entry programs that run in this process set its signal handlers."""
 
 
-def call(folder: Path, entry: str, **options: object) -> None:
-    words = [sys.executable, str(SCRIPTS / f"{entry}.py")]
+def call(folder: Path, entry: str, *, apart: bool = False, **options: object) -> None:
+    """Run an entry program, in a process of its own if it is `apart`; CalledProcessError."""
+    words = [str(SCRIPTS / f"{entry}.py")]
     for name, value in options.items():
         values = value if isinstance(value, list) else [value]
         words += [f"--{name.replace('_', '-')}", *map(str, values)]
-    subprocess.run(words, cwd=folder, check=True)
+    if apart:
+        subprocess.run([sys.executable, *words], cwd=folder, check=True)
+        return
+    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", words)
+        if code := runpy.run_path(words[0])["main"]():
+            raise CalledProcessError(code, words)
 
 
-def run(
+def index(
     folder: Path, source: Path, invalid_residues: str, world_size: int = 1, **changes: object
-) -> Path:
-    """embeddings.h5 of in.fasta, with token rows."""
+) -> None:
+    """Prepare the model, and write the shards' indices of in.fasta."""
     what = DEFAULTS | changes
     length = {name: what[name] for name in ("layer", "long_sequences", "max_length")}
     call(folder, "prepare_model", name="toy", source=source, output="toy.json")
@@ -86,10 +80,18 @@ def run(
         folder, "split", index="r/index.parquet", residues="r/residues.bin", model="toy.json",
         world_size=world_size, output_dir="r/index", **length,
     )  # fmt: skip
+
+
+def run(
+    folder: Path, source: Path, invalid_residues: str, world_size: int = 1, **changes: object
+) -> Path:
+    """embeddings.h5 of in.fasta, with token rows."""
+    what = DEFAULTS | changes
+    index(folder, source, invalid_residues, world_size, **changes)
     for rank in range(world_size):
         call(
-            folder, "embed_shard", index=f"r/index/shard_{rank}.parquet", model="toy.json",
-            rank=rank, world_size=world_size, output=f"r/shards/shard_{rank}.h5",
+            folder, "embed_shard", apart=True, index=f"r/index/shard_{rank}.parquet",
+            model="toy.json", rank=rank, world_size=world_size, output=f"r/shards/shard_{rank}.h5",
             settings=json.dumps(what), execution=json.dumps(EXECUTION), threads=1,
             log=f"worker_{rank}.log",
         )  # fmt: skip
@@ -119,7 +121,7 @@ def pooled(rows: Tensor, pooling: str, pools_specials: bool) -> Tensor:
 
 
 def assert_rows(
-    path: Path, sequences: list[bytes], tokenizer: Tokenizer | None, policy: LengthPolicy,
+    path: Path, sequences: list[bytes], tokenizer: Tokenizer, policy: LengthPolicy,
     rows_of: Reference, pooling: str, pools_specials: bool, half: bool = False,
 ) -> None:  # fmt: skip
     """Every pooled row and every token row is the reference's."""
@@ -143,87 +145,110 @@ def write_fasta(folder: Path, sequences: list[bytes]) -> None:
     (folder / "in.fasta").write_text(text)
 
 
-PROTEINS = [*random_proteins([1, 40, 150, 1022, 1023, 1700, 90]), b"MKXBZUO.-WAC" * 9]
-DNA = [*random_dna([1, 30, 700, 5000, 250], seed=4), b"ACGTNNNNRYACGT" * 12]
+def sequences_of(member: Member) -> list[bytes]:
+    """Some that are cut, and residues of all kinds."""
+    most = member.max_length
+    lengths = [1, 40, 150, most, most + 1, 3 * most // 2, 90]
+    return [*member.sequences(lengths), member.odd * 9]
 
 
-@functools.cache
-def toy() -> ESM2:
-    return fair_model((2, 40, 4))
+def policy_of(member: Member, long_sequences: str = "auto", most: int = 0) -> LengthPolicy:
+    if long_sequences == "auto":
+        long_sequences = "full" if member.reads_whole else "window"
+    if long_sequences == "full":
+        return FULL
+    return LengthPolicy(long_sequences=long_sequences, max_length=most or member.max_length)
 
 
-def fair(layer: int, model: ESM2 | None = None) -> Reference:
-    """fair-esm's rows of a layer; of `toy` where no model is given."""
-    return lambda tokens: fair_layers(model or toy(), [tokens], [layer])[0][0]
+WHOLE_OR_CUT = {True: "truncate", False: "full"}
+# Each family with what is set by default, and with one more choice.
+CASES = [(member, {}) for member in TABLE]
+for number, member in enumerate(TABLE):
+    if number % 2:
+        read = WHOLE_OR_CUT[member.positions_end]
+        CASES.append((member, {"pooling": "cls", "layer": 1, "long_sequences": read}))
+    else:
+        changes = {"pooling": "max", "max_length": 101, "long_sequences": "window"}
+        CASES.append((member, changes | {"storage": "float16"}))
 
 
-@pytest.mark.parametrize(
-    ("changes", "policy"),
-    [
-        ({}, window(1022)),
-        ({"pooling": "max", "max_length": 101, "storage": "float16"}, window(101)),
-        ({"pooling": "cls", "layer": 1, "long_sequences": "full"}, FULL),
-    ],
-)
-def test_proteins(changes, policy, tmp_path):
-    source = save_fair(toy(), tmp_path / "m.pt")
-    write_fasta(tmp_path, PROTEINS)
-    path = run(tmp_path, source, "error", **changes)
-    rows_of = fair(changes.get("layer", 2))
+@pytest.mark.parametrize(("member", "changes"), CASES, ids=[f"{m.name} {c}" for m, c in CASES])
+def test_rows_of_a_family(member, changes, tmp_path):
+    architecture = member.small[0]
+    weights, sequences = member.make(architecture), sequences_of(member)
+    write_fasta(tmp_path, sequences)
+    source = member.write(weights, architecture, tmp_path / "model")
+    path = run(tmp_path, source, "unk", **changes)
+    policy = policy_of(member, changes.get("long_sequences", "auto"), changes.get("max_length", 0))
+    rows_of = member.layer(weights, architecture, changes.get("layer", architecture.layers))
     pooling, half = changes.get("pooling", "mean"), "storage" in changes
-    assert_rows(path, PROTEINS, None, policy, rows_of, pooling, False, half)
+    tokenizer, specials = member.tokenizer, member.pools_specials
+    assert_rows(path, sequences, tokenizer, policy, rows_of, pooling, specials, half)
     with h5py.File(path) as file:
-        long = [len(residues) > policy.max_length > 0 for residues in PROTEINS]
+        long = [tokenizer.count(residues) > policy.max_length > 0 for residues in sequences]
+        assert any(long) is (policy != FULL)
         flag = {"window": 1, "truncate": 2, "full": 0}[policy.long_sequences]
         assert file["flags"][:].tolist() == [flag * is_long for is_long in long]
         assert file["embeddings"].dtype == file["residues/embeddings"].dtype
         assert file["embeddings"].dtype.name == changes.get("storage", "float32")
 
 
+# Before a worker starts.
+
+
+@pytest.mark.parametrize("name", ["long_sequences", "max_length"])
+@EACH
+def test_split_refuses_what_has_no_positions(name, member, tmp_path, capfd):
+    most = member.max_length
+    value, message = {
+        "long_sequences": ("full", "long_sequences is full, but toy"),
+        "max_length": (most + 1, f"max_length is {most + 1:,}, but toy"),
+    }[name]
+    source = member.write(member.make(member.small[0]), member.small[0], tmp_path / "model")
+    write_fasta(tmp_path, member.sequences([5, 6]))
+    if not member.positions_end:
+        index(tmp_path, source, "unk", **{name: value})
+        return
+    with pytest.raises(CalledProcessError):
+        index(tmp_path, source, "unk", **{name: value})
+    reason = f"{message} has no positions after {most:,} residues; set `embedding: "
+    assert f"split: {reason}" in capfd.readouterr().err
+    assert not list((tmp_path / "r/index").glob("*"))
+
+
+WHOLE_CASES = [(member, a) for member in TABLE for a in member.whole]
+
+
 @pytest.mark.skipif(not WHOLE, reason="takes minutes: set SEQEMBED_WHOLE_SHAPES=1")
 @pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
-@pytest.mark.parametrize("size", SHAPES)
-def test_whole_shapes(size, pooling, tmp_path):
-    theirs, proteins = fair_model(size), random_proteins([1, 2, 50, 300, 1022, 2000])
-    write_fasta(tmp_path, proteins)
-    source = save_fair(theirs, tmp_path / "m.pt")
-    path = run(tmp_path, source, "error", pooling=pooling, long_sequences="full")
-    rows_of = fair(size[0], theirs)
-    assert_rows(path, proteins, None, FULL, rows_of, pooling, False)
-
-
 @pytest.mark.parametrize(
-    ("changes", "policy"),
-    [
-        ({}, FULL),
-        ({"pooling": "max", "layer": 1, "long_sequences": "window", "max_length": 80}, window(80)),
-    ],
+    ("member", "architecture"),
+    WHOLE_CASES,
+    ids=[f"{m.name} {a.layers}x{a.width}" for m, a in WHOLE_CASES],
 )
-def test_dna(changes: dict[str, Any], policy, tmp_path):
-    source = dnabert_folder(tmp_path / "m", DNABERT, pickled=True)
-    write_fasta(tmp_path, DNA)
-    path = run(tmp_path, source, "unk", **changes)
-    state = dnabert_state(DNABERT[0], DNABERT[1], DNABERT[3])
-    layer = changes.get("layer", 2)
-    rows_of = functools.partial(_dnabert_layer, state, layer)
-    pooling = changes.get("pooling", "mean")
-    assert_rows(path, DNA, dnabert_tokenizer(), policy, rows_of, pooling, True)
-
-
-def _dnabert_layer(state: dict[str, Tensor], layer: int, tokens: Tensor) -> Tensor:
-    return plain_dnabert(state, DNABERT[2], tokens)[layer]
+def test_whole_shapes(member, architecture, pooling, tmp_path):
+    weights, sequences = member.make(architecture), member.sequences([1, 2, 50, 300, 1022, 2000])
+    write_fasta(tmp_path, sequences)
+    source = member.write(weights, architecture, tmp_path / "model")
+    path = run(tmp_path, source, "unk", pooling=pooling, long_sequences="full")
+    rows_of = member.layer(weights, architecture, architecture.layers)
+    tokenizer, specials = member.tokenizer, member.pools_specials
+    assert_rows(path, sequences, tokenizer, FULL, rows_of, pooling, specials)
 
 
 def test_ids_stand_in_input_order_beside_their_own_rows(tmp_path):
-    source = save_fair(toy(), tmp_path / "m.pt")
-    sequences = [PROTEINS[n] for n in (2, 1, 6, 2, 0)]
+    member, architecture = TABLE[0], TABLE[0].small[0]
+    weights = member.make(architecture)
+    source = member.write(weights, architecture, tmp_path / "model")
+    sequences = [sequences_of(member)[n] for n in (2, 1, 6, 2, 0)]
     write_fasta(tmp_path, [*sequences, b"MJ*K"])
     path = run(tmp_path, source, "skip", world_size=2)
     records = list(read_records(tmp_path / "in.fasta"))
     with h5py.File(path) as file:
         assert file["sequence_ids"].asstr()[:].tolist() == [r.sequence_id for r in records[:-1]]
         assert file["lengths"][:].tolist() == [len(residues) for residues in sequences]
-    assert_rows(path, sequences, None, FULL, fair(2), "mean", False)
+    rows_of = member.layer(weights, architecture, architecture.layers)
+    assert_rows(path, sequences, member.tokenizer, FULL, rows_of, "mean", False)
     lines = (tmp_path / "r/quarantine.tsv").read_text().splitlines()
     assert lines[0] == "sequence_id\treason"
     assert len(lines) == 2 and lines[1].startswith("s5\tresidue 'J' at 2")

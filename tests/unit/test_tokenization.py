@@ -1,4 +1,4 @@
-"""Tokens are those of the authors' own tokenizers."""
+"""DNABERT's tokenizer, and many sequences at once; test_families.py has each family's tokens."""
 
 from __future__ import annotations
 
@@ -6,40 +6,17 @@ import json
 
 import numpy as np
 import pytest
+from families_table import DNABERT_TOKENIZER
 from hypothesis import given
 from hypothesis import strategies as st
-from models_in_plain import DNABERT_FILES, dnabert_tokenizer, random_dna, random_proteins
-from transformers import PreTrainedTokenizerFast
+from models_in_plain import DNABERT_FILES, dnabert_tokenizer, random_dna
 
 from seqembed.errors import ModelError
 from seqembed.models.encoders.tokenization import BpeTokenizer, ResidueTokenizer
 from seqembed.models.vocabularies import ESM
 
 CLS, SEP, UNK, MASK = 1, 2, 0, 4
-OURS = dnabert_tokenizer()
-
-
-THEIRS = PreTrainedTokenizerFast(
-    tokenizer_file=str(DNABERT_FILES / "tokenizer.json"), unk_token="[UNK]"
-)
-THEIRS.backend_tokenizer.no_padding()
-THEIRS.backend_tokenizer.no_truncation()
-
-
-def test_esm2s_tokens_are_fair_esms():
-    from esm.data import Alphabet
-
-    convert = Alphabet.from_architecture("ESM-1b").get_batch_converter()
-    tokenizer = ResidueTokenizer(ESM)
-    for sequence in [*random_proteins([1, 2, 600]), b"MXBZUO.-"]:
-        _, _, tokens = convert([("", sequence.decode())])
-        assert tokenizer.encode(sequence).tolist() == tokens[0].tolist()
-        assert tokenizer.count(sequence) == len(sequence)
-
-
-def test_esm2s_unknown_residues_are_unknown_tokens_one_by_one():
-    unknown = ESM.tokens.index("<unk>")
-    assert ResidueTokenizer(ESM).encode(b"J*\xff")[1:-1].tolist() == [unknown] * 3
+OURS, THEIRS = dnabert_tokenizer(), DNABERT_TOKENIZER
 
 
 @pytest.mark.parametrize("tokenizer", [ResidueTokenizer(ESM), OURS], ids=["ESM-2", "DNABERT"])

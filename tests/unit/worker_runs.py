@@ -27,6 +27,7 @@ from seqembed.checkpoints.manifest_and_failures import (
     read_manifest,
     write_manifest,
 )
+from seqembed.checks.residues import ResidueCheck
 from seqembed.models.prepared import read_prepared
 from seqembed.storage.publish import link
 
@@ -106,14 +107,15 @@ def make_project(
     *,
     world_size: int = 1,
     prefix: str = "s",
+    check: ResidueCheck | None = None,
 ) -> Project:
-    """Index and split `sequences`; ids are `prefix` and a number."""
+    """Index and split `sequences`, proteins without a `check`; ids are `prefix` and a number."""
     project = Project(folder, model, world_size)
     folder.mkdir(exist_ok=True)
     fasta = folder / "input.faa"
     records = enumerate(sequences)
     fasta.write_text("".join(f">{prefix}{n}\n{sequence}\n" for n, sequence in records))
-    index_proteins([fasta], project.results / "index.parquet")
+    index_proteins([fasta], project.results / "index.parquet", check=check)
     shards = [project.index(rank) for rank in range(world_size)]
     split_proteins(project.results / "index.parquet", shards)
     return project
