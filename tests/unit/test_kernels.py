@@ -17,9 +17,16 @@ from seqembed.kernels import fused, plain
 from seqembed.kernels.choice import FUSED
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.dnabert_s import DnabertS
+from seqembed.models.encoders.esm1b import Esm1b
 from seqembed.models.encoders.esm2 import Esm2
+from seqembed.models.encoders.esmc import Esmc
 from seqembed.models.encoders.rotary import rotary_tables
-from seqembed.models.families import DnabertArchitecture, Esm2Architecture
+from seqembed.models.families import (
+    DnabertArchitecture,
+    Esm1bArchitecture,
+    Esm2Architecture,
+    EsmcArchitecture,
+)
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 STEPS = [plain, fused]
@@ -164,6 +171,8 @@ def test_no_row_of_a_fused_step_depends_on_another(dtype):
     ("encoder", "architecture"),
     [
         (Esm2, Esm2Architecture(2, 96, 4, 384)),
+        (Esm1b, Esm1bArchitecture(2, 96, 4, 384, embedding_norm=True)),
+        (Esmc, EsmcArchitecture(2, 96, 4, 256)),
         (DnabertS, DnabertArchitecture(2, 96, 4, 192, 30)),
     ],
 )
