@@ -25,7 +25,7 @@ def check_vocabulary(
     vocab.txt begins with the vocabulary's tokens.
     """
     known, advice = vocabulary.tokens, f"only models with {model}'s alphabet are supported"
-    for name, token in NAMED_TOKENS.items():
+    for name, token in ((n, t) for n, t in NAMED_TOKENS.items() if t in known):
         number = known.index(token)
         if config.get(name) not in (None, number):
             message = f"{name} is {config[name]!r}, but {number} in {model}"
