@@ -16,7 +16,7 @@ def main() -> int:
     parser = command_line.parser(__doc__)
     required = partial(parser.add_argument, required=True)
     required("--name", help="a known name, or a key of `models`")
-    required("--source", help="a known name, a Hugging Face folder, or a fair-esm .pt file")
+    required("--source", help="a known name, a Hugging Face folder, or a .pt or .pth file")
     required("--output", type=Path, help="the JSON file to write")
     return command_line.run(prepare, parser.parse_args())
 
