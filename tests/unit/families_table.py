@@ -96,6 +96,7 @@ class Member:
     positions_end: bool = False
     pools_specials: bool = False
     half: str = "fp16"
+    eps: float = 1e-5
 
     def write(self, weights: Any, architecture: Architecture, folder: Path) -> Path:
         """Write the first layout."""
@@ -316,6 +317,7 @@ TABLE = (
         max_length=1998,
         reads_whole=True,
         pools_specials=True,
+        eps=1e-12,
     ),
 )
 EACH = pytest.mark.parametrize("member", TABLE, ids=lambda member: member.name)

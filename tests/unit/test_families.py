@@ -20,7 +20,7 @@ import worker_runs
 from families_table import EACH, SIZES, TABLE, Member
 from indexing import make_check
 from models_in_plain import assert_close, assert_same, embed, encode, every_layer, load
-from torch import Tensor
+from torch import Tensor, nn
 from worker_runs import WorkerProcess, make_project
 
 from seqembed.checkpoints.blocks import list_blocks
@@ -130,6 +130,14 @@ def test_weights_are_cast_as_a_whole_model_would_be(dtype, member, tmp_path):
     assert {buffer.dtype for buffer in exact.buffers()} <= {torch.float32}
     for name, tensor in exact.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor), name
+
+
+@EACH
+def test_every_norm_has_the_authors_eps(member, tmp_path):
+    """Random rows are too far from zero to show it."""
+    source = member.write(member.make(member.small[1]), member.small[1], tmp_path / "model")
+    norms = [part for part in load(source).modules() if isinstance(part, nn.LayerNorm)]
+    assert {norm.eps for norm in norms} == {member.eps}
 
 
 # Tokens.
