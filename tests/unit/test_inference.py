@@ -325,6 +325,7 @@ def test_windows_have_the_specials_that_a_family_states(before, after, pooling, 
     vocabulary = Vocabulary(
         name="toy",
         tokens=ESM.tokens,
+        size=ESM.size,
         letters=ESM.letters,
         before=("<cls>", "<null_1>")[:before],
         after=("<eos>", "<mask>")[:after],
@@ -336,6 +337,8 @@ def test_windows_have_the_specials_that_a_family_states(before, after, pooling, 
     expected = []
     for sequence in sequences:
         rows, windows = [], policy.cut(len(sequence))
+        read = sum(w.stop - w.start + before + after for w in windows)
+        assert policy.model_tokens(np.array([len(sequence)])).tolist() == [read]
         for number, w in enumerate(windows):
             tokens = [*first, *map(ids, sequence[w.start : w.stop]), *last]
             found = [[token, place, len(tokens)] for place, token in enumerate(tokens)]
