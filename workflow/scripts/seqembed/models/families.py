@@ -96,9 +96,9 @@ class Family:
     counted. reads_whole: whether longer sequences may go through the model in one piece.
     positions_end: no token after max_length has a position, so that the model cannot read it.
 
-    pools_specials: whether the authors' mean includes the special tokens. half: the precision in
-    which the authors compute on a GPU. licence: that of the authors' weights, by its SPDX name.
-    citation: the paper, by its DOI or arXiv number.
+    pools_specials: whether the authors' mean includes the special tokens. half: the precision that
+    `auto` means on a GPU: bf16 if the authors compute in it. licence: that of the authors' weights,
+    by its SPDX name. citation: the paper, by its DOI or arXiv number.
     """
 
     name: str
