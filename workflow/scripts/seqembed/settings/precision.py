@@ -37,9 +37,7 @@ def resolve_precision(
     the asked precision, and ConfigError if fp16 is asked for and SEQEMBED_DISABLE_FP16 forbids it.
     """
     if asked == "auto":
-        # A CPU may have instructions for bf16, but computes in fp32 unless it is asked for.
-        fit = device.type == "cuda" and should_use_fp16(device, environment)
-        return half if fit else "fp32"
+        return half if should_use_fp16(device, environment) else "fp32"
     if asked == "fp16" and environment.disable_fp16:
         raise ConfigError(
             "the environment variable SEQEMBED_DISABLE_FP16 forbids `precision: fp16`; unset the "
