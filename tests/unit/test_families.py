@@ -59,17 +59,19 @@ def ours(
         return weights, tokens, every_layer(source, tokens)
 
 
-def pooled(rows: list[Tensor], pools_specials: bool) -> list[Tensor]:
+def pooled(rows: list[Tensor], member: Member) -> list[Tensor]:
     """The mean and the maximum of each sequence's rows, by the worker's own steps."""
     bounds = pairwise(accumulate(map(len, rows), initial=0))
-    windows = [PackedWindow(0, a + 1, b - 1, True, True) for a, b in bounds]
-    specials = FAMILIES["esm2"].specials
-    spans = [pooled_span(window, "mean", specials, pools_specials) for window in windows]
+    specials = FAMILIES[member.family].specials
+    ends = [(a + specials.before, b - specials.after) for a, b in bounds]
+    windows = [PackedWindow(0, a, b, True, True) for a, b in ends]
+    spans = [pooled_span(window, "mean", specials, member.pools_specials) for window in windows]
     return [row for most in (False, True) for row in plain.pool(torch.cat(rows), spans, most)]
 
 
-def plainly_pooled(rows: list[Tensor], pools_specials: bool) -> list[Tensor]:
-    counted = [own if pools_specials else own[1:-1] for own in rows]
+def plainly_pooled(rows: list[Tensor], member: Member) -> list[Tensor]:
+    before, after = FAMILIES[member.family].specials.before, FAMILIES[member.family].specials.after
+    counted = [own if member.pools_specials else own[before : len(own) - after] for own in rows]
     return [*(own.mean(0) for own in counted), *(own.amax(0) for own in counted)]
 
 
@@ -83,8 +85,7 @@ def test_every_layer_is_the_references(member, architecture, lengths, name):
     theirs = member.references[name](weights, architecture, tokens)
     for layer, (a, b) in enumerate(zip(layers, theirs, strict=True)):
         worst, cosine = assert_close(a, b, scaled=True)
-        whole = member.pools_specials
-        assert_close(pooled(a, whole), plainly_pooled(b, whole), scaled=True)
+        assert_close(pooled(a, member), plainly_pooled(b, member), scaled=True)
         std, most = torch.cat(b).std().item(), torch.cat(b).abs().max().item()
         print(f"{member.name} {layer}: {worst:.1e} {cosine:.8f} std {std:.2f} max {most:.1f}")
 

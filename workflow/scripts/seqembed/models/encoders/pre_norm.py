@@ -68,7 +68,7 @@ class PreNormEncoder(Encoder):
         *,
         tokens: int,
         make_layer: Callable[[], PreNormLayer],
-        last_norm: nn.LayerNorm,
+        last_norm: nn.Module,
     ) -> None:
         super().__init__(architecture, layer)
         self.embedding = nn.Embedding(tokens, architecture.width)
