@@ -143,7 +143,7 @@ class Peer:
         return found | {"peak_mb": peak_mb, "rows": np.load(folder / ROWS)}
 
     def at(self, budget: int) -> Peer:
-        """The same peer with so many tokens a batch."""
+        """This peer with a token budget of `budget`."""
         return replace(self, options=[*self.options, "--budget", str(budget)])
 
     def tune(self, scene: Scene, folder: Path, budgets: Sequence[int]) -> dict[str, Any]:

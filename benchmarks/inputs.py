@@ -36,8 +36,9 @@ def write_input(
     times: each sequence is written as often, every time rotated by one residue more, because equal
     sequences are embedded once.
 
-    batches: of the batches of `budget` tokens into which all sequences fall when they are sorted by
-    length, only so many are taken, evenly spread: a few sequences of all lengths would fill none.
+    batches: how many batches of sequences are written. All sequences are sorted by length and make
+    batches of `budget` tokens, of which evenly spread ones are taken. A few sequences of all
+    lengths would fill none.
 
     Proteins are cut to what a model reads at once. Contigs are cut into as many fragments as they
     hold, of lengths like an assembly's: a whole one can be too long for a padded batch.

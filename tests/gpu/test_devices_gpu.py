@@ -75,5 +75,5 @@ def test_fp16_follows_the_cards_capability():
     new_enough = torch.cuda.get_device_capability(DEVICE) >= (8, 0)
     assert should_use_fp16(DEVICE, ALLOWED) is new_enough
     assert should_use_fp16(torch.device("cuda", 0), ALLOWED) is new_enough
-    assert resolve_precision("auto", DEVICE, ALLOWED) == ("fp16" if new_enough else "fp32")
+    assert resolve_precision("auto", DEVICE, ALLOWED, "fp16") == ("fp16" if new_enough else "fp32")
     assert should_use_fp16(DEVICE, DISABLED) is False

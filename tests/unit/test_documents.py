@@ -75,7 +75,7 @@ def number(text: str) -> int:
 
 
 def official(name: str, layers: int, width: int) -> Architecture:
-    """The architecture of a known model that has so many layers and this width."""
+    """The architecture of the known model with this number of layers and this width."""
     if name.startswith("esm2"):
         return Esm2Architecture(layers, width, esm2.KNOWN_HEADS[layers, width], 4 * width)
     if name.startswith("esm1"):
@@ -98,7 +98,7 @@ def count_parameters(architecture: Architecture) -> int:
 
 
 def short(value: float, digits: int = 2) -> float:
-    """A value of so many digits, as tables have it."""
+    """A value, rounded to this number of digits, as tables have it."""
     return float(f"{value:.{digits}g}")
 
 

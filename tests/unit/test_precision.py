@@ -34,7 +34,7 @@ def card(monkeypatch):
 def test_auto_takes_fp16_on_ampere_and_newer_unless_disabled(card, capability, environment, fp16):
     card(*capability)
     assert should_use_fp16(CUDA, environment) is fp16
-    assert resolve_precision("auto", CUDA, environment) == ("fp16" if fp16 else "fp32")
+    assert resolve_precision("auto", CUDA, environment, "fp16") == ("fp16" if fp16 else "fp32")
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_auto_takes_fp16_on_ampere_and_newer_unless_disabled(card, capability, e
 )
 def test_what_is_asked_for_is_kept(card, asked, device, environment, found):
     card(8, 6)
-    assert resolve_precision(asked, device, environment) == found
+    assert resolve_precision(asked, device, environment, "fp16") == found
 
 
 @pytest.mark.parametrize(
@@ -63,13 +63,13 @@ def test_what_is_asked_for_is_kept(card, asked, device, environment, found):
 def test_a_precision_that_the_device_lacks_is_refused(card, asked, device, capability, message):
     card(*capability or ())
     with pytest.raises(DeviceError, match=f"{message}.*set `precision: auto`"):
-        resolve_precision(asked, device, ALLOWED)
+        resolve_precision(asked, device, ALLOWED, "fp16")
 
 
 def test_fp16_asked_for_and_forbidden_is_refused(card):
     card(8, 0)
     with pytest.raises(ConfigError, match="SEQEMBED_DISABLE_FP16"):
-        resolve_precision("fp16", CUDA, DISABLED)
+        resolve_precision("fp16", CUDA, DISABLED, "fp16")
 
 
 @pytest.mark.parametrize(("flags", "able"), [("sse avx2", False), ("avx512_bf16 sse", True)])
@@ -78,7 +78,7 @@ def test_bf16_on_the_cpu_needs_its_instructions(flags, able, monkeypatch, tmp_pa
     cpuinfo.write_text(f"processor\t: 0\nflags\t\t: {flags}\nbugs\t: avx512_bf16\n")
     monkeypatch.setattr("seqembed.machine.processor.CPUINFO", cpuinfo)
     if able:
-        assert resolve_precision("bf16", CPU, ALLOWED) == "bf16"
+        assert resolve_precision("bf16", CPU, ALLOWED, "fp16") == "bf16"
         return
     with pytest.raises(DeviceError, match="on cpu: .* a CPU with amx_bf16 or avx512_bf16"):
-        resolve_precision("bf16", CPU, ALLOWED)
+        resolve_precision("bf16", CPU, ALLOWED, "fp16")

@@ -10,6 +10,7 @@ from seqembed.models.vocabularies import ESM, Specials, Vocabulary
 from seqembed.models.vocabularies import ESMC as ESMC_VOCABULARY
 
 Molecule = Literal["protein", "DNA"]
+Half = Literal["fp16", "bf16"]
 # What a field's value must be, by the field's type, in the words of messages.
 _FIELDS = {
     "int": "a whole number above 0",
@@ -110,7 +111,7 @@ class Family:
     reads_whole: bool = False
     positions_end: bool = False
     pools_specials: bool = False
-    half: Literal["fp16", "bf16"] = "fp16"
+    half: Half = "fp16"
     licence: str
     citation: str
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 
 from seqembed.environment import EnvConfig
 from seqembed.errors import ConfigError, DeviceError
 from seqembed.kernels.choice import OLDEST_CAPABILITY
 from seqembed.machine.processor import read_processor
+from seqembed.models.families import Half
 from seqembed.settings.request import AskedPrecision, Precision
 
 CARD = "an NVIDIA GPU of compute capability 8.0 (Ampere) or newer"
@@ -28,7 +27,7 @@ def resolve_precision(
     asked: AskedPrecision,
     device: torch.device,
     environment: EnvConfig,
-    half: Literal["fp16", "bf16"] = "fp16",
+    half: Half,
 ) -> Precision:
     """Return the precision to compute in.
 

@@ -128,8 +128,8 @@ def adopt_recipe(
 
 def _check_pooling(pooling: Pooling, model: PreparedModel) -> None:
     if pooling == "cls" and not model.facts.specials.before:
-        message = "pooling is cls, but {} puts no special token before a sequence; set `mean`"
-        raise ConfigError(message.format(model.name))
+        message = f"pooling is cls, but {model.name} puts no special token before a sequence"
+        raise ConfigError(f"{message}; set `mean`")
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -13,9 +13,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqembed.models.encoders.attention import Attend, Packing
 from seqembed.models.encoders.pre_norm import PreNormEncoder, PreNormLayer
-from seqembed.models.encoders.rotary import default_inv_freq, rotate_before
 from seqembed.models.families import EsmcArchitecture
 from seqembed.models.vocabularies import ESMC
 
@@ -50,9 +48,6 @@ class EsmcLayer(PreNormLayer):
 class Esmc(PreNormEncoder):
     """The encoder of ESM C."""
 
-    architecture: EsmcArchitecture
-    inv_freq: Tensor
-
     def __init__(self, architecture: EsmcArchitecture, layer: int) -> None:
         super().__init__(
             architecture,
@@ -61,7 +56,3 @@ class Esmc(PreNormEncoder):
             make_layer=partial(EsmcLayer, architecture),
             last_norm=nn.LayerNorm(architecture.width, eps=EPS, bias=False),
         )
-        self.register_buffer("inv_freq", default_inv_freq(architecture.head_dim))
-
-    def attention(self, packing: Packing) -> Attend:
-        return rotate_before(self.attend_over(packing), self.inv_freq, packing, self.steps)

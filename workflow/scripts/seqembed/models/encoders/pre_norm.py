@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from seqembed.kernels.choice import Steps
 from seqembed.models.encoders.attention import Attend, Packing
 from seqembed.models.encoders.encoder import Encoder, in_blocks, in_chunks
+from seqembed.models.encoders.rotary import default_inv_freq, rotate_before
 from seqembed.models.families import Architecture
 
 
@@ -55,11 +56,13 @@ class PreNormLayer(nn.Module):
 class PreNormEncoder(Encoder):
     """An encoder of PreNormLayers; `last_norm` follows the model's last layer only.
 
-    tokens: the number of tokens in the vocabulary. make_layer: returns a new layer. A family
-    overrides `embed` or `attention` where it differs.
+    tokens: the number of tokens in the vocabulary. make_layer: returns a new layer. If the
+    architecture is rotary, queries and keys are turned by their positions. A family overrides
+    `embed` where it differs.
     """
 
     alibi = False
+    inv_freq: Tensor
 
     def __init__(
         self,
@@ -74,6 +77,8 @@ class PreNormEncoder(Encoder):
         self.embedding = nn.Embedding(tokens, architecture.width)
         self.layers = nn.ModuleList(make_layer() for _ in range(layer))
         self.final_norm = last_norm if layer == architecture.layers else nn.Identity()
+        if architecture.rotary:
+            self.register_buffer("inv_freq", default_inv_freq(architecture.head_dim))
 
     def embed(self, tokens: Tensor, packing: Packing) -> Tensor:
         """Return the rows of layer 0, (T, width)."""
@@ -81,8 +86,11 @@ class PreNormEncoder(Encoder):
         return rows
 
     def attention(self, packing: Packing) -> Attend:
-        """Return attention over a batch, with whatever it does to queries and keys before."""
-        return self.attend_over(packing)
+        """Return attention over a batch; it changes queries and keys first if they are rotary."""
+        attend = self.attend_over(packing)
+        if not self.architecture.rotary:
+            return attend
+        return rotate_before(attend, self.inv_freq, packing, self.steps)
 
     def forward(self, tokens: Tensor, packing: Packing) -> Tensor:
         """Return the rows of layer `self.layer`; shapes and dtypes are as in Encoder."""

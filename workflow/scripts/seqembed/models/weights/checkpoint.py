@@ -134,11 +134,10 @@ def _read_file(path: Path) -> tuple[Architecture, State]:
                 raise ModelError(f"{message}; {FOLDER}")
             loaded = loaded.get("model")
         state = check_state(loaded)
-        files = ((layout, layout.own_files) for layout in LAYOUTS if layout.own_files)
-        fitting = ((layout, own) for layout, own in files if own.shows(state))
-        layout, own_files = next(fitting, (esm2.LAYOUT, None))
+        own = (layout for layout in LAYOUTS if layout.own_files and layout.own_files.shows(state))
+        layout = next(own, None)
         # Raises ModelError for other families, too.
-        encoder = find_encoder(state, layout)
-        if own_files is None:
+        encoder = find_encoder(state, layout or esm2.LAYOUT)
+        if layout is None or layout.own_files is None:
             raise ModelError(f"{NO_FAMILY}; {FOLDER}")
-        return own_files.read_settings(settings, encoder), state
+        return layout.own_files.read_settings(settings, encoder), state

@@ -12,7 +12,7 @@ from seqembed.errors import ModelError, count_of
 from seqembed.models.families import Esm1bArchitecture, Esm2Architecture
 from seqembed.models.vocabularies import ESM
 from seqembed.models.weights.formats import State
-from seqembed.models.weights.layout import FOLDER, Weight, weight_and_bias
+from seqembed.models.weights.layout import FOLDER, Weight, count_layers, weight_and_bias
 
 TOKENS = len(ESM.tokens)
 # For each setting of config.json that all models must have: its value, and its default in
@@ -132,9 +132,7 @@ def measure(
     show the number. model: the family's name for messages.
     """
     naming = find_naming(encoder)
-    layers = 0
-    while f"{naming.part(layers, 'fc1')}.weight" in encoder:
-        layers += 1
+    layers = count_layers(encoder, lambda number: f"{naming.part(number, 'fc1')}.weight")
     width = encoder[f"{naming.embedding}.weight"].shape[-1]
     if (layers, width) not in known_heads:
         size = f"{count_of(layers, 'layer')} of width {width}"

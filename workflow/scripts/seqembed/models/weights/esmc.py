@@ -33,6 +33,7 @@ from seqembed.models.weights.layout import (
     Layout,
     OwnFiles,
     Weight,
+    count_layers,
     other_setting,
     read_sizes,
 )
@@ -213,9 +214,7 @@ def read_settings(_: Mapping[str, Any] | None, encoder: State) -> EsmcArchitectu
     """
     naming = find_naming(encoder)
     width = encoder[naming.embedding].shape[-1]
-    layers = 0
-    while naming.parts(layers, "out.weight")[0] in encoder:
-        layers += 1
+    layers = count_layers(encoder, lambda number: naming.parts(number, "out.weight")[0])
     if KNOWN_LAYERS.get(width) != layers:
         size = f"{count_of(layers, 'layer')} of width {width}"
         raise ModelError(f"has no settings, and no official ESM C has {size}; {FOLDER}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -167,6 +168,11 @@ def other_setting(name: str, found: object, value: object, model: str) -> str:
     """Return the message on a setting of config.json that has a value other than the model's."""
     message = f"{name} is {found!r}; only {model}, where it is {value!r}, is supported"
     return f"{message}; take the authors' settings"
+
+
+def count_layers(encoder: State, name: Callable[[int], str]) -> int:
+    """Return how many layers an encoder has; name: returns a tensor's name in a layer, from 0."""
+    return next(number for number in itertools.count() if name(number) not in encoder)
 
 
 def refuse_unknown(state: State, layout: Layout, used: Collection[str]) -> None:
