@@ -129,13 +129,13 @@ def _plan(checkpoint: Checkpoint, layer: int) -> tuple[State, dict[str, Weight]]
     # Without this check, a configuration with a million layers would take a search for each.
     if architecture.layers > (held := len(checkpoint.state)):
         message = f"has {held:,} weights, too few for {architecture.layers:,} layers"
-        raise ModelError(f"{message}; correct num_hidden_layers in config.json")
+        raise ModelError(f"{message}; correct their number in config.json")
     encoder = find_encoder(checkpoint.state, layout)
     more = tuple(f"{own}.{architecture.layers}." for own in layout.layers)
     if any(name.startswith(more) for name in encoder):
         raise ModelError(
-            f"has more layers than its settings say ({architecture.layers}); correct "
-            "num_hidden_layers in config.json"
+            f"has more layers than its settings say ({architecture.layers}); correct their number "
+            "in config.json"
         )
     weights = layout.weights(architecture, architecture.layers, encoder)
     for weight in weights.values():

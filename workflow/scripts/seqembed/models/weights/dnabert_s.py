@@ -15,7 +15,7 @@ from seqembed.models.encoders.tokenization import BpeTokenizer
 from seqembed.models.families import FAMILIES, DnabertArchitecture
 from seqembed.models.source import TOKENIZER
 from seqembed.models.weights.formats import State
-from seqembed.models.weights.layout import Layout, Weight, read_sizes, weight_and_bias
+from seqembed.models.weights.layout import DEFAULT_EPS, Layout, Weight, read_sizes, weight_and_bias
 
 # How many token types checkpoints have; the encoder uses the first type only.
 TOKEN_TYPES = 2
@@ -89,8 +89,9 @@ def read_config(path: Path, config: Mapping[str, Any]) -> DnabertArchitecture:
         )
     sizes = read_sizes(path, config, CONFIG, "DNABERT-S")
     vocabulary: Any = config.get("vocab_size")
+    eps: Any = config.get("layer_norm_eps", DEFAULT_EPS)
     with named(path):
-        architecture = DnabertArchitecture(**sizes, vocabulary=vocabulary)
+        architecture = DnabertArchitecture(**sizes, vocabulary=vocabulary, layer_norm_eps=eps)
     BpeTokenizer(path.parent / TOKENIZER).check(architecture.vocabulary)
     return architecture
 

@@ -14,6 +14,7 @@ from seqembed.models.vocabularies import ESM
 from seqembed.models.weights import esm
 from seqembed.models.weights.formats import State
 from seqembed.models.weights.layout import (
+    DEFAULT_EPS,
     Layout,
     OwnFiles,
     Weight,
@@ -58,6 +59,7 @@ def read_config(path: Path, config: Mapping[str, Any]) -> Esm1bArchitecture:
             **sizes,
             embedding_norm=bool(config.get("emb_layer_norm_before")),
             token_dropout=bool(config.get("token_dropout", False)),
+            layer_norm_eps=config.get("layer_norm_eps", DEFAULT_EPS),
         )
 
 

@@ -17,7 +17,7 @@ from seqembed.models.families import FAMILIES, Esm2Architecture
 from seqembed.models.vocabularies import ESM
 from seqembed.models.weights import esm
 from seqembed.models.weights.formats import State
-from seqembed.models.weights.layout import Layout, OwnFiles, Weight, read_sizes
+from seqembed.models.weights.layout import DEFAULT_EPS, Layout, OwnFiles, Weight, read_sizes
 from seqembed.models.weights.vocabulary import check_vocabulary
 
 # As esm.CONFIG.
@@ -64,7 +64,11 @@ def read_config(path: Path, config: Mapping[str, Any]) -> Esm2Architecture:
     sizes = read_sizes(path, config, CONFIG, "ESM-2")
     check_vocabulary(path, config, ESM, "ESM-2")
     with named(path):
-        return Esm2Architecture(**sizes, token_dropout=bool(config.get("token_dropout", False)))
+        return Esm2Architecture(
+            **sizes,
+            token_dropout=bool(config.get("token_dropout", False)),
+            layer_norm_eps=config.get("layer_norm_eps", DEFAULT_EPS),
+        )
 
 
 def read_settings(settings: Mapping[str, Any] | None, encoder: State) -> Esm2Architecture:

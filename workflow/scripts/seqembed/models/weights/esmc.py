@@ -30,6 +30,7 @@ from seqembed.models.vocabularies import ESMC
 from seqembed.models.weights.formats import State
 from seqembed.models.weights.layout import (
     FOLDER,
+    SIZES,
     Layout,
     OwnFiles,
     Weight,
@@ -49,12 +50,8 @@ CONFIG = {
     # Other spellings of rope_parameters, which would scale the angles.
     "rope_scaling": (None, None),
 }
-# Our names of sizes -> transformers' names, and those of biohub/ESMC-*.
-SIZES = {
-    "layers": ("num_hidden_layers", "n_layers"),
-    "width": ("hidden_size", "d_model"),
-    "heads": ("num_attention_heads", "n_heads"),
-}
+# As SIZES, in the config.json of biohub/ESMC-*, where ffn_width follows from the width.
+PUBLISHED_SIZES = {"layers": "n_layers", "width": "d_model", "heads": "n_heads"}
 MODEL, HEAD_DIM = "ESM C", 64
 # The layers of each official ESM C, by width: 300M, 600M, 6B (esm/pretrained.py).
 KNOWN_LAYERS = {960: 30, 1152: 36, 2560: 80}
@@ -169,9 +166,9 @@ def ffn_width(width: int) -> int:
 
 def read_config(path: Path, config: Mapping[str, Any]) -> EsmcArchitecture:
     """Return config.json's architecture; ModelError unless model and alphabet are ESM C's."""
-    sizes = read_sizes(path, _rename(path, config), CONFIG, MODEL)
-    # No setting: transformers and the authors take PyTorch's default.
-    del sizes["layer_norm_eps"]
+    sizes = read_sizes(path, config, CONFIG, MODEL, _size_names(path, config))
+    if isinstance(width := sizes["width"], int):
+        sizes.setdefault("ffn_width", ffn_width(width))
     check_vocabulary(path, config, ESMC, MODEL)
     with named(path):
         architecture = EsmcArchitecture(**sizes)
@@ -179,17 +176,14 @@ def read_config(path: Path, config: Mapping[str, Any]) -> EsmcArchitecture:
         return architecture
 
 
-def _rename(path: Path, config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a config.json of biohub/ESMC-* with transformers' names of sizes; others unchanged."""
+def _size_names(path: Path, config: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return SIZES or PUBLISHED_SIZES, whichever a config.json has; ModelError if it mixes them."""
     if "d_model" not in config:
-        return config
-    if both := [name for name, _ in SIZES.values() if name in config]:
+        return SIZES
+    if both := [name for own, name in SIZES.items() if own in PUBLISHED_SIZES and name in config]:
         message = f"has {both[0]} beside d_model, and may be of two models"
         raise ModelError(f"{path}: {message}; take the authors' settings")
-    width = config["d_model"]
-    ffn = ffn_width(width) if isinstance(width, int) else None
-    sizes = {name: config.get(theirs) for name, theirs in SIZES.values()}
-    return {**config, **sizes, "intermediate_size": ffn}
+    return PUBLISHED_SIZES
 
 
 def _check_heads(config: Mapping[str, Any], architecture: EsmcArchitecture) -> None:

@@ -73,6 +73,15 @@ WRAPPERS = re.compile(
 # transformers 5 saves some LayerNorms under these old names.
 LEGACY_NAMES = re.compile(r"(?<=\.LayerNorm\.|\.layernorm\.)(?:gamma|beta)$")
 TODAY = {"gamma": "weight", "beta": "bias"}
+# The fields of Architecture, and what transformers calls them in config.json.
+SIZES = {
+    "layers": "num_hidden_layers",
+    "width": "hidden_size",
+    "heads": "num_attention_heads",
+    "ffn_width": "intermediate_size",
+}
+# The layer_norm_eps of EsmConfig and BertConfig in transformers, if config.json has none.
+DEFAULT_EPS = 1e-12
 
 
 @dataclass(frozen=True)
@@ -141,27 +150,27 @@ def weight_and_bias(own: str, name: str, *shape: int) -> dict[str, Weight]:
 
 
 def read_sizes(
-    path: Path, config: Mapping[str, Any], required: Mapping[str, tuple[Any, Any]], model: str
+    path: Path,
+    config: Mapping[str, Any],
+    required: Mapping[str, tuple[Any, Any]],
+    model: str,
+    names: Mapping[str, str] = SIZES,
 ) -> dict[str, Any]:
     """Return the sizes in config.json, whatever they are, by the names of Architecture's fields.
 
     path: config.json. config: its content. required: other settings, each with the value that it
     must have, and the value that counts if it is absent. model: the family's name for messages.
-    Raises ModelError if such a setting does not have its value: the model would give other rows.
+    names: the fields, and what config.json calls them. Raises ModelError if a size is absent, or if
+    another setting does not have its value: the model would give other rows.
     """
     for name, (value, default) in required.items():
         found = config.get(name, default)
         # transformers reads null as "not set", which has the effect of false.
         if found != value and not (value is False and found is None):
             raise ModelError(f"{path}: {other_setting(name, found, value, model)}")
-    return {
-        "layers": config.get("num_hidden_layers"),
-        "width": config.get("hidden_size"),
-        "heads": config.get("num_attention_heads"),
-        "ffn_width": config.get("intermediate_size"),
-        # The default of EsmConfig and BertConfig in transformers is 1e-12.
-        "layer_norm_eps": config.get("layer_norm_eps", 1e-12),
-    }
+    if absent := [name for name in names.values() if config.get(name) is None]:
+        raise ModelError(f"{path}: lacks {', '.join(absent)}; take the authors' settings")
+    return {own: config[name] for own, name in names.items()}
 
 
 def other_setting(name: str, found: object, value: object, model: str) -> str:
