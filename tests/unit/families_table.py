@@ -45,6 +45,7 @@ from transformers import EsmcTokenizer, PreTrainedTokenizerFast
 
 from seqembed.models.encoders.tokenization import ResidueTokenizer, Tokenizer
 from seqembed.models.families import (
+    FAMILIES,
     Architecture,
     DnabertArchitecture,
     Esm1bArchitecture,
@@ -101,6 +102,15 @@ class Member:
     def write(self, weights: Any, architecture: Architecture, folder: Path) -> Path:
         """Write the first layout."""
         return next(iter(self.layouts.values()))(weights, architecture, folder)
+
+    def readable(self, *lengths: int) -> tuple[int, ...]:
+        """Those of the lengths that its models have positions for."""
+        return tuple(n for n in lengths if n <= self.max_length or not self.positions_end)
+
+    def inner(self, rows: Any) -> Any:
+        """The rows, or tokens, of a sequence without those of its special tokens."""
+        specials = FAMILIES[self.family].specials
+        return rows[specials.before : len(rows) - specials.after]
 
     def layer(self, weights: Any, architecture: Architecture, number: int) -> Any:
         """Returns one sequence's rows of a layer, by the first reference."""
@@ -320,15 +330,16 @@ TABLE = (
         eps=1e-12,
     ),
 )
+WHOLE_LENGTHS = (1, 2, 50, 300, 1022, 2000)
 EACH = pytest.mark.parametrize("member", TABLE, ids=lambda member: member.name)
 # Every size, with the lengths of its sequences.
 SIZES = [
     (member, architecture, lengths)
     for member in TABLE
     for sizes, lengths in (
-        (member.small, (1, 2, 37, 128, 255, 600)),
+        (member.small, member.readable(1, 2, 37, 128, 255, 600)),
         (member.true, member.lengths),
-        (member.whole if WHOLE else (), (1, 2, 50, 300, 1022, 2000)),
+        (member.whole if WHOLE else (), member.readable(*WHOLE_LENGTHS)),
     )
     for architecture in sizes
 ]

@@ -1,251 +1,53 @@
-"""The batch runner: rows in order, a row's bits its own, and what is computed after a failure."""
+"""The batch runner: rows in order, windows put together, and what is computed after a failure."""
 
 from __future__ import annotations
 
-import functools
 import gc
 import itertools
-import logging
-import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from threading import Event
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from families_table import TABLE
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from batch_runs import (
+    CPU,
+    POOL,
+    SMALL,
+    TOKENIZER,
+    TRUNCATE,
+    WINDOW,
+    embed,
+    gather,
+    model_of,
+    outputs,
+    pack,
+    runner_of,
+    tracker_of,
+)
 from torch import nn
 from worker_runs import make_sequences
 
-from seqembed.checkpoints.manifest_and_failures import (
-    Failures,
-    Suspect,
-    read_failures,
-    write_failures,
-)
+from seqembed.checkpoints.manifest_and_failures import Suspect, read_failures
 from seqembed.errors import FreshProcessError, NonFiniteError, NotTheSequencesError
 from seqembed.flags import FP32_RETRY
-from seqembed.inference.batches import (
-    Filling,
-    PackedBatch,
-    RawBatch,
-    VarlenCollator,
-    plan_batches,
-    plan_passes,
-)
-from seqembed.inference.failure_tracker import MAX_IN_A_ROW, FailureTracker
-from seqembed.inference.runner import AsyncInferenceRunner, BatchRows, Outputs
+from seqembed.inference.batches import PackedBatch
+from seqembed.inference.failure_tracker import MAX_IN_A_ROW
+from seqembed.inference.runner import AsyncInferenceRunner, BatchRows
 from seqembed.kernels import plain
 from seqembed.models.encoders.attention import Packing
-from seqembed.models.encoders.encoder import CPU_FFN_ROWS, in_chunks
 from seqembed.models.encoders.tokenization import ResidueTokenizer
-from seqembed.models.families import Architecture, Esm2Architecture
-from seqembed.models.vocabularies import ESM, Specials, Vocabulary
-from seqembed.models.weights.checkpoint import LAYOUTS
+from seqembed.models.families import Architecture
+from seqembed.models.vocabularies import ESM, Vocabulary
 from seqembed.settings.lengths import LengthPolicy
-
-CPU = torch.device("cpu")
-LOGGER = logging.getLogger("seqembed.tests")
-# The second is no multiple of any vector's width.
-SMALL = [Esm2Architecture(3, 64, 4, 256), Esm2Architecture(2, 36, 3, 52)]
-SMALL += {member.family: member.small[1] for member in TABLE[1:]}.values()
-# The authors' widths, once each, of which layers do not differ.
-TRUE_WIDTHS = {
-    (member.family, a.width): replace(a, layers=1) for member in TABLE for a in member.true
-}.values()
-TOKENIZER = ResidueTokenizer(ESM)
-ENCODERS = {layout.family.architecture: layout.encoder for layout in LAYOUTS}
-TRUNCATE = LengthPolicy(long_sequences="truncate", max_length=1022)
-WINDOW = LengthPolicy(long_sequences="window", max_length=60)
-
-
-def name_of(architecture: Architecture) -> str:
-    return f"{type(architecture).__name__.removesuffix('Architecture')} {architecture.width} wide"
-
-
-def outputs(pooling: str = "mean", per_residue: bool = False, storage: str = "float32") -> Outputs:
-    return Outputs(
-        pooling=pooling,
-        specials=Specials(),
-        pools_specials=False,
-        per_residue=per_residue,
-        storage=storage,
-    )
-
-
-@functools.cache
-def model_of(architecture: Architecture) -> nn.Module:
-    torch.manual_seed(11)
-    kind = ENCODERS[type(architecture)]
-    model = kind(architecture, architecture.layers).eval().requires_grad_(False)
-    for layer in model.layers:
-        # Attention far from flat: else neighbours would not be noticed.
-        layer.qkv.weight.mul_(3)
-    return model
-
-
-def encode(residues: bytes) -> np.ndarray:
-    """ESM-2's tokens, whose ids all families have."""
-    return TOKENIZER.encode(residues)
-
-
-@functools.cache
-def folder() -> tempfile.TemporaryDirectory:
-    """A folder for trackers, removed when the tests end."""
-    return tempfile.TemporaryDirectory()
-
-
-def tracker_of(count: int, where: Path | None = None, **known: Any) -> FailureTracker:
-    """A tracker of a shard of `count` sequences whose failures are `known`, or none."""
-    digests = np.arange(16 * count, dtype=np.uint16).view(np.uint8)[: 16 * count].reshape(-1, 16)
-    where = where or Path(folder().name)
-    write_failures(where, Failures(**known))
-    tracker = FailureTracker(where, digests, "sequence {}".format, LOGGER)
-    tracker.start(range(count), lambda: None)
-    return tracker
-
-
-def runner_of(
-    model: nn.Module,
-    count: int,
-    wanted: Outputs,
-    tracker: FailureTracker | None = None,
-    *,
-    precise: nn.Module | None = None,
-    budget: int = 4096,
-    threads: int = 1,
-) -> AsyncInferenceRunner:
-    return AsyncInferenceRunner(
-        model,
-        CPU,
-        wanted,
-        tracker or tracker_of(count),
-        lambda: precise or model,
-        token_budget=budget,
-        streams=threads,
-        threads=threads,
-    )
-
-
-def pack(
-    sequences: Sequence[str],
-    budget: int,
-    policy: LengthPolicy = TRUNCATE,
-    tokenizer: ResidueTokenizer = TOKENIZER,
-) -> Iterable[PackedBatch]:
-    """The sequences, in their order, in batches."""
-    collate = VarlenCollator(tokenizer.encode_all, policy)
-    residues = [sequence.encode() for sequence in sequences]
-    tokens = np.array([len(r) for r in residues])
-    passes, at_once = policy.passes(tokens, budget), policy.windows_a_pass(budget)
-    bounds = plan_batches(policy.last_pass(tokens, budget), budget, passes > 1)
-    batches, begins = plan_passes(bounds, np.arange(len(bounds) - 1), passes, at_once)
-    for number, (batch, begin) in enumerate(zip(batches.tolist(), begins.tolist(), strict=True)):
-        last = number + 1 == len(batches) or batches[number + 1] != batch
-        start = bounds[batch]
-        stop, end = (bounds[batch + 1], None) if last else (start + 1, begin + at_once)
-        yield collate(RawBatch(np.arange(start, stop), residues[start:stop], (begin, end)))
-
-
-def embed(
-    architecture: Architecture,
-    sequences: Sequence[str],
-    budget: int = 4096,
-    threads: int = 1,
-    policy: LengthPolicy = TRUNCATE,
-    wanted: Outputs | None = None,
-) -> tuple[np.ndarray, list[np.ndarray]]:
-    """(N, D) rows in the order of the sequences, and the (n, D) token rows of each."""
-    model = model_of(architecture)
-    runner = runner_of(model, len(sequences), wanted or outputs(), budget=budget, threads=threads)
-    return gather(runner.run(pack(sequences, budget, policy)), len(sequences))
-
-
-def gather(parts: Iterable[BatchRows], count: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Return `count` sequences' (N, D) rows, in input order, and each one's (n, D) token rows."""
-    whole = [part for part in parts if len(part.positions) or part.residues]
-    positions = np.concatenate([part.positions for part in whole])
-    assert positions.tolist() == list(range(count))
-    residues: list[list[np.ndarray]] = [[] for _ in range(count)]
-    for part in whole:
-        for position, rows in part.residues:
-            residues[position].append(rows)
-    tokens = [np.concatenate(found) for found in residues if found]
-    return np.concatenate([part.rows for part in whole]), tokens
-
-
-@functools.cache
-def alone(
-    architecture: Architecture, sequence: str, policy: LengthPolicy, wanted: Outputs
-) -> tuple[bytes, bytes]:
-    """The bytes of a sequence's row, and of its token rows, in a batch with the dummy alone."""
-    rows, tokens = embed(architecture, [sequence], 1 << 20, 1, policy, wanted)
-    return rows[0].tobytes(), b"".join(found.tobytes() for found in tokens)
-
-
-# From 32,768 numbers on, PyTorch shares the work of one mean out among threads.
-LENGTHS = st.one_of(st.integers(1, 20), st.integers(1, 300), st.integers(915, 1022))
-POOL = {n: make_sequences([n], seed=n)[0] for n in range(1, 1023)}
-WANTED = st.builds(
-    outputs, pooling=st.sampled_from(["mean", "cls", "max"]), per_residue=st.booleans()
-)
-
-
-def assert_own(
-    architecture: Architecture,
-    lengths: Sequence[int],
-    budget: int,
-    threads: int,
-    policy: LengthPolicy,
-    wanted: Outputs,
-) -> None:
-    """Each row among others is, to the bit, that of its sequence alone."""
-    sequences = [POOL[n] for n in lengths]
-    rows, tokens = embed(architecture, sequences, budget, threads, policy, wanted)
-    assert len({row.tobytes() for row in rows}) == len(sequences)
-    for number, sequence in enumerate(sequences):
-        found = rows[number].tobytes(), tokens[number].tobytes() if wanted.per_residue else b""
-        assert found == alone(architecture, sequence, policy, wanted), len(sequence)
-
-
-@pytest.mark.parametrize("architecture", SMALL, ids=name_of)
-@settings(max_examples=8)
-@given(
-    lengths=st.lists(LENGTHS, min_size=1, max_size=12, unique=True),
-    budget=st.sampled_from([1, 140, 256, 900, 2048, 8192]),
-    threads=st.sampled_from([1, 2]),
-    policy=st.sampled_from([TRUNCATE, WINDOW]),
-    wanted=WANTED,
-)
-@example(lengths=range(1, 140, 3), budget=8192, threads=2, policy=TRUNCATE, wanted=outputs())
-def test_a_row_is_a_function_of_its_sequence_to_the_bit(
-    architecture, lengths, budget, threads, policy, wanted
-):
-    assert_own(architecture, lengths, budget, threads, policy, wanted)
-
-
-@pytest.mark.parametrize("architecture", TRUE_WIDTHS, ids=name_of)
-@settings(max_examples=2)
-@given(
-    lengths=st.lists(st.integers(1, 300), min_size=2, max_size=5, unique=True),
-    budget=st.sampled_from([140, 900, 2048]),
-    threads=st.sampled_from([1, 2]),
-    policy=st.sampled_from([TRUNCATE, WINDOW]),
-)
-def test_a_row_is_its_own_at_true_widths(architecture, lengths, budget, threads, policy):
-    assert_own(architecture, lengths, budget, threads, policy, outputs(per_residue=True))
 
 
 def plain_rows(architecture: Architecture, sequence: str) -> np.ndarray:
     """The (n + 2, D) rows of a sequence, or a window, by itself."""
-    tokens = torch.from_numpy(encode(sequence.encode()))
+    tokens = torch.from_numpy(TOKENIZER.encode(sequence.encode()))
     with torch.inference_mode():
         rows = model_of(architecture)(tokens, Packing.of([len(tokens)]))
     return rows.numpy()
@@ -377,21 +179,6 @@ def positions_of(parts: Iterable[BatchRows]) -> list[int]:
     return np.concatenate([part.positions for part in parts]).tolist()
 
 
-@pytest.mark.parametrize("pooling", ["mean", "max"])
-@pytest.mark.parametrize("architecture", SMALL, ids=name_of)
-def test_batches_filled_to_blocks_as_for_a_gpu_have_the_same_rows(architecture, pooling):
-    sequences = [POOL[n] for n in (300, 130, 77, 40, 3, 2)]
-    wanted, found = outputs(pooling, per_residue=True), []
-    for filling in (Filling(), Filling(block=512)):
-        model, parts = model_of(architecture), pack(sequences, 300, WINDOW)
-        batches = [part.select(range(len(part.windows)), filling) for part in parts]
-        found.append([*runner_of(model, len(sequences), wanted).run(batches)])
-    for one, other in zip(*found, strict=True):
-        assert one.tokens == other.tokens and one.rows.tobytes() == other.rows.tobytes()
-        for (row, own), (same, theirs) in zip(one.residues, other.residues, strict=True):
-            assert row == same and own.tobytes() == theirs.tobytes()
-
-
 def test_batches_come_in_order_with_their_tokens_and_without_the_dummy():
     sequences = [POOL[n] for n in (130, 40, 50, 60, 3)]
     parts = list(runner_of(StandIn(), 5, outputs()).run(pack(sequences, 160)))
@@ -446,7 +233,7 @@ def test_values_that_are_not_finite_are_computed_again_alone_in_fp32(value):
     assert [own.tobytes() for own in tokens] == [own.tobytes() for own in whole]
 
 
-U = int(encode(b"U")[1])
+U = int(TOKENIZER.encode(b"U")[1])
 
 
 def spoil(value: float) -> Callable[[torch.Tensor, torch.Tensor], None]:
@@ -617,22 +404,6 @@ def test_after_a_stop_no_further_part_of_a_batch_is_begun(tmp_path):
     runner = runner_of(StandIn(lambda tokens, rows: asked.set()), 4, outputs(), tracker)
     parts = [*runner.run(pack([POOL[60]] * 4, 4096), asked.is_set)]
     assert positions_of(parts) == [0, 1]
-
-
-@pytest.mark.parametrize("threads", [2, 3, 7])
-@pytest.mark.parametrize("architecture", TRUE_WIDTHS, ids=name_of)
-def test_threads_that_share_a_batch_give_the_bits_of_one(architecture, threads):
-    sequences = make_sequences([1000, 777, 350, 41])
-    one, several = (embed(architecture, sequences, 1, n)[0] for n in (1, threads))
-    assert one.tobytes() == several.tobytes()
-
-
-@pytest.mark.parametrize("rows", [1, 2047, 2048, 2049, 3071, 5000])
-def test_a_feed_forward_part_is_given_no_few_rows_at_the_end(rows):
-    sizes = []
-    x = torch.arange(rows).unsqueeze(1)
-    assert torch.equal(in_chunks(lambda part: sizes.append(len(part)) or part, x), x)
-    assert min(sizes) >= min(rows, CPU_FFN_ROWS) and max(sizes) < 2 * CPU_FFN_ROWS
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

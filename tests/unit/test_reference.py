@@ -15,12 +15,12 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from families_table import EACH, TABLE, Member
+from families_table import EACH, TABLE, WHOLE_LENGTHS, Member
 from indexing import read_records
 from models_in_plain import WHOLE, assert_close, encode
 from torch import Tensor
 
-from seqembed.models.encoders.tokenization import Tokenizer
+from seqembed.models.families import FAMILIES
 from seqembed.settings.lengths import LengthPolicy
 
 SCRIPTS = Path(__file__).parents[2] / "workflow/scripts"
@@ -40,7 +40,7 @@ EXECUTION = {
     "checkpoint_time_threshold": 300,
 }
 FULL = LengthPolicy(long_sequences="full", max_length=0)
-# (n + 2,) tokens -> (n + 2, D) rows of one layer, by somebody else's code.
+# A sequence's tokens, specials included -> their rows of one layer, by somebody else's code.
 Reference = Callable[[Tensor], Tensor]
 
 
@@ -103,37 +103,40 @@ def run(
     return folder / "r/embeddings.h5"
 
 
-def stitched(tokens: Tensor, policy: LengthPolicy, rows_of: Reference) -> Tensor:
-    """The rows of a sequence's kept tokens and its two specials, window by window."""
-    parts, windows = [], policy.cut(len(tokens) - 2)
+def stitched(member: Member, tokens: Tensor, policy: LengthPolicy, rows_of: Reference) -> Tensor:
+    """The rows of a sequence's kept tokens and of its special ones, window by window."""
+    specials, inner, parts = FAMILIES[member.family].specials, member.inner(tokens), []
+    before, after = tokens[: specials.before], tokens[len(tokens) - specials.after :]
+    windows = policy.cut(len(inner))
     for number, window in enumerate(windows):
-        inner = tokens[1 + window.start : 1 + window.stop]
-        rows = rows_of(torch.cat((tokens[:1], inner, tokens[-1:])))
-        begin = window.keep_start - window.start + (number > 0)
-        end = window.keep_stop - window.start + 1 + (number == len(windows) - 1)
+        rows = rows_of(torch.cat((before, inner[window.start : window.stop], after)))
+        last = number == len(windows) - 1
+        begin = len(before) + window.keep_start - window.start if number else 0
+        end = len(before) + window.keep_stop - window.start + len(after) * last
         parts.append(rows[begin:end])
     return torch.cat(parts)
 
 
-def pooled(rows: Tensor, pooling: str, pools_specials: bool) -> Tensor:
-    counted = rows if pools_specials else rows[1:-1]
+def pooled(member: Member, rows: Tensor, pooling: str) -> Tensor:
+    counted = rows if member.pools_specials else member.inner(rows)
     return {"mean": counted.mean(0), "max": counted.amax(0), "cls": rows[0]}[pooling]
 
 
 def assert_rows(
-    path: Path, sequences: list[bytes], tokenizer: Tokenizer, policy: LengthPolicy,
-    rows_of: Reference, pooling: str, pools_specials: bool, half: bool = False,
+    path: Path, member: Member, sequences: list[bytes], policy: LengthPolicy, rows_of: Reference,
+    pooling: str, half: bool = False,
 ) -> None:  # fmt: skip
     """Every pooled row and every token row is the reference's."""
-    expected = [stitched(tokens, policy, rows_of) for tokens in encode(sequences, tokenizer)]
+    tokens = encode(sequences, member.tokenizer)
+    expected = [stitched(member, own, policy, rows_of) for own in tokens]
     with h5py.File(path) as file:
         rows = torch.from_numpy(file["embeddings"][:].astype(np.float32))
         offsets = file["residues/offsets"][:].tolist()
         token_rows = torch.from_numpy(file["residues/embeddings"][:].astype(np.float32))
-    assert offsets == np.cumsum([0, *(len(own) - 2 for own in expected)]).tolist()
+    assert offsets == np.cumsum([0, *(len(member.inner(own)) for own in expected)]).tolist()
     ours = [*rows, *(token_rows[a:b] for a, b in zip(offsets[:-1], offsets[1:], strict=True))]
-    theirs = [pooled(own, pooling, pools_specials) for own in expected]
-    theirs += [own[1:-1] for own in expected]
+    theirs = [pooled(member, own, pooling) for own in expected]
+    theirs += [member.inner(own) for own in expected]
     if half:
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
     else:
@@ -160,13 +163,19 @@ def policy_of(member: Member, long_sequences: str = "auto", most: int = 0) -> Le
     return LengthPolicy(long_sequences=long_sequences, max_length=most or member.max_length)
 
 
+def poolings(member: Member) -> list[str]:
+    return ["mean", "max", "cls"][: 2 + bool(FAMILIES[member.family].specials.before)]
+
+
 WHOLE_OR_CUT = {True: "truncate", False: "full"}
 # Each family with what is set by default, and with one more choice.
 CASES = [(member, {}) for member in TABLE]
 for number, member in enumerate(TABLE):
     if number % 2:
         read = WHOLE_OR_CUT[member.positions_end]
-        CASES.append((member, {"pooling": "cls", "layer": 1, "long_sequences": read}))
+        CASES.append(
+            (member, {"pooling": poolings(member)[-1], "layer": 1, "long_sequences": read})
+        )
     else:
         changes = {"pooling": "max", "max_length": 101, "long_sequences": "window"}
         CASES.append((member, changes | {"storage": "float16"}))
@@ -182,10 +191,9 @@ def test_rows_of_a_family(member, changes, tmp_path):
     policy = policy_of(member, changes.get("long_sequences", "auto"), changes.get("max_length", 0))
     rows_of = member.layer(weights, architecture, changes.get("layer", architecture.layers))
     pooling, half = changes.get("pooling", "mean"), "storage" in changes
-    tokenizer, specials = member.tokenizer, member.pools_specials
-    assert_rows(path, sequences, tokenizer, policy, rows_of, pooling, specials, half)
+    assert_rows(path, member, sequences, policy, rows_of, pooling, half)
     with h5py.File(path) as file:
-        long = [tokenizer.count(residues) > policy.max_length > 0 for residues in sequences]
+        long = [member.tokenizer.count(residues) > policy.max_length > 0 for residues in sequences]
         assert any(long) is (policy != FULL)
         flag = {"window": 1, "truncate": 2, "full": 0}[policy.long_sequences]
         assert file["flags"][:].tolist() == [flag * is_long for is_long in long]
@@ -216,24 +224,23 @@ def test_split_refuses_what_has_no_positions(name, member, tmp_path, capfd):
     assert not list((tmp_path / "r/index").glob("*"))
 
 
-WHOLE_CASES = [(member, a) for member in TABLE for a in member.whole]
+WHOLE_CASES = [(m, a, pooling) for m in TABLE for a in m.whole for pooling in poolings(m)]
 
 
 @pytest.mark.skipif(not WHOLE, reason="takes minutes: set SEQEMBED_WHOLE_SHAPES=1")
-@pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
 @pytest.mark.parametrize(
-    ("member", "architecture"),
+    ("member", "architecture", "pooling"),
     WHOLE_CASES,
-    ids=[f"{m.name} {a.layers}x{a.width}" for m, a in WHOLE_CASES],
+    ids=[f"{m.name} {a.layers}x{a.width} {pooling}" for m, a, pooling in WHOLE_CASES],
 )
 def test_whole_shapes(member, architecture, pooling, tmp_path):
-    weights, sequences = member.make(architecture), member.sequences([1, 2, 50, 300, 1022, 2000])
+    weights, lengths = member.make(architecture), member.readable(*WHOLE_LENGTHS)
+    sequences, read = member.sequences([*lengths]), "window" if member.positions_end else "full"
     write_fasta(tmp_path, sequences)
     source = member.write(weights, architecture, tmp_path / "model")
-    path = run(tmp_path, source, "unk", pooling=pooling, long_sequences="full")
+    path = run(tmp_path, source, "unk", pooling=pooling, long_sequences=read)
     rows_of = member.layer(weights, architecture, architecture.layers)
-    tokenizer, specials = member.tokenizer, member.pools_specials
-    assert_rows(path, sequences, tokenizer, FULL, rows_of, pooling, specials)
+    assert_rows(path, member, sequences, policy_of(member, read), rows_of, pooling)
 
 
 def test_ids_stand_in_input_order_beside_their_own_rows(tmp_path):
@@ -248,7 +255,7 @@ def test_ids_stand_in_input_order_beside_their_own_rows(tmp_path):
         assert file["sequence_ids"].asstr()[:].tolist() == [r.sequence_id for r in records[:-1]]
         assert file["lengths"][:].tolist() == [len(residues) for residues in sequences]
     rows_of = member.layer(weights, architecture, architecture.layers)
-    assert_rows(path, sequences, member.tokenizer, FULL, rows_of, "mean", False)
+    assert_rows(path, member, sequences, FULL, rows_of, "mean")
     lines = (tmp_path / "r/quarantine.tsv").read_text().splitlines()
     assert lines[0] == "sequence_id\treason"
     assert len(lines) == 2 and lines[1].startswith("s5\tresidue 'J' at 2")
