@@ -29,10 +29,9 @@ KINDS = {
 # Parts, each with the shape that it measures.
 TRIED = [
     ("tests", None),
-    ("speed", "tiny_protein"),
+    ("speed", "tiny_esmc"),
     ("peers", "tiny_dna"),
     ("bits", "tiny_protein"),
-    *((part, "tiny_esmc") for part in ("speed", "peers", "bits")),
 ]
 # Programs for a card that other programs start.
 INLINE = {"gpu_entries": ["HOG", "NO_HOG"], "gpu_timeline": ["READ"]}
