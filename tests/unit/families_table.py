@@ -67,11 +67,12 @@ class Member:
 
     make: returns random weights. layouts: how these are published or saved, and how to write them.
     references: other people's code, by name. sequences: returns random ones of these lengths, in
-    letters or in residues. encode: the tokens by the authors' tokenizer. golden: the official
-    tokenizers in golden_tokens.json.
+    letters, such as random_dna. odd: letters of all kinds. encode: the tokens by the authors'
+    tokenizer. golden: the official tokenizers in golden_tokens.json.
 
-    small: a few sizes, of which the first can be written in each layout. true: the authors' widths
-    with fewer layers. whole: the authors' models. lengths: of sequences at `true`.
+    small: two sizes, of which the first can be written in each layout, and the second has widths
+    that are no powers of two. true: the authors' widths with fewer layers. whole: the authors'
+    models. lengths: of sequences at `true`.
 
     official: the table of official sizes that tells a file's architecture, and the entry that makes
     the first small size an official one.

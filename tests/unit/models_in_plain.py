@@ -86,11 +86,12 @@ def every_layer(source: Path, tokens: list[Tensor]) -> list[list[Tensor]]:
 
 
 def assert_close(
-    ours: list[Tensor], theirs: list[Tensor], scaled: bool = False
+    ours: list[Tensor], theirs: list[Tensor], scaled: bool = False, what: str = "rows"
 ) -> tuple[float, float]:
     """The bound of the design; returns how far they are apart: max difference, min cosine.
 
     scaled: differences are divided by the root mean square of their row, where that is over 1.
+    what: for the message.
     """
     worst, cosine = 0.0, 1.0
     for a, b in zip(ours, theirs, strict=True):
@@ -99,7 +100,7 @@ def assert_close(
         size = b.square().mean(-1, keepdim=True).sqrt().clamp(min=1) if scaled else 1
         far = ((a - b).abs() / size).max().item()
         worst, cosine = max(worst, far), min(cosine, similar)
-    assert worst <= 1e-4 and cosine >= 0.99999, (worst, cosine)
+    assert worst <= 1e-4 and cosine >= 0.99999, (what, worst, cosine)
     return worst, cosine
 
 

@@ -84,7 +84,7 @@ def test_every_layer_is_the_references(member, architecture, lengths, name):
     weights, tokens, layers = ours(member, architecture, lengths)
     theirs = member.references[name](weights, architecture, tokens)
     for layer, (a, b) in enumerate(zip(layers, theirs, strict=True)):
-        worst, cosine = assert_close(a, b, scaled=True)
+        worst, cosine = assert_close(a, b, scaled=True, what=f"layer {layer}")
         assert_close(pooled(a, member), plainly_pooled(b, member), scaled=True)
         std, most = torch.cat(b).std().item(), torch.cat(b).abs().max().item()
         print(f"{member.name} {layer}: {worst:.1e} {cosine:.8f} std {std:.2f} max {most:.1f}")

@@ -1,4 +1,4 @@
-"""Embed two proteins with a model's folder, alone and together.
+"""Embed two sequences of a family's letters with a model's folder, alone and together.
 
 PYTHONPATH=workflow/scripts python tests/unit/try_family.py FOLDER
 """
@@ -13,8 +13,6 @@ from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.encoders.tokenization import ResidueTokenizer
 from seqembed.models.weights.build import build_model, check_checkpoint
 from seqembed.models.weights.checkpoint import read_checkpoint
-
-ONE, TWO = b"MKLVINGKTLKGEITIEG" * 10, b"ACDEFGHIKLMNPQRSTVWY" * 9
 
 
 def embed(
@@ -32,9 +30,10 @@ def main() -> None:
     check_checkpoint(checkpoint)
     tokenizer = ResidueTokenizer(checkpoint.layout.family.vocabulary)
     encoder = build_model(checkpoint, checkpoint.architecture.layers)
-    (rows,) = embed(encoder, tokenizer, ONE)
+    one, two = tokenizer.letters * 6, tokenizer.letters[::-1] * 8
+    (rows,) = embed(encoder, tokenizer, one)
     print(rows)
-    assert torch.equal(embed(encoder, tokenizer, TWO, ONE)[1], rows), "a row depends on its batch"
+    assert torch.equal(embed(encoder, tokenizer, two, one)[1], rows), "a row depends on its batch"
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ class Architecture:
                 raise ModelError(f"{field.name} must be {_FIELDS[kind]}, not {value!r}")
         if self.width % (2 * self.heads if self.rotary else self.heads):
             multiple = "an even multiple" if self.rotary else "a multiple"
-            message = f"width (hidden_size) is {self.width}, which is not {multiple} of the"
+            message = f"width is {self.width}, which is not {multiple} of the"
             raise ModelError(f"{message} {self.heads} attention heads; take the authors' settings")
 
     @property

@@ -116,9 +116,9 @@ class Layout:
     encoder: takes an architecture and a layer, and returns the encoder up to that layer. prefixes:
     what the names of an encoder's tensors may begin with. embeddings: the names, after the prefix,
     that the word embedding may have. layers: what the names in a layer may begin with, before
-    the number. unused: matches the whole name of a tensor that changes no row. weights: takes an
-    architecture, a layer and the encoder's tensors, and returns, by name, a Weight for each weight
-    up to that layer and for each buffer in the checkpoint.
+    the number. unused: matches the whole name of a tensor that changes no row; nothing by default.
+    weights: takes an architecture, a layer and the encoder's tensors, and returns, by name, a
+    Weight for each weight up to that layer and for each buffer in the checkpoint.
 
     config: the settings of config.json, and their values, that show the family; model_type is one.
     read_config: takes the path and the content of config.json, and returns the architecture; raises
@@ -131,7 +131,7 @@ class Layout:
     prefixes: tuple[str, ...]
     embeddings: tuple[str, ...]
     layers: tuple[str, ...]
-    unused: re.Pattern[str]
+    unused: re.Pattern[str] = re.compile(r"(?!)")
     weights: Callable[[Any, int, State], dict[str, Weight]]
     config: Mapping[str, str]
     read_config: Callable[[Path, Mapping[str, Any]], Architecture]
