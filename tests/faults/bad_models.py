@@ -393,6 +393,10 @@ def with_adapter(name: str, make: Callable[[str], str]) -> Case:
     return partial(make, name), f"esm/{name}"
 
 
+# How the settings of biohub/ESMC-* differ from those of transformers' folder.
+PUBLISHED = {"d_model": 64, "n_heads": 1, "n_layers": 1} | dict.fromkeys(
+    ("num_hidden_layers", "hidden_size", "num_attention_heads")
+)
 OTHER_MODELS: dict[str, Case] = {
     "ESM-1v of seven positions": in_file(esm1v_file, max_positions=7),
     "ESM-1v that says it is an ESM-2": in_file(esm1v_as_esm2),
@@ -431,23 +435,9 @@ OTHER_MODELS: dict[str, Case] = {
     ),
     "ESM C that looks back only": config(esmc, is_causal=True),
     "ESM C's settings in two words": config(esmc, d_model=64, n_heads=1, n_layers=1),
-    "ESM C's published settings, of two heads": config(
-        esmc,
-        d_model=64,
-        n_heads=2,
-        n_layers=1,
-        num_hidden_layers=None,
-        hidden_size=None,
-        num_attention_heads=None,
-    ),
-    "ESM C's published settings, without heads": config(
-        esmc,
-        d_model=64,
-        n_layers=1,
-        num_hidden_layers=None,
-        hidden_size=None,
-        num_attention_heads=None,
-    ),
+    "ESM C's published settings, of two heads": config(esmc, **PUBLISHED | {"n_heads": 2}),
+    "ESM C's published settings, their width a text": config(esmc, **PUBLISHED | {"d_model": "64"}),
+    "ESM C's published settings, without heads": config(esmc, **PUBLISHED | {"n_heads": None}),
     "ESM C with GELU": config(esmc, hidden_act="gelu"),
     "ESM C of other tokens": (esmc_of_other_tokens, "esm/tokenizer.json"),
     "ESM C of forty tokens": config(esmc, vocab_size=40),

@@ -167,8 +167,9 @@ def ffn_width(width: int) -> int:
 def read_config(path: Path, config: Mapping[str, Any]) -> EsmcArchitecture:
     """Return config.json's architecture; ModelError unless model and alphabet are ESM C's."""
     sizes = read_sizes(path, config, CONFIG, MODEL, _size_names(path, config))
-    if isinstance(width := sizes["width"], int):
-        sizes.setdefault("ffn_width", ffn_width(width))
+    if "ffn_width" not in sizes:
+        width = sizes["width"]
+        sizes["ffn_width"] = ffn_width(width) if isinstance(width, int) else None
     check_vocabulary(path, config, ESMC, MODEL)
     with named(path):
         architecture = EsmcArchitecture(**sizes)
@@ -180,7 +181,7 @@ def _size_names(path: Path, config: Mapping[str, Any]) -> Mapping[str, str]:
     """Return SIZES or PUBLISHED_SIZES, whichever a config.json has; ModelError if it mixes them."""
     if "d_model" not in config:
         return SIZES
-    if both := [name for own, name in SIZES.items() if own in PUBLISHED_SIZES and name in config]:
+    if both := [SIZES[own] for own in PUBLISHED_SIZES if SIZES[own] in config]:
         message = f"has {both[0]} beside d_model, and may be of two models"
         raise ModelError(f"{path}: {message}; take the authors' settings")
     return PUBLISHED_SIZES
