@@ -34,7 +34,7 @@ from seqembed.settings.lengths import LengthPolicy
 
 CPU = torch.device("cpu")
 LOGGER = logging.getLogger("seqembed.tests")
-# The second is no multiple of any vector's width.
+# 36 and 52 values do not fill whole vectors of a CPU.
 SMALL = [Esm2Architecture(3, 64, 4, 256), Esm2Architecture(2, 36, 3, 52)]
 SMALL += {member.family: member.small[1] for member in TABLE[1:]}.values()
 # The authors' widths, once each, of which layers do not differ.
@@ -72,18 +72,6 @@ def model_of(architecture: Architecture) -> nn.Module:
         # Attention far from flat: else neighbours would not be noticed.
         layer.qkv.weight.mul_(3)
     return model
-
-
-def tokenizer_of(architecture: Architecture) -> ResidueTokenizer:
-    """The family's; ESM-2's, whose ids it has too, if the family's is not of single residues."""
-    return ResidueTokenizer(LAYOUT_OF[type(architecture)].family.vocabulary or ESM)
-
-
-def policy_of(architecture: Architecture, policy: LengthPolicy) -> LengthPolicy:
-    """The policy with the family's special tokens, and with no more residues than it can read."""
-    family = LAYOUT_OF[type(architecture)].family
-    most = min(policy.max_length, family.max_length)
-    return replace(policy, max_length=most, specials=family.specials)
 
 
 def outputs_of(architecture: Architecture, wanted: Outputs) -> Outputs:
@@ -149,6 +137,19 @@ def pack(
         yield collate(RawBatch(np.arange(start, stop), residues[start:stop], (begin, end)))
 
 
+def pack_for(
+    architecture: Architecture, sequences: Sequence[str], budget: int, policy: LengthPolicy
+) -> Iterable[PackedBatch]:
+    """As `pack`, with the family's tokens, and no more residues than it has positions for.
+
+    DNABERT's models get ESM-2's tokens, whose ids they have: its tokenizer takes no proteins.
+    """
+    family = LAYOUT_OF[type(architecture)].family
+    most = min(policy.max_length, family.max_length)
+    policy = replace(policy, max_length=most, specials=family.specials)
+    return pack(sequences, budget, policy, ResidueTokenizer(family.vocabulary or ESM))
+
+
 def embed(
     architecture: Architecture,
     sequences: Sequence[str],
@@ -159,10 +160,9 @@ def embed(
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """(N, D) rows in the order of the sequences, and the (n, D) token rows of each."""
     wanted = outputs_of(architecture, wanted or outputs())
-    policy, tokenizer = policy_of(architecture, policy), tokenizer_of(architecture)
-    model = model_of(architecture)
+    model, batches = model_of(architecture), pack_for(architecture, sequences, budget, policy)
     runner = runner_of(model, len(sequences), wanted, budget=budget, threads=threads)
-    return gather(runner.run(pack(sequences, budget, policy, tokenizer)), len(sequences))
+    return gather(runner.run(batches), len(sequences))
 
 
 def gather(parts: Iterable[BatchRows], count: int) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -18,10 +18,8 @@ from batch_runs import (
     name_of,
     outputs,
     outputs_of,
-    pack,
-    policy_of,
+    pack_for,
     runner_of,
-    tokenizer_of,
 )
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -100,9 +98,8 @@ def test_a_row_is_its_own_at_true_widths(architecture, lengths, budget, threads,
 def test_batches_filled_to_blocks_as_for_a_gpu_have_the_same_rows(architecture, pooling):
     sequences = [POOL[n] for n in (300, 130, 77, 40, 3, 2)]
     wanted, found = outputs_of(architecture, outputs(pooling, per_residue=True)), []
-    policy, tokenizer = policy_of(architecture, WINDOW), tokenizer_of(architecture)
     for filling in (Filling(), Filling(block=512)):
-        model, parts = model_of(architecture), pack(sequences, 300, policy, tokenizer)
+        model, parts = model_of(architecture), pack_for(architecture, sequences, 300, WINDOW)
         batches = [part.select(range(len(part.windows)), filling) for part in parts]
         found.append([*runner_of(model, len(sequences), wanted).run(batches)])
     for one, other in zip(*found, strict=True):

@@ -7,22 +7,11 @@ import sys
 from pathlib import Path
 
 import torch
+from models_in_plain import embed, encode
 
-from seqembed.models.encoders.attention import Packing
-from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.encoders.tokenization import ResidueTokenizer
 from seqembed.models.weights.build import build_model, check_checkpoint
 from seqembed.models.weights.checkpoint import read_checkpoint
-
-
-def embed(
-    encoder: Encoder, tokenizer: ResidueTokenizer, *sequences: bytes
-) -> tuple[torch.Tensor, ...]:
-    """The rows of all tokens of each sequence, special tokens included."""
-    tokens = [torch.from_numpy(tokenizer.encode(residues)) for residues in sequences]
-    lengths = [len(own) for own in tokens]
-    with torch.inference_mode():
-        return encoder(torch.cat(tokens), Packing.of(lengths)).split(lengths)
 
 
 def main() -> None:
@@ -30,10 +19,10 @@ def main() -> None:
     check_checkpoint(checkpoint)
     tokenizer = ResidueTokenizer(checkpoint.layout.family.vocabulary)
     encoder = build_model(checkpoint, checkpoint.architecture.layers)
-    one, two = tokenizer.letters * 6, tokenizer.letters[::-1] * 8
-    (rows,) = embed(encoder, tokenizer, one)
+    one, two = encode([tokenizer.letters * 6, tokenizer.letters[::-1] * 8], tokenizer)
+    (rows,) = embed(encoder, [one])
     print(rows)
-    assert torch.equal(embed(encoder, tokenizer, two, one)[1], rows), "a row depends on its batch"
+    assert torch.equal(embed(encoder, [two, one])[1], rows), "a row depends on its batch"
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,15 @@ from seqembed.errors import ModelError, count_of
 from seqembed.models.families import Esm1bArchitecture, Esm2Architecture
 from seqembed.models.vocabularies import ESM
 from seqembed.models.weights.formats import State
-from seqembed.models.weights.layout import FOLDER, Weight, count_layers, weight_and_bias
+from seqembed.models.weights.layout import (
+    DEFAULT_EPS,
+    FOLDER,
+    Weight,
+    count_layers,
+    read_sizes,
+    weight_and_bias,
+)
+from seqembed.models.weights.vocabulary import check_vocabulary
 
 TOKENS = len(ESM.tokens)
 # For each setting of config.json that all models must have: its value, and its default in
@@ -121,6 +130,21 @@ def esm_weights(
     if layer == architecture.layers:
         weights |= weight_and_bias("final_norm", naming.final_norm, width)
     return weights
+
+
+def read_fields(
+    path: Path, config: Mapping[str, Any], required: Mapping[str, tuple[Any, Any]], model: str
+) -> dict[str, Any]:
+    """Return what config.json says of fields that both families' architectures have.
+
+    The arguments are read_sizes'. Raises ModelError unless model and alphabet are the family's.
+    """
+    sizes = read_sizes(path, config, required, model)
+    check_vocabulary(path, config, ESM, model)
+    return sizes | {
+        "token_dropout": bool(config.get("token_dropout", False)),
+        "layer_norm_eps": config.get("layer_norm_eps", DEFAULT_EPS),
+    }
 
 
 def measure(

@@ -10,19 +10,15 @@ from typing import Any
 from seqembed.errors import ModelError, named
 from seqembed.models.encoders.esm1b import FIRST_POSITION, POSITIONS, Esm1b
 from seqembed.models.families import FAMILIES, Esm1bArchitecture
-from seqembed.models.vocabularies import ESM
 from seqembed.models.weights import esm
 from seqembed.models.weights.formats import State
 from seqembed.models.weights.layout import (
-    DEFAULT_EPS,
     Layout,
     OwnFiles,
     Weight,
     other_setting,
-    read_sizes,
     weight_and_bias,
 )
-from seqembed.models.weights.vocabulary import check_vocabulary
 
 MODEL = "ESM-1b or ESM-1v"
 # What fair-esm's files call the architecture.
@@ -52,15 +48,10 @@ def esm1b_weights(architecture: Esm1bArchitecture, layer: int, state: State) -> 
 
 def read_config(path: Path, config: Mapping[str, Any]) -> Esm1bArchitecture:
     """Return config.json's architecture; ModelError unless model and alphabet are ESM-1b's."""
-    sizes = read_sizes(path, config, CONFIG, MODEL)
-    check_vocabulary(path, config, ESM, MODEL)
+    found = esm.read_fields(path, config, CONFIG, MODEL)
+    normed = bool(config.get("emb_layer_norm_before"))
     with named(path):
-        return Esm1bArchitecture(
-            **sizes,
-            embedding_norm=bool(config.get("emb_layer_norm_before")),
-            token_dropout=bool(config.get("token_dropout", False)),
-            layer_norm_eps=config.get("layer_norm_eps", DEFAULT_EPS),
-        )
+        return Esm1bArchitecture(**found, embedding_norm=normed)
 
 
 def read_settings(settings: Mapping[str, Any] | None, encoder: State) -> Esm1bArchitecture:

@@ -14,11 +14,9 @@ from seqembed.errors import ModelError, named
 from seqembed.models.encoders.esm2 import Esm2
 from seqembed.models.encoders.rotary import ROTARY_BASE
 from seqembed.models.families import FAMILIES, Esm2Architecture
-from seqembed.models.vocabularies import ESM
 from seqembed.models.weights import esm
 from seqembed.models.weights.formats import State
-from seqembed.models.weights.layout import DEFAULT_EPS, Layout, OwnFiles, Weight, read_sizes
-from seqembed.models.weights.vocabulary import check_vocabulary
+from seqembed.models.weights.layout import Layout, OwnFiles, Weight
 
 # As esm.CONFIG.
 CONFIG = esm.CONFIG | {
@@ -61,14 +59,9 @@ def _require_equal(first: Tensor, *others: Tensor) -> Tensor:
 
 def read_config(path: Path, config: Mapping[str, Any]) -> Esm2Architecture:
     """Return config.json's architecture; ModelError unless model and alphabet are ESM-2's."""
-    sizes = read_sizes(path, config, CONFIG, "ESM-2")
-    check_vocabulary(path, config, ESM, "ESM-2")
+    found = esm.read_fields(path, config, CONFIG, "ESM-2")
     with named(path):
-        return Esm2Architecture(
-            **sizes,
-            token_dropout=bool(config.get("token_dropout", False)),
-            layer_norm_eps=config.get("layer_norm_eps", DEFAULT_EPS),
-        )
+        return Esm2Architecture(**found)
 
 
 def read_settings(settings: Mapping[str, Any] | None, encoder: State) -> Esm2Architecture:
