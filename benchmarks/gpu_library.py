@@ -18,7 +18,7 @@ from seqembed.inference import batches
 from seqembed.inference.streams import keep_products_equal
 from seqembed.kernels.choice import FUSED, PLAIN
 from seqembed.models.encoders import encoder
-from seqembed.models.encoders.attention import Attend, Packing, alibi_table
+from seqembed.models.encoders.attention import Attend, Packing
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.load import load_prepared
 from seqembed.models.prepared import read_prepared
@@ -99,8 +99,4 @@ def activation_bytes(shape: Shape, tokens: int, itemsize: int) -> int:
 
 def attention_alone(model: Encoder, packing: Packing) -> Attend:
     """Return the attention of one layer over a batch: (T, 3, heads, head_dim) -> rows."""
-    table = None
-    if model.alibi:
-        dtype = next(model.parameters()).dtype
-        table = alibi_table(model.slopes, packing.longest, dtype)  # type: ignore[arg-type]
-    return model.attend_over(packing, table)
+    return model.attend_over(packing)

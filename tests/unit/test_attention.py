@@ -2,33 +2,71 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
+
 import pytest
 import torch
 from models_in_plain import dnabert_state, plain_attention, plain_slopes
 from torch import Tensor
 
+from seqembed.kernels.biased_attention import attend_biased
+from seqembed.kernels.choice import FUSED, PLAIN
 from seqembed.models.encoders.attention import (
     CHUNK,
+    Attention,
+    Biases,
     Packing,
+    alibi_biases,
     alibi_slopes,
-    alibi_table,
     attend_by_length,
+    attend_fused,
     attend_per_sequence,
     attend_varlen,
     choose_attention,
 )
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 HEADS, HEAD_DIM = 12, 16
 # Equal lengths beside each other and apart, and the edges of chunks.
 LENGTHS = [300, 300, 2, 1, CHUNK, 2, CHUNK + 1, 300, CHUNK - 1, 2 * CHUNK + 3]
 IMPLEMENTATIONS = [attend_per_sequence, attend_by_length]
+# For the kernel, which Triton's interpreter is slow at: the edges of its tiles. Last, a spare slot.
+TILED_LENGTHS = [1, 2, 33, 32, 64, 65, 130, 17, 0]
+# Of ESM-2 with 6, 12, 30, 33 and 36, and 48 layers.
+HEAD_DIMS = [16, 24, 32, 64, 128]
+DTYPES = [torch.float32, torch.float16]
+if DEVICE.type == "cuda":
+    DTYPES.append(torch.bfloat16)  # the interpreter's products of bf16 are wrong
 
 
-def random_qkv(lengths: list[int], heads: int = HEADS) -> tuple[Tensor, Tensor, Tensor]:
-    """As a layer has them: slices of one tensor, each (T, heads, HEAD_DIM)."""
+def random_qkv(
+    lengths: list[int], heads: int = HEADS, head_dim: int = HEAD_DIM
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As a layer has them: slices of one tensor, each (T, heads, head_dim)."""
     generator = torch.Generator().manual_seed(3)
-    q, k, v = torch.randn(sum(lengths), 3, heads, HEAD_DIM, generator=generator).unbind(1)
+    q, k, v = torch.randn(sum(lengths), 3, heads, head_dim, generator=generator).unbind(1)
     return q, k, v
+
+
+def random_biases(longest: int, heads: int = HEADS) -> Biases:
+    """Other biases before a token than after it, as T5 has them."""
+    generator = torch.Generator().manual_seed(4)
+    return Biases(2 * torch.randn(heads, 2 * longest - 1, generator=generator))
+
+
+def exact_attention(
+    qkv: tuple[Tensor, Tensor, Tensor], lengths: list[int], biases: Biases | None
+) -> Tensor:
+    """The plain softmax formula in float64, sequence by sequence."""
+    rows = []
+    for q, k, v in zip(*(x.double().split(lengths) for x in qkv), strict=True):
+        scores = torch.einsum("ihd,jhd->hij", q, k)
+        if biases:
+            places = torch.arange(len(q)) - torch.arange(len(q))[:, None] + biases.longest - 1
+            scores = scores + biases.by_distance[:, places]
+        rows.append(torch.einsum("hij,jhd->ihd", scores.softmax(-1), v))
+    return torch.cat(rows)
 
 
 @pytest.mark.parametrize("heads", range(1, 41))
@@ -41,8 +79,8 @@ def test_slopes_are_the_papers(heads):
 def test_attention_is_the_plain_formula(attend, alibi):
     q, k, v = random_qkv(LENGTHS)
     slopes = alibi_slopes(HEADS) if alibi else None
-    table = alibi_table(alibi_slopes(HEADS), max(LENGTHS), q.dtype) if alibi else None
-    out = attend(q, k, v, Packing.of(LENGTHS), table)
+    biases = alibi_biases(alibi_slopes(HEADS), max(LENGTHS)) if alibi else None
+    out = attend(q, k, v, Packing.of(LENGTHS), biases)
     assert (out.shape, out.dtype) == (q.shape, q.dtype)
     pieces = (x.split(LENGTHS) for x in (q, k, v))
     expected = [plain_attention(*one, slopes) for one in zip(*pieces, strict=True)]
@@ -50,27 +88,94 @@ def test_attention_is_the_plain_formula(attend, alibi):
 
 
 @pytest.mark.parametrize("attend", IMPLEMENTATIONS)
+def test_each_distance_has_a_bias_of_its_own(attend):
+    qkv, biases = random_qkv(LENGTHS), random_biases(max(LENGTHS) + 5)
+    found = attend(*qkv, Packing.of(LENGTHS), biases)
+    expected = exact_attention(qkv, LENGTHS, biases)
+    torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("attend", IMPLEMENTATIONS)
 @pytest.mark.parametrize("alibi", [False, True])
 def test_a_rows_bits_are_of_its_own_sequence(attend, alibi):
-    q, k, v = random_qkv(LENGTHS)
-    packing = Packing.of(LENGTHS)
-    slopes = alibi_slopes(HEADS)
-
-    def table(longest: int) -> Tensor | None:
-        return alibi_table(slopes, longest, q.dtype) if alibi else None
-
-    together = attend(q, k, v, packing, table(max(LENGTHS)))
-    assert torch.equal(attend(q, k, v, packing, table(5000)), together)
-    for start, stop in zip(packing.bounds[:-1], packing.bounds[1:], strict=True):
-        own = (x[start:stop] for x in (q, k, v))
-        alone = attend(*own, Packing.of([stop - start]), table(stop - start))
-        assert torch.equal(alone, together[start:stop]), f"length {stop - start}"
+    assert_bits_of_own_sequence(attend, random_qkv(LENGTHS), LENGTHS, 5000, alibi)
 
 
-def test_a_table_is_linear_in_the_longest_sequence():
-    assert alibi_table(alibi_slopes(3), 1, torch.float32).shape == (3, CHUNK, 2 * CHUNK)
-    table = alibi_table(alibi_slopes(3), CHUNK + 1, torch.float16)
-    assert (table.shape, table.dtype) == ((3, CHUNK, 4 * CHUNK), torch.float16)
+def assert_bits_of_own_sequence(
+    attend: Attention,
+    qkv: tuple[Tensor, Tensor, Tensor],
+    lengths: list[int],
+    more: int,
+    alibi: bool,
+) -> None:
+    """Whether the others of a batch are there, or the biases of longer ones, changes no bit."""
+
+    def run(rows: slice, own: list[int], longest: int) -> Tensor:
+        slopes = alibi_slopes(qkv[0].shape[1]).to(qkv[0].device)
+        biases = alibi_biases(slopes, longest) if alibi else None
+        return attend(*(x[rows] for x in qkv), packing_on_device(own), biases)
+
+    packing = Packing.of(lengths)
+    together = run(slice(None), lengths, max(lengths))
+    assert torch.equal(run(slice(None), lengths, more), together)
+    for start, stop in pairwise(packing.bounds):
+        own = [stop - start]
+        assert torch.equal(run(slice(start, stop), own, *own), together[start:stop]), own
+
+
+def packing_on_device(lengths: list[int]) -> Packing:
+    packing = Packing.of(lengths)
+    return replace(packing, cu_seqlens=packing.cu_seqlens.to(DEVICE))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+def test_the_kernel_computes_the_plain_formula(head_dim, biased, dtype):
+    qkv = random_qkv(TILED_LENGTHS, 2, head_dim)
+    q, k, v = (qkv[0] * head_dim**-0.5).to(dtype), qkv[1].to(dtype), qkv[2].to(dtype)
+    biases = random_biases(max(TILED_LENGTHS) + 3, 2) if biased else None
+    packed = torch.stack([q, k, v], 1).to(DEVICE).unbind(1)
+    moved = Biases(biases.by_distance.to(DEVICE)) if biases else None
+    found = attend_fused(*packed, packing_on_device(TILED_LENGTHS), moved)
+    expected = exact_attention((q, k, v), TILED_LENGTHS, biases)
+    # Half-precision weights and rows are rounded; sums are not.
+    bound = 2e-6 if dtype == torch.float32 else 2 * torch.finfo(dtype).eps
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.cpu().double(), expected, atol=bound, rtol=bound)
+
+
+@pytest.mark.parametrize("alibi", [False, True])
+def test_the_kernels_bits_are_of_its_own_sequence(alibi):
+    lengths = [length for length in TILED_LENGTHS if length]
+    qkv = random_qkv(lengths, 2)
+    packed = torch.stack(qkv, 1).to(DEVICE).unbind(1)
+    assert_bits_of_own_sequence(attend_fused, packed, lengths, 500, alibi)
+
+
+def test_the_kernel_adds_distant_biases_in_single_precision():
+    """In fp16, -1,400 and -1,400.5 would be one number."""
+    length, far = 9, -1400.0
+    qkv = torch.zeros(length, 3, 1, 16, dtype=torch.float16, device=DEVICE)
+    qkv[:, 2, 0, 0] = torch.arange(length)
+    by_distance = (far - torch.arange(2 * length - 1, device=DEVICE) / 2)[None].float()
+    (found, *_) = attend_fused(*qkv.unbind(1), packing_on_device([length]), Biases(by_distance))
+    weights = torch.softmax(-torch.arange(length) / 2, 0)
+    assert float(found[0, 0]) == pytest.approx(float((weights * torch.arange(length)).sum()), 2e-3)
+
+
+def test_the_kernel_refuses_values_that_lie_apart():
+    q, k, v = torch.zeros(3, 5, 2, 32, device=DEVICE)[..., ::2]
+    bounds = torch.tensor([0, 5], dtype=torch.int32, device=DEVICE)
+    with pytest.raises(ValueError, match="lie together"):
+        attend_biased(q, k, v, bounds, 5, None)
+
+
+def test_strips_are_linear_in_the_longest_sequence():
+    assert alibi_biases(alibi_slopes(3), 1).strips.shape == (3, CHUNK, 2 * CHUNK)
+    biases = alibi_biases(alibi_slopes(3), CHUNK + 1)
+    assert biases.by_distance.shape == (3, 2 * CHUNK + 1)
+    assert (biases.strips.shape, biases.strips.dtype) == ((3, CHUNK, 4 * CHUNK), torch.float32)
 
 
 def test_groups_hold_every_row_once():
@@ -87,17 +192,17 @@ def test_one_place_chooses():
     cpu, cuda = torch.device("cpu"), torch.device("cuda", 0)
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         half = dtype != torch.float32
-        assert choose_attention(cpu, dtype, alibi=False) is attend_per_sequence
-        assert choose_attention(cpu, dtype, alibi=True) is attend_per_sequence
-        packed = attend_varlen if half else attend_by_length
-        assert choose_attention(cuda, dtype, alibi=False) is packed
-        assert choose_attention(cuda, dtype, alibi=True) is attend_by_length
+        for kernels, with_biases in ((PLAIN, attend_by_length), (FUSED, attend_fused)):
+            assert choose_attention(cpu, dtype, False, kernels) is attend_per_sequence
+            assert choose_attention(cpu, dtype, True, kernels) is attend_per_sequence
+            without = attend_varlen if half else with_biases
+            assert choose_attention(cuda, dtype, False, kernels) is without
+            assert choose_attention(cuda, dtype, True, kernels) is with_biases
 
 
-def test_varlen_refuses_a_bias():
-    q, k, v = random_qkv([3])
-    with pytest.raises(ValueError, match="no bias"):
-        attend_varlen(q, k, v, Packing.of([3]), alibi_table(alibi_slopes(12), 3, q.dtype))
+def test_varlen_refuses_biases():
+    with pytest.raises(ValueError, match="no biases"):
+        attend_varlen(*random_qkv([3]), Packing.of([3]), alibi_biases(alibi_slopes(HEADS), 3))
 
 
 def test_weights_of_a_state_are_random_enough():

@@ -1,7 +1,7 @@
 """Attention over a packed batch: sequences laid end to end, T tokens in all, no padding.
 
 Every implementation takes q, k and v, each (T, heads, head_dim) and all of one dtype; the batch's
-Packing; and `table`: alibi_table's result, or None for a model without ALiBi. q is scaled already,
+Packing; and the Biases that are added to scores, or None for a model without. q is scaled already,
 so the scale here is 1. The result has the shape and dtype of q. Each row of the result depends on
 the rows of its own sequence alone.
 """
@@ -19,9 +19,10 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
+from seqembed.kernels.choice import PLAIN
 from seqembed.kernels.flash_attention import attend_packed
 
-# With ALiBi, this many queries attend at once: the biases of all queries would need memory that is
+# With biases, this many queries attend at once: the biases of all queries would need memory that is
 # quadratic in a sequence's length.
 CHUNK = 256
 # PyTorch's CPU kernel takes this many queries at once, and gives each thread a part of a buffer.
@@ -83,10 +84,37 @@ class Packing:
         return tuple(rows.items())
 
 
+@dataclass(frozen=True, eq=False)
+class Biases:
+    """What is added to each head's scores, by the distance of key and query.
+
+    by_distance: (heads, 2 N - 1) float32, where N is the number of tokens of the batch's longest
+    sequence, or more: the bias of query i and key j is at [:, j - i + N - 1].
+    """
+
+    by_distance: Tensor
+
+    @cached_property
+    def longest(self) -> int:
+        """The N of `by_distance`."""
+        return self.by_distance.shape[1] // 2 + 1
+
+    @cached_property
+    def strips(self) -> Tensor:
+        """The biases of CHUNK queries, (heads, CHUNK, 2 R) float32.
+
+        R is N rounded up to a multiple of CHUNK. For the CHUNK queries from token a on, the bias of
+        query a + i and key j is at [:, i, j - a + R]; 0 if they are farther apart than N - 1.
+        """
+        reach = -(-self.longest // CHUNK) * CHUNK
+        around = (reach + CHUNK - self.longest, reach - self.longest)
+        return functional.pad(self.by_distance, around).unfold(1, 2 * reach, 1).flip(1)
+
+
 # Attention over one batch: packed q, k and v, (T, 3, heads, head_dim) -> (T, heads, head_dim).
 Attend = Callable[[Tensor], Tensor]
-# An implementation of attention, as the module describes it: (q, k, v, packing, table) -> rows.
-Attention = Callable[[Tensor, Tensor, Tensor, Packing, Tensor | None], Tensor]
+# An implementation of attention, as the module describes it: (q, k, v, packing, biases) -> rows.
+Attention = Callable[[Tensor, Tensor, Tensor, Packing, Biases | None], Tensor]
 
 
 def alibi_slopes(heads: int) -> Tensor:
@@ -101,22 +129,17 @@ def alibi_slopes(heads: int) -> Tensor:
     return torch.tensor([2.0**-exponent for exponent in exponents[:heads]])
 
 
-def alibi_table(slopes: Tensor, longest: int, dtype: torch.dtype) -> Tensor:
+def alibi_biases(slopes: Tensor, longest: int) -> Biases:
     """Return ALiBi's biases: -slope * |i - j| for the query of token i and the key of token j.
 
-    slopes: (heads,) float32. longest: the number of tokens of the longest sequence. The result is
-    (heads, CHUNK, 2 N) in `dtype`, where N is `longest` rounded up to a multiple of CHUNK. For the
-    CHUNK queries from token a on, the bias of query a + i and key j is at [:, i, j - a + N].
+    slopes: (heads,) float32. longest: the number of tokens of the longest sequence.
     """
-    reach = -(-longest // CHUNK) * CHUNK
-    queries = torch.arange(CHUNK, device=slopes.device)
-    keys = torch.arange(-reach, reach, device=slopes.device)
-    distances = (queries.unsqueeze(1) - keys).abs()
-    return (-slopes.view(-1, 1, 1) * distances).to(dtype)
+    distances = torch.arange(1 - longest, longest, device=slopes.device).abs()
+    return Biases(-slopes.unsqueeze(1) * distances)
 
 
 def attend_per_sequence(
-    q: Tensor, k: Tensor, v: Tensor, packing: Packing, table: Tensor | None = None
+    q: Tensor, k: Tensor, v: Tensor, packing: Packing, biases: Biases | None = None
 ) -> Tensor:
     """Return attention's result, computed sequence by sequence; for any device and dtype."""
     out = torch.empty_like(q)
@@ -124,13 +147,13 @@ def attend_per_sequence(
         # (length, heads, head_dim) -> (1, heads, length, head_dim), without copying.
         one_q, one_k, one_v = (x[start:stop].transpose(0, 1).unsqueeze(0) for x in (q, k, v))
         one_q = functional.pad(one_q, (0, 0, 0, (start - stop) % CPU_QUERIES))
-        attended = _attend_stacked(one_q, one_k, one_v, table)[0, :, : stop - start]
+        attended = _attend_stacked(one_q, one_k, one_v, biases)[0, :, : stop - start]
         out[start:stop] = attended.transpose(0, 1)
     return out
 
 
 def attend_by_length(
-    q: Tensor, k: Tensor, v: Tensor, packing: Packing, table: Tensor | None = None
+    q: Tensor, k: Tensor, v: Tensor, packing: Packing, biases: Biases | None = None
 ) -> Tensor:
     """Return attention's result, for all sequences of a length at once; any device and dtype."""
     out = torch.empty_like(q)
@@ -140,37 +163,51 @@ def attend_by_length(
             # (B_g * length, heads, head_dim) -> (B_g, heads, length, head_dim)
             shape = (-1, length, *q.shape[1:])
             some_q, some_k, some_v = (x[rows].reshape(shape).transpose(1, 2) for x in (q, k, v))
-            attended = _attend_stacked(some_q, some_k, some_v, table)
+            attended = _attend_stacked(some_q, some_k, some_v, biases)
             out[rows] = attended.transpose(1, 2).flatten(0, 1)
     return out
 
 
 def attend_varlen(
-    q: Tensor, k: Tensor, v: Tensor, packing: Packing, table: Tensor | None = None
+    q: Tensor, k: Tensor, v: Tensor, packing: Packing, biases: Biases | None = None
 ) -> Tensor:
-    """Return attention's result, all sequences at once; on CUDA, in fp16 or bf16, without ALiBi."""
-    if table is not None:
-        raise ValueError("attend_varlen takes no biases: `table` must be None")
+    """Return attention's result, all sequences at once; on CUDA, fp16 or bf16, without biases."""
+    if biases is not None:
+        raise ValueError("attend_varlen takes no biases")
     return attend_packed(q, k, v, packing.cu_seqlens, packing.longest)
 
 
-def choose_attention(device: torch.device, dtype: torch.dtype, alibi: bool) -> Attention:
-    """Return the implementation for a device and the weights' dtype; alibi: if there are biases."""
+def attend_fused(
+    q: Tensor, k: Tensor, v: Tensor, packing: Packing, biases: Biases | None = None
+) -> Tensor:
+    """Return attention's result, all sequences at once, by a kernel in Triton; any dtype."""
+    from seqembed.kernels.biased_attention import attend_biased
+
+    table, longest = (biases.by_distance, biases.longest) if biases else (None, packing.longest)
+    return attend_biased(q, k, v, packing.cu_seqlens, longest, table)
+
+
+def choose_attention(
+    device: torch.device, dtype: torch.dtype, biased: bool, kernels: str
+) -> Attention:
+    """Return the implementation for a device, the weights' dtype, and a recipe's `kernels`.
+
+    biased: whether the model has biases.
+    """
     if device.type != "cuda":
         return attend_per_sequence
-    if dtype in (torch.float16, torch.bfloat16) and not alibi:
+    if dtype in (torch.float16, torch.bfloat16) and not biased:
         return attend_varlen
-    return attend_by_length
+    return attend_by_length if kernels == PLAIN else attend_fused
 
 
-def _attend_stacked(q: Tensor, k: Tensor, v: Tensor, table: Tensor | None) -> Tensor:
+def _attend_stacked(q: Tensor, k: Tensor, v: Tensor, biases: Biases | None) -> Tensor:
     """Return the rows of B equally long sequences; q, k, v, rows: (B, heads, length, head_dim)."""
-    if table is None:
+    if biases is None:
         return scaled_dot_product_attention(q, k, v, scale=1.0)
-    length, reach = k.shape[2], table.shape[2] // 2
-    chunks = []
+    chunks, strips, length = [], biases.strips, k.shape[2]
     for start in range(0, q.shape[2], CHUNK):
-        queries = q[:, :, start : start + CHUNK]
-        bias = table[:, : queries.shape[2], reach - start : reach - start + length].unsqueeze(0)
+        queries, reach = q[:, :, start : start + CHUNK], strips.shape[2] // 2 - start
+        bias = strips[None, :, : queries.shape[2], reach : reach + length].to(q.dtype)
         chunks.append(scaled_dot_product_attention(queries, k, v, attn_mask=bias, scale=1.0))
     return torch.cat(chunks, dim=2)

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from seqembed.kernels.choice import Steps
-from seqembed.models.encoders.attention import Attend, Packing, alibi_slopes, alibi_table
+from seqembed.models.encoders.attention import (
+    Attend,
+    Biases,
+    Packing,
+    alibi_biases,
+    alibi_slopes,
+)
 from seqembed.models.encoders.encoder import Encoder, in_blocks, in_chunks
 from seqembed.models.families import DnabertArchitecture
 
@@ -47,7 +53,6 @@ class DnabertLayer(nn.Module):
 class DnabertS(Encoder):
     """The encoder of DNABERT-S and DNABERT-2; layer 0 is the embedding after its LayerNorm."""
 
-    alibi = True
     architecture: DnabertArchitecture
     slopes: Tensor
 
@@ -60,13 +65,14 @@ class DnabertS(Encoder):
         self.register_buffer("slopes", alibi_slopes(architecture.heads))
         self.layers = nn.ModuleList(DnabertLayer(architecture) for _ in range(layer))
 
+    def biases(self, longest: int) -> Biases:
+        """Return ALiBi's biases."""
+        return alibi_biases(self.slopes, longest)
+
     def forward(self, tokens: Tensor, packing: Packing) -> Tensor:
         """Return the rows of layer `self.layer`; shapes and dtypes are as in Encoder."""
         x: Tensor = self.embedding_norm(self.embedding(tokens))
-        if not self.layers:
-            return x
-        attend = self.attend_over(packing, alibi_table(self.slopes, packing.longest, x.dtype))
-        steps = self.steps
+        attend, steps = self.attend_over(packing), self.steps
         for layer in self.layers:
             x = layer(x, attend, steps)
         return x

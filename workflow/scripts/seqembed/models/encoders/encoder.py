@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from seqembed.errors import ModelError
 from seqembed.kernels.choice import PLAIN, Steps, load_steps
-from seqembed.models.encoders.attention import Attend, Packing, choose_attention
+from seqembed.models.encoders.attention import Attend, Biases, Packing, choose_attention
 from seqembed.models.families import Architecture
 
 # On a CPU, this many rows go through the feed-forward part at once, so that values between the two
@@ -27,11 +27,9 @@ class Encoder(nn.Module):
 
     `forward(tokens, packing)` takes (T,) int64 token ids, special tokens included, and returns the
     rows of that layer, (T, width) in the weights' dtype. Buffers stay float32 when weights are
-    cast. alibi: whether attention has ALiBi's biases. kernels: the steps to take, PLAIN or FUSED of
-    kernels/choice.py. Raises ModelError if there is no such layer.
+    cast. kernels: the steps to take, PLAIN or FUSED of kernels/choice.py. Raises ModelError if
+    there is no such layer.
     """
-
-    alibi: ClassVar[bool]
 
     def __init__(self, architecture: Architecture, layer: int) -> None:
         super().__init__()
@@ -45,14 +43,21 @@ class Encoder(nn.Module):
         """The module of the steps that `kernels` names."""
         return load_steps(self.kernels)
 
-    def attend_over(self, packing: Packing, table: Tensor | None = None) -> Attend:
-        """Return attention over a batch; table: alibi_table's result, None without ALiBi."""
-        weight = next(self.parameters())
-        attention = choose_attention(weight.device, weight.dtype, self.alibi)
+    def biases(self, longest: int) -> Biases | None:
+        """Return what attention adds to its scores; None: nothing. A family overrides this.
+
+        longest: the number of tokens of the longest sequence of a batch.
+        """
+        return None
+
+    def attend_over(self, packing: Packing) -> Attend:
+        """Return attention over a batch."""
+        weight, biases = next(self.parameters()), self.biases(packing.longest)
+        attention = choose_attention(weight.device, weight.dtype, biases is not None, self.kernels)
 
         def attend(qkv: Tensor) -> Tensor:
             q, k, v = qkv.unbind(1)
-            return attention(q, k, v, packing, table)
+            return attention(q, k, v, packing, biases)
 
         return attend
 

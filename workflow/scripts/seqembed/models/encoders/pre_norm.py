@@ -61,7 +61,6 @@ class PreNormEncoder(Encoder):
     `embed` where it differs.
     """
 
-    alibi = False
     inv_freq: Tensor
 
     def __init__(
