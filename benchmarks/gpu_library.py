@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from unittest.mock import patch
@@ -80,7 +81,7 @@ def pack(sequences: Sequence[Tensor], model: Encoder) -> tuple[Tensor, Packing]:
     weight = next(model.parameters())
     filling = batches.choose_filling(weight.device, model.architecture.width, weight.dtype)
     batch = batches.pack([], [tokens.numpy() for tokens in sequences], filling)
-    moved = Packing(batch.packing.bounds, batch.packing.cu_seqlens.to(weight.device))
+    moved = replace(batch.packing, cu_seqlens=batch.packing.cu_seqlens.to(weight.device))
     return batch.tokens.to(weight.device), moved
 
 

@@ -202,7 +202,7 @@ class PackedBatch:
 
     def pin_memory(self) -> PackedBatch:
         """Return a copy of this batch in page-locked memory."""
-        packing = Packing(self.packing.bounds, self.packing.cu_seqlens.pin_memory())
+        packing = replace(self.packing, cu_seqlens=self.packing.cu_seqlens.pin_memory())
         return replace(self, tokens=self.tokens.pin_memory(), packing=packing)
 
 

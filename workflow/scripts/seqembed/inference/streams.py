@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -108,7 +109,7 @@ class CudaStream:
         # The allocator must not reuse the tensors' memory while the computation reads them.
         for tensor in (tokens, cu_seqlens):
             tensor.record_stream(current)
-        pooled, residues = compute(tokens, Packing(batch.packing.bounds, cu_seqlens))
+        pooled, residues = compute(tokens, replace(batch.packing, cu_seqlens=cu_seqlens))
         rows = _to_host(pooled), None if residues is None else _to_host(residues)
         # Waiting for it leaves the core to others.
         done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]

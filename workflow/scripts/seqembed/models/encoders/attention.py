@@ -32,32 +32,35 @@ CPU_QUERIES = 32
 
 @dataclass(frozen=True, eq=False)
 class Packing:
-    """Where B sequences lie in a packed batch.
+    """Where B sequences lie in a packed batch of T tokens.
 
-    bounds: B + 1 numbers: sequence i has the rows bounds[i] to bounds[i + 1] - 1. cu_seqlens: the
-    same numbers, (B + 1,) int32, on the batch's device.
+    cu_seqlens: (B + 1,) int32, on the batch's device: sequence i has the rows cu_seqlens[i] to
+    cu_seqlens[i + 1] - 1. total: T. longest: no sequence has more tokens. known: cu_seqlens as
+    numbers; None in a CUDA graph, which computes other sequences each time.
     """
 
-    bounds: tuple[int, ...]
     cu_seqlens: Tensor
+    total: int
+    longest: int
+    known: tuple[int, ...] | None = None
 
     @classmethod
     def of(cls, lengths: Sequence[int]) -> Packing:
         """Return the packing of sequences of these lengths in tokens; cu_seqlens is on the CPU."""
         bounds = tuple(accumulate(lengths, initial=0))
-        return cls(bounds, torch.tensor(bounds, dtype=torch.int32))
+        return cls(torch.tensor(bounds, dtype=torch.int32), bounds[-1], max(lengths), bounds)
 
     @cached_property
-    def longest(self) -> int:
-        """The number of tokens of the longest sequence."""
-        return max(stop - start for start, stop in pairwise(self.bounds))
+    def bounds(self) -> tuple[int, ...]:
+        """The B + 1 numbers of cu_seqlens. If they are not known, the CPU waits for the device."""
+        return tuple(self.cu_seqlens.tolist()) if self.known is None else self.known
 
     @cached_property
     def positions(self) -> Tensor:
         """Each token's place in its sequence, from 0: (T,) int64, on the device of cu_seqlens."""
-        starts, lengths, total = self.cu_seqlens[:-1], self.cu_seqlens.diff(), self.bounds[-1]
-        offsets = torch.repeat_interleave(starts, lengths, output_size=total)
-        return torch.arange(total, device=starts.device) - offsets
+        starts, lengths = self.cu_seqlens[:-1], self.cu_seqlens.diff()
+        offsets = torch.repeat_interleave(starts, lengths, output_size=self.total)
+        return torch.arange(self.total, device=starts.device) - offsets
 
     @cached_property
     def groups(self) -> tuple[tuple[int, slice | Tensor], ...]:
