@@ -21,7 +21,8 @@ from seqembed.inference.batches import (
 )
 from seqembed.inference.failure_tracker import FailureTracker
 from seqembed.inference.loader import IndexBasedDataset, create_async_dataloader
-from seqembed.inference.runner import AsyncInferenceRunner, Outputs
+from seqembed.inference.rows import Outputs
+from seqembed.inference.runner import AsyncInferenceRunner
 from seqembed.kernels.choice import FUSED, PLAIN
 from seqembed.models.encoders.dnabert_s import DnabertS
 from seqembed.models.encoders.esm1b import Esm1b

@@ -25,7 +25,8 @@ from seqembed.inference.batches import (
     plan_passes,
 )
 from seqembed.inference.failure_tracker import FailureTracker
-from seqembed.inference.runner import AsyncInferenceRunner, BatchRows, Outputs
+from seqembed.inference.rows import BatchRows, Outputs
+from seqembed.inference.runner import AsyncInferenceRunner
 from seqembed.models.encoders.tokenization import ResidueTokenizer
 from seqembed.models.families import Architecture, Esm2Architecture
 from seqembed.models.vocabularies import ESM, Specials

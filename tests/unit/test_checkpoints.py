@@ -26,7 +26,7 @@ from seqembed.checkpoints.manifest_and_failures import read_manifest, write_mani
 from seqembed.checkpoints.token_rows import ResidueSpool
 from seqembed.errors import CheckpointError
 from seqembed.flags import FP32_RETRY
-from seqembed.inference.runner import BatchRows
+from seqembed.inference.rows import BatchRows
 from seqembed.worker import checkpoint_writer
 from seqembed.worker.checkpoint_writer import CheckpointWriter
 

@@ -25,14 +25,15 @@ from seqembed.checkpoints.manifest_and_failures import (
 from seqembed.errors import CheckpointError, ConfigError, DeviceError, IndexFormatError, ModelError
 from seqembed.inference.failure_tracker import FailureTracker
 from seqembed.inference.loader import BatchLoader
-from seqembed.inference.runner import BatchRows
+from seqembed.inference.rows import BatchRows
 from seqembed.models.encoders.tokenization import ResidueTokenizer
 from seqembed.models.families import FAMILIES
 from seqembed.models.load import load_prepared
 from seqembed.models.prepared import read_prepared
 from seqembed.models.vocabularies import ESM
 from seqembed.settings.token_budget import TOKENS
-from seqembed.worker.decisions import Run, choose_device, open_run
+from seqembed.worker.decisions import Run, open_run
+from seqembed.worker.device import choose_device
 
 encode_all = ResidueTokenizer(ESM).encode_all
 LOGGER = logging.getLogger("seqembed.tests")

@@ -36,7 +36,8 @@ from seqembed.errors import FreshProcessError, NonFiniteError, NotTheSequencesEr
 from seqembed.flags import FP32_RETRY
 from seqembed.inference.batches import PackedBatch
 from seqembed.inference.failure_tracker import MAX_IN_A_ROW
-from seqembed.inference.runner import AsyncInferenceRunner, BatchRows
+from seqembed.inference.rows import BatchRows
+from seqembed.inference.runner import AsyncInferenceRunner
 from seqembed.kernels import plain
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.tokenization import ResidueTokenizer

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from worker_runs import make_sequences
 
 from seqembed.inference.batches import Filling
-from seqembed.inference.runner import Outputs
+from seqembed.inference.rows import Outputs
 from seqembed.models.encoders.encoder import CPU_FFN_ROWS, in_chunks
 from seqembed.models.families import Architecture
 from seqembed.settings.lengths import LengthPolicy

@@ -7,9 +7,9 @@ are not finite, the window is computed again in fp32.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, partial
 from itertools import takewhile
 from typing import Any, TypeVar
@@ -23,11 +23,10 @@ from seqembed.flags import FP32_RETRY
 from seqembed.inference.batches import PackedBatch, choose_filling
 from seqembed.inference.failure_tracker import FailureTracker, is_out_of_memory
 from seqembed.inference.pooling import WindowPool, pooled_span
+from seqembed.inference.rows import BatchRows, Outputs
 from seqembed.inference.streams import CpuStreams, CudaStream, Rows
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.encoder import Encoder
-from seqembed.models.vocabularies import Specials
-from seqembed.settings.request import Pooling, Storage
 
 Result = TypeVar("Result")
 Array = NDArray[Any]
@@ -37,40 +36,6 @@ WAIT_SECONDS = 0.2
 NOT_FINITE = "its values are not finite, in fp32 too"
 NO_ROOM = "its values are not finite, and there is too little memory for the model in fp32"
 TOO_LARGE = "its values are too large for float16; `embedding: {storage: float32}` holds them"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outputs:
-    """Which rows are made from a model's token rows.
-
-    specials: how many special tokens a sequence has. pools_specials: mean and maximum include them.
-    per_residue: token rows are returned too. storage: the dtype of all returned rows.
-    """
-
-    pooling: Pooling
-    specials: Specials
-    pools_specials: bool
-    per_residue: bool
-    storage: Storage
-
-
-@dataclass(frozen=True, eq=False)
-class BatchRows:
-    """The rows of the sequences that a batch completes; BatchRows() holds no rows.
-
-    positions: (n,) the sequences' rows in the shard. rows: (n, D) in the dtype of Outputs.storage.
-    flags: (n,) FP32_RETRY or 0. residues: pairs of a sequence's row in the shard and the rows of
-    the sequence's next m tokens, (m, D); a long sequence's token rows come over several batches.
-    given_up: rows in the shard that are not computed; the caller drops their earlier token rows.
-    tokens: how many tokens the batch has, without the dummy's.
-    """
-
-    positions: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    rows: NDArray[np.floating] = field(default_factory=lambda: np.empty((0, 0), np.float32))
-    flags: NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
-    residues: list[tuple[int, NDArray[np.floating]]] = field(default_factory=list)
-    given_up: Sequence[int] = ()
-    tokens: int = 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from seqembed.checkpoints.blocks import Block, read_block, write_next_block
 from seqembed.checkpoints.token_rows import ResidueFile, ResidueSpool
 from seqembed.inference.batches import PackedBatch
-from seqembed.inference.runner import BatchRows
+from seqembed.inference.rows import BatchRows
 
 Result = TypeVar("Result")
 

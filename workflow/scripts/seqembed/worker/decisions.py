@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import nn
 from seqembed.checkpoints.blocks import Block
 from seqembed.checkpoints.manifest_and_failures import CheckpointManifest
 from seqembed.environment import EnvConfig
-from seqembed.errors import CheckpointError, DeviceError
+from seqembed.errors import CheckpointError
 from seqembed.index.reader import ShardIndex, read_id, read_shard_index
 from seqembed.inference.batches import (
     Encode,
@@ -33,24 +33,20 @@ from seqembed.inference.batches import (
 )
 from seqembed.inference.failure_tracker import FailureTracker
 from seqembed.inference.loader import BatchLoader, IndexBasedDataset, create_async_dataloader
-from seqembed.inference.runner import AsyncInferenceRunner, Outputs
+from seqembed.inference.rows import Outputs
+from seqembed.inference.runner import AsyncInferenceRunner
 from seqembed.inference.streams import keep_products_equal
 from seqembed.kernels.choice import choose_kernels
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.prepared import PreparedModel, WeightsCheck, read_prepared
-from seqembed.results.reader import join_names
 from seqembed.settings.lengths import LengthPolicy, resolve_policy
 from seqembed.settings.precision import DTYPES
 from seqembed.settings.recipe import Recipe, adopt_recipe
 from seqembed.settings.request import WorkerSettings, read_settings
-from seqembed.settings.token_budget import (
-    TOKENS,
-    available_memory,
-    bytes_a_token,
-    cpu_streams,
-)
+from seqembed.settings.token_budget import TOKENS, bytes_a_token, cpu_streams
 from seqembed.storage.publish import raise_open_file_limit
 from seqembed.worker.checkpoint_writer import CheckpointWriter
+from seqembed.worker.device import add_name, choose_device, free_memory
 
 # A model and its tokenizer.
 Loaded = tuple[nn.Module, Any]
@@ -171,9 +167,10 @@ class Run:
 
         load_fp32: returns the model in fp32, and a tokenizer. batches: how many there will be.
         """
-        token_budget = manifest.token_budget
+        token_budget, encoder = manifest.token_budget, cast(Encoder, model)
         self.weights.start()
-        free, token_bytes, threads = self._free_memory(), self._token_bytes, self.settings.threads
+        free, threads = free_memory(self.device), self.settings.threads
+        token_bytes = bytes_a_token(self.model.architecture, self._dtype.itemsize)
         at_once = 1
         if self.device.type == "cpu":
             # With fewer batches than threads, each batch gets several threads.
@@ -182,7 +179,7 @@ class Run:
         needed = at_once * token_budget * token_bytes
         self.logger.info(words, f"{token_budget:,}", at_once, needed / 1e9, free / 1e9)
         return AsyncInferenceRunner(
-            cast(Encoder, model),
+            encoder,
             self.device,
             Outputs(
                 pooling=self.recipe.pooling,
@@ -199,21 +196,12 @@ class Run:
         )
 
     @property
-    def _token_bytes(self) -> int:
-        return bytes_a_token(self.model.architecture, self._dtype.itemsize)
-
-    @property
     def _filling(self) -> Filling:
         return choose_filling(self.device, self.model.architecture.width, self._dtype)
 
     @property
     def _dtype(self) -> torch.dtype:
         return DTYPES[self.recipe.precision]
-
-    def _free_memory(self) -> int:
-        if self.device.type == "cuda":
-            return torch.cuda.mem_get_info(self.device)[0]
-        return available_memory()
 
     def open_writer(
         self,
@@ -269,16 +257,9 @@ class Run:
             weights_sha256=self.model.sha256,
             width=self.model.architecture.width,
             recipe=self.recipe.fields(),
-            device_name=self._device_name(earlier),
+            device_name=add_name(self.device, earlier.device_name if earlier else ""),
             licence=self.model.facts.licence if self.model.facts.non_commercial else "",
         )
-
-    def _device_name(self, earlier: CheckpointManifest | None) -> str:
-        """Return the names of all GPUs that computed this shard; "" for a CPU."""
-        if self.device.type == "cpu":
-            return ""
-        before = earlier.device_name if earlier else ""
-        return join_names([before, torch.cuda.get_device_name(self.device)])
 
 
 def open_run(
@@ -313,19 +294,3 @@ def open_run(
     )
     run.policy.refuse(shard.tokens, "tokens")
     return run
-
-
-def choose_device(asked: Literal["auto", "cuda", "cpu"], logger: logging.Logger) -> torch.device:
-    """Return the first GPU that CUDA_VISIBLE_DEVICES leaves to this process, or the CPU.
-
-    asked: "auto" takes the CPU with a warning if there is no GPU; "cuda" raises DeviceError then.
-    """
-    if asked == "cpu":
-        return torch.device("cpu")
-    if torch.cuda.is_available():
-        return torch.device("cuda", 0)
-    reason = "PyTorch finds no CUDA device" if torch.version.cuda else "this PyTorch has no CUDA"
-    if asked == "cuda":
-        raise DeviceError(f"device is cuda, but {reason}; mend this, or set `device: cpu`")
-    logger.warning("%s: the CPU is used", reason)
-    return torch.device("cpu")
