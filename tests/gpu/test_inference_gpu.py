@@ -20,11 +20,13 @@ from seqembed.inference.batches import (
     plan_passes,
 )
 from seqembed.inference.failure_tracker import FailureTracker
+from seqembed.inference.graphs import open_graphs
 from seqembed.inference.loader import IndexBasedDataset, create_async_dataloader
 from seqembed.inference.rows import Outputs
 from seqembed.inference.runner import AsyncInferenceRunner
 from seqembed.kernels.choice import FUSED, PLAIN
 from seqembed.models.encoders.dnabert_s import DnabertS
+from seqembed.models.encoders.encoder import block_rows
 from seqembed.models.encoders.esm1b import Esm1b
 from seqembed.models.encoders.esm2 import Esm2
 from seqembed.models.encoders.esmc import Esmc
@@ -87,13 +89,23 @@ def pack_all(model, device, dtype, budget, backwards):
 
 
 def embed(
-    model, device, folder, *, dtype=torch.float32, kernels=PLAIN, budget=2048, backwards=False
+    model,
+    device,
+    folder,
+    *,
+    dtype=torch.float32,
+    kernels=PLAIN,
+    budget=2048,
+    backwards=False,
+    graphed=False,
 ):
-    """(N, D) rows, and the token rows, of all sequences, in the order of LENGTHS."""
+    """(N, D) rows, and the token rows, of all sequences, in the order of LENGTHS.
+
+    graphed: with the model's CUDA graphs, if it has any.
+    """
     digests = np.arange(16 * len(LENGTHS), dtype=np.uint16).view(np.uint8)[: 16 * len(LENGTHS)]
-    tracker = FailureTracker(
-        folder, digests.reshape(-1, 16), str, logging.getLogger("seqembed.tests")
-    )
+    logger = logging.getLogger("seqembed.tests")
+    tracker = FailureTracker(folder, digests.reshape(-1, 16), str, logger)
     tracker.start(range(len(LENGTHS)), lambda: None)
     wanted = Outputs(
         pooling="mean",
@@ -104,14 +116,20 @@ def embed(
     )
     model = copy.deepcopy(model).to(device, dtype)
     model.kernels = kernels
-    runner = AsyncInferenceRunner(
-        model, device, wanted, tracker, lambda: model, token_budget=budget, streams=1, threads=1
-    )
-    rows, residues = {}, {row: [] for row in range(len(LENGTHS))}
-    for part in runner.run(pack_all(model, device, dtype, budget, backwards)):
-        rows |= zip(part.positions.tolist(), part.rows, strict=True)
-        for row, tokens in part.residues:
-            residues[row].append(tokens)
+    rounds, options = [None], {"token_budget": budget, "streams": 1, "threads": 1}
+    if graphed:
+        graphs = open_graphs(model, block_rows(model.architecture.width, dtype), logger)
+        # The first round shows which buckets there are, the second one takes their graphs.
+        rounds = [graphs, graphs]
+    for graphs in rounds:
+        runner = AsyncInferenceRunner(
+            model, device, wanted, tracker, lambda: model, **options, graphs=graphs
+        )
+        rows, residues = {}, {row: [] for row in range(len(LENGTHS))}
+        for part in runner.run(pack_all(model, device, dtype, budget, backwards)):
+            rows |= zip(part.positions.tolist(), part.rows, strict=True)
+            for row, tokens in part.residues:
+                residues[row].append(tokens)
     assert sorted(rows) == [*residues] and not tracker.given_up
     return np.stack([rows[row] for row in residues]), np.concatenate(sum(residues.values(), []))
 
@@ -154,6 +172,8 @@ def test_rows_have_the_same_bits_whatever_the_budget_and_the_order(
     first = bits(2048, False)
     for budget, backwards in [(2048, False), (8192, False), (32_768, False), (8192, True)]:
         assert bits(budget, backwards) == first, (budget, backwards)
+    with_graphs = embed(model, device, tmp_path, dtype=dtype, kernels=kernels, graphed=True)
+    assert [rows.tobytes() for rows in with_graphs] == first
 
 
 @pytest.mark.parametrize("name", ["fp16", "bf16"])

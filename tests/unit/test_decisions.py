@@ -23,7 +23,9 @@ from seqembed.checkpoints.manifest_and_failures import (
     write_failures,
 )
 from seqembed.errors import CheckpointError, ConfigError, DeviceError, IndexFormatError, ModelError
+from seqembed.inference.batches import Filling
 from seqembed.inference.failure_tracker import FailureTracker
+from seqembed.inference.graphs import EncoderGraphs
 from seqembed.inference.loader import BatchLoader
 from seqembed.inference.rows import BatchRows
 from seqembed.models.encoders.tokenization import ResidueTokenizer
@@ -32,6 +34,7 @@ from seqembed.models.load import load_prepared
 from seqembed.models.prepared import read_prepared
 from seqembed.models.vocabularies import ESM
 from seqembed.settings.token_budget import TOKENS
+from seqembed.worker import decisions
 from seqembed.worker.decisions import Run, open_run
 from seqembed.worker.device import choose_device
 
@@ -312,3 +315,21 @@ def test_no_more_batches_are_computed_at_once_than_there_are(project, caplog, ba
         run.open_runner(model, open_tracker(run, project), lambda: (model, None), manifest, batches)
     run.weights.require()
     assert f"at most 512 tokens a batch, {at_once} at once;" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("graphed", "needed", "end"), [(False, "0.5 GB", "GB free"), (True, "1.5 GB", "CUDA graphs")]
+)
+def test_the_memory_of_graphs_is_counted(graphed, needed, end, project, monkeypatch, caplog):
+    run = open_project(project, threads=1)
+    model = load_prepared(project.model, 1, torch.float32)
+    graphs = EncoderGraphs(model, 1024, LOGGER, lambda: lambda work: work) if graphed else None
+    monkeypatch.setattr(decisions, "open_graphs", lambda *_: graphs)
+    monkeypatch.setattr(decisions, "bytes_a_token", lambda *_: 1_000_000)
+    monkeypatch.setattr(decisions, "choose_filling", lambda *_: Filling(block=1024))
+    manifest, tracker = run.manifest(None), open_tracker(run, project)
+    with caplog.at_level(logging.INFO, LOGGER.name):
+        runner = run.open_runner(model, tracker, lambda: (model, None), manifest, 1)
+    run.weights.require()
+    assert runner._graphs is graphs
+    assert f"need about {needed} of" in caplog.messages[-1] and caplog.messages[-1].endswith(end)

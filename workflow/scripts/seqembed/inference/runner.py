@@ -22,6 +22,7 @@ from torch import Tensor
 from seqembed.flags import FP32_RETRY
 from seqembed.inference.batches import PackedBatch, choose_filling
 from seqembed.inference.failure_tracker import FailureTracker, is_out_of_memory
+from seqembed.inference.graphs import EncoderGraphs
 from seqembed.inference.pooling import WindowPool, pooled_span
 from seqembed.inference.rows import BatchRows, Outputs
 from seqembed.inference.streams import CpuStreams, CudaStream, Rows
@@ -55,7 +56,8 @@ class AsyncInferenceRunner:
     tracker: records every batch, and decides what is computed in place of a failed batch.
     load_fp32: returns the model in fp32; called at most once, when values are not finite.
     token_budget: a batch of more tokens is computed alone. streams: how many batches a CPU computes
-    at once. threads: how many threads of the CPU all batches have together.
+    at once. threads: how many threads of the CPU all batches have together. graphs: the model's
+    CUDA graphs, if it has any.
     """
 
     def __init__(
@@ -69,8 +71,10 @@ class AsyncInferenceRunner:
         token_budget: int,
         streams: int,
         threads: int,
+        graphs: EncoderGraphs | None = None,
     ) -> None:
         self._model, self._outputs, self._tracker = model, outputs, tracker
+        self._graphs = graphs
         self._device = device
         # An error is kept, too: each try would read all weights again.
         self._load_fp32 = cache(partial(_attempt, load_fp32))
@@ -171,7 +175,9 @@ class AsyncInferenceRunner:
     def _compute(
         self, model: Encoder, spans: list[tuple[int, int]], tokens: Tensor, packing: Packing
     ) -> Rows:
-        rows = model(tokens, packing)
+        # With a token limit in force, memory ran out before: graphs would take some of it.
+        graphed = model is self._model and self._tracker.known.token_limit is None
+        rows = (self._graphs if self._graphs and graphed else model)(tokens, packing)
         pooled = model.steps.pool(rows, spans, self._outputs.pooling == "max")
         dtype: torch.dtype = getattr(torch, self._outputs.storage)
         return pooled, rows.to(dtype) if self._outputs.per_residue else None
@@ -186,6 +192,8 @@ class AsyncInferenceRunner:
             if not submitted.rows.cancel():
                 _attempt(submitted.rows.result)
         self._submitted.clear()
+        if self._graphs:
+            self._graphs.drop()
         # Blocks of GPU memory that the allocator keeps for reuse cannot be joined to larger ones.
         torch.cuda.empty_cache()
         parts = self._tracker.handle_failure(batch, error, alone=alone)

@@ -32,6 +32,7 @@ from seqembed.inference.batches import (
     whole_blocks,
 )
 from seqembed.inference.failure_tracker import FailureTracker
+from seqembed.inference.graphs import open_graphs
 from seqembed.inference.loader import BatchLoader, IndexBasedDataset, create_async_dataloader
 from seqembed.inference.rows import Outputs
 from seqembed.inference.runner import AsyncInferenceRunner
@@ -171,13 +172,17 @@ class Run:
         self.weights.start()
         free, threads = free_memory(self.device), self.settings.threads
         token_bytes = bytes_a_token(self.model.architecture, self._dtype.itemsize)
+        graphs = open_graphs(encoder, self._filling.block, self.logger)
         at_once = 1
         if self.device.type == "cpu":
             # With fewer batches than threads, each batch gets several threads.
             at_once = cpu_streams(token_bytes, token_budget, min(threads, batches), free)
-        words = "at most %s tokens a batch, %s at once; they need about %.1f GB of %.1f GB free"
-        needed = at_once * token_budget * token_bytes
-        self.logger.info(words, f"{token_budget:,}", at_once, needed / 1e9, free / 1e9)
+        words = "at most %s tokens a batch, %s at once; they need about %.1f GB of %.1f GB free%s"
+        # Graphs keep the memory of one batch, and a batch without a graph needs as much beside.
+        tokens = at_once * token_budget + (self._filling.block if graphs else 0)
+        sizes = tokens * token_bytes / 1e9, free / 1e9
+        noted = ", with CUDA graphs" if graphs else ""
+        self.logger.info(words, f"{token_budget:,}", at_once, *sizes, noted)
         return AsyncInferenceRunner(
             encoder,
             self.device,
@@ -193,6 +198,7 @@ class Run:
             token_budget=token_budget,
             streams=at_once,
             threads=threads,
+            graphs=graphs,
         )
 
     @property

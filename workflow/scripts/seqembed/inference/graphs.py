@@ -1,0 +1,180 @@
+"""Compute the rows of small models by CUDA graphs.
+
+A pass of a small model waits for the CPU, which launches some 20 kernels a layer. A graph holds the
+kernels of one pass, captured once, and the CPU launches it in one call. The kernels are those of
+the pass, so the rows have the same bits.
+
+A graph's shapes are fixed: how many rows there are, how many sequences, and up to which length
+attention looks. So batches are sorted into buckets. A bucket has room for some number of sequences,
+of which those that a batch lacks are of length 0, and for sequences up to some length.
+
+All graphs share the memory of one pass. This is safe because no graph needs what another has left
+there: they run one after the other on one stream, and the last kernel of each copies the rows into
+a tensor outside of that memory. The next graph overwrites this tensor, too: whoever reads the rows
+must queue that on the same stream before the next call.
+
+No GPU has run this module yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from logging import Logger
+
+import torch
+from torch import Tensor
+
+from seqembed.kernels.choice import FUSED
+from seqembed.models.encoders.attention import Packing
+from seqembed.models.encoders.encoder import Encoder
+
+# Wider models have no graphs; ESM-2 with 8, 35 and 150 million parameters has. A CPU beside an H200
+# took 450 us to launch the kernels of a layer (measured, before some were fused). The matrix
+# products of a layer take about 240 us there at this width, and 940 us at 1280, the next of ESM-2
+# (computed from the 684 TFLOP/s that products reach): such a model does not wait for the CPU.
+WIDEST = 640
+# The least length of a bucket: attention takes this many queries at once.
+SHORTEST = 128
+
+# Takes a function that queues kernels on a GPU; returns one that queues the same kernels again.
+Capture = Callable[[Callable[[], object]], Callable[[], object]]
+# For how many sequences, and up to which length in tokens, a graph has room.
+Bucket = tuple[int, int]
+
+
+class CudaCapture:
+    """Captures CUDA graphs that share memory; called with a function, returns the graph's launch.
+
+    device: of type "cuda". The function must neither wait for the GPU nor copy to or from the CPU.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._pool = device, torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def __call__(self, work: Callable[[], object]) -> Callable[[], object]:
+        graph = torch.cuda.CUDAGraph()
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        # If torch.cuda.graph fails at its end, it leaves its stream as the current one.
+        with torch.cuda.stream(self._stream):
+            # What is done once must not be captured: kernels are compiled and loaded, and the
+            # products' library takes memory for each stream.
+            work()
+            # The loader's thread takes page-locked memory meanwhile, and another waits for rows.
+            # CUDA's default mode forbids that to all threads, and fails them or the capture.
+            mode = "thread_local"
+            with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode=mode):
+                work()
+        return graph.replay
+
+
+class EncoderGraphs:
+    """Calls an encoder, by a graph if there is one for the batch.
+
+    rows: only batches of this many tokens have graphs. make_capture: is called for the first graph,
+    and for the first after `drop`. A bucket's first batch is computed without a graph, so that a
+    short run does not wait for captures. After a failure no batch is computed by a graph any more,
+    and a warning says why.
+    """
+
+    def __init__(
+        self, model: Encoder, rows: int, logger: Logger, make_capture: Callable[[], Capture]
+    ) -> None:
+        self._model, self._rows = model, rows
+        self._logger, self._make_capture = logger, make_capture
+        self._failed = False
+        self.drop()
+
+    def drop(self) -> None:
+        """Give the memory of all graphs back to PyTorch's allocator."""
+        self._graphs: _Graphs | None = None
+        self._seen: set[Bucket] = set()
+
+    def __call__(self, tokens: Tensor, packing: Packing) -> Tensor:
+        """Return the rows of a batch, (T, width), which the next call may overwrite.
+
+        tokens, packing: as in Encoder.forward.
+        """
+        rows = None
+        if packing.total == self._rows and not self._failed:
+            bucket = choose_bucket(packing)
+            if bucket in self._seen:
+                rows = self._run_graph(bucket, tokens, packing.cu_seqlens)
+            self._seen.add(bucket)
+        found: Tensor = self._model(tokens, packing) if rows is None else rows
+        return found
+
+    def _run_graph(self, bucket: Bucket, tokens: Tensor, cu_seqlens: Tensor) -> Tensor | None:
+        """Return the rows of a batch by the bucket's graph; None if that fails."""
+        try:
+            if self._graphs is None:
+                self._graphs = _Graphs(self._model, self._rows, self._make_capture())
+            return self._graphs.run(bucket, tokens, cu_seqlens)
+        except Exception as error:  # noqa: BLE001 (most likely memory; a batch can do without)
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        # Not in the clause above, whose error holds the memory of what failed.
+        self.drop()
+        self._failed = True
+        self._logger.warning("CUDA graphs failed (%s): no graph is used from now on", reason)
+        return None
+
+
+class _Graphs:
+    """The graphs of a model, and the tensors that they read and write."""
+
+    def __init__(self, model: Encoder, rows: int, capture: Capture) -> None:
+        weight = next(model.parameters())
+        self._model, self._capture = model, capture
+        self._tokens = torch.empty(rows, dtype=torch.int64, device=weight.device)
+        self._rows = weight.new_empty(rows, model.architecture.width)
+        # By bucket: the cu_seqlens that its graph reads, and the launch of its graph.
+        self._bounds: dict[Bucket, Tensor] = {}
+        self._launches: dict[Bucket, Callable[[], object]] = {}
+
+    def run(self, bucket: Bucket, tokens: Tensor, cu_seqlens: Tensor) -> Tensor:
+        """Return the rows of a batch of the bucket, in a tensor that the next run overwrites."""
+        slots, longest = bucket
+        if bucket not in self._bounds:
+            self._bounds[bucket] = cu_seqlens.new_empty(slots + 1)
+        bounds, count = self._bounds[bucket], len(cu_seqlens)
+        self._tokens.copy_(tokens)
+        bounds[:count].copy_(cu_seqlens)
+        bounds[count:].fill_(len(tokens))
+        if bucket not in self._launches:
+            self._launches[bucket] = self._capture(partial(self._compute, bounds, longest))
+        self._launches[bucket]()
+        return self._rows
+
+    def _compute(self, bounds: Tensor, longest: int) -> None:
+        # A new Packing for each call: it keeps the positions, which every pass has to compute.
+        packing = Packing(bounds, len(self._tokens), longest)
+        self._rows.copy_(self._model(self._tokens, packing))
+
+
+def choose_bucket(packing: Packing) -> Bucket:
+    """Return the bucket of a batch: its count and longest length, rounded up to powers of two.
+
+    In 20,000 proteins, batches of 16,384 tokens are of 7 buckets. With lengths in steps of 128
+    there would be 12, each captured once. Attention starts 1.5 times as many blocks of queries as
+    without buckets, with those steps 1.3 times; the spare ones end at once. (All counted.)
+    """
+    slots = _next_power_of_two(len(packing.cu_seqlens) - 1)
+    return slots, max(_next_power_of_two(packing.longest), SHORTEST)
+
+
+def _next_power_of_two(number: int) -> int:
+    """Return the least power of two that is not below `number`, which is at least 1."""
+    return 1 << (number - 1).bit_length()
+
+
+def open_graphs(model: Encoder, rows: int, logger: Logger) -> EncoderGraphs | None:
+    """Return the graphs of a model on a GPU; None if it has none.
+
+    rows: how many tokens the batches have that get graphs.
+    """
+    # Attention of the plain steps reads on the CPU where sequences lie.
+    if model.kernels != FUSED or model.architecture.width > WIDEST:
+        return None
+    device = next(model.parameters()).device
+    return EncoderGraphs(model, rows, logger, partial(CudaCapture, device))
