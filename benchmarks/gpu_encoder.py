@@ -16,6 +16,7 @@ from typing import Any
 
 import contest
 import gemm
+import gpu_graphs
 import gpu_library
 import torch
 from contestants import Scene
@@ -65,12 +66,14 @@ def seconds_of(work: Callable[[], object], device: str) -> float:
     return seconds / calls
 
 
+def pack_random(batch: Batch, model: Any) -> tuple[Any, Any]:
+    """The tokens and the packing of random sequences, on the device."""
+    return gpu_library.pack([gpu_library.random_sequence(n, n) for n in batch], model)
+
+
 def encode_all(model: Any, batches: Sequence[Batch]) -> Callable[[], object]:
     """One pass of the model over all batches, which are on the device already."""
-    packed = [
-        gpu_library.pack([gpu_library.random_sequence(n, n) for n in batch], model)
-        for batch in batches
-    ]
+    packed = [pack_random(batch, model) for batch in batches]
     return lambda: [model(*each) for each in packed]
 
 
@@ -204,6 +207,11 @@ def main() -> None:
             emit("encoder", **common, rows=size, **found, peak_flops_per_second=peak, of_peak=share)
             if size == first:
                 emit("floors", **common, rows=size, **measure_floors(scene, model, batches, work))
+    if scene.device == "cpu" or gpu_library.has_graphs(model):
+        batches = choose_batches(scene, first)
+        packed, tokens = [pack_random(batch, model) for batch in batches], sum(map(sum, batches))
+        found = gpu_graphs.measure_graphs(model, packed, tokens, scene.device, seconds_of)
+        emit("graphs", **common, **found)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
@@ -15,7 +16,7 @@ import torch
 from shapes import Shape
 from torch import Tensor
 
-from seqembed.inference import batches
+from seqembed.inference import batches, graphs
 from seqembed.inference.streams import keep_products_equal
 from seqembed.kernels.choice import FUSED, PLAIN
 from seqembed.models.encoders import encoder
@@ -101,3 +102,27 @@ def activation_bytes(shape: Shape, tokens: int, itemsize: int) -> int:
 def attention_alone(model: Encoder, packing: Packing) -> Attend:
     """Return the attention of one layer over a batch: (T, 3, heads, head_dim) -> rows."""
     return model.attend_over(packing)
+
+
+def has_graphs(model: Encoder) -> bool:
+    """Whether a worker on a GPU captures CUDA graphs of this model."""
+    model_dtype = next(model.parameters()).dtype
+    rows = encoder.block_rows(model.architecture.width, model_dtype)
+    return graphs.open_graphs(model, rows, logging.getLogger()) is not None
+
+
+def graphs_of(
+    model: Encoder, rows: int, wrap: Callable[[graphs.Capture], graphs.Capture]
+) -> graphs.EncoderGraphs:
+    """Return the graphs of a model, for batches of `rows` tokens.
+
+    wrap: takes what captures a graph, and returns what is called in its place. On a CPU nothing is
+    captured, and the model is called again.
+    """
+    device = next(model.parameters()).device
+
+    def capture() -> graphs.Capture:
+        on_cpu = device.type == "cpu"
+        return wrap((lambda work: work) if on_cpu else graphs.CudaCapture(device))
+
+    return graphs.EncoderGraphs(model, rows, logging.getLogger(), capture)

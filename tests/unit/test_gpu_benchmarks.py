@@ -22,7 +22,7 @@ PAGE = ROOT / "docs/speed.md"
 NO_FIGURES = "No figures for GPUs are published here yet."
 KINDS = {
     "tests": {"tests"},
-    "speed": {"made", "loading", "encoder", "floors", "worker", "start floors", "peak"},
+    "speed": {"made", "loading", "encoder", "floors", "graphs", "worker", "start floors", "peak"},
     "peers": {"made", "budgets", "race run", "race"},
     "bits": {"made", "compositions", "run", "accuracy"},
 }
@@ -87,6 +87,8 @@ def check_findings(found: list[dict[str, Any]]) -> None:
             assert finding["equal"] == finding["compared"] == 400
         if finding["kind"] == "race":
             assert finding["difference"] < 1e-4
+        if finding["kind"] == "graphs":
+            assert finding["buckets"] > 0 < finding["tokens_per_second"]
         if finding["kind"] == "floors":
             assert finding["kernel_seconds"]["products"] > 0 < finding["floors_over_encoder"]
 
