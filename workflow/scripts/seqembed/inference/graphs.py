@@ -173,7 +173,7 @@ def open_graphs(model: Encoder, rows: int, logger: Logger) -> EncoderGraphs | No
 
     rows: how many tokens the batches have that get graphs.
     """
-    # Attention of the plain steps reads on the CPU where sequences lie.
+    # With the plain steps, attention may read on the CPU where sequences lie.
     if model.kernels != FUSED or model.architecture.width > WIDEST:
         return None
     device = next(model.parameters()).device
