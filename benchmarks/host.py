@@ -4,6 +4,8 @@ Prints a JSON object of milliseconds of a processor a batch. read_and_pack: resi
 shard's index to a packed batch. finish: all that the worker's loop does with a batch, without the
 thread that runs the model. in_flight: of that, writing in_flight.json. block: writing all rows as
 one checkpoint block, divided by the batches; block_wall: the same by the clock on the wall.
+read_wall: the time of read_and_pack by the clock on the wall. DNABERT's tokenizer takes as many
+threads as RAYON_NUM_THREADS says, 1 if it is not set, and all their time counts.
 To compare two checkouts, set PYTHONPATH to the workflow/scripts of each.
 """
 
@@ -32,18 +34,23 @@ from seqembed.gpu_worker import _load_model
 from seqembed.index.split import split_index
 from seqembed.index.writer import write_index
 from seqembed.kernels import plain
-from seqembed.models.encoders.tokenization import ResidueTokenizer
 from seqembed.models.prepare import prepare_model
-from seqembed.models.vocabularies import ESM
-from seqembed.settings.lengths import LengthPolicy
+from seqembed.models.prepared import PreparedModel, load_tokenizer, read_prepared
+from seqembed.settings.lengths import resolve_policy
 from seqembed.worker.checkpoint_writer import CheckpointWriter
 from seqembed.worker.decisions import Run, open_run
 from seqembed.worker.progress import Progress
 
 MODEL = Path(__file__).resolve().parents[1] / "resources/models/esm2_demo"
 LOGGER = logging.getLogger("host")
-POLICY = {"long_sequences": "window", "max_length": 1022}
-EMBEDDING = {"layer": "last", "pooling": "mean", "precision": "fp32", "storage": "float32"}
+EMBEDDING = {
+    "layer": "last",
+    "pooling": "mean",
+    "precision": "fp32",
+    "storage": "float32",
+    "long_sequences": "auto",
+    "max_length": "auto",
+}
 NO_BLOCK_IS_DUE = {"checkpoint_seq_threshold": 1 << 40, "checkpoint_time_threshold": 1e9}
 
 
@@ -61,25 +68,22 @@ class StandIn(nn.Module):
         return self.rows[: len(tokens)]
 
 
-def make_shard(folder: Path, fasta: Path) -> Path:
+def make_shard(folder: Path, fasta: Path, model: PreparedModel) -> Path:
     index, residues = folder / "index.parquet", folder / "residues.bin"
-    check = ResidueCheck(ESM.letters, "protein", "unk", gaps="error", suspicious="allow")
+    tokenizer = load_tokenizer(model)
+    molecule = model.facts.molecule
+    check = ResidueCheck(tokenizer.letters, molecule, "unk", gaps="error", suspicious="allow")
     write_index([fasta], index, residues, "header", check)
     shard = folder / "index/shard_0.parquet"
-    options = {
-        "tokenizer": ResidueTokenizer(ESM),
-        "policy": LengthPolicy(**POLICY),
-        "unit": "residues",
-    }
-    split_index(index, residues, [shard], **options)
+    policy = resolve_policy("auto", "auto", model)
+    split_index(index, residues, [shard], tokenizer=tokenizer, policy=policy, unit="tokens")
     return shard
 
 
 def open_shard(folder: Path, shard: Path, budget: int, per_residue: bool) -> tuple[Run, dict]:
-    prepare_model("demo", str(MODEL), folder / "demo.json", LOGGER)
     config = {
-        "model": str(folder / "demo.json"),
-        "embedding": EMBEDDING | POLICY | {"per_residue": per_residue},
+        "model": str(folder / "model.json"),
+        "embedding": EMBEDDING | {"per_residue": per_residue},
         "device": "cpu",
         "token_budget": budget,
         "threads": 1,
@@ -124,11 +128,13 @@ class Worker:
         return Progress(LOGGER, len(self.rows), 0, self._tokens)
 
 
-def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+def timed(
+    work: Callable[[], Any], clock: Callable[[], float] = time.thread_time
+) -> tuple[float, Any]:
     """Seconds of a processor that this thread took, and what the work returns."""
-    begin = time.thread_time()
+    begin = clock()
     result = work()
-    return time.thread_time() - begin, result
+    return clock() - begin, result
 
 
 @contextmanager
@@ -143,9 +149,13 @@ def profiled(wanted: bool) -> Iterator[None]:
 
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    worker = Worker(folder, make_shard(folder, options.fasta), options)
+    prepare_model("model", str(options.model), folder / "model.json", LOGGER)
+    shard = make_shard(folder, options.fasta, read_prepared(folder / "model.json"))
+    worker = Worker(folder, shard, options)
     with profiled(options.profile):
-        read, _ = timed(worker.read)
+        read_wall, (read, _) = timed(
+            lambda: timed(worker.read, time.process_time), time.perf_counter
+        )
     batches = list(worker.batches)
     with profiled(options.profile):
         finish, writer = timed(partial(worker.finish, batches))
@@ -155,7 +165,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     noted, _ = timed(lambda: [worker.tracker.note_in_flight([b]) for b in batches + batches])
     count = len(batches)
     seconds = {"read_and_pack": read, "finish": finish, "in_flight": noted, "block": block}
-    seconds["block_wall"] = writer.spent
+    seconds |= {"block_wall": writer.spent, "read_wall": read_wall}
     return {
         "batches": count,
         "sequences_a_batch": round(len(worker.rows) / count, 1),
@@ -165,6 +175,8 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("fasta", type=Path)
+    model = "the folder of a model, by default the small ESM-2 for demonstration"
+    parser.add_argument("--model", type=Path, default=MODEL, help=model)
     parser.add_argument("--budget", type=int, default=16_384, help="tokens a batch (%(default)s)")
     parser.add_argument("--width", type=int, default=320, help="values of a row (%(default)s)")
     parser.add_argument("--per-residue", action="store_true", help="write token rows, too")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from seqembed.inference.failure_tracker import FailureTracker
 from seqembed.inference.graphs import EncoderGraphs
 from seqembed.inference.loader import BatchLoader
 from seqembed.inference.rows import BatchRows
+from seqembed.kernels.choice import PLAIN
 from seqembed.models.encoders.tokenization import ResidueTokenizer
 from seqembed.models.families import FAMILIES
 from seqembed.models.load import load_prepared
@@ -178,6 +180,17 @@ def test_the_budget_that_is_asked_for_wins(asked, earlier, budget, project):
         width=64,
         recipe=run.recipe.fields(),
     )
+
+
+@pytest.mark.parametrize(("device", "threads"), [("cpu", 1), ("cuda", 3)])
+def test_sequences_are_encoded_on_all_threads_beside_a_gpu(device, threads, project, monkeypatch):
+    monkeypatch.setattr(decisions, "choose_device", lambda *given: torch.device(device))
+    monkeypatch.setattr(decisions, "choose_kernels", lambda *given: PLAIN)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *given: (9, 0))
+    monkeypatch.setenv("RAYON_NUM_THREADS", "")  # as it was, after the test
+    monkeypatch.delenv("RAYON_NUM_THREADS")
+    open_project(project, threads=3)
+    assert os.environ["RAYON_NUM_THREADS"] == str(threads)
 
 
 @pytest.mark.parametrize(("precision", "budget"), [("fp16", 16_384), ("fp32", 4096)])

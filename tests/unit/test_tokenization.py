@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -10,9 +14,14 @@ from families_table import DNABERT_TOKENIZER
 from hypothesis import given
 from hypothesis import strategies as st
 from models_in_plain import DNABERT_FILES, dnabert_tokenizer, random_dna
+from worker_runs import SCRIPTS
 
 from seqembed.errors import ModelError
-from seqembed.models.encoders.tokenization import BpeTokenizer, ResidueTokenizer
+from seqembed.models.encoders.tokenization import (
+    BpeTokenizer,
+    ResidueTokenizer,
+    limit_tokenizer_threads,
+)
 from seqembed.models.vocabularies import ESM
 
 CLS, SEP, UNK, MASK = 1, 2, 0, 4
@@ -41,6 +50,47 @@ def test_dnaberts_tokens_are_transformers(length):
 @given(st.text(alphabet="ACGTNRYKM-*", max_size=60))
 def test_dnaberts_tokens_are_transformers_whatever_the_letters(text):
     assert OURS.encode(text.encode()).tolist() == THEIRS(text)["input_ids"]
+
+
+# In a process of its own: the library keeps the threads that it once started.
+ENCODE = """
+import os, sys
+from pathlib import Path
+from seqembed.models.encoders.tokenization import BpeTokenizer, limit_tokenizer_threads
+
+limit_tokenizer_threads(os.environ, int(sys.argv[1]))
+tokenizer = BpeTokenizer(Path(sys.argv[2]))
+sequences = sys.stdin.read().encode().split()
+before = len(os.listdir("/proc/self/task"))
+found = tokenizer.encode_all(sequences)
+print(len(os.listdir("/proc/self/task")) - before)
+print(*(token for tokens in found for token in tokens.tolist()))
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_encode_at_once_and_give_the_same_tokens(threads):
+    sequences = random_dna([1, 3, *range(100, 2000, 30)], seed=5)
+    command = [sys.executable, "-c", ENCODE, str(threads), str(DNABERT_FILES / "tokenizer.json")]
+    environment = {k: v for k, v in os.environ.items() if k != "RAYON_NUM_THREADS"}
+    done = subprocess.run(
+        command,
+        env=environment | {"PYTHONPATH": str(SCRIPTS)},
+        input=b" ".join(sequences).decode(),
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    started, tokens = done.stdout.splitlines()
+    assert int(started) == threads
+    assert tokens.split() == [str(t) for t in chain.from_iterable(map(OURS.encode, sequences))]
+
+
+def test_the_users_number_of_threads_stays():
+    environ: dict[str, str] = {}
+    for threads in (4, 1):
+        limit_tokenizer_threads(environ, threads)
+        assert environ == {"RAYON_NUM_THREADS": "4"}
 
 
 @pytest.mark.parametrize("letter", [b"N", b"R", b"-", b"*", b"a", b" ", b"\x00", b"\xff"])

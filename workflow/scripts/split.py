@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import get_args
 
 from seqembed import command_line
 from seqembed.index.split import split_index
+from seqembed.models.encoders.tokenization import limit_tokenizer_threads
 from seqembed.models.prepared import load_tokenizer, read_prepared
 from seqembed.results.reader import allow_open_shards
 from seqembed.settings.lengths import resolve_policy
@@ -42,6 +44,7 @@ def split(arguments: argparse.Namespace, logger: logging.Logger) -> None:
     # Refused here, before a GPU is used: a layer that the model lacks, too many shards to merge.
     model.layer(arguments.layer)
     allow_open_shards(arguments.world_size)
+    limit_tokenizer_threads(os.environ, 1)
     ranks = range(arguments.world_size)
     paths = [arguments.output_dir / f"shard_{rank}.parquet" for rank in ranks]
     count = split_index(

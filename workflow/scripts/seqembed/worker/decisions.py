@@ -39,6 +39,7 @@ from seqembed.inference.runner import AsyncInferenceRunner
 from seqembed.inference.streams import keep_products_equal
 from seqembed.kernels.choice import choose_kernels
 from seqembed.models.encoders.encoder import Encoder
+from seqembed.models.encoders.tokenization import limit_tokenizer_threads
 from seqembed.models.prepared import PreparedModel, WeightsCheck, read_prepared
 from seqembed.settings.lengths import LengthPolicy, resolve_policy
 from seqembed.settings.precision import DTYPES
@@ -282,6 +283,8 @@ def open_run(
     # If the supervisor chose the CPU, the supervisor left the variable empty and logged why.
     on_cpu = settings.device == "auto" and environment.visible_devices == ""
     device = choose_device("cpu" if on_cpu else settings.device, logger)
+    # A CPU's threads compute batches while the next batch is encoded.
+    limit_tokenizer_threads(os.environ, settings.threads if device.type == "cuda" else 1)
     model = read_prepared(settings.model)
     recipes = output_dir.parent / "recipes"
     kernels = choose_kernels(device, settings.model.parent.parent / "triton", logger)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +14,15 @@ from seqembed.errors import ModelError
 from seqembed.models.vocabularies import Vocabulary
 
 OWN_FILE = "put the model's own tokenizer.json there"
+
+
+def limit_tokenizer_threads(environ: MutableMapping[str, str], threads: int) -> None:
+    """Set RAYON_NUM_THREADS in `environ`, so that BpeTokenizer encodes on `threads` threads.
+
+    A value that the user set stays. Without one the tokenizers library starts a thread for each
+    core. It reads the variable once: call this function before a sequence is encoded.
+    """
+    environ.setdefault("RAYON_NUM_THREADS", str(threads))
 
 
 class ResidueTokenizer:
@@ -77,16 +86,21 @@ class BpeTokenizer:
 
     def encode(self, residues: bytes) -> NDArray[np.int64]:
         """Return the ids of the n tokens of `residues` and two special tokens: (n + 2,) int64."""
-        text = residues.translate(self._plain).decode("ascii")
-        return np.array(self._file.encode(text).ids, np.int64)
+        return np.array(self._file.encode(self._text(residues)).ids, np.int64)
 
     def encode_all(self, sequences: Sequence[bytes]) -> list[NDArray[np.int64]]:
-        """Return the token ids of each sequence, as `encode` does."""
-        return list(map(self.encode, sequences))
+        """Return the token ids of each sequence, as `encode` does, on the library's threads."""
+        # Unlike encode_batch, this leaves out where in the text the tokens are.
+        found = self._file.encode_batch_fast([*map(self._text, sequences)])
+        return [np.array(encoding.ids, np.int64) for encoding in found]
 
     def count(self, residues: bytes) -> int:
         """Return the number of tokens of `residues`, special tokens left out."""
-        return len(self.encode(residues)) - 2
+        # It takes three quarters of the time of `encode` (measured).
+        return len(self._file.encode_batch_fast([self._text(residues)])[0]) - 2
+
+    def _text(self, residues: bytes) -> str:
+        return residues.translate(self._plain).decode("ascii")
 
     def check(self, vocabulary: int) -> None:
         """Raise ModelError unless the tokenizer is DNABERT's and has `vocabulary` tokens."""
