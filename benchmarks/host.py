@@ -34,6 +34,7 @@ from seqembed.gpu_worker import _load_model
 from seqembed.index.split import split_index
 from seqembed.index.writer import write_index
 from seqembed.kernels import plain
+from seqembed.kernels.choice import PLAIN
 from seqembed.models.prepare import prepare_model
 from seqembed.models.prepared import PreparedModel, load_tokenizer, read_prepared
 from seqembed.settings.lengths import resolve_policy
@@ -59,7 +60,7 @@ class StandIn(nn.Module):
 
     def __init__(self, longest: int, width: int) -> None:
         super().__init__()
-        self.rows, self.steps = torch.ones(longest, width), plain
+        self.rows, self.steps, self.kernels = torch.ones(longest, width), plain, PLAIN
 
     def even_threads(self, rows: int, threads: int) -> int:
         return 1
