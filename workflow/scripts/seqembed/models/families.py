@@ -25,6 +25,7 @@ class Architecture:
 
     width: the length of a token's row. ffn_width: the width of the feed-forward part of a layer.
     rotary: whether positions are rotary, which turn values in pairs: head_dim must then be even.
+    gated: whether the feed-forward part multiplies two vectors of ffn_width.
     """
 
     layers: int
@@ -32,6 +33,7 @@ class Architecture:
     heads: int
     ffn_width: int
     rotary: ClassVar[bool] = False
+    gated: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -76,6 +78,7 @@ class EsmcArchitecture(Architecture):
     """The sizes of an ESM C."""
 
     rotary: ClassVar[bool] = True
+    gated: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ class DnabertArchitecture(Architecture):
 
     vocabulary: int
     layer_norm_eps: float = 1e-12
+    gated: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, kw_only=True)

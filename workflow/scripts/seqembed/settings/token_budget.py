@@ -17,10 +17,13 @@ SHARE = 0.5
 def bytes_a_token(architecture: Architecture, itemsize: int) -> int:
     """Return an estimate of the bytes that one token takes while a layer is computed.
 
-    Counted are eight vectors of the model's width, such as query, key and value, and the two of the
-    feed-forward part, before and after its activation. itemsize: the bytes of one value.
+    Counted are what memory holds in the feed-forward part, where it is most: seven vectors of the
+    model's width (rows before the layer and after attention, each with its normed rows, and query,
+    key and value), and those of ffn_width before and after the activation. itemsize: the bytes of
+    one value.
     """
-    return itemsize * (8 * architecture.width + 2 * architecture.ffn_width)
+    parts = 3 if architecture.gated else 2
+    return itemsize * (7 * architecture.width + parts * architecture.ffn_width)
 
 
 def cpu_streams(token_bytes: int, token_budget: int, threads: int, free: int) -> int:
