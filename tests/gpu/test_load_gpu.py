@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from weight_files import save_in_parts
 from worker_runs import SCRIPTS
 
 from seqembed.models.families import (
@@ -19,6 +19,7 @@ from seqembed.models.families import (
     Esm2Architecture,
     EsmcArchitecture,
 )
+from seqembed.models.source import SAFETENSORS
 from seqembed.models.weights import dnabert_s, esm1b, esm2, esmc
 from seqembed.models.weights.build import build_model
 from seqembed.models.weights.checkpoint import Checkpoint
@@ -40,7 +41,7 @@ SLACK = 64 << 20
 
 
 def random_checkpoint(
-    path: Path, layout: Layout, architecture: Architecture, stored: torch.dtype
+    folder: Path, layout: Layout, architecture: Architecture, stored: torch.dtype, parts: int = 1
 ) -> Checkpoint:
     """Random weights of all magnitudes that a cast to fp16 tells apart, and beyond."""
     weights = layout.weights(architecture, architecture.layers, {})
@@ -51,7 +52,7 @@ def random_checkpoint(
         magnitude = torch.rand(shape, generator=generator) * 14 - 9
         signs = torch.rand(shape, generator=generator) - 0.5
         state[name] = (signs * 10**magnitude).to(stored)
-    save_file(state, path)
+    path = save_in_parts(state, folder, SAFETENSORS, parts)
     return Checkpoint(architecture=architecture, state=read_state(path), path=path)
 
 
@@ -60,7 +61,7 @@ def random_checkpoint(
 @pytest.mark.parametrize("layout", SMALL, ids=lambda layout: layout.family.name)
 def test_the_card_has_the_bits_of_the_cpu(layout, stored, dtype, card, tmp_path):
     architecture = SMALL[layout]
-    checkpoint = random_checkpoint(tmp_path / "model.safetensors", layout, architecture, stored)
+    checkpoint = random_checkpoint(tmp_path, layout, architecture, stored)
     found, expected = (
         build_model(checkpoint, architecture.layers, dtype, device).state_dict()
         for device in ("cuda", "cpu")
@@ -102,9 +103,9 @@ print(sum(tensor.nbytes for tensor in model.state_dict().values()))
 @pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists(), reason="this kernel resets no peak of memory"
 )
-def test_loading_takes_the_memory_of_a_few_tensors_beside_the_model(card, tmp_path):
-    path = tmp_path / "model.safetensors"
-    random_checkpoint(path, esm2.LAYOUT, LARGE, torch.float32)
+@pytest.mark.parametrize("parts", [1, 9])
+def test_loading_takes_the_memory_of_a_few_tensors_beside_the_model(parts, card, tmp_path):
+    path = random_checkpoint(tmp_path, esm2.LAYOUT, LARGE, torch.float32, parts).path
     command = [sys.executable, "-c", LOAD, "cuda", str(path), *map(str, SIZES)]
     environment = os.environ | {"PYTHONPATH": str(SCRIPTS)}
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)

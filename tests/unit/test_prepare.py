@@ -23,18 +23,26 @@ from models_in_plain import (
     random_tokens,
 )
 from safetensors.torch import load_file, save_file
+from weight_files import save_in_parts
 from worker_runs import SCRIPTS
 
 from seqembed.errors import ModelError
+from seqembed.models import prepare
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.encoders.esm2 import Esm2
 from seqembed.models.families import FAMILIES, Esm2Architecture
 from seqembed.models.load import load_prepared
 from seqembed.models.prepare import prepare_model
 from seqembed.models.prepared import load_tokenizer, read_prepared
-from seqembed.models.source import list_model_files, list_weight_files
+from seqembed.models.source import (
+    PICKLED,
+    SAFETENSORS,
+    list_model_files,
+    list_weight_files,
+)
 from seqembed.models.weights.build import build_model
-from seqembed.models.weights.checkpoint import read_checkpoint
+from seqembed.models.weights.checkpoint import Checkpoint, read_checkpoint
+from seqembed.models.weights.formats import read_state
 from seqembed.storage.digests import digest
 
 LOGGER = logging.getLogger("seqembed.tests")
@@ -303,17 +311,7 @@ def split(source: str, folder: Path, form: str) -> Path:
     ignore = shutil.ignore_patterns("*.safetensors")
     shutil.copytree(source, folder, ignore=ignore)
     state = load_file(Path(source) / "model.safetensors")
-    whole = "model.safetensors" if form == "safetensors" else "pytorch_model.bin"
-    places = {}
-    for number in range(2):
-        part = whole.replace(".", f"-0000{2 - number}-of-00002.")
-        mine = {name: state[name] for name in sorted(state)[number::2]}
-        places |= dict.fromkeys(mine, part)
-        if form == "safetensors":
-            save_file(mine, folder / part)
-        else:
-            torch.save(mine, folder / part)
-    (folder / f"{whole}.index.json").write_text(json.dumps({"weight_map": places}))
+    save_in_parts(state, folder, SAFETENSORS if form == "safetensors" else PICKLED, 2)
     return folder
 
 
@@ -336,6 +334,29 @@ def test_split_safetensors_are_used_where_they_lie(family, project):
     # Both as `cat` has them: the index, then the parts by name.
     data = b"".join((folder / name).read_bytes() for name in (INDEX, *PARTS))
     assert (model.size, model.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+
+
+def own_memory() -> int:
+    """How many bytes of this process's memory are not of a mapped file."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in status if line.startswith("RssAnon:"))
+    return 1024 * int(line.split()[1])
+
+
+def test_pickled_weights_are_not_copied_in_memory(tmp_path, monkeypatch):
+    size, held = 64 << 20, []
+    monkeypatch.setattr(
+        prepare, "save_file", lambda *given: held.append(own_memory()) or save_file(*given)
+    )
+    tensors = {name: torch.ones(size // 8) for name in "ab"}
+    path = save_in_parts(tensors, tmp_path, PICKLED, 2)
+    checkpoint = Checkpoint(
+        architecture=Esm2Architecture(1, 64, 4, 256), state=read_state(path), path=path
+    )
+    before = own_memory()
+    prepare._convert(checkpoint, tmp_path / "model.safetensors")
+    assert held[0] - before < size // 4
+    assert load_file(tmp_path / "model.safetensors")["b"].sum() == size // 8
 
 
 @pytest.mark.parametrize("family", ["esm2", "dnabert_s"])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from seqembed.errors import ModelError
 from seqembed.models.families import Family
@@ -16,6 +17,7 @@ from seqembed.models.prepared import PreparedModel, sha256_of, write_prepared
 from seqembed.models.source import CONFIG, SAFETENSORS, TOKENIZER, list_weight_files
 from seqembed.models.weights.build import check_checkpoint, refuse_other_copies
 from seqembed.models.weights.checkpoint import Checkpoint, read_checkpoint
+from seqembed.models.weights.formats import State
 from seqembed.storage.paths import expand
 from seqembed.storage.publish import published
 
@@ -74,12 +76,20 @@ def _convert(checkpoint: Checkpoint, path: Path) -> Path:
         message = "is a model's own folder, so the converted weights cannot be written there"
         raise ModelError(f"{path.parent}: {message}; give the model another name in `models`")
     with published(path) as temporary:
-        # Copies: tied weights share their storage, which safetensors refuses.
-        tensors = {
-            name: held.read().clone(memory_format=torch.contiguous_format)
-            for name, held in checkpoint.state.items()
-        }
-        save_file(tensors, temporary)
+        save_file(dict(_read_apart(checkpoint.state)), temporary)
         # safetensors makes a file that only its owner can read, but groups share their models.
         temporary.chmod(0o644)
     return path
+
+
+def _read_apart(state: State) -> Iterator[tuple[str, Tensor]]:
+    """Yield the names and tensors; tied weights get memory of their own, as safetensors requires.
+
+    Other tensors are not copied: they stay in their file until their bytes are written.
+    """
+    seen = set()
+    for name, stored in state.items():
+        tensor = stored.read().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        yield name, tensor.clone() if place in seen else tensor
+        seen.add(place)
