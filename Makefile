@@ -64,8 +64,8 @@ bench: $(BENCHED)
 	.venv/bin/python benchmarks/plot.py $(BENCH)/t6_8M.json $(BENCH)/t12_35M.json \
 	    -o $(BENCH)/speed.png
 
-# One PART of what a GPU shows, in three minutes: tests, speed, peers, bits or large. Needs no network
-# and no .venv: it runs with the packages of PYTHON, and with those in .wheels if there are any.
+# One PART of what a GPU shows, in three minutes: tests, speed, attention, peers, bits or large. Needs
+# no network and no .venv: it runs with the packages of PYTHON, and those in .wheels if there are any.
 PART ?= speed
 GPU_OPTIONS = $(if $(SHAPES),--shapes $(SHAPES)) $(if $(FASTA),--fasta $(FASTA)) \
     $(if $(ONLY),--only $(ONLY)) $(if $(RESULTS),--results $(RESULTS)) $(if $(DEVICE),--device $(DEVICE))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Sequence
 from statistics import mean
@@ -19,6 +20,8 @@ from shapes import SHAPES, Shape
 # As many as the tokens of a batch, unless `--rows` says otherwise.
 ROWS = {"cpu": (2048, 4096), "cuda": (16384,)}
 SECONDS = 0.4  # for each product
+# How far products in fp32 may be off, as a share: in TF32, which is several times as fast, 5e-5.
+FP32_ERROR = 1e-5
 
 
 def measure(rows: int, columns: int, out: int, device: str, dtype: torch.dtype) -> float:
@@ -48,6 +51,19 @@ def measure_all(
     }
 
 
+def keep_fp32(device: str) -> None:
+    """Let products in fp32 be true fp32, as a worker does; raise SystemExit if they are not.
+
+    Call this before the first product.
+    """
+    os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
+    torch.set_float32_matmul_precision("highest")
+    a, b = (torch.rand(1024, 1024).to(device) for _ in range(2))
+    error = float(((a @ b).double() / (a.double() @ b.double()) - 1).abs().max())
+    if error > FP32_ERROR:
+        raise SystemExit(f"products in fp32 are off by {error:.0e}: they are no true fp32")
+
+
 def synchronise(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
@@ -64,6 +80,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     dtype = contest.DTYPES[options.precision]
     rows = options.rows or ROWS[options.device]
+    if options.precision == "fp32":
+        keep_fp32(options.device)
     found = measure_all(SHAPES[options.shape], rows, options.device, dtype)
     figures = {"flops_per_second": mean(found.values()), "products": found}
     if options.device == "cuda":

@@ -49,12 +49,22 @@ INPUTS = {
         "dnabert_s": (800, 1),
         "esmc_300m": (1200, 2),
     },
-    "bits": {"t33_650M": (2000, 1), "esmc_300m": (2000, 1)},
-    "large": {"t36_3B": (1000, 1)},
+    "attention": {"dnabert_s": (4000, 1), "t33_650M": (5000, 1)},
+    "bits": {"t33_650M": (2000, 1), "dnabert_s": (2000, 1), "esmc_300m": (2000, 1)},
+    "large": {"t36_3B": (1000, 1), "t48_15B": (300, 1)},
 }
 # Measured only if they are named: the other shapes fill the time of a part.
-NAMED_ONLY = {"esmc_300m"}
+NAMED_ONLY = {
+    "speed": {"esmc_300m"},
+    "peers": {"esmc_300m"},
+    "bits": {"dnabert_s", "esmc_300m"},
+    "large": {"t48_15B"},
+}
 SMALL_INPUT = (24, 1)  # of every other shape
+# fp32 is ten times slower than fp16: its runs through the entry programs have a smaller input.
+SHORT_INPUT = ("--sequences", "400")
+# The shape whose speed is measured in fp32, too.
+IN_FP32 = "t33_650M"
 
 
 class Part:
@@ -63,7 +73,8 @@ class Part:
     def __init__(self, options: argparse.Namespace) -> None:
         self.name, self.options = options.part, options
         self.inputs = INPUTS.get(options.part, {})
-        self.shapes = options.shapes or [s for s in self.inputs if s not in NAMED_ONLY]
+        named = NAMED_ONLY.get(options.part, set())
+        self.shapes = options.shapes or [s for s in self.inputs if s not in named]
 
     def step(self, program: str, shape: str, seconds: int, *words: str) -> Step:
         sequences, times = self.inputs.get(shape, SMALL_INPUT)
@@ -98,7 +109,13 @@ def per_shape(part: Part, shapes: Sequence[str], *plan: tuple[Any, ...]) -> list
 
 def speed(part: Part) -> list[Step]:
     plan = ("gpu_scene", 60), ("gpu_encoder", 45), ("gpu_timeline", 100)
-    return per_shape(part, part.shapes, *plan)
+    exact = [shape for shape in part.shapes if shape == IN_FP32]
+    fp32 = "gpu_encoder", 60, "--precision", "fp32"
+    return per_shape(part, part.shapes, *plan) + per_shape(part, exact, fp32)
+
+
+def attention(part: Part) -> list[Step]:
+    return per_shape(part, part.shapes, ("gpu_scene", 60), ("gpu_attention", 60))
 
 
 def peers(part: Part) -> list[Step]:
@@ -109,26 +126,32 @@ def peers(part: Part) -> list[Step]:
 
 
 def bits(part: Part) -> list[Step]:
-    precisions = ("fp16", "bf16", "fp32") if part.options.device == "cuda" else ("fp32",)
+    on_card = part.options.device == "cuda"
     compositions = ("gpu_bits", 60, "--check", "compositions", "--precision")
+    # What is in fp32 comes last, and `--only fp32` chooses it: with ESM-2 650M it fills a part.
+    entries = ("gpu_entries", 120, "--precision", "fp32", *SHORT_INPUT)
     return per_shape(
         part,
         part.shapes,
         ("gpu_scene", 60),
-        *((*compositions, name) for name in precisions),
+        *((*compositions, name) for name in ("fp16", "bf16") if on_card),
         ("gpu_bits", 50, "--check", "accuracy"),
         ("gpu_entries", 120),
+        (*compositions, "fp32"),
+        *((("gpu_scene", 60, *SHORT_INPUT), entries) if on_card else ()),
     )
 
 
 def large(part: Part) -> list[Step]:
-    plan = ("gpu_scene", 100), ("gpu_encoder", 60), ("gpu_timeline", 80)
+    # Making the weights of the largest shape takes a part of its own; the next one finds them.
+    plan = ("gpu_scene", 170), ("gpu_encoder", 90), ("gpu_timeline", 170, "--from-disk")
     return per_shape(part, part.shapes, *plan)
 
 
 PARTS: dict[str, Callable[[Part], list[Step]]] = {
     "tests": tests,
     "speed": speed,
+    "attention": attention,
     "peers": peers,
     "bits": bits,
     "large": large,

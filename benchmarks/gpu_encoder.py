@@ -20,7 +20,7 @@ import gpu_graphs
 import gpu_library
 import torch
 from contestants import Scene
-from gpu_scene import emit, open_scene, parse, parser
+from gpu_scene import emit, open_scene, parse, parser, weight_files
 from shapes import Shape
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
@@ -29,6 +29,7 @@ Batch = Sequence[int]  # the lengths in tokens of its sequences
 SIZES = {"cuda": (4096, 8192, 16384, 32768), "cpu": (512,)}
 # What one pass over the batches computes, how long passes are timed, and what is copied.
 FLOPS = {"cuda": 3.5e14, "cpu": 1e9}
+FP32_SHARE = 0.1  # of FLOPS: a card has as much less speed in fp32
 MOST_TOKENS = 524_288
 SECONDS = {"cuda": 1.0, "cpu": 0.05}
 COPIED = {"cuda": 1 << 30, "cpu": 1 << 22}
@@ -49,31 +50,37 @@ def choose_batches(scene: Scene, size: int) -> list[Batch]:
     lengths = scene.lengths()
     batches = [lengths[a:b] for a, b in gpu_library.cut_batches(lengths, size)]
     a_token = scene.shape.flops([350]) / 350
-    tokens = min(FLOPS[scene.device] / a_token, MOST_TOKENS)
+    flops = FLOPS[scene.device] * (FP32_SHARE if scene.precision == "fp32" else 1)
+    tokens = min(flops / a_token, MOST_TOKENS)
     step = max(len(batches) // max(round(tokens / size), 2), 1)
     return batches[step // 2 :: step]
 
 
-def seconds_of(work: Callable[[], object], device: str) -> float:
-    """The mean seconds of a call, which is called for a while, after once unmeasured."""
+def seconds_of(work: Callable[[], object], device: str, share: float = 1.0) -> float:
+    """The mean seconds of a call, which is called for a while, after once unmeasured.
+
+    share: of the usual while.
+    """
     work()
     gemm.synchronise(device)
     calls, begin = 0, time.perf_counter()
-    while (seconds := time.perf_counter() - begin) < SECONDS[device] or not calls:
+    while (seconds := time.perf_counter() - begin) < share * SECONDS[device] or not calls:
         work()
         gemm.synchronise(device)
         calls += 1
     return seconds / calls
 
 
-def pack_random(batch: Batch, model: Any) -> tuple[Any, Any]:
-    """The tokens and the packing of random sequences, on the device."""
-    return gpu_library.pack([gpu_library.random_sequence(n, n) for n in batch], model)
+def random_batch(scene: Scene, model: Any, batch: Batch) -> tuple[Any, Any]:
+    """The tokens and the packing of random sequences of a batch's lengths, on the device."""
+    molecule = scene.shape.molecule
+    sequences = [gpu_library.random_sequence(n, n, molecule) for n in batch]
+    return gpu_library.pack(sequences, model)
 
 
-def encode_all(model: Any, batches: Sequence[Batch]) -> Callable[[], object]:
+def encode_all(scene: Scene, model: Any, batches: Sequence[Batch]) -> Callable[[], object]:
     """One pass of the model over all batches, which are on the device already."""
-    packed = [pack_random(batch, model) for batch in batches]
+    packed = [random_batch(scene, model, batch) for batch in batches]
     return lambda: [model(*each) for each in packed]
 
 
@@ -118,8 +125,7 @@ def attention_seconds(scene: Scene, model: Any, batches: Sequence[Batch]) -> flo
     shape, dtype = scene.shape, contest.DTYPES[scene.precision]
     calls = []
     for batch in batches:
-        sequences = [gpu_library.random_sequence(length, 0) for length in batch]
-        tokens, packing = gpu_library.pack(sequences, model)
+        tokens, packing = random_batch(scene, model, batch)
         size = (len(tokens), 3, shape.heads, shape.width // shape.heads)
         qkv = torch.randn(size, device=scene.device, dtype=dtype)
         qkv[:, 0] *= size[-1] ** -0.5
@@ -176,8 +182,56 @@ def measure_floors(
     }
 
 
+def measure_memory(scene: Scene, model: Any, batches: Sequence[Batch]) -> dict[str, float]:
+    """What a pass over the largest batch takes on the card beside the weights and the tokens.
+
+    The largest sum of what PyTorch's allocator hands out, for each row of the products: a batch is
+    filled up to whole blocks. Beside it, the estimate that a worker logs.
+    """
+    tokens, packing = random_batch(scene, model, max(batches, key=sum))
+    # The first call also takes what a process keeps, such as the products' workspace.
+    model(tokens, packing)
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    model(tokens, packing)
+    itemsize = contest.DTYPES[scene.precision].itemsize
+    return {
+        "tokens": len(tokens),
+        "bytes_a_token": (torch.cuda.max_memory_allocated() - before) / len(tokens),
+        "estimated_bytes_a_token": gpu_library.activation_bytes(scene.shape, 1, itemsize),
+    }
+
+
+def peak_of_host() -> float:
+    """The most memory in MB that this process has held so far: VmHWM.
+
+    Counted are its own memory, libraries, and the pages of the weights' files that it has mapped:
+    the kernel can drop the latter, if memory is short.
+    """
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+def load_model(scene: Scene) -> tuple[Any, dict[str, float]]:
+    """The model, and what loading it takes: seconds, and memory of the host."""
+    sizes = [path.stat().st_size for path in weight_files(scene)]
+    before, begin = peak_of_host(), time.perf_counter()
+    model = gpu_library.load_encoder(scene.folder / "model.json", scene.precision, scene.device)
+    gemm.synchronise(scene.device)
+    return model, {
+        "seconds": time.perf_counter() - begin,
+        "peak_mb": peak_of_host(),
+        "peak_mb_before": before,
+        "files": len(sizes),
+        "files_mb": sum(sizes) / 1e6,
+        "largest_file_mb": max(sizes) / 1e6,
+    }
+
+
 def measure_peak(scene: Scene, rows: int) -> float:
     dtype = contest.DTYPES[scene.precision]
+    if scene.precision == "fp32":
+        gemm.keep_fp32(scene.device)
     return mean(gemm.measure_all(scene.shape, [rows], scene.device, dtype).values())
 
 
@@ -186,14 +240,10 @@ def main() -> None:
     options = parse(parser(__doc__))
     torch.set_num_threads(options.threads)
     scene = open_scene(options)
-    begin = time.perf_counter()
-    model = gpu_library.load_encoder(scene.folder / "model.json", scene.precision, scene.device)
-    gemm.synchronise(scene.device)
-    # ru_maxrss is VmHWM: the most memory that this process has held so far.
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    model, loading = load_model(scene)
     own = gpu_library.product_rows(scene.shape, scene.precision)
     common = {"shape": scene.shape_name, "precision": scene.precision, "own_rows": own}
-    emit("loading", **common, seconds=time.perf_counter() - begin, peak_mb=peak_mb)
+    emit("loading", **common, **loading)
     sizes = SIZES[scene.device]
     first = own if own in sizes else sizes[-1]
     for size in [first, *(other for other in sizes if other != first)]:
@@ -201,15 +251,18 @@ def main() -> None:
         peak = measure_peak(scene, own)
         batches = choose_batches(scene, size)
         with gpu_library.products_of(size):
-            work = encode_all(model, batches)
+            work = encode_all(scene, model, batches)
             found = speed_of(scene.shape, batches, seconds_of(work, scene.device))
             share = found["flops_per_second"] / peak
             emit("encoder", **common, rows=size, **found, peak_flops_per_second=peak, of_peak=share)
+            if scene.device == "cuda":
+                emit("memory", **common, rows=size, **measure_memory(scene, model, batches))
             if size == first:
                 emit("floors", **common, rows=size, **measure_floors(scene, model, batches, work))
     if scene.device == "cpu" or gpu_library.has_graphs(model):
         batches = choose_batches(scene, first)
-        packed, tokens = [pack_random(batch, model) for batch in batches], sum(map(sum, batches))
+        packed = [random_batch(scene, model, batch) for batch in batches]
+        tokens = sum(map(sum, batches))
         found = gpu_graphs.measure_graphs(model, packed, tokens, scene.device, seconds_of)
         emit("graphs", **common, **found)
 

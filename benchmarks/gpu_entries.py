@@ -127,7 +127,8 @@ def main() -> None:
 
     def report(run: str, rows: np.ndarray, **facts: object) -> None:
         equal = rows.tobytes() == expected.tobytes()
-        emit("run", shape=scene.shape_name, run=run, rows=len(rows), equal=equal, **facts)
+        names = {"shape": scene.shape_name, "precision": scene.precision, "run": run}
+        emit("run", **names, rows=len(rows), equal=equal, **facts)
         if not equal:
             failed.append(run)
 

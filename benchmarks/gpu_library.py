@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -9,26 +10,37 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import torch
-from shapes import Shape
+from shapes import Molecule, Shape
 from torch import Tensor
 
 from seqembed.inference import batches, graphs
 from seqembed.inference.streams import keep_products_equal
 from seqembed.kernels.choice import FUSED, PLAIN
+from seqembed.kernels.flash_attention import find_options
 from seqembed.models.encoders import encoder
-from seqembed.models.encoders.attention import Attend, Packing
+from seqembed.models.encoders.attention import (
+    Attend,
+    Packing,
+    alibi_biases,
+    alibi_slopes,
+    attend_by_length,
+)
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.load import load_prepared
 from seqembed.models.prepared import read_prepared
 from seqembed.settings.precision import DTYPES
 from seqembed.settings.token_budget import bytes_a_token
 
-# ESM-2's residues among its token ids; DNABERT-S has these ids, and more.
-RESIDUES = (4, 24)
+# Attention of q, k and v, each (T, heads, head_dim), the query scaled; the same for the result.
+Compute = Callable[[Tensor, Tensor, Tensor], Tensor]
+# Token ids from the first up to the second: the residues of all protein models, and the pieces of
+# DNA in DNABERT's vocabulary, which follow its special tokens.
+RESIDUES = {"protein": (4, 24), "DNA": (5, 4096)}
 
 
 def product_rows(shape: Shape, precision: str) -> int:
@@ -60,18 +72,22 @@ def load_encoder(model: Path, precision: str, device: str, kernels: str | None =
 
     model: the model's JSON file. kernels: one of kernels_of(device); the worker's if unset.
     """
-    # fp32 is never TF32, as in a worker.
-    keep_products_equal(os.environ)
+    keep_products_exact()
     layer = read_prepared(model).layer("last")
     made = load_prepared(model, layer, DTYPES[precision], torch.device(device))
     made.kernels = kernels or kernels_of(device)[0]
     return made
 
 
-def random_sequence(length: int, seed: int) -> Tensor:
+def keep_products_exact() -> None:
+    """Let no product round fp32 values to TF32, as a worker does; call it before the first one."""
+    keep_products_equal(os.environ)
+
+
+def random_sequence(length: int, seed: int, molecule: Molecule) -> Tensor:
     """Return the (length,) int64 token ids of a random sequence, on the CPU."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(*RESIDUES, (length,), generator=generator)
+    return torch.randint(*RESIDUES[molecule], (length,), generator=generator)
 
 
 def pack(sequences: Sequence[Tensor], model: Encoder) -> tuple[Tensor, Packing]:
@@ -82,8 +98,16 @@ def pack(sequences: Sequence[Tensor], model: Encoder) -> tuple[Tensor, Packing]:
     weight = next(model.parameters())
     filling = batches.choose_filling(weight.device, model.architecture.width, weight.dtype)
     batch = batches.pack([], [tokens.numpy() for tokens in sequences], filling)
-    moved = replace(batch.packing, cu_seqlens=batch.packing.cu_seqlens.to(weight.device))
-    return batch.tokens.to(weight.device), moved
+    return batch.tokens.to(weight.device), move(batch.packing, weight.device)
+
+
+def packing_of(lengths: Sequence[int], device: str) -> Packing:
+    """Return the packing of sequences of these lengths, on the device."""
+    return move(Packing.of(lengths), torch.device(device))
+
+
+def move(packing: Packing, device: torch.device) -> Packing:
+    return replace(packing, cu_seqlens=packing.cu_seqlens.to(device))
 
 
 def cut_batches(lengths: Sequence[int], budget: int) -> list[tuple[int, int]]:
@@ -126,3 +150,47 @@ def graphs_of(
         return wrap((lambda work: work) if on_cpu else graphs.CudaCapture(device))
 
     return graphs.EncoderGraphs(model, rows, logging.getLogger(), capture)
+
+
+def slopes_of(shape: Shape, device: str) -> Tensor | None:
+    """Return ALiBi's slopes of a shape, (heads,) float32; None if it has no ALiBi."""
+    return alibi_slopes(shape.heads).to(device) if shape.family == "dnabert_s" else None
+
+
+def has_triton() -> bool:
+    """Return whether the kernel for attention with biases by distance can be imported."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def attend_by_kernel(
+    packing: Packing, slopes: Tensor | None, tiles: Sequence[int] | None = None
+) -> Compute:
+    """Return attention by that kernel; tiles: its Tiles, its own choice if unset."""
+    from seqembed.kernels.biased_attention import Tiles, attend_biased
+
+    longest = packing.longest
+    biases = None if slopes is None else alibi_biases(slopes, longest).by_distance
+    own = None if tiles is None else Tiles(*tiles)
+    return lambda q, k, v: attend_biased(q, k, v, packing.cu_seqlens, longest, biases, own)
+
+
+def attend_by_lengths(packing: Packing, slopes: Tensor | None) -> Compute:
+    """Return attention of one length after another."""
+    biases = None if slopes is None else alibi_biases(slopes, packing.longest)
+    return lambda q, k, v: attend_by_length(q, k, v, packing, biases)
+
+
+def attend_by_flash(packing: Packing, slopes: Tensor | None) -> Compute:
+    """Return attention by PyTorch's own FlashAttention; with slopes, by its argument for ALiBi.
+
+    Raises RuntimeError if the operator has other arguments in this version of PyTorch.
+    """
+    operator = torch.ops.aten._flash_attention_forward
+    names = [argument.name for argument in operator.default._schema.arguments]
+    options: dict[str, Any] | None = find_options()
+    if options is None or (slopes is not None and "alibi_slopes" not in names):
+        raise RuntimeError(f"the operator takes no such arguments: it has {names}")
+    if slopes is not None:
+        options = options | {"alibi_slopes": slopes}
+    where = (packing.cu_seqlens, packing.cu_seqlens, packing.longest, packing.longest)
+    return lambda *qkv: operator(*qkv, *where, 0.0, False, False, scale=1.0, **options)[0]

@@ -19,7 +19,7 @@ from inputs import read_sequences, write_input
 from shapes import SHAPES
 
 # In which precision weights are stored; fp32 where it is not said, as the real ESM-2 are.
-STORED = {"t36_3B": "fp16"}
+STORED = {"t36_3B": "fp16", "t48_15B": "fp16"}
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -60,6 +60,11 @@ def open_scene(options: argparse.Namespace) -> Scene:
         device=options.device,
         precision=options.precision,
     )
+
+
+def weight_files(scene: Scene) -> list[Path]:
+    """The files of the scene's weights, in order."""
+    return sorted((scene.folder / "models/hf").glob("*.safetensors"))
 
 
 def link_model(model: Path, folder: Path) -> None:

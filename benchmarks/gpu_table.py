@@ -17,13 +17,20 @@ KEYS = {
     "encoder": ("shape", "precision", "rows"),
     "floors": ("shape", "precision"),
     "loading": ("shape", "precision"),
-    "worker": ("shape", "precision", "kernel_cache"),
+    "memory": ("shape", "precision", "rows"),
+    "worker": ("shape", "precision", "start"),
     "start floors": ("shape",),
+    "attention": ("shape", "precision", "way"),
     "race": ("shape", "contestant"),
     "compositions": ("shape", "precision"),
     "accuracy": ("shape", "precision", "kernels", "against"),
-    "run": ("shape", "run"),
+    "run": ("shape", "precision", "run"),
     "tests": (),
+}
+# How a worker starts: what the table says of the weights' files, and the floor of reading them.
+READ = {
+    "warm": ("in memory", "reading the weights"),
+    "from disk": ("on disk", "reading the weights from disk"),
 }
 Found = dict[tuple[Any, ...], dict[str, Any]]
 
@@ -44,8 +51,11 @@ def read_findings(folder: Path) -> Found:
 
 def render(found: Found) -> str:
     """All tables that the findings fill, as Markdown; empty where there are none."""
-    tables = [encoder_table(found), start_table(found), race_table(found), bits_table(found)]
-    return "\n".join(filter(None, tables))
+    tables = (
+        *(encoder_table, memory_table, start_table, loading_table),
+        *(attention_table, race_table, bits_table),
+    )
+    return "\n".join(filter(None, (table(found) for table in tables)))
 
 
 def encoder_table(found: Found) -> str:
@@ -69,27 +79,76 @@ def encoder_table(found: Found) -> str:
     return as_table(head, rows)
 
 
+def memory_table(found: Found) -> str:
+    """What a token takes of the card, at the rows that a worker's products have."""
+    head = ("card", "model", "precision", "rows", "a token takes", "the worker's estimate")
+    rows = [
+        (
+            *(card, shape, precision, f"{size:,}"),
+            *(
+                f"{own[name] / 1000:,.1f} kB"
+                for name in ("bytes_a_token", "estimated_bytes_a_token")
+            ),
+        )
+        for (_, card, shape, precision, size), own in of_kind(found, "memory")
+        if size == own["own_rows"]
+    ]
+    return as_table(head, rows)
+
+
 def start_table(found: Found) -> str:
-    head = ("card", "model", "first batch after", "least", "its ratio")
-    head += ("all beside the batches, warm", "cold", "memory while loading")
+    head = ("card", "model", "weights", "first batch after", "least", "its ratio")
+    head += ("over reading alone", "all beside the batches, kernels compiled", "not compiled")
     rows = []
-    for (_, card, shape, precision, cache), worker in of_kind(found, "worker"):
-        floors = found.get(("start floors", card, shape))
-        if cache != "warm" or not floors:
+    for (_, card, shape, precision, start), worker in of_kind(found, "worker"):
+        floors = found.get(("start floors", card, shape), {})
+        where, reading = READ.get(start, ("", ""))
+        kept = start == "from disk" and floors.get("files still in the cache")
+        if reading not in floors or kept:
             continue
         first = worker["points"]["first batch is done"]
-        least = floors["import torch and CUDA's start"] + floors["reading the weights"]
+        least = floors["import torch and CUDA's start"] + floors[reading]
         cold = found.get(("worker", card, shape, precision, "cold"), {})
-        loading = found.get(("loading", card, shape, precision), {})
         beside = (w.get("seconds_beside_steady") for w in (worker, cold))
         rows.append(
             (
-                *(card, shape),
+                *(card, shape, where),
                 *(f"{first:.1f} s", f"{least:.1f} s", f"{first / least:.2f}"),
+                f"{first / floors[reading]:.2f}",
                 *("" if seconds is None else f"{seconds:.1f} s" for seconds in beside),
-                f"{loading['peak_mb']:,.0f} MB" if loading else "",
             )
         )
+    return as_table(head, rows)
+
+
+def loading_table(found: Found) -> str:
+    """What loading takes of the host: the most that a process held, mapped files included."""
+    head = ("card", "model", "precision", "files", "in all", "the largest")
+    head += ("memory at the peak", "over the largest")
+    rows = []
+    for (_, card, shape, precision), own in of_kind(found, "loading"):
+        largest, peak = own["largest_file_mb"], own["peak_mb"]
+        sizes = (f"{size:,.0f} MB" for size in (own["files_mb"], largest, peak))
+        rows.append((card, shape, precision, f"{own['files']}", *sizes, f"{peak / largest:.2f}"))
+    return as_table(head, rows)
+
+
+def attention_table(found: Found) -> str:
+    head = ("card", "model", "precision", "attention", "TFLOP/s", "apart from fp64 at most")
+    head += ("rows equal to the bit alone and in company",)
+    rows = []
+    for (_, card, shape, precision, way), own in of_kind(found, "attention"):
+        # How the kernel is best divided is for who builds it.
+        if own["tiles"]:
+            continue
+        name = f"{way}{', with biases' if own['biased'] else ''}"
+        if error := own.get("error"):
+            rows.append((card, shape, precision, name, error, "", ""))
+            continue
+        speed = f"{own['flops_per_second'] / 1e12:,.0f}"
+        apart = f"{own['apart']:.1e} (rms {own['rms']:.2f})"
+        equal = f"{own['equal']} of {own['compared']}"
+        rows.append((card, shape, precision, name, speed, apart, equal))
     return as_table(head, rows)
 
 
@@ -125,9 +184,9 @@ def bits_table(found: Found) -> str:
     for (_, card, shape, precision), bits in of_kind(found, "compositions"):
         what = f"{precision}: token rows equal to the bit in other batches"
         rows.append((card, shape, what, f"{bits['equal']} of {bits['compared']}"))
-    for (_, card, shape, name), run in of_kind(found, "run"):
+    for (_, card, shape, precision, name), run in of_kind(found, "run"):
         same = "equal to the byte" if run["equal"] else "**not equal**"
-        rows.append((card, shape, f"`embeddings`, {name}", same))
+        rows.append((card, shape, f"{precision}: `embeddings`, {name}", same))
     for (_, card, shape, precision, _, against), own in of_kind(found, "accuracy"):
         apart = f"{own['max_abs']:.1e} at most (rms {own['rms']:.2f}), 1 - cosine "
         what = f"{precision} against {against}: mean rows apart"

@@ -12,7 +12,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # Of each device. A CPU runs the tests of kernels by an interpreter, in `make test`.
-TESTS = {"cuda": ["tests/gpu", "tests/unit/test_kernels.py"], "cpu": ["tests/gpu"]}
+OF_KERNELS = ["tests/unit/test_kernels.py", "tests/unit/test_attention.py"]
+TESTS = {"cuda": ["tests/gpu", *OF_KERNELS], "cpu": ["tests/gpu"]}
 
 
 def main() -> None:

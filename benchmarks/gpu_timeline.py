@@ -1,16 +1,19 @@
 """The time line of one worker, from its process's start to its end, and the least that it takes.
 
 The worker is the entry of the rule embed_shard. It runs twice, first with an empty cache of
-compiled kernels. The least times are of fresh processes: `import torch`, that and CUDA's start, and
-reading the weights' files once.
+compiled kernels; with `--from-disk` once more, with nothing of the weights in the kernel's cache of
+files. The least times are of fresh processes: `import torch`, that and CUDA's start, and reading
+the weights' files once, from that cache and from the disk.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from typing import Any
 import gpu_library
 import processes
 from contestants import FIRST, LOG_TIME, TOLD, Gemm, Ours, Scene, tokens_and_seconds
-from gpu_scene import emit, open_scene, parse, parser
+from gpu_scene import emit, open_scene, parse, parser, weight_files
 
 LINE = re.compile(r"^(\d\S+ \d\S+) (\w+) (.*)$", re.MULTILINE)
 # What a line of the log marks on the time line.
@@ -56,6 +59,32 @@ def read_log(log: Path, begin: float) -> list[tuple[float, str]]:
     return found
 
 
+def drop_from_cache(paths: Sequence[Path]) -> int:
+    """Take files out of the kernel's cache; return how many of them are still there.
+
+    Some file systems keep all files in memory.
+    """
+    for path in paths:
+        with open(path, "rb") as file:
+            # What is not on the disk yet cannot be dropped.
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return sum(map(is_in_cache, paths))
+
+
+def is_in_cache(path: Path) -> bool:
+    """Whether the middle of a file is read without waiting for a disk."""
+    middle = path.stat().st_size // 2
+    with open(path, "rb", buffering=0) as file:
+        try:
+            os.preadv(file.fileno(), [bytearray(1)], middle, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:  # files in memory cannot be asked
+            pass
+    return True
+
+
 def run_worker(scene: Scene, folder: Path, kernels: Path) -> dict[str, Any]:
     """Run the worker once; kernels: the cache of compiled kernels."""
     variables = processes.environment(scene.threads, {"TRITON_CACHE_DIR": str(kernels)})
@@ -83,7 +112,7 @@ def run_worker(scene: Scene, folder: Path, kernels: Path) -> dict[str, Any]:
     }
 
 
-def measure_floors(scene: Scene, folder: Path) -> dict[str, float]:
+def measure_floors(scene: Scene, folder: Path, from_disk: bool) -> dict[str, float]:
     variables = processes.environment(scene.threads, {})
     floors = {}
     for name, code in FLOORS.items():
@@ -92,27 +121,37 @@ def measure_floors(scene: Scene, folder: Path) -> dict[str, float]:
         begin = time.time()
         ended = processes.run([sys.executable, "-c", code], folder, variables)
         floors[name] = float(ended.stdout) - begin
-    weights = sorted((scene.folder / "models/hf").glob("*.safetensors"))
+    weights = weight_files(scene)
     command = [sys.executable, "-c", READ, *map(str, weights)]
+    if from_disk:
+        floors["files still in the cache"] = drop_from_cache(weights)
+        floors["reading the weights from disk"] = float(
+            processes.run(command, folder, variables).stdout
+        )
     floors["reading the weights"] = float(processes.run(command, folder, variables).stdout)
-    floors["bytes of the weights"] = sum(path.stat().st_size for path in weights)
-    return floors
+    sizes = [path.stat().st_size for path in weights]
+    return floors | {"bytes of the weights": sum(sizes), "bytes of the largest file": max(sizes)}
 
 
 def main() -> None:
-    options = parse(parser(__doc__))
+    made = parser(__doc__)
+    made.add_argument("--from-disk", action="store_true", help="run from the disk, too")
+    options = parse(made)
     scene = open_scene(options)
     common = {"shape": scene.shape_name, "precision": scene.precision, "threads": scene.threads}
     rows = gpu_library.product_rows(scene.shape, scene.precision)
     with tempfile.TemporaryDirectory(dir=scene.folder) as name:
-        for cache in ("cold", "warm"):
+        for start in ("cold", "warm", *(["from disk"] if options.from_disk else [])):
+            if start == "from disk":
+                drop_from_cache(weight_files(scene))
             with tempfile.TemporaryDirectory(dir=name) as folder:
                 found = run_worker(scene, Path(folder), Path(name, "kernels"))
-                emit("worker", **common, kernel_cache=cache, **found)
+                emit("worker", **common, start=start, **found)
                 peak = Gemm(rows=rows).run(scene, Path(folder))["flops_per_second"]
-            emit("peak", **common, kernel_cache=cache, peak_flops_per_second=peak)
-            if cache == "cold":
-                emit("start floors", **common, **measure_floors(scene, Path(name)))
+            emit("peak", **common, start=start, peak_flops_per_second=peak)
+            if start == "cold":
+                floors = measure_floors(scene, Path(name), options.from_disk)
+                emit("start floors", **common, **floors)
 
 
 if __name__ == "__main__":

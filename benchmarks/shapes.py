@@ -58,6 +58,7 @@ SHAPES = {
     "t30_150M": Shape("esm2", 30, 640, 20, 2560),
     "t33_650M": Shape("esm2", 33, 1280, 20, 5120),
     "t36_3B": Shape("esm2", 36, 2560, 40, 10240),
+    "t48_15B": Shape("esm2", 48, 5120, 40, 20480),
     "esmc_300m": Shape("esmc", 30, 960, 15, 2560, gated=True),
     "dnabert_s": Shape("dnabert_s", 12, 768, 12, 3072, gated=True),
     # To try the programs in seconds.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
@@ -22,16 +24,16 @@ PAGE = ROOT / "docs/speed.md"
 NO_FIGURES = "No figures for GPUs are published here yet."
 KINDS = {
     "tests": {"tests"},
-    "speed": {"made", "loading", "encoder", "floors", "graphs", "worker", "start floors", "peak"},
+    "large": {"made", "loading", "encoder", "floors", "graphs", "worker", "start floors", "peak"},
     "peers": {"made", "budgets", "race run", "race"},
     "bits": {"made", "compositions", "run", "accuracy"},
 }
-# Parts, each with the shape that it measures.
+# Parts, each with the shape that it measures. `large` has all steps of `speed`.
 TRIED = [
     ("tests", None),
-    ("speed", "tiny_esmc"),
+    ("large", "tiny_esmc"),
     ("peers", "tiny_dna"),
-    ("bits", "tiny_protein"),
+    ("bits", "tiny_dna"),
 ]
 # Programs for a card that other programs start.
 INLINE = {"gpu_entries": ["HOG", "NO_HOG"], "gpu_timeline": ["READ"]}
@@ -93,7 +95,7 @@ def check_findings(found: list[dict[str, Any]]) -> None:
             assert finding["kernel_seconds"]["products"] > 0 < finding["floors_over_encoder"]
 
 
-@pytest.mark.parametrize("part", ["tests", "speed", "peers", "bits", "large"])
+@pytest.mark.parametrize("part", ["tests", "speed", "attention", "peers", "bits", "large"])
 def test_a_part_for_a_card_has_programs_and_models_that_exist(load, part, tmp_path, monkeypatch):
     module, shapes = load("gpu"), load("shapes").SHAPES
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--part", part, "--cache", str(tmp_path)])
@@ -116,6 +118,87 @@ def test_a_shape_that_only_its_name_chooses_has_inputs_of_its_own(load, tmp_path
         count = str(module.INPUTS[part]["esmc_300m"][0])
         assert steps and all(count in step.command for step in steps)
         assert sum(step.seconds for step in steps if "fair" in step.name) == 0
+
+
+@pytest.mark.parametrize(
+    ("part", "last"),
+    [("speed", "encoder t33_650M --precision fp32"), ("bits", "entries t33_650M --precision fp32")],
+)
+def test_what_is_in_fp32_comes_last_and_can_be_measured_alone(
+    part, last, load, tmp_path, monkeypatch
+):
+    module = load("gpu")
+    words = ["gpu.py", "--part", part, "--cache", str(tmp_path), "--shapes", "t33_650M"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert module.chosen_steps(module.Part(module.parse()))[-1].name.startswith(last)
+    monkeypatch.setattr(sys, "argv", [*words, "--only", "fp32"])
+    steps = module.chosen_steps(module.Part(module.parse()))
+    assert steps[-1].name.startswith(last) and steps[0].name == "scene t33_650M"
+    assert all("fp32" in step.name for step in steps if not step.name.startswith("scene"))
+
+
+def test_ways_of_attention_are_held_to_the_plain_formula_and_to_their_own_bits(
+    load, capsys, monkeypatch
+):
+    module, library = load("gpu_attention"), load("gpu_library")
+    scene = load("contestants").Scene(
+        folder=Path(), shape_name="tiny_dna", threads=1, device="cpu", precision="fp32"
+    )
+    slopes = library.slopes_of(scene.shape, "cpu")
+    batch = module.pack_random(scene, [40, 9, 1], torch.float32)
+
+    def mix(packing, slopes):
+        attend = library.attend_by_lengths(packing, slopes)
+        return lambda q, k, v: attend(q, k, v) + v.mean(0)
+
+    def refuse(packing, slopes):
+        raise RuntimeError("no biases\nin this build")
+
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    by_length, *others = module.choose_ways(scene, "fp32", True)
+    assert not others and '"left out"' in capsys.readouterr().out
+    found = module.try_way(scene, by_length, [batch], slopes)
+    assert (found["compared"], found["equal"]) == (3, 3)
+    assert found["apart"] < 1e-5 < found["rms"] and found["tokens"] == 50
+    assert module.try_way(scene, by_length._replace(biased=False), [batch], slopes)["rms"] > 0.1
+    mixed = module.try_way(scene, by_length._replace(prepare=mix), [batch], slopes)
+    assert mixed["equal"] < 3 and mixed["apart"] > 1e-2
+    refused = module.try_way(scene, by_length._replace(prepare=refuse), [batch], slopes)
+    assert refused == {"error": "RuntimeError: no biases"}
+
+
+def test_memory_is_counted_for_each_row_beside_what_was_there(load, monkeypatch):
+    module, library = load("gpu_encoder"), load("gpu_library")
+    monkeypatch.setattr(library, "pack", lambda sequences, model: (torch.cat(sequences), None))
+    scene = load("contestants").Scene(
+        folder=Path(), shape_name="tiny_protein", threads=1, device="cuda", precision="fp16"
+    )
+    held = {"synchronize": None, "reset_peak_memory_stats": None}
+    held |= {"memory_allocated": 5000, "max_memory_allocated": 5000 + 60 * 700}
+    for name, value in held.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    found = module.measure_memory(scene, lambda tokens, packing: None, [[10, 10], [40, 20]])
+    estimate = 2 * (8 * 64 + 2 * 256)
+    assert found == {"tokens": 60, "bytes_a_token": 700, "estimated_bytes_a_token": estimate}
+
+
+def test_a_peak_in_fp32_is_of_true_fp32(load, monkeypatch):
+    module = load("gemm")
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    module.keep_fp32("cpu")
+    assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"
+    monkeypatch.setattr(module, "FP32_ERROR", 1e-9)
+    with pytest.raises(SystemExit, match="no true fp32"):
+        module.keep_fp32("cpu")
+
+
+def test_files_are_known_to_be_in_memory(load, tmp_path):
+    module, path = load("gpu_timeline"), tmp_path / "weights"
+    path.write_bytes(bytes(1 << 20))
+    assert module.is_in_cache(path)
+    # A file system may keep all files in memory.
+    assert module.drop_from_cache([path]) in (0, 1)
+    assert path.read_bytes() == bytes(1 << 20) and module.is_in_cache(path)
 
 
 def test_floors_count_the_steps_of_each_family(load):
@@ -198,6 +281,54 @@ def test_tables_are_made_of_the_latest_figures_of_gpus(load, tmp_path):
         "| a card | t | fp16: token rows equal to the bit in other batches | 400 of 400 |" in table
     )
     assert len(table.splitlines()) == 3
+
+
+def write_findings(path: Path, *findings: dict[str, Any]) -> None:
+    facts = {"date": "2026-01-01", "device": "cuda", "device_name": "a card"}
+    path.write_text(json.dumps(facts | {"steps": [{"found": findings}]}))
+
+
+@pytest.mark.parametrize(("kept", "rows"), [(0, 2), (2, 1)])
+def test_tables_of_a_large_model_say_what_loading_takes(kept, rows, load, tmp_path):
+    own = {"shape": "t", "precision": "fp16"}
+    points = {"points": {"first batch is done": 9.0}, "seconds_beside_steady": 8.0}
+    floors = {"import torch and CUDA's start": 4.0, "files still in the cache": kept}
+    floors |= {"reading the weights": 2.0, "reading the weights from disk": 5.0}
+    files = {"files": 2, "files_mb": 7000, "largest_file_mb": 5000, "peak_mb": 6000}
+    token = {"bytes_a_token": 41_300, "estimated_bytes_a_token": 40_960, "own_rows": 8192}
+    write_findings(
+        tmp_path / "large.json",
+        *({"kind": "worker", "start": start} | own | points for start in ("warm", "from disk")),
+        {"kind": "start floors", "shape": "t"} | floors,
+        {"kind": "loading"} | own | files,
+        *({"kind": "memory", "rows": rows} | own | token for rows in (8192, 4096)),
+    )
+    module = load("gpu_table")
+    memory, start, loading = module.render(module.read_findings(tmp_path)).split("\n\n")
+    assert "| a card | t | fp16 | 8,192 | 41.3 kB | 41.0 kB |" in memory and "4,096" not in memory
+    assert "| a card | t | in memory | 9.0 s | 6.0 s | 1.50 | 4.50 | 8.0 s |  |" in start
+    assert ("| a card | t | on disk | 9.0 s | 9.0 s | 1.00 | 1.80 | 8.0 s |  |" in start) == (
+        not kept
+    )
+    assert len(start.splitlines()) == 2 + rows
+    assert "| a card | t | fp16 | 2 | 7,000 MB | 5,000 MB | 6,000 MB | 1.20 |" in loading
+
+
+def test_the_table_of_attention_leaves_out_tiles_and_says_what_an_operator_lacks(load, tmp_path):
+    own = {"kind": "attention", "shape": "t", "precision": "fp16", "biased": True, "tiles": None}
+    rows = {"flops_per_second": 2e14, "apart": 1e-3, "rms": 0.3, "equal": 11, "compared": 12}
+    write_findings(
+        tmp_path / "attention.json",
+        own | rows | {"way": "kernel"},
+        own | rows | {"way": "kernel, tiled", "tiles": [64, 64, 4, 2]},
+        own | {"way": "flash", "error": "RuntimeError: no ALiBi"},
+    )
+    module = load("gpu_table")
+    _, _, *found = module.render(module.read_findings(tmp_path)).splitlines()
+    assert found == [
+        "| a card | t | fp16 | kernel, with biases | 200 | 1.0e-03 (rms 0.30) | 11 of 12 |",
+        "| a card | t | fp16 | flash, with biases | RuntimeError: no ALiBi |  |  |",
+    ]
 
 
 def test_the_page_has_the_tables_of_the_measured_figures(load):
