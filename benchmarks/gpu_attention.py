@@ -29,7 +29,7 @@ PRECISIONS = {"cuda": ("fp16", "fp32", "bf16"), "cpu": ("fp32",)}
 BATCHES, WATCHED = 4, 12
 # Of the time that the encoder is measured for: there are many ways.
 TIMED_SHARE = 0.3
-# Tiles to try beside the kernel's own, as Tiles of kernels/biased_attention.py has them.
+# Tiles to try with biases beside the kernel's own, as Tiles of kernels/biased_attention.py has them.
 TILES = {
     "fp16": (
         *((64, 32, 4, 3), (64, 64, 4, 2), (64, 64, 4, 3), (128, 32, 4, 3)),
@@ -72,7 +72,7 @@ def choose_ways(scene: Scene, precision: str, biased: bool) -> Iterator[Way]:
             yield Way("flash, ALiBi", gpu_library.attend_by_flash, True, required=False)
     if runs and biased:
         yield Way("kernel, no biases", kernel, False)
-    for tiles in TILES[precision] if runs else ():
+    for tiles in TILES[precision] if runs and biased else ():
         name = "kernel, {} x {}, {} warps, {} stages".format(*tiles)
         yield Way(name, partial(kernel, tiles=tiles), biased, tiles, required=False)
 

@@ -29,7 +29,7 @@ Batch = Sequence[int]  # the lengths in tokens of its sequences
 SIZES = {"cuda": (4096, 8192, 16384, 32768), "cpu": (512,)}
 # What one pass over the batches computes, how long passes are timed, and what is copied.
 FLOPS = {"cuda": 3.5e14, "cpu": 1e9}
-FP32_SHARE = 0.1  # of FLOPS: a card has as much less speed in fp32
+FP32_SHARE = 0.1  # of FLOPS: a card is many times slower in fp32
 MOST_TOKENS = 524_288
 SECONDS = {"cuda": 1.0, "cpu": 0.05}
 COPIED = {"cuda": 1 << 30, "cpu": 1 << 22}

@@ -25,8 +25,9 @@ import speed
 from contestants import Ours, Scene, entry
 from gpu_scene import emit, link_model, open_scene, parse, parser
 
-# Tokens a batch beside the hog: more than it leaves room for.
-LARGE = 65_536
+# Tokens a batch beside the hog, more than it leaves room for; and for how many it does. The
+# estimate is too high for large batches, whose feed-forward parts are computed block by block.
+LARGE, ROOM = 262_144, 32_768
 # Checkpoints of the run that is killed midway.
 CHECKPOINTS = 20
 OUT_OF_MEMORY = "out of memory"
@@ -100,11 +101,10 @@ def reversed_scene(scene: Scene, folder: Path) -> Scene:
 
 
 def room_beside_hog(scene: Scene) -> int:
-    """The bytes that the hog leaves: for the model, CUDA itself, and a quarter of a large batch."""
+    """The bytes that the hog leaves: for the model, CUDA itself, and a batch of ROOM tokens."""
     shape, itemsize = scene.shape, contest.DTYPES[scene.precision].itemsize
     weights = shape.layers * sum(a * b for a, b in shape.products.values()) * itemsize
-    batch = gpu_library.activation_bytes(shape, LARGE, itemsize)
-    return weights + 1_000_000_000 + batch // 4
+    return weights + 1_000_000_000 + gpu_library.activation_bytes(shape, ROOM, itemsize)
 
 
 def run_beside_hog(entries: Entries) -> tuple[np.ndarray, int]:
