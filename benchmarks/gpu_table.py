@@ -18,6 +18,7 @@ KEYS = {
     "floors": ("shape", "precision"),
     "loading": ("shape", "precision"),
     "memory": ("shape", "precision", "rows"),
+    "graphs": ("shape", "precision"),
     "worker": ("shape", "precision", "start"),
     "start floors": ("shape",),
     "attention": ("shape", "precision", "way"),
@@ -52,7 +53,7 @@ def read_findings(folder: Path) -> Found:
 def render(found: Found) -> str:
     """All tables that the findings fill, as Markdown; empty where there are none."""
     tables = (
-        *(encoder_table, memory_table, start_table, loading_table),
+        *(encoder_table, graphs_table, memory_table, start_table, loading_table),
         *(attention_table, race_table, bits_table),
     )
     return "\n".join(filter(None, (table(found) for table in tables)))
@@ -76,6 +77,18 @@ def encoder_table(found: Found) -> str:
                 f"{steady / encoder['tokens_per_second']:.2f}" if steady else "",
             )
         )
+    return as_table(head, rows)
+
+
+def graphs_table(found: Found) -> str:
+    head = ("card", "model", "precision", "encoder by CUDA graphs", "without", "ratio")
+    head += ("graphs", "captured in", "memory that they take")
+    rows = []
+    for (_, card, shape, precision), own in of_kind(found, "graphs"):
+        within, without = own["tokens_per_second"], own["tokens_per_second_without"]
+        speeds = (tokens(within), tokens(without), f"{within / without:.2f}")
+        costs = (f"{own['capture_seconds']:.1f} s", f"{own['memory_mb']:,.0f} MB")
+        rows.append((card, shape, precision, *speeds, f"{own['buckets']}", *costs))
     return as_table(head, rows)
 
 
