@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
+from statistics import mean
 from typing import Any, NamedTuple
 
 import contest
@@ -25,7 +26,7 @@ from torch import Tensor
 
 SIZE = {"cuda": 16384, "cpu": 512}
 PRECISIONS = {"cuda": ("fp16", "fp32", "bf16"), "cpu": ("fp32",)}
-# How many batches are timed, and how many sequences of one batch are compared.
+# How many batches are timed, and how many sequences of each are compared at most.
 BATCHES, WATCHED = 4, 12
 # Of the time that the encoder is measured for: there are many ways.
 TIMED_SHARE = 0.3
@@ -118,21 +119,21 @@ def measure_speed(
     }
 
 
-def measure_rows(way: Way, batch: Packed, slopes: Tensor | None) -> dict[str, float]:
+def measure_rows(way: Way, batches: Sequence[Packed], slopes: Tensor | None) -> dict[str, float]:
     """How far some sequences' rows are from the plain formula, and whether company changes them."""
-    rows = way.prepare(batch.packing, slopes)(*batch.qkv.unbind(1))
-    bounds = [*pairwise(batch.packing.bounds)]
-    chosen = bounds[:: -(-len(bounds) // WATCHED)]
     equal, apart, squares = 0, [], []
-    for start, stop in chosen:
-        own, found = batch.qkv[start:stop], rows[start:stop]
-        packing = gpu_library.packing_of([stop - start], batch.qkv.device.type)
-        equal += torch.equal(way.prepare(packing, slopes)(*own.unbind(1)), found)
-        exact = attend_plainly(own, slopes)
-        apart.append(float((found.double() - exact).abs().max()))
-        squares.append(float(exact.square().mean()))
-    rms = (sum(squares) / len(squares)) ** 0.5
-    return {"compared": len(chosen), "equal": equal, "apart": max(apart), "rms": rms}
+    for packing, qkv in batches:
+        rows = way.prepare(packing, slopes)(*qkv.unbind(1))
+        bounds = [*pairwise(packing.bounds)]
+        for start, stop in bounds[:: -(-len(bounds) // WATCHED)]:
+            own, found = qkv[start:stop], rows[start:stop]
+            alone = gpu_library.packing_of([stop - start], qkv.device.type)
+            equal += torch.equal(way.prepare(alone, slopes)(*own.unbind(1)), found)
+            exact = attend_plainly(own, slopes)
+            apart.append(float((found.double() - exact).abs().max()))
+            squares.append(float(exact.square().mean()))
+    rms = mean(squares) ** 0.5
+    return {"compared": len(apart), "equal": equal, "apart": max(apart), "rms": rms}
 
 
 def try_way(
@@ -142,7 +143,7 @@ def try_way(
     given = slopes if way.biased else None
     try:
         # Rows first: their first call compiles.
-        found = measure_rows(way, batches[0], given)
+        found = measure_rows(way, batches, given)
         return found | measure_speed(scene, way, batches, given)
     except Exception as error:  # noqa: BLE001 (compilers and operators fail in many ways)
         return {"error": f"{type(error).__name__}: {error}".partition("\n")[0][:300]}
