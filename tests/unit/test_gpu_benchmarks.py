@@ -178,7 +178,7 @@ def test_memory_is_counted_for_each_row_beside_what_was_there(load, monkeypatch)
     for name, value in held.items():
         monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
     found = module.measure_memory(scene, lambda tokens, packing: None, [[10, 10], [40, 20]])
-    estimate = 2 * (8 * 64 + 2 * 256)
+    estimate = 2 * (7 * 64 + 2 * 256)
     assert found == {"tokens": 60, "bytes_a_token": 700, "estimated_bytes_a_token": estimate}
 
 
