@@ -147,7 +147,9 @@ def graphs_of(
 
     def capture() -> graphs.Capture:
         on_cpu = device.type == "cpu"
-        return wrap((lambda work: work) if on_cpu else graphs.CudaCapture(device))
+        return wrap(
+            (lambda work: work) if on_cpu else graphs.CudaCapture(torch.cuda.Stream(device))
+        )
 
     return graphs.EncoderGraphs(model, rows, logging.getLogger(), capture)
 

@@ -117,8 +117,9 @@ def embed(
     model = copy.deepcopy(model).to(device, dtype)
     model.kernels = kernels
     rounds, options = [None], {"token_budget": budget, "streams": 1, "threads": 1}
-    if graphed:
-        graphs = open_graphs(model, block_rows(model.architecture.width, dtype), logger)
+    if graphed and (
+        graphs := open_graphs(model, block_rows(model.architecture.width, dtype), logger)
+    ):
         # The first round shows which buckets there are, the second one takes their graphs.
         rounds = [graphs, graphs]
     for graphs in rounds:
@@ -131,6 +132,7 @@ def embed(
             for row, tokens in part.residues:
                 residues[row].append(tokens)
     assert sorted(rows) == [*residues] and not tracker.given_up
+    assert rounds == [None] or graphs._graphs._launches
     return np.stack([rows[row] for row in residues]), np.concatenate(sum(residues.values(), []))
 
 

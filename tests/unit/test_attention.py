@@ -176,6 +176,7 @@ def test_strips_are_linear_in_the_longest_sequence():
     biases = alibi_biases(alibi_slopes(3), CHUNK + 1)
     assert biases.by_distance.shape == (3, 2 * CHUNK + 1)
     assert (biases.strips.shape, biases.strips.dtype) == ((3, CHUNK, 4 * CHUNK), torch.float32)
+    assert biases.strips.is_contiguous()
 
 
 def test_groups_hold_every_row_once():

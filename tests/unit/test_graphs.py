@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from unittest.mock import MagicMock, create_autospec
+from unittest.mock import MagicMock, call, create_autospec
 
 import numpy as np
 import pytest
@@ -258,7 +258,8 @@ def test_rows_that_are_not_finite_are_computed_again_by_the_model_in_fp32(tmp_pa
     damaged.final_norm.weight.fill_(torch.nan)
     found = run(damaged, stand_in := StandIn(), tmp_path, precise=model_of(shape))
     assert found.tobytes() == run(model_of(shape), None, tmp_path).tobytes()
-    assert stand_in.replayed == 18
+    # Before each, the graphs give their memory back.
+    assert stand_in.captured == 0
 
 
 SHAPES = {
@@ -276,20 +277,48 @@ def test_small_models_with_fused_steps_have_graphs(case):
     assert bool(open_graphs(model, ROWS, LOGGER)) == SHAPES[case]
 
 
-def test_a_capture_comes_after_a_call_on_its_stream_and_lets_other_threads_go_on(monkeypatch):
-    steps: list[str] = []
+@pytest.fixture
+def stream(monkeypatch):
+    """A stream of a card that is not here; its `steps` are what is done on it, in order."""
+    stream, steps = MagicMock(), []
     context = create_autospec(torch.cuda.graph)
     context.return_value.__enter__.side_effect = lambda: steps.append("capture")
-    for name in ("CUDAGraph", "Stream", "current_stream", "graph_pool_handle", "stream"):
+    for name in ("CUDAGraph", "current_stream", "graph_pool_handle", "stream"):
         monkeypatch.setattr(torch.cuda, name, MagicMock())
     monkeypatch.setattr(torch.cuda, "graph", context)
-    launch = CudaCapture(torch.device("cuda"))(lambda: steps.append("call"))
-    assert steps == ["call", "capture", "call"]
-    graph, pool, stream = (
-        torch.cuda.CUDAGraph(),
-        torch.cuda.graph_pool_handle(),
-        torch.cuda.Stream(),
-    )
-    context.assert_called_once_with(graph, pool, stream, capture_error_mode="thread_local")
-    torch.cuda.stream.assert_called_once_with(stream)
+    current = torch.cuda.current_stream()
+    stream.wait_stream.side_effect = lambda other: steps.append("wait")
+    current.wait_stream.side_effect = lambda other: steps.append("join")
+    stream.steps = steps
+    return stream
+
+
+def test_a_capture_comes_after_a_call_on_its_stream_and_lets_other_threads_go_on(stream):
+    launch = CudaCapture(stream)(lambda: stream.steps.append("call"))
+    assert stream.steps == ["wait", "call", "join", "capture", "call"]
+    graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+    torch.cuda.graph.assert_called_once_with(graph, pool, stream, capture_error_mode="thread_local")
+    assert torch.cuda.stream.call_args_list == [call(stream)] * 2
     assert launch is graph.replay
+
+
+def test_memory_is_given_back_after_what_the_stream_still_does(stream):
+    def fail() -> None:
+        stream.steps.append("call")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        CudaCapture(stream)(fail)
+    assert stream.steps == ["wait", "call", "join"]
+
+
+def test_all_captures_of_a_model_are_made_on_one_stream(monkeypatch):
+    made = MagicMock()
+    monkeypatch.setattr(torch.cuda, "Stream", made)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", MagicMock())
+    model = Esm2(SMALL[0], SMALL[0].layers)
+    model.kernels = FUSED
+    found = open_graphs(model, ROWS, LOGGER)
+    assert found is not None and not made.called
+    one, other = found._make_capture(), found._make_capture()
+    assert one._stream is other._stream and made.call_count == 1

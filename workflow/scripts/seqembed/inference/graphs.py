@@ -13,13 +13,16 @@ there: they run one after the other on one stream, and the last kernel of each c
 a tensor outside of that memory. The next graph overwrites this tensor, too: whoever reads the rows
 must queue that on the same stream before the next call.
 
+Graphs are dropped all at once: with one graph, PyTorch gives back memory that its products share
+with the other graphs of its stream (pytorch#193402).
+
 No GPU has run this module yet.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from logging import Logger
 
 import torch
@@ -46,27 +49,36 @@ Bucket = tuple[int, int]
 class CudaCapture:
     """Captures CUDA graphs that share memory; called with a function, returns the graph's launch.
 
-    device: of type "cuda". The function must neither wait for the GPU nor copy to or from the CPU.
+    The function must neither wait for the GPU nor copy to or from the CPU. stream: where captures
+    are made; the products' library takes memory for each stream, and PyTorch 2.11 keeps it.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._device, self._pool = device, torch.cuda.graph_pool_handle()
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    def __init__(self, stream: torch.cuda.Stream) -> None:
+        self._stream, self._pool = stream, torch.cuda.graph_pool_handle()
 
     def __call__(self, work: Callable[[], object]) -> Callable[[], object]:
+        # What is done once must not be captured, such as to compile and to load kernels.
+        self._run(work)
         graph = torch.cuda.CUDAGraph()
-        self._stream.wait_stream(torch.cuda.current_stream(self._device))
         # If torch.cuda.graph fails at its end, it leaves its stream as the current one.
         with torch.cuda.stream(self._stream):
-            # What is done once must not be captured: kernels are compiled and loaded, and the
-            # products' library takes memory for each stream.
-            work()
             # The loader's thread takes page-locked memory meanwhile, and another waits for rows.
             # CUDA's default mode forbids that to all threads, and fails them or the capture.
             mode = "thread_local"
             with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode=mode):
                 work()
         return graph.replay
+
+    def _run(self, work: Callable[[], object]) -> None:
+        """Run the function on the stream; whatever is queued on the current one waits for it."""
+        current = torch.cuda.current_stream(self._stream.device)
+        self._stream.wait_stream(current)
+        try:
+            with torch.cuda.stream(self._stream):
+                work()
+        finally:
+            # After an error, too: what this stream still reads is soon given to others.
+            current.wait_stream(self._stream)
 
 
 class EncoderGraphs:
@@ -92,9 +104,9 @@ class EncoderGraphs:
         self._seen: set[Bucket] = set()
 
     def __call__(self, tokens: Tensor, packing: Packing) -> Tensor:
-        """Return the rows of a batch, (T, width), which the next call may overwrite.
+        """Return the rows of a batch, (T, width), which the next call overwrites.
 
-        tokens, packing: as in Encoder.forward.
+        The rows must be read on the stream of the calls. tokens, packing: as in Encoder.forward.
         """
         rows = None
         if packing.total == self._rows and not self._failed:
@@ -112,7 +124,10 @@ class EncoderGraphs:
                 self._graphs = _Graphs(self._model, self._rows, self._make_capture())
             return self._graphs.run(bucket, tokens, cu_seqlens)
         except Exception as error:  # noqa: BLE001 (most likely memory; a batch can do without)
-            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+            # If a capture fails, its end fails, too, and says less.
+            cause = error.__context__ or error
+            reason = f"{type(cause).__name__}: {cause}".partition("\n")[0]
+            del cause
         # Not in the clause above, whose error holds the memory of what failed.
         self.drop()
         self._failed = True
@@ -177,4 +192,6 @@ def open_graphs(model: Encoder, rows: int, logger: Logger) -> EncoderGraphs | No
     if model.kernels != FUSED or model.architecture.width > WIDEST:
         return None
     device = next(model.parameters()).device
-    return EncoderGraphs(model, rows, logger, partial(CudaCapture, device))
+    # Made for the first capture, and kept.
+    stream = cache(partial(torch.cuda.Stream, device))
+    return EncoderGraphs(model, rows, logger, lambda: CudaCapture(stream()))

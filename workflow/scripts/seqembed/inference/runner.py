@@ -195,7 +195,8 @@ class AsyncInferenceRunner:
         if self._graphs:
             self._graphs.drop()
         # Blocks of GPU memory that the allocator keeps for reuse cannot be joined to larger ones.
-        torch.cuda.empty_cache()
+        # After a capture that CUDA refused, PyTorch 2.11 raises an error here.
+        _attempt(torch.cuda.empty_cache)
         parts = self._tracker.handle_failure(batch, error, alone=alone)
         yield BatchRows(given_up=() if parts else batch.positions)
         for part in parts:
@@ -234,6 +235,9 @@ class AsyncInferenceRunner:
         stay: no row depends on another.
         """
         finite = _find_finite(pooled, residues)
+        if self._graphs and not finite.all():
+            # A second model needs memory.
+            self._graphs.drop()
         filling = choose_filling(self._device, pooled.shape[1], torch.float32)
         for number in np.flatnonzero(~finite).tolist():
             window = batch.windows[number]

@@ -67,7 +67,8 @@ def attend_biased(
     return out
 
 
-# The number of the longest sequence's tokens would be compiled in where it is a multiple of 16.
+# Triton would compile another kernel where `longest` is 1 or a multiple of 16, and the bits of a
+# row could follow its batch.
 @triton.jit(do_not_specialize=["longest"])
 def _attend(
     q, k, v, out, bounds, biases, stride, out_stride, longest,

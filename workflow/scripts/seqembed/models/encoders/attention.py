@@ -111,7 +111,9 @@ class Biases:
         """
         reach = -(-self.longest // CHUNK) * CHUNK
         around = (reach + CHUNK - self.longest, reach - self.longest)
-        return functional.pad(self.by_distance, around).unfold(1, 2 * reach, 1).flip(1)
+        rows = functional.pad(self.by_distance, around).unfold(1, 2 * reach, 1)
+        # By flip(1) the keys of a query would lie apart, which PyTorch's fast attention refuses.
+        return rows[:, torch.arange(CHUNK - 1, -1, -1, device=rows.device)]
 
 
 # Attention over one batch: packed q, k and v, (T, 3, heads, head_dim) -> (T, heads, head_dim).
