@@ -4,7 +4,7 @@ A program of the kernel computes one head's rows for a block of a sequence's que
 sequence's keys block by block, as FlashAttention-2 does (Dao 2023, arXiv:2307.08691). Blocks begin
 at the sequence's first token, and their sizes are constants, so that a row's bits depend on its own
 sequence alone. PyTorch's own FlashAttention takes no biases: PyTorch 2.11 and 2.13 on PyPI are
-built without its ALiBi. Importing this module needs Triton.
+built without its ALiBi. Importing this module needs Triton. No GPU has run the kernel yet.
 """
 
 from __future__ import annotations
