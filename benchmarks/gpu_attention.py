@@ -19,7 +19,7 @@ import contest
 import gpu_library
 import torch
 from contestants import Scene
-from gpu_encoder import Batch, choose_batches, seconds_of
+from gpu_encoder import Batch, choose_batches, random_qkv, seconds_of
 from gpu_library import Packing
 from gpu_scene import emit, open_scene, parse, parser
 from torch import Tensor
@@ -64,7 +64,7 @@ def choose_ways(scene: Scene, precision: str, biased: bool) -> Iterator[Way]:
     if runs:
         yield Way("kernel", kernel, biased)
     else:
-        reason = "there is no Triton, or no GPU"
+        reason = "Triton or a GPU is missing"
         emit("left out", shape=scene.shape_name, precision=precision, way="kernel", reason=reason)
     yield Way("by length", gpu_library.attend_by_lengths, biased)
     if on_card and precision != "fp32":
@@ -96,11 +96,8 @@ class Packed(NamedTuple):
 
 
 def pack_random(scene: Scene, lengths: Batch, dtype: torch.dtype) -> Packed:
-    size = (sum(lengths), 3, scene.shape.heads, scene.shape.width // scene.shape.heads)
-    generator = torch.Generator(scene.device).manual_seed(len(lengths))
-    qkv = torch.randn(size, device=scene.device, generator=generator)
-    qkv[:, 0] *= size[-1] ** -0.5
-    return Packed(gpu_library.packing_of(lengths, scene.device), qkv.to(dtype))
+    qkv = random_qkv(scene, sum(lengths), dtype)
+    return Packed(gpu_library.packing_of(lengths, scene.device), qkv)
 
 
 def measure_speed(

@@ -22,6 +22,7 @@ import torch
 from contestants import Scene
 from gpu_scene import emit, open_scene, parse, parser, weight_files
 from shapes import Shape
+from torch import Tensor
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
@@ -120,15 +121,22 @@ def group_of(kernel: str) -> str:
     return next(fitting, "rest")
 
 
+def random_qkv(scene: Scene, tokens: int, dtype: torch.dtype) -> Tensor:
+    """Queries, keys and values as a layer has them, (tokens, 3, heads, head_dim), on the device."""
+    size = (tokens, 3, scene.shape.heads, scene.shape.width // scene.shape.heads)
+    generator = torch.Generator(scene.device).manual_seed(tokens)
+    qkv = torch.randn(size, device=scene.device, generator=generator)
+    qkv[:, 0] *= size[-1] ** -0.5
+    return qkv.to(dtype)
+
+
 def attention_seconds(scene: Scene, model: Any, batches: Sequence[Batch]) -> float:
     """The seconds of attention alone in all layers, in one pass over the batches."""
     shape, dtype = scene.shape, contest.DTYPES[scene.precision]
     calls = []
     for batch in batches:
         tokens, packing = random_batch(scene, model, batch)
-        size = (len(tokens), 3, shape.heads, shape.width // shape.heads)
-        qkv = torch.randn(size, device=scene.device, dtype=dtype)
-        qkv[:, 0] *= size[-1] ** -0.5
+        qkv = random_qkv(scene, len(tokens), dtype)
         calls.append((gpu_library.attention_alone(model, packing), qkv))
     one_layer = seconds_of(lambda: [attend(qkv) for attend, qkv in calls], scene.device)
     return one_layer * shape.layers
@@ -203,6 +211,12 @@ def measure_memory(scene: Scene, model: Any, batches: Sequence[Batch]) -> dict[s
     }
 
 
+def measure_graphs(scene: Scene, model: Any, batches: Sequence[Batch]) -> dict[str, float]:
+    packed = [random_batch(scene, model, batch) for batch in batches]
+    tokens = sum(map(sum, batches))
+    return gpu_graphs.measure_graphs(model, packed, tokens, scene.device, seconds_of)
+
+
 def peak_of_host() -> float:
     """The most memory in MB that this process has held so far: VmHWM.
 
@@ -260,11 +274,7 @@ def main() -> None:
             if size == first:
                 emit("floors", **common, rows=size, **measure_floors(scene, model, batches, work))
     if scene.device == "cpu" or gpu_library.has_graphs(model):
-        batches = choose_batches(scene, first)
-        packed = [random_batch(scene, model, batch) for batch in batches]
-        tokens = sum(map(sum, batches))
-        found = gpu_graphs.measure_graphs(model, packed, tokens, scene.device, seconds_of)
-        emit("graphs", **common, **found)
+        emit("graphs", **common, **measure_graphs(scene, model, choose_batches(scene, first)))
 
 
 if __name__ == "__main__":

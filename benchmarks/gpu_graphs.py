@@ -17,7 +17,9 @@ Clock = Callable[[Callable[[], object], str], float]
 def measure_graphs(
     model: Any, packed: Sequence[tuple[Any, Any]], tokens: int, device: str, seconds_of: Clock
 ) -> dict[str, float]:
-    """Compute batches of so many tokens with graphs and without; each: a call's arguments.
+    """Compute the batches with graphs and without; return speeds, and what graphs take.
+
+    packed: the tokens and packing of each batch. tokens: how many they have, without the dummies'.
 
     The memory is all that the card has less of: the memory of a pass that the graphs share, what
     they read and write, and what CUDA itself keeps of each. On a CPU the figures mean nothing.

@@ -7,7 +7,6 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -98,16 +97,12 @@ def pack(sequences: Sequence[Tensor], model: Encoder) -> tuple[Tensor, Packing]:
     weight = next(model.parameters())
     filling = batches.choose_filling(weight.device, model.architecture.width, weight.dtype)
     batch = batches.pack([], [tokens.numpy() for tokens in sequences], filling)
-    return batch.tokens.to(weight.device), move(batch.packing, weight.device)
+    return batch.tokens.to(weight.device), batch.packing.to(weight.device)
 
 
 def packing_of(lengths: Sequence[int], device: str) -> Packing:
     """Return the packing of sequences of these lengths, on the device."""
-    return move(Packing.of(lengths), torch.device(device))
-
-
-def move(packing: Packing, device: torch.device) -> Packing:
-    return replace(packing, cu_seqlens=packing.cu_seqlens.to(device))
+    return Packing.of(lengths).to(device)
 
 
 def cut_batches(lengths: Sequence[int], budget: int) -> list[tuple[int, int]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from threading import Event, Thread
 
 import numpy as np
@@ -82,9 +81,7 @@ def make_batch(model: Encoder, seed: int, blocks: int = 1) -> PackedBatch:
 
 @torch.inference_mode()
 def rows_of(forward: Encoder | EncoderGraphs, batch: PackedBatch) -> Tensor:
-    cu_seqlens = batch.packing.cu_seqlens.to(DEVICE)
-    packing = replace(batch.packing, cu_seqlens=cu_seqlens)
-    rows: Tensor = forward(batch.tokens.to(DEVICE), packing)
+    rows: Tensor = forward(batch.tokens.to(DEVICE), batch.packing.to(DEVICE))
     return rows.clone()
 
 

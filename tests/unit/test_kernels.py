@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,8 +86,7 @@ def random(*shape: int, dtype: torch.dtype) -> torch.Tensor:
 
 
 def packing_of(lengths: list[int]) -> Packing:
-    packing = Packing.of(lengths)
-    return replace(packing, cu_seqlens=packing.cu_seqlens.to(DEVICE))
+    return Packing.of(lengths).to(DEVICE)
 
 
 def norm_of(width: int, dtype: torch.dtype, bias: bool = True) -> nn.LayerNorm:

@@ -10,8 +10,8 @@ of which those that a batch lacks are of length 0, and for sequences up to some 
 
 All graphs share the memory of one pass. This is safe because no graph needs what another has left
 there: they run one after the other on one stream, and the last kernel of each copies the rows into
-a tensor outside of that memory. The next graph overwrites this tensor, too: whoever reads the rows
-must queue that on the same stream before the next call.
+a tensor outside of that memory. The next graph overwrites this tensor, too. So the rows must be
+read on the same stream, before the next call.
 
 Graphs are dropped all at once: with one graph, PyTorch gives back memory that its products share
 with the other graphs of its stream (pytorch#193402).

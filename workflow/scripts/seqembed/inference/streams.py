@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -103,13 +102,13 @@ class CudaStream:
         """Queue a batch; the future's rows are in the CPU's memory. `alone` changes nothing."""
         with torch.cuda.stream(self._copies):
             tokens = batch.tokens.to(self._device, non_blocking=True)
-            cu_seqlens = batch.packing.cu_seqlens.to(self._device, non_blocking=True)
+            packing = batch.packing.to(self._device, non_blocking=True)
         current = torch.cuda.current_stream(self._device)
         current.wait_stream(self._copies)
         # The allocator must not reuse the tensors' memory while the computation reads them.
-        for tensor in (tokens, cu_seqlens):
+        for tensor in (tokens, packing.cu_seqlens):
             tensor.record_stream(current)
-        pooled, residues = compute(tokens, replace(batch.packing, cu_seqlens=cu_seqlens))
+        pooled, residues = compute(tokens, packing)
         rows = _to_host(pooled), None if residues is None else _to_host(residues)
         # Waiting for it leaves the core to others.
         done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]

@@ -187,19 +187,23 @@ class Run:
         return AsyncInferenceRunner(
             encoder,
             self.device,
-            Outputs(
-                pooling=self.recipe.pooling,
-                specials=self.model.facts.specials,
-                pools_specials=self.model.facts.pools_specials,
-                per_residue=self.recipe.per_residue,
-                storage=self.recipe.storage,
-            ),
+            self._outputs,
             tracker,
             lambda: cast(Encoder, load_fp32()[0]),
             token_budget=token_budget,
             streams=at_once,
             threads=threads,
             graphs=graphs,
+        )
+
+    @property
+    def _outputs(self) -> Outputs:
+        return Outputs(
+            pooling=self.recipe.pooling,
+            specials=self.model.facts.specials,
+            pools_specials=self.model.facts.pools_specials,
+            per_residue=self.recipe.per_residue,
+            storage=self.recipe.storage,
         )
 
     @property

@@ -9,7 +9,7 @@ the rows of its own sequence alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
 
@@ -49,6 +49,10 @@ class Packing:
         """Return the packing of sequences of these lengths in tokens; cu_seqlens is on the CPU."""
         bounds = tuple(accumulate(lengths, initial=0))
         return cls(torch.tensor(bounds, dtype=torch.int32), bounds[-1], max(lengths), bounds)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Packing:
+        """Return this packing with cu_seqlens on a device; non_blocking: as in Tensor.to."""
+        return replace(self, cu_seqlens=self.cu_seqlens.to(device, non_blocking=non_blocking))
 
     @cached_property
     def bounds(self) -> tuple[int, ...]:
@@ -97,7 +101,7 @@ class Biases:
 
     by_distance: Tensor
 
-    @cached_property
+    @property
     def longest(self) -> int:
         """The N of `by_distance`."""
         return self.by_distance.shape[1] // 2 + 1
