@@ -20,8 +20,8 @@ from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 from torch import Tensor, nn
 
+from seqembed.models.architectures import DnabertArchitecture
 from seqembed.models.encoders.dnabert_s import DnabertLayer, DnabertS
-from seqembed.models.families import DnabertArchitecture
 from seqembed.models.weights.dnabert_s import LAYER, PARTS, TOKEN_TYPES
 from seqembed.storage.digests import digest
 

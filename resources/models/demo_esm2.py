@@ -16,10 +16,10 @@ import torch
 from demo_model import DemoModel, Tokens
 from torch import Tensor, nn
 
+from seqembed.models.architectures import Esm2Architecture
 from seqembed.models.encoders.esm import EsmLayer
 from seqembed.models.encoders.esm2 import Esm2
 from seqembed.models.encoders.tokenization import ResidueTokenizer
-from seqembed.models.families import Esm2Architecture
 from seqembed.models.vocabularies import ESM
 from seqembed.models.weights.esm import HUGGING_FACE
 

@@ -17,11 +17,11 @@ from seqembed.inference import graphs as graphs_module
 from seqembed.inference.batches import PackedBatch, choose_filling, pack
 from seqembed.inference.graphs import EncoderGraphs, choose_bucket, open_graphs
 from seqembed.kernels.choice import FUSED
+from seqembed.models.architectures import DnabertArchitecture, Esm2Architecture, EsmcArchitecture
 from seqembed.models.encoders.dnabert_s import DnabertS
 from seqembed.models.encoders.encoder import Encoder, block_rows
 from seqembed.models.encoders.esm2 import Esm2
 from seqembed.models.encoders.esmc import Esmc
-from seqembed.models.families import DnabertArchitecture, Esm2Architecture, EsmcArchitecture
 from seqembed.settings.precision import DTYPES, should_use_fp16
 
 DEVICE = torch.device("cuda")

@@ -25,18 +25,18 @@ from seqembed.inference.loader import IndexBasedDataset, create_async_dataloader
 from seqembed.inference.rows import Outputs
 from seqembed.inference.runner import AsyncInferenceRunner
 from seqembed.kernels.choice import FUSED, PLAIN
+from seqembed.models.architectures import (
+    DnabertArchitecture,
+    Esm1bArchitecture,
+    Esm2Architecture,
+    EsmcArchitecture,
+)
 from seqembed.models.encoders.dnabert_s import DnabertS
 from seqembed.models.encoders.encoder import block_rows
 from seqembed.models.encoders.esm1b import Esm1b
 from seqembed.models.encoders.esm2 import Esm2
 from seqembed.models.encoders.esmc import Esmc
 from seqembed.models.encoders.tokenization import ResidueTokenizer
-from seqembed.models.families import (
-    DnabertArchitecture,
-    Esm1bArchitecture,
-    Esm2Architecture,
-    EsmcArchitecture,
-)
 from seqembed.models.vocabularies import ESM, Specials
 from seqembed.settings.lengths import LengthPolicy
 from seqembed.settings.precision import DTYPES, should_use_fp16

@@ -12,8 +12,8 @@ import torch
 from torch.nn import functional
 
 import seqembed
+from seqembed.models.architectures import Esm2Architecture
 from seqembed.models.encoders.esm import EsmLayer
-from seqembed.models.families import Esm2Architecture
 
 LIBRARY = str(Path(seqembed.__file__).parent.parent)
 DEVICE = torch.device("cuda")

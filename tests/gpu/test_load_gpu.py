@@ -12,7 +12,7 @@ import torch
 from weight_files import save_in_parts
 from worker_runs import SCRIPTS
 
-from seqembed.models.families import (
+from seqembed.models.architectures import (
     Architecture,
     DnabertArchitecture,
     Esm1bArchitecture,

@@ -27,8 +27,8 @@ from seqembed.inference.batches import (
 from seqembed.inference.failure_tracker import FailureTracker
 from seqembed.inference.rows import BatchRows, Outputs
 from seqembed.inference.runner import AsyncInferenceRunner
+from seqembed.models.architectures import Architecture, Esm2Architecture
 from seqembed.models.encoders.tokenization import ResidueTokenizer
-from seqembed.models.families import Architecture, Esm2Architecture
 from seqembed.models.vocabularies import ESM, Specials
 from seqembed.models.weights.checkpoint import LAYOUTS
 from seqembed.settings.lengths import LengthPolicy

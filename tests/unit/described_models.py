@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from seqembed.models.families import DnabertArchitecture, Esm2Architecture
+from seqembed.models.architectures import DnabertArchitecture, Esm2Architecture
 from seqembed.models.prepared import PreparedModel, sha256_of, write_prepared
 
 DNA_TOKENIZER = Path(__file__).parents[1] / "data/dnabert_s/tokenizer.json"

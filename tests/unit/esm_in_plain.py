@@ -14,7 +14,7 @@ from models_in_plain import randomise, rename
 from torch import Tensor, nn
 from transformers import EsmConfig, EsmForMaskedLM
 
-from seqembed.models.families import Esm1bArchitecture, Esm2Architecture
+from seqembed.models.architectures import Esm1bArchitecture, Esm2Architecture
 
 FairModel = ESM2 | ProteinBertModel
 EsmArchitecture = Esm1bArchitecture | Esm2Architecture

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import EsmcConfig, EsmcForMaskedLM
 
-from seqembed.models.families import EsmcArchitecture
+from seqembed.models.architectures import EsmcArchitecture
 
 # config.json of biohub/ESMC-*, but for the sizes.
 PUBLISHED = {

@@ -43,15 +43,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import EsmcTokenizer, PreTrainedTokenizerFast
 
-from seqembed.models.encoders.tokenization import ResidueTokenizer, Tokenizer
-from seqembed.models.families import (
-    FAMILIES,
+from seqembed.models.architectures import (
     Architecture,
     DnabertArchitecture,
     Esm1bArchitecture,
     Esm2Architecture,
     EsmcArchitecture,
 )
+from seqembed.models.encoders.tokenization import ResidueTokenizer, Tokenizer
+from seqembed.models.families import FAMILIES
 from seqembed.models.vocabularies import ESM, ESMC
 from seqembed.models.weights import esm1b, esm2, esmc
 

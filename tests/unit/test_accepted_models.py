@@ -22,8 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from seqembed.errors import ModelError
+from seqembed.models.architectures import Esm2Architecture
 from seqembed.models.encoders.encoder import Encoder
-from seqembed.models.families import Esm2Architecture
 from seqembed.models.load import load_prepared
 from seqembed.models.prepare import prepare_model
 from seqembed.models.prepared import read_prepared

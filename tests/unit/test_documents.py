@@ -11,15 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from seqembed.models.families import (
-    FAMILIES,
+from seqembed.models.architectures import (
     Architecture,
     DnabertArchitecture,
     Esm1bArchitecture,
     Esm2Architecture,
     EsmcArchitecture,
-    Family,
 )
+from seqembed.models.families import FAMILIES, Family
 from seqembed.models.known import KNOWN
 from seqembed.models.weights import esm1b, esm2, esmc
 from seqembed.models.weights.checkpoint import LAYOUTS

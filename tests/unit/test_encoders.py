@@ -21,8 +21,8 @@ from models_in_plain import (
 from safetensors.torch import load_file
 
 from seqembed.errors import ModelError
+from seqembed.models.architectures import Esm2Architecture
 from seqembed.models.encoders.rotary import default_inv_freq
-from seqembed.models.families import Esm2Architecture
 from seqembed.models.weights.checkpoint import read_checkpoint
 
 

@@ -23,10 +23,10 @@ from seqembed.inference.batches import pack as pack_windows
 from seqembed.inference.graphs import CudaCapture, EncoderGraphs, choose_bucket, open_graphs
 from seqembed.inference.runner import AsyncInferenceRunner
 from seqembed.kernels.choice import FUSED, PLAIN
+from seqembed.models.architectures import Architecture, DnabertArchitecture, Esm2Architecture
 from seqembed.models.encoders.attention import Packing, alibi_biases, attend_fused
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.encoders.esm2 import Esm2
-from seqembed.models.families import Architecture, DnabertArchitecture, Esm2Architecture
 
 ROWS = 256
 BLOCK = Filling(block=ROWS)

@@ -39,9 +39,9 @@ from seqembed.inference.failure_tracker import MAX_IN_A_ROW
 from seqembed.inference.rows import BatchRows
 from seqembed.inference.runner import AsyncInferenceRunner
 from seqembed.kernels import plain
+from seqembed.models.architectures import Architecture
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.tokenization import ResidueTokenizer
-from seqembed.models.families import Architecture
 from seqembed.models.vocabularies import ESM, Vocabulary
 from seqembed.settings.lengths import LengthPolicy
 

@@ -15,18 +15,18 @@ from torch import nn
 import seqembed
 from seqembed.kernels import fused, plain
 from seqembed.kernels.choice import FUSED
+from seqembed.models.architectures import (
+    DnabertArchitecture,
+    Esm1bArchitecture,
+    Esm2Architecture,
+    EsmcArchitecture,
+)
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.dnabert_s import DnabertS
 from seqembed.models.encoders.esm1b import Esm1b
 from seqembed.models.encoders.esm2 import Esm2
 from seqembed.models.encoders.esmc import Esmc
 from seqembed.models.encoders.rotary import rotary_tables
-from seqembed.models.families import (
-    DnabertArchitecture,
-    Esm1bArchitecture,
-    Esm2Architecture,
-    EsmcArchitecture,
-)
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 STEPS = [plain, fused]

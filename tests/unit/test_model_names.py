@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from seqembed.errors import ConfigError
-from seqembed.models.known import KNOWN, explain_missing_source, get_model_source, known_name
+from seqembed.models.known import KNOWN
+from seqembed.models.names import explain_missing_source, get_model_source, known_name
 from seqembed.settings.schema import complete, get_datasets
 
 

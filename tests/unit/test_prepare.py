@@ -28,9 +28,10 @@ from worker_runs import SCRIPTS
 
 from seqembed.errors import ModelError
 from seqembed.models import prepare
+from seqembed.models.architectures import Esm2Architecture
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.encoders.esm2 import Esm2
-from seqembed.models.families import FAMILIES, Esm2Architecture
+from seqembed.models.families import FAMILIES
 from seqembed.models.load import load_prepared
 from seqembed.models.prepare import prepare_model
 from seqembed.models.prepared import load_tokenizer, read_prepared

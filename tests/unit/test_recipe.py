@@ -14,7 +14,7 @@ from worker_runs import EMBEDDING
 
 from seqembed.environment import EnvConfig
 from seqembed.errors import ConfigError, DeviceError, RecipeError
-from seqembed.models.families import Esm2Architecture
+from seqembed.models.architectures import Esm2Architecture
 from seqembed.models.prepared import PreparedModel
 from seqembed.settings.recipe import Recipe, adopt_recipe, read_recipe
 from seqembed.settings.request import Request

@@ -14,7 +14,8 @@ LIBRARY = Path(seqembed.__file__).parent
 # A module imports from its own room, and from what stands before it.
 ORDER = (
     *("errors", "flags", "environment", "versions", "storage", "machine", "kernels", "fasta"),
-    *("models.source", "models.vocabularies", "models.families", "models.known"),
+    *("models.source", "models.vocabularies", "models.architectures", "models.families"),
+    *("models.known", "models.names"),
     *("models.encoders", "models.prepared", "models.weights", "models", "checks", "settings"),
     *("index", "results", "checkpoints", "inference", "worker_logging", "worker"),
     *("gpu_worker", "supervisor", "verify", "run_messages", "command_line"),

@@ -27,8 +27,8 @@ from worker_runs import make_sequences
 
 from seqembed.inference.batches import Filling
 from seqembed.inference.rows import Outputs
+from seqembed.models.architectures import Architecture
 from seqembed.models.encoders.encoder import CPU_FFN_ROWS, in_chunks
-from seqembed.models.families import Architecture
 from seqembed.settings.lengths import LengthPolicy
 
 

@@ -11,12 +11,12 @@ import torch
 from families_table import TABLE
 from torch.autograd.profiler import profile
 
+from seqembed.models.architectures import DnabertArchitecture, Esm2Architecture, EsmcArchitecture
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.dnabert_s import DnabertS
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.encoders.esm2 import Esm2
 from seqembed.models.encoders.esmc import Esmc
-from seqembed.models.families import DnabertArchitecture, Esm2Architecture, EsmcArchitecture
 from seqembed.models.weights.checkpoint import LAYOUTS
 from seqembed.settings.token_budget import available_memory, bytes_a_token, cpu_streams
 

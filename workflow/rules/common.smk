@@ -236,6 +236,10 @@ def get_layer(wildcards):
     return get_dataset(wildcards).request.layer
 
 
+def get_pooling(wildcards):
+    return get_dataset(wildcards).request.pooling
+
+
 def get_long_sequences(wildcards):
     return get_dataset(wildcards).request.long_sequences
 

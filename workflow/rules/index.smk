@@ -62,6 +62,7 @@ rule split:
         world_size=get_world_size,
         long_sequences=get_long_sequences,
         max_length=get_max_length,
+        pooling=get_pooling,
         layer=get_layer,
         python=get_python,
         scripts=get_scripts,
@@ -74,6 +75,7 @@ rule split:
             --world-size {params.world_size} \
             --long-sequences {params.long_sequences:q} \
             --max-length {params.max_length:q} \
+            --pooling {params.pooling:q} \
             --layer {params.layer:q} \
             --output-dir {output:q} \
             --log {log:q}

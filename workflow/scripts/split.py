@@ -16,7 +16,7 @@ from seqembed.models.encoders.tokenization import limit_tokenizer_threads
 from seqembed.models.prepared import load_tokenizer, read_prepared
 from seqembed.results.reader import allow_open_shards
 from seqembed.settings.lengths import resolve_policy
-from seqembed.settings.request import AskedLongSequences
+from seqembed.settings.request import AskedLongSequences, Pooling
 
 
 def main() -> int:
@@ -29,6 +29,7 @@ def main() -> int:
     longer = "what to do with sequences of more tokens than --max-length"
     required("--long-sequences", choices=get_args(AskedLongSequences), help=longer)
     required("--max-length", type=word_or_int, help="a number of tokens, or auto")
+    required("--pooling", choices=get_args(Pooling), help="how token rows become one row")
     required("--layer", type=word_or_int, help="the number of a layer, or last")
     required("--output-dir", type=Path, help="the folder to write shard_{rank}.parquet to")
     return command_line.run(split, parser.parse_args())
@@ -41,8 +42,10 @@ def word_or_int(text: str) -> str | int:
 
 def split(arguments: argparse.Namespace, logger: logging.Logger) -> None:
     model = read_prepared(arguments.model)
-    # Refused here, before a GPU is used: a layer that the model lacks, too many shards to merge.
+    # Refused here, before a GPU is used: a layer or a token that the model lacks, too many shards
+    # to merge.
     model.layer(arguments.layer)
+    model.check_pooling(arguments.pooling)
     allow_open_shards(arguments.world_size)
     limit_tokenizer_threads(os.environ, 1)
     ranks = range(arguments.world_size)

@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 
+from seqembed.kernels import plain
+
 # `pool` reads this many rows and columns of a span at once.
 POOLED_ROWS, POOLED_COLUMNS = 32, 64
 
@@ -50,40 +52,44 @@ def _rotate(x, cos, sin, stride, PAIRS: tl.constexpr, HALF: tl.constexpr, BLOCK:
 
 
 def add_norm(x: Tensor, branch: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Return x + branch, in the memory of `branch`, and norm(x + branch), as plain.add_norm does.
+    """Return x + branch, and norm(x + branch), as plain.add_norm does.
 
-    The sum is rounded to the dtype before it is normalised, in float32.
+    The sum is rounded to its dtype before it is normalised, in float32.
     """
-    if not isinstance(norm, nn.LayerNorm):
-        total = branch.add_(x)
-        return total, norm(total)
-    width = x.shape[1]
-    x, branch, normed = x.contiguous(), branch.contiguous(), torch.empty_like(branch)
+    if not isinstance(norm, nn.LayerNorm | plain.RmsNorm):
+        return plain.add_norm(x, branch, norm)
+    x, branch = x.contiguous(), branch.contiguous()
+    total, normed = branch if branch.dtype == x.dtype else x, torch.empty_like(branch)
+    centred = isinstance(norm, nn.LayerNorm)
+    width, bias = x.shape[1], norm.bias if centred else None
     block = triton.next_power_of_2(width)
     launch, warps = _add_norm[(len(x),)], _warps(block)
-    launch(x, branch, normed, norm.weight, norm.bias, width, norm.eps, block, num_warps=warps)
-    return branch, normed
+    sizes = (width, norm.eps, centred, block)
+    launch(x, branch, total, normed, norm.weight, bias, *sizes, num_warps=warps)
+    return total, normed
 
 
 @triton.jit
 def _add_norm(
-    x, total, normed, weight, bias, WIDTH: tl.constexpr, EPS: tl.constexpr, BLOCK: tl.constexpr
-):
+    x, branch, total, normed, weight, bias,
+    WIDTH: tl.constexpr, EPS: tl.constexpr, CENTRED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     column = tl.arange(0, BLOCK)
     mask = column < WIDTH
     place = tl.program_id(0).to(tl.int64) * WIDTH + column
     added = tl.load(x + place, mask, other=0.0).to(tl.float32)
-    added += tl.load(total + place, mask, other=0.0).to(tl.float32)
+    added += tl.load(branch + place, mask, other=0.0).to(tl.float32)
     rounded = added.to(total.dtype.element_ty)
     tl.store(total + place, rounded, mask)
     value = rounded.to(tl.float32)
-    centred = tl.where(mask, value - tl.sum(value) / WIDTH, 0.0)
-    scale = tl.rsqrt(tl.sum(centred * centred) / WIDTH + EPS)
+    if CENTRED:
+        value = tl.where(mask, value - tl.sum(value) / WIDTH, 0.0)
+    scale = tl.rsqrt(tl.sum(value * value) / WIDTH + EPS)
     w = tl.load(weight + column, mask, other=0.0).to(tl.float32)
     b = 0.0
     if bias is not None:
         b = tl.load(bias + column, mask, other=0.0).to(tl.float32)
-    tl.store(normed + place, centred * scale * w + b, mask)
+    tl.store(normed + place, value * scale * w + b, mask)
 
 
 def pool(rows: Tensor, spans: Sequence[tuple[int, int]], largest: bool) -> Tensor:

@@ -9,6 +9,19 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+
+class RmsNorm(nn.RMSNorm):
+    """A norm by the root mean square, without a mean and a bias (Zhang and Sennrich 2019,
+    arXiv:1910.07467). It is computed in float32; its result has the dtype of the weight.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the normed rows; x: (..., width), in any float dtype."""
+        weight = self.weight
+        normed = functional.rms_norm(x.float(), weight.shape, weight.float(), self.eps)
+        return normed.to(weight.dtype)
 
 
 def rotate_(x: Tensor, cos: Tensor, sin: Tensor) -> None:
@@ -25,11 +38,12 @@ def rotate_(x: Tensor, cos: Tensor, sin: Tensor) -> None:
 
 
 def add_norm(x: Tensor, branch: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Return x + branch, in the memory of `branch`, and norm(x + branch).
+    """Return x + branch, in the memory of one of them, and norm(x + branch).
 
-    x, branch and both results: (T, width), in one dtype. norm: nn.LayerNorm, or nn.Identity.
+    x and branch: (T, width), in one dtype, or x in float32, which the sum then has too. norm:
+    nn.LayerNorm, RmsNorm, or nn.Identity.
     """
-    total = branch.add_(x)
+    total = branch.add_(x) if branch.dtype == x.dtype else x.add_(branch)
     return total, norm(total)
 
 

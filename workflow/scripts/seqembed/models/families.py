@@ -1,109 +1,52 @@
-"""The sizes of a model, and the facts that all models of its family share. Needs no PyTorch."""
+"""The facts that all models of a family share. Needs no PyTorch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import ClassVar, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from seqembed.errors import ModelError
-from seqembed.models.vocabularies import ESM, Specials, Vocabulary
+from seqembed.models.architectures import (
+    Ankh3Architecture,
+    AnkhArchitecture,
+    Architecture,
+    DnabertArchitecture,
+    Esm1bArchitecture,
+    Esm2Architecture,
+    EsmcArchitecture,
+    ProstT5Architecture,
+    ProtT5Architecture,
+)
+from seqembed.models.vocabularies import (
+    ANKH,
+    ANKH3,
+    ESM,
+    PROST_T5,
+    PROT_T5,
+    Specials,
+    Vocabulary,
+)
 from seqembed.models.vocabularies import ESMC as ESMC_VOCABULARY
 
 Molecule = Literal["protein", "DNA"]
 Half = Literal["fp16", "bf16"]
-# What a field's value must be, by the field's type, in the words of messages.
-_FIELDS = {
-    "int": "a whole number above 0",
-    "float": "a number above 0",
-    "bool": "true or false",
-}
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """The sizes that models of every family have; raises ModelError if they do not fit together.
-
-    width: the length of a token's row. ffn_width: the width of the feed-forward part of a layer.
-    rotary: whether positions are rotary, which turn values in pairs: head_dim must then be even.
-    gated: whether the feed-forward part multiplies two vectors of ffn_width.
-    """
-
-    layers: int
-    width: int
-    heads: int
-    ffn_width: int
-    rotary: ClassVar[bool] = False
-    gated: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value, kind = getattr(self, field.name), str(field.type)
-            if type(value).__name__ != kind or not (kind == "bool" or value > 0):
-                raise ModelError(f"{field.name} must be {_FIELDS[kind]}, not {value!r}")
-        if self.width % (2 * self.heads if self.rotary else self.heads):
-            multiple = "an even multiple" if self.rotary else "a multiple"
-            message = f"width is {self.width}, which is not {multiple} of the"
-            raise ModelError(f"{message} {self.heads} attention heads; take the authors' settings")
-
-    @property
-    def head_dim(self) -> int:
-        """The number of a row's values that one attention head reads."""
-        return self.width // self.heads
-
-
-@dataclass(frozen=True)
-class Esm2Architecture(Architecture):
-    """The sizes of an ESM-2; token_dropout: whether TOKEN_DROPOUT_SCALE scales embeddings."""
-
-    token_dropout: bool = True
-    layer_norm_eps: float = 1e-5
-    rotary: ClassVar[bool] = True
-
-
-@dataclass(frozen=True)
-class Esm1bArchitecture(Architecture):
-    """The sizes of an ESM-1b or ESM-1v.
-
-    embedding_norm: whether a LayerNorm follows the embedding, as in ESM-1b. token_dropout: as in
-    Esm2Architecture.
-    """
-
-    embedding_norm: bool
-    token_dropout: bool = True
-    layer_norm_eps: float = 1e-5
-
-
-@dataclass(frozen=True)
-class EsmcArchitecture(Architecture):
-    """The sizes of an ESM C."""
-
-    rotary: ClassVar[bool] = True
-    gated: ClassVar[bool] = True
-
-
-@dataclass(frozen=True)
-class DnabertArchitecture(Architecture):
-    """The sizes of a DNABERT-S or DNABERT-2; vocabulary: the number of tokens."""
-
-    vocabulary: int
-    layer_norm_eps: float = 1e-12
-    gated: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """Facts that all models of a family share, as their authors state them.
 
-    name: what {model}.json calls the family. models: what people call its models. vocabulary: the
-    one that is built in; None if the tokenizer is a file in a model's folder, tokenizer.json.
+    name: what {model}.json calls the family. models: what people call its models. vocabulary: of a
+    model that makes one token of each residue; None if tokenizer.json makes tokens of any length.
 
     max_length: the length of the longest sequence in training, in tokens, special tokens not
     counted. reads_whole: whether longer sequences may go through the model in one piece.
     positions_end: no token after max_length has a position, so that the model cannot read it.
 
-    pools_specials: whether the authors' mean includes the special tokens. half: the precision that
-    `auto` means on a GPU: bf16 if the authors compute in it. licence: that of the authors' weights,
-    by its SPDX name. citation: the paper, by its DOI or arXiv number.
+    pools_specials: whether the authors' mean includes the special tokens. has_cls: whether the
+    first of them stands for the whole sequence, so that `pooling: cls` can take its row. half: the
+    precision that `auto` means on a GPU. licence: that of the authors' weights, by its SPDX name.
+    citation: the paper, by its DOI or arXiv number.
     """
 
     name: str
@@ -115,6 +58,7 @@ class Family:
     reads_whole: bool = False
     positions_end: bool = False
     pools_specials: bool = False
+    has_cls: bool = True
     half: Half = "fp16"
     licence: str
     citation: str
@@ -122,8 +66,13 @@ class Family:
     @property
     def specials(self) -> Specials:
         """How many special tokens stand around a sequence's own tokens."""
-        # A tokenizer's file is checked to put one token first and one last.
+        # DNABERT's tokenizer.json is checked to put one token first and one last.
         return self.vocabulary.specials if self.vocabulary else Specials(1, 1)
+
+    @property
+    def reads_tokenizer(self) -> bool:
+        """Whether a model's tokens are read from its tokenizer.json."""
+        return not (self.vocabulary and self.vocabulary.tokens)
 
     @property
     def non_commercial(self) -> bool:
@@ -170,6 +119,62 @@ _FAMILIES = (
         half="bf16",
         licence="MIT",
         citation="Candido et al. 2026, doi:10.5281/zenodo.14219303",
+    ),
+    # T5's distances have no end, and its authors embed sequences of any length. In training, a
+    # sequence had 512 tokens, special ones included (n_positions in config.json).
+    #
+    # ProtT5's and ProstT5's authors compute in fp16 on a GPU (Embedding/prott5_embedder.py of
+    # ProtTrans, scripts/embed.py of ProstT5), and publish weights in fp16. Ankh's compute in fp32:
+    # bf16 has its range.
+    Family(
+        name="prot_t5",
+        models=("ProtT5",),
+        molecule="protein",
+        architecture=ProtT5Architecture,
+        vocabulary=PROT_T5,
+        max_length=511,
+        reads_whole=True,
+        has_cls=False,
+        licence="AFL-3.0",
+        citation="Elnaggar et al. 2021, doi:10.1109/TPAMI.2021.3095381",
+    ),
+    Family(
+        name="prost_t5",
+        models=("ProstT5",),
+        molecule="protein",
+        architecture=ProstT5Architecture,
+        vocabulary=PROST_T5,
+        max_length=510,
+        reads_whole=True,
+        has_cls=False,
+        licence="MIT",
+        citation="Heinzinger et al. 2024, doi:10.1093/nargab/lqae150",
+    ),
+    Family(
+        name="ankh",
+        models=("Ankh",),
+        molecule="protein",
+        architecture=AnkhArchitecture,
+        vocabulary=ANKH,
+        max_length=511,
+        reads_whole=True,
+        has_cls=False,
+        half="bf16",
+        licence="CC-BY-NC-SA-4.0",
+        citation="Elnaggar et al. 2023, arXiv:2301.06568",
+    ),
+    Family(
+        name="ankh3",
+        models=("Ankh 3",),
+        molecule="protein",
+        architecture=Ankh3Architecture,
+        vocabulary=ANKH3,
+        max_length=510,
+        reads_whole=True,
+        has_cls=False,
+        half="bf16",
+        licence="CC-BY-NC-SA-4.0",
+        citation="Alsamkary et al. 2025, arXiv:2505.20052",
     ),
     # DNABERT-S's tokenizer.json cuts at 2,000 tokens, [CLS] and [SEP] included; its authors' README
     # takes the mean of all of them.

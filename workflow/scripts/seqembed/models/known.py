@@ -1,17 +1,20 @@
-"""The models that are known by name, other names for them, and messages on unknown names."""
+"""The models that are known by name, and their files on the Hugging Face hub."""
 
 from __future__ import annotations
 
-import difflib
-import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from seqembed.errors import shorten
-from seqembed.models.families import list_models
-from seqembed.models.source import CONFIG, INDEX, PICKLED, SAFETENSORS, TOKENIZER, VOCABULARY
-from seqembed.storage.paths import as_name, expand
+from seqembed.models.source import (
+    ADDED_TOKENS,
+    CONFIG,
+    INDEX,
+    PICKLED,
+    SAFETENSORS,
+    SENTENCEPIECE,
+    TOKENIZER,
+    VOCABULARY,
+)
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class KnownModel:
     files: Mapping[str, str | None]
 
 
+# ProtT5's and ProstT5's spiece.model.
+_PROT_T5_PIECES = "74da7b4afcde53faa570114b530c726135bdfcdb813dec3abfb27f9d44db7324"
 _ESM2_VOCABULARY = "0b82cc0a7c7cf9e567b1e5892d793285b9fbae822c964ca48696f7db44598e03"
 
 
@@ -49,6 +54,18 @@ def _esm1(name: str, revision: str) -> KnownModel:
     """Return a known ESM-1b or ESM-1v, of whose files no hash is known."""
     files = {CONFIG: None, VOCABULARY: None, PICKLED: None}
     return KnownModel(name, f"facebook/{name}", revision, files)
+
+
+def _rostlab(name: str, revision: str, weights: str | None, *more: str) -> KnownModel:
+    """Return a known ProtT5 or ProstT5; weights: their SHA-256. more: other needed files."""
+    files = {CONFIG: None, SENTENCEPIECE: _PROT_T5_PIECES, PICKLED: weights} | dict.fromkeys(more)
+    return KnownModel(name, f"Rostlab/{name}", revision, files)
+
+
+def _ankh(name: str, revision: str, weights: dict[str, str | None]) -> KnownModel:
+    """Return a known Ankh; weights: the SHA-256 of the files that hold them."""
+    files = {CONFIG: None, TOKENIZER: None} | weights
+    return KnownModel(name, f"ElnaggarLab/{name}", revision, files)
 
 
 _MODELS = (
@@ -142,6 +159,60 @@ _MODELS = (
     _esm1("esm1v_t33_650M_UR90S_3", "0b00fd112e63f6b5e70a9cd8484d4e660312ce70"),
     _esm1("esm1v_t33_650M_UR90S_4", "443968f644da132d323bbc6321a6d443149fa57b"),
     _esm1("esm1v_t33_650M_UR90S_5", "fb2e51cb0f605cbad2c4ca3bb784be7bc8e2f4a8"),
+    _rostlab(
+        "prot_t5_xl_half_uniref50-enc",
+        "94a6abc029ae13029317b140b7424e012bf8dfbf",
+        "7f51ba885541c7dc569d46b796af57cc7a2ba7945107dced4f19d1b5ec091157",
+    ),
+    _rostlab(
+        "prot_t5_xl_uniref50",
+        "d604cdc190f7df5186404c8729934f0ee9a4b0e4",
+        "c06141d42e93c12b5f6d95c701952156bd4079661f5f2d981d0d2036ba96dae9",
+    ),
+    _rostlab("prot_t5_xl_bfd", "30f629a340a36dbae4a215042a2438a94486b680", None),
+    _rostlab(
+        "ProstT5",
+        "d7d097d5bf9a993ab8f68488b4681d6ca70db9e5",
+        "85a7f30cbfdd6c685e31058ec0be04992df81726d8b626e5b51ef27bac32bd33",
+        ADDED_TOKENS,
+    ),
+    _rostlab(
+        "ProstT5_fp16",
+        "07a6547d51de603f1be84fd9f2db4680ee535a86",
+        "b1a9ffcef73280cc57f090ad6446b4116b574b6c75d83ccc32778282f7f00855",
+        ADDED_TOKENS,
+    ),
+    _ankh(
+        "ankh-base",
+        "d99cb6b966530dfc2ae96bc69d9255c2a07308b0",
+        {PICKLED: "9b2a886374f0ff4a893f4e7a989deed76bb2458c8998bd5202ea8e97d92ddcc3"},
+    ),
+    _ankh(
+        "ankh-large",
+        "74b371dbfa3ee0a05d32ae74df0c2e0b82d6b9a6",
+        {PICKLED: "517b6e8b279dedcb477af240b35c46bd6eb3307723eb281e60d4b2c8a87b889b"},
+    ),
+    _ankh(
+        "ankh3-large",
+        "2be091622e8a393f0ef21735070084123c874b6e",
+        {PICKLED: "26321a345e07a25b21c6c41b651c4db91b420892e52c0dcbc55bd7a8f510f95b"},
+    ),
+    _ankh(
+        "ankh3-xl",
+        "e00113df5c95ef71df7ea3f5a73d56bd00e473a4",
+        {
+            PICKLED + INDEX: None,
+            "pytorch_model-00001-of-00003.bin": (
+                "2c9793cbee16697cd4149debe07d3a27143e280f6e970fa46042aae820fea981"
+            ),
+            "pytorch_model-00002-of-00003.bin": (
+                "31c5a860e414513c829ae52affb0970d7cef2c0545df2d6e1338b6806ab7174b"
+            ),
+            "pytorch_model-00003-of-00003.bin": (
+                "055a853bdd3623db95a637935aa299427e837cd8ea69fc04708b0262508bec75"
+            ),
+        },
+    ),
     KnownModel(
         "DNABERT-S",
         "zhihan1996/DNABERT-S",
@@ -166,111 +237,3 @@ _MODELS = (
 
 # The known models by name.
 KNOWN = {model.name: model for model in _MODELS}
-_HUB = re.compile(r"^(https?://)?(huggingface\.co|hf\.co)/")
-_BY_REPOSITORY = {model.repository: model.name for model in KNOWN.values()}
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
-_PLAIN_PATH = re.compile(r"[\w./~$+@%-]+")
-_SUPPORTED = list_models("or")
-
-# Families that this program cannot read yet, and what the names of their models contain.
-_UNREAD = {
-    "ESM-1": r"esm-?1[_.-]",
-    "MSA Transformer": r"esm[_-]?msa",
-    "ESMFold": r"esmfold",
-    "ESM-3": r"esm-?3",
-    "ESM++": r"esmplusplus",
-    "ProtT5": r"prot-?_?t5",
-    "ProstT5": r"prost-?_?t5",
-    "ProtBERT": r"prot-?_?bert",
-    "Ankh": r"ankh",
-    "SaProt": r"saprot",
-    "Nucleotide Transformer": r"nucleotide-?_?transformer",
-    "the first DNABERT": r"dna_?-?bert_?-?[3456](?![0-9])",
-}
-
-
-def known_name(text: str) -> str | None:
-    """Return a known model's name, if `text` is its name, repository or hub address; else None."""
-    text = _HUB.sub("", text).rstrip("/")
-    return text if text in KNOWN else _BY_REPOSITORY.get(text)
-
-
-def model_name(text: str, models: Mapping[str, str]) -> str:
-    """Return the name of the model that a dataset means by `text`, its setting `model`.
-
-    The repository or hub address of a known model becomes its known name. A key of `models`, which
-    is the setting of that name, and any other text are returned unchanged.
-    """
-    return text if text in models else known_name(text) or text
-
-
-def get_model_source(name: str, models: Mapping[str, str]) -> str:
-    """Return where the model `name` comes from: a known name, or the path of a folder or file.
-
-    models: the setting `models`: a name's path, or a known model's repository or hub address.
-    """
-    if name not in models:
-        return name
-    path = models[name]
-    if path in KNOWN:
-        # "./" tells a folder of the user's from the known model of the same name.
-        return f"./{path}"
-    known = known_name(path)
-    return known if known and not os.path.lexists(expand(path)) else path
-
-
-def explain_model(place: str, model: str, models: Mapping[str, str]) -> str:
-    """Return the message on a setting whose value, `model`, names no model.
-
-    place: the setting, such as datasets.mine.model. models: the setting `models`.
-    """
-    beginning = f"{place} is {shorten(repr(model))}, which is neither a known name nor a key"
-    known = f"Known: {', '.join(KNOWN)}."
-    if family := _unread_family(model):
-        reason = f"It looks like {family}, which cannot be read yet; {_SUPPORTED} can."
-        return f"{beginning} of `models`. {reason} {known}"
-    names = {name.lower(): name for name in (*models, *KNOWN)}
-    # A part of a name, such as 150M, is a hint if at most two names contain it.
-    holding = [name for name in names if model.lower() in name]
-    near = difflib.get_close_matches(model.lower(), names)
-    close = [names[name] for name in near or (holding if len(holding) <= 2 else [])]
-    hint = f" Did you mean {' or '.join(close)}?" if close else ""
-    return f"{beginning} of `models`.{hint} {known} {_advise(model)}"
-
-
-def explain_missing_source(name: str, source: str) -> str:
-    """Return the message on the entry `name: source` of `models`, if nothing is at `source`."""
-    message = f"models: {name}: {source} does not exist"
-    if family := _unread_family(source):
-        return f"{message}, and looks like {family}, which cannot be read yet"
-    message += "; give the folder or file of the model"
-    if not _REPOSITORY.fullmatch(source):
-        return message
-    folder = source.rpartition("/")[2]
-    return f"{message}; if this is a repository, run `{_download(source)}` and give {folder}"
-
-
-def _advise(model: str) -> str:
-    name = as_name(model.rpartition("/")[2]) or "my_model"
-    source = model if "/" in model and model.isprintable() else "/path/to/its_folder_or_file.pt"
-    advice = "For another model, give its folder or .pt file under `models:`"
-    if _REPOSITORY.fullmatch(model):
-        source = name
-        advice = (
-            f"If it is {_SUPPORTED}, run `{_download(model)}`, give that folder under `models:`"
-        )
-    if name != model:
-        advice += f" and write `model: {name}` in the dataset"
-    if _PLAIN_PATH.fullmatch(source):
-        advice += f"; after --config, model={name} 'models={{{name}: {source}}}'; in a file"
-    return f"{advice}:\nmodels:\n  {name}: {source}"
-
-
-def _download(repository: str) -> str:
-    return f"hf download {repository} --local-dir {repository.rpartition('/')[2]}"
-
-
-def _unread_family(text: str) -> str | None:
-    name = text.rpartition("/")[2].lower()
-    found = (family for family, pattern in _UNREAD.items() if re.search(pattern, name))
-    return next(found, None)

@@ -14,7 +14,13 @@ from seqembed.models.families import Family
 from seqembed.models.hub import fetch
 from seqembed.models.known import KNOWN
 from seqembed.models.prepared import PreparedModel, sha256_of, write_prepared
-from seqembed.models.source import CONFIG, SAFETENSORS, TOKENIZER, list_weight_files
+from seqembed.models.source import (
+    CONFIG,
+    SAFETENSORS,
+    TOKEN_FILES,
+    TOKENIZER,
+    list_weight_files,
+)
 from seqembed.models.weights.build import check_checkpoint, refuse_other_copies
 from seqembed.models.weights.checkpoint import Checkpoint, read_checkpoint
 from seqembed.models.weights.formats import State
@@ -28,7 +34,8 @@ def prepare_model(name: str, source: str, output: Path, logger: logging.Logger) 
     source: a known name, or the path of a Hugging Face folder or a file of the model's authors. The
     files of a known name are downloaded, unless the user put them into `{name}/original` beside
     `output`. Safetensors and tokenizer.json are used where they lie; other weights are converted to
-    `{name}/model.safetensors` beside `output`. A licence that forbids commercial use is logged.
+    `{name}/model.safetensors` beside `output`. Logged are a licence that forbids commercial use,
+    and the files with which built-in tokens were compared.
 
     Raises ModelError if the source is not a model of a known family, or cannot be loaded.
     """
@@ -46,6 +53,10 @@ def prepare_model(name: str, source: str, output: Path, logger: logging.Logger) 
     if family.non_commercial:
         words = "%s: its weights are under %s, which forbids commercial use"
         logger.warning(words, name, family.licence)
+    if not family.reads_tokenizer:
+        files_of_tokens = [file for file in TOKEN_FILES if (place / file).exists()]
+        compared = " and ".join(files_of_tokens) or "no file, as there is none"
+        logger.info("%s: its tokens are built in; they were compared with %s", name, compared)
     original = checkpoint.path if weights != checkpoint.path else None
     model = PreparedModel(
         name=name,
@@ -65,7 +76,7 @@ def prepare_model(name: str, source: str, output: Path, logger: logging.Logger) 
 
 def _find_tokenizer(family: Family, place: Path) -> dict[str, str]:
     """Return PreparedModel's `tokenizer`, and its `tokenizer_file` if the family has one."""
-    if family.vocabulary:
+    if family.vocabulary and not family.reads_tokenizer:
         return {"tokenizer": family.vocabulary.name}
     path = place / TOKENIZER
     return {"tokenizer": sha256_of(path), "tokenizer_file": str(path)}
@@ -76,7 +87,9 @@ def _convert(checkpoint: Checkpoint, path: Path) -> Path:
         message = "is a model's own folder, so the converted weights cannot be written there"
         raise ModelError(f"{path.parent}: {message}; give the model another name in `models`")
     with published(path) as temporary:
-        save_file(dict(_read_apart(checkpoint.state)), temporary)
+        left_out = checkpoint.layout.left_out
+        kept = {n: held for n, held in checkpoint.state.items() if not left_out.fullmatch(n)}
+        save_file(dict(_read_apart(kept)), temporary)
         # safetensors makes a file that only its owner can read, but groups share their models.
         temporary.chmod(0o644)
     return path

@@ -14,8 +14,14 @@ from pathlib import Path
 from threading import Thread
 
 from seqembed.errors import ConfigError, ModelError
-from seqembed.models.encoders.tokenization import BpeTokenizer, ResidueTokenizer, Tokenizer
-from seqembed.models.families import Architecture, Family, find_family
+from seqembed.models.architectures import Architecture
+from seqembed.models.encoders.tokenization import (
+    BpeTokenizer,
+    ResidueTokenizer,
+    Tokenizer,
+    complete_vocabulary,
+)
+from seqembed.models.families import Family, find_family
 from seqembed.models.source import list_weight_files
 from seqembed.storage.json_files import hash_json, read_json, write_json
 
@@ -65,6 +71,12 @@ class PreparedModel:
             )
         return number
 
+    def check_pooling(self, pooling: str) -> None:
+        """Raise ConfigError if `pooling` takes the row of a token that the model does not have."""
+        if pooling == "cls" and not self.facts.has_cls:
+            message = f"pooling is cls, but {self.name} has no token for the whole sequence"
+            raise ConfigError(f"{message}; set `embedding: {{pooling: mean}}`")
+
     def longest(self, asked: str | int) -> int:
         """Return the most tokens, without special ones, read at once; "auto" means max_length.
 
@@ -111,14 +123,17 @@ def read_prepared(path: Path) -> PreparedModel:
 
 def load_tokenizer(model: PreparedModel) -> Tokenizer:
     """Return the model's tokenizer; raise ModelError if its file is missing or has changed."""
-    if model.facts.vocabulary:
-        return ResidueTokenizer(model.facts.vocabulary)
+    vocabulary = model.facts.vocabulary
+    if vocabulary and not model.facts.reads_tokenizer:
+        return ResidueTokenizer(vocabulary)
     path = Path(model.tokenizer_file or "")
     advice = f"put the old file back, or remove resources/models/{model.name}.json and run again"
     if not path.is_file():
         raise ModelError(f"{path}: is missing; {advice}")
     if sha256_of(path) != model.tokenizer:
         raise ModelError(f"{path}: changed since the model was prepared; {advice}")
+    if vocabulary:
+        return ResidueTokenizer(complete_vocabulary(vocabulary, path))
     return BpeTokenizer(path)
 
 

@@ -11,6 +11,10 @@ from seqembed.errors import ModelError
 CONFIG = "config.json"
 VOCABULARY = "vocab.txt"
 TOKENIZER = "tokenizer.json"
+SENTENCEPIECE = "spiece.model"
+ADDED_TOKENS = "added_tokens.json"
+# The files that may say which tokens a model has.
+TOKEN_FILES = (VOCABULARY, TOKENIZER, SENTENCEPIECE, ADDED_TOKENS)
 SAFETENSORS = "model.safetensors"
 PICKLED = "pytorch_model.bin"
 # How the name of an index ends: a file that names, for each weight, the file that holds the weight.
@@ -30,7 +34,7 @@ def list_model_files(source: Path) -> list[Path]:
     """Return the existing files of a model; source: a Hugging Face folder or a fair-esm file."""
     if not source.is_dir():
         return [source]
-    files = [source / name for name in (CONFIG, VOCABULARY, TOKENIZER, *ADAPTERS, *WEIGHTS)]
+    files = [source / name for name in (CONFIG, *TOKEN_FILES, *ADAPTERS, *WEIGHTS)]
     for index in [path for path in files if path.name.endswith(INDEX) and path.exists()]:
         try:
             files += list_weight_files(index)

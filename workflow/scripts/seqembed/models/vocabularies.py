@@ -22,16 +22,20 @@ class Specials:
 class Vocabulary:
     """The tokens of a model that makes one token of each residue.
 
-    name: what recipes call it. tokens: in the order of their ids, from 0. size: the vocab_size in
-    the authors' config.json; more ids than tokens are not in use. letters: the residues that have a
-    token, ASCII in upper case. unknown: the token of all other letters. before, after: the special
-    tokens around a sequence.
+    name: what recipes call it. tokens: in the order of their ids, from 0; none if they are read
+    from a model's tokenizer.json. size: the vocab_size in the authors' config.json; more ids than
+    tokens are not in use. letters: the residues that have a token, ASCII in upper case. mark: what
+    the names of residues' tokens begin with. as_x: the letters that become the token of X, as the
+    authors replace them. unknown: the token of all letters that are not in `letters`. before,
+    after: the special tokens around a sequence.
     """
 
     name: str
-    tokens: tuple[str, ...]
+    tokens: tuple[str, ...] = ()
     size: int
-    letters: bytes
+    letters: bytes = b""
+    mark: str = ""
+    as_x: bytes = b""
     unknown: str = "<unk>"
     before: tuple[str, ...] = ("<cls>",)
     after: tuple[str, ...] = ("<eos>",)
@@ -40,6 +44,12 @@ class Vocabulary:
     def specials(self) -> Specials:
         """How many tokens `before` and `after` are."""
         return Specials(len(self.before), len(self.after))
+
+    def token(self, letter: int) -> str:
+        """Return the token of a letter, which is the code of a character."""
+        if letter not in self.letters:
+            return self.unknown
+        return self.mark + ("X" if letter in self.as_x else chr(letter))
 
 
 _LETTERS = "LAGVSERTIDPKQNFYMHWCXBUZO.-"
@@ -59,3 +69,50 @@ ESMC = Vocabulary(
     size=64,
     letters=_LETTERS.encode(),
 )
+_T5_SPECIALS = ("<pad>", "</s>", "<unk>")
+_T5_LETTERS = "ALGVSREDTIPKFQNYMHWCXBOUZ"
+# Rostlab/prot_t5_xl_uniref50 on the hub (spiece.model). The ids from 28 on are placeholders of
+# masked spans. The authors replace U, Z, O and B by X (the README of
+# https://github.com/agemagician/ProtTrans, commit 27c02f07).
+PROT_T5 = Vocabulary(
+    name="prot_t5",
+    tokens=(*_T5_SPECIALS, *(f"▁{letter}" for letter in _T5_LETTERS)),
+    size=128,
+    letters=_T5_LETTERS.encode(),
+    mark="▁",
+    as_x=b"UZOB",
+    before=(),
+    after=("</s>",),
+)
+# Rostlab/ProstT5 on the hub (spiece.model and added_tokens.json): ProtT5's, then the letters of 3Di
+# structures, and what tells the model to read residues, or structures. The authors replace letters
+# as in ProtT5 (the README of https://github.com/mheinzinger/ProstT5, commit 3f6c0666).
+PROST_T5 = Vocabulary(
+    name="prost_t5",
+    tokens=(
+        *PROT_T5.tokens,
+        *(f"<extra_id_{number}>" for number in range(99, -1, -1)),
+        *"algvsredtipkfqnymhwc",
+        "<fold2AA>",
+        "<AA2fold>",
+    ),
+    size=150,
+    letters=PROT_T5.letters,
+    mark="▁",
+    as_x=PROT_T5.as_x,
+    before=("<AA2fold>",),
+    after=("</s>",),
+)
+# ElnaggarLab/ankh-base on the hub (tokenizer.json). The authors replace no letters (src/ankh of
+# https://github.com/agemagician/Ankh, commit 02b4e25c).
+ANKH = Vocabulary(
+    name="ankh",
+    tokens=(*_T5_SPECIALS, *_T5_LETTERS),
+    size=144,
+    letters=_T5_LETTERS.encode(),
+    before=(),
+    after=("</s>",),
+)
+# ElnaggarLab/ankh3-large on the hub. Its card puts [NLU] before a sequence to embed, as the
+# authors' src/ankh/likelihood.py does.
+ANKH3 = Vocabulary(name="ankh3", size=256, before=("[NLU]",), after=("</s>",))

@@ -102,7 +102,7 @@ def adopt_recipe(
     asked = {k: v for k, v in asdict(request).items() if v != LATER_KEYS.get(k, ...)}
     # The name of the file is a hash of all that decides its content.
     path = folder / f"{hash_json(asked | fixed, 32)[:24]}.json"
-    _check_pooling(request.pooling, model)
+    model.check_pooling(request.pooling)
     policy = resolve_policy(request.long_sequences, request.max_length, model)
     precision = resolve_precision(request.precision, device, environment, model.facts.half)
     resolved: dict[str, Any] = {"layer": model.layer(request.layer), "precision": precision}
@@ -124,12 +124,6 @@ def adopt_recipe(
             raise RecipeError(f"{message}; {advice}")
     resolve_precision(found.precision, device, environment, model.facts.half)
     return found
-
-
-def _check_pooling(pooling: Pooling, model: PreparedModel) -> None:
-    if pooling == "cls" and not model.facts.specials.before:
-        message = f"pooling is cls, but {model.name} puts no special token before a sequence"
-        raise ConfigError(f"{message}; set `mean`")
 
 
 def read_recipe(path: Path) -> Recipe:

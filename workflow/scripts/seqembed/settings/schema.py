@@ -16,7 +16,8 @@ from jsonschema import Draft4Validator, Draft202012Validator
 from jsonschema.validators import extend
 
 from seqembed.errors import ConfigError, shorten
-from seqembed.models.known import KNOWN, explain_model, model_name
+from seqembed.models.known import KNOWN
+from seqembed.models.names import explain_model, model_name
 from seqembed.settings.request import Request
 from seqembed.settings.short_form import as_datasets, refuse_misread
 

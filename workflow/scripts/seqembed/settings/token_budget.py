@@ -5,7 +5,7 @@ from __future__ import annotations
 import psutil
 
 from seqembed.machine.control_groups import memory_limit
-from seqembed.models.families import Architecture
+from seqembed.models.architectures import Architecture
 
 # The tokens of a batch, by device. On a CPU, a batch of this size fits into the caches of one core
 # (measured). On a GPU, it is what most models take: see block_rows().
@@ -17,13 +17,14 @@ SHARE = 0.5
 def bytes_a_token(architecture: Architecture, itemsize: int) -> int:
     """Return an estimate of the bytes that one token takes while a layer is computed.
 
-    Counted are what memory holds in the feed-forward part, where it is most: seven vectors of the
-    model's width (rows before the layer and after attention, each with its normed rows, and query,
-    key and value), and those of ffn_width before and after the activation. itemsize: the bytes of
-    one value.
+    Counted are what memory holds in the feed-forward part, where it is most: four vectors of the
+    model's width (rows before the layer and after attention, each with its normed rows), query, key
+    and value of all heads, and the vectors of ffn_width before and after the activation. itemsize:
+    the bytes of one value.
     """
     parts = 3 if architecture.gated else 2
-    return itemsize * (7 * architecture.width + parts * architecture.ffn_width)
+    attended = architecture.heads * architecture.head_dim
+    return itemsize * (4 * architecture.width + 3 * attended + parts * architecture.ffn_width)
 
 
 def cpu_streams(token_bytes: int, token_budget: int, threads: int, free: int) -> int:

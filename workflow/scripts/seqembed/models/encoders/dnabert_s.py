@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from seqembed.kernels.choice import Steps
+from seqembed.models.architectures import DnabertArchitecture
 from seqembed.models.encoders.attention import (
     Attend,
     Biases,
@@ -19,7 +20,6 @@ from seqembed.models.encoders.attention import (
     alibi_slopes,
 )
 from seqembed.models.encoders.encoder import Encoder, in_blocks, in_chunks
-from seqembed.models.families import DnabertArchitecture
 
 
 class DnabertLayer(nn.Module):
@@ -38,8 +38,9 @@ class DnabertLayer(nn.Module):
 
     def forward(self, x: Tensor, attend: Attend, steps: Steps) -> Tensor:
         """Return the rows after this layer; x: those before it; both (T, width) in one dtype."""
-        qkv = in_blocks(self.qkv, x).view(x.shape[0], 3, self.heads, self.head_dim)
-        attended = in_blocks(self.out, attend(qkv).reshape(x.shape))
+        width = x.shape[1]
+        qkv = in_blocks(self.qkv, x, width).view(x.shape[0], 3, self.heads, self.head_dim)
+        attended = in_blocks(self.out, attend(qkv).flatten(1), width)
         x = steps.add_norm(x, attended, self.attention_norm)[1]
         return steps.add_norm(x, in_chunks(self._feed_forward, x), self.ffn_norm)[1]
 

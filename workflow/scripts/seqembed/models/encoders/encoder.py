@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from seqembed.errors import ModelError
 from seqembed.kernels.choice import PLAIN, Steps, load_steps
+from seqembed.models.architectures import Architecture
 from seqembed.models.encoders.attention import Attend, Biases, Packing, choose_attention
-from seqembed.models.families import Architecture
 
 # On a CPU, this many rows go through the feed-forward part at once, so that values between the two
 # products stay in the cache. Fewer than some tens of rows would take other code paths (measured).
@@ -26,9 +26,9 @@ class Encoder(nn.Module):
     """A model up to `layer`: 0 is the embedding layer, i the i-th transformer layer.
 
     `forward(tokens, packing)` takes (T,) int64 token ids, special tokens included, and returns the
-    rows of that layer, (T, width) in the weights' dtype. Buffers stay float32 when weights are
-    cast. kernels: the steps to take, PLAIN or FUSED of kernels/choice.py. Raises ModelError if
-    there is no such layer.
+    rows of that layer, (T, width) in the weights' dtype or float32. Buffers stay float32 when
+    weights are cast. kernels: the steps to take, PLAIN or FUSED of kernels/choice.py. Raises
+    ModelError if there is no such layer.
     """
 
     def __init__(self, architecture: Architecture, layer: int) -> None:
@@ -83,20 +83,23 @@ class Encoder(nn.Module):
 
 
 def in_chunks(part: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Return part(x); part: a feed-forward part, which takes some rows at a time."""
+    """Return part(x); part: a feed-forward part, which takes some rows at a time.
+
+    x: (T, width), of the model's width.
+    """
     if x.device.type != "cpu":
-        return in_blocks(part, x)
+        return in_blocks(part, x, x.shape[1])
     if len(x) < 2 * CPU_FFN_ROWS:
         return part(x)
     return torch.cat([part(rows) for rows in x.tensor_split(len(x) // CPU_FFN_ROWS)])
 
 
-def in_blocks(part: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def in_blocks(part: Callable[[Tensor], Tensor], x: Tensor, width: int) -> Tensor:
     """Return part(x); part: a matrix product, which on a GPU takes a block of rows at a time.
 
-    x: (T, width), where T is a multiple of block_rows() on a GPU.
+    x: (T, ...), where T is a multiple of block_rows() on a GPU. width: the model's.
     """
-    rows = block_rows(x.shape[1], x.dtype)
+    rows = block_rows(width, x.dtype)
     if x.device.type == "cpu" or len(x) == rows:
         return part(x)
     return torch.cat([part(block) for block in torch.split(x, rows)])

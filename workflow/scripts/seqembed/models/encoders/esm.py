@@ -10,9 +10,9 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional
 
+from seqembed.models.architectures import Esm1bArchitecture, Esm2Architecture
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.pre_norm import PreNormEncoder, PreNormLayer
-from seqembed.models.families import Esm1bArchitecture, Esm2Architecture
 from seqembed.models.vocabularies import ESM
 
 # fair-esm (esm/model/esm1.py and esm2.py) scales embeddings by (1 - the ratio of masked tokens in
@@ -25,9 +25,12 @@ class EsmLayer(PreNormLayer):
     """The layer of all three (esm/modules.py, TransformerLayer)."""
 
     def __init__(self, architecture: Esm1bArchitecture | Esm2Architecture) -> None:
-        super().__init__(architecture, architecture.layer_norm_eps)
-        self.fc1 = nn.Linear(architecture.width, architecture.ffn_width)
-        self.fc2 = nn.Linear(architecture.ffn_width, architecture.width)
+        width, ffn_width = architecture.width, architecture.ffn_width
+        super().__init__(
+            architecture, partial(nn.LayerNorm, width, eps=architecture.layer_norm_eps)
+        )
+        self.fc1 = nn.Linear(width, ffn_width)
+        self.fc2 = nn.Linear(ffn_width, width)
 
     def feed_forward(self, x: Tensor) -> Tensor:
         # functional.gelu computes the exact form, with erf.

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from seqembed.models.architectures import Esm1bArchitecture
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.esm import EsmEncoder
-from seqembed.models.families import Esm1bArchitecture
 
 # The rows of the table of positions; the first token takes row 2, as row 1 belongs to padding
 # (LearnedPositionalEmbedding in esm/modules.py of fair-esm).

@@ -13,8 +13,8 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional
 
+from seqembed.models.architectures import EsmcArchitecture
 from seqembed.models.encoders.pre_norm import PreNormEncoder, PreNormLayer
-from seqembed.models.families import EsmcArchitecture
 from seqembed.models.vocabularies import ESMC
 
 # What norms add to the variance: PyTorch's default, in the authors' code and in transformers.
@@ -26,7 +26,7 @@ class EsmcLayer(PreNormLayer):
 
     def __init__(self, architecture: EsmcArchitecture) -> None:
         width = architecture.width
-        super().__init__(architecture, EPS, bias=False)
+        super().__init__(architecture, partial(nn.LayerNorm, width, eps=EPS), bias=False)
         self.q_norm = nn.LayerNorm(width, eps=EPS, bias=False)
         self.k_norm = nn.LayerNorm(width, eps=EPS, bias=False)
         self.gated = nn.Linear(width, 2 * architecture.ffn_width, bias=False)

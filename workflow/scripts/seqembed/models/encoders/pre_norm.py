@@ -9,46 +9,50 @@ from typing import cast
 from torch import Tensor, nn
 
 from seqembed.kernels.choice import Steps
+from seqembed.models.architectures import Architecture
 from seqembed.models.encoders.attention import Attend, Packing
 from seqembed.models.encoders.encoder import Encoder, in_blocks, in_chunks
 from seqembed.models.encoders.rotary import default_inv_freq, rotate_before
-from seqembed.models.families import Architecture
 
 
 class PreNormLayer(nn.Module):
     """A transformer layer; a family's layer adds the feed-forward part.
 
-    eps: what norms add to the variance. bias: whether the products of attention add a bias.
+    make_norm: returns a new norm of rows. bias: whether the products of attention add a bias.
     """
 
-    def __init__(self, architecture: Architecture, eps: float, *, bias: bool = True) -> None:
+    def __init__(
+        self, architecture: Architecture, make_norm: Callable[[], nn.Module], *, bias: bool = True
+    ) -> None:
         super().__init__()
-        width = architecture.width
         self.heads, self.head_dim = architecture.heads, architecture.head_dim
-        self.attention_norm = nn.LayerNorm(width, eps=eps)
-        self.qkv = nn.Linear(width, 3 * width, bias=bias)
-        self.out = nn.Linear(width, width, bias=bias)
-        self.ffn_norm = nn.LayerNorm(width, eps=eps)
+        width, attended = architecture.width, self.heads * self.head_dim
+        self.attention_norm = make_norm()
+        self.qkv = nn.Linear(width, 3 * attended, bias=bias)
+        self.out = nn.Linear(attended, width, bias=bias)
+        self.ffn_norm = make_norm()
 
     @abstractmethod
     def feed_forward(self, x: Tensor) -> Tensor:
         """Return the feed-forward part's rows; x: some tokens' normed rows; both (n, width)."""
 
     def normed_qkv(self, qkv: Tensor) -> Tensor:
-        """Return q, k and v as attention takes them, (T, 3 width); the argument may change."""
+        """Return q, k and v as attention takes them, (T, 3 heads * head_dim), in place or not."""
         return qkv
 
     def forward(
         self, x: Tensor, normed: Tensor, norm: nn.Module, attend: Attend, steps: Steps
     ) -> tuple[Tensor, Tensor]:
-        """Return the rows after this layer, and norm(rows); all rows: (T, width) in one dtype.
+        """Return the rows after this layer, and norm(rows); all rows: (T, width).
 
-        x: the rows before this layer. normed: attention_norm(x). norm: what takes the rows next.
+        x: the rows before this layer, in float32 or the weights' dtype; the result may take their
+        memory. normed: attention_norm(x), in the weights' dtype. norm: what takes the rows next.
         attend: attention over the batch.
         """
-        qkv = self.normed_qkv(in_blocks(self.qkv, normed))
+        width = x.shape[1]
+        qkv = self.normed_qkv(in_blocks(self.qkv, normed, width))
         heads = qkv.view(x.shape[0], 3, self.heads, self.head_dim)
-        attended = in_blocks(self.out, attend(heads).reshape(x.shape))
+        attended = in_blocks(self.out, attend(heads).flatten(1), width)
         x, normed = steps.add_norm(x, attended, self.ffn_norm)
         return steps.add_norm(x, in_chunks(self.feed_forward, normed), norm)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import MutableMapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from seqembed.errors import ModelError
 from seqembed.models.vocabularies import Vocabulary
 
 OWN_FILE = "put the model's own tokenizer.json there"
+AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 
 
 def limit_tokenizer_threads(environ: MutableMapping[str, str], threads: int) -> None:
@@ -28,15 +31,13 @@ def limit_tokenizer_threads(environ: MutableMapping[str, str], threads: int) -> 
 class ResidueTokenizer:
     """A tokenizer that makes one token of each residue.
 
-    letters: the residues for which the model has a token, ASCII in upper case.
+    vocabulary: with at most 256 tokens. letters: the residues for which the model has a token,
+    ASCII in upper case.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.letters, ids = vocabulary.letters, vocabulary.tokens.index
-        unknown = ids(vocabulary.unknown)
-        self._ids = bytes(
-            ids(chr(letter)) if letter in self.letters else unknown for letter in range(256)
-        )
+        self._ids = bytes(ids(vocabulary.token(letter)) for letter in range(256))
         self._before, self._after = [*map(ids, vocabulary.before)], [*map(ids, vocabulary.after)]
 
     def encode(self, residues: bytes) -> NDArray[np.int64]:
@@ -120,6 +121,24 @@ class BpeTokenizer:
 
 
 Tokenizer = ResidueTokenizer | BpeTokenizer
+
+
+def complete_vocabulary(vocabulary: Vocabulary, path: Path) -> Vocabulary:
+    """Return a vocabulary with the tokens of a model's tokenizer.json, and the letters among them.
+
+    Raises ModelError if the file cannot be read, if its ids have gaps or are more than the
+    vocabulary's size, or if it lacks the special tokens or one of the 20 amino acids.
+    """
+    ids = read_tokenizer(path).get_vocab()
+    tokens = tuple(sorted(ids, key=ids.__getitem__))
+    if len(ids) > vocabulary.size or [*map(ids.get, tokens)] != [*range(len(ids))]:
+        message = f"has {len(ids)} tokens, ids up to {max(ids.values(), default=0)}"
+        raise ModelError(f"{path}: {message}, but the model has {vocabulary.size}; {OWN_FILE}")
+    needed = [vocabulary.unknown, *vocabulary.before, *vocabulary.after, *AMINO_ACIDS]
+    if lost := [token for token in needed if token not in ids]:
+        raise ModelError(f"{path}: lacks the tokens {', '.join(lost)}; {OWN_FILE}")
+    letters = "".join(letter for letter in string.ascii_uppercase if letter in ids)
+    return replace(vocabulary, tokens=tokens, letters=letters.encode())
 
 
 def read_tokenizer(path: Path) -> TokenizerFile:

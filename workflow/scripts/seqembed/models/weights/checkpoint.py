@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seqembed.errors import ModelError, named
-from seqembed.models.families import Architecture
+from seqembed.models.architectures import Architecture
 from seqembed.models.source import ADAPTERS, CONFIG, WEIGHTS, read_json_object
-from seqembed.models.weights import dnabert_s, esm1b, esm2, esmc
+from seqembed.models.weights import dnabert_s, esm1b, esm2, esmc, t5
 from seqembed.models.weights.formats import State, check_state, load_pickled, read_state
 from seqembed.models.weights.layout import (
     FOLDER,
@@ -22,7 +22,7 @@ from seqembed.models.weights.layout import (
 )
 
 # The layouts of all families.
-LAYOUTS = (esmc.LAYOUT, esm1b.LAYOUT, esm2.LAYOUT, dnabert_s.LAYOUT)
+LAYOUTS = (esmc.LAYOUT, esm1b.LAYOUT, esm2.LAYOUT, *t5.LAYOUTS, dnabert_s.LAYOUT)
 EXPECTED = (
     "a model is a Hugging Face folder (config.json with model.safetensors or pytorch_model.bin) "
     "or a file of its authors (fair-esm's .pt, ESM C's .pth)"

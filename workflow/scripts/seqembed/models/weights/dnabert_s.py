@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from seqembed.errors import ModelError, named
+from seqembed.models.architectures import DnabertArchitecture
 from seqembed.models.encoders.dnabert_s import DnabertS
 from seqembed.models.encoders.tokenization import BpeTokenizer
-from seqembed.models.families import FAMILIES, DnabertArchitecture
+from seqembed.models.families import FAMILIES
 from seqembed.models.source import TOKENIZER
 from seqembed.models.weights.formats import State
 from seqembed.models.weights.layout import DEFAULT_EPS, Layout, Weight, read_sizes, weight_and_bias

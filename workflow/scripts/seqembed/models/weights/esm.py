@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from seqembed.errors import ModelError, count_of
-from seqembed.models.families import Esm1bArchitecture, Esm2Architecture
+from seqembed.models.architectures import Esm1bArchitecture, Esm2Architecture
 from seqembed.models.vocabularies import ESM
 from seqembed.models.weights.formats import State
 from seqembed.models.weights.layout import (

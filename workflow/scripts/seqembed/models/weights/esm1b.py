@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from seqembed.errors import ModelError, named
+from seqembed.models.architectures import Esm1bArchitecture
 from seqembed.models.encoders.esm1b import FIRST_POSITION, POSITIONS, Esm1b
-from seqembed.models.families import FAMILIES, Esm1bArchitecture
+from seqembed.models.families import FAMILIES
 from seqembed.models.weights import esm
 from seqembed.models.weights.formats import State
 from seqembed.models.weights.layout import (

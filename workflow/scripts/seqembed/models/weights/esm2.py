@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from seqembed.errors import ModelError, named
+from seqembed.models.architectures import Esm2Architecture
 from seqembed.models.encoders.esm2 import Esm2
 from seqembed.models.encoders.rotary import ROTARY_BASE
-from seqembed.models.families import FAMILIES, Esm2Architecture
+from seqembed.models.families import FAMILIES
 from seqembed.models.weights import esm
 from seqembed.models.weights.formats import State
 from seqembed.models.weights.layout import Layout, OwnFiles, Weight

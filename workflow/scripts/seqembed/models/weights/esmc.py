@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 
 from seqembed.errors import ModelError, count_of, named
+from seqembed.models.architectures import EsmcArchitecture
 from seqembed.models.encoders.esmc import Esmc
 from seqembed.models.encoders.rotary import ROTARY_BASE
-from seqembed.models.families import FAMILIES, EsmcArchitecture
+from seqembed.models.families import FAMILIES
 from seqembed.models.vocabularies import ESMC
 from seqembed.models.weights.formats import State
 from seqembed.models.weights.layout import (

@@ -12,8 +12,9 @@ from typing import Any
 from torch import Tensor
 
 from seqembed.errors import ModelError, count_of, show
+from seqembed.models.architectures import Architecture
 from seqembed.models.encoders.encoder import Encoder
-from seqembed.models.families import Architecture, Family, list_models
+from seqembed.models.families import Family, list_models
 from seqembed.models.weights.formats import State
 
 SUPPORTED = f"only {list_models('and')} are supported"
@@ -24,7 +25,7 @@ MERGE = "merge it into its model (PEFT's `merge_and_unload()`), then save and gi
 UNQUANTISED = "save the model in fp32, fp16 or bf16"
 # Models that are not supported, and what only the names of their weights match, after esm/ of
 # fair-esm 2.0.0 (model/esm1.py, model/msa_transformer.py, esmfold/v1/esmfold.py, inverse_folding/),
-# transformers (modeling_esmfold.py, modeling_t5.py), the package of ESM3's authors
+# transformers (modeling_esmfold.py), the package of ESM3's authors
 # (esm/models/esm3.py) and NVIDIA's models, which have names and scales of their own.
 OTHER_MODELS = {
     "ESMFold": r"(^|\.)trunk\.blocks\.|(^|\.)esm_s_(mlp|combine)",
@@ -33,7 +34,6 @@ OTHER_MODELS = {
     "ESM3": r"\.geom_attn\.|(^|\.)encoder\.sequence_embed\.",
     "ESM-1": r"(^|\.)embed_out(_bias)?$|self_attn\.bias_[kv]$",
     "a model of TensorFlow or Flax": r"/",
-    "a T5 (ProtT5, ProstT5, Ankh)": r"\.SelfAttention\.[qkvo]\.",
     "a model of NVIDIA's Transformer Engine": r"layernorm_mlp|self_attention\.layernorm_qkv",
 }
 # Names that tools add to a model's weights: peft (src/peft/tuners), loralib, adapters
@@ -82,6 +82,7 @@ SIZES = {
 }
 # The layer_norm_eps of EsmConfig and BertConfig in transformers, if config.json has none.
 DEFAULT_EPS = 1e-12
+NOTHING = re.compile(r"(?!)")
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ class Layout:
     what the names of an encoder's tensors may begin with. embeddings: the names, after the prefix,
     that the word embedding may have. layers: what the names in a layer may begin with, before
     the number. unused: matches the whole name of a tensor that changes no row; nothing by default.
+    left_out: likewise, of one that is not written when weights are converted.
     weights: takes an architecture, a layer and the encoder's tensors, and returns, by name, a
     Weight for each weight up to that layer and for each buffer in the checkpoint.
 
@@ -131,9 +133,10 @@ class Layout:
     prefixes: tuple[str, ...]
     embeddings: tuple[str, ...]
     layers: tuple[str, ...]
-    unused: re.Pattern[str] = re.compile(r"(?!)")
+    unused: re.Pattern[str] = NOTHING
+    left_out: re.Pattern[str] = NOTHING
     weights: Callable[[Any, int, State], dict[str, Weight]]
-    config: Mapping[str, str]
+    config: Mapping[str, object]
     read_config: Callable[[Path, Mapping[str, Any]], Architecture]
     own_files: OwnFiles | None = None
 
@@ -250,11 +253,12 @@ def _find_prefix(state: State, layout: Layout) -> str:
             f"{count_of(len(state), 'weight')}: {show(list(state))}; save the whole model again "
             "with its save_pretrained()"
         )
-    if len(found) > 1:
-        both = show([name for name, _ in found])
-        raise ModelError(f"holds {len(found)} encoders ({both}); save only the one you mean")
-    name, own = found[0]
-    prefix = name.removesuffix(own)
+    # A T5 may hold its words by two names.
+    encoders = {name.removesuffix(own): (name, own) for name, own in found}
+    if len(encoders) > 1:
+        both = show([name for name, _ in encoders.values()])
+        raise ModelError(f"holds {len(encoders)} encoders ({both}); save only the one you mean")
+    prefix, (name, own) = encoders.popitem()
     if prefix not in layout.prefixes:
         raise ModelError(
             f"lacks the weight {own!r}, but has {name!r}; save the encoder alone with its "

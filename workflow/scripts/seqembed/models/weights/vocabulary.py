@@ -2,25 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from seqembed.errors import ModelError, show
 from seqembed.models.encoders.tokenization import read_tokenizer
-from seqembed.models.source import TOKENIZER, VOCABULARY
+from seqembed.models.source import (
+    ADDED_TOKENS,
+    SENTENCEPIECE,
+    TOKENIZER,
+    VOCABULARY,
+    read_json_object,
+)
 from seqembed.models.vocabularies import Vocabulary
 
 # Settings of config.json that hold a token's id. Another id means another vocabulary in training.
-NAMED_TOKENS = {"pad_token_id": "<pad>", "mask_token_id": "<mask>"}
+NAMED_TOKENS = {"pad_token_id": "<pad>", "mask_token_id": "<mask>", "eos_token_id": "</s>"}
+
+
+def read_pieces(path: Path) -> dict[str, int]:
+    """Return the tokens of a sentencepiece model (spiece.model), and their ids.
+
+    The file is a Protocol Buffers message: field 1 is a piece, again and again, and the piece's own
+    field 1 its text (src/sentencepiece_model.proto of https://github.com/google/sentencepiece).
+    Raises ModelError if the file is not such a message.
+    """
+    try:
+        content = path.read_bytes()
+        pieces = (piece for number, piece in _fields(content) if number == 1)
+        texts = [dict(_fields(piece))[1].decode() for piece in pieces]
+    except (OSError, ValueError, IndexError, KeyError, AttributeError) as error:
+        message = f"is not a sentencepiece model that can be read ({error!r})"
+        raise ModelError(f"{path}: {message}; copy it again") from error
+    return {text: number for number, text in enumerate(texts)}
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the numbers of a Protocol Buffers message's fields and, where it has one, their bytes.
+
+    Raises IndexError or ValueError if the bytes are not a message.
+    """
+    place = 0
+    while place < len(message):
+        key, place = _varint(message, place)
+        size = {1: 8, 5: 4}.get(key & 7, 0)
+        if key & 7 == 2:
+            size, place = _varint(message, place)
+        elif key & 7 == 0:
+            _, place = _varint(message, place)
+        elif not size:
+            raise ValueError(f"there is no wire type {key & 7}")
+        if place + size > len(message):
+            raise ValueError("it is cut short")
+        yield key >> 3, message[place : place + size]
+        place += size
+
+
+def _varint(message: bytes, place: int) -> tuple[int, int]:
+    """Return the number at a place, of which each byte holds 7 bits, and the place after it."""
+    number = shift = 0
+    while True:
+        byte = message[place]
+        number, shift, place = number | (byte & 127) << shift, shift + 7, place + 1
+        if byte < 128:
+            return number, place
+
+
+# The files that give tokens their ids, and what reads them.
+ID_READERS: dict[str, Callable[[Path], Mapping[str, int]]] = {
+    TOKENIZER: lambda path: read_tokenizer(path).get_vocab(),
+    SENTENCEPIECE: read_pieces,
+    ADDED_TOKENS: read_json_object,
+}
 
 
 def check_vocabulary(
     path: Path, config: Mapping[str, Any], vocabulary: Vocabulary, model: str
 ) -> None:
-    """Raise ModelError if config.json, tokenizer.json or vocab.txt is of another vocabulary.
+    """Raise ModelError if config.json or one of TOKEN_FILES is of another vocabulary.
 
-    path: config.json, beside which the other files may be. config: its content. model: the family's
+    path: config.json, beside which these files may be. config: its content. model: the family's
     name for messages. A vocab_size larger than the authors' (a padded embedding) is accepted if
     vocab.txt begins with the vocabulary's tokens.
     """
@@ -32,11 +94,13 @@ def check_vocabulary(
             raise ModelError(f"{path}: {message}; {advice}")
     if config.get("vocab_list") and tuple(config["vocab_list"]) != known:
         raise ModelError(f"{path}: vocab_list is not the {model} alphabet; {advice}")
-    tokenizer, listed = path.parent / TOKENIZER, path.parent / VOCABULARY
-    ids = read_tokenizer(tokenizer).get_vocab() if tokenizer.exists() else {}
-    if wrong := [f"{t} {ids[t]}, not {n}" for n, t in enumerate(known) if ids.get(t, n) != n]:
-        message = f"gives other ids than the {model} alphabet ({show(wrong)})"
-        raise ModelError(f"{tokenizer}: {message}; {advice}")
+    listed = path.parent / VOCABULARY
+    for name, read_ids in ID_READERS.items():
+        file = path.parent / name
+        ids = read_ids(file) if file.exists() else {}
+        if wrong := [f"{t} {ids[t]}, not {n}" for n, t in enumerate(known) if ids.get(t, n) != n]:
+            message = f"gives other ids than the {model} alphabet ({show(wrong)})"
+            raise ModelError(f"{file}: {message}; {advice}")
     tokens = listed.read_text("utf-8", errors="replace").split() if listed.exists() else []
     if listed.exists() and tuple(tokens[: len(known)]) != known:
         place = next(n for n, t in enumerate(known) if tokens[n : n + 1] != [t])

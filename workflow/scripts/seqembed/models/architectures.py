@@ -1,0 +1,158 @@
+"""The sizes of a model, by family. Needs no PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+from seqembed.errors import ModelError
+
+# What a field's value must be, by the field's type, in the words of messages.
+_FIELDS = {
+    "int": "a whole number above 0",
+    "float": "a number above 0",
+    "bool": "true or false",
+    "str": "a word",
+}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The sizes that models of every family have; raises ModelError if they do not fit together.
+
+    width: the length of a token's row. ffn_width: the width of the feed-forward part of a layer.
+    rotary: whether positions are rotary, which turn values in pairs: head_dim must then be even.
+    """
+
+    layers: int
+    width: int
+    heads: int
+    ffn_width: int
+    rotary: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value, kind = getattr(self, field.name), str(field.type)
+            if type(value).__name__ != kind or not (kind in ("bool", "str") or value > 0):
+                raise ModelError(f"{field.name} must be {_FIELDS[kind]}, not {value!r}")
+        self._check_heads()
+
+    def _check_heads(self) -> None:
+        if self.width % (2 * self.heads if self.rotary else self.heads):
+            multiple = "an even multiple" if self.rotary else "a multiple"
+            message = f"width is {self.width}, which is not {multiple} of the"
+            raise ModelError(f"{message} {self.heads} attention heads; take the authors' settings")
+
+    @property
+    def head_dim(self) -> int:
+        """The number of a row's values that one attention head reads."""
+        return self.width // self.heads
+
+    @property
+    def gated(self) -> bool:
+        """Whether the feed-forward part multiplies two vectors of ffn_width."""
+        return False
+
+
+@dataclass(frozen=True)
+class Esm2Architecture(Architecture):
+    """The sizes of an ESM-2; token_dropout: whether TOKEN_DROPOUT_SCALE scales embeddings."""
+
+    token_dropout: bool = True
+    layer_norm_eps: float = 1e-5
+    rotary: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class Esm1bArchitecture(Architecture):
+    """The sizes of an ESM-1b or ESM-1v.
+
+    embedding_norm: whether a LayerNorm follows the embedding, as in ESM-1b. token_dropout: as in
+    Esm2Architecture.
+    """
+
+    embedding_norm: bool
+    token_dropout: bool = True
+    layer_norm_eps: float = 1e-5
+
+
+@dataclass(frozen=True)
+class EsmcArchitecture(Architecture):
+    """The sizes of an ESM C."""
+
+    rotary: ClassVar[bool] = True
+
+    @property
+    def gated(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class DnabertArchitecture(Architecture):
+    """The sizes of a DNABERT-S or DNABERT-2; vocabulary: the number of tokens."""
+
+    vocabulary: int
+    layer_norm_eps: float = 1e-12
+
+    @property
+    def gated(self) -> bool:
+        return True
+
+
+# Of a T5's feed-forward part, by what its config.json calls it: whether it is gated.
+T5_ACTIVATIONS = {"relu": False, "gated-gelu": True, "gated-silu": True}
+
+
+@dataclass(frozen=True)
+class T5Architecture(Architecture):
+    """The sizes of the encoder of a T5.
+
+    head_width: head_dim, which does not follow from the width. activation: a key of T5_ACTIVATIONS.
+    buckets, max_distance: attention adds a bias by the bucket of the distance of query and key, of
+    which there are so many; distances from max_distance on share one. vocabulary: the number of
+    tokens.
+    """
+
+    head_width: int
+    activation: str
+    buckets: int
+    max_distance: int
+    vocabulary: int
+    layer_norm_eps: float = 1e-6
+
+    def _check_heads(self) -> None:
+        if self.activation not in T5_ACTIVATIONS:
+            known = ", ".join(T5_ACTIVATIONS)
+            raise ModelError(f"activation must be one of {known}, not {self.activation!r}")
+        # A quarter of them is of single distances, the rest up to max_distance, before and after.
+        if self.buckets % 4 or self.max_distance <= self.buckets // 4:
+            found = f"{self.buckets} buckets of distances up to {self.max_distance}"
+            raise ModelError(f"{found} cannot be computed; take the authors' settings")
+
+    @property
+    def head_dim(self) -> int:
+        return self.head_width
+
+    @property
+    def gated(self) -> bool:
+        return T5_ACTIVATIONS[self.activation]
+
+
+@dataclass(frozen=True)
+class ProtT5Architecture(T5Architecture):
+    """The sizes of a ProtT5."""
+
+
+@dataclass(frozen=True)
+class ProstT5Architecture(T5Architecture):
+    """The sizes of a ProstT5."""
+
+
+@dataclass(frozen=True)
+class AnkhArchitecture(T5Architecture):
+    """The sizes of an Ankh or Ankh 2."""
+
+
+@dataclass(frozen=True)
+class Ankh3Architecture(T5Architecture):
+    """The sizes of an Ankh 3."""
