@@ -28,12 +28,13 @@ from seqembed.inference.failure_tracker import FailureTracker
 from seqembed.inference.rows import BatchRows, Outputs
 from seqembed.inference.runner import AsyncInferenceRunner
 from seqembed.models.architectures import Architecture, Esm2Architecture
-from seqembed.models.encoders.tokenization import ResidueTokenizer
+from seqembed.models.encoders.tokenization import ResidueTokenizer, Tokenizer
 from seqembed.models.vocabularies import ESM, Specials
 from seqembed.models.weights.checkpoint import LAYOUTS
 from seqembed.settings.lengths import LengthPolicy
 
 CPU = torch.device("cpu")
+ONE_EACH = Specials()
 LOGGER = logging.getLogger("seqembed.tests")
 # 36 and 52 values do not fill whole vectors of a CPU.
 SMALL = [Esm2Architecture(3, 64, 4, 256), Esm2Architecture(2, 36, 3, 52)]
@@ -42,6 +43,7 @@ SMALL += {member.family: member.small[1] for member in TABLE[1:]}.values()
 TRUE_WIDTHS = {
     (member.family, a.width): replace(a, layers=1) for member in TABLE for a in member.true
 }.values()
+TOKENIZER_OF = {member.family: member.tokenizer for member in TABLE}
 TOKENIZER = ResidueTokenizer(ESM)
 LAYOUT_OF = {layout.family.architecture: layout for layout in LAYOUTS}
 TRUNCATE = LengthPolicy(long_sequences="truncate", max_length=1022)
@@ -54,10 +56,15 @@ def name_of(architecture: Architecture) -> str:
     return f"{type(architecture).__name__.removesuffix('Architecture')} {architecture.width} wide"
 
 
-def outputs(pooling: str = "mean", per_residue: bool = False, storage: str = "float32") -> Outputs:
+def outputs(
+    pooling: str = "mean",
+    per_residue: bool = False,
+    storage: str = "float32",
+    specials: Specials = ONE_EACH,
+) -> Outputs:
     return Outputs(
         pooling=pooling,
-        specials=Specials(),
+        specials=specials,
         pools_specials=False,
         per_residue=per_residue,
         storage=storage,
@@ -122,7 +129,7 @@ def pack(
     sequences: Sequence[str],
     budget: int,
     policy: LengthPolicy = TRUNCATE,
-    tokenizer: ResidueTokenizer = TOKENIZER,
+    tokenizer: Tokenizer = TOKENIZER,
 ) -> Iterable[PackedBatch]:
     """The sequences, in their order, in batches."""
     collate = VarlenCollator(tokenizer.encode_all, policy)
@@ -148,7 +155,8 @@ def pack_for(
     family = LAYOUT_OF[type(architecture)].family
     most = min(policy.max_length, family.max_length)
     policy = replace(policy, max_length=most, specials=family.specials)
-    return pack(sequences, budget, policy, ResidueTokenizer(family.vocabulary or ESM))
+    tokenizer = TOKENIZER_OF[family.name] if family.vocabulary else TOKENIZER
+    return pack(sequences, budget, policy, tokenizer)
 
 
 def embed(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,19 +41,41 @@ from models_in_plain import (
     rename,
 )
 from safetensors.torch import save_file
+from t5_in_plain import (
+    ANKH3_TOKENS,
+    LETTERS,
+    SPECIALS,
+    ankh_tokenizer,
+    by_ankh,
+    by_prot_t5,
+    save_encoder,
+    save_half,
+    save_whole,
+    save_whole_pickled,
+    t5_model,
+)
 from torch import Tensor
 from transformers import EsmcTokenizer, PreTrainedTokenizerFast
 
 from seqembed.models.architectures import (
+    Ankh3Architecture,
+    AnkhArchitecture,
     Architecture,
     DnabertArchitecture,
     Esm1bArchitecture,
     Esm2Architecture,
     EsmcArchitecture,
+    ProstT5Architecture,
+    ProtT5Architecture,
+    T5Architecture,
 )
-from seqembed.models.encoders.tokenization import ResidueTokenizer, Tokenizer
+from seqembed.models.encoders.tokenization import (
+    ResidueTokenizer,
+    Tokenizer,
+    complete_vocabulary,
+)
 from seqembed.models.families import FAMILIES
-from seqembed.models.vocabularies import ESM, ESMC
+from seqembed.models.vocabularies import ANKH, ANKH3, ESM, ESMC, PROST_T5, PROT_T5
 from seqembed.models.weights import esm1b, esm2, esmc
 
 # The arguments are what `make` returned, the architecture, and a folder to write to, or tokens.
@@ -68,7 +91,8 @@ class Member:
     make: returns random weights. layouts: how these are published or saved, and how to write them.
     references: other people's code, by name. sequences: returns random ones of these lengths, in
     letters, such as random_dna. odd: letters of all kinds. encode: the tokens by the authors'
-    tokenizer. golden: the official tokenizers in golden_tokens.json.
+    tokenizer. golden: the official tokenizers in golden_tokens.json, where none puts `[NLU]` before
+    a sequence.
 
     small: two sizes, of which the first can be written in each layout, and the second has widths
     that are no powers of two. true: the authors' widths with fewer layers. whole: the authors'
@@ -97,6 +121,7 @@ class Member:
     reads_whole: bool = False
     positions_end: bool = False
     pools_specials: bool = False
+    has_cls: bool = True
     half: str = "fp16"
     eps: float = 1e-5
 
@@ -261,6 +286,41 @@ def sizes_of_esm2(*sizes: tuple[int, int]) -> tuple[Architecture, ...]:
     return tuple(Esm2Architecture(layers, width, 20, 4 * width) for layers, width in sizes)
 
 
+def t5(
+    name: str,
+    architecture: Callable[..., T5Architecture],
+    sizes: tuple[Any, ...],
+    before: int,
+    encode: Callable[[bytes], list[int]],
+    **facts: Any,
+) -> Member:
+    """A family of T5s; sizes: T5Architecture's from `activation` on. before: special tokens."""
+    return Member(
+        name=name,
+        small=(architecture(3, 48, 4, 128, 16, *sizes), architecture(2, 36, 3, 52, 20, *sizes)),
+        lengths=(1, 2, 300, 2000),
+        make=t5_model,
+        layouts={
+            "T5EncoderModel": save_encoder,
+            "a whole T5": save_whole,
+            "a whole T5 as a pickle": save_whole_pickled,
+            "T5EncoderModel in fp16 as a pickle": save_half,
+        },
+        references={"transformers": lambda m, _, tokens: transformers_layers(m, tokens)},
+        encode=encode,
+        max_length=511 - before,
+        reads_whole=True,
+        has_cls=False,
+        eps=1e-6,
+        **facts,
+    )
+
+
+ANKH3_FOLDER = tempfile.TemporaryDirectory()
+ankh_tokenizer(ANKH3_TOKENS, "[NLU]").save(f"{ANKH3_FOLDER.name}/tokenizer.json")
+ANKH3_VOCABULARY = complete_vocabulary(ANKH3, Path(ANKH3_FOLDER.name) / "tokenizer.json")
+PROT_T5_SIZES, ANKH_SIZES = ("relu", 32, 128, 128), ("gated-gelu", 64, 128, 144)
+ANKH3_SIZES = ("gated-silu", 64, 128, 256)
 TABLE = (
     Member(
         name="ESM-2",
@@ -303,6 +363,55 @@ TABLE = (
         tokenizer=ResidueTokenizer(ESMC),
         golden=("esmc_small", "esmc_large", "esmc_6b"),
         max_length=2046,
+        half="bf16",
+    ),
+    t5(
+        "ProtT5",
+        ProtT5Architecture,
+        PROT_T5_SIZES,
+        0,
+        by_prot_t5(),
+        family="prot_t5",
+        true=(ProtT5Architecture(2, 1024, 32, 16384, 128, *PROT_T5_SIZES),),
+        tokenizer=ResidueTokenizer(PROT_T5),
+    ),
+    t5(
+        "ProstT5",
+        ProstT5Architecture,
+        (*PROT_T5_SIZES[:3], 150),
+        1,
+        by_prot_t5("<AA2fold>", *"algvsredtipkfqnymhwc", "<fold2AA>", "<AA2fold>"),
+        family="prost_t5",
+        # It has the widths of ProtT5.
+        true=(),
+        tokenizer=ResidueTokenizer(PROST_T5),
+    ),
+    t5(
+        "Ankh",
+        AnkhArchitecture,
+        ANKH_SIZES,
+        0,
+        by_ankh((*SPECIALS, *LETTERS)),
+        family="ankh",
+        true=(
+            AnkhArchitecture(2, 768, 12, 3072, 64, *ANKH_SIZES),
+            AnkhArchitecture(2, 1536, 16, 3840, 64, *ANKH_SIZES),
+        ),
+        whole=(AnkhArchitecture(48, 768, 12, 3072, 64, *ANKH_SIZES),),
+        tokenizer=ResidueTokenizer(ANKH),
+        golden=("ankh_base", "ankh_large"),
+        half="bf16",
+    ),
+    t5(
+        "Ankh 3",
+        Ankh3Architecture,
+        ANKH3_SIZES,
+        1,
+        by_ankh(ANKH3_TOKENS, "[NLU]"),
+        family="ankh3",
+        true=(Ankh3Architecture(2, 1536, 16, 3840, 64, *ANKH3_SIZES),),
+        tokenizer=ResidueTokenizer(ANKH3_VOCABULARY),
+        golden=("ankh3_large", "ankh3_xl"),
         half="bf16",
     ),
     Member(

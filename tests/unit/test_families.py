@@ -20,6 +20,7 @@ import worker_runs
 from families_table import EACH, SIZES, TABLE, Member
 from indexing import make_check
 from models_in_plain import assert_close, assert_same, embed, encode, every_layer, load
+from t5_in_plain import ANKH3_TOKENS
 from torch import Tensor, nn
 from worker_runs import WorkerProcess, make_project
 
@@ -128,7 +129,7 @@ def test_weights_are_cast_as_a_whole_model_would_be(dtype, member, tmp_path):
     source = member.write(member.make(member.small[1]), member.small[1], tmp_path / "model")
     checkpoint, layers = read_checkpoint(source), member.small[1].layers
     model, exact = build_model(checkpoint, layers, dtype), build_model(checkpoint, layers).to(dtype)
-    assert {buffer.dtype for buffer in exact.buffers()} <= {torch.float32}
+    assert {buffer.dtype for buffer in exact.buffers()} <= {torch.float32, torch.int64}
     for name, tensor in exact.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor), name
 
@@ -137,8 +138,9 @@ def test_weights_are_cast_as_a_whole_model_would_be(dtype, member, tmp_path):
 def test_every_norm_has_the_authors_eps(member, tmp_path):
     """Random rows are too far from zero to show it."""
     source = member.write(member.make(member.small[1]), member.small[1], tmp_path / "model")
-    norms = [part for part in load(source).modules() if isinstance(part, nn.LayerNorm)]
-    assert {norm.eps for norm in norms} == {member.eps}
+    kinds = (nn.LayerNorm, nn.RMSNorm)
+    norms = [part for part in load(source).modules() if isinstance(part, kinds)]
+    assert len(norms) > 2 and {norm.eps for norm in norms} == {member.eps}
 
 
 # Tokens.
@@ -151,13 +153,14 @@ def test_tokens_are_the_authors(member):
     for name in member.golden:
         sequences = [sequence.encode() for sequence in GOLDEN["sequences"]]
         found = [tokens.tolist() for tokens in member.tokenizer.encode_all(sequences)]
-        assert found == GOLDEN["input_ids"][name]
+        before = FAMILIES[member.family].specials.before if member.family == "ankh3" else 0
+        assert [tokens[before:] for tokens in found] == GOLDEN["input_ids"][name]
 
 
 @pytest.mark.parametrize("member", [m for m in TABLE if FAMILIES[m.family].vocabulary])
 def test_unknown_residues_are_unknown_tokens_one_by_one(member):
     vocabulary = FAMILIES[member.family].vocabulary
-    unknown = vocabulary.tokens.index(vocabulary.unknown)
+    unknown = (vocabulary.tokens or ANKH3_TOKENS).index(vocabulary.unknown)
     assert member.inner(member.tokenizer.encode(b"J*|\xff")).tolist() == [unknown] * 4
     assert member.tokenizer.count(b"J*|\xff") == 4
 
@@ -168,7 +171,8 @@ def test_unknown_residues_are_unknown_tokens_one_by_one(member):
 @EACH
 def test_the_facts_are_the_authors(member):
     family = FAMILIES[member.family]
-    for fact in ("max_length", "reads_whole", "positions_end", "pools_specials", "half"):
+    facts = ("max_length", "reads_whole", "positions_end", "pools_specials", "has_cls", "half")
+    for fact in facts:
         assert getattr(family, fact) == getattr(member, fact), fact
 
 

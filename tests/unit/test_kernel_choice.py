@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -169,7 +170,7 @@ def test_an_unknown_operator_gives_way_to_the_public_function(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("apply", [in_blocks, in_chunks])
+@pytest.mark.parametrize("apply", [partial(in_blocks, width=640), in_chunks])
 def test_products_on_a_device_have_blocks_of_one_size(apply, dtype):
     sizes: list[int] = []
     rows = block_rows(640, dtype)
@@ -181,7 +182,7 @@ def test_products_on_a_device_have_blocks_of_one_size(apply, dtype):
 
 def test_a_cpu_computes_a_product_at_once():
     sizes: list[int] = []
-    in_blocks(lambda part: sizes.append(len(part)) or part, torch.empty(9000, 4))
+    in_blocks(lambda part: sizes.append(len(part)) or part, torch.empty(9000, 4), 4)
     assert sizes == [9000]
 
 

@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from batch_runs import LAYOUT_OF
 from families_table import EACH, TABLE, WHOLE_LENGTHS, Member
 from indexing import read_records
 from models_in_plain import WHOLE, assert_close, encode
@@ -69,7 +70,7 @@ def index(
 ) -> None:
     """Prepare the model, and write the shards' indices of in.fasta."""
     what = DEFAULTS | changes
-    length = {name: what[name] for name in ("layer", "long_sequences", "max_length")}
+    rows = {name: what[name] for name in ("pooling", "layer", "long_sequences", "max_length")}
     call(folder, "prepare_model", name="toy", source=source, output="toy.json")
     call(
         folder, "index", fasta="in.fasta", ids="header", model="toy.json",
@@ -78,7 +79,7 @@ def index(
     )  # fmt: skip
     call(
         folder, "split", index="r/index.parquet", residues="r/residues.bin", model="toy.json",
-        world_size=world_size, output_dir="r/index", **length,
+        world_size=world_size, output_dir="r/index", **rows,
     )  # fmt: skip
 
 
@@ -164,13 +165,14 @@ def policy_of(member: Member, long_sequences: str = "auto", most: int = 0) -> Le
 
 
 def poolings(member: Member) -> list[str]:
-    return ["mean", "max", "cls"][: 2 + bool(FAMILIES[member.family].specials.before)]
+    return ["mean", "max", "cls"][: 2 + member.has_cls]
 
 
 WHOLE_OR_CUT = {True: "truncate", False: "full"}
-# Each family with what is set by default, and with one more choice.
+# Each family with what is set by default, and each encoder with one more choice.
 CASES = [(member, {}) for member in TABLE]
-for number, member in enumerate(TABLE):
+ENCODERS = {LAYOUT_OF[type(member.small[0])].encoder: member for member in reversed(TABLE)}
+for number, member in enumerate(ENCODERS.values()):
     if number % 2:
         read = WHOLE_OR_CUT[member.positions_end]
         CASES.append(

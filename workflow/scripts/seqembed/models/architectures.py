@@ -49,9 +49,9 @@ class Architecture:
         return self.width // self.heads
 
     @property
-    def gated(self) -> bool:
-        """Whether the feed-forward part multiplies two vectors of ffn_width."""
-        return False
+    def ffn_vectors(self) -> int:
+        """How many vectors of ffn_width a token has at once while its feed-forward part runs."""
+        return 2
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ class EsmcArchitecture(Architecture):
     rotary: ClassVar[bool] = True
 
     @property
-    def gated(self) -> bool:
-        return True
+    def ffn_vectors(self) -> int:
+        return 3
 
 
 @dataclass(frozen=True)
@@ -95,19 +95,19 @@ class DnabertArchitecture(Architecture):
     layer_norm_eps: float = 1e-12
 
     @property
-    def gated(self) -> bool:
-        return True
+    def ffn_vectors(self) -> int:
+        return 3
 
 
-# Of a T5's feed-forward part, by what its config.json calls it: whether it is gated.
-T5_ACTIVATIONS = {"relu": False, "gated-gelu": True, "gated-silu": True}
+# What a T5's config.json calls the activation. The gated ones multiply it by a second vector.
+T5_ACTIVATIONS = ("relu", "gated-gelu", "gated-silu")
 
 
 @dataclass(frozen=True)
 class T5Architecture(Architecture):
     """The sizes of the encoder of a T5.
 
-    head_width: head_dim, which does not follow from the width. activation: a key of T5_ACTIVATIONS.
+    head_width: head_dim, which does not follow from the width. activation: one of T5_ACTIVATIONS.
     buckets, max_distance: attention adds a bias by the bucket of the distance of query and key, of
     which there are so many; distances from max_distance on share one. vocabulary: the number of
     tokens.
@@ -135,7 +135,13 @@ class T5Architecture(Architecture):
 
     @property
     def gated(self) -> bool:
-        return T5_ACTIVATIONS[self.activation]
+        """Whether the feed-forward part multiplies two vectors of ffn_width."""
+        return self.activation != "relu"
+
+    @property
+    def ffn_vectors(self) -> int:
+        # relu is computed in place.
+        return 3 if self.gated else 1
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ def bytes_a_token(architecture: Architecture, itemsize: int) -> int:
 
     Counted are what memory holds in the feed-forward part, where it is most: four vectors of the
     model's width (rows before the layer and after attention, each with its normed rows), query, key
-    and value of all heads, and the vectors of ffn_width before and after the activation. itemsize:
-    the bytes of one value.
+    and value of all heads, and those of ffn_width before and after the activation. itemsize: the
+    bytes of one value.
     """
-    parts = 3 if architecture.gated else 2
     attended = architecture.heads * architecture.head_dim
-    return itemsize * (4 * architecture.width + 3 * attended + parts * architecture.ffn_width)
+    activated = architecture.ffn_vectors * architecture.ffn_width
+    return itemsize * (4 * architecture.width + 3 * attended + activated)
 
 
 def cpu_streams(token_bytes: int, token_budget: int, threads: int, free: int) -> int:
