@@ -30,12 +30,14 @@ from seqembed.models.architectures import (
     Esm1bArchitecture,
     Esm2Architecture,
     EsmcArchitecture,
+    ProtT5Architecture,
 )
 from seqembed.models.encoders.dnabert_s import DnabertS
 from seqembed.models.encoders.encoder import block_rows
 from seqembed.models.encoders.esm1b import Esm1b
 from seqembed.models.encoders.esm2 import Esm2
 from seqembed.models.encoders.esmc import Esmc
+from seqembed.models.encoders.t5 import T5
 from seqembed.models.encoders.tokenization import ResidueTokenizer
 from seqembed.models.vocabularies import ESM, Specials
 from seqembed.settings.lengths import LengthPolicy
@@ -50,6 +52,8 @@ SHAPES = {
     Esm1b: Esm1bArchitecture(2, 640, 10, 2560, embedding_norm=True),
     Esmc: EsmcArchitecture(2, 960, 15, 2560),
     DnabertS: DnabertArchitecture(2, 768, 12, 3072, 30),
+    # Attention is wider than a row, and a product of it is not of the row's width.
+    T5: ProtT5Architecture(2, 512, 16, 2048, 128, "relu", 32, 128, 128),
 }
 
 
@@ -62,7 +66,10 @@ def device(card):
 def model(request):
     torch.manual_seed(5)
     shape = SHAPES[request.param]
-    return request.param(shape, shape.layers).eval().requires_grad_(False)
+    model = request.param(shape, shape.layers).eval().requires_grad_(False)
+    if isinstance(model, T5):
+        model.bias_table.normal_()
+    return model
 
 
 @pytest.fixture(params=["fp32", "fp16", "bf16"])

@@ -18,9 +18,10 @@ from seqembed.models.architectures import (
     Esm1bArchitecture,
     Esm2Architecture,
     EsmcArchitecture,
+    ProtT5Architecture,
 )
 from seqembed.models.source import SAFETENSORS
-from seqembed.models.weights import dnabert_s, esm1b, esm2, esmc
+from seqembed.models.weights import dnabert_s, esm1b, esm2, esmc, t5
 from seqembed.models.weights.build import build_model
 from seqembed.models.weights.checkpoint import Checkpoint
 from seqembed.models.weights.formats import MAPPED_BYTES, read_state
@@ -30,6 +31,7 @@ SMALL = {
     esm2.LAYOUT: Esm2Architecture(3, 320, 20, 1280),
     esm1b.LAYOUT: Esm1bArchitecture(2, 320, 20, 1280, embedding_norm=True),
     esmc.LAYOUT: EsmcArchitecture(2, 192, 3, 512),
+    t5.LAYOUTS[0]: ProtT5Architecture(2, 96, 4, 384, 32, "relu", 32, 128, 128),
     dnabert_s.LAYOUT: DnabertArchitecture(2, 96, 4, 384, 30),
 }
 # 630 MB in fp32, 26 MB of which are the largest weight.
@@ -79,7 +81,7 @@ LOAD = """
 import sys
 from pathlib import Path
 import torch
-from seqembed.models.families import Esm2Architecture
+from seqembed.models.architectures import Esm2Architecture
 from seqembed.models.weights.build import build_model
 from seqembed.models.weights.checkpoint import Checkpoint
 from seqembed.models.weights.formats import read_state

@@ -23,15 +23,21 @@ from seqembed.inference.batches import pack as pack_windows
 from seqembed.inference.graphs import CudaCapture, EncoderGraphs, choose_bucket, open_graphs
 from seqembed.inference.runner import AsyncInferenceRunner
 from seqembed.kernels.choice import FUSED, PLAIN
-from seqembed.models.architectures import Architecture, DnabertArchitecture, Esm2Architecture
+from seqembed.models.architectures import (
+    Architecture,
+    DnabertArchitecture,
+    Esm2Architecture,
+    T5Architecture,
+)
 from seqembed.models.encoders.attention import Packing, alibi_biases, attend_fused
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.encoders.esm2 import Esm2
 
 ROWS = 256
 BLOCK = Filling(block=ROWS)
-# DNABERT's models are too wide for graphs.
-ARCHITECTURES = [shape for shape in SMALL if not isinstance(shape, DnabertArchitecture)]
+# DNABERT's models and T5s are too wide for graphs.
+WIDE = (DnabertArchitecture, T5Architecture)
+ARCHITECTURES = [shape for shape in SMALL if not isinstance(shape, WIDE)]
 # Residues of the sequences of batches; the first two are of one bucket, and the last two.
 BATCHES = [[100, 50, 45, 25], [80, 70, 60, 7], [128], [125, 1, 1], [20] * 9, [15] * 12]
 

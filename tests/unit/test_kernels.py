@@ -16,6 +16,7 @@ import seqembed
 from seqembed.kernels import fused, plain
 from seqembed.kernels.choice import FUSED
 from seqembed.models.architectures import (
+    AnkhArchitecture,
     DnabertArchitecture,
     Esm1bArchitecture,
     Esm2Architecture,
@@ -27,6 +28,7 @@ from seqembed.models.encoders.esm1b import Esm1b
 from seqembed.models.encoders.esm2 import Esm2
 from seqembed.models.encoders.esmc import Esmc
 from seqembed.models.encoders.rotary import rotary_tables
+from seqembed.models.encoders.t5 import T5
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 STEPS = [plain, fused]
@@ -48,14 +50,14 @@ from seqembed.kernels import fused
 from seqembed.kernels.biased_attention import TILES, _attend
 
 SIZES = {"PAIRS": 1280, "HALF": 32, "BLOCK": 2048, "WIDTH": 1280, "EPS": 1e-5}
-SIZES |= {"ROWS": 32, "COLUMNS": 64}
+SIZES |= {"ROWS": 32, "COLUMNS": 64, "CENTRED": True}
 TYPES = dict.fromkeys(["cos", "sin", "pooled", "biases"], "*fp32") | {"bounds": "*i32"}
 TYPES |= dict.fromkeys(["stride", "out_stride", "longest"], "i32")
 
-def compile(kernel, dtype, constants, **options):
-    names = kernel.arg_names
+def compile(kernel, dtype, constants, wide=(), **options):
+    names, kinds = kernel.arg_names, TYPES | dict.fromkeys(wide, "*fp32")
     sizes = {n: v for n, v in (SIZES | constants).items() if n in names}
-    types = {n: "constexpr" if n in sizes else TYPES.get(n, f"*{dtype}") for n in names}
+    types = {n: "constexpr" if n in sizes else kinds.get(n, f"*{dtype}") for n in names}
     target = GPUTarget("cuda", int(sys.argv[1]), 32)
     # As at a launch: memory and strides are aligned.
     aligned = [n for n, kind in types.items() if kind[0] == "*" or n.endswith("stride")]
@@ -68,6 +70,9 @@ for dtype in ("fp16", "bf16", "fp32"):
     assert "fma" not in rotated["ptx"] and len(rotated["cubin"])
     # A norm may have no bias.
     assert all(len(compile(fused._add_norm, dtype, c)["cubin"]) for c in ({}, {"bias": None}))
+    # A T5's: between layers, rows are fp32.
+    rms = {"CENTRED": False, "bias": None}
+    assert len(compile(fused._add_norm, dtype, rms, wide=("x", "total"))["cubin"])
     for largest in (True, False):
         assert len(compile(fused._pool, dtype, {"LARGEST": largest})["cubin"])
 
@@ -133,6 +138,22 @@ def test_the_sum_is_exact_and_its_norm_is_that_of_float64(steps, width, bias, dt
     torch.testing.assert_close(normed.double(), exact, atol=4 * bound, rtol=bound)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("width", [48, 768, 1024, 2560])
+@pytest.mark.parametrize("steps", STEPS, ids=["plain", "fused"])
+def test_rows_in_float32_stay_so_and_their_norm_has_the_dtype_of_the_branch(steps, width, dtype):
+    x, branch = random(11, width, dtype=torch.float32) * 1e5, random(11, width, dtype=dtype) * 100
+    norm = plain.RmsNorm(width, eps=1e-6).to(DEVICE, dtype).requires_grad_(False)
+    nn.init.normal_(norm.weight, 1, 0.2)
+    expected = x + branch
+    total, normed = steps.add_norm(x.clone(), branch.clone(), norm)
+    assert torch.equal(total, expected) and total.dtype == torch.float32 and normed.dtype == dtype
+    exact = expected.double()
+    exact = exact / (exact.square().mean(-1, keepdim=True) + 1e-6).sqrt() * norm.weight.double()
+    bound = torch.finfo(dtype).eps * (4 if dtype == torch.float32 else 1)
+    torch.testing.assert_close(normed.double(), exact, atol=4 * bound, rtol=bound)
+
+
 @pytest.mark.parametrize("steps", STEPS, ids=["plain", "fused"])
 def test_a_layer_without_a_norm_gives_the_sum(steps):
     x, branch = random(2, 3, 8, dtype=torch.float32).unbind(0)
@@ -186,11 +207,14 @@ def test_no_row_of_a_fused_step_depends_on_another(dtype):
         (Esm1b, Esm1bArchitecture(2, 96, 4, 384, embedding_norm=True)),
         (Esmc, EsmcArchitecture(2, 96, 4, 256)),
         (DnabertS, DnabertArchitecture(2, 96, 4, 192, 30)),
+        (T5, AnkhArchitecture(2, 96, 4, 160, 16, "gated-gelu", 64, 128, 144)),
     ],
 )
 def test_an_encoder_gives_the_same_rows_by_either_steps(encoder, architecture):
     torch.manual_seed(2)
     model = encoder(architecture, 2).to(DEVICE).eval().requires_grad_(False)
+    if isinstance(model, T5):
+        model.bias_table.normal_()
     tokens, packing = torch.arange(sum(LENGTHS), device=DEVICE) % 30, packing_of(LENGTHS)
     expected = model(tokens, packing)
     model.kernels = FUSED
@@ -204,7 +228,7 @@ def test_the_kernels_compile_for_gpus_that_are_not_here(tmp_path):
     failures = [process.communicate()[0] for process in running if process.wait()]
     assert failures == []
     kept = sorted(path.stat().st_mtime_ns for path in tmp_path.rglob("*.cubin"))
-    assert len(kept) == (5 * 3 + 2) * len(set(capabilities))
+    assert len(kept) == (6 * 3 + 2) * len(set(capabilities))
     again = start_compiling(tmp_path, "90")
     assert (again.communicate()[0], again.returncode) == ("", 0)
     assert sorted(path.stat().st_mtime_ns for path in tmp_path.rglob("*.cubin")) == kept
