@@ -257,6 +257,14 @@ def test_the_page_on_families_quotes_the_code_of_today(block):
     assert code in (ROOT / "workflow/scripts/seqembed" / file.removeprefix("# ")).read_text()
 
 
+def test_the_page_on_families_names_what_is_in_the_code():
+    name = r"`(?:[A-Z]\w+\.)?([A-Za-z_]\w+)(?:\([^`]*)?(?:=[^`]*)?`"
+    folders = ("workflow/scripts", "tests/unit", "tests/faults")
+    code = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    words = {word for path in code for word in re.findall(r"\w+", path.read_text("utf-8"))}
+    assert set(re.findall(name, FAMILY_PAGE.read_text(encoding="utf-8"))) - words == set()
+
+
 def test_the_script_of_the_page_on_families_runs():
     (command,) = re.findall(r"`PYTHONPATH=(\S+) python (\S+) FOLDER`", FAMILY_PAGE.read_text())
     environment = os.environ | {"PYTHONPATH": str(ROOT / command[0])}
