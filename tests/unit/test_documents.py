@@ -12,16 +12,23 @@ import pytest
 import torch
 
 from seqembed.models.architectures import (
+    Ankh3Architecture,
+    AnkhArchitecture,
     Architecture,
     DnabertArchitecture,
     Esm1bArchitecture,
     Esm2Architecture,
     EsmcArchitecture,
+    ProstT5Architecture,
+    ProtT5Architecture,
+    T5Architecture,
 )
 from seqembed.models.families import FAMILIES, Family
 from seqembed.models.known import KNOWN
+from seqembed.models.vocabularies import Vocabulary
 from seqembed.models.weights import esm1b, esm2, esmc
 from seqembed.models.weights.checkpoint import LAYOUTS
+from seqembed.models.weights.layout import SUPPORTED
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "config/README.md"])
@@ -73,6 +80,24 @@ def number(text: str) -> int:
     return int(text.replace(",", ""))
 
 
+# By how a name begins: the family's architecture, activation, buckets and vocab_size.
+T5_KINDS: dict[str, tuple[type[T5Architecture], str, int, int]] = {
+    "prot_t5": (ProtT5Architecture, "relu", 32, 128),
+    "ProstT5": (ProstT5Architecture, "relu", 32, 150),
+    "ankh-": (AnkhArchitecture, "gated-gelu", 64, 144),
+    "ankh3-": (Ankh3Architecture, "gated-silu", 64, 256),
+}
+# By width: heads, ffn_width and head_dim. Ankh large's 3,840 fits the 4.61 GB of its encoder on the
+# hub (ElnaggarLab/ankh-large-encoder, fp32). Ankh 3 XL's 6,720 and 64 are not from its config.json:
+# they fit its 3.49 billion parameters.
+T5_SIZES = {
+    768: (12, 3072, 64),
+    1024: (32, 16384, 128),
+    1536: (16, 3840, 64),
+    2560: (32, 6720, 64),
+}
+
+
 def official(name: str, layers: int, width: int) -> Architecture:
     """The architecture of the known model with this number of layers and this width."""
     if name.startswith("esm2"):
@@ -84,6 +109,9 @@ def official(name: str, layers: int, width: int) -> Architecture:
         assert esmc.KNOWN_LAYERS[width] == layers
         heads = width // esmc.HEAD_DIM
         return EsmcArchitecture(layers, width, heads, esmc.ffn_width(width))
+    for kind, activation, buckets, tokens in (T5_KINDS[k] for k in T5_KINDS if name.startswith(k)):
+        heads, ffn_width, head_width = T5_SIZES[width]
+        return kind(layers, width, heads, ffn_width, head_width, activation, buckets, 128, tokens)
     assert name.startswith("DNABERT")
     return DnabertArchitecture(layers, width, 12, 4 * width, vocabulary=4096)
 
@@ -111,8 +139,13 @@ def test_the_models_page_has_the_sizes_of_each_known_model(row):
     name, _, layers, width, parameters, weights, rows = row
     architecture = official(name.strip("`"), number(layers), number(width))
     count = count_parameters(architecture)
-    assert float(parameters.replace(",", "").removesuffix(" million")) == short(count / 1e6, 3)
-    assert float(weights.removesuffix(" GB")) == short(count * 4 / 1e9)
+    # What is "about" a number was inferred.
+    expected = short(count / 1e6, 3)
+    if parameters.startswith("about "):
+        expected = pytest.approx(count / 1e6, rel=0.01)
+    stated = parameters.removeprefix("about ").removesuffix(" million")
+    assert float(stated.replace(",", "")) == expected
+    assert float(weights.removeprefix("about ").removesuffix(" GB")) == short(count * 4 / 1e9)
     assert float(rows.removesuffix(" GB")) == short(architecture.width * 4 / 1e3)
 
 
@@ -148,8 +181,40 @@ def test_the_models_page_has_the_defaults_of_every_family():
 
 
 def test_the_models_page_says_which_licences_are_non_commercial():
-    none = "None of these models has such a licence" in (ROOT / "docs/models.md").read_text()
-    assert none == (not any(family.non_commercial for family in FAMILIES.values()))
+    names = " and ".join(
+        name for family in FAMILIES.values() if family.non_commercial for name in family.models
+    )
+    text = (ROOT / "docs/models.md").read_text(encoding="utf-8")
+    assert f"**The licence of {names} forbids commercial use.**" in text
+
+
+def test_the_models_page_says_which_models_have_no_token_for_cls():
+    *others, last = [name for f in FAMILIES.values() if not f.has_cls for name in f.models]
+    text = " ".join((ROOT / "docs/models.md").read_text(encoding="utf-8").split())
+    assert f"so {', '.join(others)} and {last} refuse `pooling: cls`" in text
+
+
+def letters_cell(vocabulary: Vocabulary, letters: bytes) -> str:
+    if letters.isalpha() and not vocabulary.tokens:
+        return "as `tokenizer.json` says"
+    if not set(letters) <= set(vocabulary.letters):
+        return "no token"
+    if set(letters) <= set(vocabulary.as_x):
+        return "read as X"
+    return "a token for each" if len(letters) > 1 else "a token"
+
+
+def test_the_models_page_says_which_letters_have_tokens():
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for family in FAMILIES.values():
+        if vocabulary := family.vocabulary:
+            cells = tuple(letters_cell(vocabulary, letters) for letters in (b"X", b"BZUO", b"-."))
+            rows.setdefault(cells, []).extend(family.models)
+    assert MODELS["Letters"] == [[", ".join(names), *cells] for cells, names in rows.items()]
+
+
+def test_messages_names_the_models_that_are_supported():
+    assert f"| {SUPPORTED} |" in (ROOT / "docs/messages.md").read_text(encoding="utf-8")
 
 
 # The five of ESM-1v are written as the first one and its successors' ends.
@@ -157,9 +222,19 @@ def stem(name: str) -> str:
     return re.sub(r"(UR90S)_[2-5]$", r"\1_1", name)
 
 
-def test_the_readme_has_every_known_name():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert [name for name in KNOWN if f"`{stem(name)}`" not in text] == []
+@pytest.mark.parametrize("page", ["README.md", "config/config.yaml"])
+def test_a_page_has_every_known_name(page):
+    words = re.findall(r"[\w.-]*\w", (ROOT / page).read_text(encoding="utf-8"))
+    assert {stem(name) for name in KNOWN} - set(words) == set()
+
+
+SETTINGS = ("config/config.yaml", "config/README.md", "workflow/schemas/config.schema.yaml")
+
+
+@pytest.mark.parametrize("page", SETTINGS)
+def test_a_page_on_settings_has_the_longest_sequence_of_every_family(page):
+    words = re.findall(r"[\w-]+", (ROOT / page).read_text(encoding="utf-8"))
+    assert {str(family.max_length) for family in FAMILIES.values()} - set(words) == set()
 
 
 def test_security_names_every_model_that_has_a_file_of_unknown_hash():
@@ -180,6 +255,14 @@ def test_the_page_on_families_is_short():
 def test_the_page_on_families_quotes_the_code_of_today(block):
     file, _, code = block.partition("\n")
     assert code in (ROOT / "workflow/scripts/seqembed" / file.removeprefix("# ")).read_text()
+
+
+def test_the_page_on_families_names_what_is_in_the_code():
+    name = r"`(?:[A-Z]\w+\.)?([A-Za-z_]\w+)(?:\([^`]*)?(?:=[^`]*)?`"
+    folders = ("workflow/scripts", "tests/unit", "tests/faults")
+    code = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    words = {word for path in code for word in re.findall(r"\w+", path.read_text("utf-8"))}
+    assert set(re.findall(name, FAMILY_PAGE.read_text(encoding="utf-8"))) - words == set()
 
 
 def test_the_script_of_the_page_on_families_runs():
