@@ -14,7 +14,7 @@ from indexing import make_check
 from seqembed.checks.residues import ResidueCheck, find_unknown
 from seqembed.errors import FastaError, ResidueError
 from seqembed.models.encoders.tokenization import BpeTokenizer
-from seqembed.models.vocabularies import ESM
+from seqembed.models.vocabularies import ESM, PROT_T5
 
 ASKED = ("error", "unk", "skip")
 DNA_LETTERS = BpeTokenizer(DNA_TOKENIZER).letters
@@ -114,6 +114,13 @@ def test_the_first_ten_places_are_shown(tmp_path):
     assert "500 residues in 500 sequences" in text
     assert text.count(", record '") == 10
     assert "'s9'" in text and "'s10'" not in text
+
+
+@pytest.mark.parametrize(("letters", "keeps"), [(ESM.letters, True), (PROT_T5.letters, False)])
+def test_gaps_are_kept_only_by_a_model_with_tokens_for_them(letters, keeps, tmp_path):
+    with pytest.raises(ResidueError, match="set `gaps: remove`") as caught:
+        read_all(tmp_path, make_check(letters=letters), b">a\nMK-V\n")
+    assert ("or `gaps: keep`" in str(caught.value)) is keeps
 
 
 def test_messages_stay_small_and_on_one_line(tmp_path):

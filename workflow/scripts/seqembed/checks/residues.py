@@ -114,6 +114,7 @@ class ResidueCheck:
         self._molecule, self._asked = molecule, invalid_residues
         self._records = 0
         self._gaps = Tally(_NO_GAPS, "gap")
+        self._has_gaps = any(gap in letters for gap in GAPS)
         # Gaps that are refused do not count as unknown residues.
         self._unknown = Tally(letters + (GAPS if gaps == "error" else b""), "residue")
 
@@ -151,8 +152,10 @@ class ResidueCheck:
         """Raise ResidueError if the settings refuse gaps or residues; call this after all files."""
         if self._gaps.sequences:
             message = f"the files hold {self._gaps.amounts}, as in an alignment; set `gaps: remove`"
-            message += " to have them taken out (after --config: gaps=remove), or `gaps: keep` to "
-            raise ResidueError(f"{message}embed them as the model's gap token{self._gaps.first}")
+            message += " to have them taken out (after --config: gaps=remove)"
+            if self._has_gaps:
+                message += ", or `gaps: keep` to embed them as the model's gap token"
+            raise ResidueError(f"{message}{self._gaps.first}")
         refused = self._unknown.sequences
         if refused and self._asked == "error":
             raise self._error("")
