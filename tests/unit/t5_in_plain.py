@@ -39,6 +39,10 @@ def config_of(a: T5Architecture) -> T5Config:
 def t5_model(architecture: T5Architecture) -> T5EncoderModel:
     """Weights that fp16 holds exactly, as some authors publish them."""
     model = randomise(T5EncoderModel(config_of(architecture)))
+    with torch.no_grad():
+        for block in model.encoder.block:
+            # As transformers' T5 begins to train: nothing else scales the scores.
+            block.layer[0].SelfAttention.q.weight.mul_(architecture.head_dim**-0.5)
     return model.half().float()
 
 
