@@ -25,8 +25,7 @@ from models_in_plain import (
     random_tokens,
 )
 from safetensors.torch import load_file, save_file
-from small_t5 import ANKH3_TOKENS, ankh3_tokenizer, small_t5
-from transformers import T5ForConditionalGeneration
+from t5_in_plain import ANKH3_TOKENS, ankh_tokenizer, small_t5, whole_t5
 from weight_files import save_in_parts
 from worker_runs import SCRIPTS
 
@@ -308,11 +307,17 @@ def test_the_bundled_proteins_are_what_their_readme_says():
 
 INDEX = "model.safetensors.index.json"
 PARTS = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+
+
+def write_ankh3_tokenizer(path: Path, *more: str) -> None:
+    ankh_tokenizer((*ANKH3_TOKENS, *more), "[NLU]").save(str(path))
+
+
 # How to write the files of tokens that a T5 may have.
 T5_FILES: dict[str, Callable[[Path], object]] = {
     "spiece.model": lambda path: shutil.copy(DATA / "prot_t5/spiece.model", path),
     "added_tokens.json": lambda path: path.write_text('{"<AA2fold>": 149}'),
-    "tokenizer.json": lambda path: ankh3_tokenizer().save(str(path)),
+    "tokenizer.json": write_ankh3_tokenizer,
 }
 SMALL = (2, 48, 12, 80)  # layers, width, heads, ffn_width of a DNABERT-S
 
@@ -426,7 +431,7 @@ def test_layers_and_dtypes_are_loaded_as_asked(family, project):
 
 @pytest.mark.parametrize("parts", [1, 2])
 def test_a_t5s_decoder_and_head_are_not_converted(parts, project):
-    whole = small_t5(kind=T5ForConditionalGeneration)
+    whole = whole_t5(small_t5())
     whole.config.save_pretrained("t5")
     save_in_parts(whole.state_dict(), Path("t5"), PICKLED, parts)
     prepare_model("mine", "t5", OUTPUT, LOGGER)
@@ -474,13 +479,13 @@ def test_an_ankh_3_is_described_with_its_tokenizer(tmp_path):
     """Its letters are those of tokenizer.json, which spiece.model may not contradict."""
     small_t5(256).save_pretrained(tmp_path)
     path, output = tmp_path / "tokenizer.json", tmp_path / "out/mine.json"
-    ankh3_tokenizer().save(str(path))
+    write_ankh3_tokenizer(path)
     prepare_model("mine", str(tmp_path), output, LOGGER)
     model = read_prepared(output)
     assert (model.family, model.tokenizer_file) == ("ankh3", str(path))
     letters = [ANKH3_TOKENS.index(token) for token in ("[NLU]", *"MKV", "<unk>", "</s>")]
-    assert load_tokenizer(model).encode(b"MKVB").tolist() == letters
-    ankh3_tokenizer((*ANKH3_TOKENS, "B")).save(str(path))
+    assert load_tokenizer(model).encode(b"MKVZ").tolist() == letters
+    write_ankh3_tokenizer(path, "Z")
     with pytest.raises(ModelError, match="tokenizer.json: changed"):
         load_tokenizer(model)
     T5_FILES["spiece.model"](tmp_path / "spiece.model")

@@ -14,7 +14,7 @@ from families_table import DNABERT_TOKENIZER
 from hypothesis import given
 from hypothesis import strategies as st
 from models_in_plain import DNABERT_FILES, dnabert_tokenizer, random_dna
-from small_t5 import ANKH3_TOKENS, ankh3_tokenizer
+from t5_in_plain import ANKH3_TOKENS, ankh_tokenizer
 from worker_runs import SCRIPTS
 
 from seqembed.errors import ModelError
@@ -132,11 +132,11 @@ def test_a_tokenizer_must_know_letters_one_by_one(tmp_path):
 def test_letters_and_ids_are_those_of_the_models_own_file(tmp_path):
     """Ankh 3's: [NLU] first, letters without a token unknown, and no replacement by X."""
     path = tmp_path / "tokenizer.json"
-    ankh3_tokenizer((*ANKH3_TOKENS, "B", "b", "▁A", "?")).save(str(path))
+    ankh_tokenizer((*ANKH3_TOKENS, "Z", "z", "▁A", "?"), "[NLU]").save(str(path))
     vocabulary = complete_vocabulary(ANKH3, path)
-    assert vocabulary.letters == b"ABCDEFGHIKLMNPQRSTVWXY"
-    nlu, end, unknown = 4, 1, 2
+    assert vocabulary.letters == b"ABCDEFGHIKLMNPQRSTUVWXYZ"
+    nlu, end, unknown = 3, 1, 2
     letters = [ANKH3_TOKENS.index(letter) for letter in "MKX"]
-    tokens = ResidueTokenizer(vocabulary).encode(b"MKXBUb?").tolist()
+    tokens = ResidueTokenizer(vocabulary).encode(b"MKXZOz?").tolist()
     assert tokens == [nlu, *letters, len(ANKH3_TOKENS), *[unknown] * 3, end]
     assert vocabulary.specials == ANKH3.specials
