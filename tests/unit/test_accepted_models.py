@@ -20,8 +20,8 @@ from models_in_plain import (
     randomise,
     rename,
 )
-from safetensors.torch import load_file, save_file
-from t5_in_plain import small_t5
+from safetensors.torch import load_file, save_file, save_model
+from t5_in_plain import small_t5, whole_t5
 from torch import Tensor
 
 from seqembed.errors import ModelError
@@ -107,8 +107,7 @@ T5 = {
         "transformer.decoder.final_layer_norm.weight",
         "classification_head.dense.bias",
     ),
-    # safetensors' save_model keeps the first name, by the alphabet, of weights that are one.
-    "a T5's words by their other name": lambda state: rename(state, {WORDS[0]: WORDS[1]}),
+    "a T5's words by the encoder's name": lambda state: rename(state, {WORDS[0]: WORDS[1]}),
     "a T5's words by both names": lambda state: state | {WORDS[1]: state[WORDS[0]].clone()},
     "a T5 in DataParallel": with_prefix("module."),
 }
@@ -132,6 +131,21 @@ def test_a_model_is_read_whatever_head_it_has(name, tmp_path):
     save_file(change(load_file(plain / "model.safetensors")), source / "model.safetensors")
     expected = rows(load(plain, tmp_path / "plain"), tokens)
     assert_same(rows(load(source, tmp_path), tokens), expected)
+
+
+def test_a_t5s_words_may_have_the_decoders_name_alone(tmp_path):
+    """save_model keeps the first name, by the alphabet, of weights that are one."""
+    (tmp_path / "whole").mkdir()
+    model, path = small_t5(), tmp_path / "whole/model.safetensors"
+    save_model(whole_t5(model), path)
+    assert [name for name in load_file(path) if "embed" in name or "shared" in name] == [
+        "decoder.embed_tokens.weight"
+    ]
+    model.config.save_pretrained(tmp_path / "whole")
+    model.save_pretrained(tmp_path / "encoder")
+    tokens = encode(SEQUENCES, ResidueTokenizer(PROT_T5))
+    expected = rows(load(tmp_path / "encoder", tmp_path), tokens)
+    assert_same(rows(load(tmp_path / "whole", tmp_path), tokens), expected)
 
 
 @pytest.mark.parametrize("distance", [128, 20])
