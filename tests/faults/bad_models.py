@@ -13,7 +13,7 @@ import os
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import esm
 import torch
 from models_in_plain import DNABERT_FILES, dnabert_folder
 from safetensors.torch import load_file, save_file
+from t5_in_plain import ANKH3_TOKENS, small_t5
 from torch import Tensor
 from transformers import EsmcConfig, EsmcModel, EsmcTokenizer
 
@@ -185,6 +186,39 @@ def esmc_of_other_tokens() -> str:
     path = FOLDER / "tokenizer.json"
     path.write_text(path.read_text().replace('"L": 4', '"A": 4').replace('"A": 5', '"L": 5'))
     return str(FOLDER)
+
+
+def t5(change: Change = lambda state: None, vocabulary: int = 128, **config: Any) -> str:
+    """A folder of a small ProtT5, as transformers saves it, changed; vocabulary: another size."""
+    small_t5(vocabulary).save_pretrained(FOLDER)
+    return changed(change, config)
+
+
+def ankh(change: Change = lambda state: None, **config: Any) -> str:
+    """As t5(), of an Ankh."""
+    small_t5(144, activation="gated-gelu").save_pretrained(FOLDER)
+    return changed(change, config)
+
+
+def t5_beside(name: str, content: bytes, vocabulary: int = 128) -> str:
+    """A small T5 with a file of tokens."""
+    source = t5(vocabulary=vocabulary)
+    (FOLDER / name).write_bytes(content)
+    return source
+
+
+def ankh3(tokens: Iterable[str] | None = None, **ids: int) -> str:
+    """A small Ankh 3; its tokenizer.json has these tokens and other ids of some, or is missing."""
+    source = t5(vocabulary=256)
+    if tokens is not None:
+        vocab = {token: number for number, token in enumerate(tokens)} | ids
+        model = {"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"}
+        (FOLDER / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": model}))
+    return source
+
+
+def other_words(state: dict[str, Tensor]) -> None:
+    state["encoder.embed_tokens.weight"] = state["shared.weight"] + 1
 
 
 def esm1v_as_esm2() -> str:
@@ -366,6 +400,8 @@ BRACKETS = "[" * 100_000
 WORDS = {"[CLS]": 0, "[SEP]": 1, "[UNK]": 2} | {str(n): n for n in range(3, 4096)}
 NAN, INFINITY, ONES = float("nan"), float("inf"), torch.ones(2, 2)
 DENSE = "encoder.layer.1.output.dense.weight"
+PIECES = (DATA / "prot_t5/spiece.model").read_bytes()
+T5_LAYER = "encoder.block.1.layer"
 
 
 def in_file(make: Callable[..., str], *values: Any, **options: Any) -> Case:
@@ -443,7 +479,70 @@ OTHER_MODELS: dict[str, Case] = {
     "ESM C of forty tokens": config(esmc, vocab_size=40),
     "NVIDIA's ESM C": weights(adding("encoder.layers.0.self_attention.layernorm_qkv.weight"), esmc),
     "ESM3": in_file(saved, {"transformer.blocks.0.geom_attn.proj.weight": ONES}),
-    "ProtT5": in_file(saved, {"encoder.block.0.layer.0.SelfAttention.q.weight": ONES}),
+    "ProtT5's file": in_file(lambda: saved(small_t5().state_dict())),
+    "ProtT5 without a size": config(t5, d_kv=None),
+    "ProtT5 of a size that is a text": config(t5, d_ff="32"),
+    "ProtT5 of 30 buckets": config(t5, relative_attention_num_buckets=30),
+    "ProtT5 of two activations": config(t5, dense_act_fn="gelu"),
+    "ProtT5 gated by ReLU": config(t5, feed_forward_proj="gated-relu", dense_act_fn=None),
+    "ProtT5 that decodes": config(t5, is_decoder=True),
+    "ProtT5 of another end of sequences": config(t5, eos_token_id=2),
+    "ProtT5 without a weight": weights(dropping(f"{T5_LAYER}.1.DenseReluDense.wi."), t5),
+    "ProtT5 without words": weights(dropping("shared"), t5),
+    "ProtT5 without distances": weights(dropping("relative_attention_bias"), t5),
+    "ProtT5 of another shape": weights(adding(f"{T5_LAYER}.0.SelfAttention.k.weight"), t5),
+    "ProtT5 of other distances": (partial(t5, relative_attention_num_buckets=64), WEIGHTS),
+    "ProtT5 with a layer more": weights(adding("encoder.block.2.layer.0.layer_norm.weight"), t5),
+    "ProtT5 with distances in each layer": weights(
+        adding(f"{T5_LAYER}.0.SelfAttention.relative_attention_bias.weight", shape=(32, 2)), t5
+    ),
+    "ProtT5 of two tables of words": weights(other_words, t5),
+    "ProtT5 with an adapter": weights(adding(f"{T5_LAYER}.0.SelfAttention.q.lora_A"), t5),
+    "ProtT5 in 8 bits": weights(adding(f"{T5_LAYER}.0.SelfAttention.q.SCB", shape=(8,)), t5),
+    "Ankh without half of its gate": weights(dropping(f"{T5_LAYER}.1.DenseReluDense.wi_1"), ankh),
+    "Ankh's weights with ProtT5's activation": (
+        partial(ankh, feed_forward_proj="relu", dense_act_fn="relu"),
+        WEIGHTS,
+    ),
+    "ProtT5 beside Ankh's pieces": (
+        lambda: t5_beside("spiece.model", PIECES.replace("▁".encode(), b"///")),
+        "esm/spiece.model",
+    ),
+    "ProtT5 beside pieces in another order": (
+        lambda: t5_beside(
+            "spiece.model", PIECES.replace(b"L\x15", b"?\x15").replace(b"A\x15", b"L\x15")
+        ),
+        "esm/spiece.model",
+    ),
+    "ProtT5 beside cut pieces": (
+        lambda: t5_beside("spiece.model", PIECES[:99]),
+        "esm/spiece.model",
+    ),
+    "ProtT5 beside half of the pieces": (
+        lambda: t5_beside("spiece.model", PIECES[:94]),
+        "esm/spiece.model",
+    ),
+    "ProtT5 beside a text in place of pieces": (
+        lambda: t5_beside("spiece.model", b"A L G V S R\n"),
+        "esm/spiece.model",
+    ),
+    "ProtT5 beside no pieces": (lambda: t5_beside("spiece.model", b""), "esm/spiece.model"),
+    "ProstT5 of other added tokens": (
+        lambda: t5_beside("added_tokens.json", b'{"<AA2fold>": 148, "<fold2AA>": 149}', 150),
+        "esm/added_tokens.json",
+    ),
+    "Ankh beside ProtT5's pieces": (
+        lambda: t5_beside("spiece.model", PIECES, 144),
+        "esm/spiece.model",
+    ),
+    "Ankh 3 without a tokenizer": tokenizer(ankh3),
+    "Ankh 3 without [NLU]": tokenizer(ankh3, [t for t in ANKH3_TOKENS if t != "[NLU]"]),
+    "Ankh 3 without an amino acid": tokenizer(ankh3, [t for t in ANKH3_TOKENS if t not in "VY"]),
+    "Ankh 3 of ids with a gap": tokenizer(ankh3, ANKH3_TOKENS, Y=200),
+    "Ankh 3 of one id twice": tokenizer(ankh3, ANKH3_TOKENS, Y=0),
+    "Ankh 3 of too many tokens": tokenizer(
+        ankh3, [*ANKH3_TOKENS, *(f"<{number}>" for number in range(256))]
+    ),
     "ESM-2's weights with ESM-1b's settings": (
         partial(folder, position_embedding_type="absolute"),
         WEIGHTS,
@@ -452,7 +551,9 @@ OTHER_MODELS: dict[str, Case] = {
     "an Esm without sizes": config(num_hidden_layers=None, hidden_size=None),
     "ESMFold's folder": config(is_folding_model=True),
     "ESM++'s folder": config(model_type="ESMplusplus"),
-    "T5's folder": config(model_type="t5"),
+    "a T5 of texts": config(t5, vocab_size=32128),
+    "a T5 without a vocabulary": config(t5, vocab_size=None),
+    "an mT5": config(t5, model_type="mt5"),
     "a RoBERTa": config(dnabert, model_type="roberta"),
     "a BERT without ALiBi": config(dnabert, alibi_starting_size=None),
     "a BERT with ReLU": config(dnabert, hidden_act="relu"),

@@ -40,7 +40,8 @@ COMMANDS = {
     "index": "index.py --fasta input.faa --ids header --invalid-residues skip --gaps error "
     f"--suspicious error --model {PREPARED} --output {INDEX} --residues {RESIDUES}",
     "split": f"split.py --index {INDEX} --residues {RESIDUES} --output-dir {RESULTS}/index "
-    f"--world-size 2 --model {PREPARED} --layer last --long-sequences window --max-length 100",
+    f"--world-size 2 --model {PREPARED} --layer last --pooling mean "
+    "--long-sequences window --max-length 100",
     "embed": f"embed_shard.py --model {PREPARED} --index {RESULTS}/index/shard_{{rank}}.parquet "
     f"--rank {{rank}} --world-size 2 --threads 1 --output {RESULTS}/shards/shard_{{rank}}.h5",
     "merge": f"merge.py --index {INDEX} --shards {' '.join(SHARDS)} "

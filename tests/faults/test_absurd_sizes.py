@@ -81,6 +81,7 @@ def index(
 
 def split(folder: Path, shards: int = 1) -> Outcome:
     options = ["--long-sequences", "auto", "--max-length", "auto", "--layer", "last"]
+    options += ["--pooling", "mean"]
     where = ["--index", "out/index.parquet", "--residues", "out/residues.bin"]
     where += ["--output-dir", "shards"]
     return call(folder, "split", *where, "--world-size", str(shards), *options)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from seqembed.models.architectures import DnabertArchitecture, Esm2Architecture
+from seqembed.models.architectures import DnabertArchitecture, Esm2Architecture, ProtT5Architecture
 from seqembed.models.prepared import PreparedModel, sha256_of, write_prepared
 
 DNA_TOKENIZER = Path(__file__).parents[1] / "data/dnabert_s/tokenizer.json"
@@ -30,6 +30,14 @@ def dna_model(**changes: Any) -> PreparedModel:
     return PreparedModel(name="dna", family="dnabert_s", architecture=architecture, **fields)
 
 
+def t5_model(**changes: Any) -> PreparedModel:
+    """Return the description of a ProtT5."""
+    fields = COMMON | {"max_length": 511, "tokenizer": "prot_t5"} | changes
+    sizes = {"head_width": 4, "activation": "relu", "buckets": 32, "max_distance": 128}
+    architecture = ProtT5Architecture(1, 16, 2, 32, **sizes, vocabulary=128)
+    return PreparedModel(name="t5", family="prot_t5", architecture=architecture, **fields)
+
+
 def write_protein_model(folder: Path, **changes: Any) -> Path:
     """Write the description of an ESM-2 to `folder`; return its path."""
     write_prepared(protein_model(**changes), folder / "esm.json")
@@ -40,3 +48,9 @@ def write_dna_model(folder: Path, **changes: Any) -> Path:
     """Write the description of a DNABERT-S to `folder`; return its path."""
     write_prepared(dna_model(**changes), folder / "dna.json")
     return folder / "dna.json"
+
+
+def write_t5_model(folder: Path, **changes: Any) -> Path:
+    """Write the description of a ProtT5 to `folder`; return its path."""
+    write_prepared(t5_model(**changes), folder / "t5.json")
+    return folder / "t5.json"

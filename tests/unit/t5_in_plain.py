@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from models_in_plain import randomise
@@ -44,6 +45,13 @@ def t5_model(architecture: T5Architecture) -> T5EncoderModel:
             # As transformers' T5 begins to train: nothing else scales the scores.
             block.layer[0].SelfAttention.q.weight.mul_(architecture.head_dim**-0.5)
     return model.half().float()
+
+
+def small_t5(vocabulary: int = 128, **changes: Any) -> T5EncoderModel:
+    """A small ProtT5, or a T5 of another vocabulary; changes: to fields of its architecture."""
+    sizes = {"layers": 2, "width": 16, "heads": 2, "ffn_width": 32, "head_width": 4}
+    fields = sizes | {"activation": "relu", "buckets": 32, "max_distance": 128} | changes
+    return t5_model(T5Architecture(**fields, vocabulary=vocabulary))
 
 
 def whole_t5(model: T5EncoderModel) -> T5ForConditionalGeneration:

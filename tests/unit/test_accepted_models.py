@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Callable
@@ -17,16 +18,20 @@ from models_in_plain import (
     encode,
     random_tokens,
     randomise,
+    rename,
 )
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save_file, save_model
+from t5_in_plain import small_t5, whole_t5
 from torch import Tensor
 
 from seqembed.errors import ModelError
 from seqembed.models.architectures import Esm2Architecture
 from seqembed.models.encoders.encoder import Encoder
+from seqembed.models.encoders.tokenization import ResidueTokenizer
 from seqembed.models.load import load_prepared
 from seqembed.models.prepare import prepare_model
 from seqembed.models.prepared import read_prepared
+from seqembed.models.vocabularies import PROT_T5
 from seqembed.models.weights.build import build_model
 from seqembed.models.weights.checkpoint import read_checkpoint
 from seqembed.models.weights.esm2 import KNOWN_HEADS
@@ -88,19 +93,75 @@ DNABERT = {
     "BertForSequenceClassification": with_prefix("bert.", "classifier.weight", "qa_outputs.bias"),
     "DNABERT in DataParallel": with_prefix("module.bert."),
 }
+WORDS = "shared.weight", "encoder.embed_tokens.weight"
+T5 = {
+    "T5ForConditionalGeneration": with_prefix(
+        "",
+        "lm_head.weight",
+        "decoder.embed_tokens.weight",
+        "decoder.block.0.layer.2.layer_norm.weight",
+    ),
+    "T5ForTokenClassification": with_prefix("transformer.", "classifier.weight"),
+    "T5ForSequenceClassification": with_prefix(
+        "transformer.",
+        "transformer.decoder.final_layer_norm.weight",
+        "classification_head.dense.bias",
+    ),
+    "a T5's words by the encoder's name": lambda state: rename(state, {WORDS[0]: WORDS[1]}),
+    "a T5's words by both names": lambda state: state | {WORDS[1]: state[WORDS[0]].clone()},
+    "a T5 in DataParallel": with_prefix("module."),
+}
 
 
-@pytest.mark.parametrize("name", ESM2 | DNABERT)
-def test_a_model_is_read_whatever_head_it_has(name, tmp_path):
+def plain_model(name: str, folder: Path) -> tuple[Path, list[Tensor]]:
+    """The folder of a model as its authors name its weights, and tokens to embed."""
     if name in DNABERT:
-        plain, tokens = dnabert_folder(tmp_path / "dna", (1, 48, 12, 80)), random_tokens([1, 30])
-    else:
-        plain, tokens = BUNDLED, encode(SEQUENCES)
+        return dnabert_folder(folder, (1, 48, 12, 80)), random_tokens([1, 30])
+    if name in T5:
+        small_t5().save_pretrained(folder)
+        return folder, encode(SEQUENCES, ResidueTokenizer(PROT_T5))
+    return BUNDLED, encode(SEQUENCES)
+
+
+@pytest.mark.parametrize("name", ESM2 | DNABERT | T5)
+def test_a_model_is_read_whatever_head_it_has(name, tmp_path):
+    plain, tokens = plain_model(name, tmp_path / "model")
     source = shutil.copytree(plain, tmp_path / "source")
-    rename = (ESM2 | DNABERT)[name]
-    save_file(rename(load_file(plain / "model.safetensors")), source / "model.safetensors")
+    change = (ESM2 | DNABERT | T5)[name]
+    save_file(change(load_file(plain / "model.safetensors")), source / "model.safetensors")
     expected = rows(load(plain, tmp_path / "plain"), tokens)
     assert_same(rows(load(source, tmp_path), tokens), expected)
+
+
+def test_a_t5s_words_may_have_the_decoders_name_alone(tmp_path):
+    """save_model keeps the first name, by the alphabet, of weights that are one."""
+    (tmp_path / "whole").mkdir()
+    model, path = small_t5(), tmp_path / "whole/model.safetensors"
+    save_model(whole_t5(model), path)
+    assert [name for name in load_file(path) if "embed" in name or "shared" in name] == [
+        "decoder.embed_tokens.weight"
+    ]
+    model.config.save_pretrained(tmp_path / "whole")
+    model.save_pretrained(tmp_path / "encoder")
+    tokens = encode(SEQUENCES, ResidueTokenizer(PROT_T5))
+    expected = rows(load(tmp_path / "encoder", tmp_path), tokens)
+    assert_same(rows(load(tmp_path / "whole", tmp_path), tokens), expected)
+
+
+@pytest.mark.parametrize("distance", [128, 20])
+def test_a_t5s_settings_may_be_left_to_transformers(distance, tmp_path):
+    """As on the hub: config.json has no more than the sizes, and what differs from the defaults."""
+    small_t5(max_distance=distance).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    expected = read_checkpoint(tmp_path).architecture
+    kept = {name: value for name, value in config.items() if "relative" not in name}
+    for name in ("feed_forward_proj", "dense_act_fn", "is_gated_act", "layer_norm_epsilon"):
+        del kept[name]
+    if distance != 128:
+        kept["relative_attention_max_distance"] = distance
+    path.write_text(json.dumps(kept))
+    assert read_checkpoint(tmp_path).architecture == expected
 
 
 @pytest.fixture(scope="module")

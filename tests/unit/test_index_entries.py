@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from described_models import DNA_TOKENIZER, write_dna_model, write_protein_model
+from described_models import DNA_TOKENIZER, write_dna_model, write_protein_model, write_t5_model
 from worker_runs import SCRIPTS
 
 from seqembed.models.encoders.tokenization import BpeTokenizer
@@ -42,10 +42,17 @@ class Place:
         options += ["--gaps", "error", "--suspicious", "error", "--residues", "residues.bin"]
         return self.call("index", "--fasta", *fasta, *options)
 
-    def split(self, asked: str = "auto", length: object = "auto", shards: int = 1) -> Any:
+    def split(
+        self,
+        asked: str = "auto",
+        length: object = "auto",
+        shards: int = 1,
+        pooling: str = "mean",
+    ) -> Any:
         options = ["--long-sequences", asked, "--max-length", length, "--world-size", shards]
         options += ["--index", "index.parquet", "--residues", "residues.bin"]
-        return self.call("split", *options, "--output-dir", "index", "--layer", "last")
+        options += ["--pooling", pooling, "--layer", "last"]
+        return self.call("split", *options, "--output-dir", "index")
 
     def rows(self, shards: int = 1) -> list[dict[str, Any]]:
         paths = [self.folder / f"index/shard_{rank}.parquet" for rank in range(shards)]
@@ -114,6 +121,22 @@ def test_more_shards_than_can_be_merged_are_refused(proteins):
     assert outcome.returncode == 1 and "files have to be open at once" in outcome.stderr
     assert "fewer `shards`" in outcome.stderr
     assert not (proteins.folder / "index").exists()
+
+
+def test_a_token_that_the_model_lacks_is_refused_before_a_shard_is_made(tmp_path):
+    place = Place(tmp_path, write_t5_model(tmp_path))
+    assert place.index(place.fasta("a.faa", one="MKV")).returncode == 0
+    outcome = place.split(pooling="cls")
+    assert outcome.returncode == 1
+    assert "pooling is cls, but t5 has no token for the whole sequence" in outcome.stderr
+    assert "set `embedding: {pooling: mean}`" in outcome.stderr
+    assert not (place.folder / "index").exists()
+    assert place.split(pooling="max").returncode == 0
+
+
+def test_the_token_of_the_whole_sequence_may_be_asked_for(proteins):
+    assert proteins.index(proteins.fasta("a.faa", one="MKV")).returncode == 0
+    assert proteins.split(pooling="cls").returncode == 0
 
 
 @pytest.mark.parametrize(("entry", "module"), [("index", "writer"), ("split", "split")])

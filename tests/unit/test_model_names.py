@@ -45,8 +45,6 @@ def _message(model: str) -> str:
     [
         ("esm1_t6_43M_UR50S", "ESM-1"),
         ("esm_msa1b_t12_100M_UR50S", "MSA Transformer"),
-        ("Rostlab/prot_t5_xl_uniref50", "ProtT5"),
-        ("Rostlab/ProstT5", "ProstT5"),
         ("Rostlab/prot_bert", "ProtBERT"),
         ("zhihan1996/DNA_bert_6", "the first DNABERT"),
         ("Synthyra/ESMplusplus_small", "ESM++"),
@@ -87,6 +85,34 @@ def test_for_a_part_of_a_known_name_the_whole_is_suggested():
     assert "Did you mean esm2_t30_150M_UR50D? " in _message("150M")
 
 
-@pytest.mark.parametrize("near", ["ESMC_300M", "esmc-300m", "ESMC-300M"])
-def test_case_does_not_hide_a_known_name(near):
-    assert "Did you mean esmc_300m" in _message(near)
+# The names that ProtSpace, bio_embeddings and the package ankh give to models, and other spellings.
+@pytest.mark.parametrize(
+    ("near", "hint"),
+    [
+        ("ESMC_300M", "esmc_300m"),
+        ("esmc-300m", "esmc_300m"),
+        ("prot_t5", "prot_t5_xl_half_uniref50-enc or prot_t5_xl_uniref50 or prot_t5_xl_bfd"),
+        ("ProtT5", "prot_t5_xl_half_uniref50-enc or prot_t5_xl_uniref50 or prot_t5_xl_bfd"),
+        ("prottrans_t5_xl_u50", "prot_t5_xl_uniref50"),
+        ("prottrans_t5_bfd", "prot_t5_xl_bfd"),
+        ("prost_t5", "ProstT5 or ProstT5_fp16"),
+        ("prostt5", "ProstT5 or ProstT5_fp16"),
+        ("ankh_base", "ankh-base"),
+        ("ankh_large", "ankh-large"),
+        ("Ankh3_Large", "ankh3-large"),
+        ("ankh", "ankh3-xl or ankh-base or ankh-large"),
+    ],
+)
+def test_another_spelling_leads_to_the_known_name(near, hint):
+    assert known_name(near) is None
+    assert f"Did you mean {hint}? " in _message(near)
+
+
+def test_a_part_that_many_names_have_is_no_hint():
+    assert "Did you mean" not in _message("esm2")
+
+
+def test_the_users_own_names_are_suggested_too():
+    config = complete({"fasta": "a.faa", "model": "my-model", "models": {"My_model": "a"}})
+    with pytest.raises(ConfigError, match=r"Did you mean My_model\?"):
+        get_datasets(config)

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import torch
 from esm_in_plain import fair_model, save_fair
 from indexing import read_records
 from models_in_plain import (
+    assert_close,
     assert_same,
     dnabert_folder,
     embed,
@@ -23,6 +25,7 @@ from models_in_plain import (
     random_tokens,
 )
 from safetensors.torch import load_file, save_file
+from t5_in_plain import ANKH3_TOKENS, ankh_tokenizer, small_t5, whole_t5
 from weight_files import save_in_parts
 from worker_runs import SCRIPTS
 
@@ -304,6 +307,18 @@ def test_the_bundled_proteins_are_what_their_readme_says():
 
 INDEX = "model.safetensors.index.json"
 PARTS = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+
+
+def write_ankh3_tokenizer(path: Path, *more: str) -> None:
+    ankh_tokenizer((*ANKH3_TOKENS, *more), "[NLU]").save(str(path))
+
+
+# How to write the files of tokens that a T5 may have.
+T5_FILES: dict[str, Callable[[Path], object]] = {
+    "spiece.model": lambda path: shutil.copy(DATA / "prot_t5/spiece.model", path),
+    "added_tokens.json": lambda path: path.write_text('{"<AA2fold>": 149}'),
+    "tokenizer.json": write_ankh3_tokenizer,
+}
 SMALL = (2, 48, 12, 80)  # layers, width, heads, ffn_width of a DNABERT-S
 
 
@@ -412,6 +427,72 @@ def test_layers_and_dtypes_are_loaded_as_asked(family, project):
         assert {b.dtype for b in model.buffers()} == {torch.float32}
     with pytest.raises(ModelError, match=f"layer {last + 1} is not one of 0 to {last}"):
         load_prepared(OUTPUT, last + 1)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_t5s_decoder_and_head_are_not_converted(parts, project):
+    whole = whole_t5(small_t5())
+    whole.config.save_pretrained("t5")
+    save_in_parts(whole.state_dict(), Path("t5"), PICKLED, parts)
+    prepare_model("mine", "t5", OUTPUT, LOGGER)
+    written = load_file(CONVERTED)
+    # Some files have the words by the decoder's name alone.
+    own = ("shared.", "encoder.", "decoder.embed_tokens.")
+    kept = {name for name in whole.state_dict() if name.startswith(own)}
+    assert written.keys() == kept and len(kept) < len(whole.state_dict())
+    tokens = encode(SEQUENCES, load_tokenizer(read_prepared(OUTPUT)))
+    found = embed(load(OUTPUT), tokens)
+    assert_same(found, embed(load_source("t5"), tokens))
+    with torch.inference_mode():
+        expected = [whole.encoder(one[None]).last_hidden_state[0] for one in tokens]
+    assert_close(found, expected)
+
+
+NON_COMMERCIAL = "mine: its weights are under CC-BY-NC-SA-4.0, which forbids commercial use"
+BUILT_IN = "mine: its tokens are built in; "
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "files", "expected"),
+    [
+        (128, [], [BUILT_IN + "no file is there to compare them with"]),
+        (128, ["spiece.model"], [BUILT_IN + "they agree with spiece.model"]),
+        (
+            150,
+            ["spiece.model", "added_tokens.json"],
+            [BUILT_IN + "they agree with spiece.model and added_tokens.json"],
+        ),
+        (144, [], [NON_COMMERCIAL, BUILT_IN + "no file is there to compare them with"]),
+        (256, ["tokenizer.json"], [NON_COMMERCIAL]),
+    ],
+)
+def test_the_log_has_the_licence_and_what_tokens_were_compared_with(
+    vocabulary, files, expected, tmp_path, caplog
+):
+    small_t5(vocabulary).save_pretrained(tmp_path)
+    for file in files:
+        T5_FILES[file](tmp_path / file)
+    with caplog.at_level(logging.INFO, LOGGER.name):
+        prepare_model("mine", str(tmp_path), tmp_path / "out/mine.json", LOGGER)
+    assert caplog.messages == expected
+
+
+def test_an_ankh_3_is_described_with_its_tokenizer(tmp_path):
+    """Its letters are those of tokenizer.json, which spiece.model may not contradict."""
+    small_t5(256).save_pretrained(tmp_path)
+    path, output = tmp_path / "tokenizer.json", tmp_path / "out/mine.json"
+    write_ankh3_tokenizer(path)
+    prepare_model("mine", str(tmp_path), output, LOGGER)
+    model = read_prepared(output)
+    assert (model.family, model.tokenizer_file) == ("ankh3", str(path))
+    letters = [ANKH3_TOKENS.index(token) for token in ("[NLU]", *"MKV", "<unk>", "</s>")]
+    assert load_tokenizer(model).encode(b"MKVZ").tolist() == letters
+    write_ankh3_tokenizer(path, "Z")
+    with pytest.raises(ModelError, match="tokenizer.json: changed"):
+        load_tokenizer(model)
+    T5_FILES["spiece.model"](tmp_path / "spiece.model")
+    with pytest.raises(ModelError, match="spiece.model: lacks tokens of the Ankh 3 alphabet"):
+        prepare_model("mine", str(tmp_path), output, LOGGER)
 
 
 def test_the_files_of_a_model_are_named_without_reading_weights(project):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from described_models import t5_model
 from known_files import KNOWN_RECIPE, OTHER_VALUES
 from worker_runs import EMBEDDING
 
@@ -221,6 +222,14 @@ def test_a_layer_that_the_model_lacks_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="layer 4 is asked for"):
         adopt(tmp_path, replace(REQUEST, layer=4))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_token_that_the_model_lacks_is_refused(tmp_path):
+    request = replace(REQUEST, pooling="cls")
+    with pytest.raises(ConfigError, match="pooling is cls, but t5 has no token for the whole"):
+        adopt(tmp_path, request, t5_model())
+    assert not list(tmp_path.iterdir())
+    assert adopt(tmp_path, request).pooling == "cls"
 
 
 def adopt_on(device: str, folder: Path, kernels: str = "1", **request: Any) -> Recipe:

@@ -14,15 +14,17 @@ from families_table import DNABERT_TOKENIZER
 from hypothesis import given
 from hypothesis import strategies as st
 from models_in_plain import DNABERT_FILES, dnabert_tokenizer, random_dna
+from t5_in_plain import ANKH3_TOKENS, ankh_tokenizer
 from worker_runs import SCRIPTS
 
 from seqembed.errors import ModelError
 from seqembed.models.encoders.tokenization import (
     BpeTokenizer,
     ResidueTokenizer,
+    complete_vocabulary,
     limit_tokenizer_threads,
 )
-from seqembed.models.vocabularies import ESM
+from seqembed.models.vocabularies import ANKH3, ESM
 
 CLS, SEP, UNK, MASK = 1, 2, 0, 4
 OURS, THEIRS = dnabert_tokenizer(), DNABERT_TOKENIZER
@@ -125,3 +127,16 @@ def test_a_tokenizer_must_know_letters_one_by_one(tmp_path):
     path.write_text(json.dumps(content | {"model": content["model"] | {"fuse_unk": True}}))
     with pytest.raises(ModelError, match=r"\[UNK\] for each unknown letter"):
         BpeTokenizer(path).check(4096)
+
+
+def test_letters_and_ids_are_those_of_the_models_own_file(tmp_path):
+    """Ankh 3's: [NLU] first, letters without a token unknown, and no replacement by X."""
+    path = tmp_path / "tokenizer.json"
+    ankh_tokenizer((*ANKH3_TOKENS, "Z", "z", "▁A", "?"), "[NLU]").save(str(path))
+    vocabulary = complete_vocabulary(ANKH3, path)
+    assert vocabulary.letters == b"ABCDEFGHIKLMNPQRSTUVWXYZ"
+    nlu, end, unknown = 3, 1, 2
+    letters = [ANKH3_TOKENS.index(letter) for letter in "MKX"]
+    tokens = ResidueTokenizer(vocabulary).encode(b"MKXZOz?").tolist()
+    assert tokens == [nlu, *letters, len(ANKH3_TOKENS), *[unknown] * 3, end]
+    assert vocabulary.specials == ANKH3.specials

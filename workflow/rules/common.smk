@@ -25,6 +25,7 @@ sys.path.append(str(SCRIPTS))
 from seqembed.errors import FastaError, SeqembedError
 from seqembed.fasta.files import find_fasta_files
 from seqembed.models import known as known_models
+from seqembed.models import names as model_names
 from seqembed.models.source import list_model_files
 from seqembed.run_messages import (
     list_changes,
@@ -198,7 +199,7 @@ def get_invalid_residues(wildcards):
 
 
 def get_model_source(wildcards):
-    return known_models.get_model_source(wildcards.model, SETTINGS["models"])
+    return model_names.get_model_source(wildcards.model, SETTINGS["models"])
 
 
 def get_model_files(wildcards):
@@ -209,7 +210,7 @@ def get_model_files(wildcards):
     path = Path(expand(source))
     if not path.exists():
         raise WorkflowError(
-            known_models.explain_missing_source(wildcards.model, source)
+            model_names.explain_missing_source(wildcards.model, source)
         )
     return as_inputs(list_model_files(path))
 

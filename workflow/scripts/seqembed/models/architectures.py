@@ -123,7 +123,8 @@ class T5Architecture(Architecture):
     def _check_heads(self) -> None:
         if self.activation not in T5_ACTIVATIONS:
             known = ", ".join(T5_ACTIVATIONS)
-            raise ModelError(f"activation must be one of {known}, not {self.activation!r}")
+            message = f"activation must be one of {known}, not {self.activation!r}"
+            raise ModelError(f"{message}; take the authors' settings")
         # A quarter of them is of single distances, the rest up to max_distance, before and after.
         if self.buckets % 4 or self.max_distance <= self.buckets // 4:
             found = f"{self.buckets} buckets of distances up to {self.max_distance}"

@@ -169,7 +169,7 @@ _MODELS = (
         "d604cdc190f7df5186404c8729934f0ee9a4b0e4",
         "c06141d42e93c12b5f6d95c701952156bd4079661f5f2d981d0d2036ba96dae9",
     ),
-    _rostlab("prot_t5_xl_bfd", "30f629a340a36dbae4a215042a2438a94486b680", None),
+    _rostlab("prot_t5_xl_bfd", "7ae1d5c1d148d6c65c7e294cc72807e5b454fdb7", None),
     _rostlab(
         "ProstT5",
         "d7d097d5bf9a993ab8f68488b4681d6ca70db9e5",

@@ -72,11 +72,11 @@ def explain_model(place: str, model: str, models: Mapping[str, str]) -> str:
     if family := _unread_family(model):
         reason = f"It looks like {family}, which cannot be read yet; {_SUPPORTED} can."
         return f"{beginning} of `models`. {reason} {known}"
-    names = {name.lower(): name for name in (*models, *KNOWN)}
-    # A part of a name, such as 150M, is a hint if at most two names contain it.
-    holding = [name for name in names if model.lower() in name]
-    near = difflib.get_close_matches(model.lower(), names)
-    close = [names[name] for name in near or (holding if len(holding) <= 2 else [])]
+    names = {_plain(name): name for name in (*models, *KNOWN)}
+    # Other tools spell a name in another way, or give a part of it, such as 150M.
+    holding = [name for name in names if _plain(model) in name] or list(names)
+    near = holding if len(holding) <= 3 else difflib.get_close_matches(_plain(model), holding)
+    close = [names[name] for name in near]
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
     return f"{beginning} of `models`.{hint} {known} {_advise(model)}"
 
@@ -91,6 +91,10 @@ def explain_missing_source(name: str, source: str) -> str:
         return message
     folder = source.rpartition("/")[2]
     return f"{message}; if this is a repository, run `{_download(source)}` and give {folder}"
+
+
+def _plain(name: str) -> str:
+    return re.sub("[-_]", "", name.lower())
 
 
 def _advise(model: str) -> str:

@@ -50,13 +50,7 @@ def prepare_model(name: str, source: str, output: Path, logger: logging.Logger) 
     if not weights.name.startswith(SAFETENSORS):
         weights = _convert(checkpoint, folder / SAFETENSORS)
     family, files = checkpoint.layout.family, list_weight_files(weights)
-    if family.non_commercial:
-        words = "%s: its weights are under %s, which forbids commercial use"
-        logger.warning(words, name, family.licence)
-    if not family.reads_tokenizer:
-        files_of_tokens = [file for file in TOKEN_FILES if (place / file).exists()]
-        compared = " and ".join(files_of_tokens) or "no file, as there is none"
-        logger.info("%s: its tokens are built in; they were compared with %s", name, compared)
+    _log_facts(name, family, place, logger)
     original = checkpoint.path if weights != checkpoint.path else None
     model = PreparedModel(
         name=name,
@@ -72,6 +66,16 @@ def prepare_model(name: str, source: str, output: Path, logger: logging.Logger) 
         original_sha256=sha256_of(*list_weight_files(original)) if original else None,
     )
     write_prepared(model, output)
+
+
+def _log_facts(name: str, family: Family, place: Path, logger: logging.Logger) -> None:
+    if family.non_commercial:
+        words = "%s: its weights are under %s, which forbids commercial use"
+        logger.warning(words, name, family.licence)
+    if not family.reads_tokenizer:
+        files = " and ".join(file for file in TOKEN_FILES if (place / file).exists())
+        compared = f"they agree with {files}" if files else "no file is there to compare them with"
+        logger.info("%s: its tokens are built in; %s", name, compared)
 
 
 def _find_tokenizer(family: Family, place: Path) -> dict[str, str]:

@@ -45,6 +45,11 @@ class Vocabulary:
         """How many tokens `before` and `after` are."""
         return Specials(len(self.before), len(self.after))
 
+    @property
+    def residues(self) -> tuple[str, ...]:
+        """The tokens of `letters`."""
+        return tuple(map(self.token, self.letters))
+
     def token(self, letter: int) -> str:
         """Return the token of a letter, which is the code of a character."""
         if letter not in self.letters:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer as TokenizerFile
 
-from seqembed.errors import ModelError
+from seqembed.errors import ModelError, count_of, show
 from seqembed.models.vocabularies import Vocabulary
 
 OWN_FILE = "put the model's own tokenizer.json there"
@@ -131,12 +131,15 @@ def complete_vocabulary(vocabulary: Vocabulary, path: Path) -> Vocabulary:
     """
     ids = read_tokenizer(path).get_vocab()
     tokens = tuple(sorted(ids, key=ids.__getitem__))
-    if len(ids) > vocabulary.size or [*map(ids.get, tokens)] != [*range(len(ids))]:
-        message = f"has {len(ids)} tokens, ids up to {max(ids.values(), default=0)}"
-        raise ModelError(f"{path}: {message}, but the model has {vocabulary.size}; {OWN_FILE}")
+    if len(ids) > vocabulary.size:
+        message = f"has {len(ids)} tokens, but the model has {vocabulary.size}"
+        raise ModelError(f"{path}: {message}; {OWN_FILE}")
+    if [*map(ids.get, tokens)] != [*range(len(ids))]:
+        message = f"does not number its {len(ids)} tokens from 0 to {len(ids) - 1}"
+        raise ModelError(f"{path}: {message}; {OWN_FILE}")
     needed = [vocabulary.unknown, *vocabulary.before, *vocabulary.after, *AMINO_ACIDS]
     if lost := [token for token in needed if token not in ids]:
-        raise ModelError(f"{path}: lacks the tokens {', '.join(lost)}; {OWN_FILE}")
+        raise ModelError(f"{path}: lacks {count_of(len(lost), 'token')} ({show(lost)}); {OWN_FILE}")
     letters = "".join(letter for letter in string.ascii_uppercase if letter in ids)
     return replace(vocabulary, tokens=tokens, letters=letters.encode())
 

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from seqembed.errors import ModelError, named
 from seqembed.models.architectures import Architecture
@@ -100,12 +101,22 @@ def _read_architecture(folder: Path) -> Architecture:
     for layout in LAYOUTS:
         if layout.config.items() <= config.items():
             return layout.read_config(path, config)
-    # The settings that would tell families of this model_type apart.
-    kind = {"model_type": config.get("model_type")}
-    similar = [layout.config for layout in LAYOUTS if kind.items() <= layout.config.items()]
-    names = dict.fromkeys(["model_type", *(name for settings in similar for name in settings)])
-    found = " and ".join(f"{name} is {config.get(name)!r}" for name in names)
-    raise ModelError(f"{path}: {found}; {SUPPORTED}")
+    raise ModelError(f"{path}: {_describe_other(config)}; {SUPPORTED}")
+
+
+def _describe_other(config: Mapping[str, Any]) -> str:
+    """Return which settings of config.json belong to no layout, and what layouts have instead."""
+    kind = config.get("model_type")
+    similar = [layout for layout in LAYOUTS if layout.config["model_type"] == kind]
+    if not similar:
+        return f"model_type is {kind!r}"
+    # What tells families of this model_type apart.
+    (name,) = similar[0].config.keys() - {"model_type"}
+    values = ", ".join(
+        f"{layout.config[name]!r} in {' and '.join(layout.family.models)}" for layout in similar
+    )
+    found = f"model_type is {kind!r} and {name} is {config.get(name)!r}"
+    return f"{found}, which is {values}"
 
 
 def _find_weights(folder: Path) -> Path:

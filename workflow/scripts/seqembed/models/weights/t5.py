@@ -45,16 +45,19 @@ SETTINGS: dict[str, tuple[str, Any]] = {
 DENSE_ACT_FN = {"relu": "relu", "gated-gelu": "gelu_new", "gated-silu": "silu"}
 # The words of encoder and decoder are one weight, which a file may hold by either name.
 WORDS = ("shared.weight", "encoder.embed_tokens.weight")
+# A whole T5's decoder has them, too. Where safetensors writes one of all names, this is the first.
+DECODER_WORDS = "decoder.embed_tokens.weight"
 LAYER = "encoder.block"
 BIASES = f"{LAYER}.0.layer.0.SelfAttention.relative_attention_bias.weight"
 UNUSED = re.compile(r"decoder\..+|lm_head\.weight")
+LEFT_OUT = re.compile(r"decoder\.(?!embed_tokens\.).+|lm_head\.weight")
 
 
 def t5_weights(architecture: T5Architecture, layer: int, state: State) -> dict[str, Weight]:
     """Return a Weight for each weight of T5(architecture, layer), by the weight's name."""
     width, ffn_width = architecture.width, architecture.ffn_width
     attended = architecture.heads * architecture.head_dim
-    held = [name for name in WORDS if name in state] or WORDS[:1]
+    held = [name for name in WORDS if name in state] or [DECODER_WORDS]
     words = dict.fromkeys(held, (architecture.vocabulary, width))
     weights = {
         "embedding.weight": Weight(words, _require_equal),
@@ -135,10 +138,10 @@ def _layout(family: str) -> Layout:
         encoder=T5,
         # transformers' T5ForTokenClassification has the second one.
         prefixes=("", "transformer."),
-        embeddings=WORDS,
+        embeddings=(*WORDS, DECODER_WORDS),
         layers=(LAYER,),
         unused=UNUSED,
-        left_out=UNUSED,
+        left_out=LEFT_OUT,
         weights=t5_weights,
         # All T5 have one model_type. These have vocabularies of different sizes.
         config={"model_type": "t5", "vocab_size": facts.vocabulary.size},

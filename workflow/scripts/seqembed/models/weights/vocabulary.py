@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,11 @@ def read_pieces(path: Path) -> dict[str, int]:
     Raises ModelError if the file is not such a message.
     """
     try:
-        content = path.read_bytes()
-        pieces = (piece for number, piece in _fields(content) if number == 1)
+        pieces = [piece for number, piece in _fields(path.read_bytes()) if number == 1]
         texts = [dict(_fields(piece))[1].decode() for piece in pieces]
-    except (OSError, ValueError, IndexError, KeyError, AttributeError) as error:
-        message = f"is not a sentencepiece model that can be read ({error!r})"
+    except (OSError, ValueError, IndexError, KeyError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "damaged, or another file"
+        message = f"is not a sentencepiece model that can be read ({reason})"
         raise ModelError(f"{path}: {message}; copy it again") from error
     return {text: number for number, text in enumerate(texts)}
 
@@ -67,6 +67,8 @@ def _varint(message: bytes, place: int) -> tuple[int, int]:
         number, shift, place = number | (byte & 127) << shift, shift + 7, place + 1
         if byte < 128:
             return number, place
+        if shift > 63:
+            raise ValueError("a number has more than 64 bits")
 
 
 # The files that give tokens their ids, and what reads them.
@@ -94,13 +96,12 @@ def check_vocabulary(
             raise ModelError(f"{path}: {message}; {advice}")
     if config.get("vocab_list") and tuple(config["vocab_list"]) != known:
         raise ModelError(f"{path}: vocab_list is not the {model} alphabet; {advice}")
-    listed = path.parent / VOCABULARY
     for name, read_ids in ID_READERS.items():
-        file = path.parent / name
-        ids = read_ids(file) if file.exists() else {}
-        if wrong := [f"{t} {ids[t]}, not {n}" for n, t in enumerate(known) if ids.get(t, n) != n]:
-            message = f"gives other ids than the {model} alphabet ({show(wrong)})"
-            raise ModelError(f"{file}: {message}; {advice}")
+        if (file := path.parent / name).exists():
+            # added_tokens.json has only what the file beside it lacks.
+            needed = () if name == ADDED_TOKENS else vocabulary.residues
+            _check_ids(file, read_ids(file), vocabulary.tokens, needed, model)
+    listed = path.parent / VOCABULARY
     tokens = listed.read_text("utf-8", errors="replace").split() if listed.exists() else []
     if listed.exists() and tuple(tokens[: len(known)]) != known:
         place = next(n for n, t in enumerate(known) if tokens[n : n + 1] != [t])
@@ -111,3 +112,19 @@ def check_vocabulary(
     if found != size and not padded:
         message = f"vocab_size is {found!r}, but {size} in {model} (or more, beside a {VOCABULARY})"
         raise ModelError(f"{path}: {message}; {advice}")
+
+
+def _check_ids(
+    file: Path, ids: Mapping[str, int], known: Sequence[str], needed: Iterable[str], model: str
+) -> None:
+    """Raise ModelError if a file gives ids other than `known` has, or none to a token of `needed`.
+
+    ids: what the file gives. model: the family's name for messages.
+    """
+    advice = f"only models with {model}'s alphabet are supported"
+    if wrong := [f"{t} {ids[t]}, not {n}" for n, t in enumerate(known) if ids.get(t, n) != n]:
+        message = f"gives other ids than the {model} alphabet ({show(wrong)})"
+        raise ModelError(f"{file}: {message}; {advice}")
+    if lost := [token for token in needed if token not in ids]:
+        message = f"lacks tokens of the {model} alphabet ({show(lost)}); if damaged, copy it again"
+        raise ModelError(f"{file}: {message}; {advice}")
