@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from models_in_plain import embed, encode
 
-from seqembed.models.encoders.tokenization import ResidueTokenizer
+from seqembed.models.encoders.tokenization import ResidueTokenizer, complete_vocabulary
 from seqembed.models.weights.build import build_model, check_checkpoint
 from seqembed.models.weights.checkpoint import read_checkpoint
 
@@ -17,7 +17,11 @@ from seqembed.models.weights.checkpoint import read_checkpoint
 def main() -> None:
     checkpoint = read_checkpoint(Path(sys.argv[1]))
     check_checkpoint(checkpoint)
-    tokenizer = ResidueTokenizer(checkpoint.layout.family.vocabulary)
+    family = checkpoint.layout.family
+    vocabulary = family.vocabulary
+    if family.reads_tokenizer:
+        vocabulary = complete_vocabulary(vocabulary, Path(sys.argv[1]) / "tokenizer.json")
+    tokenizer = ResidueTokenizer(vocabulary)
     encoder = build_model(checkpoint, checkpoint.architecture.layers)
     one, two = encode([tokenizer.letters * 6, tokenizer.letters[::-1] * 8], tokenizer)
     (rows,) = embed(encoder, [one])
