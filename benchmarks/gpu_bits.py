@@ -15,7 +15,7 @@ import gpu_library
 import torch
 from contestants import Scene
 from gpu_scene import emit, open_scene, parse, parser
-from shapes import Molecule
+from shapes import Family
 from torch import Tensor
 
 BUDGETS = {"cuda": (2048, 8192, 32768), "cpu": (256, 1024)}
@@ -37,19 +37,19 @@ COSINES = {"fp16": 0.999999, "fp32": 0.99999}
 WORSE = 1.1
 
 
-def watched_sequences(smallest_budget: int, molecule: Molecule) -> list[Tensor]:
+def watched_sequences(smallest_budget: int, family: Family) -> list[Tensor]:
     choice = random.Random(SEED)
     lengths = [*LENGTHS, smallest_budget + 100]
     lengths += [choice.randint(*NEIGHBOURS) for _ in range(WATCHED - len(lengths))]
-    return random_sequences(lengths, molecule)
+    return random_sequences(lengths, family)
 
 
-def random_sequences(lengths: Sequence[int], molecule: Molecule) -> list[Tensor]:
-    return [gpu_library.random_sequence(n, seed, molecule) for seed, n in enumerate(lengths)]
+def random_sequences(lengths: Sequence[int], family: Family) -> list[Tensor]:
+    return [gpu_library.random_sequence(n, seed, family) for seed, n in enumerate(lengths)]
 
 
 def compose(
-    choice: random.Random, watched: Sequence[Tensor], budget: int, molecule: Molecule
+    choice: random.Random, watched: Sequence[Tensor], budget: int, family: Family
 ) -> Iterator[list[tuple[int, Tensor]]]:
     """Yield batches of random order that together hold every watched sequence once.
 
@@ -65,7 +65,7 @@ def compose(
             filled += len(batch[-1][1])
         while filled + NEIGHBOURS[1] <= budget:
             length, seed = choice.randint(*NEIGHBOURS), choice.getrandbits(30)
-            batch.append((-1, gpu_library.random_sequence(length, seed, molecule)))
+            batch.append((-1, gpu_library.random_sequence(length, seed, family)))
             filled += length
         choice.shuffle(batch)
         yield batch
@@ -82,13 +82,13 @@ def rows_of(model: Any, sequences: Sequence[Tensor]) -> list[Tensor]:
 def check_compositions(scene: Scene) -> bool:
     model = load(scene, scene.precision, scene.device)
     budgets, choice = BUDGETS[scene.device], random.Random(SEED)
-    molecule = scene.shape.molecule
-    watched = watched_sequences(budgets[0], molecule)
+    family = scene.shape.family
+    watched = watched_sequences(budgets[0], family)
     expected: dict[int, Tensor] = {}
     equal = compared = batches = 0
     apart = 0.0
     for number in range(ROUNDS + 1):
-        for batch in compose(choice, watched, budgets[number % len(budgets)], molecule):
+        for batch in compose(choice, watched, budgets[number % len(budgets)], family):
             batches += 1
             found = rows_of(model, [tokens for _, tokens in batch])
             for (own, _), rows in zip(batch, found, strict=True):
@@ -140,7 +140,7 @@ def check_accuracy(scene: Scene) -> bool:
     count, few = COMPARED[scene.device]
     choice = random.Random(SEED)
     lengths = [round(min(max(300 * choice.lognormvariate(0, 0.7), 3), 1024)) for _ in range(count)]
-    sequences = random_sequences(lengths, scene.shape.molecule)
+    sequences = random_sequences(lengths, scene.shape.family)
     exact = mean_rows(load(scene, "fp32", scene.device), sequences)
     good = []
     for precision in ("fp16", "bf16"):
