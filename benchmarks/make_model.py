@@ -111,10 +111,9 @@ def make_t5(folder: Path, shape: Shape, device: str, dtype: torch.dtype) -> None
     )
     with torch.device(device):
         model = T5EncoderModel(config)
-    # Biases of the size with which authors begin would hardly change a row: wrong ones would pass.
-    torch.nn.init.normal_(
-        model.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
-    )
+    # With biases of the size with which authors begin, a row would change by little.
+    biases = model.encoder.block[0].layer[0].SelfAttention.relative_attention_bias
+    torch.nn.init.normal_(biases.weight)
     model.to(dtype).save_pretrained(folder, max_shard_size=FILE_SIZE)
 
 
