@@ -35,17 +35,20 @@ from transformers import (
 UNSORTED = 16
 ORDERS = ("sorted", "unsorted", "single", "packed")
 FLASH, OWN = "flash_attention_2", "varlen_of_pytorch"
-# The tokens of residues in ProtT5 and Ankh, from number 3 on.
+# The tokens of residues in ProtT5 and Ankh, from number 3 on. ProtT5's authors put X for rare ones.
 T5_LETTERS, T5_PAD, T5_EOS, T5_UNKNOWN = b"ALGVSREDTIPKFQNYMHWCXBOUZ", 0, 1, 2
+PROT_T5_SIZE, PROT_T5_RARE = 128, b"UZOB"
 
 
 class T5Tokens:
-    """Tokens of a T5, as transformers' tokenizers return them. Takes no time to speak of."""
+    """Tokens of a T5, as transformers' tokenizers return them; model: its folder."""
 
     cls_token_id, eos_token_id = None, T5_EOS
 
-    def __init__(self) -> None:
+    def __init__(self, model: Path) -> None:
         ids = {letter: 3 + number for number, letter in enumerate(T5_LETTERS)}
+        if AutoConfig.from_pretrained(model).vocab_size == PROT_T5_SIZE:
+            ids |= dict.fromkeys(PROT_T5_RARE, ids[ord("X")])
         self._ids = bytes(ids.get(letter, T5_UNKNOWN) for letter in range(256))
 
     def __call__(self, sequences: Sequence[str], **_: object) -> BatchEncoding:
@@ -74,7 +77,7 @@ class Kind(NamedTuple):
 KINDS = {
     "esm": Kind(EsmModel, {"add_pooling_layer": False}, EsmTokenizer.from_pretrained),
     "esmc": Kind(EsmcModel, {}, EsmcTokenizer.from_pretrained),
-    "t5": Kind(T5EncoderModel, {}, lambda _: T5Tokens(), specials=1, cast=True),
+    "t5": Kind(T5EncoderModel, {}, T5Tokens, specials=1, cast=True),
 }
 
 
