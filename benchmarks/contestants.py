@@ -29,7 +29,6 @@ TOLD = re.compile(r"([0-9,]+) tokens were computed in ([0-9.]+) seconds")
 # What a worker says when its model is loaded and its batches begin, as its log has it.
 BEGUN = re.compile(r"^(\S+ \S+) INFO at most [0-9,]+ tokens a batch", re.MULTILINE)
 LOG_TIME = "%Y-%m-%d %H:%M:%S,%f"
-SPECIALS = 2
 # What a peer names its rows.
 ROWS = "rows.npy"
 EMBEDDING = {
@@ -81,7 +80,7 @@ class Scene:
     def lengths(self) -> list[int]:
         """The tokens of each sequence, specials included."""
         tokens = pq.read_table(self.shards(1) / "shard_0.parquet", columns=["tokens"])["tokens"]
-        return [count + SPECIALS for count in tokens.to_pylist()]
+        return [count + self.shape.specials for count in tokens.to_pylist()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,12 +231,16 @@ TRANSFORMERS_PEERS = [
     transformers_peer("unsorted", "unsorted"),
     transformers_peer("one at a time", "single"),
 ]
+# transformers packs no sequences whose attention has biases.
+T5_PEERS = [peer for peer in TRANSFORMERS_PEERS if "packed" not in peer.options]
 FAIR = Peer(name="fair-esm", program="peer_fair_esm", model="models/fair.pt")
 FAIR_PEERS = [FAIR, replace(FAIR, name="fair-esm, kept memory", variables=KEPT)]
 DNA_PEERS = [Peer(name="padded PyTorch", program="peer_dnabert_s", model="models/hf")]
 PEERS: dict[Family, list[Peer]] = {
     "esm2": TRANSFORMERS_PEERS + FAIR_PEERS,
     "esmc": TRANSFORMERS_PEERS,
+    "prot_t5": T5_PEERS,
+    "ankh": T5_PEERS,
     "dnabert_s": DNA_PEERS,
 }
 

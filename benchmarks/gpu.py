@@ -41,6 +41,8 @@ INPUTS = {
         "t12_35M": (8000, 5),
         "dnabert_s": (8000, 1),
         "esmc_300m": (5000, 1),
+        "prot_t5": (2500, 1),
+        "ankh_large": (2500, 1),
     },
     "peers": {
         "t33_650M": (1200, 1),
@@ -48,17 +50,32 @@ INPUTS = {
         "t6_8M": (1200, 5),
         "dnabert_s": (800, 1),
         "esmc_300m": (1200, 2),
+        "prot_t5": (600, 1),
+        "ankh_large": (600, 1),
     },
     # Those of `speed`, which are there already.
-    "attention": {"dnabert_s": (8000, 1), "t33_650M": (5000, 1)},
-    "bits": {"t33_650M": (2000, 1), "dnabert_s": (2000, 1), "esmc_300m": (2000, 1)},
+    "attention": {
+        "dnabert_s": (8000, 1),
+        "t33_650M": (5000, 1),
+        "prot_t5": (2500, 1),
+        "ankh_large": (2500, 1),
+    },
+    "bits": {
+        "t33_650M": (2000, 1),
+        "dnabert_s": (2000, 1),
+        "esmc_300m": (2000, 1),
+        "prot_t5": (1000, 1),
+        "ankh_large": (1000, 1),
+    },
     "large": {"t36_3B": (1000, 1), "t48_15B": (300, 1)},
 }
+T5 = {"prot_t5", "ankh_large"}
 # Measured only if they are named: the other shapes fill the time of a part.
 NAMED_ONLY = {
-    "speed": {"esmc_300m"},
-    "peers": {"esmc_300m"},
-    "bits": {"dnabert_s", "esmc_300m"},
+    "speed": {"esmc_300m", *T5},
+    "attention": T5,
+    "peers": {"esmc_300m", *T5},
+    "bits": {"dnabert_s", "esmc_300m", *T5},
     "large": {"t48_15B"},
 }
 SMALL_INPUT = (24, 1)  # of every other shape

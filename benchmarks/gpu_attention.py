@@ -1,9 +1,9 @@
 """Attention alone, in each way to compute it: its speed, how exact it is, and its bits.
 
 Heads and their width are those of a shape, and the lengths of a batch those of an input. Ways that
-take ALiBi's biases are measured with them if the shape has them. `apart` is the distance from the
-plain formula in fp64, of the same rounded queries, keys and values. `equal` counts the sequences
-whose rows are the same to the bit alone and in company.
+take biases by distance are measured with them if the shape has them; a T5's are random. `apart` is
+the distance from the plain formula in fp64, of the same rounded queries, keys and values, and the
+same biases. `equal` counts the sequences whose rows are the same to the bit alone and in company.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import gpu_library
 import torch
 from contestants import Scene
 from gpu_encoder import Batch, choose_batches, random_qkv, seconds_of
-from gpu_library import Packing
+from gpu_library import Bias, Packing
 from gpu_scene import emit, open_scene, parse, parser
 from torch import Tensor
 
@@ -44,21 +44,22 @@ TILES = {
 class Way(NamedTuple):
     """A way to compute attention.
 
-    prepare: takes a packing and ALiBi's slopes, or None; returns what computes attention. biased:
-    whether it gets the slopes. tiles: of the kernel, None for its own choice. required: whether the
+    prepare: takes a packing and a Bias, or None; returns what computes attention. biased: whether
+    it gets the Bias. tiles: of the kernel, None for its own choice. required: whether the
     step fails without it.
     """
 
     name: str
-    prepare: Callable[[Packing, Tensor | None], gpu_library.Compute]
+    prepare: Callable[[Packing, Bias | None], gpu_library.Compute]
     biased: bool
     tiles: Sequence[int] | None = None
     required: bool = True
 
 
-def choose_ways(scene: Scene, precision: str, biased: bool) -> Iterator[Way]:
+def choose_ways(scene: Scene, precision: str, bias: Bias | None) -> Iterator[Way]:
     """Yield the ways to compute a shape's attention in a precision, in the order of importance."""
     kernel, on_card = gpu_library.attend_by_kernel, scene.device == "cuda"
+    biased = bias is not None
     # On a CPU, Triton's interpreter runs the kernel, if it is asked to.
     runs = gpu_library.has_triton() and (on_card or "TRITON_INTERPRET" in os.environ)
     if runs:
@@ -69,7 +70,7 @@ def choose_ways(scene: Scene, precision: str, biased: bool) -> Iterator[Way]:
     yield Way("by length", gpu_library.attend_by_lengths, biased)
     if on_card and precision != "fp32":
         yield Way("flash, no biases", gpu_library.attend_by_flash, False)
-        if biased:
+        if bias is not None and bias.slopes is not None:
             yield Way("flash, ALiBi", gpu_library.attend_by_flash, True, required=False)
     if runs and biased:
         yield Way("kernel, no biases", kernel, False)
@@ -78,13 +79,14 @@ def choose_ways(scene: Scene, precision: str, biased: bool) -> Iterator[Way]:
         yield Way(name, partial(kernel, tiles=tiles), biased, tiles, required=False)
 
 
-def attend_plainly(qkv: Tensor, slopes: Tensor | None) -> Tensor:
+def attend_plainly(qkv: Tensor, bias: Bias | None) -> Tensor:
     """The rows of one sequence by the plain formula, in fp64; qkv: (length, 3, heads, head_dim)."""
     q, k, v = (x.double().transpose(0, 1) for x in qkv.unbind(1))
     scores = q @ k.mT
-    if slopes is not None:
+    if bias is not None:
         places = torch.arange(len(qkv), device=qkv.device)
-        scores -= slopes.double()[:, None, None] * (places[:, None] - places).abs()
+        distances = places - places[:, None]
+        scores += bias.make(len(qkv)).by_distance[:, distances + len(qkv) - 1]
     return (scores.softmax(-1) @ v).transpose(0, 1)
 
 
@@ -101,13 +103,13 @@ def pack_random(scene: Scene, lengths: Batch, dtype: torch.dtype) -> Packed:
 
 
 def measure_speed(
-    scene: Scene, way: Way, batches: Sequence[Packed], slopes: Tensor | None
+    scene: Scene, way: Way, batches: Sequence[Packed], bias: Bias | None
 ) -> dict[str, float]:
     """The speed of a way over all batches, for one layer."""
-    calls = [(way.prepare(packing, slopes), qkv.unbind(1)) for packing, qkv in batches]
+    calls = [(way.prepare(packing, bias), qkv.unbind(1)) for packing, qkv in batches]
     seconds = seconds_of(lambda: [attend(*qkv) for attend, qkv in calls], scene.device, TIMED_SHARE)
     lengths = [b - a for packing, _ in batches for a, b in pairwise(packing.bounds)]
-    flops = 4 * scene.shape.width * sum(n * n for n in lengths)
+    flops = 4 * scene.shape.attended * sum(n * n for n in lengths)
     return {
         "tokens": sum(lengths),
         "seconds": seconds,
@@ -116,28 +118,26 @@ def measure_speed(
     }
 
 
-def measure_rows(way: Way, batches: Sequence[Packed], slopes: Tensor | None) -> dict[str, float]:
+def measure_rows(way: Way, batches: Sequence[Packed], bias: Bias | None) -> dict[str, float]:
     """How far some sequences' rows are from the plain formula, and whether company changes them."""
     equal, apart, squares = 0, [], []
     for packing, qkv in batches:
-        rows = way.prepare(packing, slopes)(*qkv.unbind(1))
+        rows = way.prepare(packing, bias)(*qkv.unbind(1))
         bounds = [*pairwise(packing.bounds)]
         for start, stop in bounds[:: -(-len(bounds) // WATCHED)]:
             own, found = qkv[start:stop], rows[start:stop]
             alone = gpu_library.packing_of([stop - start], qkv.device.type)
-            equal += torch.equal(way.prepare(alone, slopes)(*own.unbind(1)), found)
-            exact = attend_plainly(own, slopes)
+            equal += torch.equal(way.prepare(alone, bias)(*own.unbind(1)), found)
+            exact = attend_plainly(own, bias)
             apart.append(float((found.double() - exact).abs().max()))
             squares.append(float(exact.square().mean()))
     rms = mean(squares) ** 0.5
     return {"compared": len(apart), "equal": equal, "apart": max(apart), "rms": rms}
 
 
-def try_way(
-    scene: Scene, way: Way, batches: Sequence[Packed], slopes: Tensor | None
-) -> dict[str, Any]:
+def try_way(scene: Scene, way: Way, batches: Sequence[Packed], bias: Bias | None) -> dict[str, Any]:
     """The figures of a way; `error` alone, if it cannot compute this."""
-    given = slopes if way.biased else None
+    given = bias if way.biased else None
     try:
         # Rows first: their first call compiles.
         found = measure_rows(way, batches, given)
@@ -154,12 +154,12 @@ def main() -> None:
     gpu_library.keep_products_exact()
     lengths = choose_batches(scene, SIZE[scene.device])
     lengths = lengths[:: -(-len(lengths) // BATCHES)]
-    slopes = gpu_library.slopes_of(scene.shape, scene.device)
+    bias = gpu_library.bias_of(scene.shape, scene.device)
     bad = []
     for precision in PRECISIONS[scene.device]:
         batches = [pack_random(scene, each, contest.DTYPES[precision]) for each in lengths]
-        for way in choose_ways(scene, precision, slopes is not None):
-            found = try_way(scene, way, batches, slopes)
+        for way in choose_ways(scene, precision, bias):
+            found = try_way(scene, way, batches, bias)
             names = {"way": way.name, "biased": way.biased, "tiles": way.tiles}
             emit("attention", shape=scene.shape_name, precision=precision, **names, **found)
             if way.required and found.get("equal", -1) != found.get("compared"):

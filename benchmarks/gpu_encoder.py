@@ -41,7 +41,8 @@ GROUPS = {
     "products": r"gemm|cutlass|nvjet|cublas|xmma|splitk|addmm|aten::mm\b",
     "rotary": r"rotary|rotat",
     "norms and residuals": r"norm",
-    "activation": r"gelu|geglu|silu|swiglu",
+    # PyTorch computes relu by its clamp.
+    "activation": r"gelu|geglu|silu|swiglu|clamp",
     "elementwise, not fused": r"elementwise|aten::(add|sub|mul|copy|cos|sin|neg|cat)",
 }
 
@@ -74,8 +75,8 @@ def seconds_of(work: Callable[[], object], device: str, share: float = 1.0) -> f
 
 def random_batch(scene: Scene, model: Any, batch: Batch) -> tuple[Any, Any]:
     """The tokens and the packing of random sequences of a batch's lengths, on the device."""
-    molecule = scene.shape.molecule
-    sequences = [gpu_library.random_sequence(n, n, molecule) for n in batch]
+    family = scene.shape.family
+    sequences = [gpu_library.random_sequence(n, n, family) for n in batch]
     return gpu_library.pack(sequences, model)
 
 
@@ -123,7 +124,7 @@ def group_of(kernel: str) -> str:
 
 def random_qkv(scene: Scene, tokens: int, dtype: torch.dtype) -> Tensor:
     """Queries, keys and values as a layer has them, (tokens, 3, heads, head_dim), on the device."""
-    size = (tokens, 3, scene.shape.heads, scene.shape.width // scene.shape.heads)
+    size = (tokens, 3, scene.shape.heads, scene.shape.head_dim)
     generator = torch.Generator(scene.device).manual_seed(tokens)
     qkv = torch.randn(size, device=scene.device, generator=generator)
     qkv[:, 0] *= size[-1] ** -0.5
@@ -145,17 +146,18 @@ def attention_seconds(scene: Scene, model: Any, batches: Sequence[Batch]) -> flo
 def fused_bytes(shape: Shape, tokens: int, itemsize: int) -> dict[str, int]:
     """The bytes that the steps between products and attention read and write at least.
 
-    Rotary turns queries and keys in place. A residual is added in the norm that follows it: before
-    a protein model's products, where the sum is also written, and after DNABERT-S's. ESM C's norms
-    of queries and keys are in place, too. An activation reads what a product wrote, two halves if
-    it is gated, and writes what the next one reads.
+    Rotary turns an ESM's queries and keys in place. A residual is added in the norm that follows
+    it: before a protein model's products, where the sum is also written, and after DNABERT-S's. The
+    sum of a T5 is float32. ESM C's norms of queries and keys are in place, too. An activation reads
+    what a product wrote, two halves if it is gated, and writes what the next one reads.
     """
-    values, protein = tokens * shape.layers * itemsize, shape.molecule == "protein"
+    layers, protein = tokens * shape.layers, shape.molecule == "protein"
     rows = 2 * (4 if protein else 3) + (4 if shape.family == "esmc" else 0)
+    wider = 2 * 2 * (4 - itemsize) if shape.t5 else 0
     return {
-        "rotary": 4 * shape.width * values if protein else 0,
-        "norms and residuals": rows * shape.width * values,
-        "activation": (3 if shape.gated else 2) * shape.ffn_width * values,
+        "rotary": 4 * shape.width * itemsize * layers if protein and not shape.t5 else 0,
+        "norms and residuals": (rows * itemsize + wider) * shape.width * layers,
+        "activation": (3 if shape.gated else 2) * shape.ffn_width * itemsize * layers,
     }
 
 

@@ -7,14 +7,15 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
 import torch
-from shapes import Molecule, Shape
+from shapes import Family, Shape
 from torch import Tensor
 
 from seqembed.inference import batches, graphs
@@ -24,6 +25,7 @@ from seqembed.kernels.flash_attention import find_options
 from seqembed.models.encoders import encoder
 from seqembed.models.encoders.attention import (
     Attend,
+    Biases,
     Packing,
     alibi_biases,
     alibi_slopes,
@@ -37,9 +39,28 @@ from seqembed.settings.token_budget import bytes_a_token
 
 # Attention of q, k and v, each (T, heads, head_dim), the query scaled; the same for the result.
 Compute = Callable[[Tensor, Tensor, Tensor], Tensor]
-# Token ids from the first up to the second: the residues of all protein models, and the pieces of
-# DNA in DNABERT's vocabulary, which follow its special tokens.
-RESIDUES = {"protein": (4, 24), "DNA": (5, 4096)}
+# Token ids from the first up to the second: a family's residues, and the pieces of DNA in DNABERT's
+# vocabulary, which follow its special tokens.
+RESIDUES: dict[Family, tuple[int, int]] = {
+    "esm2": (4, 24),
+    "esmc": (4, 24),
+    "prot_t5": (3, 23),
+    "ankh": (3, 23),
+    "dnabert_s": (5, 4096),
+}
+# A T5's random biases are of keys that are less than this many tokens before or after the query.
+FARTHEST = 16384
+
+
+class Bias(NamedTuple):
+    """What attention adds to its scores by distance.
+
+    make: takes the number of tokens of the longest sequence; returns the Biases. slopes: ALiBi's,
+    (heads,) float32; None in a T5.
+    """
+
+    make: Callable[[int], Biases]
+    slopes: Tensor | None = None
 
 
 def product_rows(shape: Shape, precision: str) -> int:
@@ -83,10 +104,10 @@ def keep_products_exact() -> None:
     keep_products_equal(os.environ)
 
 
-def random_sequence(length: int, seed: int, molecule: Molecule) -> Tensor:
+def random_sequence(length: int, seed: int, family: Family) -> Tensor:
     """Return the (length,) int64 token ids of a random sequence, on the CPU."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(*RESIDUES[molecule], (length,), generator=generator)
+    return torch.randint(*RESIDUES[family], (length,), generator=generator)
 
 
 def pack(sequences: Sequence[Tensor], model: Encoder) -> tuple[Tensor, Packing]:
@@ -149,9 +170,17 @@ def graphs_of(
     return graphs.EncoderGraphs(model, rows, logging.getLogger(), capture)
 
 
-def slopes_of(shape: Shape, device: str) -> Tensor | None:
-    """Return ALiBi's slopes of a shape, (heads,) float32; None if it has no ALiBi."""
-    return alibi_slopes(shape.heads).to(device) if shape.family == "dnabert_s" else None
+def bias_of(shape: Shape, device: str) -> Bias | None:
+    """Return a shape's Bias, on the device; None if it has none. A T5's are random."""
+    if shape.family == "dnabert_s":
+        slopes = alibi_slopes(shape.heads).to(device)
+        return Bias(partial(alibi_biases, slopes), slopes)
+    if not shape.t5:
+        return None
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(shape.heads, 2 * FARTHEST - 1, generator=generator).to(device)
+    # A distance has one bias, however long the longest sequence is.
+    return Bias(lambda n: Biases(drawn[:, FARTHEST - n : FARTHEST + n - 1].contiguous()))
 
 
 def has_triton() -> bool:
@@ -160,28 +189,29 @@ def has_triton() -> bool:
 
 
 def attend_by_kernel(
-    packing: Packing, slopes: Tensor | None, tiles: Sequence[int] | None = None
+    packing: Packing, bias: Bias | None, tiles: Sequence[int] | None = None
 ) -> Compute:
     """Return attention by that kernel; tiles: its Tiles, its own choice if unset."""
     from seqembed.kernels.biased_attention import Tiles, attend_biased
 
     longest = packing.longest
-    biases = None if slopes is None else alibi_biases(slopes, longest).by_distance
+    biases = None if bias is None else bias.make(longest).by_distance
     own = None if tiles is None else Tiles(*tiles)
     return lambda q, k, v: attend_biased(q, k, v, packing.cu_seqlens, longest, biases, own)
 
 
-def attend_by_lengths(packing: Packing, slopes: Tensor | None) -> Compute:
+def attend_by_lengths(packing: Packing, bias: Bias | None) -> Compute:
     """Return attention of one length after another."""
-    biases = None if slopes is None else alibi_biases(slopes, packing.longest)
+    biases = None if bias is None else bias.make(packing.longest)
     return lambda q, k, v: attend_by_length(q, k, v, packing, biases)
 
 
-def attend_by_flash(packing: Packing, slopes: Tensor | None) -> Compute:
-    """Return attention by PyTorch's own FlashAttention; with slopes, by its argument for ALiBi.
+def attend_by_flash(packing: Packing, bias: Bias | None) -> Compute:
+    """Return attention by PyTorch's own FlashAttention; with ALiBi, by its argument for slopes.
 
     Raises RuntimeError if the operator has other arguments in this version of PyTorch.
     """
+    slopes = None if bias is None else bias.slopes
     operator = torch.ops.aten._flash_attention_forward
     names = [argument.name for argument in operator.default._schema.arguments]
     options: dict[str, Any] | None = find_options()

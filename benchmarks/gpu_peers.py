@@ -23,15 +23,18 @@ from contestants import (
     transformers_peer,
 )
 from gpu_scene import emit, open_scene, parse, parser
+from shapes import Family
 
 ROUNDS = {"cuda": 2, "cpu": 1}
 BUDGETS = {"cuda": (4096, 8192, 16384, 32768, 65536), "cpu": (512, 1024)}
-PEERS = {
-    "protein": [
-        transformers_peer("packed", "packed"),
-        transformers_peer("padded", "sorted"),
-    ],
-    "DNA": DNA_PEERS,
+PACKED, PADDED = transformers_peer("packed", "packed"), transformers_peer("padded", "sorted")
+PEERS: dict[Family, list[Peer]] = {
+    "esm2": [PACKED, PADDED],
+    "esmc": [PACKED, PADDED],
+    # transformers packs no sequences whose attention has biases.
+    "prot_t5": [PADDED],
+    "ankh": [PADDED],
+    "dnabert_s": DNA_PEERS,
 }
 
 
@@ -88,7 +91,7 @@ def main() -> None:
     made.add_argument("--fair-esm", action="store_true", help="race with fair-esm only")
     options = parse(made)
     scene = open_scene(options)
-    peers = [FAIR] if options.fair_esm else PEERS[scene.shape.molecule]
+    peers = [FAIR] if options.fair_esm else PEERS[scene.shape.family]
     tuned = [best for peer in peers if (best := at_its_best(scene, peer))]
     field: list[Contestant] = [Ours(name="seqembed"), *tuned]
     runs = speed.race(scene, field, ROUNDS[scene.device], lambda run: emit("race run", **run))

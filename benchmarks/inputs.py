@@ -29,6 +29,7 @@ def write_input(
     count: int = GENERATED,
     times: int = 1,
     batches: int | None = None,
+    specials: int = 2,
     budget: int = TOKENS_A_BATCH,
 ) -> int:
     """Write every so manieth distinct sequence as s0, s1, ...; return how many these are.
@@ -37,8 +38,8 @@ def write_input(
     sequences are embedded once.
 
     batches: how many batches of sequences are written. All sequences are sorted by length and make
-    batches of `budget` tokens, of which evenly spread ones are taken. A few sequences of all
-    lengths would fill none.
+    batches of `budget` tokens, of which evenly spread ones are taken; each sequence has `specials`
+    tokens beside its residues. A few sequences of all lengths would fill none.
 
     Proteins are cut to what a model reads at once. Contigs are cut into as many fragments as they
     hold, of lengths like an assembly's: a whole one can be too long for a padded batch.
@@ -48,14 +49,14 @@ def write_input(
     cut = fragments(found) if molecule == "DNA" else (residues[:longest] for residues in found)
     chosen = list(dict.fromkeys(cut))[::every]
     chosen = list(dict.fromkeys(s[n:] + s[:n] for n in range(times) for s in chosen))
-    chosen = take_batches(chosen, batches, budget) if batches else chosen
+    chosen = take_batches(chosen, batches, budget, specials) if batches else chosen
     path.write_text("".join(f">s{n}\n{residues}\n" for n, residues in enumerate(chosen)))
     return len(chosen)
 
 
-def take_batches(sequences: Sequence[str], count: int, budget: int) -> list[str]:
+def take_batches(sequences: Sequence[str], count: int, budget: int, specials: int) -> list[str]:
     """The sequences of `count` batches, from the middle of as many equal parts of all batches."""
-    found = padded_batches([len(residues) + 2 for residues in sequences], budget)
+    found = padded_batches([len(residues) + specials for residues in sequences], budget)
     middles = (len(found) * (2 * part + 1) // (2 * count) for part in range(count))
     return [sequences[number] for middle in middles for number in found[middle]]
 

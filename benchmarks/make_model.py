@@ -10,6 +10,7 @@ import argparse
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -27,6 +28,19 @@ FILE_SIZE = "5GB"
 # DNABERT-S makes much of what fp16 rounds: its rows would say nothing of how exact fp16 is.
 MATRICES = 0.02
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+# What all models of a T5's family have alike, in the words of config.json.
+T5_SETTINGS: dict[str, dict[str, Any]] = {
+    "prot_t5": {
+        "vocab_size": 128,
+        "feed_forward_proj": "relu",
+        "relative_attention_num_buckets": 32,
+    },
+    "ankh": {
+        "vocab_size": 144,
+        "feed_forward_proj": "gated-gelu",
+        "relative_attention_num_buckets": 64,
+    },
+}
 # Longer names first: the others are parts of them.
 FAIR_WORDS = {
     "attention.self.query": "self_attn.q_proj",
@@ -80,6 +94,27 @@ def make_esmc(folder: Path, shape: Shape, device: str, dtype: torch.dtype) -> No
         model = EsmcModel(config)
     model.to(dtype).save_pretrained(folder, max_shard_size=FILE_SIZE)
     EsmcTokenizer().save_pretrained(folder)
+
+
+def make_t5(folder: Path, shape: Shape, device: str, dtype: torch.dtype) -> None:
+    """The encoder alone, without a tokenizer: its tokens are built in."""
+    from transformers import T5Config, T5EncoderModel
+
+    config = T5Config(
+        num_layers=shape.layers,
+        d_model=shape.width,
+        num_heads=shape.heads,
+        d_kv=shape.head_dim,
+        d_ff=shape.ffn_width,
+        relative_attention_max_distance=128,
+        **T5_SETTINGS[shape.family],
+    )
+    with torch.device(device):
+        model = T5EncoderModel(config)
+    # With biases of the size with which authors begin, a row would change by little.
+    biases = model.encoder.block[0].layer[0].SelfAttention.relative_attention_bias
+    torch.nn.init.normal_(biases.weight)
+    model.to(dtype).save_pretrained(folder, max_shard_size=FILE_SIZE)
 
 
 def save_fair(folder: Path, shape: Shape, device: str, path: Path) -> None:
@@ -148,7 +183,13 @@ def random_weight(name: str, size: tuple[int, ...], device: str) -> Tensor:
     return noise * 0.2 + ("norm.weight" in name.lower())
 
 
-MAKERS = {"esm2": make_esm2, "esmc": make_esmc, "dnabert_s": make_dnabert}
+MAKERS = {
+    "esm2": make_esm2,
+    "esmc": make_esmc,
+    "prot_t5": make_t5,
+    "ankh": make_t5,
+    "dnabert_s": make_dnabert,
+}
 
 
 def main() -> None:

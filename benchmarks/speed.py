@@ -24,7 +24,7 @@ import numpy as np
 import processes
 import table
 from batching import TOKENS_A_BATCH
-from contestants import Contestant, Peer, Scene, contestants, entry, fastest, program
+from contestants import EMBEDDING, Contestant, Peer, Scene, contestants, entry, fastest, program
 from inputs import GENERATED, write_input
 from shapes import SHAPES
 
@@ -50,7 +50,8 @@ def index_commands(scene: Scene, shard_counts: set[int]) -> list[list[str]]:
     index, residues, model = (
         folder / name for name in ("index.parquet", "residues.bin", "model.json")
     )
-    length = {"layer": "last", "long_sequences": "auto", "max_length": "auto"}
+    names = ("layer", "pooling", "long_sequences", "max_length")
+    settings = {name: EMBEDDING[name] for name in names}
     return [
         entry(
             "index", fasta=scene.fasta, ids="header", model=model,
@@ -60,7 +61,7 @@ def index_commands(scene: Scene, shard_counts: set[int]) -> list[list[str]]:
         *(
             entry(
                 "split", index=index, residues=residues, model=model, world_size=count,
-                output_dir=scene.shards(count), **length,
+                output_dir=scene.shards(count), **settings,
             )
             for count in shard_counts
         ),
@@ -175,6 +176,7 @@ def main() -> None:
         everyone = contestants(scene, arguments.gpus, arguments.peak_rows)
         field = choose(everyone, arguments.only)
         sample = {"count": arguments.generate, "batches": arguments.batches}
+        sample["specials"] = scene.shape.specials
         sample["budget"] = max(arguments.budgets or [TOKENS_A_BATCH])
         molecule = scene.shape.molecule
         write_input(scene.fasta, molecule, arguments.fasta, every=arguments.every, **sample)

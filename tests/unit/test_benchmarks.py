@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import EsmcConfig, EsmcModel
+from transformers import EsmcConfig, EsmcModel, T5Config, T5EncoderModel
 from worker_runs import SCRIPTS, make_sequences
 
 from seqembed.models.families import FAMILIES
@@ -89,12 +89,32 @@ def test_the_work_of_an_esm_c_is_that_of_its_products_and_attention(load):
     assert sum(weight.numel() for weight in layers.parameters() if weight.dim() == 2) == 30 * layer
 
 
-def test_each_family_is_measured_in_its_authors_precision(load):
+@pytest.mark.parametrize(
+    ("name", "heads", "activation"),
+    [("prot_t5", 32 * 128, "relu"), ("ankh_large", 16 * 64, "gated-gelu")],
+)
+def test_the_work_of_a_t5_counts_all_values_of_its_heads(name, heads, activation, load):
+    shape = load("shapes").SHAPES[name]
+    sizes = {"d_model": shape.width, "d_kv": shape.head_dim, "d_ff": shape.ffn_width}
+    sizes |= {"num_layers": shape.layers, "num_heads": shape.heads}
+    with torch.device("meta"):
+        model = T5EncoderModel(T5Config(**sizes, feed_forward_proj=activation))
+    # But the table of biases.
+    weights = [w for name, w in model.encoder.block.named_parameters() if "bias" not in name]
+    products = sum(weight.numel() for weight in weights if weight.dim() == 2)
+    attention = shape.layers * 2 * (2 * (100 * 100 + 3 * 3) * heads)
+    assert shape.flops([100, 3]) == 2 * products * 103 + attention
+
+
+def test_each_family_is_measured_as_its_authors_compute_it_and_with_peers(load):
     shapes = load("shapes")
+    fields = load("contestants").PEERS, load("gpu_peers").PEERS
     for shape in shapes.SHAPES.values():
         family = FAMILIES[shape.family]
         assert (shape.precision("cuda"), shape.molecule) == (family.half, family.molecule)
         assert shape.precision("cpu") == "fp32"
+        assert shape.specials == family.specials.total
+        assert all(peers[shape.family] for peers in fields)
 
 
 def test_a_sample_of_batches_is_as_full_as_all(load, tmp_path):

@@ -31,8 +31,8 @@ KINDS = {
 # Parts, each with the shape that it measures. `large` has all steps of `speed`.
 TRIED = [
     ("tests", None),
-    ("large", "tiny_esmc"),
-    ("peers", "tiny_dna"),
+    ("large", "tiny_t5"),
+    ("peers", "tiny_t5"),
     ("bits", "tiny_dna"),
 ]
 # Programs for a card that other programs start.
@@ -46,6 +46,7 @@ KERNELS = {
     "void at::native::vectorized_layer_norm_kernel<c10::Half>": "norms and residuals",
     "void at::native::vectorized_elementwise_kernel<GeluCUDAKernelImpl>": "activation",
     "void at::native::vectorized_elementwise_kernel<silu_kernel<c10::BFloat16>>": "activation",
+    "void at::native::vectorized_elementwise_kernel<launch_clamp_scalar(Scalar)>": "activation",
     "void at::native::elementwise_kernel<direct_copy_kernel>": "elementwise, not fused",
     "Memcpy HtoD (Pinned -> Device)": "rest",
 }
@@ -109,13 +110,15 @@ def test_a_part_for_a_card_has_programs_and_models_that_exist(load, part, tmp_pa
 
 def test_a_shape_that_only_its_name_chooses_has_inputs_of_its_own(load, tmp_path, monkeypatch):
     module = load("gpu")
-    for part in ("speed", "peers", "bits"):
+    named = [(part, shape) for part, shapes in module.NAMED_ONLY.items() for shape in shapes]
+    assert {("speed", "esmc_300m"), ("attention", "prot_t5"), ("bits", "ankh_large")} <= {*named}
+    for part, shape in named:
         words = ["gpu.py", "--part", part, "--cache", str(tmp_path)]
         monkeypatch.setattr(sys, "argv", words)
-        assert "esmc_300m" not in module.Part(module.parse()).shapes
-        monkeypatch.setattr(sys, "argv", [*words, "--shapes", "esmc_300m"])
+        assert shape not in module.Part(module.parse()).shapes
+        monkeypatch.setattr(sys, "argv", [*words, "--shapes", shape])
         steps = module.chosen_steps(module.Part(module.parse()))
-        count = str(module.INPUTS[part]["esmc_300m"][0])
+        count = str(module.INPUTS[part][shape][0])
         assert steps and all(count in step.command for step in steps)
         assert sum(step.seconds for step in steps if "fair" in step.name) == 0
 
@@ -137,49 +140,57 @@ def test_what_is_in_fp32_comes_last_and_can_be_measured_alone(
     assert all("fp32" in step.name for step in steps if not step.name.startswith("scene"))
 
 
+@pytest.mark.parametrize("shape", ["tiny_dna", "tiny_t5"])
 def test_ways_of_attention_are_held_to_the_plain_formula_and_to_their_own_bits(
-    load, capsys, monkeypatch
+    shape, load, capsys, monkeypatch
 ):
     module, library = load("gpu_attention"), load("gpu_library")
     scene = load("contestants").Scene(
-        folder=Path(), shape_name="tiny_dna", threads=1, device="cpu", precision="fp32"
+        folder=Path(), shape_name=shape, threads=1, device="cpu", precision="fp32"
     )
-    slopes = library.slopes_of(scene.shape, "cpu")
+    bias = library.bias_of(scene.shape, "cpu")
     batch = module.pack_random(scene, [40, 9, 1], torch.float32)
 
-    def mix(packing, slopes):
-        attend = library.attend_by_lengths(packing, slopes)
+    def mix(packing, bias):
+        attend = library.attend_by_lengths(packing, bias)
         return lambda q, k, v: attend(q, k, v) + v.mean(0)
 
-    def refuse(packing, slopes):
+    def refuse(packing, bias):
         raise RuntimeError("no biases\nin this build")
 
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    by_length, *others = module.choose_ways(scene, "fp32", True)
+    by_length, *others = module.choose_ways(scene, "fp32", bias)
     assert not others and '"left out"' in capsys.readouterr().out
-    found = module.try_way(scene, by_length, [batch], slopes)
+    found = module.try_way(scene, by_length, [batch], bias)
     assert (found["compared"], found["equal"]) == (3, 3)
     assert found["apart"] < 1e-5 < found["rms"] and found["tokens"] == 50
-    assert module.try_way(scene, by_length._replace(biased=False), [batch], slopes)["rms"] > 0.1
-    mixed = module.try_way(scene, by_length._replace(prepare=mix), [batch], slopes)
+    assert module.try_way(scene, by_length._replace(biased=False), [batch], bias)["rms"] > 0.1
+    mixed = module.try_way(scene, by_length._replace(prepare=mix), [batch], bias)
     assert mixed["equal"] < 3 and mixed["apart"] > 1e-2
-    refused = module.try_way(scene, by_length._replace(prepare=refuse), [batch], slopes)
+    refused = module.try_way(scene, by_length._replace(prepare=refuse), [batch], bias)
     assert refused == {"error": "RuntimeError: no biases"}
 
 
-def test_memory_is_counted_for_each_row_beside_what_was_there(load, monkeypatch):
+@pytest.mark.parametrize(
+    ("shape", "values"),
+    [("tiny_protein", 7 * 64 + 2 * 256), ("tiny_t5", 4 * 64 + 3 * 128 + 128)],
+)
+def test_memory_is_counted_for_each_row_beside_what_was_there(shape, values, load, monkeypatch):
     module, library = load("gpu_encoder"), load("gpu_library")
     monkeypatch.setattr(library, "pack", lambda sequences, model: (torch.cat(sequences), None))
     scene = load("contestants").Scene(
-        folder=Path(), shape_name="tiny_protein", threads=1, device="cuda", precision="fp16"
+        folder=Path(), shape_name=shape, threads=1, device="cuda", precision="fp16"
     )
     held = {"synchronize": None, "reset_peak_memory_stats": None}
     held |= {"memory_allocated": 5000, "max_memory_allocated": 5000 + 60 * 700}
     for name, value in held.items():
         monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
     found = module.measure_memory(scene, lambda tokens, packing: None, [[10, 10], [40, 20]])
-    estimate = 2 * (7 * 64 + 2 * 256)
-    assert found == {"tokens": 60, "bytes_a_token": 700, "estimated_bytes_a_token": estimate}
+    assert found == {
+        "tokens": 60,
+        "bytes_a_token": 700,
+        "estimated_bytes_a_token": 2 * values,
+    }
 
 
 def test_a_peak_in_fp32_is_of_true_fp32(load, monkeypatch):
@@ -212,6 +223,9 @@ def test_floors_count_the_steps_of_each_family(load):
     assert rows["t33_650M"] == [4 * 1280, 8 * 1280, 2 * 5120]
     assert rows["esmc_300m"] == [4 * 960, (8 + 4) * 960, 3 * 2560]
     assert rows["dnabert_s"] == [0, 6 * 768, 3 * 3072]
+    # Sums are read and written as float32.
+    assert rows["prot_t5"] == [0, 2 * (2 + 2 * 2) * 1024, 2 * 16384]
+    assert rows["ankh_large"] == [0, 2 * (2 + 2 * 2) * 1536, 3 * 3840]
 
 
 def test_wheels_that_do_not_fit_do_not_stop_a_part(load, tmp_path):
