@@ -23,10 +23,10 @@ HERE = Path(__file__).resolve().parent
 ENTRIES = HERE.parent / "workflow/scripts"
 # glibc gives no memory back to the system: no page faults for what is allocated again.
 KEPT = {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=4294967295"}
-# When its first batch came back, in seconds after its batches began.
-FIRST = re.compile(r"the first batch, ([0-9,]+) tokens, was done after ([0-9.]+) seconds")
-TOLD = re.compile(r"([0-9,]+) tokens were computed in ([0-9.]+) seconds")
-# What a worker says when its model is loaded and its batches begin, as its log has it.
+# What a worker says, as its log has it: when its first batch came back, when all were computed, and
+# when its model was loaded and its batches began.
+FIRST = re.compile(r"^(\S+ \S+) INFO the first batch, ([0-9,]+) tokens", re.MULTILINE)
+TOLD = re.compile(r"^(\S+ \S+) INFO ([0-9,]+) tokens were computed", re.MULTILINE)
 BEGUN = re.compile(r"^(\S+ \S+) INFO at most [0-9,]+ tokens a batch", re.MULTILINE)
 LOG_TIME = "%Y-%m-%d %H:%M:%S,%f"
 # What a peer names its rows.
@@ -261,17 +261,22 @@ def _command(path: Path, options: Mapping[str, object]) -> list[str]:
 
 
 def tokens_and_seconds(pattern: re.Pattern[str], log: Path) -> tuple[int, float]:
-    """The tokens and the seconds in the line of a worker's log that `pattern` finds.
+    """The tokens in the line of a worker's log that `pattern` finds, and its time.
 
-    pattern: FIRST or TOLD.
+    pattern: FIRST or TOLD. The time is in seconds after the worker's batches began: as a peer's, it
+    counts no loading.
     """
     found = _search(pattern, log)
-    return int(found[1].replace(",", "")), float(found[2])
+    return int(found[2].replace(",", "")), _read_time(found) - begun(log)
 
 
 def begun(log: Path) -> float:
     """When a worker's batches began, in seconds since the epoch."""
-    return datetime.strptime(_search(BEGUN, log)[1], LOG_TIME).timestamp()
+    return _read_time(_search(BEGUN, log))
+
+
+def _read_time(found: re.Match[str]) -> float:
+    return datetime.strptime(found[1], LOG_TIME).timestamp()
 
 
 def _search(pattern: re.Pattern[str], log: Path) -> re.Match[str]:

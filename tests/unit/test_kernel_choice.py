@@ -170,7 +170,7 @@ def test_an_unknown_operator_gives_way_to_the_public_function(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("apply", [partial(in_blocks, width=640), in_chunks])
+@pytest.mark.parametrize("apply", [partial(in_blocks, width=640), partial(in_chunks, ffn_width=9)])
 def test_products_on_a_device_have_blocks_of_one_size(apply, dtype):
     sizes: list[int] = []
     rows = block_rows(640, dtype)

@@ -28,7 +28,7 @@ from worker_runs import make_sequences
 from seqembed.inference.batches import Filling
 from seqembed.inference.rows import Outputs
 from seqembed.models.architectures import Architecture
-from seqembed.models.encoders.encoder import CPU_FFN_ROWS, in_chunks
+from seqembed.models.encoders.encoder import in_chunks
 from seqembed.settings.lengths import LengthPolicy
 
 
@@ -116,9 +116,12 @@ def test_threads_that_share_a_batch_give_the_bits_of_one(architecture, threads):
     assert one.tobytes() == several.tobytes()
 
 
+@pytest.mark.parametrize(("ffn_width", "most"), [(48, 1024), (5120, 1024), (16384, 320)])
 @pytest.mark.parametrize("rows", [1, 2047, 2048, 2049, 3071, 5000])
-def test_a_feed_forward_part_is_given_no_few_rows_at_the_end(rows):
+def test_a_feed_forward_part_is_given_no_few_rows_at_the_end(rows, ffn_width, most):
     sizes = []
     x = torch.arange(rows).unsqueeze(1)
-    assert torch.equal(in_chunks(lambda part: sizes.append(len(part)) or part, x), x)
-    assert min(sizes) >= min(rows, CPU_FFN_ROWS) and max(sizes) < 2 * CPU_FFN_ROWS
+    assert torch.equal(in_chunks(lambda part: sizes.append(len(part)) or part, x, ffn_width), x)
+    assert min(sizes) >= min(rows, most) and max(sizes) < 2 * most
+    # glibc keeps no larger block for a thread.
+    assert max(sizes) * ffn_width * 4 <= 64 << 20

@@ -13,9 +13,13 @@ from seqembed.kernels.choice import PLAIN, Steps, load_steps
 from seqembed.models.architectures import Architecture
 from seqembed.models.encoders.attention import Attend, Biases, Packing, choose_attention
 
-# On a CPU, this many rows go through the feed-forward part at once, so that values between the two
-# products stay in the cache. Fewer than some tens of rows would take other code paths (measured).
+# On a CPU, at most this many rows go through the feed-forward part at once, so that values between
+# the two products stay in the cache. Fewer than some tens of rows would take other code paths
+# (measured).
 CPU_FFN_ROWS = 1024
+# They have at most this many values of ffn_width. glibc does not keep blocks of over 64 MiB for a
+# thread, and the system would clear their pages for each layer anew.
+CPU_FFN_VALUES = CPU_FFN_ROWS * 5120
 # PyTorch gives each thread at least this many values, and computes an activation on two vectors of
 # together at most this many bytes at a time. A shorter rest of values gets other last bits
 # (aten/src/ATen/Parallel.h and aten/src/ATen/native/cpu/Loops.h of PyTorch).
@@ -68,7 +72,7 @@ class Encoder(nn.Module):
         activation. rows: the tokens of the batch, including those that fill up a small batch.
         """
         width = self.architecture.ffn_width
-        part = rows // max(1, rows // CPU_FFN_ROWS) * width
+        part = rows // max(1, rows // cpu_ffn_rows(width)) * width
         whole = CPU_VECTORS_BYTES // next(self.parameters()).itemsize
         even = (n for n in range(threads, 1, -1) if width % (n * whole) == 0)
         return next((n for n in even if part >= n * CPU_VALUES_A_THREAD), 1)
@@ -82,16 +86,22 @@ class Encoder(nn.Module):
         return self
 
 
-def in_chunks(part: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def in_chunks(part: Callable[[Tensor], Tensor], x: Tensor, ffn_width: int) -> Tensor:
     """Return part(x); part: a feed-forward part, which takes some rows at a time.
 
-    x: (T, width), of the model's width.
+    x: (T, width), of the model's width. ffn_width: the model's.
     """
     if x.device.type != "cpu":
         return in_blocks(part, x, x.shape[1])
-    if len(x) < 2 * CPU_FFN_ROWS:
+    chunks = len(x) // cpu_ffn_rows(ffn_width)
+    if chunks < 2:
         return part(x)
-    return torch.cat([part(rows) for rows in x.tensor_split(len(x) // CPU_FFN_ROWS)])
+    return torch.cat([part(rows) for rows in x.tensor_split(chunks)])
+
+
+def cpu_ffn_rows(ffn_width: int) -> int:
+    """Return how many rows, or up to twice as many, go through the feed-forward part at once."""
+    return min(CPU_FFN_ROWS, CPU_FFN_VALUES // ffn_width)
 
 
 def in_blocks(part: Callable[[Tensor], Tensor], x: Tensor, width: int) -> Tensor:

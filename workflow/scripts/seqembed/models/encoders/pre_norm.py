@@ -26,6 +26,7 @@ class PreNormLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.heads, self.head_dim = architecture.heads, architecture.head_dim
+        self.ffn_width = architecture.ffn_width
         width, attended = architecture.width, self.heads * self.head_dim
         self.attention_norm = make_norm()
         self.qkv = nn.Linear(width, 3 * attended, bias=bias)
@@ -54,7 +55,7 @@ class PreNormLayer(nn.Module):
         heads = qkv.view(x.shape[0], 3, self.heads, self.head_dim)
         attended = in_blocks(self.out, attend(heads).flatten(1), width)
         x, normed = steps.add_norm(x, attended, self.ffn_norm)
-        return steps.add_norm(x, in_chunks(self.feed_forward, normed), norm)
+        return steps.add_norm(x, in_chunks(self.feed_forward, normed, self.ffn_width), norm)
 
 
 class PreNormEncoder(Encoder):
