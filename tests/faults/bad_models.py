@@ -482,7 +482,7 @@ OTHER_MODELS: dict[str, Case] = {
     "ProtT5's file": in_file(lambda: saved(small_t5().state_dict())),
     "ProtT5 without a size": config(t5, d_kv=None),
     "ProtT5 of a size that is a text": config(t5, d_ff="32"),
-    "ProtT5 of 30 buckets": config(t5, relative_attention_num_buckets=30),
+    "ProtT5 of three buckets": config(t5, relative_attention_num_buckets=3),
     "ProtT5 of two activations": config(t5, dense_act_fn="gelu"),
     "ProtT5 gated by ReLU": config(t5, feed_forward_proj="gated-relu", dense_act_fn=None),
     "ProtT5 that decodes": config(t5, is_decoder=True),
@@ -538,7 +538,7 @@ OTHER_MODELS: dict[str, Case] = {
     "Ankh 3 without a tokenizer": tokenizer(ankh3),
     "Ankh 3 without [NLU]": tokenizer(ankh3, [t for t in ANKH3_TOKENS if t != "[NLU]"]),
     "Ankh 3 without an amino acid": tokenizer(ankh3, [t for t in ANKH3_TOKENS if t not in "VY"]),
-    "Ankh 3 of ids with a gap": tokenizer(ankh3, ANKH3_TOKENS, Y=200),
+    "Ankh 3 of an id without a word": tokenizer(ankh3, ANKH3_TOKENS, Y=256),
     "Ankh 3 of one id twice": tokenizer(ankh3, ANKH3_TOKENS, Y=0),
     "Ankh 3 of too many tokens": tokenizer(
         ankh3, [*ANKH3_TOKENS, *(f"<{number}>" for number in range(256))]

@@ -409,7 +409,8 @@ TABLE = (
         1,
         by_ankh(ANKH3_TOKENS, "[NLU]"),
         family="ankh3",
-        true=(Ankh3Architecture(2, 1536, 16, 3840, 64, *ANKH3_SIZES),),
+        # It has the widths of Ankh.
+        true=(),
         tokenizer=ResidueTokenizer(ANKH3_VOCABULARY),
         golden=("ankh3_large", "ankh3_xl"),
         half="bf16",

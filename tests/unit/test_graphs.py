@@ -27,15 +27,17 @@ from seqembed.models.architectures import (
     Architecture,
     DnabertArchitecture,
     Esm2Architecture,
+    ProtT5Architecture,
     T5Architecture,
 )
 from seqembed.models.encoders.attention import Packing, alibi_biases, attend_fused
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.encoders.esm2 import Esm2
+from seqembed.models.encoders.t5 import T5
 
 ROWS = 256
 BLOCK = Filling(block=ROWS)
-# DNABERT's models and T5s are too wide for graphs.
+# The official DNABERTs and T5s are too wide for graphs.
 WIDE = (DnabertArchitecture, T5Architecture)
 ARCHITECTURES = [shape for shape in SMALL if not isinstance(shape, WIDE)]
 # Residues of the sequences of batches; the first two are of one bucket, and the last two.
@@ -94,6 +96,16 @@ def test_rows_have_the_bits_of_a_pass_without_a_graph(architecture):
     assert (stand_in.opened, stand_in.captured) == (1, len(buckets))
     # A bucket's first batch is computed without a graph.
     assert stand_in.replayed == len(batches) - len(buckets)
+
+
+def test_rows_of_a_graph_have_the_dtype_of_a_pass_without():
+    """Those of an inner layer of a T5 stay float32 beside weights in half precision."""
+    shape = ProtT5Architecture(2, 64, 2, 128, 16, "relu", 32, 128, 128)
+    model = T5(shape, 1).eval().requires_grad_(False).half()
+    found, expected = EncoderGraphs(model, ROWS, LOGGER, StandIn()), []
+    for _ in range(2):
+        expected.append(rows_of(found, batch_of(BATCHES[0])))
+    assert expected[0].dtype == torch.float32 and torch.equal(*expected)
 
 
 @pytest.mark.parametrize(

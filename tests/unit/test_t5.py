@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from batch_runs import gather, outputs, pack, runner_of
+from batch_runs import gather, outputs, pack, runner_of, tracker_of
 from models_in_plain import encode, random_proteins
 from t5_in_plain import save_encoder, t5_model
 from torch import Tensor
@@ -17,6 +17,7 @@ from transformers import T5EncoderModel
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from seqembed.flags import FP32_RETRY
+from seqembed.inference.runner import TOO_LARGE
 from seqembed.models.architectures import ProtT5Architecture
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.encoders.t5 import distance_buckets
@@ -56,11 +57,11 @@ def scaled(factor: float) -> T5EncoderModel:
     return model
 
 
-def ours(theirs: T5EncoderModel, dtype: torch.dtype) -> Encoder:
+def ours(theirs: T5EncoderModel, dtype: torch.dtype, layer: int = SHAPE.layers) -> Encoder:
     """The same weights in our encoder."""
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = read_checkpoint(save_encoder(theirs, SHAPE, Path(folder)))
-        return build_model(checkpoint, SHAPE.layers, dtype)
+        return build_model(checkpoint, layer, dtype)
 
 
 def mean_rows(model: T5EncoderModel) -> np.ndarray:
@@ -101,3 +102,13 @@ def test_what_a_layer_adds_over_fp16s_range_is_computed_again_in_fp32():
 def test_ordinary_rows_are_not_computed_again():
     sequences = [sequence.decode() for sequence in random_proteins([*range(5, 405, 2)])]
     assert len(sequences) == 200 and not any(run(scaled(1.0), sequences)[1])
+
+
+def test_rows_of_an_inner_layer_that_float16_cannot_hold_say_so(tmp_path):
+    theirs, tracker = scaled(2.0**16), tracker_of(len(SEQUENCES), tmp_path)
+    wanted = outputs(per_residue=True, storage="float16", specials=SPECIALS)
+    model = ours(theirs, torch.float32, layer=SHAPE.layers - 1)
+    runner = runner_of(model, len(SEQUENCES), wanted, tracker)
+    parts = [*runner.run(pack(SEQUENCES, 4096, FULL, TOKENIZER))]
+    assert not any(len(part.positions) for part in parts)
+    assert [*tracker.known.quarantined.values()] == [TOO_LARGE] * len(SEQUENCES)

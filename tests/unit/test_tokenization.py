@@ -15,6 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models_in_plain import DNABERT_FILES, dnabert_tokenizer, random_dna
 from t5_in_plain import ANKH3_TOKENS, ankh_tokenizer
+from tokenizers import Tokenizer as TokenizerFile
+from tokenizers.models import WordLevel
 from worker_runs import SCRIPTS
 
 from seqembed.errors import ModelError
@@ -140,3 +142,11 @@ def test_letters_and_ids_are_those_of_the_models_own_file(tmp_path):
     tokens = ResidueTokenizer(vocabulary).encode(b"MKXZOz?").tolist()
     assert tokens == [nlu, *letters, len(ANKH3_TOKENS), *[unknown] * 3, end]
     assert vocabulary.specials == ANKH3.specials
+
+
+def test_ids_of_a_models_tokens_may_have_gaps(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    ids = {token: number for number, token in enumerate(ANKH3_TOKENS)} | {"Y": 255}
+    TokenizerFile(WordLevel(ids, "<unk>")).save(str(path))
+    tokenizer = ResidueTokenizer(complete_vocabulary(ANKH3, path))
+    assert tokenizer.encode(b"MYZ").tolist() == [3, ids["M"], 255, 2, 1]

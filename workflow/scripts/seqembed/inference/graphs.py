@@ -96,6 +96,8 @@ class EncoderGraphs:
         self._model, self._rows = model, rows
         self._logger, self._make_capture = logger, make_capture
         self._failed = False
+        # Of the rows that the model returned last.
+        self._dtype = torch.float32
         self.drop()
 
     def drop(self) -> None:
@@ -114,14 +116,17 @@ class EncoderGraphs:
             if bucket in self._seen:
                 rows = self._run_graph(bucket, tokens, packing.cu_seqlens)
             self._seen.add(bucket)
-        found: Tensor = self._model(tokens, packing) if rows is None else rows
-        return found
+        if rows is None:
+            rows = self._model(tokens, packing)
+            self._dtype = rows.dtype
+        return rows
 
     def _run_graph(self, bucket: Bucket, tokens: Tensor, cu_seqlens: Tensor) -> Tensor | None:
         """Return the rows of a batch by the bucket's graph; None if that fails."""
         try:
             if self._graphs is None:
-                self._graphs = _Graphs(self._model, self._rows, self._make_capture())
+                capture = self._make_capture()
+                self._graphs = _Graphs(self._model, self._rows, self._dtype, capture)
             return self._graphs.run(bucket, tokens, cu_seqlens)
         except Exception as error:  # noqa: BLE001 (most likely memory; a batch can do without)
             # If a capture fails, its end fails, too, and says less.
@@ -136,13 +141,16 @@ class EncoderGraphs:
 
 
 class _Graphs:
-    """The graphs of a model, and the tensors that they read and write."""
+    """The graphs of a model, and the tensors that they read and write.
 
-    def __init__(self, model: Encoder, rows: int, capture: Capture) -> None:
+    dtype: of the rows that the model returns.
+    """
+
+    def __init__(self, model: Encoder, rows: int, dtype: torch.dtype, capture: Capture) -> None:
         weight = next(model.parameters())
         self._model, self._capture = model, capture
         self._tokens = torch.empty(rows, dtype=torch.int64, device=weight.device)
-        self._rows = weight.new_empty(rows, model.architecture.width)
+        self._rows = weight.new_empty(rows, model.architecture.width, dtype=dtype)
         # By bucket: the cu_seqlens that its graph reads, and the launch of its graph.
         self._bounds: dict[Bucket, Tensor] = {}
         self._launches: dict[Bucket, Callable[[], object]] = {}

@@ -253,7 +253,10 @@ class AsyncInferenceRunner:
             residues[number : number + 1] = again[1]
             self._retried.add(window.position)
             if not _find_finite(*again).all():
-                self._tracker.quarantine(window.position, NOT_FINITE, in_doubt=not finite.any())
+                # Pooled rows are float32 here, token rows are in the storage's dtype already.
+                large = self._outputs.storage == "float16" and np.isfinite(again[0]).all()
+                reason = TOO_LARGE if large else NOT_FINITE
+                self._tracker.quarantine(window.position, reason, in_doubt=not finite.any())
 
     def _compute_in_fp32(self, batch: PackedBatch) -> tuple[Array, list[Array]]:
         model = self._load_fp32()

@@ -108,9 +108,9 @@ class T5Architecture(Architecture):
     """The sizes of the encoder of a T5.
 
     head_width: head_dim, which does not follow from the width. activation: one of T5_ACTIVATIONS.
-    buckets, max_distance: attention adds a bias by the bucket of the distance of query and key, of
-    which there are so many; distances from max_distance on share one. vocabulary: the number of
-    tokens.
+    buckets: the number of buckets that distances of query and key are put in; attention adds a bias
+    by bucket. max_distance: all distances from this one on are in one bucket. vocabulary: the
+    number of tokens.
     """
 
     head_width: int
@@ -123,12 +123,14 @@ class T5Architecture(Architecture):
     def _check_heads(self) -> None:
         if self.activation not in T5_ACTIVATIONS:
             known = ", ".join(T5_ACTIVATIONS)
-            message = f"activation must be one of {known}, not {self.activation!r}"
+            message = f"feed_forward_proj must be one of {known}, not {self.activation!r}"
             raise ModelError(f"{message}; take the authors' settings")
-        # A quarter of them is of single distances, the rest up to max_distance, before and after.
-        if self.buckets % 4 or self.max_distance <= self.buckets // 4:
-            found = f"{self.buckets} buckets of distances up to {self.max_distance}"
-            raise ModelError(f"{found} cannot be computed; take the authors' settings")
+        # Half of the buckets are for distances in one direction, and half of these hold one each.
+        if self.buckets < 4 or self.max_distance <= self.buckets // 4:
+            names = "relative_attention_num_buckets must be at least 4, and "
+            names += "relative_attention_max_distance over a quarter of it"
+            message = f"{names}, not {self.buckets} and {self.max_distance}"
+            raise ModelError(f"{message}; take the authors' settings")
 
     @property
     def head_dim(self) -> int:

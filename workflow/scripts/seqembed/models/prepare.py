@@ -24,6 +24,7 @@ from seqembed.models.source import (
 from seqembed.models.weights.build import check_checkpoint, refuse_other_copies
 from seqembed.models.weights.checkpoint import Checkpoint, read_checkpoint
 from seqembed.models.weights.formats import State
+from seqembed.models.weights.layout import is_left_out
 from seqembed.storage.paths import expand
 from seqembed.storage.publish import published
 
@@ -91,8 +92,8 @@ def _convert(checkpoint: Checkpoint, path: Path) -> Path:
         message = "is a model's own folder, so the converted weights cannot be written there"
         raise ModelError(f"{path.parent}: {message}; give the model another name in `models`")
     with published(path) as temporary:
-        left_out = checkpoint.layout.left_out
-        kept = {n: held for n, held in checkpoint.state.items() if not left_out.fullmatch(n)}
+        state, layout = checkpoint.state, checkpoint.layout
+        kept = {name: held for name, held in state.items() if not is_left_out(name, layout)}
         save_file(dict(_read_apart(kept)), temporary)
         # safetensors makes a file that only its owner can read, but groups share their models.
         temporary.chmod(0o644)

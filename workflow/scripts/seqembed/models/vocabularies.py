@@ -89,14 +89,15 @@ PROT_T5 = Vocabulary(
     before=(),
     after=("</s>",),
 )
-# Rostlab/ProstT5 on the hub (spiece.model and added_tokens.json): ProtT5's, then the letters of 3Di
-# structures, and what tells the model to read residues, or structures. The authors replace letters
-# as in ProtT5 (the README of https://github.com/mheinzinger/ProstT5, commit 3f6c0666).
+# Rostlab/ProstT5 on the hub (spiece.model and added_tokens.json): ProtT5's, placeholders of masked
+# spans, which files name in one order or the other, the letters of 3Di structures, and what tells
+# the model to read residues, or structures. The authors replace letters as in ProtT5 (the README of
+# https://github.com/mheinzinger/ProstT5, commit 3f6c0666).
 PROST_T5 = Vocabulary(
     name="prost_t5",
     tokens=(
         *PROT_T5.tokens,
-        *(f"<extra_id_{number}>" for number in range(99, -1, -1)),
+        *["<masked span>"] * 100,
         *"algvsredtipkfqnymhwc",
         "<fold2AA>",
         "<AA2fold>",

@@ -126,22 +126,24 @@ Tokenizer = ResidueTokenizer | BpeTokenizer
 def complete_vocabulary(vocabulary: Vocabulary, path: Path) -> Vocabulary:
     """Return a vocabulary with the tokens of a model's tokenizer.json, and the letters among them.
 
-    Raises ModelError if the file cannot be read, if its ids have gaps or are more than the
-    vocabulary's size, or if it lacks the special tokens or one of the 20 amino acids.
+    Raises ModelError if the file cannot be read, if two tokens have one id, if an id is not below
+    the vocabulary's size, or if the special tokens or one of the 20 amino acids are missing.
     """
     ids = read_tokenizer(path).get_vocab()
-    tokens = tuple(sorted(ids, key=ids.__getitem__))
-    if len(ids) > vocabulary.size:
-        message = f"has {len(ids)} tokens, but the model has {vocabulary.size}"
-        raise ModelError(f"{path}: {message}; {OWN_FILE}")
-    if [*map(ids.get, tokens)] != [*range(len(ids))]:
-        message = f"does not number its {len(ids)} tokens from 0 to {len(ids) - 1}"
+    tokens = {number: token for token, number in ids.items()}
+    if len(tokens) < len(ids):
+        raise ModelError(f"{path}: gives one id to two tokens; {OWN_FILE}")
+    last = max(tokens, default=0)
+    if last >= vocabulary.size:
+        message = f"has ids up to {last}, but the model has {vocabulary.size} tokens"
         raise ModelError(f"{path}: {message}; {OWN_FILE}")
     needed = [vocabulary.unknown, *vocabulary.before, *vocabulary.after, *AMINO_ACIDS]
     if lost := [token for token in needed if token not in ids]:
         raise ModelError(f"{path}: lacks {count_of(len(lost), 'token')} ({show(lost)}); {OWN_FILE}")
     letters = "".join(letter for letter in string.ascii_uppercase if letter in ids)
-    return replace(vocabulary, tokens=tokens, letters=letters.encode())
+    # Ids may be left out.
+    named = tuple(tokens.get(number, f"<unused {number}>") for number in range(last + 1))
+    return replace(vocabulary, tokens=named, letters=letters.encode())
 
 
 def read_tokenizer(path: Path) -> TokenizerFile:

@@ -267,6 +267,12 @@ def _find_prefix(state: State, layout: Layout) -> str:
     return prefix
 
 
+def is_left_out(name: str, layout: Layout) -> bool:
+    """Whether a tensor of a checkpoint, by its whole name, is not written in a conversion."""
+    plain = WRAPPERS.sub("", name)
+    return any(layout.left_out.fullmatch(plain.removeprefix(p)) for p in layout.prefixes)
+
+
 def is_head(name: str) -> bool:
     """Whether a tensor's name, without the encoder's prefix, is that of a head such as lm_head."""
     module = name.partition(".")[0]

@@ -45,7 +45,8 @@ SETTINGS: dict[str, tuple[str, Any]] = {
 DENSE_ACT_FN = {"relu": "relu", "gated-gelu": "gelu_new", "gated-silu": "silu"}
 # The words of encoder and decoder are one weight, which a file may hold by either name.
 WORDS = ("shared.weight", "encoder.embed_tokens.weight")
-# A whole T5's decoder has them, too. Where safetensors writes one of all names, this is the first.
+# A whole T5's decoder has them, too. If safetensors writes a weight by one of its names only, it
+# takes the first name of the alphabet.
 DECODER_WORDS = "decoder.embed_tokens.weight"
 LAYER = "encoder.block"
 BIASES = f"{LAYER}.0.layer.0.SelfAttention.relative_attention_bias.weight"
@@ -63,20 +64,20 @@ def t5_weights(architecture: T5Architecture, layer: int, state: State) -> dict[s
         "embedding.weight": Weight(words, _require_equal),
         "bias_table": Weight({BIASES: (architecture.buckets, architecture.heads)}),
     }
-    wi = ("wi_0", "wi_1") if architecture.gated else ("wi",)
+    wi = "wi_0 wi_1" if architecture.gated else "wi"
+    # Our name of a layer's weight -> what is stacked for it, and the shape of each.
+    parts: dict[str, tuple[str, str, tuple[int, ...]]] = {
+        "qkv": ("layer.0.SelfAttention", "q k v", (attended, width)),
+        "out": ("layer.0.SelfAttention", "o", (width, attended)),
+        "wi": ("layer.1.DenseReluDense", wi, (ffn_width, width)),
+        "wo": ("layer.1.DenseReluDense", "wo", (width, ffn_width)),
+        "attention_norm": ("layer.0", "layer_norm", (width,)),
+        "ffn_norm": ("layer.1", "layer_norm", (width,)),
+    }
     for number in range(layer):
-        attention, dense = (f"{LAYER}.{number}.layer.{part}" for part in (0, 1))
-        products = {
-            "qkv": ([f"{attention}.SelfAttention.{part}" for part in "qkv"], (attended, width)),
-            "out": ([f"{attention}.SelfAttention.o"], (width, attended)),
-            "wi": ([f"{dense}.DenseReluDense.{part}" for part in wi], (ffn_width, width)),
-            "wo": ([f"{dense}.DenseReluDense.wo"], (width, ffn_width)),
-            "attention_norm": ([f"{attention}.layer_norm"], (width,)),
-            "ffn_norm": ([f"{dense}.layer_norm"], (width,)),
-        }
-        for own, (parts, shape) in products.items():
-            names = {f"{part}.weight": shape for part in parts}
-            weights[f"layers.{number}.{own}.weight"] = Weight(names, _stack)
+        for own, (place, names, shape) in parts.items():
+            found = (f"{LAYER}.{number}.{place}.{name}.weight" for name in names.split())
+            weights[f"layers.{number}.{own}.weight"] = Weight(dict.fromkeys(found, shape), _stack)
     if layer == architecture.layers:
         weights["final_norm.weight"] = Weight({"encoder.final_layer_norm.weight": (width,)})
     return weights
@@ -117,7 +118,7 @@ def read_config(family: str, path: Path, config: Mapping[str, Any]) -> T5Archite
 def _check_activation(config: Mapping[str, Any], activation: str) -> None:
     """Raise ModelError if config.json names two activations; it has the name in two forms."""
     expected = DENSE_ACT_FN[activation]
-    if (found := config.get("dense_act_fn", expected)) != expected:
+    if (found := config.get("dense_act_fn") or expected) != expected:
         message = f"feed_forward_proj is {activation!r}, but dense_act_fn is {found!r}"
         raise ModelError(f"{message}; take the authors' settings")
 

@@ -91,7 +91,8 @@ def check_vocabulary(
     known, advice = vocabulary.tokens, f"only models with {model}'s alphabet are supported"
     for name, token in ((n, t) for n, t in NAMED_TOKENS.items() if t in known):
         number = known.index(token)
-        if config.get(name) not in (None, number):
+        # transformers allows several tokens for an end.
+        if config.get(name) not in (None, number, [number]):
             message = f"{name} is {config[name]!r}, but {number} in {model}"
             raise ModelError(f"{path}: {message}; {advice}")
     if config.get("vocab_list") and tuple(config["vocab_list"]) != known:
