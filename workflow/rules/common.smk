@@ -209,9 +209,7 @@ def get_model_files(wildcards):
         return []
     path = Path(expand(source))
     if not path.exists():
-        raise WorkflowError(
-            model_names.explain_missing_source(wildcards.model, source)
-        )
+        raise WorkflowError(model_names.explain_missing_source(wildcards.model, source))
     return as_inputs(list_model_files(path))
 
 
