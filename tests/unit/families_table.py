@@ -393,11 +393,12 @@ TABLE = (
         0,
         by_ankh((*SPECIALS, *LETTERS)),
         family="ankh",
-        true=(
-            AnkhArchitecture(2, 768, 12, 3072, 64, *ANKH_SIZES),
+        true=(AnkhArchitecture(2, 768, 12, 3072, 64, *ANKH_SIZES),),
+        # Of the large one two layers.
+        whole=(
+            AnkhArchitecture(48, 768, 12, 3072, 64, *ANKH_SIZES),
             AnkhArchitecture(2, 1536, 16, 3840, 64, *ANKH_SIZES),
         ),
-        whole=(AnkhArchitecture(48, 768, 12, 3072, 64, *ANKH_SIZES),),
         tokenizer=ResidueTokenizer(ANKH),
         golden=("ankh_base", "ankh_large"),
         half="bf16",
@@ -411,6 +412,7 @@ TABLE = (
         family="ankh3",
         # It has the widths of Ankh.
         true=(),
+        whole=(Ankh3Architecture(2, 1536, 16, 3840, 64, *ANKH3_SIZES),),
         tokenizer=ResidueTokenizer(ANKH3_VOCABULARY),
         golden=("ankh3_large", "ankh3_xl"),
         half="bf16",
