@@ -82,7 +82,7 @@ KINDS = {
 
 
 def plan(order: str, lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """The batches of sequences of so many tokens."""
+    """The places in `lengths` of each batch's sequences; lengths: their tokens."""
     numbers = list(range(len(lengths)))
     if order == "packed":
         return batching.packed_batches(lengths, budget)

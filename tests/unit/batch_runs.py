@@ -28,7 +28,6 @@ from seqembed.inference.failure_tracker import FailureTracker
 from seqembed.inference.rows import BatchRows, Outputs
 from seqembed.inference.runner import AsyncInferenceRunner
 from seqembed.models.architectures import Architecture, Esm2Architecture
-from seqembed.models.encoders.t5 import T5
 from seqembed.models.encoders.tokenization import ResidueTokenizer, Tokenizer
 from seqembed.models.vocabularies import ESM, Specials
 from seqembed.models.weights.checkpoint import LAYOUTS
@@ -80,8 +79,6 @@ def model_of(architecture: Architecture) -> nn.Module:
     for layer in model.layers:
         # Attention far from flat: else neighbours would not be noticed.
         layer.qkv.weight.mul_(3)
-    if isinstance(model, T5):
-        model.bias_table.normal_()
     return model
 
 

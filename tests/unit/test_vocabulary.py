@@ -68,7 +68,7 @@ def test_a_file_that_was_cut_gives_the_first_pieces_or_none():
 @example(b"\x0a\x02\x18\x03", 0, 0)
 @given(st.binary(max_size=40), st.integers(0, len(PIECES)), st.integers(0, 20))
 def test_damaged_files_are_refused_or_read(damage, place, lost):
-    """There is no other exception."""
+    """A file that is refused raises ModelError, as read_bytes expects."""
     read_bytes(PIECES[:place] + damage + PIECES[place + lost :])
 
 

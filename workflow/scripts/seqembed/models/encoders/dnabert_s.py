@@ -42,9 +42,8 @@ class DnabertLayer(nn.Module):
         qkv = in_blocks(self.qkv, x, width).view(x.shape[0], 3, self.heads, self.head_dim)
         attended = in_blocks(self.out, attend(qkv).flatten(1), width)
         x = steps.add_norm(x, attended, self.attention_norm)[1]
-        return steps.add_norm(
-            x, in_chunks(self._feed_forward, x, self.wo.in_features), self.ffn_norm
-        )[1]
+        added = in_chunks(self._feed_forward, x, self.wo.in_features)
+        return steps.add_norm(x, added, self.ffn_norm)[1]
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         gate, hidden = self.gated(x).chunk(2, dim=-1)

@@ -62,9 +62,8 @@ class T5(PreNormEncoder):
             make_layer=partial(T5Layer, architecture),
             last_norm=RmsNorm(architecture.width, eps=architecture.layer_norm_eps),
         )
-        # The checkpoint has the values. A buffer stays float32.
-        table = torch.zeros(architecture.buckets, architecture.heads)
-        self.register_buffer("bias_table", table)
+        # Random until the checkpoint's values are there, as weights are. A buffer stays float32.
+        self.register_buffer("bias_table", torch.randn(architecture.buckets, architecture.heads))
         buckets = distance_buckets(architecture.buckets, architecture.max_distance)
         self.register_buffer("buckets", buckets)
 

@@ -52,7 +52,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
         elif key & 7 == 0:
             _, place = _varint(message, place)
         elif not size:
-            raise ValueError(f"there is no wire type {key & 7}")
+            raise ValueError(f"wire type {key & 7} is unknown")
         if place + size > len(message):
             raise ValueError("it is cut short")
         yield key >> 3, message[place : place + size]
