@@ -20,8 +20,8 @@ from torch import Tensor
 
 from seqembed.inference import batches, graphs
 from seqembed.inference.streams import keep_products_equal
-from seqembed.kernels.choice import FUSED, PLAIN
 from seqembed.kernels.flash_attention import find_options
+from seqembed.kernels.names import FUSED, PLAIN
 from seqembed.models.encoders import encoder
 from seqembed.models.encoders.attention import (
     Attend,

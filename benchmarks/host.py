@@ -34,7 +34,7 @@ from seqembed.gpu_worker import _load_model
 from seqembed.index.split import split_index
 from seqembed.index.writer import write_index
 from seqembed.kernels import plain
-from seqembed.kernels.choice import PLAIN
+from seqembed.kernels.names import PLAIN
 from seqembed.models.prepare import prepare_model
 from seqembed.models.prepared import PreparedModel, load_tokenizer, read_prepared
 from seqembed.settings.lengths import resolve_policy

@@ -16,7 +16,7 @@ from seqembed.environment import EnvConfig
 from seqembed.inference import graphs as graphs_module
 from seqembed.inference.batches import PackedBatch, choose_filling, pack
 from seqembed.inference.graphs import EncoderGraphs, choose_bucket, open_graphs
-from seqembed.kernels.choice import FUSED
+from seqembed.kernels.names import FUSED
 from seqembed.models.architectures import DnabertArchitecture, Esm2Architecture, EsmcArchitecture
 from seqembed.models.encoders.dnabert_s import DnabertS
 from seqembed.models.encoders.encoder import Encoder, block_rows

@@ -24,7 +24,7 @@ from seqembed.inference.graphs import open_graphs
 from seqembed.inference.loader import IndexBasedDataset, create_async_dataloader
 from seqembed.inference.rows import Outputs
 from seqembed.inference.runner import AsyncInferenceRunner
-from seqembed.kernels.choice import FUSED, PLAIN
+from seqembed.kernels.names import FUSED, PLAIN
 from seqembed.models.architectures import (
     DnabertArchitecture,
     Esm1bArchitecture,

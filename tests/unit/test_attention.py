@@ -10,7 +10,7 @@ from models_in_plain import dnabert_state, plain_attention, plain_slopes
 from torch import Tensor
 
 from seqembed.kernels.biased_attention import attend_biased
-from seqembed.kernels.choice import FUSED, PLAIN
+from seqembed.kernels.names import FUSED, PLAIN
 from seqembed.models.encoders.attention import (
     CHUNK,
     Attention,

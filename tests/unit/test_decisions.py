@@ -29,7 +29,7 @@ from seqembed.inference.failure_tracker import FailureTracker
 from seqembed.inference.graphs import EncoderGraphs
 from seqembed.inference.loader import BatchLoader
 from seqembed.inference.rows import BatchRows
-from seqembed.kernels.choice import PLAIN
+from seqembed.kernels.names import PLAIN
 from seqembed.models.encoders.tokenization import ResidueTokenizer
 from seqembed.models.families import FAMILIES
 from seqembed.models.load import load_prepared

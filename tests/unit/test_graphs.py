@@ -22,7 +22,7 @@ from seqembed.inference.batches import Filling, PackedBatch, PackedWindow
 from seqembed.inference.batches import pack as pack_windows
 from seqembed.inference.graphs import CudaCapture, EncoderGraphs, choose_bucket, open_graphs
 from seqembed.inference.runner import AsyncInferenceRunner
-from seqembed.kernels.choice import FUSED, PLAIN
+from seqembed.kernels.names import FUSED, PLAIN
 from seqembed.models.architectures import (
     Architecture,
     DnabertArchitecture,

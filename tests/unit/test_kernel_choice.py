@@ -13,9 +13,10 @@ import torch
 from torch.nn.attention import varlen
 
 from seqembed.kernels import choice, compiler, flash_attention, plain
-from seqembed.kernels.choice import FUSED, PLAIN, choose_kernels, load_steps
+from seqembed.kernels.choice import choose_kernels, load_steps
 from seqembed.kernels.compiler import find_compiler, hash_triton
 from seqembed.kernels.flash_attention import attend_packed, find_options
+from seqembed.kernels.names import FUSED, PLAIN
 from seqembed.models.encoders.encoder import block_rows, in_blocks, in_chunks
 
 CUDA = torch.device("cuda", 0)

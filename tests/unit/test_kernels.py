@@ -14,7 +14,7 @@ from torch import nn
 
 import seqembed
 from seqembed.kernels import fused, plain
-from seqembed.kernels.choice import FUSED
+from seqembed.kernels.names import FUSED
 from seqembed.models.architectures import (
     AnkhArchitecture,
     DnabertArchitecture,

@@ -17,9 +17,10 @@ from seqembed.environment import EnvConfig
 from seqembed.errors import ConfigError, DeviceError, RecipeError
 from seqembed.models.architectures import Esm2Architecture
 from seqembed.models.prepared import PreparedModel
-from seqembed.settings.recipe import Recipe, adopt_recipe, read_recipe
+from seqembed.settings.recipe import Recipe, read_recipe
 from seqembed.settings.request import Request
 from seqembed.storage.json_files import add_checksum
+from seqembed.worker.recipe_choice import adopt_recipe
 
 CPU = torch.device("cpu")
 ENVIRONMENT = EnvConfig.from_environ({})

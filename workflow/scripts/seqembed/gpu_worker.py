@@ -30,7 +30,7 @@ from seqembed.errors import (
     InterruptedRun,
 )
 from seqembed.index.reader import read_assigned
-from seqembed.kernels.choice import PLAIN
+from seqembed.kernels.names import PLAIN
 from seqembed.machine.signals import StopFlag
 from seqembed.models.load import load_prepared
 from seqembed.models.prepared import load_tokenizer, read_prepared

@@ -28,7 +28,7 @@ from logging import Logger
 import torch
 from torch import Tensor
 
-from seqembed.kernels.choice import FUSED
+from seqembed.kernels.names import FUSED
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.encoder import Encoder
 

@@ -13,10 +13,8 @@ from torch import Tensor, nn
 
 from seqembed.kernels import plain
 from seqembed.kernels.compiler import find_compiler
+from seqembed.kernels.names import FUSED, PLAIN
 
-# What a recipe says of the steps. The number of the fused steps is raised when they, or what
-# attention or the products' block of rows are on a GPU, give other numbers.
-PLAIN, FUSED = "plain", "1"
 # On older GPUs, PyTorch has no fp16 or bf16 attention over packed sequences.
 OLDEST_CAPABILITY = (8, 0)
 CACHE_VARIABLE = "TRITON_CACHE_DIR"

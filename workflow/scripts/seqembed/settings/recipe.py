@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
-from seqembed.environment import EnvConfig
 from seqembed.errors import ConfigError, RecipeError
-from seqembed.kernels.choice import PLAIN
+from seqembed.kernels.names import PLAIN
 from seqembed.models.prepared import PreparedModel
 from seqembed.settings.lengths import LengthPolicy, resolve_policy
-from seqembed.settings.precision import resolve_precision
 from seqembed.settings.request import (
     LongSequences,
     Pooling,
@@ -77,53 +73,52 @@ class Recipe:
         return {k: v for k, v in asdict(self).items() if k not in left_out}
 
 
-def adopt_recipe(
-    folder: Path,
-    request: Request,
-    model: PreparedModel,
-    device: torch.device,
-    environment: EnvConfig,
-    kernels: str = PLAIN,
-) -> Recipe:
-    """Return the recipe of this request and model from `folder`; write it there if it is missing.
-
-    kernels: PLAIN or FUSED, the steps that this worker would take; a worker that would take the
-    fused steps takes the plain ones if the recipe says so.
-
-    The first worker resolves each `auto` for its model and device and writes the recipe's file; all
-    other workers use that recipe, so that all rows of a dataset have the same. Raises RecipeError
-    if the file is damaged, or if this worker would compute something else; DeviceError if the
-    device cannot compute in the precision of the request or of the file; and ConfigError if the
-    model lacks the asked layer, or the token that `pooling: cls` takes, or if fp16 is asked for and
-    SEQEMBED_DISABLE_FP16 forbids it.
-    """
-    fixed: dict[str, Any] = {"weights": model.fingerprint, "tokenizer": model.tokenizer}
-    fixed["numerics_version"] = NUMERICS_VERSION
+def recipe_path(folder: Path, request: Request, model: PreparedModel) -> Path:
+    """Return the path of the recipe's file; its name is a hash of all that decides its content."""
     asked = {k: v for k, v in asdict(request).items() if v != LATER_KEYS.get(k, ...)}
-    # The name of the file is a hash of all that decides its content.
-    path = folder / f"{hash_json(asked | fixed, 32)[:24]}.json"
+    return folder / f"{hash_json(asked | _fixed(model), 32)[:24]}.json"
+
+
+def resolve_fields(request: Request, model: PreparedModel) -> dict[str, Any]:
+    """Return the fields that every recipe of this request and model has, on any device.
+
+    `precision` is among them unless it is auto; `device` and `kernels` never are. Raises
+    ConfigError if the model lacks the asked layer, or the token that `pooling: cls` takes, or has
+    no positions for the asked max_length.
+    """
     model.check_pooling(request.pooling)
     policy = resolve_policy(request.long_sequences, request.max_length, model)
-    precision = resolve_precision(request.precision, device, environment, model.facts.half)
-    resolved: dict[str, Any] = {"layer": model.layer(request.layer), "precision": precision}
+    resolved: dict[str, Any] = {"layer": model.layer(request.layer)}
     resolved |= {"long_sequences": policy.long_sequences, "max_length": policy.max_length}
-    resolved |= {"device": device.type, "kernels": kernels}
-    own = Recipe(**fixed, **asdict(request) | resolved)
+    fields = _fixed(model) | asdict(request) | resolved
+    if request.precision == "auto":
+        del fields["precision"]
+    return fields
+
+
+def _fixed(model: PreparedModel) -> dict[str, Any]:
+    fixed = {"weights": model.fingerprint, "tokenizer": model.tokenizer}
+    return {**fixed, "numerics_version": NUMERICS_VERSION}
+
+
+def find_difference(recipe: Recipe, fields: Mapping[str, Any], source: str) -> str | None:
+    """Return in words the first field of a recipe that is not as in `fields`; None: all agree.
+
+    source: what the values of `fields` are of, for the text.
+    """
+    for name, value in fields.items():
+        if (found := getattr(recipe, name)) != value:
+            return f"{name} is {found!r}, and {value!r} in {source}"
+    return None
+
+
+def publish_recipe(recipe: Recipe, path: Path) -> bool:
+    """Write a recipe's file, and return True; return False if there is a file already."""
     try:
-        write_json(path, "recipe", FORMAT_VERSION, own.fields(), exclusive=True)
-        return own
+        write_json(path, "recipe", FORMAT_VERSION, recipe.fields(), exclusive=True)
+        return True
     except FileExistsError:
-        found = read_recipe(path)
-    # The first worker may have resolved `precision: auto` on another device than this worker's.
-    same = replace(own, precision=found.precision) if request.precision == "auto" else own
-    same = replace(same, kernels=PLAIN) if found.kernels == PLAIN else same
-    for name, value in asdict(same).items():
-        if (other := getattr(found, name)) != value:
-            message = f"{path}: {name} is {other!r}, but this worker would use {value!r}"
-            advice = f"to compute all rows with {name} {value!r}, remove the file and run again"
-            raise RecipeError(f"{message}; {advice}")
-    resolve_precision(found.precision, device, environment, model.facts.half)
-    return found
+        return False
 
 
 def read_recipe(path: Path) -> Recipe:

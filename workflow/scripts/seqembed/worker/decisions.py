@@ -43,12 +43,13 @@ from seqembed.models.encoders.tokenization import limit_tokenizer_threads
 from seqembed.models.prepared import PreparedModel, WeightsCheck, read_prepared
 from seqembed.settings.lengths import LengthPolicy, resolve_policy
 from seqembed.settings.precision import DTYPES
-from seqembed.settings.recipe import Recipe, adopt_recipe
+from seqembed.settings.recipe import Recipe
 from seqembed.settings.request import WorkerSettings, read_settings
 from seqembed.settings.token_budget import TOKENS, bytes_a_token, cpu_streams
 from seqembed.storage.publish import raise_open_file_limit
 from seqembed.worker.checkpoint_writer import CheckpointWriter
 from seqembed.worker.device import add_name, choose_device, free_memory
+from seqembed.worker.recipe_choice import adopt_recipe
 
 # A model and its tokenizer.
 Loaded = tuple[nn.Module, Any]

@@ -19,8 +19,8 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from seqembed.kernels.choice import PLAIN
 from seqembed.kernels.flash_attention import attend_packed
+from seqembed.kernels.names import PLAIN
 
 # With biases, this many queries attend at once: the biases of all queries would need memory that is
 # quadratic in a sequence's length.

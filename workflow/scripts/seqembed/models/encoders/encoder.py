@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from seqembed.errors import ModelError
-from seqembed.kernels.choice import PLAIN, Steps, load_steps
+from seqembed.kernels.choice import Steps, load_steps
+from seqembed.kernels.names import PLAIN
 from seqembed.models.architectures import Architecture
 from seqembed.models.encoders.attention import Attend, Biases, Packing, choose_attention
 
