@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from seqembed import command_line
-from seqembed.results.merge import merge
+from seqembed.checkpoints.merge import merge
 from seqembed.results.quarantine import write_quarantine
 
 

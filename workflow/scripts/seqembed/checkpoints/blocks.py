@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ BLOCK_NAME = re.compile(r"batch_(\d{5,})\.safetensors")
 BLANK = "0" * (2 * CHECKSUM_BYTES)
 # The bytes of the header just before the checksum.
 MARK = b'"checksum":"'
+# The names of dtypes in a safetensors file.
+DTYPES = {"float32": "F32", "float16": "F16"}
 # The errors of reading a damaged file. Deeply nested brackets in JSON raise RecursionError.
 DAMAGE = (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError)
 
@@ -126,6 +130,58 @@ def write_next_block(
             first += 1
 
 
+def write_joined_block(
+    folder: Path,
+    digests: NDArray[np.uint8],
+    flags: NDArray[np.uint8],
+    parts: Iterable[NDArray[np.floating]],
+    shape: tuple[int, int],
+    dtype: np.dtype[Any],
+) -> Path:
+    """Write n rows after the last block in `folder`, as one block; return the path of its file.
+
+    digests: (n, 16). flags: (n,). parts: all rows, in arrays (m, D) of `dtype`, which are never in
+    memory together. shape: (n, D).
+    """
+    number = _next_number(folder)
+    metadata = {"checksum": BLANK, "first": str(number), "format_version": FORMAT_VERSION}
+    columns = {
+        "rows": (DTYPES[dtype.name], shape, shape[0] * shape[1] * dtype.itemsize),
+        "digests": ("U8", digests.shape, digests.size),
+        "flags": ("U8", flags.shape, flags.size),
+    }
+    header = _make_header(columns, metadata | {"last": str(number)})
+    path = folder / f"batch_{number:05d}.safetensors"
+    digest = hashlib.blake2b(header, digest_size=CHECKSUM_BYTES)
+    with published(path, exclusive=True) as temporary, temporary.open("wb") as new:
+        new.write(header)
+        for part in chain(parts, (digests, flags)):
+            content = np.ascontiguousarray(part).data
+            digest.update(content)
+            new.write(content)
+        new.seek(header.index(BLANK.encode()))
+        new.write(digest.hexdigest().encode())
+    return path
+
+
+def _make_header(
+    columns: Mapping[str, tuple[str, tuple[int, ...], int]], metadata: Mapping[str, str]
+) -> bytes:
+    """Return the start of a safetensors file, as save() writes it.
+
+    columns: for each array of the file, in order, its dtype, shape and number of bytes.
+    """
+    content: dict[str, Any] = {"__metadata__": metadata}
+    begin = 0
+    for name, (dtype, shape, size) in columns.items():
+        content[name] = {"dtype": dtype, "shape": shape, "data_offsets": (begin, begin + size)}
+        begin += size
+    text = json.dumps(content, separators=(",", ":")).encode()
+    # The arrays begin at a multiple of 8 bytes.
+    text = text.ljust(-(-len(text) // 8) * 8)
+    return len(text).to_bytes(8, "little") + text
+
+
 def read_block(path: Path, *, check: bool = True) -> Block:
     """Read the block at `path`; its rows stay on disk, as a memory map.
 
@@ -194,7 +250,7 @@ def _check(path: Path, header: bytes) -> None:
 def _map_rows(path: Path, header: bytes) -> NDArray[np.floating]:
     """Return a block's (n, D) rows, float32 or float16, left on disk as a memory map."""
     entry = json.loads(header[8:])["rows"]
-    dtype = {"F32": np.float32, "F16": np.float16}[entry["dtype"]]
+    dtype = {name: np.dtype(own) for own, name in DTYPES.items()}[entry["dtype"]]
     if 0 in entry["shape"]:
         return np.empty(entry["shape"], dtype)
     start = len(header) + entry["data_offsets"][0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seqembed.checkpoints.blocks import Block, list_blocks, read_block, write_next_block
+from seqembed.checkpoints.blocks import list_blocks, read_block, write_joined_block
 from seqembed.checkpoints.finished_shard import INDEX, read_shard_ids
 from seqembed.checkpoints.manifest_and_failures import FILES, CheckpointManifest, write_manifest
-from seqembed.checkpoints.token_rows import copy_residues
+from seqembed.checkpoints.saved_rows import SavedRows, list_saved, read_saved
+from seqembed.checkpoints.taken_files import TAKEN
 from seqembed.errors import CheckpointError, ShardError
-from seqembed.results.reader import open_embeddings, pool_token_rows, slab_bounds
-from seqembed.storage.digests import DigestIndex, from_hex
+from seqembed.storage.digests import to_hex
 from seqembed.storage.locks import lock_folder
 from seqembed.storage.publish import link, remove_temporary, set_aside
 
@@ -66,48 +66,10 @@ class Checkpoint:
         for path in found - named:
             path.unlink()
 
-    def copy_from_store(
-        self,
-        path: Path,
-        digests: NDArray[np.uint8],
-        finished: Set[str],
-        recipe_fingerprint: str,
-    ) -> list[Block]:
-        """Copy the shard's rows from the store into new blocks; return these blocks.
-
-        path: the HDF5 file of the recipe in the store. digests: (n, 16) uint8, of the shard's
-        sequences; those that the store lacks are left out. finished: the hex digests of sequences
-        that have a row already, which are left out, too. If the store's file is missing, the list
-        is empty; so it is, after a warning, if the file is damaged or not of this recipe.
-        """
-        blocks: list[Block] = []
-        if not path.exists():
-            return blocks
-        try:
-            with open_embeddings(path) as stored:
-                if stored.attributes.get("recipe_fingerprint") != recipe_fingerprint:
-                    raise ShardError(f"{path}: is of another recipe than this run; remove it")
-                places = DigestIndex(stored.digests()).find(digests)
-                new = (places >= 0) & (DigestIndex(from_hex(finished)).find(digests) < 0)
-                digests, places = digests[new], places[new]
-                flags, tokens = stored.flags(), pool_token_rows([stored])
-                for start, stop in slab_bounds(len(places), stored.width):
-                    here = places[start:stop]
-                    block = write_next_block(
-                        self.folder,
-                        digests[start:stop],
-                        stored.rows[here],
-                        flags[here],
-                        batches=1,
-                        residues=copy_residues(self.folder, tokens, here) if tokens else None,
-                    )
-                    blocks.append(read_block(block, check=False))
-        except ShardError as error:
-            self.logger.warning("an earlier result is not used, its rows are made anew: %s", error)
-            return blocks
-        if count := sum(len(block.digests) for block in blocks):
-            self.logger.info("the rows of %s sequences are taken from %s", f"{count:,}", path)
-        return blocks
+    def free_blocks(self) -> None:
+        """Remove the blocks and their token rows, which the finished shard holds now."""
+        for path in [*list_blocks(self.folder), *self.folder.glob("residues_*.raw")]:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -141,39 +103,85 @@ def open_checkpoint(
 def read_finished(
     folder: Path, logger: logging.Logger
 ) -> tuple[Set[str], NDArray[np.floating] | None]:
-    """Return the hex digests of all rows in a folder's blocks, in an ordered set, and the rows.
+    """Return the hex digests of all rows in a checkpoint folder, in an ordered set, and the rows.
 
     The rows are an (n, D) array on disk, float32 or float16, or None if there are none; row i
-    belongs to the i-th digest. A damaged block is renamed with a warning, its rows are left out.
+    belongs to the i-th digest. If several files hold them, they are joined: into one block that
+    replaces these files, or, if there are token rows, into a temporary file. A damaged file is
+    renamed with a warning, its rows are left out.
     """
     found: dict[str, None] = {}
-    if not (paths := list_blocks(folder)):
+    paths = list(_check_files(folder, found, logger))
+    if not paths:
         return found.keys(), None
-    width, dtype = 0, np.dtype(np.float32)
+    first = read_saved(paths[0], check=False)
+    if len(paths) == 1 and len(first.digests) == len(found):
+        return found.keys(), first.rows
+    join = _join if first.token_rows is None else _copy_to_temporary
+    return found.keys(), join(folder, paths, (len(found), first.rows.shape[1]), first.rows.dtype)
+
+
+def _check_files(folder: Path, found: dict[str, None], logger: logging.Logger) -> Iterator[Path]:
+    """Yield the files of a checkpoint folder that are whole; add the digests of rows to `found`.
+
+    One file is open at a time: there may be more of them than files may be open.
+    """
+    for path in list_saved(folder):
+        try:
+            names = to_hex(read_saved(path).digests)
+        except (CheckpointError, ShardError) as error:
+            words = "%s: damaged checkpoint file (%s), set aside as %s; its rows are recomputed"
+            reason = error.__cause__ or error
+            logger.warning(words, path, reason, set_aside(path).name)
+            continue
+        if path.suffix != ".h5" and found.keys() >= set(names):
+            # A worker was killed after it had finished the shard, before it removed the blocks.
+            path.unlink()
+            continue
+        found |= dict.fromkeys(names)
+        yield path
+
+
+def _unique_rows(paths: Sequence[Path]) -> Iterator[SavedRows]:
+    """Yield the rows of each file without those that an earlier file holds, too."""
+    found: set[str] = set()
+    for saved in (read_saved(path, check=False) for path in paths):
+        names = to_hex(saved.digests)
+        # If two workers computed a batch, its rows are there twice, and equal: take one.
+        new = np.array([name not in found for name in names], bool)
+        found.update(names)
+        yield saved if new.all() else saved.select(new)
+
+
+def _join(
+    folder: Path, paths: Sequence[Path], shape: tuple[int, int], dtype: np.dtype[Any]
+) -> NDArray[np.floating]:
+    """Write the rows of files without token rows as one block, and remove these files."""
+    columns = [(saved.digests, saved.flags) for saved in _unique_rows(paths)]
+    digests, flags = map(np.concatenate, zip(*columns, strict=True))
+    parts = (part for saved in _unique_rows(paths) for part in saved.parts())
+    path = write_joined_block(folder, digests, flags, parts, shape, dtype)
+    rows = read_block(path, check=False).rows
+    for old in paths:
+        old.unlink()
+    return rows
+
+
+def _copy_to_temporary(
+    folder: Path, paths: Sequence[Path], shape: tuple[int, int], dtype: np.dtype[Any]
+) -> NDArray[np.floating]:
+    """Copy the rows of files to a temporary file, which takes little room beside token rows."""
     with tempfile.TemporaryFile(dir=folder) as file:
-        # One block is open at a time: there may be more of them than files may be open.
-        for path in paths:
-            try:
-                block = read_block(path)
-            except CheckpointError as error:
-                words = (
-                    "%s: damaged checkpoint block (%s), set aside as %s; its rows are recomputed"
-                )
-                logger.warning(words, path, error.__cause__, set_aside(path).name)
-                continue
-            # If two workers computed a batch, its rows are there twice, and equal: take one.
-            new = np.array([name not in found for name in block.ids], bool)
-            (block.rows if new.all() else block.rows[new]).tofile(file)
-            found.update(dict.fromkeys(block.ids))
-            width, dtype = block.rows.shape[1], block.rows.dtype
+        for saved in _unique_rows(paths):
+            for part in saved.parts():
+                part.tofile(file)
         file.flush()
         # The mapping keeps the unlinked file alive.
-        rows = np.memmap(file, dtype, "r", shape=(len(found), width)) if found else None
-    return found.keys(), rows
+        return np.memmap(file, dtype, "r", shape=shape) if shape[0] else np.empty(shape, dtype)
 
 
 def clear(folder: Path) -> None:
-    """Remove blocks, token rows, manifest, failures and finished shard from a checkpoint folder."""
-    patterns = ("residues_*.raw", ".residues_*.tmp", "shard_*.h5", *FILES)
-    for path in [*list_blocks(folder), *(p for text in patterns for p in folder.glob(text))]:
+    """Remove all rows, manifest, failures and links to reused files from a checkpoint folder."""
+    patterns = ("residues_*.raw", ".residues_*.tmp", f"{TAKEN}/*", *FILES)
+    for path in [*list_saved(folder), *(p for text in patterns for p in folder.glob(text))]:
         path.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,23 @@ from seqembed.checkpoints.manifest_and_failures import (
     read_failures,
     read_manifest,
 )
-from seqembed.checkpoints.token_rows import ResidueFile
+from seqembed.checkpoints.saved_rows import (
+    SavedRows,
+    list_saved,
+    pool_saved_tokens,
+    read_all_saved,
+)
+from seqembed.checkpoints.taken_files import read_taken
 from seqembed.errors import CheckpointError, ShardError
-from seqembed.index.parquet import int64_array, read_columns
+from seqembed.index.parquet import Digests, Int64s, int64_array, read_columns
 from seqembed.index.reader import read_shard_index
-from seqembed.results.rows import RowPool, TokenRowPool, TokenRows
+from seqembed.results.reader import open_embeddings, slab_bounds
+from seqembed.results.rows import RowPool, TokenRows
 from seqembed.results.writer import cut_slabs, write_embeddings
 from seqembed.storage.digests import DigestIndex, count_distinct, from_hex, to_hex
 
+# The (m, 16) digests of rows that are in other files, and the paths of these files.
+Reused = tuple[Digests, Sequence[str]]
 # The name of the shard's index in the checkpoint folder.
 INDEX = "index.parquet"
 
@@ -35,7 +44,8 @@ def read_shard_ids(index_path: Path) -> Any:
 
 def count_duplicate_rows(folder: Path) -> int:
     """Return how many rows in a folder's blocks are surplus copies, which a second worker wrote."""
-    digests, _, _ = _read_details(folder)
+    blocks = (read_block(path, check=False) for path in list_blocks(folder))
+    digests = np.concatenate([np.empty((0, 16), np.uint8), *(block.digests for block in blocks)])
     return len(digests) - count_distinct(digests)
 
 
@@ -45,91 +55,115 @@ def assemble_shard(
     """Write `shard_{rank}.h5` in the checkpoint folder, some rows at a time; return its path.
 
     ids: the hex digests of all rows of `arrays`, in order. arrays: each (n_i, D), float32 or
-    float16. Flags and token rows are read from the blocks in `folder`. Raises CheckpointError if
-    the folder has no manifest or no index, ShardError if a sequence of the shard has no row and is
-    not quarantined.
+    float16. Flags and token rows are read from the other files in `folder`. If the finished shard
+    is there already, it stays. Raises CheckpointError if the folder has no manifest or no index,
+    ShardError if a sequence of the shard has no row, is not quarantined, and is not reused.
     """
     manifest = read_manifest(folder)
     if manifest is None or not (folder / INDEX).exists():
         raise CheckpointError(f"{folder}: lacks {MANIFEST} or {INDEX}; remove it and run again")
     shard, path = read_shard_index(folder / INDEX), folder / f"shard_{rank}.h5"
     places = DigestIndex(from_hex(ids)).find(shard.digests)
-    reasons, absent = read_failures(folder).quarantined, to_hex(shard.digests[places < 0])
-    quarantine = {bytes.fromhex(name): reasons[name] for name in absent if name in reasons}
-    if missing := len(absent) - len(quarantine):
-        raise ShardError(f"{path}: {missing:,} sequences have no row; run again")
     order = np.argsort(shard.rows, kind="stable")
+    quarantine, reused = _explain_absent(path, shard.digests[order[places[order] < 0]])
     order = order[places[order] >= 0]
     digests = shard.digests[order]
-    block_digests, flags, token_rows = _read_details(folder)
-    in_blocks = DigestIndex(block_digests).find(digests)
-    pool = RowPool(arrays, manifest.width, str(manifest.recipe["storage"]))
     names = read_shard_ids(folder / INDEX).take(int64_array(order))
+    if list_saved(folder) == [path] and _is_same(path, names, digests, quarantine, reused):
+        return path
+    saved = list(read_all_saved(folder))
+    flags = np.concatenate([np.empty(0, np.uint8), *(file.flags for file in saved)])
+    in_files = DigestIndex(_concatenate(saved)).find(digests)
+    pool = RowPool(arrays, manifest.width, str(manifest.recipe["storage"]))
     write_embeddings(
         path,
         count=len(order),
         width=manifest.width,
         storage=str(manifest.recipe["storage"]),
-        attributes={
-            "kind": "shard",
-            "model": manifest.model,
-            "weights_sha256": manifest.weights_sha256,
-            **manifest.recipe,
-            **manifest.remarks,
-            "recipe_fingerprint": manifest.recipe_fingerprint,
-            "rank": manifest.rank,
-            "world_size": manifest.world_size,
-            "shard_fingerprint": manifest.shard_fingerprint,
-        },
+        attributes=_attributes(manifest),
         slabs=cut_slabs(
             (name.as_py() for name in names),
             shard.lengths[order],
             digests,
-            flags[in_blocks],
+            flags[in_files],
             places[order],
             pool,
         ),
-        residues=_take_token_rows(path, token_rows, in_blocks, manifest),
+        residues=_take_token_rows(path, saved, in_files, manifest),
         quarantine=quarantine,
+        reused=reused,
     )
     return path
 
 
-def _read_details(
-    folder: Path,
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[ResidueFile | None]]:
-    """Return (n, 16) digests and (n,) flags of all rows in a folder's blocks, and a list of files.
+def _explain_absent(path: Path, absent: Digests) -> tuple[dict[bytes, str], Reused | None]:
+    """Return why sequences of the shard at `path` have no row in it: quarantined, or reused.
 
-    The list has each block's file of token rows, None for a block without token rows. No block
-    stays open: there may be more blocks than a process may open files.
+    absent: (n, 16), their digests. Raises ShardError unless all of them are either.
     """
-    digests, flags = [np.empty((0, 16), np.uint8)], [np.empty(0, np.uint8)]
-    token_rows = []
-    for block in (read_block(path, check=False) for path in list_blocks(folder)):
-        digests.append(block.digests)
-        flags.append(block.flags)
-        token_rows.append(block.residues)
-    return np.concatenate(digests), np.concatenate(flags), token_rows
+    reasons, taken = read_failures(path.parent).quarantined, read_taken(path.parent)
+    quarantine = {
+        digest.tobytes(): reasons[name]
+        for name, digest in zip(to_hex(absent), absent, strict=True)
+        if name in reasons
+    }
+    reused = np.array([key.tobytes() not in quarantine for key in absent], bool)
+    if missing := int(reused.sum()) - taken.count:
+        raise ShardError(f"{path}: {missing:,} sequences have no row; run again")
+    return quarantine, (absent[reused], taken.files) if taken.count else None
+
+
+def _is_same(
+    path: Path,
+    names: Any,
+    digests: Digests,
+    quarantine: Mapping[bytes, str],
+    reused: Reused | None,
+) -> bool:
+    """Whether the finished shard at `path` holds these ids and sequences, and nothing else."""
+    expected = (reused[0].tobytes(), list(reused[1])) if reused else (b"", [])
+    with open_embeddings(path) as file:
+        keys, files = file.reused()
+        return (
+            np.array_equal(file.digests(), digests)
+            and file.quarantine() == quarantine
+            and (keys.tobytes(), files) == expected
+            and all(
+                file.ids(start, stop) == names[start:stop].to_pylist()
+                for start, stop in slab_bounds(len(digests), 1)
+            )
+        )
+
+
+def _attributes(manifest: CheckpointManifest) -> dict[str, str | int]:
+    return {
+        "kind": "shard",
+        "model": manifest.model,
+        "weights_sha256": manifest.weights_sha256,
+        **manifest.recipe,
+        **manifest.remarks,
+        "recipe_fingerprint": manifest.recipe_fingerprint,
+        "rank": manifest.rank,
+        "world_size": manifest.world_size,
+        "shard_fingerprint": manifest.shard_fingerprint,
+    }
+
+
+def _concatenate(saved: Sequence[SavedRows]) -> Digests:
+    return np.concatenate([np.empty((0, 16), np.uint8), *(file.digests for file in saved)])
 
 
 def _take_token_rows(
-    path: Path,
-    files: Sequence[ResidueFile | None],
-    places: NDArray[np.int64],
-    manifest: CheckpointManifest,
+    path: Path, saved: Sequence[SavedRows], places: Int64s, manifest: CheckpointManifest
 ) -> TokenRows | None:
     """Return the token rows of n sequences; None if the recipe keeps no token rows.
 
-    files: each block's. places: (n,), the numbers of the sequences, counted through all blocks.
-    Raises ShardError, which names the shard's file, `path`, if a sequence has no token rows.
+    saved: the rows of all files. places: (n,), the numbers of the sequences, counted through all
+    files. Raises ShardError, which names the shard's file, `path`, if a sequence has no token rows.
     """
     if not manifest.recipe.get("per_residue"):
         return None
-    kept = [residues for residues in files if residues]
-    if len(kept) < len(files) or (places < 0).any():
+    pool = pool_saved_tokens(saved)
+    if pool is None or (places < 0).any():
         raise ShardError(f"{path}: some sequences have no token rows; run again")
-    pool = TokenRowPool(
-        [residues.rows(path.parent, manifest.width) for residues in kept],
-        [np.append(0, residues.counts.cumsum()) for residues in kept],
-    )
     return pool.take(places)

@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqembed.errors import CheckpointError
-from seqembed.results.rows import TokenRowPool
 from seqembed.storage.publish import sync
 
 # The tensor of a block with the number of token rows of each of its sequences.
@@ -140,21 +139,6 @@ class ResidueSpool:
         with suppress(OSError):
             self._file.close()
         self._path.unlink(missing_ok=True)
-
-
-def copy_residues(folder: Path, rows: TokenRowPool, places: NDArray[np.int64]) -> ResidueFile:
-    """Copy the token rows of n sequences to a new file in `folder`; return that file.
-
-    rows: the token rows to copy from. places: (n,) int64, the numbers of the sequences in `rows`.
-    """
-    spool = ResidueSpool(folder)
-    try:
-        for number, place in enumerate(places):
-            for part in rows.parts(np.array([place])):
-                spool.add(number, part)
-        return spool.seal(range(len(places)))
-    finally:
-        spool.discard()
 
 
 def _checksum(path: Path) -> str:

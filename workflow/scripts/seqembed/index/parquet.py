@@ -23,6 +23,8 @@ TYPES = dict.fromkeys(("row", "length", "byte_offset", "tokens"), pa.int64())
 # `excluded` says why a sequence gets no embedding; null for all others.
 TYPES |= dict.fromkeys(("sequence_id", "description", "file", "excluded"), pa.string())
 TYPES |= {"digest": pa.binary(16), "residues": pa.binary()}
+# How the names of the columns begin that sources.py describes; they are int32.
+SOURCE = "source_"
 _IN_INDEX = "row sequence_id description length file byte_offset digest excluded"
 _IN_SHARD = "row sequence_id length digest residues tokens"
 INDEX_SCHEMA, SHARD_SCHEMA = (
@@ -102,8 +104,9 @@ def whole(table: pa.Table, count: int) -> pa.Table:
     for name, column in zip(table.column_names, table.columns, strict=True):
         if len(column) != count:
             raise ValueError(f"column {name} has {len(column):,} rows, not {count:,}")
-        if column.type not in (TYPES[name], pa.dictionary(pa.int32(), TYPES[name])):
-            raise ValueError(f"column {name} is of {column.type}, not {TYPES[name]}")
+        wanted = pa.int32() if name.startswith(SOURCE) else TYPES[name]
+        if column.type not in (wanted, pa.dictionary(pa.int32(), wanted)):
+            raise ValueError(f"column {name} is of {column.type}, not {wanted}")
     return table
 
 

@@ -27,6 +27,7 @@ from seqembed.index.parquet import (
     read_columns,
     read_metadata,
 )
+from seqembed.index.sources import SourceNumbers, column_name
 
 READ_BATCH_ROWS = 8192
 
@@ -84,6 +85,20 @@ def read_shard_index(path: Path) -> ShardIndex:
     if shard_fingerprint(digests) != fingerprint:
         raise damage_error(path, "damaged (the fingerprint is wrong)")
     return ShardIndex(rank, world_size, fingerprint, rows, lengths, digests, counts)
+
+
+def read_source_numbers(path: Path, recipe_fingerprint: str) -> SourceNumbers | None:
+    """Return which source has each row of a shard under a recipe, (n,) int32; -1: none has.
+
+    Return None if split found no source for the recipe. Raises IndexFormatError if the index is
+    damaged.
+    """
+    name = column_name(recipe_fingerprint)
+    with damage_named(path):
+        if name not in pq.read_schema(path).names:
+            return None
+        column = read_columns(path, [name])[name].combine_chunks()
+        return np.asarray(np.from_dlpack(column), np.int32)
 
 
 def read_lengths_and_digests(path: Path) -> tuple[Int64s, Digests]:

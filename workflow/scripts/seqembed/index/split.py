@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from seqembed.errors import IndexFormatError
 from seqembed.index.parquet import (
     FORMAT_VERSION,
     SHARD_SCHEMA,
+    Digests,
     Int64s,
     damage_named,
     digest_column,
@@ -23,6 +26,7 @@ from seqembed.index.parquet import (
 )
 from seqembed.index.processing_order import arrange
 from seqembed.index.reader import check_rows, describe_rows, read_excluded, shard_fingerprint
+from seqembed.index.sources import SourceNumbers, Sources, column_name, write_sources
 from seqembed.models.encoders.tokenization import Tokenizer
 from seqembed.settings.lengths import LengthPolicy
 from seqembed.storage.digests import digest_all, first_rows
@@ -85,21 +89,37 @@ class _Sequences:
         advice = f"remove {self._path} and run again, so that the FASTA files are indexed anew"
         return IndexFormatError(f"{self._path}: {problem}; {advice}")
 
-    def write_shard(self, path: Path, rows: Int64s, rank: int, world_size: int) -> None:
-        """Write (k,) rows, in this order and with their residues, as the index of a shard."""
+    def write_shard(
+        self,
+        path: Path,
+        places: Int64s,
+        rank: int,
+        world_size: int,
+        columns: Mapping[str, SourceNumbers],
+    ) -> None:
+        """Write sequences, with their residues, as the index of a shard.
+
+        places: (k,), their places in `distinct`, in the shard's order. columns: as in Sources.
+        """
+        rows = self.distinct[places]
         fingerprint = shard_fingerprint(self.digests[rows])
         metadata = {"format_version": FORMAT_VERSION, "kind": "shard", "rank": str(rank)}
         metadata |= {"world_size": str(world_size), "fingerprint": fingerprint}
-        schema = SHARD_SCHEMA.with_metadata(metadata)
+        schema = SHARD_SCHEMA
+        for recipe in columns:
+            schema = schema.append(pa.field(column_name(recipe), pa.int32()))
         with (
             published(Path(path)) as temporary,
-            pq.ParquetWriter(temporary, schema, write_page_checksum=True) as writer,
+            pq.ParquetWriter(
+                temporary, schema.with_metadata(metadata), write_page_checksum=True
+            ) as writer,
         ):
             for group in _groups(self.lengths[rows].tolist()):
                 part = rows[group]
                 known = self._table.take(int64_array(part)).columns
-                columns = [part, *known, pa.array(self.read(part), pa.binary()), self.tokens[part]]
-                writer.write_table(pa.table(columns, schema=SHARD_SCHEMA))
+                written = [part, *known, pa.array(self.read(part), pa.binary()), self.tokens[part]]
+                written += [column[places[group]] for column in columns.values()]
+                writer.write_table(pa.table(written, schema=schema))
 
 
 def split_index(
@@ -110,50 +130,81 @@ def split_index(
     tokenizer: Tokenizer,
     policy: LengthPolicy,
     unit: str,
-) -> int:
-    """Write each distinct sequence to one of the shards; return the number of sequences written.
+    find: Callable[[Digests], Sources] = lambda digests: Sources(),
+) -> Sources:
+    """Write each distinct sequence to one of the shards; return where rows are already.
 
-    Sequences that the index excludes are left out. residues_path: the file that write_index wrote
-    beside the index. shard_paths: the file to write for each rank. tokenizer: counts the tokens of
-    a sequence. policy: what is done with too long sequences. unit: what messages call tokens,
-    "residues" or "tokens".
+    Sequences that the index excludes are left out. The shards are cut so that all take about as
+    long to compute what no source has. residues_path: the file that write_index wrote beside the
+    index. shard_paths: the file to write for each rank. tokenizer: counts the tokens of a sequence.
+    policy: what is done with too long sequences. unit: what messages call tokens, "residues" or
+    "tokens". find: returns the sources of the distinct sequences, by their digests.
 
     Raises:
         ConfigError: the policy refuses a sequence as too long; no shard is written.
         IndexFormatError: the index, or the file of residues, cannot be read or is damaged.
     """
-    shard_paths[0].parent.mkdir(parents=True, exist_ok=True)
-    remove_temporary(shard_paths[0].parent)
+    folder = shard_paths[0].parent
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_temporary(folder)
     sequences = _Sequences(index_path, residues_path, tokenizer)
     kept, rows = np.flatnonzero(~sequences.excluded), sequences.distinct
     policy.refuse(
         sequences.tokens[kept], unit, lambda places: describe_rows(index_path, kept[places])
     )
-    shards = _assign(rows, sequences.tokens[rows], policy, len(shard_paths))
+    sources = find(sequences.digests[rows])
+    shards = _assign(sequences.tokens[rows], policy, len(shard_paths), sources)
     for rank, path in enumerate(shard_paths):
-        sequences.write_shard(path, shards[rank], rank, len(shards))
-    return len(rows)
+        sequences.write_shard(path, shards[rank], rank, len(shards), sources.columns)
+    left = {
+        recipe: [int((column[places] < 0).sum()) for places in shards]
+        for recipe, column in sources.columns.items()
+    }
+    sources = replace(sources, count=len(rows), left=left)
+    write_sources(folder, sources)
+    return sources
 
 
-def _assign(rows: Int64s, tokens: Int64s, policy: LengthPolicy, world_size: int) -> list[Int64s]:
-    """Return the rows of each shard, in processing order, as one int64 array for each rank.
+def _assign(
+    tokens: Int64s, policy: LengthPolicy, world_size: int, sources: Sources
+) -> list[Int64s]:
+    """Return the sequences of each shard, in processing order, as one (k,) int64 array a rank.
 
-    rows: of the m distinct sequences, (m,). tokens: how many tokens each has, (m,). The rows are
-    assigned longest first, each to the shard whose rows cost least so far.
+    tokens: how many tokens each of the m distinct sequences has, (m,). First come the sequences
+    that have no source, so that full batches can be made of them, then all others.
     """
-    order = np.lexsort((rows, -tokens))
-    rows, tokens = rows[order], tokens[order]
+    order = np.argsort(-tokens, kind="stable")
+    tokens, done = tokens[order], sources.done(len(tokens))[order]
     read = policy.model_tokens(tokens)
     # A token of a short sequence costs 1. Attention's share grows with the length of a window.
     costs = read * (1 + read / policy.windows(tokens) / QUADRATIC_TOKENS)
+    ranks = np.empty(len(tokens), np.int64)
+    ranks[~done] = _share(costs[~done], world_size)
+    # A checkpoint's folder is read by one worker, not by all.
+    folders = sources.folders(len(tokens))[order[done]]
+    groups = np.where(folders < 0, np.arange(len(folders)) + len(sources.sources), folders)
+    _, groups = np.unique(groups, return_inverse=True)
+    sums = np.bincount(groups, costs[done]).astype(np.float64)
+    largest = np.argsort(-sums, kind="stable")
+    shared = np.empty(len(sums), np.int64)
+    shared[largest] = _share(sums[largest], world_size)
+    ranks[done] = shared[groups]
+    shards = []
+    for rank in range(world_size):
+        parts = [np.flatnonzero((ranks == rank) & wanted) for wanted in (~done, done)]
+        shards.append(np.concatenate([part[arrange(tokens[part], policy)] for part in parts]))
+    return [order[places] for places in shards]
+
+
+def _share(costs: NDArray[np.float64], world_size: int) -> Int64s:
+    """Return the rank of each of n items, (n,): in turn, that whose items cost least so far."""
     loads = [(0.0, rank) for rank in range(world_size)]
-    ranks = np.empty(len(rows), np.int64)
+    ranks = np.empty(len(costs), np.int64)
     for place, cost in enumerate(costs.tolist()):
         load, rank = loads[0]
         ranks[place] = rank
         heapq.heapreplace(loads, (load + cost, rank))
-    shards = [np.flatnonzero(ranks == rank) for rank in range(world_size)]
-    return [rows[places[arrange(tokens[places], policy)]] for places in shards]
+    return ranks
 
 
 def _groups(lengths: list[int]) -> Iterator[slice]:

@@ -5,12 +5,14 @@ int64, `digests` (N, 16) uint8 and `flags` (N,) uint8. With token rows, one for 
 `residues/embeddings` (total, D), of the dtype of `embeddings`, and `residues/offsets` (N + 1,)
 int64: the token rows of sequence i are the rows from offsets[i] to offsets[i + 1]. If Q sequences
 could not be embedded, it holds `quarantine/digests` (Q, 16) uint8 and `quarantine/reasons` (Q,)
-UTF-8. The root's attributes describe the file.
+UTF-8. If M rows of a shard are not in it but in other files, it holds `reused/digests` (M, 16)
+uint8 and `reused/files` (K,) UTF-8, the paths of these files. The root's attributes describe the
+file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqembed.errors import ShardError
-from seqembed.results.rows import TokenRowPool
 from seqembed.results.seal import verify_seal
 from seqembed.storage.publish import raise_open_file_limit
 
@@ -40,6 +41,10 @@ RESIDUES, OFFSETS = "residues/embeddings", "residues/offsets"
 QUARANTINE: dict[str, tuple[tuple[int, ...], Any]] = {
     "quarantine/digests": ((16,), np.uint8),
     "quarantine/reasons": ((), h5py.string_dtype("utf-8")),
+}
+REUSED: dict[str, tuple[tuple[int, ...], Any]] = {
+    "reused/digests": ((16,), np.uint8),
+    "reused/files": ((), h5py.string_dtype("utf-8")),
 }
 
 
@@ -77,6 +82,11 @@ class EmbeddingsFile:
         self.rows = _map(path, file["embeddings"])
         self.residues = _map(path, file[RESIDUES]) if RESIDUES in file else None
 
+    def ids(self, start: int, stop: int) -> list[str]:
+        """Return the ids of the rows `start` to `stop - 1`."""
+        texts: list[str] = self._file["sequence_ids"].asstr()[start:stop].tolist()
+        return texts
+
     def lengths(self) -> NDArray[np.int64]:
         """Return the number of residues of each sequence, (N,) int64."""
         return self._column("lengths")
@@ -104,6 +114,13 @@ class EmbeddingsFile:
         keys = (digest.tobytes() for digest in digests[:])
         return dict(zip(keys, reasons.asstr()[:].tolist(), strict=True))
 
+    def reused(self) -> tuple[NDArray[np.uint8], list[str]]:
+        """Return the (M, 16) digests of a shard's rows that are in other files, and these files."""
+        if "reused" not in self._file:
+            return np.empty((0, 16), np.uint8), []
+        digests, files = (self._file[name] for name in REUSED)
+        return digests[:], files.asstr()[:].tolist()
+
     def _column(self, name: str) -> NDArray[Any]:
         column: NDArray[Any] = self._file[name][:]
         return column
@@ -112,17 +129,6 @@ class EmbeddingsFile:
 def store_path(store: Path, recipe_fingerprint: str) -> Path:
     """Return the path of the file in the folder `store` that keeps the last result of a recipe."""
     return store / f"{recipe_fingerprint[:12]}.h5"
-
-
-def pool_token_rows(files: Sequence[EmbeddingsFile]) -> TokenRowPool | None:
-    """Return the token rows of all files together; None if any file has no token rows.
-
-    Sequences are numbered from 0 in one count over all files.
-    """
-    arrays = [file.residues for file in files if file.residues is not None]
-    if len(arrays) < len(files):
-        return None
-    return TokenRowPool(arrays, [file.offsets() for file in files])
 
 
 def allow_open_shards(count: int) -> None:
@@ -158,9 +164,9 @@ def _check_form(path: Path, file: h5py.File) -> None:
     _require(path, _are_rows(rows), f"rows of dtype {' or '.join(STORAGES)}")
     _check_columns(path, file, COLUMNS, len(rows))
     if "quarantine" in file:
-        digests = file.get("quarantine/digests")
-        count = len(digests) if isinstance(digests, h5py.Dataset) and digests.ndim else 0
-        _check_columns(path, file, QUARANTINE, count)
+        _check_columns(path, file, QUARANTINE, _count(file, "quarantine/digests"))
+    for name, column in REUSED.items() if "reused" in file else ():
+        _check_columns(path, file, {name: column}, _count(file, name))
     if RESIDUES in file or OFFSETS in file or file.attrs.get("per_residue"):
         token_rows, offsets = file.get(RESIDUES), file.get(OFFSETS)
         alike = _are_rows(token_rows) and token_rows.shape[1:] == rows.shape[1:]
@@ -194,6 +200,11 @@ def _check_columns(
         column, wanted = file.get(name), (count, *shape)
         there = column is not None and column.shape == wanted and column.dtype == np.dtype(dtype)
         _require(path, there, f"{name} of shape {wanted}")
+
+
+def _count(file: h5py.File, name: str) -> int:
+    column = file.get(name)
+    return len(column) if isinstance(column, h5py.Dataset) and column.ndim else 0
 
 
 def _are_rows(dataset: Any) -> bool:

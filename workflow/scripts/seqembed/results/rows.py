@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from mmap import mmap
@@ -55,11 +56,14 @@ class RowPool:
 def _inode(array: NDArray[np.floating]) -> int | None:
     """Return the inode of the file that a whole np.memmap maps; None for any other array.
 
-    A view of a map gives None, too: its attribute `offset` is that of the whole map.
+    A view of a map gives None, too: its attribute `offset` is that of the whole map. So does a map
+    whose file was removed: its rows are still there, in the map.
     """
     if not isinstance(array, np.memmap) or not isinstance(array.base, mmap):
         return None
-    return None if array.filename is None else os.stat(array.filename).st_ino
+    with suppress(FileNotFoundError):
+        return None if array.filename is None else os.stat(array.filename).st_ino
+    return None
 
 
 def _read(
@@ -76,11 +80,15 @@ def _read(
         return array[wanted]
     assert isinstance(array, np.memmap) and array.filename is not None
     count, offset = (high - low) * array.shape[1], array.offset + low * array[:1].nbytes
-    with open(array.filename, "rb") as file:
-        block = np.fromfile(file, array.dtype, count, offset=offset)
-        # np.fromfile returns fewer values, and raises no error, if the disk fails.
-        if len(block) < count or os.fstat(file.fileno()).st_ino != inode:
-            raise ShardError(f"{array.filename}: was cut or replaced during the run; run again")
+    try:
+        with open(array.filename, "rb") as file:
+            block = np.fromfile(file, array.dtype, count, offset=offset)
+            same = os.fstat(file.fileno()).st_ino == inode
+    except FileNotFoundError:
+        return array[wanted]
+    # np.fromfile returns fewer values, and raises no error, if the disk fails.
+    if len(block) < count or not same:
+        raise ShardError(f"{array.filename}: was cut or replaced during the run; run again")
     return block.reshape(-1, array.shape[1])[wanted - low]
 
 

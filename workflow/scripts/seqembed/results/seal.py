@@ -49,6 +49,19 @@ def verify_seal(path: Path) -> None:
         raise ShardError(f"{path}: damaged since it was written; remove it and run again")
 
 
+def read_seal(path: Path) -> str:
+    """Return the line of a file's seal, which tells files of other content apart.
+
+    The content is not checked. Raises ShardError if the file is not sealed, OSError if it cannot
+    be read.
+    """
+    with path.open("rb") as file:
+        line = file.read(USER_BLOCK_BYTES).partition(b"\n")[0]
+    if not line.startswith(f"{MAGIC} ".encode()) or not line.isascii():
+        raise ShardError(f"{path}: is not a sealed seqembed file; remove it and run again")
+    return line.decode()
+
+
 def _user_block(length: int, checksum: str) -> bytes:
     line = f"{MAGIC} {length} {CHECKSUM} {checksum}\n"
     return line.encode("ascii").ljust(USER_BLOCK_BYTES, b"\0")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -25,6 +26,7 @@ from seqembed.results.reader import (
     OFFSETS,
     QUARANTINE,
     RESIDUES,
+    REUSED,
     are_offsets,
     slab_bounds,
 )
@@ -89,12 +91,14 @@ def write_embeddings(
     slabs: Iterable[Slab],
     residues: TokenRows | None = None,
     quarantine: Mapping[bytes, str] | None = None,
+    reused: tuple[NDArray[np.uint8], Sequence[str]] | None = None,
 ) -> None:
     """Write an HDF5 file of `count` rows of `width` values, seal it, and read it once more.
 
     storage: the dtype of all rows, "float32" or "float16". attributes: of the root, beside those
     that every file has. slabs: all rows, in order. residues: the token rows, or None. quarantine:
-    the digests, 16 bytes each, of sequences without a row, with the reasons, or None.
+    the digests, 16 bytes each, of sequences without a row, with the reasons, or None. reused: the
+    (M, 16) digests of a shard's rows that are in other files, and these files' paths, or None.
 
     Raises ShardError unless there are `count` rows, and as many token rows as `residues` says; also
     if the disk is full or gives back other bytes. A file at `path` then stays as it was.
@@ -116,9 +120,9 @@ def write_embeddings(
                 _write_residues(file, path, residues)
             if quarantine:
                 columns = digest_rows(quarantine), list(quarantine.values())
-                with _disk_errors(path):
-                    for (name, (_, dtype)), data in zip(QUARANTINE.items(), columns, strict=True):
-                        file.create_dataset(name, data=data, dtype=dtype, track_times=False)
+                _write_columns(file, path, QUARANTINE, columns)
+            if reused:
+                _write_columns(file, path, REUSED, reused)
         seal(temporary)
         with ThreadPoolExecutor(1, "sync") as thread:
             synced = thread.submit(sync, temporary)
@@ -178,6 +182,15 @@ def _write_slabs(file: h5py.File, path: Path, slabs: Iterable[Slab]) -> None:
         start = stop
     if start != count:
         raise ShardError(f"{path}: got {start:,} of {count:,} rows; run again")
+
+
+def _write_columns(
+    file: h5py.File, path: Path, columns: Mapping[str, tuple[Any, Any]], data: Sequence[Any]
+) -> None:
+    """Write whole columns; columns: the name of each, and a pair whose second item is its dtype."""
+    with _disk_errors(path):
+        for (name, (_, dtype)), values in zip(columns.items(), data, strict=True):
+            file.create_dataset(name, data=values, dtype=dtype, track_times=False)
 
 
 def _write_residues(file: h5py.File, path: Path, residues: TokenRows) -> None:

@@ -15,22 +15,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seqembed.errors import ShardError
+from seqembed.checkpoints.saved_rows import SavedRows, pool_saved_tokens, read_saved
+from seqembed.errors import FileFormatError, ShardError
 from seqembed.flags import TRUNCATED, WINDOWED
-from seqembed.index.parquet import read_metadata
+from seqembed.index.parquet import Digests, Int64s, read_metadata
 from seqembed.index.reader import read_checked_ids, read_excluded, read_lengths_and_digests
+from seqembed.index.sources import SOURCES
 from seqembed.results.quarantine import escape
 from seqembed.results.reader import (
     EmbeddingsFile,
     allow_open_shards,
     join_names,
     open_embeddings,
-    pool_token_rows,
     store_path,
 )
 from seqembed.results.rows import RowPool
 from seqembed.results.writer import cut_slabs, write_embeddings
-from seqembed.storage.digests import DigestIndex, count_distinct, digest_rows
+from seqembed.storage.digests import DigestIndex, count_distinct, digest_rows, find_rows
 from seqembed.storage.publish import link, remove_temporary
 
 SHOWN_REASONS = 3
@@ -47,6 +48,7 @@ class Summary:
     sequences: how many rows. distinct: how many different sequences. windowed, truncated: how many
     rows with this flag. dimensions: values in a row. relinked: whether the store had this file
     already. quarantined: the digest, 16 bytes, of each sequence not embedded, with the reason.
+    recipe: the fingerprint of the recipe.
     """
 
     sequences: int
@@ -56,6 +58,7 @@ class Summary:
     truncated: int
     relinked: bool
     quarantined: Mapping[bytes, str]
+    recipe: str
 
 
 def merge(
@@ -63,14 +66,16 @@ def merge(
 ) -> Summary:
     """Merge the shards of all ranks, in order, into `output`; return what the merged file holds.
 
-    The merged file is also linked into the store. If the store has a file of the same ids,
-    sequences and recipe already, `output` becomes a link to that file. Removes temporary files of
-    killed processes first, since these may fill the disk; removes the recipe's checkpoints, and
-    the shards of an earlier, larger world size, at the end.
+    Rows that a shard takes from other files are read there. The merged file is also linked into the
+    store. If the store has a file of the same ids, sequences and recipe already, `output` becomes a
+    link to that file. Removes temporary files of killed processes first, since these may fill the
+    disk.
 
     Raises:
         ShardError: a shard is damaged, or does not belong to the other shards or to the index; or
-            two or more sequences could not be embedded, and no sequence has a row.
+            two or more sequences could not be embedded, and no sequence has a row; or a file that
+            rows were taken from is gone or damaged: then the shards that took them are removed, so
+            that the next run makes them anew.
         IndexFormatError: the index is damaged.
         OSError: too few files can be open at once.
     """
@@ -93,7 +98,7 @@ def merge(
         else:
             digests, flags = _write(index_path, shards, output, fingerprint, quarantined)
             link(output, stored)
-        summary = Summary(
+        return Summary(
             sequences=len(digests),
             distinct=count_distinct(digests),
             dimensions=shards[0].width,
@@ -101,11 +106,18 @@ def merge(
             truncated=int((flags & TRUNCATED > 0).sum()),
             relinked=found is not None,
             quarantined=quarantined,
+            recipe=recipe,
         )
-    remove_checkpoints(results / "checkpoints", recipe)
-    for path in set(shard_paths[0].parent.glob("shard_*.h5")) - set(shard_paths):
+
+
+def remove_merged(results: Path, recipe_fingerprint: str) -> None:
+    """Remove the shards and the recipe's checkpoints of a dataset whose result is in the store.
+
+    results: the dataset's folder. The next run that needs the shards makes them from the store.
+    """
+    remove_checkpoints(results / "checkpoints", recipe_fingerprint)
+    for path in (results / "shards").glob("shard_*.h5"):
         path.unlink()
-    return summary
 
 
 def remove_checkpoints(folder: Path, recipe_fingerprint: str) -> None:
@@ -141,7 +153,7 @@ def _refuse_no_rows(
     shards: Sequence[EmbeddingsFile], quarantined: Mapping[bytes, str], results: Path
 ) -> None:
     """Raise ShardError if two or more sequences failed, and no sequence has a row."""
-    if len(quarantined) < 2 or any(shard.count for shard in shards):
+    if len(quarantined) < 2 or any(shard.count or len(shard.reused()[0]) for shard in shards):
         return
     reasons = Counter(quarantined.values()).most_common(SHOWN_REASONS)
     shown = "; ".join(f"{escape(reason)} ({count:,})" for reason, count in reasons)
@@ -188,12 +200,14 @@ def _write(
     failed = DigestIndex(digest_rows(quarantined)).find(all_digests) >= 0
     kept = ~(read_excluded(index_path) | failed)
     lengths, digests = lengths[kept], all_digests[kept]
-    places = _find_rows(index_path, shards, kept, lengths, digests)
-    flags = np.concatenate([shard.flags() for shard in shards])[places]
-    width, storage, tokens = shards[0].width, shards[0].rows.dtype.name, pool_token_rows(shards)
+    reused = _open_reused(shards, index_path.parent / "index")
+    saved = [*map(SavedRows.of, shards), *reused]
+    places = _find_rows(index_path, shards, reused, kept, lengths, digests)
+    flags = np.concatenate([file.flags for file in saved])[places]
+    width, storage, tokens = shards[0].width, shards[0].rows.dtype.name, pool_saved_tokens(saved)
     # The index's last ids may get no row, and its fingerprint is checked behind them.
     ids = compress((name for name, _ in read_checked_ids(index_path, all_digests)), kept)
-    pool = RowPool([shard.rows for shard in shards], width, storage)
+    pool = RowPool([file.rows for file in saved], width, storage)
     shared = {k: v for k, v in shards[0].attributes.items() if k not in SHARD_ATTRIBUTES}
     if cards := join_names(str(shard.attributes.get(CARDS, "")) for shard in shards):
         shared[CARDS] = cards
@@ -210,34 +224,92 @@ def _write(
     return digests, flags
 
 
+def _open_reused(shards: Sequence[EmbeddingsFile], indexes: Path) -> list[SavedRows]:
+    """Return the rows of all files from which the shards take rows; ShardError if one is damaged.
+
+    indexes: the folder of the shards' indexes. Before the error is raised, the shards that need the
+    damaged file are removed, and what split found there: the next run makes these shards anew.
+    """
+    found, recipe = [], shards[0].attributes["recipe_fingerprint"]
+    for name in dict.fromkeys(name for shard in shards for name in shard.reused()[1]):
+        try:
+            found.append(_open_file(Path(name), recipe))
+        except (FileFormatError, OSError) as error:
+            Path(name).unlink(missing_ok=True)
+            (indexes / SOURCES).unlink(missing_ok=True)
+            for shard in shards:
+                if name in shard.reused()[1]:
+                    shard.path.unlink()
+            reason = str(error).removeprefix(f"{name}: ").partition("; ")[0]
+            advice = "run again, and its rows are computed, or taken from elsewhere"
+            raise ShardError(f"{name}: rows were taken from it, but {reason}; {advice}") from error
+    return found
+
+
+def _open_file(path: Path, recipe: object) -> SavedRows:
+    if path.suffix == ".h5":
+        with open_embeddings(path) as file:
+            if file.attributes.get("recipe_fingerprint") != recipe:
+                raise ShardError(f"{path}: it is of another recipe")
+            return SavedRows.of(file)
+    return read_saved(path)
+
+
 def _find_rows(
     index: Path,
     shards: Sequence[EmbeddingsFile],
+    reused: Sequence[SavedRows],
     kept: NDArray[np.bool_],
-    lengths: NDArray[np.int64],
-    digests: NDArray[np.uint8],
-) -> NDArray[np.int64]:
-    """Return the row of each id that gets one, (n,), numbered from 0 in one count over all shards.
+    lengths: Int64s,
+    digests: Digests,
+) -> Int64s:
+    """Return the row of each id that gets one, (n,), numbered from 0 in one count over all files.
 
-    kept: which of the index's (N,) ids get a row. lengths, digests: (n,) and (n, 16), of those ids.
-    Raises ShardError unless the index and the shards hold the same sequences.
+    The files are the shards, then `reused`. kept: which of the index's (N,) ids get a row. lengths,
+    digests: (n,) and (n, 16), of those ids. Raises ShardError unless the index and the shards hold
+    the same sequences.
     """
-    places = DigestIndex(np.concatenate([shard.digests() for shard in shards])).find(digests)
-    found = np.concatenate([shard.lengths() for shard in shards])
-    right = places >= 0
-    right[right] = found[places[right]] == lengths[right]
-    folder = shards[0].path.parent
+    known, rows = _list_rows(shards, reused)
+    found = DigestIndex(known).find(digests)
+    own = np.concatenate([shard.lengths() for shard in shards])
+    right, folder = found >= 0, shards[0].path.parent
+    computed = right & (found < len(own))
+    right[computed] = own[found[computed]] == lengths[computed]
     if missing := int((~right).sum()):
         first = np.flatnonzero(kept)[right.argmin()]
         raise ShardError(
             f"{index}: {missing:,} of its {len(lengths):,} sequences, the first in row "
             f"{first:,}, are in no shard; remove {folder} and run again"
         )
-    used = np.zeros(len(found), bool)
-    used[places] = True
+    used = np.zeros(len(known), bool)
+    used[found] = True
     if surplus := int((~used).sum()):
         raise ShardError(
             f"{folder}: {surplus:,} rows of the shards belong to no sequence of {index}; "
             "remove this folder and run again"
         )
-    return places
+    return rows[found]
+
+
+def _list_rows(
+    shards: Sequence[EmbeddingsFile], reused: Sequence[SavedRows]
+) -> tuple[Digests, Int64s]:
+    """Return the (k, 16) digests of all rows of the shards, and of those that they take elsewhere.
+
+    Also return where each row is, (k,): its number in one count over the shards, then `reused`.
+    Raises ShardError if a row is not in the file from which it is taken.
+    """
+    digests = [shard.digests() for shard in shards]
+    missing = np.concatenate([shard.reused()[0] for shard in shards])
+    begin = sum(map(len, digests))
+    rows = [np.arange(begin)]
+    for file in reused:
+        held = find_rows(missing, file.digests)
+        digests.append(missing[held >= 0])
+        rows.append(begin + held[held >= 0])
+        missing, begin = missing[held < 0], begin + len(file.digests)
+    if len(missing):
+        folder = shards[0].path.parent
+        problem = f"{len(missing):,} rows of the shards are in none of the files that they name"
+        raise ShardError(f"{folder}: {problem}; remove this folder and run again")
+    return np.concatenate(digests), np.concatenate(rows)

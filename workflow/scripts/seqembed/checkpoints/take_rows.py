@@ -1,0 +1,135 @@
+"""Take rows that results and other checkpoints hold, in place of computing them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqembed.checkpoints.find_sources import describe_source, expand_reuse
+from seqembed.checkpoints.manifest_and_failures import read_manifest
+from seqembed.checkpoints.saved_rows import read_saved
+from seqembed.checkpoints.taken_files import TakenRows, link_checkpoint, link_result, write_taken
+from seqembed.errors import CheckpointError, IndexFormatError, ShardError
+from seqembed.index.parquet import Digests
+from seqembed.index.reader import read_source_numbers
+from seqembed.index.sources import Source, Sources, read_sources
+from seqembed.results.reader import open_embeddings, store_path
+from seqembed.results.seal import read_seal
+from seqembed.storage.digests import DigestIndex, find_rows, from_hex
+
+
+class RowTaker:
+    """Finds the files that hold rows of a shard, and links them into the checkpoint folder.
+
+    folder: the checkpoint folder. digests: (n, 16) uint8, of the shard's sequences, in order.
+    finished: the hex digests of sequences that have a row in the folder, which are left out.
+    recipe: the fingerprint of the recipe; files of another one are passed over.
+
+    taken: which of the shard's sequences have their rows in the linked files, (n,) bool.
+    from_results: how many of them are in results; the others are in checkpoints of other splits.
+    device_names: the GPUs that computed them, as in the attribute device_name.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        digests: Digests,
+        finished: Collection[str],
+        recipe: str,
+        logger: logging.Logger,
+    ) -> None:
+        self._folder, self._digests, self._recipe, self._logger = folder, digests, recipe, logger
+        self._wanted = DigestIndex(from_hex(finished)).find(digests) < 0
+        self.taken = np.zeros(len(digests), bool)
+        self.from_results = 0
+        self.device_names: list[str] = []
+        self._files: list[str] = []
+
+    @property
+    def missing(self) -> NDArray[np.bool_]:
+        """Which sequences have no row yet, (n,)."""
+        return self._wanted & ~self.taken
+
+    def take(self, index_path: Path, stores: Sequence[str], reuse: Sequence[str]) -> None:
+        """Take all rows that can be found, and write to the folder which files they are in.
+
+        index_path: the shard's index, beside which split wrote its sources. stores, reuse: as in
+        Request; results in them that split has not seen are looked up here.
+        """
+        found = self._read_sources(index_path.parent)
+        numbers = read_source_numbers(index_path, self._recipe)
+        if numbers is not None and found.sources:
+            for number in np.unique(numbers[self.missing & (numbers >= 0)]).tolist():
+                self._take_source(found.sources[number], numbers == number)
+        known = {*(source.seal for source in found.sources), *found.passed_over}
+        paths = [store_path(Path(store), self._recipe) for store in stores]
+        for path in [*paths, *expand_reuse(reuse)]:
+            if self.missing.any() and path.is_file():
+                self._take_new(path, known)
+        files = self._files if self.taken.any() else []
+        write_taken(self._folder, TakenRows(int(self.taken.sum()), files))
+
+    def _read_sources(self, folder: Path) -> Sources:
+        try:
+            return read_sources(folder)
+        except IndexFormatError as error:
+            self._logger.warning("what split found is not taken from checkpoints: %s", error)
+            return Sources()
+
+    def _take_source(self, source: Source, held: NDArray[np.bool_]) -> None:
+        """Take rows of a source that split found; held: which of the sequences it has, (n,)."""
+        if not source.seal:
+            self._take_checkpoint(Path(source.path))
+        elif link := link_result(self._folder, Path(source.path), source.seal):
+            self._add_result(link, held, source)
+        else:
+            words = "%s: changed since split found rows in it; they are made anew"
+            self._logger.warning(words, source.path)
+
+    def _take_checkpoint(self, source: Path) -> None:
+        """Take the rows of a shard of another split; a worker may be writing there even now."""
+        for path in link_checkpoint(self._folder, source):
+            try:
+                saved = read_saved(path)
+            except (CheckpointError, ShardError) as error:
+                self._logger.warning("rows of an earlier split are made anew: %s", error)
+                continue
+            if self._add(path, find_rows(self._digests, saved.digests) >= 0, str(source)):
+                with suppress(CheckpointError):
+                    manifest = read_manifest(source)
+                    self.device_names.append(manifest.device_name if manifest else "")
+
+    def _take_new(self, path: Path, known: Collection[str]) -> None:
+        """Take rows of a result that split has not seen: one that was finished after it."""
+        try:
+            seal = read_seal(path)
+            if seal in known:
+                return
+            with open_embeddings(path) as file:
+                if file.attributes.get("recipe_fingerprint") != self._recipe:
+                    return
+                held = find_rows(self._digests, file.digests()) >= 0
+                source = describe_source(file, seal)
+        except (ShardError, OSError) as error:
+            self._logger.warning("an earlier result is not used: %s", error)
+            return
+        if (held & self.missing).any() and (link := link_result(self._folder, path, seal)):
+            self._add_result(link, held, source)
+
+    def _add_result(self, link: Path, held: NDArray[np.bool_], source: Source) -> None:
+        self.from_results += self._add(link, held, f"{source.path} ({source.made})")
+        self.device_names.append(source.device_name)
+
+    def _add(self, path: Path, held: NDArray[np.bool_], source: str) -> int:
+        """Count the rows that a file holds as taken, unless they have a row; return how many."""
+        new = held & self.missing
+        if count := int(new.sum()):
+            self.taken |= new
+            self._files.append(str(path))
+            self._logger.info("the rows of %s sequences are taken from %s", f"{count:,}", source)
+        return count
