@@ -124,7 +124,7 @@ def start_pyfastx(folder: Path) -> Callable[[], object]:
 
 
 def start_merge(folder: Path) -> Callable[[], object]:
-    from seqembed.results.merge import merge
+    from seqembed.checkpoints.merge import merge
 
     logger, index, output = logging.getLogger(), folder / "merge.parquet", folder / "embeddings.h5"
     return lambda: merge(index, shard_paths(folder), output, logger)

@@ -58,7 +58,7 @@ def make_shard(folder: Path, rank: int, shards: int) -> None:
 
 
 def run_merge(folder: Path, shards: int) -> Callable[[], object]:
-    from seqembed.results.merge import merge
+    from seqembed.checkpoints.merge import merge
 
     paths = [folder / f"shards/shard_{rank}.h5" for rank in range(shards)]
     output, logger = folder / "embeddings.h5", logging.getLogger()

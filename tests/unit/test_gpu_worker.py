@@ -30,6 +30,7 @@ from seqembed.checkpoints.manifest_and_failures import (
     read_manifest,
     write_manifest,
 )
+from seqembed.checkpoints.merge import merge
 from seqembed.errors import (
     ConfigError,
     IndexFormatError,
@@ -40,7 +41,6 @@ from seqembed.index.reader import read_shard_index
 from seqembed.models.encoders.esm2 import Esm2
 from seqembed.models.prepare import prepare_model
 from seqembed.models.prepared import read_prepared
-from seqembed.results.merge import merge
 from seqembed.settings.recipe import read_recipe
 from seqembed.storage.digests import digest, to_hex
 

@@ -12,8 +12,8 @@ import pytest
 from worker_runs import BUNDLED_MODEL, EMBEDDING, Project, WorkerProcess
 
 from seqembed.checkpoints.blocks import list_blocks, read_block
+from seqembed.checkpoints.merge import merge
 from seqembed.models.prepare import prepare_model
-from seqembed.results.merge import merge
 
 LEFT = Path(__file__).parents[1] / "golden/left_behind"
 LOGGER = logging.getLogger("seqembed.tests")

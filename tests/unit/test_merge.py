@@ -33,11 +33,11 @@ from known_files import (
 )
 from worker_runs import SCRIPTS
 
+from seqembed.checkpoints.merge import Summary, merge, remove_checkpoints
 from seqembed.errors import IndexFormatError, ShardError
 from seqembed.index.parquet import read_metadata
 from seqembed.index.reader import read_lengths_and_digests
 from seqembed.results import writer as writer_module
-from seqembed.results.merge import Summary, merge, remove_checkpoints
 from seqembed.results.quarantine import write_quarantine
 from seqembed.results.reader import open_embeddings
 from seqembed.results.seal import seal
@@ -428,7 +428,7 @@ MEASURE = """
 import logging, re, sys, threading, time
 from pathlib import Path
 from seqembed.results import reader
-from seqembed.results.merge import merge
+from seqembed.checkpoints.merge import merge
 
 def watch():
     while True:

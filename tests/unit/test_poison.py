@@ -26,11 +26,11 @@ from worker_runs import (
 
 from seqembed import gpu_worker
 from seqembed.checkpoints.manifest_and_failures import read_failures
+from seqembed.checkpoints.merge import merge
 from seqembed.environment import EnvConfig
 from seqembed.errors import WorkerError
 from seqembed.models.encoders.tokenization import ResidueTokenizer
 from seqembed.models.vocabularies import ESM
-from seqembed.results.merge import merge
 from seqembed.results.quarantine import write_quarantine
 from seqembed.results.reader import open_embeddings
 from seqembed.storage.digests import digest

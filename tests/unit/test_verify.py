@@ -23,11 +23,11 @@ from indexing import index_proteins, make_check
 from known_files import KNOWN_RECIPE, OTHER_VALUES, WIDTH, write_indices, write_known_shard
 
 from seqembed.checkpoints.blocks import write_next_block
+from seqembed.checkpoints.merge import merge
 from seqembed.checkpoints.token_rows import ResidueSpool
 from seqembed.errors import FileFormatError
 from seqembed.index.parquet import read_metadata
 from seqembed.models.prepared import PreparedModel, read_prepared
-from seqembed.results.merge import merge
 from seqembed.results.quarantine import write_quarantine
 from seqembed.results.seal import seal
 from seqembed.verify.inputs import check_fasta
