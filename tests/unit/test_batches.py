@@ -135,12 +135,14 @@ def test_each_row_group_is_read_once_and_no_more_than_needed(rows, groups, index
         return read(self, number, columns=columns)
 
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
-    count = len(rows)
-    dataset = dataset_of(index, np.arange(count + 1), np.arange(count), np.array(rows))
-    assert seen == []
-    found = [dataset[item].residues[0].decode() for item in range(count)]
-    assert found == [SEQUENCES[row] for row in rows]
-    assert seen == [(number, ["residues", "digest"]) for number in groups]
+    for bounds in (range(len(rows) + 1), [0, len(rows)]):
+        batches = np.arange(len(bounds) - 1)
+        dataset = dataset_of(index, np.array(bounds), batches, np.array(rows))
+        assert seen == []
+        found = [residues.decode() for item in batches for residues in dataset[item].residues]
+        assert found == [SEQUENCES[row] for row in rows]
+        assert seen == [(number, ["residues", "digest"]) for number in groups]
+        seen.clear()
 
 
 @pytest.mark.parametrize(
@@ -173,9 +175,9 @@ def test_a_damaged_row_is_named_among_others(index):
     table = pq.read_table(index)
     residues = [*table["residues"].to_pylist()[:3], b"MMMMMW", *table["residues"].to_pylist()[4:]]
     place = table.schema.get_field_index("residues")
-    pq.write_table(table.set_column(place, "residues", pa.array(residues)), index, row_group_size=2)
-    dataset = dataset_of(index, np.array([0, 3, 5]), np.arange(2), np.array([0, 1, 2, 3, 5]))
-    assert len(dataset[0].residues) == 3
+    pq.write_table(table.set_column(place, "residues", pa.array(residues)), index, row_group_size=4)
+    dataset = dataset_of(index, np.array([0, 1, 4]), np.arange(2), np.array([0, 1, 3, 5]))
+    assert len(dataset[0].residues) == 1
     with pytest.raises(IndexFormatError, match=f"^{index}: damaged in row 3; "):
         dataset[1]
     # What is not computed is not checked.
