@@ -120,7 +120,7 @@ class Worker:
         runner = self._run.open_runner(
             model, self.tracker, lambda: (model, None), self._manifest, 1
         )
-        writer = self._run.open_writer(self._folder, self.rows, NO_BLOCK_IS_DUE)
+        writer = self._run.open_writer(self._folder, NO_BLOCK_IS_DUE)
         for batch in runner.run(writer.make_room(batches)):
             progress.advance(writer.add(batch), batch.tokens, writer.written)
         return writer

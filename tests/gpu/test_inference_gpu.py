@@ -146,7 +146,7 @@ def test_a_gpus_batches_are_a_cpus_in_page_locked_memory(tmp_path):
     tokens = WINDOW.last_pass(np.array([*map(len, sequences)]), 900)
     bounds = plan_batches(tokens, 900)
     passes = plan_passes(bounds, np.arange(len(bounds) - 1), np.ones(len(tokens), np.int64), 2)
-    dataset = IndexBasedDataset(index, bounds, passes, 2)
+    dataset = IndexBasedDataset(index, np.arange(len(tokens)), bounds, passes, 2)
     collator = VarlenCollator(ResidueTokenizer(ESM).encode_all, WINDOW)
     found, expected = (
         list(create_async_dataloader(dataset, collator, torch.device(name)))

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from models_in_plain import dnabert_tokenizer
 from worker_runs import make_project, make_sequences
 
+from seqembed.checkpoints.manifest_and_failures import Suspect
 from seqembed.errors import IndexFormatError
 from seqembed.index import split
 from seqembed.index.reader import read_id, read_shard_index
@@ -58,13 +59,29 @@ def test_every_row_is_in_one_batch_that_is_full_and_within_the_budget(sizes, bud
         assert end == len(tokens) or tokens[start : end + 1].sum() > budget
 
 
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=60), st.integers(1, 99), st.randoms())
-def test_pending_batches_hold_the_rows_and_no_other_batch_does(sizes, budget, random):
-    boundaries = plan_batches(np.array(sizes, np.int64), budget)
-    rows = [row for row in range(len(sizes)) if random.random() < 0.2]
-    found = put_suspects_first(boundaries, rows, {})[1].tolist()
-    for batch, (start, end) in enumerate(zip(boundaries[:-1], boundaries[1:], strict=True)):
-        assert (batch in found) == any(start <= row < end for row in rows)
+@given(st.lists(st.tuples(st.integers(1, 50), st.booleans()), max_size=60), st.integers(1, 99))
+def test_once_whole_batches_are_finished_the_others_are_planned_as_before(rows, budget):
+    tokens = np.array([size for size, _ in rows], np.int64)
+    begins = np.array([begin for _, begin in rows], bool)
+    boundaries = plan_batches(tokens, budget, begins)
+    for number, first in enumerate(boundaries):
+        rest = plan_batches(tokens[first:], budget, begins[first:])
+        assert rest.tolist() == (boundaries[number:] - first).tolist()
+
+
+@given(st.sets(st.integers(0, 99), min_size=1), st.integers(1, 20), st.randoms())
+def test_suspects_are_alone_and_come_first_or_last(pending, size, random):
+    rows, plan = np.array(sorted(pending)), np.array([*range(0, len(pending), size), len(pending)])
+    chosen = random.sample(rows.tolist(), random.randrange(len(rows) + 1))
+    memory = sorted(random.random() < 0.3 for _ in chosen)
+    suspects = {row: Suspect(reason="r", memory=m) for row, m in zip(chosen, memory, strict=True)}
+    boundaries, batches = put_suspects_first(plan, rows, suspects)
+    found = [rows[boundaries[n] : boundaries[n + 1]].tolist() for n in batches]
+    first, last = len(memory) - sum(memory), len(found) - sum(memory)
+    assert found[:first] + found[last:] == [[row] for row in suspects]
+    others = [row for row in rows.tolist() if row not in suspects]
+    assert sum(found[first:last], []) == others
+    assert set(plan) <= set(boundaries)
 
 
 SEQUENCES = ["M" * n for n in (9, 8, 7, 6, 5, 4)]
@@ -83,11 +100,14 @@ def policy(max_length: int, long_sequences: str = "truncate") -> LengthPolicy:
     return LengthPolicy(long_sequences=long_sequences, max_length=max_length)
 
 
-def dataset_of(index: Path, boundaries: np.ndarray, batches: np.ndarray) -> IndexBasedDataset:
-    """Where every sequence is read at once."""
+def dataset_of(
+    index: Path, boundaries: np.ndarray, batches: np.ndarray, rows: np.ndarray | None = None
+) -> IndexBasedDataset:
+    """Where every sequence is read at once; rows: those to compute, by default all."""
     windows = np.ones(boundaries[-1], np.int64)
     passes = plan_passes(boundaries, batches, windows, 1)
-    return IndexBasedDataset(index, boundaries, passes, 1)
+    rows = np.arange(boundaries[-1]) if rows is None else rows
+    return IndexBasedDataset(index, rows, boundaries, passes, 1)
 
 
 def test_one_row_group_is_in_memory_at_a_time(tmp_path, monkeypatch):
@@ -104,7 +124,10 @@ def test_one_row_group_is_in_memory_at_a_time(tmp_path, monkeypatch):
     assert max(taken) < 400_000
 
 
-def test_each_row_group_is_read_once_and_no_more_of_it_than_needed(index, monkeypatch):
+@pytest.mark.parametrize(
+    ("rows", "groups"), [([0, 1, 2, 3, 4, 5], [0, 1, 2]), ([1, 5], [0, 2]), ([2], [1])]
+)
+def test_each_row_group_is_read_once_and_no_more_than_needed(rows, groups, index, monkeypatch):
     read, seen = pq.ParquetFile.read_row_group, []
 
     def counted(self, number, columns):
@@ -112,10 +135,14 @@ def test_each_row_group_is_read_once_and_no_more_of_it_than_needed(index, monkey
         return read(self, number, columns=columns)
 
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
-    dataset = dataset_of(index, np.arange(7), np.arange(6))
-    assert seen == []
-    assert [dataset[i].residues[0].decode() for i in range(6)] == SEQUENCES
-    assert seen == [(number, ["residues", "digest"]) for number in range(3)]
+    for bounds in (range(len(rows) + 1), [0, len(rows)]):
+        batches = np.arange(len(bounds) - 1)
+        dataset = dataset_of(index, np.array(bounds), batches, np.array(rows))
+        assert seen == []
+        found = [residues.decode() for item in batches for residues in dataset[item].residues]
+        assert found == [SEQUENCES[row] for row in rows]
+        assert seen == [(number, ["residues", "digest"]) for number in groups]
+        seen.clear()
 
 
 @pytest.mark.parametrize(
@@ -135,21 +162,26 @@ def test_other_residues_are_refused(change, message, index):
 
 
 def test_a_batch_is_read_from_the_row_groups_it_lies_in(index):
-    for start, stop in combinations(range(7), 2):
-        batch = dataset_of(index, np.array([start, stop]), np.arange(1))[0]
-        assert batch.positions.tolist() == list(range(start, stop))
-        assert [residues.decode() for residues in batch.residues] == SEQUENCES[start:stop]
+    for count in range(1, 7):
+        for rows in combinations(range(6), count):
+            batch = dataset_of(index, np.array([0, count]), np.arange(1), np.array(rows))[0]
+            assert batch.positions.tolist() == list(rows)
+            assert [residues.decode() for residues in batch.residues] == [
+                SEQUENCES[row] for row in rows
+            ]
 
 
 def test_a_damaged_row_is_named_among_others(index):
     table = pq.read_table(index)
     residues = [*table["residues"].to_pylist()[:3], b"MMMMMW", *table["residues"].to_pylist()[4:]]
     place = table.schema.get_field_index("residues")
-    pq.write_table(table.set_column(place, "residues", pa.array(residues)), index, row_group_size=2)
-    dataset = dataset_of(index, np.array([0, 3, 6]), np.arange(2))
-    assert len(dataset[0].residues) == 3
+    pq.write_table(table.set_column(place, "residues", pa.array(residues)), index, row_group_size=4)
+    dataset = dataset_of(index, np.array([0, 1, 4]), np.arange(2), np.array([0, 1, 3, 5]))
+    assert len(dataset[0].residues) == 1
     with pytest.raises(IndexFormatError, match=f"^{index}: damaged in row 3; "):
         dataset[1]
+    # What is not computed is not checked.
+    assert len(dataset_of(index, np.array([0, 2]), np.arange(1), np.array([2, 4]))[0].residues) == 2
 
 
 def test_no_flipped_bit_of_a_shard_changes_what_is_read(tmp_path):
@@ -180,7 +212,7 @@ def test_no_flipped_bit_of_a_shard_changes_what_is_read(tmp_path):
 def test_a_shard_without_rows_has_no_batches(tmp_path):
     project = make_project(tmp_path, tmp_path / "no model", ["M"], world_size=2)
     boundaries = plan_batches(np.empty(0, np.int64), 10)
-    dataset = dataset_of(project.index(1), *put_suspects_first(boundaries, [], {}))
+    dataset = dataset_of(project.index(1), *put_suspects_first(boundaries, np.arange(0), {}))
     collator = VarlenCollator(encode_all, policy(5))
     assert list(create_async_dataloader(dataset, collator, CPU)) == []
 
@@ -371,12 +403,27 @@ def test_the_passes_of_a_sequence_hold_its_windows_once(index):
     # The last pass of the third sequence, of one window, takes the last sequence in, too.
     boundaries = np.array([0, 1, 2, 4, 5, 6])
     planned = plan_passes(boundaries, np.arange(5), passes, limits.windows_a_pass(12))
-    dataset = IndexBasedDataset(index, boundaries, planned, limits.windows_a_pass(12))
+    dataset = IndexBasedDataset(index, np.arange(6), boundaries, planned, limits.windows_a_pass(12))
     found = list(create_async_dataloader(dataset, VarlenCollator(encode_all, limits), CPU))
     held = [[piece.position for piece in batch.windows] for batch in found]
     assert held == [[0, 0], [0, 0], [1, 1], [1], [2, 2], [2, 3, 3], [4, 4], [5]]
     pieces = [piece for batch in found for piece in batch.windows]
     assert sum(piece.stop - piece.start for piece in pieces) == 9 + 8 + 7 + 6 + 5 + 4
+
+
+def test_a_sequence_of_several_passes_takes_in_rows_behind_a_gap(index):
+    limits, rows = policy(4, "window"), np.array([0, 2, 5])
+    tokens = np.array([9, 7, 4])
+    passes, at_once = limits.passes(tokens, 12), limits.windows_a_pass(12)
+    boundaries = plan_batches(limits.last_pass(tokens, 12), 12, passes > 1)
+    assert (passes.tolist(), boundaries.tolist()) == ([2, 2, 1], [0, 1, 3])
+    planned = plan_passes(boundaries, np.arange(2), passes, at_once)
+    dataset = IndexBasedDataset(index, rows, boundaries, planned, at_once)
+    found = list(create_async_dataloader(dataset, VarlenCollator(encode_all, limits), CPU))
+    held = [[piece.position for piece in batch.windows] for batch in found]
+    assert held == [[0, 0], [0, 0], [2, 2], [2, 5]]
+    kept = [piece.stop - piece.start for batch in found for piece in batch.windows]
+    assert sum(kept) == 9 + 7 + 4
 
 
 def test_a_row_of_several_passes_begins_its_batch():

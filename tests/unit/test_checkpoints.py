@@ -200,12 +200,11 @@ class Clock:
 
 
 def open_writer(folder: Path, clock: Clock | None = None, **changes: Any) -> CheckpointWriter:
-    """A writer of a shard of 20 rows, every third one flagged, none there yet."""
+    """A writer of a shard of 20 rows, every third one flagged."""
     rows = list(range(20))
     given: dict[str, Any] = {
         "digests": digests_of(rows),
         "flags": np.array([2 if row % 3 == 0 else 0 for row in rows], np.uint8),
-        "wanted": np.ones(20, bool),
         "per_residue": False,
         "sequences": 1000,
         "seconds": 300.0,
@@ -423,16 +422,6 @@ def test_a_block_has_the_token_rows_of_its_sequences(tmp_path):
     assert_tokens(tmp_path, [3, 0, 5, 7], [1])
 
 
-def test_token_rows_that_are_there_already_are_not_written_again(tmp_path):
-    wanted = np.ones(20, bool)
-    wanted[[3, 5]] = False
-    writer = open_writer(tmp_path, per_residue=True, wanted=wanted)
-    assert [add_tokens(writer, rows) for rows in ([3, 2], [5, 6, 7])] == [1, 2]
-    assert [add_part(writer, 3, 0, 2, False), add_part(writer, 3, 2, 4, True)] == [0, 0]
-    writer.close()
-    assert_tokens(tmp_path, [2, 6, 7])
-
-
 def test_token_rows_are_written_at_once_in_the_background_too(tmp_path):
     options = {"sequences": 2, "background": True, "check": lambda: time.sleep(0.1)}
     writer = open_writer(tmp_path, per_residue=True, **options)
@@ -520,10 +509,8 @@ def test_a_block_whose_token_rows_are_damaged_is_embedded_again(tmp_path, caplog
     (record,) = caplog.records
     assert record.getMessage().startswith(f"{paths[1]}: damaged checkpoint block (its token rows")
     assert not paths[1].exists()
-    wanted = np.zeros(20, bool)
-    wanted[[2, 3]] = True
-    again = open_writer(tmp_path, per_residue=True, wanted=wanted)
-    add_tokens(again, [1, 2, 3])
+    again = open_writer(tmp_path, per_residue=True)
+    add_tokens(again, [2, 3])
     again.close()
     assert_finished(tmp_path, [0, 1, 4, 5, 2, 3])
     assert contents(tmp_path) == [[0, 1], [4, 5], [2, 3]]

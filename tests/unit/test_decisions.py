@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -77,7 +76,7 @@ def test_a_run_is_settled(project, monkeypatch):
 
 
 def load(run: Run, project: Project, rows: list[int], **changes: Any) -> tuple[BatchLoader, int]:
-    """The batches that hold `rows`, and their tokens; `changes` are made to the manifest."""
+    """The batches of `rows`, and their tokens; `changes` are made to the manifest."""
     manifest, tracker = replace(run.manifest(None), **changes), open_tracker(run, project)
     return run.load_batches(project.index(), rows, manifest, encode_all, tracker)
 
@@ -240,18 +239,35 @@ def test_checkpoints_of_another_recipe_or_shard_are_refused(name, project):
         run.manifest(replace(run.manifest(None), **{name: "0" * 64}))
 
 
-def test_batches_with_a_missing_row_come_whole_and_no_other(project):
+def test_batches_hold_the_missing_rows_and_no_other(project):
     run, all_rows = open_project(project), list(range(len(SEQUENCES)))
     batches, tokens = load(run, project, all_rows)
     plan = [batch.positions for batch in batches]
     assert sum(plan, []) == all_rows
     assert tokens == sum(run.shard.tokens + 2)
-    wanted = [plan[3][-1], plan[1][0]]
-    batches, tokens = load(run, project, wanted)
-    assert [batch.positions for batch in batches] == [plan[1], plan[3]]
-    assert tokens == sum(run.shard.tokens[plan[1] + plan[3]] + 2)
-    batches, tokens = load(run, project, [])
-    assert (list(batches), tokens) == ([], 0)
+    for wanted in (all_rows[1::2], sum(plan[2:], []), []):
+        batches, tokens = load(run, project, wanted)
+        found = list(batches)
+        assert sum((batch.positions for batch in found), []) == wanted
+        assert tokens == sum(run.shard.tokens[wanted] + 2) == sum(batch.size for batch in found)
+    batches, _ = load(run, project, sum(plan[2:], []))
+    assert [batch.positions for batch in batches] == plan[2:]
+
+
+def test_a_crash_among_gaps_makes_suspects_of_its_batch_alone(project, caplog):
+    run, rows = open_project(project), list(range(1, len(SEQUENCES), 2))
+    batch = list(load(run, project, rows)[0])[2]
+    count = len(batch.positions)
+    assert batch.positions == list(range(batch.positions[0], batch.positions[-1] + 1, 2))
+    open_tracker(run, project).note_in_flight([batch])
+    crash = {"crash": {"reason": "the worker was killed by SIGSEGV", "memory": False}}
+    tracker = run.open_tracker(project.folder / "checkpoints", project.index(), crash)
+    assert f"each of the {count} sequences that it was computing" in caplog.text
+    given = project.index(), rows, run.manifest(None), encode_all, tracker
+    found = [batch.positions for batch in run.load_batches(*given)[0]]
+    assert count > 1 and found[:count] == [[row] for row in batch.positions]
+    assert sorted(sum(found, [])) == rows
+    assert ([*tracker.suspects], tracker.given_up) == (batch.positions, set())
 
 
 def test_suspects_come_first_and_apart_and_what_wants_memory_last(project):
@@ -267,7 +283,7 @@ def test_suspects_come_first_and_apart_and_what_wants_memory_last(project):
     rows = [row for row in range(len(SEQUENCES)) if row != 37]
     plan = [batch.positions for batch in load(run, project, rows)[0]]
     assert (plan[0], plan[1], plan[-1]) == ([20], [36], [11])
-    others = [row for row in range(len(SEQUENCES)) if row not in {11, 20, 36}]
+    others = [row for row in rows if row not in suspects]
     assert sum(plan[2:-1], []) == others
 
 
@@ -275,23 +291,11 @@ def test_suspects_come_first_and_apart_and_what_wants_memory_last(project):
 def test_a_gpu_does_not_wait_for_blocks(device, background, project):
     run, before = open_project(project), set(threading.enumerate())
     due = {"checkpoint_seq_threshold": 1, "checkpoint_time_threshold": 300.0}
-    writer = replace(run, device=torch.device(device)).open_writer(project.folder / "b", [0], due)
+    writer = replace(run, device=torch.device(device)).open_writer(project.folder / "b", due)
     writer.add(BatchRows(np.arange(1), np.zeros((1, 64), np.float32), np.zeros(1, np.uint8)))
     assert bool(set(threading.enumerate()) - before) == background
     writer.close()
     assert len(writer.ids) == 1
-
-
-def test_the_writer_takes_the_rows_that_are_missing(project):
-    folder = project.folder / "blocks"
-    run = open_project(project)
-    due = {"checkpoint_seq_threshold": 100, "checkpoint_time_threshold": time.time()}
-    writer = run.open_writer(folder, [2, 5], due)
-    rows, flags = np.zeros((4, 64), np.float32), np.zeros(4, np.uint8)
-    count = writer.add(BatchRows(np.arange(4), rows, flags, [], [], 9))
-    assert count == 1
-    writer.write()
-    assert writer.ids == [run.shard.digests[2].tobytes().hex()]
 
 
 def test_a_model_begins_to_load_at_once_for_a_gpu_only(project):

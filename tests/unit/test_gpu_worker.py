@@ -38,6 +38,7 @@ from seqembed.errors import (
     ModelError,
 )
 from seqembed.index.reader import read_shard_index
+from seqembed.inference.batches import MIN_BATCH_TOKENS
 from seqembed.models.encoders.esm2 import Esm2
 from seqembed.models.prepare import prepare_model
 from seqembed.models.prepared import read_prepared
@@ -422,6 +423,19 @@ def test_a_damaged_block_costs_its_own_sequences_only(run, begun, undisturbed):
     shutil.rmtree(begun.output)
     complete(run(), begun, computed=0)
     assert begun.content() == undisturbed.content()
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_nothing_is_computed_beside_the_missing_rows(first, run, begun, undisturbed, tmp_path):
+    pending = list(range(first, len(SEQUENCES), 2))
+    worker_runs.forget(begun, pending)
+    complete(run(partial(worker_runs.note_tokens, tmp_path / "tokens")), begun, computed=20)
+    assert begun.content() == undisturbed.content()
+    computed = [int(line) for line in (tmp_path / "tokens").read_text().split()]
+    missing = int((read_shard_index(begun.index()).tokens[pending] + 2).sum())
+    # Only the last batch is too small, and filled up.
+    assert missing <= sum(computed) < missing + MIN_BATCH_TOKENS
+    assert min(computed[:-1]) > MIN_BATCH_TOKENS
 
 
 def test_new_headers_cost_nothing(run, begun, undisturbed):

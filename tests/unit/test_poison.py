@@ -20,6 +20,7 @@ from worker_runs import (
     Project,
     WorkerProcess,
     before_each_batch,
+    forget,
     make_project,
     make_sequences,
 )
@@ -29,6 +30,7 @@ from seqembed.checkpoints.manifest_and_failures import read_failures
 from seqembed.checkpoints.merge import merge
 from seqembed.environment import EnvConfig
 from seqembed.errors import WorkerError
+from seqembed.index.reader import read_shard_index
 from seqembed.models.encoders.tokenization import ResidueTokenizer
 from seqembed.models.vocabularies import ESM
 from seqembed.results.quarantine import write_quarantine
@@ -169,6 +171,19 @@ def test_a_poison_is_quarantined_and_nothing_else_is(
     assert supervise(poisoned, fault)["quarantined"] == 1
     assert supervise.codes() == codes
     assert assert_only_the_poison_is_missing(poisoned, undisturbed).startswith(reason)
+
+
+def test_a_crash_among_finished_rows_leaves_these_alone(supervise, poisoned, undisturbed):
+    supervise(poisoned)
+    digests, key = read_shard_index(poisoned.index()).digests, digest(POISON.encode())
+    place = [row.tobytes() for row in digests].index(key)
+    pending = list(range(place % 2, len(digests), 2))
+    forget(poisoned, pending)
+    status = supervise(poisoned, crashes)
+    assert supervise.codes() == [-signal.SIGSEGV] * 3 + [0]
+    found = [status[name] for name in ("resumed_sequences", "computed", "quarantined")]
+    assert found == [len(digests) - len(pending), len(pending) - 1, 1]
+    assert_only_the_poison_is_missing(poisoned, undisturbed)
 
 
 def test_what_a_suspect_computed_is_not_computed_again(supervise, poisoned):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,20 @@ def test_a_worker_that_is_stopped_within_a_sequence_goes_on(undisturbed, project
     assert run(context, project, worker_runs.terminated_in_third_batch).exit_code
     assert_nothing_left(project.checkpoints())
     assert run(context, project).status["num_sequences"] == len(SEQUENCES)
+    assert_nothing_left(project.checkpoints())
+    assert read(project) == undisturbed
+
+
+def test_sequences_of_several_passes_are_computed_among_finished_ones(
+    undisturbed, project, context
+):
+    run(context, project)
+    blocks = list_blocks(project.checkpoints())
+    lost = sum(len(read_block(path).rows) for path in blocks[::2])
+    for path in (*blocks[::2], project.checkpoints() / "shard_0.h5"):
+        path.unlink()
+    shutil.rmtree(project.output)
+    assert run(context, project).status["computed"] == lost > 8
     assert_nothing_left(project.checkpoints())
     assert read(project) == undisturbed
 

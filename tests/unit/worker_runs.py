@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 from indexing import index_proteins, split_proteins
 
 import seqembed
+from seqembed.checkpoints.blocks import list_blocks, read_block, write_next_block
 from seqembed.checkpoints.finished_shard import INDEX
 from seqembed.checkpoints.manifest_and_failures import (
     CheckpointManifest,
@@ -28,6 +30,7 @@ from seqembed.checkpoints.manifest_and_failures import (
     write_manifest,
 )
 from seqembed.checks.residues import ResidueCheck
+from seqembed.index.reader import read_shard_index
 from seqembed.models.prepared import read_prepared
 from seqembed.storage.publish import link
 
@@ -130,6 +133,21 @@ def begin(folder: Path, index_path: Path, **changes: Any) -> CheckpointManifest:
     write_manifest(folder, manifest)
     link(index_path, folder / INDEX)
     return manifest
+
+
+def forget(project: Project, rows: Sequence[int]) -> None:
+    """Make a finished shard, of unflagged rows, one whose `rows` are to be computed."""
+    folder, digests = project.checkpoints(), read_shard_index(project.index()).digests
+    pairs = [
+        (digest.tobytes(), row.copy())
+        for block in map(read_block, list_blocks(folder))
+        for digest, row in zip(block.digests, block.rows, strict=True)
+    ]
+    for path in (*list_blocks(folder), folder / "shard_0.h5", project.output / "shard_0.h5"):
+        path.unlink(missing_ok=True)
+    kept, flags = np.delete(digests, rows, axis=0), np.zeros(len(digests) - len(rows), np.uint8)
+    values = np.stack([dict(pairs)[digest.tobytes()] for digest in kept])
+    write_next_block(folder, kept, values, flags, batches=1)
 
 
 def embed_command(
@@ -331,6 +349,16 @@ def weights_gone_when_loaded() -> None:
         return loaded
 
     gpu_worker._load_model = load_and_remove
+
+
+def note_tokens(path: Path) -> None:
+    """Write down how many tokens go through the model in each batch, dummies included."""
+
+    def note(tokens: Any) -> None:
+        with path.open("a") as file:
+            file.write(f"{len(tokens)}\n")
+
+    before_each_batch(note)
 
 
 def slow_batches() -> None:

@@ -89,7 +89,7 @@ def gpu_worker(
             settled = {*ids, *tracker.known.quarantined, *(name for b in stored for name in b.ids)}
             rows = _load_and_filter_index(rank, world_size, index_path, settled, logger)
             checkpoint.begin(manifest := run.manifest(earlier), index_path)
-            writer = run.open_writer(checkpoint.folder, rows, config, stored)
+            writer = run.open_writer(checkpoint.folder, config, stored)
             if rows:
                 sigterm.leave_if_asked()
                 load = run.start_loading(partial(_load_model, model_config, run.device, logger))

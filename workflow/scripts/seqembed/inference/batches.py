@@ -1,4 +1,4 @@
-"""Plan batches over a shard's rows, and pack their sequences for the model.
+"""Plan batches over the rows of a shard that are to be computed, and pack them for the model.
 
 A pass is one run of the model. A batch takes one pass, or several if its first sequence has more
 windows than the token budget holds.
@@ -36,21 +36,20 @@ MIN_BATCH_TOKENS = 128
 def plan_batches(
     tokens: Int64s, token_budget: int, begins: NDArray[np.bool_] | None = None
 ) -> Int64s:
-    """Return the boundaries of batches over a shard's rows, in order: (B + 1,).
+    """Return the boundaries of batches over the n rows to compute, in order: (B + 1,).
 
-    Batch b holds the rows boundaries[b] to boundaries[b + 1] - 1. The boundaries depend on the
-    arguments alone, so a restarted worker plans the same batches. A row with more tokens than the
-    budget is alone in its batch.
+    Batch b holds the rows at places boundaries[b] to boundaries[b + 1] - 1 of the n rows. A row
+    with more tokens than the budget is alone in its batch.
 
-    tokens: (N,) the tokens of each row in processing order, special tokens included; for a row that
+    tokens: (n,) the tokens of each row in processing order, special tokens included; for a row that
     takes several passes, the tokens of its last pass. token_budget: the most tokens of a batch.
-    begins: (N,) whether a row takes several passes, and so begins a batch; None if no row does.
+    begins: (n,) whether a row takes several passes, and so begins a batch; None if no row does.
     """
     boundaries, filled = [0], 0
     first = np.zeros(len(tokens), bool) if begins is None else begins
-    for row, (size, begin) in enumerate(zip(tokens.tolist(), first.tolist(), strict=True)):
+    for place, (size, begin) in enumerate(zip(tokens.tolist(), first.tolist(), strict=True)):
         if filled and (begin or filled + size > token_budget):
-            boundaries.append(row)
+            boundaries.append(place)
             filled = 0
         filled += size
     if len(tokens):
@@ -59,24 +58,23 @@ def plan_batches(
 
 
 def put_suspects_first(
-    boundaries: Int64s, rows: Sequence[int], suspects: Mapping[int, Suspect]
+    boundaries: Int64s, rows: Int64s, suspects: Mapping[int, Suspect]
 ) -> tuple[Int64s, Int64s]:
-    """Return boundaries that put each suspect into its own batch, and the batches to compute, (b,).
+    """Return boundaries that put each suspect into its own batch, and the batches' order, (b,).
 
-    boundaries: (B + 1,), from plan_batches. rows: the shard's rows to compute. suspects: by row,
-    sequences that may have caused a failure. The batches are those that hold any of `rows`: first
-    suspects, then batches without suspects, and last suspects that ran out of memory: computing
-    one of these may end the process, and by then all other rows are finished.
+    boundaries: (B + 1,), from plan_batches. rows: (n,) the shard's rows to compute, ascending.
+    suspects: by row, those of `rows` that may have caused a failure. The order: first suspects,
+    then batches without suspects, and last suspects that ran out of memory: computing one of these
+    may end the process, and by then all other rows are finished.
     """
-    own = np.array(list(suspects), np.int64)
+    own = np.searchsorted(rows, list(suspects))
     boundaries = np.union1d(boundaries, [own, own + 1])
     turns = {
-        row: turn + 1 if suspect.memory else turn - len(suspects)
-        for turn, (row, suspect) in enumerate(suspects.items())
+        place: turn + 1 if suspect.memory else turn - len(suspects)
+        for turn, (place, suspect) in enumerate(zip(own.tolist(), suspects.values(), strict=True))
     }
-    batches = np.unique(np.searchsorted(boundaries, rows, side="right") - 1)
-    found = [turns.get(start, 0) for start in boundaries[batches].tolist()]
-    return boundaries, batches[np.argsort(found, kind="stable")]
+    found = [turns.get(start, 0) for start in boundaries[:-1].tolist()]
+    return boundaries, np.argsort(found, kind="stable")
 
 
 def plan_passes(
@@ -89,8 +87,8 @@ def plan_passes(
     from 0 within the batch. Usually a batch is one pass. If the batch's first sequence has more
     than `windows_a_pass` windows, each pass but the last takes `windows_a_pass` of them; the last
     pass takes the rest of them and all other sequences. boundaries: from plan_batches, (B + 1,).
-    batches: the numbers of the batches to compute, (b,). pass_counts: (N,), for each sequence of
-    the shard, how many passes a batch would take if this sequence were its first.
+    batches: the numbers of the batches in the order of computing, (b,). pass_counts: (n,), for each
+    row to compute, how many passes a batch would take if its sequence were the batch's first.
     """
     counts = pass_counts[boundaries[batches]]
     firsts = np.cumsum(counts) - counts

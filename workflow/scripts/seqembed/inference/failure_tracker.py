@@ -122,6 +122,7 @@ class FailureTracker:
         elif count == 1 and not others:
             self._fail_alone(first, reason, memory, fresh=flight.fresh)
         else:
+            # Rows between those of a batch are not to be computed: start() forgets them.
             rows = {row for first, last, _ in flight.steps for row in range(first, last + 1)}
             for row in sorted(rows - self.given_up):
                 self.known.suspects.setdefault(row, Suspect(reason=reason))

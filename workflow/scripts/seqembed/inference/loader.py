@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,20 +29,23 @@ BATCHES_AHEAD = 4
 class IndexBasedDataset:
     """The batches that a worker computes: item i holds the residues of pass i.
 
-    index_path: the shard's index. boundaries: from put_suspects_first. passes: from plan_passes.
-    windows_a_pass: the most windows of one sequence in a pass. To save memory, only the row group
-    that was read last is kept. Reading an item raises IndexFormatError if the index is damaged.
+    index_path: the shard's index. rows: (n,) the shard's rows to compute, ascending. boundaries:
+    from put_suspects_first. passes: from plan_passes. windows_a_pass: the most windows of one
+    sequence in a pass. To save memory, only the row group that was read last is kept. Reading an
+    item raises IndexFormatError if the index is damaged.
     """
 
     def __init__(
         self,
         index_path: Path,
+        rows: Int64s,
         boundaries: Int64s,
         passes: tuple[Int64s, Int64s],
         windows_a_pass: int,
     ) -> None:
         self._path, self._file = index_path, open_parquet(index_path)
-        self._boundaries, (self._batches, self._begins) = boundaries, passes
+        self._rows, self._boundaries = rows, boundaries
+        self._batches, self._begins = passes
         self._windows_a_pass = windows_a_pass
         groups = map(self._file.metadata.row_group, range(self._file.num_row_groups))
         self._starts = np.cumsum([0, *(group.num_rows for group in groups)])
@@ -57,29 +61,34 @@ class IndexBasedDataset:
         start = int(self._boundaries[batch])
         end = int(self._boundaries[batch + 1]) if last else start + 1
         stop = None if last else begin + self._windows_a_pass
-        return RawBatch(np.arange(start, end), self._residues(start, end), (begin, stop))
+        rows = self._rows[start:end]
+        return RawBatch(rows, self._residues(rows), (begin, stop))
 
-    def _residues(self, start: int, end: int) -> list[bytes]:
-        """Return the residues of rows `start` to `end - 1`, which may lie in several row groups."""
-        first, last = (self._starts.searchsorted([start, end - 1], side="right") - 1).tolist()
+    def _residues(self, rows: Int64s) -> list[bytes]:
+        """Return the residues of rows, which may lie in several row groups."""
+        groups = self._starts.searchsorted(rows, side="right") - 1
         found: list[bytes] = []
-        for number in range(first, last + 1):
-            begin = int(self._starts[number])
-            found += self._residues_of_group(number, slice(max(start - begin, 0), end - begin))
+        for number in np.unique(groups).tolist():
+            found += self._residues_of_group(number, rows[groups == number])
         return found
 
-    def _residues_of_group(self, number: int, rows: slice) -> list[bytes]:
+    def _residues_of_group(self, number: int, rows: Int64s) -> list[bytes]:
+        places = (rows - self._starts[number]).tolist()
         with damage_named(self._path):
             group = self._read(number)
-            residues: list[bytes] = group["residues"][rows].to_pylist()
-            expected = group["digest"][rows].to_pylist()
+            residues: list[bytes] = _values(group["residues"], places)
+            expected = _values(group["digest"], places)
             digests = digest_all(residues)
         # The digest decides which sequence ids get the computed row.
         if digests != expected:
             wrong = [a == b for a, b in zip(digests, expected, strict=True)].index(False)
-            row = int(self._starts[number]) + rows.start + wrong
-            raise damage_error(self._path, f"damaged in row {row}")
+            raise damage_error(self._path, f"damaged in row {rows[wrong]}")
         return residues
+
+
+def _values(column: Any, places: list[int]) -> list[bytes]:
+    """Return the values of an Arrow column at `places`; its take() would import pandas."""
+    return [column[place].as_py() for place in places]
 
 
 class BatchLoader:

@@ -28,12 +28,11 @@ Waiting = list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]
 class CheckpointWriter:
     """Collects the rows of finished batches, and writes them as a block when one is due.
 
-    digests, (N, 16) uint8, flags, (N,) uint8, and wanted, (N,) bool, are of all rows of the shard;
-    rows that are not wanted are dropped. per_residue: keep token rows, too. A block is due after
-    `sequences` or `seconds`. check: called before each block; raises if the rows must not be
-    trusted. background: a block that is due is written in a thread, one block at a time; its error
-    is raised by the next call. Blocks with token rows are written at once even so. stored: blocks
-    of this run that hold rows of the store. clock: returns seconds.
+    digests, (N, 16) uint8, and flags, (N,) uint8, are of all rows of the shard. per_residue: keep
+    token rows, too. A block is due after `sequences` or `seconds`. check: called before each block;
+    raises if the rows must not be trusted. background: a block that is due is written in a thread,
+    one block at a time; its error is raised by the next call. Blocks with token rows are written at
+    once even so. stored: blocks of this run that hold rows of the store. clock: returns seconds.
 
     ids: the hex digests of all rows in stored and written blocks. arrays: each block's (n, D) rows,
     on disk. computed: how many rows the writer wrote. written: the clock's time of the last block,
@@ -46,7 +45,6 @@ class CheckpointWriter:
         *,
         digests: NDArray[np.uint8],
         flags: NDArray[np.uint8],
-        wanted: NDArray[np.bool_],
         per_residue: bool,
         sequences: int,
         seconds: float,
@@ -56,7 +54,7 @@ class CheckpointWriter:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder, self._sequences, self._seconds = folder, sequences, seconds
-        self._digests, self._flags, self._wanted = digests, flags, wanted
+        self._digests, self._flags = digests, flags
         self._check, self._clock, self._since = check, clock, clock()
         # The batches that are in no block yet.
         self._waiting: Waiting = []
@@ -81,24 +79,23 @@ class CheckpointWriter:
             yield batch
 
     def add(self, batch: BatchRows) -> int:
-        """Add a batch; return how many wanted sequences it completes. Write a block if due."""
+        """Add a batch; return how many sequences it completes. Write a block if due."""
         if self._spool:
             self._spool.drop(batch.given_up)
             for position, residues in batch.residues:
-                if self._wanted[position]:
-                    self._spool.add(position, residues)
-        wanted = self._wanted[batch.positions]
+                self._spool.add(position, residues)
         # A batch that holds only a part of a sequence completes no sequence.
-        if len(batch.positions):
-            rows = batch.rows[wanted]
-            self._waiting.append((batch.positions[wanted], rows, batch.flags[wanted]))
-            self._count, self._bytes = self._count + len(rows), self._bytes + rows.nbytes
+        if count := len(batch.positions):
+            # The caller may use its array again before the block is written.
+            rows = batch.rows.copy()
+            self._waiting.append((batch.positions, rows, batch.flags))
+            self._count, self._bytes = self._count + count, self._bytes + rows.nbytes
             late = self._clock() - self._since >= self._seconds
             if self._count >= self._sequences or self._bytes >= MAX_WAITING_BYTES or late:
                 self._begin_block()
         if self._begun and self._begun[1].done():
             self._end_block()
-        return int(wanted.sum())
+        return count
 
     def write(self) -> None:
         """Write the waiting rows as a block, unless a sequence lacks some of its token rows.

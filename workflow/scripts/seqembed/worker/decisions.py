@@ -103,23 +103,24 @@ class Run:
         convert: Encode,
         tracker: FailureTracker,
     ) -> tuple[BatchLoader, int]:
-        """Return a loader of the batches that hold any of `rows`, and the number of their tokens.
+        """Return a loader of the batches of `rows`, and the number of their tokens.
 
-        rows: the rows of the shard to compute. convert: turns the residues of sequences into token
-        ids. Batches are planned over all rows of the shard; each suspect has its own.
+        rows: the rows of the shard to compute, ascending; no other row is in a batch. Each suspect
+        has a batch of its own. convert: turns the residues of sequences into token ids.
         """
         policy, token_budget = self.policy, manifest.token_budget
         tracker.start(rows, self.weights.require)
-        passes = policy.passes(self.shard.tokens, token_budget)
-        last = policy.last_pass(self.shard.tokens, token_budget)
+        own = np.array(rows, np.int64)
+        tokens = self.shard.tokens[own]
+        passes, last = policy.passes(tokens, token_budget), policy.last_pass(tokens, token_budget)
         plan = plan_batches(last, token_budget, passes > 1)
-        boundaries, batches = put_suspects_first(plan, rows, tracker.suspects)
+        boundaries, batches = put_suspects_first(plan, own, tracker.suspects)
         at_once = policy.windows_a_pass(token_budget)
         planned = plan_passes(boundaries, batches, passes, at_once)
-        dataset = IndexBasedDataset(index_path, boundaries, planned, at_once)
+        dataset = IndexBasedDataset(index_path, own, boundaries, planned, at_once)
         collator = VarlenCollator(convert, policy, self._filling)
         loader = create_async_dataloader(dataset, collator, self.device)
-        counts = policy.model_tokens(self.shard.tokens)
+        counts = policy.model_tokens(tokens)
         sums = np.diff(np.append(0, counts.cumsum())[boundaries])[batches]
         if len(sums):
             self._log_filling(sums, passes[boundaries[batches]], token_budget)
@@ -218,11 +219,10 @@ class Run:
     def open_writer(
         self,
         folder: Path,
-        rows: Sequence[int],
         config: Mapping[str, Any],
         stored: Iterable[Block] = (),
     ) -> CheckpointWriter:
-        """Return a writer of the shard's `rows` into the checkpoint folder.
+        """Return a writer of the shard's rows into the checkpoint folder.
 
         config: its checkpoint_seq_threshold and checkpoint_time_threshold say after how many
         sequences or seconds a block is due. stored: blocks of rows from the store.
@@ -231,7 +231,6 @@ class Run:
             folder,
             digests=self.shard.digests,
             flags=self.policy.flags(self.shard.tokens),
-            wanted=np.isin(np.arange(len(self.shard.rows)), rows),
             per_residue=self.recipe.per_residue,
             sequences=config["checkpoint_seq_threshold"],
             seconds=config["checkpoint_time_threshold"],
