@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from seqembed import command_line
-from seqembed.checkpoints.merge import merge
+from seqembed.checkpoints.merge import merge, remove_merged
 from seqembed.results.quarantine import write_quarantine
 
 
@@ -33,6 +33,7 @@ def merge_shards(arguments: argparse.Namespace, logger: logging.Logger) -> None:
     left_out = write_quarantine(arguments.index, arguments.quarantine, summary.quarantined)
     if left_out:
         logger.warning(f"{arguments.quarantine}: {left_out:,} sequences have no embedding")
+    remove_merged(arguments.output.parent, summary.recipe)
 
 
 if __name__ == "__main__":

@@ -34,13 +34,13 @@ from seqembed.kernels.names import PLAIN
 from seqembed.machine.signals import StopFlag
 from seqembed.models.load import load_prepared
 from seqembed.models.prepared import load_tokenizer, read_prepared
-from seqembed.results.reader import store_path
 from seqembed.settings.precision import DTYPES, resolve_precision
 from seqembed.storage.digests import to_hex
 from seqembed.storage.publish import link, set_aside
 from seqembed.worker.decisions import open_run
-from seqembed.worker.end_status import describe_error, describe_success
+from seqembed.worker.end_status import describe_error
 from seqembed.worker.progress import Progress
+from seqembed.worker.success import describe_success
 from seqembed.worker_logging import setup_worker_logging
 
 # The setting with which rows that are not finite are computed again.
@@ -81,22 +81,22 @@ def gpu_worker(
             earlier = _load_checkpoint_manifest(rank, keeps, base, logger)
             ids, resumed_rows = _resume_from_existing_checkpoints(rank, base, restart, logger)
             checkpoint.remove_leftovers()
-            stored = []
+            taker = run.open_taker(checkpoint.folder, ids)
             if keeps:
-                path = store_path(output_dir.parent / "store", recipe := run.recipe.fingerprint)
-                stored = checkpoint.copy_from_store(path, run.shard.digests, ids, recipe)
+                taker.take(index_path, output_dir.parent, model_config)
             tracker = run.open_tracker(checkpoint.folder, index_path, model_config)
-            settled = {*ids, *tracker.known.quarantined, *(name for b in stored for name in b.ids)}
+            settled = {*ids, *tracker.known.quarantined, *taker.ids()}
             rows = _load_and_filter_index(rank, world_size, index_path, settled, logger)
-            checkpoint.begin(manifest := run.manifest(earlier), index_path)
-            writer = run.open_writer(checkpoint.folder, config, stored)
+            manifest = run.manifest(earlier, taker.device_names)
+            checkpoint.begin(manifest, index_path)
+            writer = run.open_writer(checkpoint.folder, config)
             if rows:
                 sigterm.leave_if_asked()
                 load = run.start_loading(partial(_load_model, model_config, run.device, logger))
                 load_fp32 = partial(_load_model, model_config | FP32, run.device, logger)
                 convert = load_tokenizer(run.model).encode_all
                 batches, tokens = run.load_batches(index_path, rows, manifest, convert, tracker)
-                finished = len(ids) + len(writer.ids)
+                finished = len(ids) + taker.count
                 progress = Progress(logger, len(run.shard.rows), finished, tokens)
                 model, _ = load()
                 runner = run.open_runner(model, tracker, load_fp32, manifest, len(batches))
@@ -115,7 +115,11 @@ def gpu_worker(
                 rank, checkpoint.folder, writer.arrays, writer.ids, ids, resumed_rows, logger
             )
             link(saved, shard_path := output_dir / saved.name)
-        results_queue.put(describe_success(run, config, shard_path, len(ids), writer, tracker))
+            checkpoint.free_blocks()
+        failed, computed = len(tracker.known.quarantined), writer.computed
+        status = describe_success(rank, shard_path, len(ids), taker, failed, computed)
+        status["checkpointing_enabled"] = config["enable_checkpointing"]
+        results_queue.put(status | {"device": str(run.device)})
     except Exception as error:  # noqa: BLE001 (the process ends here: report every error)
         _report_error(rank, error, results_queue, logger)
         sys.exit(EXIT_INTERRUPTED if isinstance(error, InterruptedRun) else EXIT_FAILED)

@@ -7,6 +7,7 @@ CUDA: a worker inherits CUDA_VISIBLE_DEVICES, which CUDA reads once, as CUDA sta
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import multiprocessing
 import os
@@ -164,6 +165,14 @@ class Supervisor:
         os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, tunables))
         if self._parent is not None:
             die_with_parent(self._parent, signal.SIGTERM)
+        if _may_be_finished(rank, index_path, output_dir, model_config):
+            # Imported here, because these modules need NumPy and HDF5, which take half a second.
+            from seqembed.worker.without_device import finish_without_device
+
+            leave = self._stop.leave_if_asked
+            paths = rank, index_path, output_dir
+            if status := finish_without_device(*paths, model_config, leave, self._logger):
+                return status
         with lease_device(
             model_config["device"],
             rank,
@@ -223,6 +232,23 @@ class Supervisor:
         with suppress(queue.Empty):
             status = results.get(timeout=POLL_SECONDS)
         return status
+
+
+def _may_be_finished(
+    rank: int, index_path: Path, output_dir: Path, model_config: Mapping[str, Any]
+) -> bool:
+    """Whether the shard was finished before, or other files may hold all of its rows."""
+    results = output_dir.parent
+    stores = [results / "store", *map(Path, model_config.get("stores", ()))]
+    finished = results.glob(f"checkpoints/*/shard_{rank}/shard_{rank}.h5")
+    if any(finished) or any(any(store.glob("*.h5")) for store in stores):
+        return True
+    try:
+        left = json.loads((index_path.parent / "reuse.json").read_text())["left"]
+        return any(not counts[rank] for counts in left.values())
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        # The file is missing, as with a split of an older version, or a worker names the damage.
+        return False
 
 
 def _work(

@@ -17,7 +17,7 @@ from seqembed.checkpoints.blocks import list_blocks, read_block, write_joined_bl
 from seqembed.checkpoints.finished_shard import INDEX, read_shard_ids
 from seqembed.checkpoints.manifest_and_failures import FILES, CheckpointManifest, write_manifest
 from seqembed.checkpoints.saved_rows import SavedRows, list_saved, read_saved
-from seqembed.checkpoints.taken_files import TAKEN
+from seqembed.checkpoints.taken_files import REUSED, TAKEN
 from seqembed.errors import CheckpointError, ShardError
 from seqembed.storage.digests import to_hex
 from seqembed.storage.locks import lock_folder
@@ -182,6 +182,6 @@ def _copy_to_temporary(
 
 def clear(folder: Path) -> None:
     """Remove all rows, manifest, failures and links to reused files from a checkpoint folder."""
-    patterns = ("residues_*.raw", ".residues_*.tmp", f"{TAKEN}/*", *FILES)
+    patterns = ("residues_*.raw", ".residues_*.tmp", f"{TAKEN}/*", REUSED, *FILES)
     for path in [*list_saved(folder), *(p for text in patterns for p in folder.glob(text))]:
         path.unlink(missing_ok=True)

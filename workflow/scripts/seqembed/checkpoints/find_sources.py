@@ -91,6 +91,7 @@ class SourceFinder:
         self._sources: list[Source] = []
         self._columns: dict[str, SourceNumbers] = {}
         self._passed_over: list[str] = []
+        self._recipes: dict[str, Recipe] = {}
 
     def find(self, digests: Digests) -> Sources:
         """Return the sources of m distinct sequences; digests: (m, 16) uint8.
@@ -106,8 +107,13 @@ class SourceFinder:
         for recipe in self._list_recipes(self._results / "recipes"):
             folders = self._results.glob(f"checkpoints/{recipe.fingerprint[:12]}-*/shard_*")
             for folder in sorted(folders):
-                self._add_folder(folder, recipe.fingerprint, digests)
-        return Sources(sources=self._sources, passed_over=self._passed_over, columns=self._columns)
+                self._add_folder(folder, recipe, digests)
+        return Sources(
+            sources=self._sources,
+            passed_over=self._passed_over,
+            columns=self._columns,
+            recipes={name: self._recipes[name] for name in self._columns},
+        )
 
     def _list_stored(self, stores: Iterable[Path]) -> Iterator[Path]:
         """Yield the results in stores whose recipes the request can come to."""
@@ -150,6 +156,7 @@ class SourceFinder:
                     raise ShardError(problem)
                 held = find_rows(digests, file.digests()) >= 0
                 source = describe_source(file, seal)
+                self._recipes[recipe.fingerprint] = recipe
         except (FileFormatError, OSError) as error:
             # Another dataset's store may be replaced at any time.
             if asked or path.exists():
@@ -158,14 +165,15 @@ class SourceFinder:
         if self._add(source, held):
             self._passed_over.remove(seal)
 
-    def _add_folder(self, folder: Path, recipe: str, digests: Digests) -> None:
+    def _add_folder(self, folder: Path, recipe: Recipe, digests: Digests) -> None:
         """Add the rows of a shard's checkpoint. The worker that takes them checks its blocks."""
         held = [np.empty((0, 16), np.uint8)]
         for path in list_saved(folder):
             with suppress(CheckpointError, ShardError):
                 held.append(_read_digests(path))
         rows = find_rows(digests, np.concatenate(held))
-        self._add(Source(path=str(folder), seal="", recipe=recipe), rows >= 0)
+        self._recipes[recipe.fingerprint] = recipe
+        self._add(Source(path=str(folder), seal="", recipe=recipe.fingerprint), rows >= 0)
 
     def _add(self, source: Source, holds: NDArray[np.bool_]) -> bool:
         """Add a source if it has rows that no other has; holds: which rows it has, (m,)."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from seqembed.index.reader import read_source_numbers
 from seqembed.index.sources import Source, Sources, read_sources
 from seqembed.results.reader import open_embeddings, store_path
 from seqembed.results.seal import read_seal
-from seqembed.storage.digests import DigestIndex, find_rows, from_hex
+from seqembed.storage.digests import DigestIndex, find_rows, from_hex, to_hex
 
 
 class RowTaker:
@@ -55,11 +56,22 @@ class RowTaker:
         """Which sequences have no row yet, (n,)."""
         return self._wanted & ~self.taken
 
-    def take(self, index_path: Path, stores: Sequence[str], reuse: Sequence[str]) -> None:
+    @property
+    def count(self) -> int:
+        """How many rows are taken."""
+        return int(self.taken.sum())
+
+    def ids(self) -> list[str]:
+        """Return the hex digests of the taken rows."""
+        return to_hex(self._digests[self.taken])
+
+    def take(self, index_path: Path, results: Path, model_config: Mapping[str, Any]) -> None:
         """Take all rows that can be found, and write to the folder which files they are in.
 
-        index_path: the shard's index, beside which split wrote its sources. stores, reuse: as in
-        Request; results in them that split has not seen are looked up here.
+        index_path: the shard's index, beside which split wrote its sources. results: the dataset's
+        folder, with its own store. model_config: `stores`, the folders store/ of other datasets,
+        and `reuse`, files of the setting; either may be missing. Results that split has not seen
+        are looked up here.
         """
         found = self._read_sources(index_path.parent)
         numbers = read_source_numbers(index_path, self._recipe)
@@ -67,12 +79,12 @@ class RowTaker:
             for number in np.unique(numbers[self.missing & (numbers >= 0)]).tolist():
                 self._take_source(found.sources[number], numbers == number)
         known = {*(source.seal for source in found.sources), *found.passed_over}
-        paths = [store_path(Path(store), self._recipe) for store in stores]
-        for path in [*paths, *expand_reuse(reuse)]:
+        stores = [results / "store", *map(Path, model_config.get("stores", ()))]
+        paths = [store_path(store, self._recipe) for store in stores]
+        for path in [*paths, *expand_reuse(model_config.get("reuse", ()))]:
             if self.missing.any() and path.is_file():
                 self._take_new(path, known)
-        files = self._files if self.taken.any() else []
-        write_taken(self._folder, TakenRows(int(self.taken.sum()), files))
+        write_taken(self._folder, TakenRows(self.count, self._files))
 
     def _read_sources(self, folder: Path) -> Sources:
         try:

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from seqembed.errors import IndexFormatError
+from seqembed.errors import ConfigError, IndexFormatError
 from seqembed.index.parquet import SOURCE
+from seqembed.settings.recipe import Recipe, pick_recipe
 from seqembed.storage.json_files import read_json, write_json
 
 FORMAT_VERSION = "1"
@@ -48,6 +49,7 @@ class Sources:
     columns: by the fingerprint of each recipe, the number of each sequence's source, (m,) int32;
     -1 for a sequence that has none. Not read from the file.
     left: by the fingerprint of each recipe, how many sequences of each shard have no source.
+    recipes: by fingerprint.
     """
 
     sources: Sequence[Source] = ()
@@ -55,6 +57,7 @@ class Sources:
     count: int = 0
     columns: Mapping[str, SourceNumbers] = field(default_factory=dict)
     left: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    recipes: Mapping[str, Recipe] = field(default_factory=dict)
 
     def folders(self, count: int) -> SourceNumbers:
         """Return the checkpoint folder that holds each of m sequences, by number; -1: none does."""
@@ -83,6 +86,7 @@ def write_sources(folder: Path, sources: Sources) -> None:
         "sources": [*map(asdict, sources.sources)],
         "passed_over": [*sources.passed_over],
         "left": dict(sources.left),
+        "recipes": {name: recipe.fields() for name, recipe in sources.recipes.items()},
     }
     write_json(folder / SOURCES, "reuse", FORMAT_VERSION, content)
 
@@ -95,8 +99,9 @@ def read_sources(folder: Path) -> Sources:
     try:
         content = read_json(path, "reuse", FORMAT_VERSION)
         sources = [Source(**source) for source in content["sources"]]
-        passed_over = content["passed_over"]
-        return Sources(sources=sources, passed_over=passed_over, left=content["left"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        passed_over, left = content["passed_over"], content["left"]
+        recipes = {name: pick_recipe(fields) for name, fields in content["recipes"].items()}
+        return Sources(sources=sources, passed_over=passed_over, left=left, recipes=recipes)
+    except (ConfigError, OSError, ValueError, KeyError, TypeError) as error:
         advice = f"remove {folder} and run again"
         raise IndexFormatError(f"{path}: damaged ({error!r}); {advice}") from error

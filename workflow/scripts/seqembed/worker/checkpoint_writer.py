@@ -32,9 +32,9 @@ class CheckpointWriter:
     token rows, too. A block is due after `sequences` or `seconds`. check: called before each block;
     raises if the rows must not be trusted. background: a block that is due is written in a thread,
     one block at a time; its error is raised by the next call. Blocks with token rows are written at
-    once even so. stored: blocks of this run that hold rows of the store. clock: returns seconds.
+    once even so. clock: returns seconds.
 
-    ids: the hex digests of all rows in stored and written blocks. arrays: each block's (n, D) rows,
+    ids: the hex digests of all rows in written blocks. arrays: each block's (n, D) rows,
     on disk. computed: how many rows the writer wrote. written: the clock's time of the last block,
     None before the first. spent: the seconds that writing took.
     """
@@ -50,7 +50,6 @@ class CheckpointWriter:
         seconds: float,
         check: Callable[[], None],
         background: bool = False,
-        stored: Iterable[Block] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder, self._sequences, self._seconds = folder, sequences, seconds
@@ -68,8 +67,6 @@ class CheckpointWriter:
         self.arrays: list[NDArray[np.floating]] = []
         self.computed, self.spent = 0, 0.0
         self.written: float | None = None
-        for block in stored:
-            self._keep(block)
 
     def make_room(self, batches: Iterable[PackedBatch]) -> Iterator[PackedBatch]:
         """Yield batches; before a batch with which too many sequences would wait, write a block."""

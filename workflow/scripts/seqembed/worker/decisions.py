@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from seqembed.checkpoints.blocks import Block
 from seqembed.checkpoints.manifest_and_failures import CheckpointManifest
+from seqembed.checkpoints.take_rows import RowTaker
 from seqembed.environment import EnvConfig
 from seqembed.errors import CheckpointError
 from seqembed.index.reader import ShardIndex, read_id, read_shard_index
@@ -41,6 +41,7 @@ from seqembed.kernels.choice import choose_kernels
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.encoders.tokenization import limit_tokenizer_threads
 from seqembed.models.prepared import PreparedModel, WeightsCheck, read_prepared
+from seqembed.results.reader import join_names
 from seqembed.settings.lengths import LengthPolicy, resolve_policy
 from seqembed.settings.precision import DTYPES
 from seqembed.settings.recipe import Recipe
@@ -49,6 +50,7 @@ from seqembed.settings.token_budget import TOKENS, bytes_a_token, cpu_streams
 from seqembed.storage.publish import raise_open_file_limit
 from seqembed.worker.checkpoint_writer import CheckpointWriter
 from seqembed.worker.device import add_name, choose_device, free_memory
+from seqembed.worker.manifest import checkpoint_key, make_manifest
 from seqembed.worker.recipe_choice import adopt_recipe
 
 # A model and its tokenizer.
@@ -70,7 +72,7 @@ class Run:
     @property
     def checkpoint_key(self) -> str:
         """The name of the folder in `checkpoints/` for this recipe and this shard."""
-        return f"{self.recipe.fingerprint[:12]}-{self.shard.fingerprint[:12]}"
+        return checkpoint_key(self.recipe, self.shard)
 
     @property
     def policy(self) -> LengthPolicy:
@@ -220,12 +222,11 @@ class Run:
         self,
         folder: Path,
         config: Mapping[str, Any],
-        stored: Iterable[Block] = (),
     ) -> CheckpointWriter:
         """Return a writer of the shard's rows into the checkpoint folder.
 
         config: its checkpoint_seq_threshold and checkpoint_time_threshold say after how many
-        sequences or seconds a block is due. stored: blocks of rows from the store.
+        sequences or seconds a block is due.
         """
         return CheckpointWriter(
             folder,
@@ -237,13 +238,20 @@ class Run:
             check=self.weights.require,
             # A GPU would soon wait for batches.
             background=self.device.type == "cuda",
-            stored=stored,
         )
 
-    def manifest(self, earlier: CheckpointManifest | None) -> CheckpointManifest:
+    def open_taker(self, folder: Path, finished: Collection[str]) -> RowTaker:
+        """Return what takes rows of other files; finished: the hex digests of the folder's own."""
+        digests, recipe = self.shard.digests, self.recipe.fingerprint
+        return RowTaker(folder, digests, finished, recipe, self.logger)
+
+    def manifest(
+        self, earlier: CheckpointManifest | None, device_names: Sequence[str] = ()
+    ) -> CheckpointManifest:
         """Return this run's manifest; the earlier token budget stays unless the user set another.
 
-        Raises CheckpointError if the earlier manifest is not of this recipe and shard.
+        device_names: the GPUs that computed rows of other files. Raises CheckpointError if the
+        earlier manifest is not of this recipe and shard.
         """
         mine = (self.recipe.fingerprint, self.shard.fingerprint)
         if earlier and (earlier.recipe_fingerprint, earlier.shard_fingerprint) != mine:
@@ -258,19 +266,9 @@ class Run:
             else:
                 # A smaller batch is filled up to a block: it would need as much time and memory.
                 budget = self._filling.block
-        return CheckpointManifest(
-            rank=self.shard.rank,
-            world_size=self.shard.world_size,
-            recipe_fingerprint=self.recipe.fingerprint,
-            shard_fingerprint=self.shard.fingerprint,
-            token_budget=budget,
-            model=self.model.name,
-            weights_sha256=self.model.sha256,
-            width=self.model.architecture.width,
-            recipe=self.recipe.fields(),
-            device_name=add_name(self.device, earlier.device_name if earlier else ""),
-            licence=self.model.facts.licence if self.model.facts.non_commercial else "",
-        )
+        names = join_names([earlier.device_name if earlier else "", *device_names])
+        device_name = add_name(self.device, names)
+        return make_manifest(self.model, self.recipe, self.shard, budget, device_name)
 
 
 def open_run(

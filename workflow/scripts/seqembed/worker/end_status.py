@@ -1,42 +1,15 @@
-"""Describe to the supervisor how a worker ended: its shard is complete, or an error stopped it."""
+"""Describe to the supervisor the error that stopped a worker."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from seqembed.errors import FreshProcessError, InterruptedRun, NonFiniteError, SeqembedError
-from seqembed.inference.failure_tracker import FailureTracker, is_out_of_memory
-from seqembed.worker.checkpoint_writer import CheckpointWriter
-from seqembed.worker.decisions import Run
+from seqembed.inference.failure_tracker import is_out_of_memory
 
 MAX_ERROR_CHARACTERS = 2000
-
-
-def describe_success(
-    run: Run,
-    config: dict[str, Any],
-    shard_path: Path,
-    resumed: int,
-    writer: CheckpointWriter,
-    tracker: FailureTracker,
-) -> dict[str, Any]:
-    """Return a complete shard's status. resumed: how many rows were finished before this run."""
-    sequences = resumed + len(writer.ids)
-    return {
-        "rank": run.shard.rank,
-        "status": "complete",
-        "shard_path": str(shard_path),
-        "device": str(run.device),
-        "num_sequences": sequences,
-        "checkpointing_enabled": config["enable_checkpointing"],
-        "resumed_sequences": sequences - writer.computed,
-        "computed": writer.computed,
-        "reused": 0,
-        "quarantined": len(tracker.known.quarantined),
-    }
 
 
 def describe_error(error: Exception) -> dict[str, Any]:

@@ -1,0 +1,145 @@
+"""Finish a shard of which all rows are there already: without a GPU, and without PyTorch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from seqembed.checkpoints.checkpoint import Checkpoint, open_checkpoint, read_finished
+from seqembed.checkpoints.finished_shard import assemble_shard
+from seqembed.checkpoints.manifest_and_failures import read_failures, read_manifest
+from seqembed.checkpoints.take_rows import RowTaker
+from seqembed.errors import CheckpointError, RecipeError, ShardError
+from seqembed.index.reader import ShardIndex, read_shard_index
+from seqembed.index.sources import Sources, read_sources
+from seqembed.models.prepared import PreparedModel, read_prepared
+from seqembed.results.reader import join_names, store_path
+from seqembed.results.seal import read_seal
+from seqembed.settings.recipe import Recipe, publish_recipe, read_recipe, recipe_path
+from seqembed.settings.request import WorkerSettings, read_settings
+from seqembed.settings.token_budget import TOKENS
+from seqembed.storage.digests import to_hex
+from seqembed.storage.publish import link
+from seqembed.worker.manifest import checkpoint_key, make_manifest
+from seqembed.worker.success import describe_success
+
+
+def finish_without_device(
+    rank: int,
+    index_path: Path,
+    output_dir: Path,
+    model_config: Mapping[str, Any],
+    leave_if_asked: Callable[[], None],
+    logger: logging.Logger,
+) -> dict[str, Any] | None:
+    """Write the shard and return the worker's status, if nothing is to be computed; else None.
+
+    The arguments are gpu_worker's. leave_if_asked: called while another worker has the lock of the
+    checkpoint; an error that it raises ends the wait.
+    """
+    if model_config["force_restart"]:
+        return None
+    settings, results = read_settings(model_config), output_dir.parent
+    model, sources = read_prepared(settings.model), read_sources(index_path.parent)
+    recipe = _find_recipe(results / "recipes", settings, model, sources)
+    if recipe is None or not _may_be_finished(recipe, rank, results, model_config, sources):
+        return None
+    shard = read_shard_index(index_path)
+    base = results / "checkpoints" / checkpoint_key(recipe, shard)
+    config = {"enable_checkpointing": True, "checkpoint_dir": base}
+    with open_checkpoint(config, output_dir, rank, leave_if_asked, logger) as checkpoint:
+        try:
+            return _finish(checkpoint, model, recipe, shard, index_path, output_dir, model_config)
+        except CheckpointError as error:
+            # A worker renames what is damaged, and computes it again.
+            logger.info("a device is needed: %s", error)
+            return None
+
+
+def _find_recipe(
+    folder: Path, settings: WorkerSettings, model: PreparedModel, sources: Sources
+) -> Recipe | None:
+    """Return the dataset's recipe, if a worker on any device would come to it; else None.
+
+    If no worker has resolved it, and results hold all rows under one recipe, it is that recipe,
+    which is written to `folder`.
+    """
+    path = recipe_path(folder, settings.request, model)
+    with suppress(RecipeError):
+        if not path.exists():
+            for recipe in _complete(settings, model, sources):
+                publish_recipe(recipe, path)
+                break
+        if path.exists() and settings.device in ("auto", (found := read_recipe(path)).device):
+            return found
+    return None
+
+
+def _complete(settings: WorkerSettings, model: PreparedModel, sources: Sources) -> Iterator[Recipe]:
+    """Yield the recipes under which all rows of the dataset are there, those of GPUs first."""
+    usual = {"cpu": "fp32", "cuda": model.facts.half}
+    recipes = sorted(sources.recipes.values(), key=lambda recipe: recipe.device == "cpu")
+    for recipe in recipes:
+        asked = settings.request.precision != "auto" or recipe.precision == usual[recipe.device]
+        if asked and not any(sources.left[recipe.fingerprint]):
+            yield recipe
+
+
+def _may_be_finished(
+    recipe: Recipe,
+    rank: int,
+    results: Path,
+    model_config: Mapping[str, Any],
+    sources: Sources,
+) -> bool:
+    """Whether it is worth while to read what may hold all rows of the shard.
+
+    That is so if the shard was finished before, if split found all of its rows, or if there is a
+    result that split has not seen.
+    """
+    name = recipe.fingerprint[:12]
+    if any(results.glob(f"checkpoints/{name}-*/shard_{rank}/shard_{rank}.h5")):
+        return True
+    left = sources.left.get(recipe.fingerprint, ())
+    if rank < len(left) and not left[rank]:
+        return True
+    stores = [results / "store", *map(Path, model_config.get("stores", ()))]
+    known = {*(source.seal for source in sources.sources), *sources.passed_over}
+    for store in stores:
+        with suppress(OSError, ShardError):
+            if read_seal(store_path(store, recipe.fingerprint)) not in known:
+                return True
+    return False
+
+
+def _finish(
+    checkpoint: Checkpoint,
+    model: PreparedModel,
+    recipe: Recipe,
+    shard: ShardIndex,
+    index_path: Path,
+    output_dir: Path,
+    model_config: Mapping[str, Any],
+) -> dict[str, Any] | None:
+    """Write the shard and return its status; None if a sequence has no row."""
+    folder, logger = checkpoint.folder, checkpoint.logger
+    earlier, failures = read_manifest(folder), read_failures(folder)
+    ids, rows = read_finished(folder, logger)
+    checkpoint.remove_leftovers()
+    taker = RowTaker(folder, shard.digests, ids, recipe.fingerprint, logger)
+    taker.take(index_path, output_dir.parent, model_config)
+    absent = to_hex(shard.digests[taker.missing])
+    if any(name not in failures.quarantined for name in absent):
+        return None
+    budget = earlier.token_budget if earlier else TOKENS["cpu"]
+    names = join_names([earlier.device_name if earlier else "", *taker.device_names])
+    checkpoint.begin(make_manifest(model, recipe, shard, budget, names), index_path)
+    saved = assemble_shard(folder, shard.rank, [*ids], [] if rows is None else [rows])
+    link(saved, path := output_dir / saved.name)
+    checkpoint.free_blocks()
+    logger.info("all rows are there: no device was needed")
+    status = describe_success(shard.rank, path, len(ids), taker, len(absent))
+    return status | {"checkpointing_enabled": True, "device": "no device"}
