@@ -99,4 +99,8 @@ BAD_CONFIGURATIONS: dict[str, dict[Any, Any]] = {
     "Snakemake's own resources among the keys": {"gpus": 2},
     "a key in capitals": {"FASTA": "a.faa"},
     "a path for models": {"models": "/data/m"},
+    "a number of earlier results": {"reuse": 5},
+    "an earlier result without a path": {"reuse": [""]},
+    "earlier results in a group": {"reuse": {"old": "a.h5"}},
+    "the short form with earlier results in its quotes": {"fasta": "a.faa reuse=x.h5"},
 }

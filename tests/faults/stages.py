@@ -34,14 +34,13 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "embed_1": SHARDS[1:],
     "merge": (f"{RESULTS}/embeddings.h5", f"{RESULTS}/quarantine.tsv"),
 }
-# Of each program: its name and options; the settings of embed_shard come behind them.
+# Of each program: its name and options; the settings of split and embed_shard come behind them.
 COMMANDS = {
     "prepare": f"prepare_model.py --name demo --source model --output {PREPARED}",
     "index": "index.py --fasta input.faa --ids header --invalid-residues skip --gaps error "
     f"--suspicious error --model {PREPARED} --output {INDEX} --residues {RESIDUES}",
     "split": f"split.py --index {INDEX} --residues {RESIDUES} --output-dir {RESULTS}/index "
-    f"--world-size 2 --model {PREPARED} --layer last --pooling mean "
-    "--long-sequences window --max-length 100",
+    f"--world-size 2 --model {PREPARED} --device cpu",
     "embed": f"embed_shard.py --model {PREPARED} --index {RESULTS}/index/shard_{{rank}}.parquet "
     f"--rank {{rank}} --world-size 2 --threads 1 --output {RESULTS}/shards/shard_{{rank}}.h5",
     "merge": f"merge.py --index {INDEX} --shards {' '.join(SHARDS)} "
@@ -113,9 +112,11 @@ class Tree:
         name, _, rank = stage.partition("_")
         script, *options = COMMANDS[name].format(rank=rank).split()
         command = [sys.executable, str(self.scripts / script), "--log", f"logs/{stage}.log"]
-        if name == "embed":
+        if name in ("split", "embed"):
             settings = EMBEDDING | {"per_residue": self.per_residue}
-            options += ["--settings", json.dumps(settings), "--execution", json.dumps(EXECUTION)]
+            options += ["--settings", json.dumps(settings)]
+        if name == "embed":
+            options += ["--execution", json.dumps(EXECUTION)]
             options += ["--parent", str(parent)] if parent else []
         return [*command, *options]
 

@@ -6,6 +6,7 @@ Their peak resident memory is measured; Python with its libraries takes some 100
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from seqembed.index.reader import read_excluded, read_ids_and_reasons, read_shard_index
+from seqembed.settings.schema import complete
 
 TESTS = Path(__file__).parents[1]
 SCRIPTS = TESTS.parent / "workflow/scripts"
@@ -80,8 +82,9 @@ def index(
 
 
 def split(folder: Path, shards: int = 1) -> Outcome:
-    options = ["--long-sequences", "auto", "--max-length", "auto", "--layer", "last"]
-    options += ["--pooling", "mean"]
+    settings = complete({})["embedding"]
+    del settings["invalid_residues"]
+    options = ["--settings", json.dumps(settings), "--device", "cpu"]
     where = ["--index", "out/index.parquet", "--residues", "out/residues.bin"]
     where += ["--output-dir", "shards"]
     return call(folder, "split", *where, "--world-size", str(shards), *options)

@@ -44,6 +44,7 @@ DEFAULTS = {
         "checkpoint": {"sequences": 10000, "seconds": 300},
         "on_quarantine": "warn",
     },
+    "reuse": [],
 }
 EMBEDDING = load_schema()["properties"]["embedding"]["properties"]
 GOOD = "{fasta: a.faa, model: m}"
@@ -117,6 +118,7 @@ def test_a_dataset_overrides_the_global_values_key_by_key():
         shards: 4
         embedding: {precision: fp16, max_length: 900}
         models: {m: /data/m}
+        reuse: old/*.h5
         datasets:
           plain: {fasta: a.faa, model: m}
           own:
@@ -124,13 +126,18 @@ def test_a_dataset_overrides_the_global_values_key_by_key():
             model: m
             shards: 1
             embedding: {precision: fp32, long_sequences: truncate}
+            reuse: [a.h5, b.h5]
+          none: {fasta: c.faa, model: m, reuse: []}
     """)
     shared = {"model": "m", "invalid_residues": "error"}
     plain = _request(precision="fp16", long_sequences="auto", max_length=900)
     own = _request(precision="fp32", long_sequences="truncate", max_length=900)
+    plain_keys = {"shards": 4, "request": plain, **shared}
+    own_keys = {"shards": 1, "request": own, "reuse": ("a.h5", "b.h5"), **shared}
     assert get_datasets(config) == {
-        "plain": Dataset(name="plain", fasta=("a.faa",), shards=4, request=plain, **shared),
-        "own": Dataset(name="own", fasta=("b.faa", "c/*.faa"), shards=1, request=own, **shared),
+        "plain": Dataset(name="plain", fasta=("a.faa",), reuse=("old/*.h5",), **plain_keys),
+        "own": Dataset(name="own", fasta=("b.faa", "c/*.faa"), **own_keys),
+        "none": Dataset(name="none", fasta=("c.faa",), reuse=(), **plain_keys),
     }
 
 
@@ -242,6 +249,12 @@ MISTAKES = [
     ("datasets: {mine: {fasta: '', model: m}}", "mine.fasta is empty"),
     ("datasets: {mine: {fasta: a, model: 5}}", "mine.model is 5, .* the name of a model"),
     ("datasets: {mine: {precision: fp16}}", "mine.precision .* Did you mean embedding.precision"),
+    ("reuse: 5", "reuse is 5, but must be a path or a glob, such as .*, or a list of paths"),
+    ("reuse: ['']", r"reuse is the list \[''\], .* a list of paths and globs, none of them empty"),
+    ("reuse: ''", "reuse is empty, but must be a path or a glob"),
+    ("reuse: {old: a.h5}", r"reuse is a group of keys \('old'\), but must be a path"),
+    ("resue: a.h5", r"Did you mean reuse\?"),
+    ("datasets: {a: {fasta: x, model: m, reuse: [1]}}", r"a.reuse is the list \[1\], but must be"),
     (f"datasets: {{'': {GOOD}}}", "the name .* becomes part of file names"),
     (f"datasets: {{1: {GOOD}}}", "YAML reads a name as 1, .* name in quotes"),
     (f"datasets: {{on: {GOOD}}}", "YAML reads a name as true, .* name in quotes"),
@@ -319,14 +332,21 @@ def test_what_is_allowed_is_never_refused(data):
     fasta, model = _texts | st.lists(_texts, min_size=1), st.sampled_from([*sorted(models), *KNOWN])
     entry = st.fixed_dictionaries(
         {"fasta": fasta, "model": model},
-        optional={"shards": st.integers(1, 10_000), "embedding": _embedding},
+        optional={
+            "shards": st.integers(1, 10_000),
+            "embedding": _embedding,
+            "reuse": _texts | st.lists(_texts),
+        },
     )
     datasets = data.draw(st.dictionaries(_names, entry, max_size=3))
     shared = data.draw(_embedding)
-    config = complete({"models": models, "datasets": datasets, "embedding": shared})
+    reuse = data.draw(st.lists(_texts))
+    config = complete({"models": models, "datasets": datasets, "embedding": shared, "reuse": reuse})
     assert complete(config) == config
     for name, dataset in get_datasets(config).items():
         assert dataset.model == datasets[name]["model"]
+        found = datasets[name].get("reuse", reuse)
+        assert dataset.reuse == ((found,) if isinstance(found, str) else tuple(found))
         own = datasets[name].get("embedding", {})
         for key, default in DEFAULTS["embedding"].items():
             assert _asked(dataset, key) == own.get(key, shared.get(key, default))
@@ -392,7 +412,7 @@ def test_the_readme_lists_every_key_with_its_default():
     text = (ROOT / "config/README.md").read_text()
     rows = re.findall(r"^\| `([\w.]+)` \| (.*?) \|", text, re.MULTILINE)
     own = {"fasta": "required", "model": "required"}
-    own |= {"shards": "as `shards`", "embedding": "as `embedding`"}
+    own |= {key: f"as `{key}`" for key in ("shards", "embedding", "reuse")}
     words = {True: "true", False: "false"}
     flat = {k: words[v] if isinstance(v, bool) else v for k, v in _flat(DEFAULTS).items()}
     expected = {path: f"`{value}`" for path, value in flat.items()} | dict.fromkeys(SHORT, "none")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import json
 import random
+import re
 import resource
 import subprocess
 import sys
@@ -13,7 +15,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from described_models import DNA_TOKENIZER, write_dna_model, write_protein_model, write_t5_model
-from worker_runs import SCRIPTS
+from worker_runs import EMBEDDING, SCRIPTS
 
 from seqembed.models.encoders.tokenization import BpeTokenizer
 
@@ -49,10 +51,13 @@ class Place:
         shards: int = 1,
         pooling: str = "mean",
     ) -> Any:
-        options = ["--long-sequences", asked, "--max-length", length, "--world-size", shards]
-        options += ["--index", "index.parquet", "--residues", "residues.bin"]
-        options += ["--pooling", pooling, "--layer", "last"]
-        return self.call("split", *options, "--output-dir", "index")
+        changes = {"long_sequences": asked, "max_length": length, "pooling": pooling}
+        return self.split_by(EMBEDDING | changes, "--world-size", shards)
+
+    def split_by(self, settings: object, *words: object) -> Any:
+        options = ["--index", "index.parquet", "--residues", "residues.bin", "--device", "cpu"]
+        options += ["--settings", json.dumps(settings), "--output-dir", "index"]
+        return self.call("split", *options, *words)
 
     def rows(self, shards: int = 1) -> list[dict[str, Any]]:
         paths = [self.folder / f"index/shard_{rank}.parquet" for rank in range(shards)]
@@ -137,6 +142,29 @@ def test_a_token_that_the_model_lacks_is_refused_before_a_shard_is_made(tmp_path
 def test_the_token_of_the_whole_sequence_may_be_asked_for(proteins):
     assert proteins.index(proteins.fasta("a.faa", one="MKV")).returncode == 0
     assert proteins.split(pooling="cls").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (EMBEDDING | {"pool": "max"}, "--settings: a key is missing or not known: .*'pool'"),
+        ({"layer": "last"}, "--settings: a key is missing or not known: .*'pooling'"),
+        (["layer"], "--settings: a key is missing or not known: "),
+        (EMBEDDING | {"storage": "int8"}, "storage must be one of float32, float16, not 'int8'"),
+    ],
+)
+def test_settings_that_are_not_right_are_refused(proteins, settings, message):
+    assert proteins.index(proteins.fasta("a.faa", one="MKV")).returncode == 0
+    outcome = proteins.split_by(settings, "--world-size", 1)
+    assert outcome.returncode == 1 and outcome.stderr.count("\n") == 1
+    assert re.search(f"^split: {message}", outcome.stderr)
+
+
+@pytest.mark.parametrize("given", [(), ("a.h5", "./-x.h5")])
+def test_split_takes_any_number_of_earlier_results(proteins, given):
+    assert proteins.index(proteins.fasta("a.faa", one="MKV")).returncode == 0
+    words = ("--world-size", 1, "--reuse", *given, "--stores", *given)
+    assert proteins.split_by(EMBEDDING, *words).returncode == 0
 
 
 @pytest.mark.parametrize(("entry", "module"), [("index", "writer"), ("split", "split")])

@@ -18,7 +18,10 @@ GIVEN = {
     "token_budget": "auto",
     "threads": 2,
     "checkpoint_seq_threshold": 10,
+    "reuse": ["old.h5"],
+    "stores": ["results/other/store"],
 }
+OTHERS = ("checkpoint_seq_threshold", "reuse", "stores")
 
 
 def test_a_plain_dict_becomes_settings():
@@ -32,11 +35,11 @@ def test_a_plain_dict_becomes_settings():
     assert read_settings(GIVEN | {"token_budget": 1}).token_budget == 1
 
 
-def lacking(settings: dict[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in settings.items() if key != name}
+def lacking(settings: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in names}
 
 
-@pytest.mark.parametrize("name", [*lacking(GIVEN, "checkpoint_seq_threshold"), *EMBEDDING])
+@pytest.mark.parametrize("name", [*lacking(GIVEN, *OTHERS), *EMBEDDING])
 def test_a_missing_setting_and_an_unknown_one_are_named(name):
     with pytest.raises(ConfigError, match=f"'{name}'"):
         read_settings(lacking(GIVEN | {"embedding": lacking(EMBEDDING, name)}, name))

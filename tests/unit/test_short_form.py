@@ -52,6 +52,21 @@ def test_commas_separate_files(fasta, paths):
     assert (dataset.name, dataset.fasta, dataset.model) == ("mine", paths, MODEL)
 
 
+@pytest.mark.parametrize(
+    ("reuse", "paths"),
+    [
+        ("a.h5, old/*.h5", ("a.h5", "old/*.h5")),
+        (["a.h5", "b,c.h5"], ("a.h5", "b,c.h5")),
+        ("there,too.h5", ("there,too.h5",)),
+        (None, ()),
+    ],
+)
+def test_commas_separate_earlier_results_too(reuse, paths, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("there,too.h5").touch()
+    assert _dataset(fasta="my.faa", reuse=reuse).reuse == paths
+
+
 @pytest.mark.parametrize(("file", "name"), [("a,b.faa", "a_b"), ("a[1].faa", "a_1_")])
 def test_a_file_whose_name_looks_like_several_is_one_file(file, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from driver import Place, make_proteins, read_rows, write_fasta
@@ -45,7 +46,9 @@ def outer(checkout, model, tmp_path_factory):
     place.configure(
         own="bytes",
         seqembed={
-            "datasets": {"mine": {"fasta": "data/*.faa", "model": "my_model"}},
+            "datasets": {
+                name: {"fasta": "data/*.faa", "model": "my_model"} for name in ("mine", "other")
+            },
             "models": {"my_model": "my_model"},
             "shards": 1,
             "device": "cpu",
@@ -72,6 +75,14 @@ def test_a_module_works_in_the_importers_folder_and_under_a_prefix(outer, outcom
         assert read_rows(results)[0] == [f"p{n}" for n in range(5)]
         assert line.split()[0] == str(results.stat().st_size)
         assert (base / "logs/mine/worker_0.log").exists()
+
+
+def test_the_stores_of_other_datasets_are_those_under_the_same_prefix(outer, outcome):
+    text = outer.plan("-p", "--forceall").text
+    for prefix in ("", "sub/"):
+        store, place = f"{prefix}results/other/store", f"{prefix}results/mine"
+        assert re.search(rf"--stores {store} .*\n.*\n +--output-dir {place}/index ", text)
+        assert re.search(rf'--output {place}/shards/.*\n.*\n.*"stores": \["{store}"\]', text)
 
 
 def test_only_the_importers_closing_message_is_shown(outcome):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 import shutil
+from itertools import pairwise
 
 import pytest
 from driver import MODEL, PARTS, Place, copy_checkout, make_proteins, write_fasta
@@ -66,6 +69,37 @@ def test_a_known_name_is_no_folder_of_the_working_directory(checkout, tmp_path):
         assert (f"input: {name}/config.json" in text) == (models != "models={}")
         sources[models] = re.findall(r"--source=(\S+)", text)
     assert list(sources.values()) == [[name], [f"./{name}"]]
+
+
+def list_commands(text: str, script: str) -> list[list[str]]:
+    """The words of each command of this script that --printshellcmds shows."""
+    commands = re.findall(r"^ +exec .*$", text.replace("\\\n", ""), re.MULTILINE)
+    return [words for words in map(shlex.split, commands) if words[2].endswith(f"/{script}")]
+
+
+def test_split_and_the_workers_are_given_earlier_results(fresh):
+    known = "esm2_t6_8M_UR50D"
+    own = {"a": "esm2_random", "b": "esm2_random, reuse: []", "c": f"{known}, reuse: x.h5"}
+    entries = ", ".join(f"{name}: {{fasta: my.faa, model: {rest}}}" for name, rest in own.items())
+    settings = (f"datasets={{{entries}}}", MODELS, "reuse=['-x.h5', '~/o d/*.h5', '$(y)']")
+    text = fresh.plan("-p", "--config", *settings, "shards=1", "device=cpu").text
+    expected = {
+        "a": (["./-x.h5", "~/o d/*.h5", "$(y)"], ["results/b/store"]),
+        "b": ([], ["results/a/store"]),
+        "c": (["x.h5"], []),
+    }
+    found = {}
+    for words in list_commands(text, "split.py"):
+        begins = [words.index(f"--{key}") for key in ("reuse", "stores", "device", "output-dir")]
+        reuse, stores, device = (words[a + 1 : b] for a, b in pairwise(begins))
+        found[words[begins[-1] + 1].split("/")[1]] = (reuse, stores)
+        assert device == ["cpu"]
+    assert found == expected
+    for words in list_commands(text, "embed_shard.py"):
+        execution = json.loads(words[words.index("--execution") + 1])
+        dataset = words[words.index("--output") + 1].split("/")[1]
+        assert (execution["reuse"], execution["stores"]) == found.pop(dataset)
+    assert not found
 
 
 def test_planning_leaves_nothing_behind(fresh, planned):

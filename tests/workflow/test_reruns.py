@@ -76,6 +76,19 @@ def test_execution_settings_trigger_nothing(finished, model):
     assert finished.plan().nothing_to_do
 
 
+def test_earlier_results_and_other_datasets_trigger_nothing(finished, model):
+    own = {"fasta": "big.faa", "model": "esm2_random"}
+    configure(finished, model, datasets={DATASET: own, "other": own}, reuse=["missing/*.h5"])
+    assert finished.plan(RESULT).nothing_to_do
+    configure(finished, model, datasets={DATASET: own | {"reuse": "gone.h5"}})
+    assert finished.plan(RESULT).nothing_to_do
+
+
+def test_other_storage_is_split_again(finished, model):
+    configure(finished, model, embedding={"storage": "float16"})
+    assert finished.plan().jobs == ALL
+
+
 def test_what_index_wrote_for_split_alone_is_not_missed(finished, rows):
     assert not (finished.folder / f"results/{DATASET}/residues.bin").exists()
     assert finished.plan().nothing_to_do

@@ -12,6 +12,7 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -43,6 +44,9 @@ from seqembed.storage.paths import expand
 OWN_CONFIG = (
     [Path("config/config.yaml")] if os.path.lexists("config/config.yaml") else []
 )
+
+# Linux limits the text of a shell command to 128 KiB; this number of the longest names fits.
+MOST_STORES = 500
 
 
 @contextmanager
@@ -181,11 +185,15 @@ def get_fasta_files(wildcards):
 
 
 def get_fasta_patterns(wildcards):
-    """Return the paths and globs as the user wrote them; `./` comes before a leading `-`.
+    """Return the paths and globs as the user wrote them.
 
     index.py fills in `~` and variables, so that another HOME does not run the job again.
     """
-    patterns = get_dataset(wildcards).fasta
+    return as_arguments(get_dataset(wildcards).fasta)
+
+
+def as_arguments(patterns):
+    """Return paths and globs with `./` before a leading `-`, so that none looks like an option."""
     return [f"./{text}" if text.startswith("-") else text for text in patterns]
 
 
@@ -227,24 +235,11 @@ def get_world_size(wildcards):
 
 
 def get_settings(wildcards):
-    """Return what embed_shard computes, as JSON: the keys of Request."""
+    """Return what is computed, as JSON: the keys of Request.
+
+    Split needs all of them, because it leaves out sequences that have a row of these settings.
+    """
     return json.dumps(asdict(get_dataset(wildcards).request))
-
-
-def get_layer(wildcards):
-    return get_dataset(wildcards).request.layer
-
-
-def get_pooling(wildcards):
-    return get_dataset(wildcards).request.pooling
-
-
-def get_long_sequences(wildcards):
-    return get_dataset(wildcards).request.long_sequences
-
-
-def get_max_length(wildcards):
-    return get_dataset(wildcards).request.max_length
 
 
 def get_gpus(wildcards):
@@ -278,17 +273,44 @@ def get_own_step(wildcards, resources):
     return ["--own-step"] if workflow.remote_exec else []
 
 
-def get_execution(wildcards, resources):
-    """Return how embed_shard computes, as JSON, with the keys that gpu_worker takes."""
-    execution, device = SETTINGS["execution"], SETTINGS["device"]
-    if device == "auto" and workflow.remote_exec:
+def get_device(wildcards, resources):
+    """Return where embed_shard computes; in jobs sent to a cluster, `auto` becomes `cuda`."""
+    if SETTINGS["device"] == "auto" and workflow.remote_exec:
         # The job has asked for a GPU. On the CPU it would waste that GPU, and nobody would notice.
-        device = "cuda"
+        return "cuda"
+    return SETTINGS["device"]
+
+
+def get_reuse(wildcards, resources):
+    """Return the paths and globs of earlier results as the user wrote them.
+
+    The programs look for the files, so that a finished run does not fail if a file is deleted.
+    """
+    return as_arguments(get_dataset(wildcards).reuse)
+
+
+def get_other_stores(wildcards, output, resources):
+    """Return the stores of the other datasets that have the same model, at most MOST_STORES.
+
+    They are relative paths. In a module with a prefix, they begin with it, as `output` does.
+    """
+    own = get_dataset(wildcards)
+    prefix = output[0].rpartition(f"results/{own.name}/")[0]
+    same = (other for other in DATASETS.values() if other.model == own.model)
+    others = (other.name for other in same if other is not own)
+    return [f"{prefix}results/{name}/store" for name in islice(others, MOST_STORES)]
+
+
+def get_execution(wildcards, output, resources):
+    """Return how embed_shard computes, as JSON, with the keys that gpu_worker takes."""
+    execution = SETTINGS["execution"]
     return json.dumps(
         {
-            "device": device,
+            "device": get_device(wildcards, resources),
             "token_budget": execution["token_budget"],
             "checkpoint_seq_threshold": execution["checkpoint"]["sequences"],
             "checkpoint_time_threshold": execution["checkpoint"]["seconds"],
+            "reuse": get_reuse(wildcards, resources),
+            "stores": get_other_stores(wildcards, output, resources),
         }
     )

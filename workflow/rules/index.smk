@@ -60,10 +60,10 @@ rule split:
         "../../envs/seqembed.yaml"
     params:
         world_size=get_world_size,
-        long_sequences=get_long_sequences,
-        max_length=get_max_length,
-        pooling=get_pooling,
-        layer=get_layer,
+        settings=get_settings,
+        reuse=get_reuse,
+        stores=get_other_stores,
+        device=get_device,
         python=get_python,
         scripts=get_scripts,
     shell:
@@ -73,10 +73,10 @@ rule split:
             --residues {input.residues:q} \
             --model {input.model:q} \
             --world-size {params.world_size} \
-            --long-sequences {params.long_sequences:q} \
-            --max-length {params.max_length:q} \
-            --pooling {params.pooling:q} \
-            --layer {params.layer:q} \
+            --settings {params.settings:q} \
+            --reuse {params.reuse:q} \
+            --stores {params.stores:q} \
+            --device {params.device} \
             --output-dir {output:q} \
             --log {log:q}
         """

@@ -30,7 +30,10 @@ def main() -> int:
     require("--output", type=Path, help="the file to write: results/DATASET/shards/shard_RANK.h5")
     keys = "layer, pooling, per_residue, precision, storage, long_sequences, max_length"
     require("--settings", type=json_object, help=f"what to compute, a JSON object: {keys}")
-    keys = "device, token_budget, checkpoint_seq_threshold, checkpoint_time_threshold (seconds)"
+    keys = (
+        "device, token_budget, checkpoint_seq_threshold, checkpoint_time_threshold (seconds), "
+        "reuse (paths and globs of earlier embeddings.h5), stores (folders of other datasets)"
+    )
     require("--execution", type=json_object, help=f"how to compute, a JSON object: {keys}")
     require("--threads", type=int, help="how many CPU threads to use")
     own_step = "in a Slurm job, start this program again as a step of its own, which gets signals"

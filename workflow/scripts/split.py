@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Any
 
 from seqembed import command_line
+from seqembed.errors import ConfigError
 from seqembed.index.split import split_index
 from seqembed.models.encoders.tokenization import limit_tokenizer_threads
 from seqembed.models.prepared import load_tokenizer, read_prepared
 from seqembed.results.reader import allow_open_shards
 from seqembed.settings.lengths import resolve_policy
-from seqembed.settings.request import AskedLongSequences, Pooling
+from seqembed.settings.request import Request
 
 
 def main() -> int:
@@ -26,26 +28,31 @@ def main() -> int:
     required("--residues", type=Path, help="the file of residues that index.py wrote")
     required("--model", type=Path, help="the JSON file that prepare_model wrote")
     required("--world-size", type=int, help="how many shards to write")
-    longer = "what to do with sequences of more tokens than --max-length"
-    required("--long-sequences", choices=get_args(AskedLongSequences), help=longer)
-    required("--max-length", type=word_or_int, help="a number of tokens, or auto")
-    required("--pooling", choices=get_args(Pooling), help="how token rows become one row")
-    required("--layer", type=word_or_int, help="the number of a layer, or last")
+    keys = ", ".join(Request.__dataclass_fields__)
+    required("--settings", type=json.loads, help=f"what to compute, a JSON object: {keys}")
+    required("--device", choices=("auto", "cuda", "cpu"), help="where embed_shard will compute")
+    optional = partial(parser.add_argument, nargs="*", default=[])
+    optional("--reuse", help="paths and globs of earlier embeddings.h5, whose rows may be taken")
+    optional("--stores", type=Path, help="the stores of other datasets, whose rows may be taken")
     required("--output-dir", type=Path, help="the folder to write shard_{rank}.parquet to")
     return command_line.run(split, parser.parse_args())
 
 
-def word_or_int(text: str) -> str | int:
-    """Return an option's value: a word such as `auto`, or an int; ValueError for other text."""
-    return text if text.isalpha() else int(text)
+def read_request(settings: Any) -> Request:
+    """Return what --settings asks for; raises ConfigError for a bad, missing or unknown key."""
+    try:
+        return Request(**settings)
+    except TypeError as error:
+        raise ConfigError(f"--settings: a key is missing or not known: {error}") from error
 
 
 def split(arguments: argparse.Namespace, logger: logging.Logger) -> None:
+    request = read_request(arguments.settings)
     model = read_prepared(arguments.model)
     # Refused here, before a GPU is used: a layer or a token that the model lacks, too many shards
     # to merge.
-    model.layer(arguments.layer)
-    model.check_pooling(arguments.pooling)
+    model.layer(request.layer)
+    model.check_pooling(request.pooling)
     allow_open_shards(arguments.world_size)
     limit_tokenizer_threads(os.environ, 1)
     ranks = range(arguments.world_size)
@@ -55,7 +62,7 @@ def split(arguments: argparse.Namespace, logger: logging.Logger) -> None:
         arguments.residues,
         paths,
         tokenizer=load_tokenizer(model),
-        policy=resolve_policy(arguments.long_sequences, arguments.max_length, model),
+        policy=resolve_policy(request.long_sequences, request.max_length, model),
         unit="residues" if model.facts.molecule == "protein" else "tokens",
     )
     place = f"{len(paths)} shards in {arguments.output_dir}"

@@ -49,7 +49,8 @@ class Dataset:
     """The settings of one dataset; its own keys replace those at the top of the configuration.
 
     fasta: paths or globs, as the user wrote them. model: a known name or a key of `models`. shards:
-    how many shards the dataset is split into.
+    how many shards the dataset is split into. reuse: paths or globs of earlier results, as the user
+    wrote them.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Dataset:
     shards: int
     request: Request
     invalid_residues: Literal["error", "unk", "skip"]
+    reuse: tuple[str, ...]
 
 
 def load_schema() -> dict[str, Any]:
@@ -99,15 +101,20 @@ def get_datasets(config: Mapping[str, Any]) -> dict[str, Dataset]:
 
 
 def _dataset(name: str, entry: Mapping[str, Any], config: Mapping[str, Any]) -> Dataset:
-    fasta, embedding = entry["fasta"], {**config["embedding"], **entry.get("embedding", {})}
+    embedding = {**config["embedding"], **entry.get("embedding", {})}
     return Dataset(
         name=name,
-        fasta=(fasta,) if isinstance(fasta, str) else tuple(fasta),
+        fasta=_as_tuple(entry["fasta"]),
         model=model_name(entry["model"], config["models"]),
         shards=entry.get("shards", config["shards"]),
         invalid_residues=embedding.pop("invalid_residues"),
         request=Request(**embedding),
+        reuse=_as_tuple(entry.get("reuse", config["reuse"])),
     )
+
+
+def _as_tuple(paths: str | list[str]) -> tuple[str, ...]:
+    return (paths,) if isinstance(paths, str) else tuple(paths)
 
 
 def _fill(value: Any, schema: Mapping[str, Any], *, defaults: bool = True) -> Any:

@@ -20,7 +20,7 @@ _FASTA_SUFFIX = re.compile(
 )
 _COMPRESSED_SUFFIX = re.compile(r"\.(gz|bgz|bz2|xz|zst)$", re.IGNORECASE)
 # In `fasta='a.faa model=m'`, finds where the value of `fasta` should have ended.
-_NEXT_KEY = re.compile(r"[\s,;]+(?:model|name)=")
+_NEXT_KEY = re.compile(r"[\s,;]+(?:model|name|reuse)=")
 _EXAMPLE = {"fasta": "my.faa", "model": "esm2_t33_650M_UR50D"}
 
 
@@ -32,6 +32,7 @@ def is_short(config: Mapping[str, Any]) -> bool:
 def as_datasets(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration without the short form's keys, which become the only dataset.
 
+    In the texts of `fasta` and `reuse`, commas separate paths.
     A configuration without these keys stays as it is. Raises ConfigError if only one of `fasta` and
     `model` is given, or if `name` is missing and no name can be made from `fasta`.
     """
@@ -41,10 +42,7 @@ def as_datasets(given: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("fasta", "model"):
         if key not in given:
             raise ConfigError(_explain_missing(key, given))
-    fasta = given["fasta"]
-    if isinstance(fasta, str):
-        words = [] if os.path.lexists(fasta) else fasta.split(",")
-        fasta = [word.strip() for word in words if word.strip()] or [fasta]
+    fasta = _split_at_commas(given["fasta"])
     if not (name := given.get("name") or derive_name(fasta)):
         folder = as_name(os.path.basename(os.path.dirname(fasta[0])))
         raise ConfigError(
@@ -52,7 +50,16 @@ def as_datasets(given: Mapping[str, Any]) -> dict[str, Any]:
             "letters A to Z or digits in its name. The results go to results/NAME; write for "
             f"example `{_command({**given, 'name': folder or 'mine'})}`."
         )
-    return rest | {"datasets": {name: {"fasta": fasta, "model": given["model"]}}}
+    datasets = {name: {"fasta": fasta, "model": given["model"]}}
+    return rest | {"datasets": datasets, "reuse": _split_at_commas(given["reuse"])}
+
+
+def _split_at_commas(paths: str | list[str]) -> list[str]:
+    """Return the paths of a text; a list, and a text that is the path of a file, are not split."""
+    if isinstance(paths, list):
+        return paths
+    words = [] if os.path.lexists(paths) else paths.split(",")
+    return [word.strip() for word in words if word.strip()] or [paths]
 
 
 def derive_name(fasta: list[str]) -> str | None:
