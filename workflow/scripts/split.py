@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from seqembed import command_line
+from seqembed.checkpoints.find_sources import SourceFinder, list_reuse_files
 from seqembed.errors import ConfigError
 from seqembed.index.split import split_index
 from seqembed.models.encoders.tokenization import limit_tokenizer_threads
@@ -57,16 +58,30 @@ def split(arguments: argparse.Namespace, logger: logging.Logger) -> None:
     limit_tokenizer_threads(os.environ, 1)
     ranks = range(arguments.world_size)
     paths = [arguments.output_dir / f"shard_{rank}.parquet" for rank in ranks]
-    count = split_index(
+    finder = SourceFinder(
+        arguments.output_dir.parent,
+        request,
+        model,
+        arguments.device,
+        arguments.stores,
+        list_reuse_files(arguments.reuse),
+        logger,
+    )
+    sources = split_index(
         arguments.index,
         arguments.residues,
         paths,
         tokenizer=load_tokenizer(model),
         policy=resolve_policy(request.long_sequences, request.max_length, model),
         unit="residues" if model.facts.molecule == "protein" else "tokens",
+        find=finder.find,
     )
     place = f"{len(paths)} shards in {arguments.output_dir}"
-    logger.info(f"{count:,} distinct sequences are in {place}")
+    logger.info(f"{sources.count:,} distinct sequences are in {place}")
+    for recipe, held in sources.count_held().items():
+        left = sum(sources.left[recipe])
+        files = "; ".join(f"{count:,} in {path}" for path, count in held.items())
+        logger.info(f"with recipe {recipe[:12]}, {left:,} are to be computed: {files}")
 
 
 if __name__ == "__main__":

@@ -67,6 +67,18 @@ class Sources:
         results = [number for number, source in enumerate(self.sources) if source.seal]
         return np.where(np.isin(found, results), np.int32(-1), found)
 
+    def count_held(self) -> dict[str, dict[str, int]]:
+        """Return by recipe, and by the path of each of its sources, how many sequences it holds."""
+        return {
+            recipe: {
+                self.sources[number].path: int(count)
+                for number, count in zip(
+                    *np.unique(column[column >= 0], return_counts=True), strict=True
+                )
+            }
+            for recipe, column in self.columns.items()
+        }
+
     def done(self, count: int) -> NDArray[np.bool_]:
         """Return which of m sequences have a source under any recipe, (m,)."""
         found = np.zeros(count, bool)
