@@ -83,7 +83,7 @@ def embed_shard(arguments: argparse.Namespace, logger: logging.Logger) -> None:
     logger.info(
         f"{status['num_sequences']:,} sequences are in {status['shard_path']}: "
         f"{status['computed']:,} computed on {status['device']}, "
-        f"{status['resumed_sequences']:,} finished before"
+        f"{status['resumed_sequences']:,} finished before, {status['reused']:,} reused"
     )
     if status["quarantined"]:
         words = "%s sequences could not be embedded; after the merge, quarantine.tsv lists them"
