@@ -17,7 +17,6 @@ import pytest
 from worker_runs import SCRIPTS, embed_command
 
 import embed_shard
-import split
 from seqembed import command_line
 from seqembed.errors import ConfigError, InterruptedRun
 
@@ -91,13 +90,6 @@ def test_the_parser_asks_for_a_log_where_one_is_needed(capsys):
     with pytest.raises(SystemExit):
         command_line.parser("about", needs_log=True).parse_args([])
     assert "--log" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("text", "value"), [("auto", "auto"), ("last", "last"), ("12", 12)])
-def test_word_or_int(text, value):
-    assert split.word_or_int(text) == value
-    with pytest.raises(ValueError, match="1,2"):
-        split.word_or_int("1,2")
 
 
 PROGRAM = """
