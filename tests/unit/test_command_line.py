@@ -126,7 +126,7 @@ def test_sigterm_leaves_no_temporary_file(count, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "entry", ["embed_shard", "index", "merge", "prepare_model", "split", "verify"]
+    "entry", ["clean", "embed_shard", "index", "merge", "prepare_model", "split", "verify"]
 )
 def test_every_entry_is_guarded_and_describes_itself(entry, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(SCRIPTS))
