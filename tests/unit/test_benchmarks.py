@@ -8,23 +8,26 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from models_in_plain import assert_close, embed, encode
+from models_in_plain import load as load_model
 from transformers import EsmcConfig, EsmcModel, T5Config, T5EncoderModel
 from worker_runs import SCRIPTS, make_sequences
 
+from seqembed.models.encoders.tokenization import ResidueTokenizer
 from seqembed.models.families import FAMILIES
+from seqembed.models.vocabularies import ESMC
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-# The shapes, each with the contestants that it is the only one to have, or that all share once.
 FIELDS = {
-    "tiny_protein": ["transformers, packed", "fair-esm", "import torch"],
-    "tiny_esmc": ["transformers, sorted", "gemm"],
+    "tiny_protein": ["transformers, packed", "fair-esm", "gemm", "import torch"],
     "tiny_dna": ["seqembed, 2 shards", "padded PyTorch"],
 }
 # What else is said of a race.
 WORDS = {
-    "tiny_esmc": ["--batches", 2, "--budgets", 512, "--peak-rows", 1024],
+    "tiny_protein": ["--batches", 2, "--budgets", 512, "--peak-rows", 1024],
     "tiny_dna": ["--threads", 2],
 }
 
@@ -62,6 +65,27 @@ def test_all_compute_the_same_rows_of_as_many_tokens(race):
         assert figures["seconds"] > 0 and figures["peak_mb"] > 50, name
     assert [row["contestant"] for row in result["summary"]] == list(runs)
     assert all(name in printed for name in runs)
+
+
+def test_transformers_computes_our_rows_of_an_esm_c_in_sorted_batches(
+    load, tmp_path, monkeypatch, capsys
+):
+    def call(program: str, **options: object) -> None:
+        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        monkeypatch.setattr(sys, "argv", [program, *words])
+        load(program).main()
+
+    sequences, fasta = make_sequences([7, 60, 33]), tmp_path / "some.fasta"
+    fasta.write_text("".join(f">s{n}\n{sequence}\n" for n, sequence in enumerate(sequences)))
+    call("make_model", shape="tiny_esmc", output=tmp_path)
+    where = {"model": tmp_path / "hf", "fasta": fasta, "rows": tmp_path / "rows.npy"}
+    how = {"threads": 1, "device": "cpu", "precision": "fp32", "budget": 100}
+    call("peer_transformers", order="sorted", **where, **how)
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (figures["tokens"], figures["places"]) == (106, 62 + 2 * 35)
+    tokens = encode([sequence.encode() for sequence in sequences], ResidueTokenizer(ESMC))
+    ours = [rows[1:-1].mean(0) for rows in embed(load_model(tmp_path / "hf"), tokens)]
+    assert_close([*torch.from_numpy(np.load(tmp_path / "rows.npy"))], ours)
 
 
 def test_the_work_of_an_esm_c_is_that_of_its_products_and_attention(load):
