@@ -110,7 +110,7 @@ def test_batches_filled_to_blocks_as_for_a_gpu_have_the_same_rows(architecture, 
 
 @pytest.mark.parametrize("architecture", TRUE_WIDTHS, ids=name_of)
 def test_threads_that_share_a_batch_give_the_bits_of_one(architecture):
-    sequences = make_sequences([1000, 350, 41])
+    sequences = make_sequences([600, 350, 41])
     one, *several = (embed(architecture, sequences, 1, n)[0].tobytes() for n in (1, 2, 7))
     assert several == [one, one]
 
