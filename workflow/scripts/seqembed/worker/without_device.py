@@ -92,7 +92,9 @@ def _complete(settings: WorkerSettings, model: PreparedModel, sources: Sources) 
     usual = {"cpu": "fp32", "cuda": model.facts.half}
     recipes = sorted(sources.recipes.values(), key=lambda recipe: recipe.device == "cpu")
     for recipe in recipes:
-        asked = settings.request.precision != "auto" or recipe.precision == usual[recipe.device]
+        # The device may have been set anew since split looked for recipes.
+        asked = settings.device in ("auto", recipe.device)
+        asked &= settings.request.precision != "auto" or recipe.precision == usual[recipe.device]
         if asked and not any(sources.left[recipe.fingerprint]):
             yield recipe
 
