@@ -7,7 +7,8 @@ import logging
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,17 @@ import worker_runs
 from broken_files import flip
 from indexing import split_proteins
 from known_files import KNOWN_RECIPE
+from stand_in_gpus import Machine
 from worker_imports import HOOK
-from worker_runs import EMBEDDING, SEQUENCES, Project, WorkerProcess, embed_command, make_project
+from worker_runs import (
+    EMBEDDING,
+    SEQUENCES,
+    Project,
+    WorkerProcess,
+    embed_command,
+    make_project,
+    make_sequences,
+)
 
 from seqembed import supervisor
 from seqembed.checkpoints.find_sources import SourceFinder
@@ -29,13 +39,16 @@ from seqembed.checkpoints.manifest_and_failures import (
     write_manifest,
 )
 from seqembed.checkpoints.merge import merge, remove_merged
+from seqembed.environment import EnvConfig
 from seqembed.index.reader import read_shard_index
 from seqembed.index.sources import Source, Sources, write_sources
+from seqembed.machine.devices import lease_device
 from seqembed.models.prepared import read_prepared
 from seqembed.results.reader import open_embeddings
 from seqembed.settings.recipe import read_recipe, recipe_path
 from seqembed.settings.request import Request, read_settings
 from seqembed.storage.digests import to_hex
+from seqembed.supervisor import Supervisor
 from seqembed.worker import without_device
 from seqembed.worker.without_device import finish_without_device
 
@@ -379,3 +392,66 @@ def test_a_complete_shard_starts_no_worker_and_imports_no_torch(finished, comput
     count = len(SEQUENCES)
     words = f"{count} sequences are in {output}: 0 computed on no device, {count} finished before"
     assert f"{words}, 0 reused" in log.read_text()
+
+
+# Through the supervisor, which leases a GPU for a worker.
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch, restored_process) -> Machine:
+    """A machine with one GPU; `leased` tells for which workers it was leased."""
+    machine = Machine(tmp_path / "machine")
+    machine.add("0000:01:00.0", 0, "GPU-1")
+    machine.leased = []
+
+    @contextmanager
+    def lease(*arguments: Any, **named: Any) -> Iterator[dict[str, str]]:
+        found = lease_device(*arguments, **named, proc=machine.proc, dev=machine.dev)
+        with found as variables:
+            machine.leased.append(variables)
+            yield variables
+
+    monkeypatch.setattr(supervisor, "lease_device", lease)
+    return machine
+
+
+def supervise(project: Project, **changes: Any) -> dict[str, Any]:
+    config = project.config(device="auto", **changes)
+    arguments = (0, 1, project.index(), project.output, config)
+    return Supervisor(LOGGER, EnvConfig.from_environ({}), None).run(*arguments)
+
+
+def test_a_complete_shard_waits_for_no_gpu(finished, machine):
+    with machine.lease():
+        assert supervise(finished) == complete(finished, resumed_sequences=len(SEQUENCES))
+    assert machine.leased == []
+
+
+@pytest.mark.parametrize("fixture", ["stored", "finished"])
+def test_a_row_that_is_missing_is_computed_on_a_gpu(fixture, request, machine):
+    project = request.getfixturevalue(fixture)
+    if fixture == "stored":
+        make_project(project.folder, project.model, [*SEQUENCES, "MKV"])
+    else:
+        worker_runs.forget(project, [7])
+    status = supervise(project)
+    assert [variables["CUDA_VISIBLE_DEVICES"] for variables in machine.leased] == ["GPU-1"]
+    counts = [status[name] for name in ("computed", "resumed_sequences", "reused")]
+    known = len(SEQUENCES) - (fixture == "finished")
+    assert counts == [1, *((0, known) if fixture == "stored" else (known, 0))]
+    assert status["num_sequences"] == sum(counts)
+
+
+def test_rows_of_all_kinds_add_up(merged, second, context):
+    """Some rows are reused, some are of an earlier run, and some are computed."""
+    more = make_sequences(range(20, 60), seed=4)
+    made = second([*SEQUENCES[:15], *more])
+    stores = {"stores": [str(merged.results / "store")]}
+    for fault, code in ((worker_runs.killed_after_a_block, -9), (None, 0)):
+        outcome = WorkerProcess(context, made, fault, **stores).finish()
+        assert outcome.exit_code == code
+    status = outcome.status
+    counts = [status[name] for name in ("computed", "resumed_sequences", "reused")]
+    assert min(counts) > 0 and counts[2] == 15
+    assert status["num_sequences"] == sum(counts) == 55
+    assert len(rows_of(merge_all(made))) == 55
