@@ -66,6 +66,9 @@ def test_rows_take_twice_the_room_of_their_shard_at_most(
     for _ in range(3):
         assert run(worker_runs.killed_after_a_block).exit_code == -9
     assert run().status["resumed_sequences"] >= count // 3
+    size = 512 * (project.output / "shard_0.h5").stat().st_blocks
+    # The blocks are gone.
+    assert count_bytes(project.results) - before < 1.05 * size + 32_000
     (project.output / "shard_0.h5").unlink()
     # With other ids, the finished shard is written anew.
     make_project(project.folder, project.model, sequences, prefix="r")

@@ -457,6 +457,21 @@ def test_new_headers_cost_nothing(run, begun, undisturbed):
     assert ids == [b"renamed%d" % n for n in range(len(SEQUENCES))]
 
 
+@pytest.mark.parametrize("prefix", ["s", "renamed"])
+def test_a_finished_shard_is_linked_again_or_gets_its_new_ids(prefix, run, project, undisturbed):
+    shutil.copytree(undisturbed.results, project.results, dirs_exist_ok=True)
+    shutil.rmtree(project.output)
+    worker_runs.make_project(project.folder, project.model, prefix=prefix)
+    kept = project.checkpoints() / "shard_0.h5"
+    inode = kept.stat().st_ino
+    complete(run(), project, computed=0)
+    assert os.path.samefile(kept, project.output / "shard_0.h5")
+    assert (kept.stat().st_ino == inode) == (prefix == "s")
+    rows, ids = project.content()
+    assert rows == undisturbed.content()[0]
+    assert ids == [f"{prefix}{n}".encode() for n in range(len(SEQUENCES))]
+
+
 def test_force_restart_computes_all_again(run, begun, undisturbed):
     complete(run(force_restart=True), begun, computed=len(SEQUENCES))
     assert begun.content() == undisturbed.content()

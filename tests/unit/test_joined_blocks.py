@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import shutil
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -174,20 +175,28 @@ def test_a_joined_block_that_fails_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_joined_rows_are_never_all_in_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(reader, "SLAB_ROWS", 50)
-    digests = make_digests(2000)
-    for part in (digests[:700], digests[700:]):
-        add_block(tmp_path, part, width=1000)
+def measure_memory(act: Callable[[], Any]) -> int:
+    """The most bytes that Python and NumPy allocated during a call."""
     tracemalloc.start()
     try:
-        ids, rows = read_finished(tmp_path, LOGGER)
-        _, peak = tracemalloc.get_traced_memory()
+        act()
+        return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert (len(ids), rows.nbytes) == (2000, 8_000_000)
-    # Files are read in pieces of 0.2 MB, and the digests take some hundred bytes a sequence.
-    assert peak < 2_000_000
+
+
+def test_rows_are_never_all_in_memory(tmp_path, monkeypatch):
+    """A block of 8 MB is written of pieces of 0.2 MB; digests take some 100 bytes a sequence."""
+    digests = make_digests(2000)
+    parts = (np.full((50, 1000), n, np.float32) for n in range(40))
+    shape, dtype = (2000, 1000), np.dtype("float32")
+    write = partial(write_joined_block, tmp_path, digests, flags_of(digests), parts, shape, dtype)
+    assert measure_memory(write) < 2_000_000
+    monkeypatch.setattr(reader, "SLAB_ROWS", 50)
+    add_block(tmp_path, make_digests(500, seed=2), width=1000)
+    assert measure_memory(lambda: read_finished(tmp_path, LOGGER)) < 2_000_000
+    (path,) = list_blocks(tmp_path)
+    assert read_block(path).rows.shape == (2500, 1000)
 
 
 # What a worker finds.
