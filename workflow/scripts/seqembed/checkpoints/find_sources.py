@@ -149,8 +149,9 @@ class SourceFinder:
             seal = read_seal(path)
             if seal in {*(source.seal for source in self._sources), *self._passed_over}:
                 return
-            self._passed_over.append(seal)
             with open_embeddings(path) as file:
+                # Only now: a damaged copy has the seal of the whole file, which may come later.
+                self._passed_over.append(seal)
                 recipe = _read_attributes(file)
                 if problem := self._explain_other(recipe):
                     raise ShardError(problem)
@@ -160,7 +161,7 @@ class SourceFinder:
         except (FileFormatError, OSError) as error:
             # Another dataset's store may be replaced at any time.
             if asked or path.exists():
-                self._logger.warning("%s: is not reused: %s", path, _without(path, error))
+                self._logger.warning("%s: is not reused: %s", path, explain_unused(path, error))
             return
         if self._add(source, held):
             self._passed_over.remove(seal)
@@ -219,6 +220,6 @@ def _read_digests(path: Path) -> Digests:
     return read_block(path, check=False).digests
 
 
-def _without(path: Path, error: Exception) -> str:
+def explain_unused(path: Path, error: Exception) -> str:
     """Return an error's reason, without the path, and without the advice to remove the file."""
     return str(error).removeprefix(f"{path}: ").partition("; ")[0]

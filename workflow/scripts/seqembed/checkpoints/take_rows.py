@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seqembed.checkpoints.find_sources import describe_source, expand_reuse
+from seqembed.checkpoints.find_sources import describe_source, expand_reuse, explain_unused
 from seqembed.checkpoints.manifest_and_failures import read_manifest
 from seqembed.checkpoints.saved_rows import read_saved
 from seqembed.checkpoints.taken_files import TakenRows, link_checkpoint, link_result, write_taken
@@ -128,7 +128,8 @@ class RowTaker:
                 held = find_rows(self._digests, file.digests()) >= 0
                 source = describe_source(file, seal)
         except (ShardError, OSError) as error:
-            self._logger.warning("an earlier result is not used: %s", error)
+            reason = explain_unused(path, error)
+            self._logger.warning("an earlier result is not used: %s: %s", path, reason)
             return
         if (held & self.missing).any() and (link := link_result(self._folder, path, seal)):
             self._add_result(link, held, source)
