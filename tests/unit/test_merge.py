@@ -33,7 +33,7 @@ from known_files import (
 )
 from worker_runs import SCRIPTS
 
-from seqembed.checkpoints.merge import Summary, merge, remove_checkpoints
+from seqembed.checkpoints.merge import Summary, merge, remove_checkpoints, remove_merged
 from seqembed.errors import IndexFormatError, ShardError
 from seqembed.index.parquet import read_metadata
 from seqembed.index.reader import read_lengths_and_digests
@@ -141,6 +141,7 @@ def test_every_id_gets_its_rows_in_input_order(tmp_path, world_size, storage, to
     how = {"storage": storage, "tokens": tokens}
     index, shards = _prepare(tmp_path, world_size=world_size, per_residue=tokens, **how)
     expected = {"sequences": 7, "distinct": 4, "dimensions": WIDTH, "windowed": 6, "truncated": 4}
+    expected["recipe"] = RECIPE
     for relinked in (False, True):
         summary = _merge(tmp_path, index, shards)
         assert summary == Summary(**expected, relinked=relinked, quarantined={})
@@ -353,28 +354,35 @@ def test_a_damaged_store_is_warned_of_and_replaced(tmp_path, caplog):
     assert os.path.samefile(tmp_path / "embeddings.h5", tmp_path / STORED)
 
 
-def test_checkpoints_of_this_recipe_alone_are_removed(tmp_path):
+def test_shards_and_checkpoints_of_this_recipe_alone_are_removed_after_the_merge(tmp_path):
     own, other = _checkpoints(tmp_path, RECIPE, OTHER_RECIPE)
     index, shards = _prepare(tmp_path)
-    _merge(tmp_path, index, shards)
-    assert not own.exists()
+    summary = _merge(tmp_path, index, shards)
+    # What is written after the merge may fail yet.
+    assert own.exists() and all(path.exists() for path in shards)
+    shards.append(shards[0].with_name("shard_7.h5"))
+    others = [shards[0].with_name("notes.h5"), tmp_path / STORED, tmp_path / "embeddings.h5"]
+    for path in (shards[-1], others[0]):
+        path.touch()
+    remove_merged(tmp_path, summary.recipe)
+    assert not any(path.exists() for path in [own, *shards])
+    assert all(path.exists() for path in others)
     assert (other / "shard_0/batch_00000.safetensors").read_bytes() == b"rows"
-    _checkpoints(tmp_path, RECIPE)
-    assert _merge(tmp_path, index, shards).relinked
-    assert list((tmp_path / "checkpoints").iterdir()) == [other]
+    remove_merged(tmp_path, summary.recipe)
+    remove_merged(tmp_path / "none", summary.recipe)
 
 
-def test_only_temporary_files_and_shards_of_other_splits_are_removed(tmp_path):
+def test_only_temporary_files_are_removed_by_the_merge(tmp_path):
     index, shards = _prepare(tmp_path)
     name = f".x.h5.{'0123456789abcdef' * 2}.tmp"
     left = [tmp_path / where / name for where in ("", "shards", "store", "recipes")]
-    left.append(shards[0].with_name("shard_7.h5"))
     others = [tmp_path / ".notes.tmp", tmp_path / name[1:], tmp_path / "index" / name]
+    others.append(shards[0].with_name("shard_7.h5"))
     for path in [*left, *others]:
         path.parent.mkdir(exist_ok=True)
         path.touch()
     _merge(tmp_path, index, shards)
-    assert [path.exists() for path in [*left, *others, *shards]] == [False] * 5 + [True] * 5
+    assert [path.exists() for path in [*left, *others, *shards]] == [False] * 4 + [True] * 6
 
 
 def test_of_checkpoints_only_folders_are_removed_and_the_empty_one_above(tmp_path):
