@@ -69,7 +69,7 @@ def read_numbers(paths: Sequence[Path], number: int) -> list[np.ndarray]:
 LENGTHS = st.lists(st.integers(8, 400), min_size=1, max_size=60)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(
     LENGTHS,
     st.integers(1, 5),
