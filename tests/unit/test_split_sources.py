@@ -134,10 +134,11 @@ def _check_folders(
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_shards_are_balanced_in_what_is_left(tmp_path, policy):
-    """95 % of the rows are there: those of all short sequences, or of all long ones."""
+    """95 % of the rows are there: those of short sequences, of long ones, or of any."""
     generator = random.Random(3)
     lengths = sorted(int(generator.lognormvariate(5, 0.8)) + 8 for _ in range(3000))
-    for name, left in {"long": range(2850, 3000), "short": range(150)}.items():
+    some = generator.sample(range(3000), 150)
+    for name, left in {"long": range(2850, 3000), "short": range(150), "some": some}.items():
         column = [-1 if row in left else row % 3 for row in range(3000)]
         find = make_sources([column], [False, True, False], [])
         folder = tmp_path / name
@@ -160,10 +161,12 @@ def test_what_is_there_is_shared_too(tmp_path):
     lengths = [100] * 80
     for name, folders in {"results": [False], "checkpoints": [True] * 4}.items():
         (tmp_path / name).mkdir()
-        column = [row % len(folders) for row in range(80)]
+        column = random.Random(2).sample([row % len(folders) for row in range(80)], 80)
         find = make_sources([column], folders, [])
         _, paths = split_lengths(tmp_path / name, lengths, 4, find=find)
-        assert [len(read_shard_index(path).rows) for path in paths] == [20] * 4
+        shards = list(map(read_shard_index, paths))
+        assert [len(shard.rows) for shard in shards] == [20] * 4
+        _check_folders(shards, column, folders)
 
 
 # As the version before sources wrote them: these name the checkpoints of users.

@@ -338,6 +338,23 @@ def test_files_that_go_while_they_are_linked_are_left(tmp_path, monkeypatch):
     assert names_of(taker) == ["LL"] and "M" in missing_of(run, taker)
 
 
+def test_a_checkpoint_that_goes_while_it_is_linked_leaves_no_block_without_token_rows(
+    tmp_path, monkeypatch, caplog
+):
+    run = Run(tmp_path, TOKEN_RECIPE)
+    folder = write_checkpoint(run.results, [["M"], ["LL"]], TOKEN_RECIPE)
+    run.split()
+    make = os.link
+
+    def remove_after(source: Path, target: Path) -> None:
+        """The other run was merged."""
+        make(source, target)
+        shutil.rmtree(folder)
+
+    monkeypatch.setattr(os, "link", remove_after)
+    assert (run.take().count, caplog.text) == (0, "")
+
+
 def test_rows_of_another_recipe_are_not_taken_although_split_found_them(tmp_path):
     """The first worker came to another recipe than that of the files."""
     run = Run(tmp_path)
