@@ -161,7 +161,11 @@ def leaves(schema: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple
             yield (*path, name)
 
 
-@pytest.mark.parametrize("path", list(leaves(load_schema())), ids=".".join)
+# Of `reuse` any text is a path. Of `fasta` too, but alone it is refused, without a model.
+LEAVES = [path for path in leaves(load_schema()) if path != ("reuse",)]
+
+
+@pytest.mark.parametrize("path", LEAVES, ids=".".join)
 def test_no_setting_takes_a_command(path):
     config: Any = PAYLOAD
     for name in reversed(path):

@@ -90,7 +90,7 @@ def test_each_sequence_is_in_one_shard_with_its_sources(
         sources, paths = split_lengths(Path(name), lengths, world_size, policy, find=find)
         shards = list(map(read_shard_index, paths))
         rows = np.concatenate([shard.rows for shard in shards])
-        assert sorted(rows.tolist()) == list(range(count)) and sources.count == count
+        assert sorted(rows.tolist()) == list(range(count)) and sources.distinct == count
         # The finder was asked once, for all sequences in their order.
         (asked,) = seen
         np.testing.assert_array_equal(
@@ -187,7 +187,7 @@ def test_without_sources_shards_are_as_they_always_were(tmp_path, policy):
     for path in paths:
         assert pq.read_schema(path).names == SHARD_SCHEMA.names
         assert read_source_numbers(path, RECIPE.fingerprint) is None
-    assert (sources.count, dict(sources.left)) == (60, {})
+    assert (sources.count, sources.distinct, dict(sources.left)) == (60, 60, {})
 
 
 def test_a_column_of_sources_is_read_by_its_recipe_alone(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import shlex
 import shutil
@@ -100,6 +101,21 @@ def test_split_and_the_workers_are_given_earlier_results(fresh):
         dataset = words[words.index("--output") + 1].split("/")[1]
         assert (execution["reuse"], execution["stores"]) == found.pop(dataset)
     assert not found
+
+
+def test_the_stores_of_many_datasets_fit_into_one_argument(fresh, tmp_path):
+    letters = random.Random(1)
+    names = ["".join(letters.choices("abcdefgh", k=200)) for _ in range(700)]
+    entry = {"fasta": "my.faa", "model": "esm2_random"}
+    settings = {"datasets": dict.fromkeys(names, entry), "models": {"esm2_random": MODEL}}
+    path = tmp_path / "many.json"
+    path.write_text(json.dumps(settings))
+    result = f"results/{names[0]}/embeddings.h5"
+    text = fresh.plan(result, "-p", "--configfile", str(path)).text
+    words, _ = list_commands(text, "embed_shard.py")
+    execution = words[words.index("--execution") + 1]
+    assert len(json.loads(execution)["stores"]) == 500
+    assert len(execution) < 128 * 1024
 
 
 def test_planning_leaves_nothing_behind(fresh, planned):

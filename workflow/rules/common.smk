@@ -45,7 +45,8 @@ OWN_CONFIG = (
     [Path("config/config.yaml")] if os.path.lexists("config/config.yaml") else []
 )
 
-# Linux limits the text of a shell command to 128 KiB; this number of the longest names fits.
+# A job is given the stores of at most this number of other datasets. Linux limits an argument of a
+# program, here --execution, to 128 KiB, in which these fit with the longest names.
 MOST_STORES = 500
 
 
@@ -237,7 +238,7 @@ def get_world_size(wildcards):
 def get_settings(wildcards):
     """Return what is computed, as JSON: the keys of Request.
 
-    Split needs all of them, because it leaves out sequences that have a row of these settings.
+    Split needs all of them, because sequences that have a row of these settings count as done.
     """
     return json.dumps(asdict(get_dataset(wildcards).request))
 

@@ -76,7 +76,7 @@ rule split:
             --settings {params.settings:q} \
             --reuse {params.reuse:q} \
             --stores {params.stores:q} \
-            --device {params.device} \
+            --device {params.device:q} \
             --output-dir {output:q} \
             --log {log:q}
         """

@@ -232,7 +232,9 @@ def _open_reused(shards: Sequence[EmbeddingsFile], indexes: Path) -> list[SavedR
     damaged file are removed, and what split found there: the next run makes these shards anew.
     """
     found, recipe = [], shards[0].attributes["recipe_fingerprint"]
-    for names in _list_reused(shards):
+    files = _list_reused(shards)
+    allow_open_shards(len(shards) + len(files))
+    for names in files:
         try:
             found.append(_open_file(Path(names[0]), recipe))
         except (FileFormatError, OSError) as error:
