@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
@@ -231,21 +232,37 @@ def _open_reused(shards: Sequence[EmbeddingsFile], indexes: Path) -> list[SavedR
     damaged file are removed, and what split found there: the next run makes these shards anew.
     """
     found, recipe = [], shards[0].attributes["recipe_fingerprint"]
-    names = dict.fromkeys(name for shard in shards for name in shard.reused()[1])
-    allow_open_shards(len(shards) + len(names))
-    for name in names:
+    files = _list_reused(shards)
+    allow_open_shards(len(shards) + len(files))
+    for names in files:
         try:
-            found.append(_open_file(Path(name), recipe))
+            found.append(_open_file(Path(names[0]), recipe))
         except (FileFormatError, OSError) as error:
-            Path(name).unlink(missing_ok=True)
+            for name in names:
+                Path(name).unlink(missing_ok=True)
             (indexes / SOURCES).unlink(missing_ok=True)
             for shard in shards:
-                if name in shard.reused()[1]:
+                if not {*names}.isdisjoint(shard.reused()[1]):
                     shard.path.unlink()
-            reason = str(error).removeprefix(f"{name}: ").partition("; ")[0]
-            advice = "run again, and its rows are computed, or taken from elsewhere"
-            raise ShardError(f"{name}: rows were taken from it, but {reason}; {advice}") from error
+            reason = str(error).removeprefix(f"{names[0]}: ").partition("; ")[0]
+            text = f"{names[0]}: rows were taken from it, but {reason}; run again, and its rows are"
+            raise ShardError(f"{text} computed, or taken from elsewhere") from error
     return found
+
+
+def _list_reused(shards: Sequence[EmbeddingsFile]) -> list[list[str]]:
+    """Return the paths of the files from which shards take rows, as one list for each file.
+
+    A result from which many shards take rows has a link for each of them, and is read once.
+    """
+    files: dict[object, list[str]] = {}
+    for name in dict.fromkeys(name for shard in shards for name in shard.reused()[1]):
+        with suppress(OSError):
+            status = os.stat(name)
+            files.setdefault((status.st_dev, status.st_ino), []).append(name)
+            continue
+        files[name] = [name]
+    return [*files.values()]
 
 
 def _open_file(path: Path, recipe: object) -> SavedRows:
