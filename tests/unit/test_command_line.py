@@ -17,7 +17,6 @@ import pytest
 from worker_runs import SCRIPTS, embed_command
 
 import embed_shard
-import split
 from seqembed import command_line
 from seqembed.errors import ConfigError, InterruptedRun
 
@@ -93,13 +92,6 @@ def test_the_parser_asks_for_a_log_where_one_is_needed(capsys):
     assert "--log" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("text", "value"), [("auto", "auto"), ("last", "last"), ("12", 12)])
-def test_word_or_int(text, value):
-    assert split.word_or_int(text) == value
-    with pytest.raises(ValueError, match="1,2"):
-        split.word_or_int("1,2")
-
-
 PROGRAM = """
 import argparse, os, sys, time
 from pathlib import Path
@@ -134,7 +126,7 @@ def test_sigterm_leaves_no_temporary_file(count, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "entry", ["embed_shard", "index", "merge", "prepare_model", "split", "verify"]
+    "entry", ["clean", "embed_shard", "index", "merge", "prepare_model", "split", "verify"]
 )
 def test_every_entry_is_guarded_and_describes_itself(entry, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(SCRIPTS))

@@ -155,7 +155,7 @@ def test_every_id_gets_its_rows_in_input_order(tmp_path, world_size, storage, to
 PROTEINS = st.lists(st.text("ACDEFGHIJL", min_size=1, max_size=6), min_size=1, max_size=30)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(PROTEINS, st.lists(st.integers(0, 29), max_size=20), st.integers(1, 5), st.integers(1, 7))
 @example(["MJ", "JJ", "MKV", "WE", "MKV"], [], 2, 2)
 @example(["MKV", "WE", "MKV", "JJ", "MJ"], [], 2, 3)

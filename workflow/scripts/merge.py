@@ -10,6 +10,7 @@ from pathlib import Path
 
 from seqembed import command_line
 from seqembed.checkpoints.merge import merge, remove_merged
+from seqembed.checkpoints.unneeded import count_freed, list_unneeded
 from seqembed.results.quarantine import write_quarantine
 
 
@@ -33,7 +34,10 @@ def merge_shards(arguments: argparse.Namespace, logger: logging.Logger) -> None:
     left_out = write_quarantine(arguments.index, arguments.quarantine, summary.quarantined)
     if left_out:
         logger.warning(f"{arguments.quarantine}: {left_out:,} sequences have no embedding")
-    remove_merged(arguments.output.parent, summary.recipe)
+    remove_merged(results := arguments.output.parent, summary.recipe)
+    if unneeded := list_unneeded(results):
+        size = f"{count_freed(unneeded) / 1e6:,.1f} MB"
+        logger.info(f"{results}: checkpoints of other settings take {size}; clean.py removes them")
 
 
 if __name__ == "__main__":

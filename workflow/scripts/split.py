@@ -77,7 +77,10 @@ def split(arguments: argparse.Namespace, logger: logging.Logger) -> None:
         find=finder.find,
     )
     place = f"{len(paths)} shards in {arguments.output_dir}"
-    logger.info(f"{sources.count:,} distinct sequences are in {place}")
+    repeated = sources.count - sources.distinct
+    logger.info(
+        f"{sources.distinct:,} distinct sequences are in {place}; {repeated:,} repeat one of them"
+    )
     for recipe, held in sources.count_held().items():
         left = sum(sources.left[recipe])
         files = "; ".join(f"{count:,} in {path}" for path, count in held.items())

@@ -102,12 +102,8 @@ def _explain_absent(path: Path, absent: Digests) -> tuple[dict[bytes, str], Reus
     absent: (n, 16), their digests. Raises ShardError unless all of them are either.
     """
     reasons, taken = read_failures(path.parent).quarantined, read_taken(path.parent)
-    quarantine = {
-        digest.tobytes(): reasons[name]
-        for name, digest in zip(to_hex(absent), absent, strict=True)
-        if name in reasons
-    }
-    reused = np.array([key.tobytes() not in quarantine for key in absent], bool)
+    reused = DigestIndex(from_hex(reasons)).find(absent) < 0
+    quarantine = {bytes.fromhex(name): reasons[name] for name in to_hex(absent[~reused])}
     if missing := int(reused.sum()) - taken.count:
         raise ShardError(f"{path}: {missing:,} sequences have no row; run again")
     return quarantine, (absent[reused], taken.files) if taken.count else None

@@ -231,7 +231,9 @@ def _open_reused(shards: Sequence[EmbeddingsFile], indexes: Path) -> list[SavedR
     damaged file are removed, and what split found there: the next run makes these shards anew.
     """
     found, recipe = [], shards[0].attributes["recipe_fingerprint"]
-    for name in dict.fromkeys(name for shard in shards for name in shard.reused()[1]):
+    names = dict.fromkeys(name for shard in shards for name in shard.reused()[1])
+    allow_open_shards(len(shards) + len(names))
+    for name in names:
         try:
             found.append(_open_file(Path(name), recipe))
         except (FileFormatError, OSError) as error:

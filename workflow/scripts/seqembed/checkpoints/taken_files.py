@@ -63,7 +63,8 @@ def link_result(folder: Path, path: Path, seal: str) -> Path | None:
         if not _has_seal(path, seal):
             return None
         _link(path, link)
-    return link
+    # The result may have been replaced in this instant.
+    return link if _has_seal(link, seal) else None
 
 
 def link_checkpoint(folder: Path, source: Path) -> list[Path]:

@@ -44,7 +44,8 @@ class Source:
 class Sources:
     """The sources of a dataset's rows.
 
-    count: how many distinct sequences the dataset has; 0 if read from a file.
+    count, distinct: how many sequences the dataset has, and how many of them are distinct; 0 if
+    read from a file.
     passed_over: the seals of results that were looked at, and hold no row for this dataset.
     columns: by the fingerprint of each recipe, the number of each sequence's source, (m,) int32;
     -1 for a sequence that has none. Not read from the file.
@@ -55,6 +56,7 @@ class Sources:
     sources: Sequence[Source] = ()
     passed_over: Sequence[str] = ()
     count: int = 0
+    distinct: int = 0
     columns: Mapping[str, SourceNumbers] = field(default_factory=dict)
     left: Mapping[str, Sequence[int]] = field(default_factory=dict)
     recipes: Mapping[str, Recipe] = field(default_factory=dict)

@@ -160,7 +160,7 @@ def split_index(
         recipe: [int((column[places] < 0).sum()) for places in shards]
         for recipe, column in sources.columns.items()
     }
-    sources = replace(sources, count=len(rows), left=left)
+    sources = replace(sources, count=len(kept), distinct=len(rows), left=left)
     write_sources(folder, sources)
     return sources
 

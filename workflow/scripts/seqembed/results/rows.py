@@ -6,8 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import pairwise
-from mmap import mmap
+from mmap import MADV_DONTNEED, mmap
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,8 @@ PART_BYTES = 16 << 20
 # How many bytes of rows are read at once, so that these stay in a CPU's cache; and how many rows
 # may be read for each row that is wanted.
 READ_BYTES, SPARSE = 1 << 20, 2
+# How many rows that lie far apart are read of a map before its pages are given back.
+SCATTERED_AT_ONCE = 256
 
 
 class RowPool:
@@ -45,10 +46,11 @@ class RowPool:
         for owner in np.unique(owners):
             mine = order[owners == owner]
             wanted, array = places[mine] - self._starts[owner], self._arrays[owner]
-            # Neighbouring rows are read at once, within a stretch of READ_BYTES.
-            stretches = wanted // max(1, READ_BYTES // array[:1].nbytes)
-            ends = (np.flatnonzero(np.diff(stretches)) + 1).tolist()
-            for start, stop in pairwise([0, *ends, len(wanted)]):
+            starts, stops, close = _find_stretches(array, wanted)
+            close &= self._inodes[owner] is not None
+            scattered = np.repeat(~close, stops - starts)
+            rows[mine[scattered]] = _look_up(array, wanted[scattered])
+            for start, stop in zip(starts[close].tolist(), stops[close].tolist(), strict=True):
                 rows[mine[start:stop]] = _read(array, wanted[start:stop], self._inodes[owner])
         return rows
 
@@ -66,18 +68,43 @@ def _inode(array: NDArray[np.floating]) -> int | None:
     return None
 
 
+def _find_stretches(
+    array: NDArray[np.floating], wanted: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """Cut n wanted rows into k stretches of READ_BYTES of the array.
+
+    wanted: the rows' numbers, (n,), ascending. Returns where in `wanted` each stretch begins and
+    ends, (k,) each, and whether its rows lie close together, (k,).
+    """
+    stretches = wanted // max(1, READ_BYTES // array[:1].nbytes)
+    cuts = np.flatnonzero(np.diff(stretches)) + 1
+    starts, stops = np.append(0, cuts), np.append(cuts, len(wanted))
+    spans = wanted[stops - 1] + 1 - wanted[starts]
+    return starts, stops, spans <= SPARSE * (stops - starts)
+
+
+def _look_up(array: NDArray[np.floating], wanted: NDArray[np.int64]) -> NDArray[np.floating]:
+    """Return rows that lie far apart, (n, D), through the array's map."""
+    if not isinstance(array.base, mmap):
+        return array[wanted]
+    found = np.empty((len(wanted), array.shape[1]), array.dtype)
+    for start in range(0, len(wanted), SCATTERED_AT_ONCE):
+        part = slice(start, start + SCATTERED_AT_ONCE)
+        found[part] = array[wanted[part]]
+        # What was read of a map counts as this process's memory, with 64 KB around each row.
+        array.base.madvise(MADV_DONTNEED)
+    return found
+
+
 def _read(
     array: NDArray[np.floating], wanted: NDArray[np.int64], inode: int | None
 ) -> NDArray[np.floating]:
-    """Return n rows of an array, (n, D); ShardError if a read fails.
+    """Return n rows that lie close together, (n, D); ShardError if a read fails.
 
-    wanted: the rows' numbers, ascending. inode: of the file that the array maps, or None. Rows that
-    lie close together are read from that file: a map is slower, and what was read of it counts as
-    memory for as long as it exists.
+    wanted: the rows' numbers, ascending. inode: of the file that the array maps. The rows are read
+    from that file, because a map is slower.
     """
     low, high = int(wanted[0]), int(wanted[-1]) + 1
-    if inode is None or high - low > SPARSE * len(wanted):
-        return array[wanted]
     assert isinstance(array, np.memmap) and array.filename is not None
     count, offset = (high - low) * array.shape[1], array.offset + low * array[:1].nbytes
     try:
@@ -85,7 +112,7 @@ def _read(
             block = np.fromfile(file, array.dtype, count, offset=offset)
             same = os.fstat(file.fileno()).st_ino == inode
     except FileNotFoundError:
-        return array[wanted]
+        return _look_up(array, wanted)
     # np.fromfile returns fewer values, and raises no error, if the disk fails.
     if len(block) < count or not same:
         raise ShardError(f"{array.filename}: was cut or replaced during the run; run again")

@@ -58,6 +58,20 @@ def lock_folder(
         os.close(descriptor)
 
 
+@contextmanager
+def lock_if_free(folder: Path) -> Iterator[bool]:
+    """Hold the lock of a folder during the `with` body, and yield True; False if it is not free.
+
+    It counts as not free, too, if the file system has no locks.
+    """
+    found = _try_lock(folder, logging.getLogger(__name__))
+    try:
+        yield found is not None and found[1]
+    finally:
+        if found:
+            os.close(found[0])
+
+
 def _try_lock(folder: Path, logger: logging.Logger) -> tuple[int, bool] | None:
     """Return the lock file's descriptor and whether locks work; None: another process has it."""
     folder.mkdir(parents=True, exist_ok=True)

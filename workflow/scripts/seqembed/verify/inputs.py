@@ -56,7 +56,11 @@ def check_shard(file: EmbeddingsFile, index: Path) -> None:
     advice = "run again, so that the shard is made anew"
     expect_attributes(file, own | {"shard_fingerprint": shard.fingerprint}, f"in {index}", advice)
     order = np.argsort(shard.rows, kind="stable")
-    kept = order[~are_quarantined(file, shard.digests[order])]
+    reused, _ = file.reused()
+    if (DigestIndex(shard.digests).find(reused) < 0).any():
+        raise error_of(f"reused/digests names a sequence that {index} has not", advice)
+    elsewhere = DigestIndex(reused).find(shard.digests[order]) >= 0
+    kept = order[~elsewhere & ~are_quarantined(file, shard.digests[order])]
     _check_columns(file, index, shard.digests[kept], shard.lengths[kept])
 
 

@@ -1,0 +1,79 @@
+"""Checkpoints that no shard needs: they are listed, and removed only if that is asked for."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from known_files import write_indices
+from worker_runs import SCRIPTS
+
+from seqembed.checkpoints.unneeded import count_freed, list_unneeded
+from seqembed.index.reader import read_shard_index
+from seqembed.index.sources import Source, Sources, write_sources
+
+RECIPE = "ab" * 32
+BLOCK = 1 << 16
+
+
+@pytest.fixture
+def dataset(tmp_path) -> Path:
+    """A dataset of two shards, with their checkpoints, one that split found, and an old one."""
+    folder = tmp_path / "results/mine"
+    write_indices(folder, ["MKV", "WERT"], shards=2)
+    own = [read_shard_index(folder / f"index/shard_{rank}.parquet").fingerprint for rank in (0, 1)]
+    for name in (*(key[:12] for key in own), "found0000000", "old000000000"):
+        shard = folder / f"checkpoints/{RECIPE[:12]}-{name}/shard_0"
+        shard.mkdir(parents=True)
+        (shard / "batch_00000.safetensors").write_bytes(bytes(BLOCK))
+    found = folder / f"checkpoints/{RECIPE[:12]}-found0000000/shard_0"
+    source = Source(path=str(found), seal="", recipe=RECIPE)
+    write_sources(folder / "index", Sources(sources=[source]))
+    return folder
+
+
+def run(*words: object) -> list[str]:
+    command = [sys.executable, SCRIPTS / "clean.py", *map(str, words)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    return ended.stderr.splitlines()
+
+
+def test_only_what_neither_a_shard_nor_split_needs_is_listed(dataset):
+    assert [path.name for path in list_unneeded(dataset)] == [f"{RECIPE[:12]}-old000000000"]
+
+
+def test_without_shards_nothing_is_listed(dataset):
+    for path in dataset.glob("index/shard_*.parquet"):
+        path.unlink()
+    assert list_unneeded(dataset) == []
+
+
+def test_a_file_with_another_name_elsewhere_frees_nothing(dataset):
+    (old,) = list_unneeded(dataset)
+    block = old / "shard_0/batch_00000.safetensors"
+    assert count_freed([old]) == BLOCK
+    os.link(block, old / "shard_0/batch_00001.safetensors")
+    assert count_freed([old]) == BLOCK
+    os.link(block, dataset / "taken.safetensors")
+    assert count_freed([old]) == 0
+
+
+def test_the_size_is_told_and_nothing_is_removed_unless_asked_for(dataset):
+    (old,) = list_unneeded(dataset)
+    lines = run(dataset.parent)
+    assert lines[0] == f"clean: {old}: 0.1 MB" and "--remove removes them" in lines[1]
+    assert old.exists()
+    run(dataset.parent, "--remove")
+    assert not old.exists() and len(list(dataset.glob("checkpoints/*"))) == 3
+
+
+def test_a_folder_in_which_a_worker_is_at_work_stays(dataset):
+    (old,) = list_unneeded(dataset)
+    with open(old / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert f"{old}: stays" in run(dataset.parent, "--remove")[1]
+    assert old.exists()
