@@ -43,6 +43,7 @@ from seqembed.results.reader import open_embeddings
 from seqembed.results.seal import seal
 from seqembed.results.writer import write_embeddings
 from seqembed.storage.digests import digest
+from seqembed.storage.locks import lock_folder
 
 RECIPE = "ab" * 32
 OTHER_RECIPE = "cd" * 32
@@ -398,6 +399,16 @@ def test_of_checkpoints_only_folders_are_removed_and_the_empty_one_above(tmp_pat
     for _ in range(2):
         remove_checkpoints(own.parent, RECIPE)
         assert not own.parent.exists()
+
+
+def test_the_checkpoints_of_a_worker_that_is_at_work_stay(tmp_path):
+    (own,) = _checkpoints(tmp_path, RECIPE)
+    other = own.with_name(f"{RECIPE[:12]}-other")
+    with lock_folder(other, lambda: None, logging.getLogger("test")):
+        remove_checkpoints(own.parent, RECIPE)
+        assert [*own.parent.iterdir()] == [other]
+    remove_checkpoints(own.parent, RECIPE)
+    assert not own.parent.exists()
 
 
 @pytest.mark.parametrize("failure", ["damage", "missing", "cut"])

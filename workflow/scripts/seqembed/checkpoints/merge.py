@@ -33,6 +33,7 @@ from seqembed.results.reader import (
 from seqembed.results.rows import RowPool
 from seqembed.results.writer import cut_slabs, write_embeddings
 from seqembed.storage.digests import DigestIndex, count_distinct, digest_rows, find_rows
+from seqembed.storage.locks import lock_if_free
 from seqembed.storage.publish import link, remove_temporary
 
 SHOWN_REASONS = 3
@@ -124,12 +125,15 @@ def remove_merged(results: Path, recipe_fingerprint: str) -> None:
 def remove_checkpoints(folder: Path, recipe_fingerprint: str) -> None:
     """Remove the checkpoints of a recipe from `folder`, and `folder` itself if it is then empty.
 
-    Checkpoints of other recipes stay, because they may be unfinished work.
+    Checkpoints of other recipes stay, because they may be unfinished work, and so does what another
+    worker has locked: one of an earlier split, which a killed run left behind.
     """
     for path in folder.glob(f"{recipe_fingerprint[:12]}-*"):
         # rmtree raises an error for a link or a file, and the merge would fail at its end.
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+            with lock_if_free(path, without_locks=True) as free:
+                if free:
+                    shutil.rmtree(path)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 
