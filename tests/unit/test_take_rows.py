@@ -404,6 +404,18 @@ def test_a_link_of_another_run_is_not_mistaken_for_the_result(tmp_path):
     assert link_result(folder, result, read_seal(tmp_path / "other.h5")) is None
 
 
+def test_a_result_that_is_replaced_while_it_is_linked_is_not_taken(tmp_path, monkeypatch):
+    result, make = write_result(tmp_path / "old.h5", WANTED), os.link
+
+    def replace_before(source: Path, target: Path) -> None:
+        monkeypatch.setattr(os, "link", make)
+        write_result(source, ["LL"])
+        make(source, target)
+
+    monkeypatch.setattr(os, "link", replace_before)
+    assert link_result(tmp_path / "shard_0", result, read_seal(result)) is None
+
+
 def test_digests_are_those_of_the_sequences():
     """The tests above would say nothing if all rows were alike."""
     assert len({row.tobytes() for row in rows_of(digests_of(WANTED))}) == len(WANTED)
