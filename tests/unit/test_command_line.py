@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import worker_runs
 from worker_runs import SCRIPTS, embed_command
 
 import embed_shard
@@ -93,11 +94,13 @@ def test_the_parser_asks_for_a_log_where_one_is_needed(capsys):
     assert "--log" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("text", "value"), [("auto", "auto"), ("last", "last"), ("12", 12)])
-def test_word_or_int(text, value):
-    assert split.word_or_int(text) == value
-    with pytest.raises(ValueError, match="1,2"):
-        split.word_or_int("1,2")
+@pytest.mark.parametrize(
+    "settings", [{"layer": "last"}, worker_runs.EMBEDDING | {"new": 1}, ["layer"], 3]
+)
+def test_split_refuses_settings_that_it_does_not_know(settings):
+    with pytest.raises(ConfigError, match="^--settings: a key is missing or not known"):
+        split.read_request(settings)
+    assert split.read_request(worker_runs.EMBEDDING).layer == "last"
 
 
 PROGRAM = """
