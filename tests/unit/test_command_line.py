@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import worker_runs
 from worker_runs import SCRIPTS, embed_command
 
 import embed_shard
+import split
 from seqembed import command_line
 from seqembed.errors import ConfigError, InterruptedRun
 
@@ -90,6 +92,15 @@ def test_the_parser_asks_for_a_log_where_one_is_needed(capsys):
     with pytest.raises(SystemExit):
         command_line.parser("about", needs_log=True).parse_args([])
     assert "--log" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "settings", [{"layer": "last"}, worker_runs.EMBEDDING | {"new": 1}, ["layer"], 3]
+)
+def test_split_refuses_settings_that_it_does_not_know(settings):
+    with pytest.raises(ConfigError, match="^--settings: a key is missing or not known"):
+        split.read_request(settings)
+    assert split.read_request(worker_runs.EMBEDDING).layer == "last"
 
 
 PROGRAM = """

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
@@ -16,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seqembed.checkpoints.saved_rows import SavedRows, pool_saved_tokens, read_saved
-from seqembed.errors import FileFormatError, ShardError
+from seqembed.checkpoints.reused_rows import list_rows, open_reused
+from seqembed.checkpoints.saved_rows import SavedRows, pool_saved_tokens
+from seqembed.errors import ShardError
 from seqembed.flags import TRUNCATED, WINDOWED
 from seqembed.index.parquet import Digests, Int64s, read_metadata
 from seqembed.index.reader import read_checked_ids, read_excluded, read_lengths_and_digests
-from seqembed.index.sources import SOURCES
 from seqembed.results.quarantine import escape
 from seqembed.results.reader import (
     EmbeddingsFile,
@@ -32,7 +31,7 @@ from seqembed.results.reader import (
 )
 from seqembed.results.rows import RowPool
 from seqembed.results.writer import cut_slabs, write_embeddings
-from seqembed.storage.digests import DigestIndex, count_distinct, digest_rows, find_rows
+from seqembed.storage.digests import DigestIndex, count_distinct, digest_rows
 from seqembed.storage.locks import lock_if_free
 from seqembed.storage.publish import link, remove_temporary
 
@@ -205,7 +204,7 @@ def _write(
     failed = DigestIndex(digest_rows(quarantined)).find(all_digests) >= 0
     kept = ~(read_excluded(index_path) | failed)
     lengths, digests = lengths[kept], all_digests[kept]
-    reused = _open_reused(shards, index_path.parent / "index")
+    reused = open_reused(shards, index_path.parent / "index")
     saved = [*map(SavedRows.of, shards), *reused]
     places = _find_rows(index_path, shards, reused, kept, lengths, digests)
     flags = np.concatenate([file.flags for file in saved])[places]
@@ -229,55 +228,6 @@ def _write(
     return digests, flags
 
 
-def _open_reused(shards: Sequence[EmbeddingsFile], indexes: Path) -> list[SavedRows]:
-    """Return the rows of all files from which the shards take rows; ShardError if one is damaged.
-
-    indexes: the folder of the shards' indexes. Before the error is raised, the shards that need the
-    damaged file are removed, and what split found there: the next run makes these shards anew.
-    """
-    found, recipe = [], shards[0].attributes["recipe_fingerprint"]
-    files = _list_reused(shards)
-    allow_open_shards(len(shards) + len(files))
-    for names in files:
-        try:
-            found.append(_open_file(Path(names[0]), recipe))
-        except (FileFormatError, OSError) as error:
-            for name in names:
-                Path(name).unlink(missing_ok=True)
-            (indexes / SOURCES).unlink(missing_ok=True)
-            for shard in shards:
-                if not {*names}.isdisjoint(shard.reused()[1]):
-                    shard.path.unlink()
-            reason = str(error).removeprefix(f"{names[0]}: ").partition("; ")[0]
-            text = f"{names[0]}: rows were taken from it, but {reason}; run again, and its rows are"
-            raise ShardError(f"{text} computed, or taken from elsewhere") from error
-    return found
-
-
-def _list_reused(shards: Sequence[EmbeddingsFile]) -> list[list[str]]:
-    """Return the paths of the files from which shards take rows, as one list for each file.
-
-    A result from which many shards take rows has a link for each of them, and is read once.
-    """
-    files: dict[object, list[str]] = {}
-    for name in dict.fromkeys(name for shard in shards for name in shard.reused()[1]):
-        with suppress(OSError):
-            status = os.stat(name)
-            files.setdefault((status.st_dev, status.st_ino), []).append(name)
-            continue
-        files[name] = [name]
-    return [*files.values()]
-
-
-def _open_file(path: Path, recipe: object) -> SavedRows:
-    if path.suffix == ".h5":
-        with open_embeddings(path) as file:
-            if file.attributes.get("recipe_fingerprint") != recipe:
-                raise ShardError(f"{path}: it is of another recipe")
-            return SavedRows.of(file)
-    return read_saved(path)
-
-
 def _find_rows(
     index: Path,
     shards: Sequence[EmbeddingsFile],
@@ -292,7 +242,7 @@ def _find_rows(
     digests: (n,) and (n, 16), of those ids. Raises ShardError unless the index and the shards hold
     the same sequences.
     """
-    known, rows = _list_rows(shards, reused)
+    known, rows = list_rows(shards, reused)
     found = DigestIndex(known).find(digests)
     own = np.concatenate([shard.lengths() for shard in shards])
     right, folder = found >= 0, shards[0].path.parent
@@ -312,27 +262,3 @@ def _find_rows(
             "remove this folder and run again"
         )
     return rows[found]
-
-
-def _list_rows(
-    shards: Sequence[EmbeddingsFile], reused: Sequence[SavedRows]
-) -> tuple[Digests, Int64s]:
-    """Return the (k, 16) digests of all rows of the shards, and of those that they take elsewhere.
-
-    Also return where each row is, (k,): its number in one count over the shards, then `reused`.
-    Raises ShardError if a row is not in the file from which it is taken.
-    """
-    digests = [shard.digests() for shard in shards]
-    missing = np.concatenate([shard.reused()[0] for shard in shards])
-    begin = sum(map(len, digests))
-    rows = [np.arange(begin)]
-    for file in reused:
-        held = find_rows(missing, file.digests)
-        digests.append(missing[held >= 0])
-        rows.append(begin + held[held >= 0])
-        missing, begin = missing[held < 0], begin + len(file.digests)
-    if len(missing):
-        folder = shards[0].path.parent
-        problem = f"{len(missing):,} rows of the shards are in none of the files that they name"
-        raise ShardError(f"{folder}: {problem}; remove this folder and run again")
-    return np.concatenate(digests), np.concatenate(rows)
