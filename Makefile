@@ -43,7 +43,8 @@ fuzz: N ?= 100000
 fuzz: $(STAMP)
 	.venv/bin/python tests/faults/fuzz_index.py --count $(N) --seed $(SEED)
 
-# N disturbed stages and W disturbed workflows, J at a time, drawn by SEED: all must end well.
+# N disturbed stages and W disturbed workflows, J at a time, drawn by SEED: all must end well. A
+# quarter of the stages reuse rows, or change the number of shards.
 W ?= 40
 J ?= 2
 faults: N ?= 500

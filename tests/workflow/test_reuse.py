@@ -134,8 +134,7 @@ def test_a_copied_result_is_reused_and_another_setting_triggers_nothing(fresh, e
     assert (outcome.computed, outcome.reused) == (14, COUNT - 9)
     assert_same(fresh, edited)
     shutil.rmtree(fresh.folder.parent / "elsewhere")
-    assert fresh.plan().nothing_to_do
-    configure(fresh, model, reuse="missing.h5")
+    configure(fresh, model, reuse=["elsewhere/*.h5", "missing.h5"])
     assert fresh.plan().nothing_to_do
 
 
