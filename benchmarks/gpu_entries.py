@@ -1,6 +1,6 @@
 """Whether a run through the entry programs gives the same bytes, however it goes.
 
-`embeddings` of one shard are compared with those of three shards, of the input reversed, of a run
+`embeddings` of one shard are compared with those of several shards, of the input reversed, of a run
 that was killed and run again, and of a run beside a program that holds nearly all of the memory.
 """
 
@@ -28,6 +28,8 @@ from gpu_scene import emit, link_model, open_scene, parse, parser
 # Tokens a batch beside the hog, more than it leaves room for; and for how many it does. The
 # estimate is too high for large batches, whose feed-forward parts are computed block by block.
 LARGE, ROOM = 262_144, 32_768
+# Of the run that is compared with that of one shard.
+SHARDS = 3
 # Checkpoints of the run that is killed midway.
 CHECKPOINTS = 20
 OUT_OF_MEMORY = "out of memory"
@@ -133,7 +135,7 @@ def main() -> None:
             failed.append(run)
 
     with tempfile.TemporaryDirectory(dir=scene.folder) as name:
-        folders = {run: Path(name, run) for run in ("one", "three", "reversed", "killed", "hog")}
+        folders = {run: Path(name, run) for run in ("one", "several", "reversed", "killed", "hog")}
         for folder in folders.values():
             folder.mkdir()
         expected = Entries(scene, folders["one"]).run()
@@ -154,9 +156,9 @@ def main() -> None:
         other = reversed_scene(scene, folders["reversed"])
         report("input reversed", Entries(other, folders["reversed"]).run()[::-1])
 
-        split = speed.index_commands(scene, {3})[1:]
+        split = speed.index_commands(scene, {SHARDS})[1:]
         speed.run_all(scene, split)
-        report("three shards", Entries(scene, folders["three"]).run(3))
+        report(f"{SHARDS} shards", Entries(scene, folders["several"]).run(SHARDS))
     if failed:
         raise SystemExit(f"not as they should be: {failed}")
 

@@ -25,6 +25,7 @@ import processes
 from contestants import FIRST, LOG_TIME, TOLD, Gemm, Ours, Scene, tokens_and_seconds
 from gpu_scene import emit, open_scene, parse, parser, weight_files
 
+STARTS = ("cold", "warm")
 LINE = re.compile(r"^(\d\S+ \d\S+) (\w+) (.*)$", re.MULTILINE)
 # What a line of the log marks on the time line.
 POINTS = {
@@ -144,8 +145,9 @@ def main() -> None:
     scene = open_scene(options)
     common = {"shape": scene.shape_name, "precision": scene.precision, "threads": scene.threads}
     rows = gpu_library.product_rows(scene.shape, scene.precision)
+    starts = [*STARTS, *(["from disk"] if options.from_disk else [])]
     with tempfile.TemporaryDirectory(dir=scene.folder) as name:
-        for start in ("cold", "warm", *(["from disk"] if options.from_disk else [])):
+        for start in starts:
             if start == "from disk":
                 drop_from_cache(weight_files(scene))
             with tempfile.TemporaryDirectory(dir=name) as folder:
@@ -153,7 +155,7 @@ def main() -> None:
                 emit("worker", **common, start=start, **found)
                 peak = Gemm(rows=rows).run(scene, Path(folder))["flops_per_second"]
             emit("peak", **common, start=start, peak_flops_per_second=peak)
-            if start == "cold":
+            if start == starts[0]:
                 floors = measure_floors(scene, Path(name), options.from_disk)
                 emit("start floors", **common, **floors)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from interposed import faulty
 from scene import Scene
-from stages import RESULTS, STAGES, Running, Tree, remove
+from stages import RESULTS, STAGES, Running, Tree, remove, write_records
 from undisturbed import AFTER, PARTIAL, read_result
 
 Records = list[tuple[str, str]]
@@ -43,10 +43,6 @@ def edit_fasta(scene: Scene) -> str:
 def read_records(path: Path) -> Records:
     parts = path.read_text().split(">")[1:]
     return [(head, body.strip()) for head, _, body in (part.partition("\n") for part in parts)]
-
-
-def write_records(path: Path, records: Records) -> None:
-    path.write_text("".join(f">{head}\n{residues}\n" for head, residues in records))
 
 
 def drop_some(records: Records, random: Random) -> Records:

@@ -15,10 +15,11 @@ from pathlib import Path
 from random import Random
 
 from crash_rest import WAYS
+from crash_reuse import COUNTS
 from driver import Driver, Outcome, Place, copy_checkout
 from interposed import faulty
 from settle import ERROR, SAME, Judged, advised
-from stages import OUTPUTS, RESULTS, copy_tree, remove
+from stages import OUTPUTS, RESULTS, REUSE, copy_tree, remove
 from undisturbed import AFTER, Undisturbed, differences, list_files, read_result
 
 # Of Snakemake itself, from its start to its end.
@@ -45,17 +46,24 @@ class WorkflowWorld:
     seconds: float
 
 
-def prepare_workflow(folder: Path, stages: Undisturbed) -> WorkflowWorld:
-    """A place whose run has to give the bytes of the undisturbed stages."""
+def prepare_workflow(folder: Path, stages: Undisturbed, reuse: Undisturbed) -> WorkflowWorld:
+    """A place whose run has to give the bytes of the undisturbed stages, and a file to reuse."""
     fresh = Place(copy_checkout(folder / "checkout"), folder / "fresh")
     fresh.folder.mkdir()
     for name in ("model", "input.faa", "resources"):
         copy_tree(stages.folder / AFTER / name, fresh.folder / name)
     (fresh.folder / OUTPUTS["prepare"][0]).touch()
-    fresh.configure(
-        datasets={"work": {"fasta": "input.faa", "model": "demo"}},
+    shutil.copytree((reuse.folder / AFTER / REUSE).parent, (fresh.folder / REUSE).parent)
+    configure(fresh, stages)
+    return WorkflowWorld(fresh, stages, DRIVER_SECONDS + sum(stages.seconds.values()))
+
+
+def configure(place: Place, stages: Undisturbed, shards: int = 2, **changes: object) -> None:
+    """changes: of the dataset's settings."""
+    place.configure(
+        datasets={"work": {"fasta": "input.faa", "model": "demo"} | changes},
         models={"demo": "model"},
-        shards=2,
+        shards=shards,
         device="cpu",
         embedding={
             "long_sequences": "window",
@@ -65,7 +73,6 @@ def prepare_workflow(folder: Path, stages: Undisturbed) -> WorkflowWorld:
         },
         execution={"token_budget": 700, "checkpoint": {"sequences": 9, "seconds": 300}},
     )
-    return WorkflowWorld(fresh, stages, DRIVER_SECONDS + sum(stages.seconds.values()))
 
 
 @dataclass
@@ -114,7 +121,8 @@ class WorkflowScene:
         wrong = differences(read_result(found), read_result(stages.result))
         if wrong:
             raise Judged("wrong", ", ".join(wrong))
-        if extra := list_files(found) - stages.files() - SNAKEMAKES_OWN:
+        shards = {f"index/shard_{rank}.parquet" for rank in range(max(COUNTS))}
+        if extra := list_files(found) - stages.files() - SNAKEMAKES_OWN - shards:
             raise Judged("litter", ", ".join(sorted(extra)))
 
 
@@ -136,7 +144,7 @@ def run_to_end(place: Place) -> Outcome:
 def errors(outcome: Outcome) -> list[str]:
     """What our programs said of their failure, each once."""
     lines = outcome.said_by("index", "split", "embed_shard", "merge", "prepare_model")
-    told = r" (are|is) in | left out: |finished before$|have no embedding$|distinct\), "
+    told = r" (are|is) in | left out: |reused$|have no embedding$|distinct\), "
     return sorted({line for line in lines if not re.search(told, line)})
 
 
@@ -245,10 +253,29 @@ def remove_a_folder(scene: WorkflowScene) -> str:
     return scene.finish(place)
 
 
+def change_shards_and_reuse(scene: WorkflowScene) -> str:
+    """All is killed; the run goes on with other shards, and may reuse a file, which may be cut."""
+    place, moment = scene.open(), scene.draw_moment()
+    with place.start(cores=1) as driver:
+        _wait(driver, moment)
+        _kill(driver, "all", signal.SIGKILL)
+        driver.wait()
+    shards, reuse = scene.random.choice(COUNTS), scene.random.random() < 0.6
+    scene.tell(f"{shards} shards{', reuse' if reuse else ''} after {moment:.1f} s")
+    if reuse and scene.random.random() < 0.3:
+        way = scene.random.choice(WAYS)
+        scene.tell(f"{way.__name__} {REUSE}")
+        way(place.folder / REUSE, scene.random)
+    changes = {"reuse": REUSE} if reuse and (place.folder / REUSE).is_file() else {}
+    configure(place, scene.world.stages, shards, **changes)
+    return scene.finish(place)
+
+
 KINDS: dict[str, Callable[[WorkflowScene], str]] = {
     "workflow: a call": disturb_a_call,
     "workflow: damage after a kill": damage_after_a_kill,
     "workflow: folder removed": remove_a_folder,
     "workflow: SIGKILL": kill_someone,
     "workflow: SIGTERM, SIGINT": ask_to_stop,
+    "workflow: other shards, reuse": change_shards_and_reuse,
 }

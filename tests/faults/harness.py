@@ -24,13 +24,14 @@ import crash_disk
 import crash_inputs
 import crash_kills
 import crash_rest
+import crash_reuse
 import crash_workflow
 from crash_workflow import WorkflowScene, WorkflowWorld, prepare_workflow
 from interposed import compile_library
 from scene import Scene
 from settle import GOOD, Judged
 from stages import ROOT, SCRIPTS
-from undisturbed import Undisturbed, run_undisturbed
+from undisturbed import Undisturbed, run_undisturbed, run_with_reuse
 
 Crash = Callable[[Any], str]
 Pair = tuple[Undisturbed, Undisturbed]
@@ -49,6 +50,19 @@ STAGE_KINDS: dict[str, Crash] = {
     "kill at random": crash_kills.kill_at_random,
     "power cut": crash_kills.cut_the_power,
     "torn write": crash_kills.tear_a_write,
+}
+# Where a file of the setting `reuse` has half of the rows; of other shards, in half of the cases.
+REUSE_KINDS: dict[str, Crash] = {
+    "reuse: SIGTERM, SIGINT": crash_kills.ask_to_stop,
+    "reuse: damage at rest": crash_reuse.damage_at_rest,
+    "reuse: error at a call": crash_disk.break_at_a_call,
+    "reuse: file removed": crash_reuse.replace_reuse_file,
+    "reuse: kill at a call": crash_kills.kill_at_a_call,
+    "reuse: kill at random": crash_kills.kill_at_random,
+    "reuse: power cut": crash_kills.cut_the_power,
+    "reuse: torn write": crash_kills.tear_a_write,
+    "shards: another number": crash_reuse.change_shards,
+    "shards: beside a worker": crash_reuse.change_shards_beside_a_worker,
 }
 
 
@@ -71,16 +85,25 @@ class Result:
 class World:
     """The undisturbed runs: without token rows and with them; through the workflow, if asked for.
 
-    `folder` is where the cases are.
+    `folder` is where the cases are. reuse: the same with a file of the setting `reuse`.
     """
 
     folder: Path
     pair: Pair
+    reuse: Pair
     workflow: WorkflowWorld | None = None
 
     def open(self, seed: int, case: str) -> tuple[str, Crash, Scene | WorkflowScene]:
         """The kind of a case, taken in turn, and its scene; all else is drawn by its seed."""
         random, folder = Random(f"{seed}/{case}"), self.folder / f"case_{case}"
+        if case.startswith("r"):
+            name, crash = _nth(REUSE_KINDS, int(case[1:]))
+            plain = name.startswith("shards") and random.random() < 0.5
+            return (
+                name,
+                crash,
+                Scene(random, random.choice(self.pair if plain else self.reuse), folder),
+            )
         if not case.startswith("w"):
             name, crash = _nth(STAGE_KINDS, int(case))
             return name, crash, Scene(random, random.choice(self.pair), folder)
@@ -94,7 +117,7 @@ def _nth(kinds: Mapping[str, Crash], number: int) -> tuple[str, Crash]:
 
 
 def run_case(world: World, seed: int, case: str) -> Result:
-    """One case, `w` and a number through the workflow, else at stage level."""
+    """One case: `w` and a number through the workflow, `r` of rows reused, else of one stage."""
     name, crash, scene = world.open(seed, case)
     began = time.monotonic()
     try:
@@ -117,11 +140,13 @@ def prepare(folder: Path, *, plain: bool = True, workflow: bool) -> World:
     library, scripts = compile_library(folder), folder / SCRIPTS
     shutil.copytree(ROOT / SCRIPTS, scripts, ignore=shutil.ignore_patterns("__pycache__"))
     tokens = run_undisturbed(folder / "tokens", scripts, library, per_residue=True)
-    other = tokens
+    reuse = run_with_reuse(folder / "reuse", tokens)
+    pairs = (tokens, tokens), (reuse, reuse)
     if plain:
         other = run_undisturbed(folder / "plain", scripts, library, per_residue=False)
-    whole = prepare_workflow(folder, tokens) if workflow else None
-    return World(folder, (other, tokens), whole)
+        pairs = (other, tokens), (run_with_reuse(folder / "reuse_plain", other), reuse)
+    whole = prepare_workflow(folder, tokens, reuse) if workflow else None
+    return World(folder, *pairs, whole)
 
 
 def run_all(world: World, seed: int, cases: Iterable[str], jobs: int) -> Iterator[Result]:
@@ -166,7 +191,10 @@ def main() -> int:
 def report(arguments: argparse.Namespace, folder: Path) -> Iterator[Result]:
     """Run what is asked for; print what ended badly as soon as it is known."""
     whole = [f"w{number}" for number in range(arguments.workflow)]
-    cases = arguments.only or [*map(str, range(arguments.count)), *whole]
+    # Every fourth case is of rows reused.
+    reuse = [f"r{number}" for number in range(arguments.count // 4)]
+    stages = map(str, range(arguments.count - len(reuse)))
+    cases = arguments.only or [*stages, *reuse, *whole]
     world = prepare(folder, workflow=any(case.startswith("w") for case in cases))
     for result in run_all(world, arguments.seed, cases, arguments.jobs):
         if result.outcome not in GOOD or arguments.only or arguments.verbose:
@@ -180,7 +208,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--workflow", type=int, default=40, help="cases through Snakemake")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--only", nargs="+", help="run these cases alone, as 7 or w7, and tell all")
+    parser.add_argument("--only", nargs="+", help="only these cases, as 7, r7 or w7; tell all")
     parser.add_argument("--verbose", action="store_true", help="tell of every case")
     parser.add_argument("--folder", help="where the trees are made, and removed")
     return parser.parse_args()

@@ -34,7 +34,8 @@ class Scene:
         return self.undisturbed.open(point, self.folder)
 
     def draw_stage(self, stages: Sequence[str] = DRAWN_STAGES) -> str:
-        return self.random.choice(stages)
+        """One of the stages that the undisturbed run went through."""
+        return self.random.choice([s for s in stages if s in self.undisturbed.calls])
 
     def draw_moment(self, stage: str) -> float:
         """An instant of a stage, in seconds from its start."""

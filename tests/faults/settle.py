@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 from driver import Outcome
 from safetensors.numpy import load_file
-from stages import OUTPUTS, RESULTS, STAGES, Ended, Tree, copy_tree, remove
+from stages import RESULTS, Ended, Tree, copy_tree, list_outputs, remove
 from undisturbed import Undisturbed, differences, list_files, read_result
 
 SAME, ERROR = "same bytes", "one clear error"
@@ -39,6 +40,8 @@ class Settling:
 
     expected: what else may come out, its names alone, where the input was edited.
     may_be_damaged: files under their final names are not whole, as the fault was just that.
+    to_compute: how many sequences have to be computed now; None: any number.
+    beside_a_worker: of another split, which writes to its own checkpoint, and a shard.
     """
 
     tree: Tree
@@ -46,12 +49,15 @@ class Settling:
     may_be_damaged: bool = False
     expected: dict | None = None
     followed: list[str] = field(default_factory=list)
-    source: Path | None = None
+    to_compute: int | None = None
+    beside_a_worker: bool = False
+    computed: int = 0
 
     def settle(self, stage: str) -> str:
         """Run from `stage` to the end, doing what messages say; return SAME or ERROR."""
-        pending = list(STAGES[STAGES.index(stage) :])
-        for _ in range(TRIES + len(STAGES)):
+        stages = self.tree.stages
+        pending = list(stages[stages.index(stage) :])
+        for _ in range(TRIES + len(stages)):
             pending = self._with_lost(pending)
             if not pending:
                 break
@@ -60,20 +66,29 @@ class Settling:
             self.check_words(ended)
             if ended.code == 0:
                 self._check_kept(ended, held)
+                self.computed += Outcome(ended.code, ended.said).computed
                 pending.pop(0)
                 continue
             back = self._follow(ended)
-            pending = [s for s in STAGES if s in pending or STAGES.index(s) >= STAGES.index(back)]
+            pending = [s for s in stages if s in pending or stages.index(s) >= stages.index(back)]
         else:
             raise Judged("failed", f"{ended.last_line}; still after {self.followed}")
         self._compare()
+        if self.to_compute not in (None, self.computed):
+            raise Judged("counts", f"{self.computed} were computed, not {self.to_compute}")
         return ERROR if self.followed else SAME
 
     def _with_lost(self, pending: list[str]) -> list[str]:
-        """As Snakemake: a stage whose output is gone is due, and so is all that follows."""
-        lost = [stage for stage in STAGES if not self.tree.is_done(stage) and stage not in pending]
-        first = min((STAGES.index(stage) for stage in [*lost, *pending]), default=len(STAGES))
-        return [s for s in STAGES if s in pending or (lost and STAGES.index(s) >= first)]
+        """As Snakemake: a stage whose output is gone is due, and so is all that follows.
+
+        Once the result is there, nobody needs what the merge removed.
+        """
+        if not pending and self.tree.is_done("merge"):
+            return []
+        stages = self.tree.stages
+        lost = [stage for stage in stages if not self.tree.is_done(stage) and stage not in pending]
+        first = min((stages.index(stage) for stage in [*lost, *pending]), default=len(stages))
+        return [s for s in stages if s in pending or (lost and stages.index(s) >= first)]
 
     def check_words(self, ended: Ended, *, signalled: bool = False) -> None:
         """Raise Judged unless a stage ended in time, alone, and said what it had to."""
@@ -95,7 +110,7 @@ class Settling:
         return "\n".join(line for line in lines if " WARNING " in line)
 
     def _held(self, stage: str) -> set[bytes]:
-        if not stage.startswith("embed") or self.may_be_damaged:
+        if not stage.startswith("embed") or self.may_be_damaged or self.tree.shards != 2:
             return set()
         return finished(self.tree, int(stage[-1]))
 
@@ -107,6 +122,10 @@ class Settling:
     def _follow(self, ended: Ended) -> str:
         """Do what the message says; return the stage to go on from."""
         message = ended.last_line
+        if "reuse: " in message and "names no file" in message:
+            self.followed.append(message)
+            self.tree = replace(self.tree, reuse=())
+            return ended.stage
         if "put" in message or "prepared" in message:
             self._restore_model()
             self.followed.append(message)
@@ -141,7 +160,11 @@ class Settling:
     def _litter(self) -> set[str]:
         """What no undisturbed run leaves; of edited input the names of some files are others."""
         temporary = {f"tmp/{name}" for name in list_files(self.tree.folder / "tmp")}
-        return temporary | (list_files(self.tree.results) - self.undisturbed.files())
+        shards = {f"index/shard_{rank}.parquet" for rank in range(self.tree.shards)}
+        extra = list_files(self.tree.results) - self.undisturbed.files() - shards
+        if self.beside_a_worker:
+            extra = {name for name in extra if not name.startswith(("checkpoints/", "shards/"))}
+        return temporary | extra
 
 
 def _in_imports(ended: Ended) -> bool:
@@ -167,14 +190,31 @@ def advised(folder: Path, message: str) -> Path | None:
 def producer(tree: Tree, path: Path, otherwise: str) -> str:
     """The stage that makes a path; Snakemake misses no file of a folder that a rule declares."""
     name = str(path.relative_to(tree.folder))
-    made = {output: stage for stage, outputs in OUTPUTS.items() for output in outputs}
+    stages = list_outputs(tree.shards).items()
+    made = {output: stage for stage, outputs in stages for output in outputs}
     return (made | {f"{RESULTS}/shards": "embed_0"}).get(name, otherwise)
 
 
-def finished(tree: Tree, rank: int) -> set[bytes]:
-    """The digests of all whole blocks of a rank, read without the product's own code."""
-    found: set[bytes] = set()
-    for path in tree.results.glob(f"checkpoints/*/shard_{rank}/batch_*.safetensors"):
-        digests = load_file(path)["digests"]
-        found |= {row.tobytes() for row in np.ascontiguousarray(digests)}
+def finished(tree: Tree, rank: int | str) -> set[bytes]:
+    """The digests of all whole blocks of a rank, `*` for all, read without the product's code."""
+    paths = tree.results.glob(f"checkpoints/*/shard_{rank}/batch_*.safetensors")
+    return set().union(*(_as_bytes(load_file(path)["digests"]) for path in paths))
+
+
+def held(tree: Tree) -> set[bytes]:
+    """The digests of all rows that need not be computed: in blocks, shards, results."""
+    found = finished(tree, "*")
+    shards = tree.results.glob("checkpoints/*/shard_*/shard_*.h5")
+    results = [*tree.results.glob("store/*.h5"), *(tree.folder / name for name in tree.reuse)]
+    for path in [*shards, *results]:
+        found |= read_digests(path)
     return found
+
+
+def read_digests(path: Path) -> set[bytes]:
+    with h5py.File(path, "r", locking=False) as file:
+        return _as_bytes(file["digests"][:])
+
+
+def _as_bytes(digests: np.ndarray) -> set[bytes]:
+    return {row.tobytes() for row in np.ascontiguousarray(digests)}

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,30 +22,38 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS = "workflow/scripts"
 MODEL = ROOT / "resources/models/esm2_demo"
 RESULTS = "results/work"
-STAGES = ("prepare", "index", "split", "embed_0", "embed_1", "merge")
+REUSE = "earlier/embeddings.h5"
 PREPARED = "resources/models/demo.json"
 INDEX, RESIDUES = f"{RESULTS}/index.parquet", f"{RESULTS}/residues.bin"
-SHARDS = (f"{RESULTS}/shards/shard_0.h5", f"{RESULTS}/shards/shard_1.h5")
-OUTPUTS: dict[str, tuple[str, ...]] = {
-    "prepare": (PREPARED,),
-    "index": (INDEX, RESIDUES),
-    "split": (f"{RESULTS}/index",),
-    "embed_0": SHARDS[:1],
-    "embed_1": SHARDS[1:],
-    "merge": (f"{RESULTS}/embeddings.h5", f"{RESULTS}/quarantine.tsv"),
-}
 # Of each program: its name and options; the settings of split and embed_shard come behind them.
 COMMANDS = {
     "prepare": f"prepare_model.py --name demo --source model --output {PREPARED}",
     "index": "index.py --fasta input.faa --ids header --invalid-residues skip --gaps error "
     f"--suspicious error --model {PREPARED} --output {INDEX} --residues {RESIDUES}",
     "split": f"split.py --index {INDEX} --residues {RESIDUES} --output-dir {RESULTS}/index "
-    f"--world-size 2 --model {PREPARED} --device cpu",
+    f"--world-size {{shards}} --model {PREPARED} --device cpu",
     "embed": f"embed_shard.py --model {PREPARED} --index {RESULTS}/index/shard_{{rank}}.parquet "
-    f"--rank {{rank}} --world-size 2 --threads 1 --output {RESULTS}/shards/shard_{{rank}}.h5",
-    "merge": f"merge.py --index {INDEX} --shards {' '.join(SHARDS)} "
+    "--rank {rank} --world-size {shards} --threads 1 "
+    f"--output {RESULTS}/shards/shard_{{rank}}.h5",
+    "merge": f"merge.py --index {INDEX} --shards {{paths}} "
     f"--output {RESULTS}/embeddings.h5 --quarantine {RESULTS}/quarantine.tsv",
 }
+
+
+def list_outputs(shards: int) -> dict[str, tuple[str, ...]]:
+    """What the rules declare, by the stage that makes it, in the order of the stages."""
+    before: dict[str, tuple[str, ...]] = {
+        "prepare": (PREPARED,),
+        "index": (INDEX, RESIDUES),
+        "split": (f"{RESULTS}/index",),
+    }
+    embed = {f"embed_{n}": (f"{RESULTS}/shards/shard_{n}.h5",) for n in range(shards)}
+    merge = {"merge": (f"{RESULTS}/embeddings.h5", f"{RESULTS}/quarantine.tsv")}
+    return before | embed | merge
+
+
+OUTPUTS = list_outputs(shards=2)
+STAGES = tuple(OUTPUTS)
 HANG_SECONDS = 120
 # Within these every process of a stage is gone once the stage is.
 LINGER_SECONDS = 15
@@ -84,19 +92,28 @@ class Ended:
 
 @dataclass(frozen=True)
 class Tree:
-    """A folder in which the programs of `scripts` run; `per_residue` asks for token rows."""
+    """A folder in which the programs of `scripts` run; `per_residue` asks for token rows.
+
+    shards: how many. reuse: the files of the setting `reuse`.
+    """
 
     folder: Path
     per_residue: bool
     scripts: Path
+    shards: int = 2
+    reuse: tuple[str, ...] = ()
 
     @property
     def results(self) -> Path:
         return self.folder / RESULTS
 
+    @property
+    def stages(self) -> tuple[str, ...]:
+        return tuple(list_outputs(self.shards))
+
     def outputs(self, stage: str) -> list[Path]:
         """What the stage's rule declares."""
-        return [self.folder / name for name in OUTPUTS[stage]]
+        return [self.folder / name for name in list_outputs(self.shards)[stage]]
 
     def is_done(self, stage: str) -> bool:
         """Whether all that its rule declares is there."""
@@ -110,13 +127,17 @@ class Tree:
     def command(self, stage: str, parent: int | str | None = None) -> list[str]:
         """The stage's program with its arguments, as the workflow calls it."""
         name, _, rank = stage.partition("_")
-        script, *options = COMMANDS[name].format(rank=rank).split()
+        paths = [f"{RESULTS}/shards/shard_{n}.h5" for n in range(self.shards)]
+        words = {"rank": rank, "shards": self.shards, "paths": " ".join(paths)}
+        script, *options = COMMANDS[name].format(**words).split()
         command = [sys.executable, str(self.scripts / script), "--log", f"logs/{stage}.log"]
         if name in ("split", "embed"):
             settings = EMBEDDING | {"per_residue": self.per_residue}
             options += ["--settings", json.dumps(settings)]
+        if name == "split" and self.reuse:
+            options += ["--reuse", *self.reuse]
         if name == "embed":
-            options += ["--execution", json.dumps(EXECUTION)]
+            options += ["--execution", json.dumps(EXECUTION | {"reuse": self.reuse})]
             options += ["--parent", str(parent)] if parent else []
         return [*command, *options]
 
@@ -227,12 +248,15 @@ def copy_tree(source: Path, target: Path) -> None:
     subprocess.run(["cp", "-a", source, target], check=True)
 
 
-def write_input(path: Path) -> None:
+def make_records() -> list[tuple[str, str]]:
     """150 records: short and long, some equal, some with residues that the model does not know."""
     generator = random.Random(1)
     lengths = [*(generator.randint(20, 160) for _ in range(130)), 300, 420, 700, 1100]
     sequences = ["".join(generator.choices("LAGVSERTIDPKQNFYMHWC", k=n)) for n in lengths]
     sequences += [*generator.sample(sequences, 14), "MJK", "AAJJ"]
     generator.shuffle(sequences)
-    records = (f">s{n} number {n}\n{text}\n" for n, text in enumerate(sequences))
-    path.write_text("".join(records))
+    return [(f"s{n} number {n}", text) for n, text in enumerate(sequences)]
+
+
+def write_records(path: Path, records: Iterable[tuple[str, str]]) -> None:
+    path.write_text("".join(f">{head}\n{residues}\n" for head, residues in records))

@@ -4,29 +4,43 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 from interposed import Sort, count_calls, faulty, read_trace
-from stages import MODEL, RESULTS, STAGES, Running, Tree, copy_tree, remove, write_input
+from stages import (
+    MODEL,
+    RESULTS,
+    REUSE,
+    STAGES,
+    Running,
+    Tree,
+    copy_tree,
+    make_records,
+    remove,
+    write_records,
+)
 
 # Names of copies of the tree: after all stages, and amid embed_0.
 AFTER, PARTIAL = "after", "partial"
 DATASETS = ("embeddings", "sequence_ids", "lengths", "flags", "digests")
 TOKENS = ("residues/embeddings", "residues/offsets")
-# Blocks of rank 0 in the copy PARTIAL.
-PARTIAL_BLOCKS = 5
+# Blocks of rank 0 in the copy PARTIAL; fewer where half of the rows are reused.
+PARTIAL_BLOCKS, PARTIAL_REUSE_BLOCKS = 5, 2
 
 Calls = Counter[Sort]
 
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """`folder/{stage}` is the tree before each stage; calls, seconds: of each stage."""
+    """`folder/{stage}` is the tree before each stage; calls, seconds: of each stage.
+
+    reuse: as in Tree.
+    """
 
     folder: Path
     per_residue: bool
@@ -34,11 +48,12 @@ class Undisturbed:
     library: Path
     calls: Mapping[str, Calls]
     seconds: Mapping[str, float]
+    reuse: tuple[str, ...] = ()
 
     def open(self, point: str, target: Path) -> Tree:
         """A copy of the tree as it was before a stage, AFTER all, or PARTIAL: amid embed_0."""
         copy_tree(self.folder / point, target)
-        return Tree(target, self.per_residue, self.scripts)
+        return Tree(target, self.per_residue, self.scripts, reuse=self.reuse)
 
     @property
     def result(self) -> Path:
@@ -57,10 +72,37 @@ def run_undisturbed(
     tree = Tree(folder / "now", per_residue, scripts)
     tree.folder.mkdir()
     shutil.copytree(MODEL, tree.folder / "model")
-    write_input(tree.folder / "input.faa")
+    write_records(tree.folder / "input.faa", make_records())
+    return _run(tree, folder, library, STAGES)
+
+
+def run_with_reuse(folder: Path, other: Undisturbed) -> Undisturbed:
+    """The same from the split on, with a result of other sequences that shares half of them."""
+    folder.mkdir(parents=True)
+    for stage in STAGES[: STAGES.index("split")]:
+        copy_tree(other.folder / stage, folder / stage)
+    earlier = Tree(folder / "earlier", other.per_residue, other.scripts, shards=1)
+    copy_tree(other.folder / "index", earlier.folder)
+    records = make_records()
+    new = [(f"n{n}", residues[::-1]) for n, (_, residues) in enumerate(records[:15])]
+    write_records(earlier.folder / "input.faa", [*records[::2], *new])
+    for stage in earlier.stages[1:]:
+        assert earlier.run(stage).code == 0
+    tree = Tree(folder / "now", other.per_residue, other.scripts, reuse=(REUSE,))
+    copy_tree(other.folder / "split", tree.folder)
+    (tree.folder / REUSE).parent.mkdir()
+    shutil.copy(earlier.results / "embeddings.h5", tree.folder / REUSE)
+    remove(earlier.folder)
+    found = _run(tree, folder, other.library, STAGES[STAGES.index("split") :])
+    assert not differences(read_result(found.result), read_result(other.result))
+    return found
+
+
+def _run(tree: Tree, folder: Path, library: Path, stages: Sequence[str]) -> Undisturbed:
+    """Run these stages, and keep a copy of the tree before each."""
     calls: dict[str, Calls] = {}
     seconds: dict[str, float] = {}
-    for stage in STAGES:
+    for stage in stages:
         copy_tree(tree.folder, folder / stage)
         trace = folder / f"{stage}.trace"
         environment = faulty(library, tree.folder, trace=trace)
@@ -68,8 +110,8 @@ def run_undisturbed(
         assert ended.code == 0, ended.said
         calls[stage], seconds[stage] = count_calls(read_trace(trace)), ended.seconds
     tree.folder.rename(folder / AFTER)
-    _cut_off(Tree(folder / PARTIAL, per_residue, scripts), folder)
-    return Undisturbed(folder, per_residue, scripts, library, calls, seconds)
+    _cut_off(replace(tree, folder=folder / PARTIAL), folder)
+    return Undisturbed(folder, tree.per_residue, tree.scripts, library, calls, seconds, tree.reuse)
 
 
 def watched(environment: Mapping[str, str]) -> dict[str, str]:
@@ -81,11 +123,12 @@ def watched(environment: Mapping[str, str]) -> dict[str, str]:
 def _cut_off(tree: Tree, folder: Path) -> None:
     """Kill rank 0 in the middle, and keep its first blocks: the same in every run."""
     copy_tree(folder / "embed_0", tree.folder)
+    count = PARTIAL_REUSE_BLOCKS if tree.reuse else PARTIAL_BLOCKS
     with Running(tree, "embed_0", {}) as running:
-        while len(_blocks(tree)) <= PARTIAL_BLOCKS:
+        while len(_blocks(tree)) <= count:
             running.wait(0.01)
             assert running.process.poll() is None, "it ended before it could be killed"
-    for path in _blocks(tree)[PARTIAL_BLOCKS:]:
+    for path in _blocks(tree)[count:]:
         path.unlink()
     for path in [*tree.results.rglob(".*.tmp"), *_unnamed_residues(tree)]:
         path.unlink()

@@ -9,6 +9,7 @@ from typing import Any
 from seqembed.checks.residues import ResidueCheck
 from seqembed.fasta.reader import read_batches
 from seqembed.fasta.records import Record
+from seqembed.index.sources import Sources
 from seqembed.index.split import split_index
 from seqembed.index.writer import write_index
 from seqembed.models.encoders.tokenization import ResidueTokenizer
@@ -46,7 +47,7 @@ def index_proteins(
     return write_index(files, index, index.with_suffix(".bin"), ids, check or make_check())
 
 
-def split_proteins(index: Path, shards: Sequence[Path], **options: Any) -> int:
+def split_proteins(index: Path, shards: Sequence[Path], **options: Any) -> Sources:
     """Split an index that index_proteins wrote; options: split_index's, in place of ESM-2's."""
     known = {"tokenizer": ResidueTokenizer(ESM), "policy": WHOLE, "unit": "residues"}
     return split_index(index, index.with_suffix(".bin"), shards, **known | options)

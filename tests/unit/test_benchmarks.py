@@ -8,27 +8,28 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from models_in_plain import assert_close, embed, encode
+from models_in_plain import load as load_model
 from transformers import EsmcConfig, EsmcModel, T5Config, T5EncoderModel
 from worker_runs import SCRIPTS, make_sequences
 
+from seqembed.models.encoders.tokenization import ResidueTokenizer
 from seqembed.models.families import FAMILIES
+from seqembed.models.vocabularies import ESMC
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 FIELDS = {
-    "tiny_protein": [
-        "transformers, sorted",
-        "transformers, packed",
-        "fair-esm",
-        "gemm",
-        "import torch",
-    ],
-    "tiny_esmc": ["transformers, sorted", "transformers, packed", "gemm"],
+    "tiny_protein": ["transformers, packed", "fair-esm", "gemm", "import torch"],
     "tiny_dna": ["seqembed, 2 shards", "padded PyTorch"],
 }
 # What else is said of a race.
-WORDS = {"tiny_esmc": ["--batches", 2, "--budgets", 512, "--peak-rows", 1024]}
+WORDS = {
+    "tiny_protein": ["--batches", 2, "--budgets", 512, "--peak-rows", 1024],
+    "tiny_dna": ["--threads", 2],
+}
 
 
 def run(script: str, *words: object) -> str:
@@ -42,7 +43,7 @@ def run(script: str, *words: object) -> str:
 def race(request, tmp_path_factory) -> tuple[Path, str]:
     """The file that a race writes, and what it prints."""
     path, shape = tmp_path_factory.mktemp("race") / "race.json", request.param
-    words = ["--shape", shape, "--generate", 10, "--rounds", 1, "--threads", 2, "--json", path]
+    words = ["--shape", shape, "--generate", 10, "--rounds", 1, "--threads", 1, "--json", path]
     return path, run("speed", *words, *WORDS.get(shape, []), "--only", *FIELDS[shape])
 
 
@@ -54,6 +55,7 @@ def test_all_compute_the_same_rows_of_as_many_tokens(race):
     assert list(runs) == ["seqembed", *field]
     peak = runs.pop("gemm", None)
     assert ("gemm" in field) == (peak is not None and peak["flops_per_second"] > 0)
+    assert all("1024 rows" in name for name in (peak or {}).get("products", ()))
     bare = runs.pop("import torch", None)
     assert bare is None or min(bare["start"], runs["seqembed"]["start"]) > 0
     assert ("start to first batch" in printed) == (bare is not None)
@@ -65,10 +67,25 @@ def test_all_compute_the_same_rows_of_as_many_tokens(race):
     assert all(name in printed for name in runs)
 
 
-def test_the_peak_is_measured_at_the_rows_that_are_asked_for(race):
-    result = json.loads(race[0].read_text())
-    products = [n for run in result["runs"] for n in run.get("products", ())]
-    assert all(("1024 rows" in name) == (result["shape"] == "tiny_esmc") for name in products)
+def test_transformers_computes_our_rows_of_an_esm_c_in_sorted_batches(
+    load, tmp_path, monkeypatch, capsys
+):
+    def call(program: str, **options: object) -> None:
+        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        monkeypatch.setattr(sys, "argv", [program, *words])
+        load(program).main()
+
+    sequences, fasta = make_sequences([7, 60, 33]), tmp_path / "some.fasta"
+    fasta.write_text("".join(f">s{n}\n{sequence}\n" for n, sequence in enumerate(sequences)))
+    call("make_model", shape="tiny_esmc", output=tmp_path)
+    where = {"model": tmp_path / "hf", "fasta": fasta, "rows": tmp_path / "rows.npy"}
+    how = {"threads": 1, "device": "cpu", "precision": "fp32", "budget": 100}
+    call("peer_transformers", order="sorted", **where, **how)
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (figures["tokens"], figures["places"]) == (106, 62 + 2 * 35)
+    tokens = encode([sequence.encode() for sequence in sequences], ResidueTokenizer(ESMC))
+    ours = [rows[1:-1].mean(0) for rows in embed(load_model(tmp_path / "hf"), tokens)]
+    assert_close([*torch.from_numpy(np.load(tmp_path / "rows.npy"))], ours)
 
 
 def test_the_work_of_an_esm_c_is_that_of_its_products_and_attention(load):

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 import worker_runs
+from batch_runs import LAYOUT_OF
 from families_table import EACH, SIZES, TABLE, Member
 from indexing import make_check
 from models_in_plain import assert_close, assert_same, embed, encode, every_layer, load
@@ -41,6 +42,8 @@ from seqembed.settings.precision import resolve_precision
 LOGGER = logging.getLogger("seqembed.tests")
 GOLDEN = json.loads((Path(__file__).parents[1] / "data/golden_tokens.json").read_text())
 REFERENCES = [(*size, name) for size in SIZES for name in size[0].references]
+# A family of each encoder.
+ENCODERS = {LAYOUT_OF[type(m.small[0])].encoder: m for m in reversed(TABLE)}.values()
 LAYOUTS = [(member, name) for member in TABLE for name in [*member.layouts][1:]]
 
 
@@ -207,7 +210,7 @@ def test_a_licence_that_forbids_commercial_use_is_said(
 # A worker that is killed, and its successor.
 
 
-@EACH
+@pytest.mark.parametrize("member", ENCODERS, ids=lambda member: member.name)
 def test_a_killed_workers_successor_gives_the_same_bytes(member, context, tmp_path):
     source = member.write(member.make(member.small[1]), member.small[1], tmp_path / "model")
     prepare_model("mine", str(source), tmp_path / "mine.json", LOGGER)

@@ -89,6 +89,10 @@ def _write_block(folder: Path) -> None:
     write_next_block(folder, digests, np.zeros((1, 4), np.float32), flags, batches=1)
 
 
+def _write_shards(folder: Path) -> None:
+    write_indices(folder, ["MKV"], shards=1)
+
+
 def _write_quarantine(folder: Path) -> None:
     write_quarantine(write_indices(folder, ["MKV"]), folder / "quarantine.tsv", {})
 
@@ -104,7 +108,8 @@ def _write_embeddings(folder: Path) -> None:
         (lambda folder: write_failures(folder, Failures()), "failures.json"),
         (_write_block, "batch_00000.safetensors"),
         (lambda folder: write_indices(folder, ["MKV"]), "index.parquet"),
-        (lambda folder: write_indices(folder, ["MKV"], shards=1), "index/shard_0.parquet"),
+        (_write_shards, "index/shard_0.parquet"),
+        (_write_shards, "index/reuse.json"),
         (_write_quarantine, "quarantine.tsv"),
         (_write_embeddings, "shard_0.h5"),
     ],
@@ -114,7 +119,8 @@ def test_whatever_we_write_is_durable_before_its_name(
 ):
     write(tmp_path / "new")
     path = tmp_path / "new" / name
-    assert durable[-3:] == [path.stat().st_ino, path.name, path.parent.stat().st_ino]
+    end = durable.index(path.name) + 2
+    assert durable[end - 3 : end] == [path.stat().st_ino, path.name, path.parent.stat().st_ino]
 
 
 def test_two_writers_of_one_name_do_not_meet(tmp_path):

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,19 +23,21 @@ ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
 PAGE = ROOT / "docs/speed.md"
 NO_FIGURES = "No figures for GPUs are published here yet."
+# What the steps of a part find. `large` has all steps of `speed`.
 KINDS = {
-    "tests": {"tests"},
     "large": {"made", "loading", "encoder", "floors", "graphs", "worker", "start floors", "peak"},
     "peers": {"made", "budgets", "race run", "race"},
     "bits": {"made", "compositions", "run", "accuracy"},
 }
-# Parts, each with the shape that it measures. `large` has all steps of `speed`.
-TRIED = [
-    ("tests", None),
-    ("large", "tiny_t5"),
-    ("peers", "tiny_t5"),
-    ("bits", "tiny_dna"),
-]
+# So few rounds that each program does all that it does, once.
+FEWER: dict[str, dict[str, Any]] = {
+    "gemm": {"SECONDS": 1e-3},
+    "gpu_bits": {"ROUNDS": 1},
+    "gpu_encoder": {"SECONDS": {"cpu": 0.0}, "MOST_TOKENS": 512},
+    "gpu_entries": {"SHARDS": 2},
+    "gpu_peers": {"BUDGETS": {"cpu": [512]}},
+    "gpu_timeline": {"STARTS": ()},
+}
 # Programs for a card that other programs start.
 INLINE = {"gpu_entries": ["HOG", "NO_HOG"], "gpu_timeline": ["READ"]}
 # Names as CUDA's libraries and PyTorch give them, some cut short.
@@ -59,23 +62,48 @@ def cache(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("results")
+@pytest.fixture
+def fewer(load, monkeypatch) -> Iterator[None]:
+    """Few rounds, and one thread, as in a process of its own."""
+    threads = torch.get_num_threads()
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    for name, values in FEWER.items():
+        for constant, value in values.items():
+            monkeypatch.setattr(load(name), constant, value)
+    yield
+    torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize(("part", "shape"), TRIED)
-def test_a_part_runs_to_its_end(part, shape, cache, results):
-    words = ["--part", part, "--device", "cpu", "--results", results, "--cache", cache]
-    words += ["--shapes", shape] if shape else []
+@pytest.mark.parametrize(
+    ("part", "more", "kinds"),
+    [
+        ("tests", [], {"tests"}),
+        ("bits", ["--shapes", "tiny_t5", "--only", "accuracy"], {"made", "accuracy"}),
+    ],
+)
+def test_a_part_runs_to_its_end(part, more, kinds, cache, tmp_path):
+    words = ["--part", part, "--device", "cpu", "--results", tmp_path, "--cache", cache, *more]
     command = [sys.executable, BENCHMARKS / "gpu.py", *words]
     ended = subprocess.run([*map(str, command)], stdout=subprocess.PIPE, text=True)
-    (path,) = results.glob(f"cpu-{part}-{shape or ''}*.json")
+    (path,) = tmp_path.glob(f"cpu-{part}-*.json")
     content = json.loads(path.read_text())
     log = path.with_suffix(".log").read_text()
     states = {step["step"]: step["state"] for step in content["steps"]}
     assert ended.returncode == 0 and set(states.values()) == {"done"}, f"{states}\n{log}"
     found = [finding for step in content["steps"] for finding in step["found"]]
+    assert {finding["kind"] for finding in found} == kinds
+
+
+@pytest.mark.parametrize("part", KINDS)
+def test_the_steps_of_a_part_find_what_they_measure(part, load, cache, fewer, monkeypatch, capsys):
+    words = ["--part", part, "--device", "cpu", "--cache", str(cache), "--shapes", "tiny_t5"]
+    monkeypatch.setattr(sys, "argv", ["gpu.py", *words])
+    module, found = load("gpu"), []
+    for step in module.chosen_steps(module.Part(module.parse())):
+        monkeypatch.setattr(sys, "argv", [*step.command[1:], "--threads", "1"])
+        load(Path(step.command[1]).stem).main()
+        lines = capsys.readouterr().out.splitlines()
+        found += filter(None, map(load("gpu_steps").read_finding, lines))
     assert {finding["kind"] for finding in found} == KINDS[part]
     check_findings(found)
 
@@ -87,7 +115,7 @@ def check_findings(found: list[dict[str, Any]]) -> None:
             times = [*finding["points"].values()]
             assert times == sorted(times)
         if finding["kind"] == "compositions":
-            assert finding["equal"] == finding["compared"] == 400
+            assert finding["equal"] == finding["compared"] == 40
         if finding["kind"] == "race":
             assert finding["difference"] < 1e-4
         if finding["kind"] == "graphs":

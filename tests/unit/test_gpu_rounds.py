@@ -14,7 +14,7 @@ import pytest
 from stand_in_gpus import Machine, leave_after
 
 # 1,008 leases in all.
-RANKS, ROUNDS = 16, 63
+RANKS, ROUNDS = 8, 126
 SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -64,7 +64,7 @@ def idle_while_wanted(rounds: list[Round]) -> Iterator[float]:
 
 
 @pytest.mark.timing
-@pytest.mark.parametrize("count", [2, 4, 8])
+@pytest.mark.parametrize("count", [2, 5])
 def test_no_gpu_is_held_twice_and_none_idles_while_a_rank_waits(count, tmp_path):
     machine = Machine(tmp_path)
     for minor in range(count):

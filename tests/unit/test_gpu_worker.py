@@ -30,7 +30,7 @@ from seqembed.checkpoints.manifest_and_failures import (
     read_manifest,
     write_manifest,
 )
-from seqembed.checkpoints.merge import merge
+from seqembed.checkpoints.merge import merge, remove_merged
 from seqembed.errors import (
     ConfigError,
     IndexFormatError,
@@ -285,6 +285,17 @@ def run(context, project):
 
 
 @pytest.fixture(scope="module")
+def unsaved(context, prepared_model, tmp_path_factory) -> Project:
+    """A project whose worker was killed when the rows of all sequences were in blocks."""
+    project = worker_runs.make_project(tmp_path_factory.mktemp("unsaved"), prepared_model)
+    fault = worker_runs.killed_before_the_shard
+    assert WorkerProcess(context, project, fault).finish() == Outcome(None, -9)
+    assert rows_on_disk(project) == len(SEQUENCES)
+    assert len(list_blocks(project.checkpoints())) > 8
+    return project
+
+
+@pytest.fixture(scope="module")
 def undisturbed(context, prepared_model, tmp_path_factory) -> Project:
     project = worker_runs.make_project(tmp_path_factory.mktemp("undisturbed"), prepared_model)
     outcome = WorkerProcess(context, project).finish()
@@ -317,12 +328,12 @@ def rows_on_disk(project: Project) -> int:
 
 def test_a_complete_shard(undisturbed, context):
     folder = undisturbed.checkpoints()
-    assert len(list_blocks(folder)) > 8  # so that the tests below interrupt something
     with h5py.File(undisturbed.output / "shard_0.h5") as file:
         assert file["embeddings"].shape == (len(SEQUENCES), WIDTH)
         assert np.isfinite(file["embeddings"][:]).all()
         assert dict(file.attrs)["rank"] == 0
     assert os.path.samefile(folder / "shard_0.h5", undisturbed.output / "shard_0.h5")
+    assert {p.name for p in folder.iterdir()} == {"index.parquet", "manifest.json", "shard_0.h5"}
     (recipe,) = undisturbed.results.glob("recipes/*.json")
     shard = read_shard_index(undisturbed.index()).fingerprint
     assert folder.parent.name == f"{read_recipe(recipe).fingerprint[:12]}-{shard[:12]}"
@@ -332,9 +343,9 @@ def test_a_complete_shard(undisturbed, context):
 
 
 @pytest.fixture
-def begun(project, undisturbed) -> Project:
-    """The project, with the checkpoints of all its sequences."""
-    shutil.copytree(undisturbed.results / "checkpoints", project.results / "checkpoints")
+def begun(project, unsaved) -> Project:
+    """The project, with blocks of all its sequences."""
+    shutil.copytree(unsaved.results / "checkpoints", project.results / "checkpoints")
     return project
 
 
@@ -418,7 +429,7 @@ def test_a_damaged_block_costs_its_own_sequences_only(run, begun, undisturbed):
     flip(block, -5)
     complete(run(), begun, computed=lost)
     assert begun.content() == undisturbed.content()
-    assert f"{block}: damaged checkpoint block" in begun.log.read_text()
+    assert f"{block}: damaged checkpoint file (its checksum" in begun.log.read_text()
     assert "set aside as batch_00003.safetensors.damaged" in begun.log.read_text()
     shutil.rmtree(begun.output)
     complete(run(), begun, computed=0)
@@ -446,6 +457,21 @@ def test_new_headers_cost_nothing(run, begun, undisturbed):
     assert ids == [b"renamed%d" % n for n in range(len(SEQUENCES))]
 
 
+@pytest.mark.parametrize("prefix", ["s", "renamed"])
+def test_a_finished_shard_is_linked_again_or_gets_its_new_ids(prefix, run, project, undisturbed):
+    shutil.copytree(undisturbed.results, project.results, dirs_exist_ok=True)
+    shutil.rmtree(project.output)
+    worker_runs.make_project(project.folder, project.model, prefix=prefix)
+    kept = project.checkpoints() / "shard_0.h5"
+    inode = kept.stat().st_ino
+    complete(run(), project, computed=0)
+    assert os.path.samefile(kept, project.output / "shard_0.h5")
+    assert (kept.stat().st_ino == inode) == (prefix == "s")
+    rows, ids = project.content()
+    assert rows == undisturbed.content()[0]
+    assert ids == [f"{prefix}{n}".encode() for n in range(len(SEQUENCES))]
+
+
 def test_force_restart_computes_all_again(run, begun, undisturbed):
     complete(run(force_restart=True), begun, computed=len(SEQUENCES))
     assert begun.content() == undisturbed.content()
@@ -463,29 +489,32 @@ def test_two_workers_of_one_shard(context, project, undisturbed):
     workers = [WorkerProcess(context, project) for _ in range(2)]
     assert [worker.finish().exit_code for worker in workers] == [0, 0]
     assert project.content() == undisturbed.content()
-    for path in list_blocks(project.checkpoints()):
-        read_block(path)
+    assert list_blocks(project.checkpoints()) == []
 
 
 def test_rows_of_an_earlier_result_are_taken(run, project, undisturbed):
     shutil.copytree(undisturbed.folder, project.folder, dirs_exist_ok=True)
     index, shards = project.results / "index.parquet", [project.output / "shard_0.h5"]
-    merge(index, shards, project.results / "embeddings.h5", LOGGER)
-    shutil.rmtree(project.output)
-    more = [*SEQUENCES, "MKV", "MKVV"]
-    worker_runs.make_project(project.folder, project.model, more)
-    outcome = run()
-    assert (outcome.exit_code, outcome.status["computed"]) == (0, 2)
-    assert project.content()[0].startswith(undisturbed.content()[0])
-    # What is damaged since then is taken again, and what is whole is not.
-    before = project.content()
-    list_blocks(project.checkpoints())[0].write_bytes(b"")
-    shutil.rmtree(project.output)
-    outcome = run()
-    assert (outcome.exit_code, outcome.status["computed"]) == (0, 0)
-    assert outcome.status["resumed_sequences"] == len(more)
-    assert project.content() == before
-    assert len(list_blocks(project.checkpoints())) == 2
+    result = project.results / "embeddings.h5"
+    remove_merged(project.results, merge(index, shards, result, LOGGER).recipe)
+    worker_runs.make_project(project.folder, project.model, [*SEQUENCES, "MKV", "MKVV"])
+    for computed in (2, 0, 2):
+        outcome = run()
+        assert outcome.exit_code == 0
+        counts = ("computed", "resumed_sequences", "reused", "num_sequences")
+        expected = [computed, 2 - computed, len(SEQUENCES), len(SEQUENCES) + 2]
+        assert [outcome.status[name] for name in counts] == expected
+        # The shard has what was computed, and names where the other rows are.
+        assert project.content()[1] == [b"s40", b"s41"]
+        shutil.rmtree(project.output)
+        if computed == 0:
+            flip(project.checkpoints() / "shard_0.h5")
+    assert run().exit_code == 0
+    merge(index, shards, result, LOGGER)
+    with h5py.File(result) as file:
+        rows = file["embeddings"][:]
+    assert rows.tobytes().startswith(undisturbed.content()[0])
+    assert np.isfinite(rows).all() and len(rows) == len(SEQUENCES) + 2
 
 
 # Failures.

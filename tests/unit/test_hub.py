@@ -275,10 +275,13 @@ def test_a_part_is_held_to_its_hash(hashed, hub, site):
     assert f"but should be {sha256(FILES[PARTS[1]])}" in message
 
 
+ELSEWHERE = [json.dumps({"weight_map": {"a": name}}) for name in ("../x", "/tmp/x", 7)]
+
+
 @pytest.mark.parametrize(
-    "content", ["{", *(json.dumps({"weight_map": {"a": name}}) for name in ("../x", "/tmp/x", 7))]
+    ("content", "by_hand"),
+    [(content, False) for content in ("{", *ELSEWHERE)] + [(ELSEWHERE[0], True)],
 )
-@pytest.mark.parametrize("by_hand", [False, True])
 def test_an_index_that_is_damaged_or_leads_elsewhere_is_refused(content, by_hand, hub, site):
     hub.files[INDEX] = content.encode()
     if by_hand:

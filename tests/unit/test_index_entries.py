@@ -86,15 +86,15 @@ def test_proteins(proteins):
     assert found == [("b", b"WEWE", 4), ("a", b"MKV", 3)]
 
 
-def test_dna_and_a_genome_of_five_million_bases(dna):
-    genome = "".join(random.Random(4).choices("acgt", k=5_000_000))
+def test_dna_and_a_genome_of_a_million_bases(dna):
+    genome = "".join(random.Random(4).choices("acgt", k=1_000_000))
     assert dna.index(dna.fasta("a.fna.gz", a="ACGT", b=genome, c="acgt")).returncode == 0
     assert dna.split(shards=2).returncode == 0
     found = [(row["sequence_id"], row["length"], row["tokens"]) for row in dna.rows(2)]
     tokenizer = BpeTokenizer(DNA_TOKENIZER)
     count = tokenizer.count(genome.upper().encode())
-    assert found == [("b", 5_000_000, count), ("a", 4, tokenizer.count(b"ACGT"))]
-    assert 900_000 < count < 1_200_000
+    assert found == [("b", 1_000_000, count), ("a", 4, tokenizer.count(b"ACGT"))]
+    assert 180_000 < count < 240_000
 
 
 def test_invalid_residues_are_let_pass_or_left_out(proteins):

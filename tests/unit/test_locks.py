@@ -15,6 +15,7 @@ import pytest
 import worker_runs
 from worker_runs import WorkerProcess
 
+from seqembed.checkpoints.blocks import list_blocks
 from seqembed.errors import InterruptedRun
 from seqembed.storage import locks
 from seqembed.storage.locks import lock_folder, wait_for_lock
@@ -130,3 +131,14 @@ def test_without_locks_files_of_another_worker_are_not_removed(project, context)
     for fault, stays in ((worker_runs.without_locks, True), (None, False)):
         assert WorkerProcess(context, project, fault).finish().exit_code == 0
         assert others.exists() == stays
+
+
+def test_without_locks_blocks_stay_until_a_worker_has_the_lock(project, context):
+    worker = WorkerProcess(context, project, worker_runs.without_locks)
+    assert worker.finish().exit_code == 0
+    folder = project.checkpoints()
+    assert list_blocks(folder) and (folder / "shard_0.h5").exists()
+    before = project.content()
+    worker = WorkerProcess(context, project)
+    assert worker.finish().status["resumed_sequences"] == len(worker_runs.SEQUENCES)
+    assert list_blocks(folder) == [] and project.content() == before

@@ -13,9 +13,8 @@ import pytest
 from broken_files import flip
 
 from seqembed.checkpoints.blocks import Block, read_block, write_block
-from seqembed.checkpoints.token_rows import ResidueFile, ResidueSpool, copy_residues
+from seqembed.checkpoints.token_rows import ResidueFile, ResidueSpool
 from seqembed.errors import CheckpointError
-from seqembed.results.rows import TokenRowPool
 
 WIDTH = 3
 
@@ -150,13 +149,6 @@ def test_a_name_that_leads_elsewhere_is_refused(name, tmp_path):
     block = write(folder, replace(sealed, name=name))
     with pytest.raises(CheckpointError, match="token rows, .*, are missing"):
         read_block(block)
-
-
-def test_a_copy_that_fails_leaves_nothing(tmp_path):
-    pool = TokenRowPool([rows_of(0, 3)], [np.array([0, 3])])
-    with pytest.raises(IndexError):
-        copy_residues(tmp_path, pool, np.array([0, 1]))
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_memory_does_not_grow_with_the_rows(tmp_path):

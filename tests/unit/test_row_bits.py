@@ -74,7 +74,7 @@ def assert_own(
     policy=st.sampled_from([TRUNCATE, WINDOW]),
     wanted=WANTED,
 )
-@example(lengths=range(1, 140, 3), budget=8192, threads=2, policy=TRUNCATE, wanted=outputs())
+@example(lengths=range(1, 140, 5), budget=8192, threads=2, policy=TRUNCATE, wanted=outputs())
 def test_a_row_is_a_function_of_its_sequence_to_the_bit(
     architecture, lengths, budget, threads, policy, wanted
 ):
@@ -108,12 +108,11 @@ def test_batches_filled_to_blocks_as_for_a_gpu_have_the_same_rows(architecture, 
             assert row == same and own.tobytes() == theirs.tobytes()
 
 
-@pytest.mark.parametrize("threads", [2, 7])
 @pytest.mark.parametrize("architecture", TRUE_WIDTHS, ids=name_of)
-def test_threads_that_share_a_batch_give_the_bits_of_one(architecture, threads):
-    sequences = make_sequences([1000, 777, 350, 41])
-    one, several = (embed(architecture, sequences, 1, n)[0] for n in (1, threads))
-    assert one.tobytes() == several.tobytes()
+def test_threads_that_share_a_batch_give_the_bits_of_one(architecture):
+    sequences = make_sequences([600, 350, 41])
+    one, *several = (embed(architecture, sequences, 1, n)[0].tobytes() for n in (1, 2, 7))
+    assert several == [one, one]
 
 
 @pytest.mark.parametrize(("ffn_width", "most"), [(48, 1024), (5120, 1024), (16384, 320)])

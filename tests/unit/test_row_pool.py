@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from seqembed.errors import ShardError
 from seqembed.results.rows import RowPool, TokenRowPool
-from seqembed.storage.digests import DigestIndex, count_distinct, digest_rows
+from seqembed.storage.digests import DigestIndex, count_distinct, digest_rows, find_rows
 
 # Few letters, zeros among them, and differences in every part: near misses and duplicates.
 DIGEST = st.lists(st.sampled_from([0, 1, 255]), min_size=16, max_size=16).map(
@@ -34,6 +36,31 @@ def test_an_index_takes_columns_of_a_larger_array():
     index = DigestIndex(wide[:, ::2])
     assert index.find(np.ascontiguousarray(wide[::-1, ::2])).tolist() == [2, 1, 0]
     assert index.find(wide[:, 16:]).tolist() == [-1, -1, -1]
+
+
+@given(DIGESTS, DIGESTS, st.integers(1, 8))
+def test_wanted_rows_are_found_as_in_a_dict_however_few_at_once(held, wanted, at_once):
+    held, wanted = held + held[::3], list(dict.fromkeys(wanted + held[::2]))
+    first = {digest: place for place, digest in reversed(list(enumerate(held)))}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("seqembed.storage.digests.FIND_AT_ONCE", at_once)
+        found = find_rows(digest_rows(wanted), digest_rows(held))
+    assert found.dtype == np.int64
+    assert found.tolist() == [first.get(digest, -1) for digest in wanted]
+
+
+def test_to_find_a_few_rows_of_a_large_file_takes_little_memory(monkeypatch):
+    monkeypatch.setattr("seqembed.storage.digests.FIND_AT_ONCE", 1000)
+    held = np.random.default_rng(1).integers(0, 256, (200_000, 16), np.uint8)
+    wanted = held[::20_000]
+    tracemalloc.start()
+    try:
+        assert find_rows(wanted, held).tolist() == list(range(0, 200_000, 20_000))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # An index of all 200,000 rows would take 5 MB.
+    assert peak < 500_000
 
 
 @given(DIGESTS)

@@ -5,7 +5,7 @@ import xxhash
 from broken_files import flip
 
 from seqembed.errors import ShardError
-from seqembed.results.seal import USER_BLOCK_BYTES, seal, verify_seal
+from seqembed.results.seal import USER_BLOCK_BYTES, read_seal, seal, verify_seal
 
 
 @pytest.fixture
@@ -60,3 +60,30 @@ def test_the_checksum_is_what_it_says(sealed):
     words = content[:USER_BLOCK_BYTES].rstrip(b"\0").split()
     told = xxhash.xxh3_128(body).hexdigest()
     assert words == [b"SEQEMBED1", str(len(body)).encode(), b"xxh3-128", told.encode()]
+
+
+def test_the_line_of_a_seal_tells_contents_apart(sealed, tmp_path):
+    line, copy = read_seal(sealed), tmp_path / "copy.h5"
+    assert line.encode() == sealed.read_bytes()[:USER_BLOCK_BYTES].rstrip(b"\n\0")
+    copy.write_bytes(sealed.read_bytes())
+    assert read_seal(copy) == line
+    with h5py.File(copy, "r+") as file:
+        file["embeddings"][2, 3] = 12
+    seal(copy)
+    assert read_seal(copy) != line
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"SEQEMBED1", b"SEQEMBED12 5 x", b"SEQEMBED1 \xe9\n", b"\0" * 512]
+)
+def test_the_line_of_what_is_not_sealed_is_refused(content, tmp_path):
+    path = tmp_path / "a.h5"
+    path.write_bytes(content)
+    with pytest.raises(ShardError, match=f"^{path}: is not a sealed seqembed file"):
+        read_seal(path)
+
+
+def test_a_seal_that_cannot_be_read_is_an_error_of_the_system(tmp_path):
+    for path, error in ((tmp_path, IsADirectoryError), (tmp_path / "none", FileNotFoundError)):
+        with pytest.raises(error):
+            read_seal(path)

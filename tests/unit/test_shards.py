@@ -17,13 +17,13 @@ from broken_files import disk_of, flip
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seqembed.checkpoints.saved_rows import SavedRows, pool_saved_tokens
 from seqembed.errors import ShardError
 from seqembed.results import writer as shard_writer
 from seqembed.results.reader import (
     SLAB_BYTES,
     SLAB_ROWS,
     open_embeddings,
-    pool_token_rows,
     slab_bounds,
 )
 from seqembed.results.rows import TokenRows
@@ -73,6 +73,7 @@ def _write(
     *,
     stops: Sequence[int] = (),
     tokens: TokenRows | None = None,
+    reused: Any = None,
     count: int | None = None,
     width: int = 3,
     **attributes: Any,
@@ -88,6 +89,7 @@ def _write(
         attributes=attributes,
         slabs=_cut(columns, stops or (held,)),
         residues=tokens,
+        reused=reused,
     )
     return path
 
@@ -170,10 +172,11 @@ def test_an_empty_file_keeps_its_width_and_token_rows(tmp_path):
         assert (empty.count, empty.width, empty.digests().shape) == (0, 3, (0, 16))
         assert (empty.rows.shape, empty.residues.shape) == ((0, 3), (0, 3))
         assert empty.offsets().tolist() == [0]
-        pool = pool_token_rows([empty, file, empty, file])
+        with_tokens, none = map(SavedRows.of, (file, empty))
+        pool = pool_saved_tokens([none, with_tokens, none, with_tokens])
         found = np.concatenate(list(pool.take(np.array([0, 8])).parts))
         np.testing.assert_array_equal(found, file.residues[[0, 1, 3, 4, 5, 6]])
-        assert pool_token_rows([without, file]) is None
+        assert pool_saved_tokens([SavedRows.of(without), with_tokens]) is None
 
 
 WRONG_OFFSETS = [OFFSETS[:-1], [*OFFSETS, 8], [1, *OFFSETS[1:]], [0, 2, 1, 3, 7, 8]]
@@ -198,6 +201,9 @@ OTHER_FORMS: dict[str, list[Any]] = {
     "quarantine/digests": [np.zeros((5, 16), np.uint8)],
     "quarantine/reasons": [["a", "b"]],
     "quarantine": [np.zeros(5)],
+    "reused/digests": [np.zeros((1, 15), np.uint8), np.zeros((1, 16), np.int8), b"x"],
+    "reused/files": [np.zeros(1), [["a"]], "a"],
+    "reused": [np.zeros(5)],
 }
 
 
@@ -244,6 +250,27 @@ def test_half_of_what_token_rows_need_is_refused_without_the_attribute_too(tmp_p
     path = _write(tmp_path / "a.h5", tokens=_tokens())
     _replace(path, name, None)
     _refused(path, "token rows")
+
+
+REUSED = np.arange(48, dtype=np.uint8).reshape(3, 16), ["/a/b c.h5", "/é/batch_00000.safetensors"]
+
+
+def test_a_shard_names_rows_that_are_in_other_files(tmp_path):
+    with open_embeddings(_write(tmp_path / "a.h5", reused=REUSED)) as file:
+        digests, files = file.reused()
+        np.testing.assert_array_equal(digests, REUSED[0])
+        assert (digests.dtype, files) == (np.uint8, REUSED[1])
+        assert file.ids(1, 4) == IDS[1:4] and file.ids(5, 9) == []
+    with open_embeddings(_write(tmp_path / "b.h5")) as file:
+        digests, files = file.reused()
+    assert (digests.shape, digests.dtype, files) == ((0, 16), np.uint8, [])
+
+
+@pytest.mark.parametrize("name", ["reused/digests", "reused/files"])
+def test_half_of_what_reused_rows_need_is_refused(tmp_path, name):
+    path = _write(tmp_path / "a.h5", reused=REUSED)
+    _replace(path, name, None)
+    _refused(path, f"has no {name}")
 
 
 def test_a_failing_source_leaves_nothing(tmp_path):

@@ -247,7 +247,7 @@ def test_sequences_that_could_not_be_embedded_are_named(tmp_path):
     assert found.endswith(f"; besides, {told}")
     message = refused(results.merged, fail_on_quarantine=True)
     assert message.startswith(f"{told}; {results.table} lists all")
-    assert f"remove {results.merged} and {results.merged.with_name('shards')}" in message
+    assert f"remove {results.merged} and run again" in message
     assert "1 sequences, all is well; besides, 2 sequences could not be embedded: " in verify(
         results.shard(1)
     )

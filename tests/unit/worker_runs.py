@@ -22,13 +22,14 @@ import numpy as np
 from indexing import index_proteins, split_proteins
 
 import seqembed
-from seqembed.checkpoints.blocks import list_blocks, read_block, write_next_block
+from seqembed.checkpoints.blocks import write_next_block
 from seqembed.checkpoints.finished_shard import INDEX
 from seqembed.checkpoints.manifest_and_failures import (
     CheckpointManifest,
     read_manifest,
     write_manifest,
 )
+from seqembed.checkpoints.saved_rows import list_saved, read_all_saved
 from seqembed.checks.residues import ResidueCheck
 from seqembed.index.reader import read_shard_index
 from seqembed.models.prepared import read_prepared
@@ -140,10 +141,10 @@ def forget(project: Project, rows: Sequence[int]) -> None:
     folder, digests = project.checkpoints(), read_shard_index(project.index()).digests
     pairs = [
         (digest.tobytes(), row.copy())
-        for block in map(read_block, list_blocks(folder))
-        for digest, row in zip(block.digests, block.rows, strict=True)
+        for saved in read_all_saved(folder)
+        for digest, row in zip(saved.digests, saved.rows, strict=True)
     ]
-    for path in (*list_blocks(folder), folder / "shard_0.h5", project.output / "shard_0.h5"):
+    for path in (*list_saved(folder), project.output / "shard_0.h5"):
         path.unlink(missing_ok=True)
     kept, flags = np.delete(digests, rows, axis=0), np.zeros(len(digests) - len(rows), np.uint8)
     values = np.stack([dict(pairs)[digest.tobytes()] for digest in kept])
@@ -238,6 +239,13 @@ def killed_after_a_block() -> None:
         raise AssertionError("not reached")
 
     checkpoint_writer.write_next_block = write_and_die
+
+
+def killed_before_the_shard() -> None:
+    """SIGKILL when all rows are in blocks, and the shard is to be written."""
+    from seqembed import gpu_worker
+
+    gpu_worker._save_shard = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 
 
 def before_each_batch(act: Callable[[Any], None]) -> None:

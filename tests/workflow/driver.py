@@ -34,7 +34,9 @@ POLL_SECONDS = 0.02
 
 _STATS = re.compile(r"^([a-z_]+) +([0-9]+)$", re.MULTILINE)
 _EMBEDDED = re.compile(
-    r"^embed_shard.* are in (\S+): ([0-9,]+) computed.*, ([0-9,]+) finished before$", re.MULTILINE
+    r"^embed_shard.* are in (\S+): ([0-9,]+) computed.*, ([0-9,]+) finished before, "
+    r"([0-9,]+) reused$",
+    re.MULTILINE,
 )
 
 
@@ -70,8 +72,16 @@ class Outcome:
     @property
     def embedded(self) -> dict[str, tuple[int, int]]:
         """Of each shard that was written: how many sequences were computed, and taken over."""
+        return {path: (new, old + reused) for path, new, old, reused in self._shards()}
+
+    @property
+    def reused(self) -> int:
+        """How many sequences were taken from results."""
+        return sum(reused for *_, reused in self._shards())
+
+    def _shards(self) -> list[tuple[str, int, int, int]]:
         found = _EMBEDDED.findall("\n".join(self.said_by("embed_shard")))
-        return {path: (_number(new), _number(old)) for path, new, old in found}
+        return [(path, *map(_number, counts)) for path, *counts in found]
 
     def said_by(self, *programs: str) -> list[str]:
         """The lines of these of our programs on the terminal, each from the program's name on.

@@ -70,10 +70,9 @@ def test_on_quarantine_fail_fails_the_run_and_keeps_results(finished, spoilt_mod
     assert finished.plan().nothing_to_do
 
 
-def test_without_shards_only_quarantined_sequences_are_tried_again(finished, spoilt_model):
+def test_without_a_result_only_quarantined_sequences_are_tried_again(finished, spoilt_model):
     configure(finished, spoilt_model)
     rows = read_rows(finished.folder / RESULTS / "embeddings.h5")
-    shutil.rmtree(finished.folder / RESULTS / "shards")
     (finished.folder / RESULTS / "embeddings.h5").unlink()
     outcome = finished.run()
     assert [old for _, old in outcome.embedded.values()] == [10, 10]

@@ -67,7 +67,12 @@ class Checkpoint:
             path.unlink()
 
     def free_blocks(self) -> None:
-        """Remove the blocks and their token rows, which the finished shard holds now."""
+        """Remove the blocks and their token rows, which the finished shard holds now.
+
+        Without the lock, they stay, because another worker may be reading them.
+        """
+        if not self.locked:
+            return
         for path in [*list_blocks(self.folder), *self.folder.glob("residues_*.raw")]:
             path.unlink(missing_ok=True)
 
@@ -136,7 +141,7 @@ def _check_files(folder: Path, found: dict[str, None], logger: logging.Logger) -
             continue
         if path.suffix != ".h5" and found.keys() >= set(names):
             # A worker was killed after it had finished the shard, before it removed the blocks.
-            path.unlink()
+            path.unlink(missing_ok=True)
             continue
         found |= dict.fromkeys(names)
         yield path
@@ -163,7 +168,8 @@ def _join(
     path = write_joined_block(folder, digests, flags, parts, shape, dtype)
     rows = read_block(path, check=False).rows
     for old in paths:
-        old.unlink()
+        # Without locks, another worker may have joined them, too.
+        old.unlink(missing_ok=True)
     return rows
 
 

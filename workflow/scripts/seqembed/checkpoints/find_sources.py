@@ -10,10 +10,10 @@ import glob
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -189,22 +189,33 @@ class SourceFinder:
 
 def describe_source(file: EmbeddingsFile, seal: str) -> Source:
     """Return a result as a source of rows; seal: as read_seal returned it."""
-    versions: Mapping[str, Any] = json.loads(str(file.attributes.get("package_versions", "{}")))
     cards = str(file.attributes.get("device_name", ""))
     device = cards or file.attributes.get("device", "cpu")
     return Source(
         path=str(file.path),
         seal=seal,
         recipe=str(file.attributes["recipe_fingerprint"]),
-        made=f"{device}, PyTorch {versions.get('torch', 'of unknown version')}",
+        made=f"{device}, PyTorch {_read_torch_version(file)}",
         device_name=cards,
     )
+
+
+def _read_torch_version(file: EmbeddingsFile) -> str:
+    """Return the version of PyTorch that computed a file's rows, for the log."""
+    # Deeply nested brackets in JSON raise RecursionError.
+    with suppress(ValueError, RecursionError):
+        versions = json.loads(str(file.attributes.get("package_versions", "")))
+        if isinstance(versions, dict) and "torch" in versions:
+            return str(versions["torch"])
+    return "of unknown version"
 
 
 def _read_attributes(file: EmbeddingsFile) -> Recipe:
     """Return the recipe of a merged result; ShardError if it is no result, or has no recipe."""
     try:
-        recipe = pick_recipe(file.attributes)
+        # A file of another program may have attributes of any type, arrays among them.
+        texts_and_numbers = {k: v for k, v in file.attributes.items() if isinstance(v, str | int)}
+        recipe = pick_recipe(texts_and_numbers)
     except (TypeError, ConfigError) as error:
         raise ShardError(f"{file.path}: has no recipe that this version knows ({error})") from error
     if file.attributes.get("kind") != "embeddings":

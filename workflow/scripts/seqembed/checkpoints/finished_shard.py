@@ -69,7 +69,8 @@ def assemble_shard(
     order = order[places[order] >= 0]
     digests = shard.digests[order]
     names = read_shard_ids(folder / INDEX).take(int64_array(order))
-    if list_saved(folder) == [path] and _is_same(path, names, digests, quarantine, reused):
+    content = (names, digests, quarantine, reused)
+    if list_saved(folder) == [path] and _is_same(path, manifest, *content):
         return path
     saved = list(read_all_saved(folder))
     flags = np.concatenate([np.empty(0, np.uint8), *(file.flags for file in saved)])
@@ -111,17 +112,22 @@ def _explain_absent(path: Path, absent: Digests) -> tuple[dict[bytes, str], Reus
 
 def _is_same(
     path: Path,
+    manifest: CheckpointManifest,
     names: Any,
     digests: Digests,
     quarantine: Mapping[bytes, str],
     reused: Reused | None,
 ) -> bool:
-    """Whether the finished shard at `path` holds these ids and sequences, and nothing else."""
+    """Whether the finished shard at `path` holds these ids and sequences, and nothing else.
+
+    After a split into another number of shards, a shard may hold the same sequences as before.
+    """
     expected = (reused[0].tobytes(), list(reused[1])) if reused else (b"", [])
     with open_embeddings(path) as file:
         keys, files = file.reused()
         return (
-            np.array_equal(file.digests(), digests)
+            file.attributes.get("world_size") == manifest.world_size
+            and np.array_equal(file.digests(), digests)
             and file.quarantine() == quarantine
             and (keys.tobytes(), files) == expected
             and all(

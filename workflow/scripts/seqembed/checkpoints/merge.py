@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
@@ -32,6 +33,7 @@ from seqembed.results.reader import (
 from seqembed.results.rows import RowPool
 from seqembed.results.writer import cut_slabs, write_embeddings
 from seqembed.storage.digests import DigestIndex, count_distinct, digest_rows, find_rows
+from seqembed.storage.locks import lock_if_free
 from seqembed.storage.publish import link, remove_temporary
 
 SHOWN_REASONS = 3
@@ -123,12 +125,15 @@ def remove_merged(results: Path, recipe_fingerprint: str) -> None:
 def remove_checkpoints(folder: Path, recipe_fingerprint: str) -> None:
     """Remove the checkpoints of a recipe from `folder`, and `folder` itself if it is then empty.
 
-    Checkpoints of other recipes stay, because they may be unfinished work.
+    Checkpoints of other recipes stay, because they may be unfinished work, and so does what another
+    worker has locked: one of an earlier split, which a killed run left behind.
     """
     for path in folder.glob(f"{recipe_fingerprint[:12]}-*"):
         # rmtree raises an error for a link or a file, and the merge would fail at its end.
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+            with lock_if_free(path, without_locks=True) as free:
+                if free:
+                    shutil.rmtree(path)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 
@@ -231,21 +236,37 @@ def _open_reused(shards: Sequence[EmbeddingsFile], indexes: Path) -> list[SavedR
     damaged file are removed, and what split found there: the next run makes these shards anew.
     """
     found, recipe = [], shards[0].attributes["recipe_fingerprint"]
-    names = dict.fromkeys(name for shard in shards for name in shard.reused()[1])
-    allow_open_shards(len(shards) + len(names))
-    for name in names:
+    files = _list_reused(shards)
+    allow_open_shards(len(shards) + len(files))
+    for names in files:
         try:
-            found.append(_open_file(Path(name), recipe))
+            found.append(_open_file(Path(names[0]), recipe))
         except (FileFormatError, OSError) as error:
-            Path(name).unlink(missing_ok=True)
+            for name in names:
+                Path(name).unlink(missing_ok=True)
             (indexes / SOURCES).unlink(missing_ok=True)
             for shard in shards:
-                if name in shard.reused()[1]:
+                if not {*names}.isdisjoint(shard.reused()[1]):
                     shard.path.unlink()
-            reason = str(error).removeprefix(f"{name}: ").partition("; ")[0]
-            advice = "run again, and its rows are computed, or taken from elsewhere"
-            raise ShardError(f"{name}: rows were taken from it, but {reason}; {advice}") from error
+            reason = str(error).removeprefix(f"{names[0]}: ").partition("; ")[0]
+            text = f"{names[0]}: rows were taken from it, but {reason}; run again, and its rows are"
+            raise ShardError(f"{text} computed, or taken from elsewhere") from error
     return found
+
+
+def _list_reused(shards: Sequence[EmbeddingsFile]) -> list[list[str]]:
+    """Return the paths of the files from which shards take rows, as one list for each file.
+
+    A result from which many shards take rows has a link for each of them, and is read once.
+    """
+    files: dict[object, list[str]] = {}
+    for name in dict.fromkeys(name for shard in shards for name in shard.reused()[1]):
+        with suppress(OSError):
+            status = os.stat(name)
+            files.setdefault((status.st_dev, status.st_ino), []).append(name)
+            continue
+        files[name] = [name]
+    return [*files.values()]
 
 
 def _open_file(path: Path, recipe: object) -> SavedRows:

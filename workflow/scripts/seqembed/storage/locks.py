@@ -59,14 +59,14 @@ def lock_folder(
 
 
 @contextmanager
-def lock_if_free(folder: Path) -> Iterator[bool]:
+def lock_if_free(folder: Path, *, without_locks: bool = False) -> Iterator[bool]:
     """Hold the lock of a folder during the `with` body, and yield True; False if it is not free.
 
-    It counts as not free, too, if the file system has no locks.
+    without_locks: what to yield if the file system has no locks.
     """
     found = _try_lock(folder, logging.getLogger(__name__))
     try:
-        yield found is not None and found[1]
+        yield found is not None and (found[1] or without_locks)
     finally:
         if found:
             os.close(found[0])

@@ -63,7 +63,7 @@ def _verify_embeddings(path: Path, index: Path | None, fail_on_quarantine: bool)
         raise FileFormatError(
             f"{_describe(quarantined)}; {path.with_name('quarantine.tsv')} lists all: take them "
             "out of the FASTA files, or set `execution: {on_quarantine: warn}`; to try them again, "
-            f"remove {path} and {path.with_name('shards')}, and run again"
+            f"remove {path} and run again"
         )
     return f"{summary}; besides, {_describe(quarantined)}" if quarantined else summary
 

@@ -19,7 +19,6 @@ from torch import nn
 from seqembed.checkpoints.manifest_and_failures import CheckpointManifest
 from seqembed.checkpoints.take_rows import RowTaker
 from seqembed.environment import EnvConfig
-from seqembed.errors import CheckpointError
 from seqembed.index.reader import ShardIndex, read_id, read_shard_index
 from seqembed.inference.batches import (
     Encode,
@@ -50,7 +49,7 @@ from seqembed.settings.token_budget import TOKENS, bytes_a_token, cpu_streams
 from seqembed.storage.publish import raise_open_file_limit
 from seqembed.worker.checkpoint_writer import CheckpointWriter
 from seqembed.worker.device import add_name, choose_device, free_memory
-from seqembed.worker.manifest import checkpoint_key, make_manifest
+from seqembed.worker.manifest import check_same, checkpoint_key, make_manifest
 from seqembed.worker.recipe_choice import adopt_recipe
 
 # A model and its tokenizer.
@@ -253,10 +252,7 @@ class Run:
         device_names: the GPUs that computed rows of other files. Raises CheckpointError if the
         earlier manifest is not of this recipe and shard.
         """
-        mine = (self.recipe.fingerprint, self.shard.fingerprint)
-        if earlier and (earlier.recipe_fingerprint, earlier.shard_fingerprint) != mine:
-            message = f"checkpoints/{self.checkpoint_key}: holds rows of another recipe or shard"
-            raise CheckpointError(f"{message}; remove that folder and run again")
+        check_same(earlier, self.recipe, self.shard)
         budget = self.settings.token_budget
         if budget == "auto":
             if earlier:

@@ -12,7 +12,7 @@ from seqembed.checkpoints.checkpoint import Checkpoint, open_checkpoint, read_fi
 from seqembed.checkpoints.finished_shard import assemble_shard
 from seqembed.checkpoints.manifest_and_failures import read_failures, read_manifest
 from seqembed.checkpoints.take_rows import RowTaker
-from seqembed.errors import CheckpointError, RecipeError, ShardError
+from seqembed.errors import CheckpointError, IndexFormatError, RecipeError, ShardError
 from seqembed.index.reader import ShardIndex, read_shard_index
 from seqembed.index.sources import Sources, read_sources
 from seqembed.models.prepared import PreparedModel, read_prepared
@@ -23,7 +23,7 @@ from seqembed.settings.request import WorkerSettings, read_settings
 from seqembed.settings.token_budget import TOKENS
 from seqembed.storage.digests import to_hex
 from seqembed.storage.publish import link
-from seqembed.worker.manifest import checkpoint_key, make_manifest
+from seqembed.worker.manifest import check_same, checkpoint_key, make_manifest
 from seqembed.worker.success import describe_success
 
 
@@ -38,25 +38,34 @@ def finish_without_device(
     """Write the shard and return the worker's status, if nothing is to be computed; else None.
 
     The arguments are gpu_worker's. leave_if_asked: called while another worker has the lock of the
-    checkpoint; an error that it raises ends the wait.
+    checkpoint; an error that it raises ends the wait. What is damaged is left to a worker, which
+    renames it and computes its rows again.
     """
-    if model_config["force_restart"]:
+    if model_config.get("force_restart") or not model_config.get("enable_checkpointing", True):
         return None
     settings, results = read_settings(model_config), output_dir.parent
-    model, sources = read_prepared(settings.model), read_sources(index_path.parent)
+    model, sources = read_prepared(settings.model), _read_sources(index_path.parent)
     recipe = _find_recipe(results / "recipes", settings, model, sources)
     if recipe is None or not _may_be_finished(recipe, rank, results, model_config, sources):
         return None
     shard = read_shard_index(index_path)
+    if shard.rank != rank:
+        # A worker refuses the index, and says why.
+        return None
     base = results / "checkpoints" / checkpoint_key(recipe, shard)
     config = {"enable_checkpointing": True, "checkpoint_dir": base}
     with open_checkpoint(config, output_dir, rank, leave_if_asked, logger) as checkpoint:
         try:
             return _finish(checkpoint, model, recipe, shard, index_path, output_dir, model_config)
         except CheckpointError as error:
-            # A worker renames what is damaged, and computes it again.
             logger.info("a device is needed: %s", error)
             return None
+
+
+def _read_sources(folder: Path) -> Sources:
+    with suppress(IndexFormatError):
+        return read_sources(folder)
+    return Sources()
 
 
 def _find_recipe(
@@ -83,7 +92,9 @@ def _complete(settings: WorkerSettings, model: PreparedModel, sources: Sources) 
     usual = {"cpu": "fp32", "cuda": model.facts.half}
     recipes = sorted(sources.recipes.values(), key=lambda recipe: recipe.device == "cpu")
     for recipe in recipes:
-        asked = settings.request.precision != "auto" or recipe.precision == usual[recipe.device]
+        # The device may have been set anew since split looked for recipes.
+        asked = settings.device in ("auto", recipe.device)
+        asked &= settings.request.precision != "auto" or recipe.precision == usual[recipe.device]
         if asked and not any(sources.left[recipe.fingerprint]):
             yield recipe
 
@@ -127,6 +138,7 @@ def _finish(
     """Write the shard and return its status; None if a sequence has no row."""
     folder, logger = checkpoint.folder, checkpoint.logger
     earlier, failures = read_manifest(folder), read_failures(folder)
+    check_same(earlier, recipe, shard)
     ids, rows = read_finished(folder, logger)
     checkpoint.remove_leftovers()
     taker = RowTaker(folder, shard.digests, ids, recipe.fingerprint, logger)
