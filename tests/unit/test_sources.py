@@ -354,6 +354,16 @@ def test_a_bit_that_flips_anywhere_in_a_reused_file_is_seen(tmp_path, caplog):
     assert len(find(tmp_path / "mine", reuse=[reused]).sources) == 1 and caplog.text == ""
 
 
+def test_a_damaged_copy_does_not_hide_the_whole_file(tmp_path, caplog):
+    whole = write_result(tmp_path / "whole.h5", WANTED)
+    # A copy has the same seal.
+    copy = Path(shutil.copy(whole, tmp_path / "copy.h5"))
+    flip(copy)
+    found = find(tmp_path / "mine", reuse=[copy, whole])
+    assert [source.path for source in found.sources] == [str(whole)]
+    assert caplog.messages == [f"{copy}: is not reused: damaged since it was written"]
+
+
 def test_a_damaged_store_is_named_and_what_another_run_removes_meanwhile_is_not(
     tmp_path, caplog, monkeypatch
 ):
