@@ -22,7 +22,7 @@ from seqembed.checkpoints.blocks import (
     write_joined_block,
     write_next_block,
 )
-from seqembed.checkpoints.checkpoint import read_finished
+from seqembed.checkpoints.checkpoint import join_files, read_finished
 from seqembed.checkpoints.saved_rows import list_saved, read_all_saved
 from seqembed.checkpoints.token_rows import ResidueSpool
 from seqembed.errors import CheckpointError
@@ -61,6 +61,12 @@ def join(folder: Path, digests: np.ndarray, storage: str = "float32", parts: int
     return write_joined_block(folder, digests, flags_of(digests), pieces, rows.shape, dtype)
 
 
+def read_joined(folder: Path, logger: logging.Logger) -> Any:
+    """What a worker with the lock reads: files are joined before."""
+    join_files(folder, logger)
+    return read_finished(folder, logger)
+
+
 def assert_block(path: Path, digests: np.ndarray, storage: str = "float32") -> None:
     block = read_block(path)
     assert block.rows.dtype == storage and block.residues is None
@@ -71,7 +77,7 @@ def assert_block(path: Path, digests: np.ndarray, storage: str = "float32") -> N
 
 def assert_finished(folder: Path, digests: np.ndarray, left: Sequence[str]) -> None:
     """These rows are finished, in this order, and these files hold them, with their flags."""
-    ids, rows = read_finished(folder, LOGGER)
+    ids, rows = read_joined(folder, LOGGER)
     assert list(ids) == [key.tobytes().hex() for key in digests]
     np.testing.assert_array_equal(rows, rows_of(digests))
     assert [path.name for path in list_saved(folder)] == list(left)
@@ -194,12 +200,24 @@ def test_rows_are_never_all_in_memory(tmp_path, monkeypatch):
     assert measure_memory(write) < 2_000_000
     monkeypatch.setattr(reader, "SLAB_ROWS", 50)
     add_block(tmp_path, make_digests(500, seed=2), width=1000)
-    assert measure_memory(lambda: read_finished(tmp_path, LOGGER)) < 2_000_000
+    assert measure_memory(lambda: read_joined(tmp_path, LOGGER)) < 2_000_000
     (path,) = list_blocks(tmp_path)
     assert read_block(path).rows.shape == (2500, 1000)
 
 
 # What a worker finds.
+
+
+def test_a_worker_without_the_lock_reads_several_blocks_and_leaves_them(tmp_path):
+    digests = make_digests(6)
+    for places in ([3, 4, 5], [0, 1, 3], [2]):
+        add_block(tmp_path, digests[places])
+    before = {path: identify(path) for path in tmp_path.iterdir()}
+    ids, rows = read_finished(tmp_path, LOGGER)
+    order = digests[[3, 4, 5, 0, 1, 2]]
+    assert list(ids) == [key.tobytes().hex() for key in order]
+    np.testing.assert_array_equal(rows, rows_of(order))
+    assert {path: identify(path) for path in tmp_path.iterdir()} == before
 
 
 def test_several_blocks_become_one(tmp_path):
@@ -232,12 +250,12 @@ def test_a_worker_killed_before_the_old_blocks_were_gone_costs_nothing(gone, tmp
     for start in (0, 3, 6):
         add_block(tmp_path, digests[start : start + 3])
     shutil.copytree(tmp_path, tmp_path / "old")
-    read_finished(tmp_path, LOGGER)
+    read_joined(tmp_path, LOGGER)
     old = list_blocks(tmp_path / "old")
     for number, path in enumerate(old):
         if number not in gone:
             shutil.copy(path, tmp_path)
-    ids, rows = read_finished(tmp_path, LOGGER)
+    ids, rows = read_joined(tmp_path, LOGGER)
     assert sorted(ids) == sorted(key.tobytes().hex() for key in digests)
     np.testing.assert_array_equal(rows, rows_of(np.array([[*bytes.fromhex(i)] for i in ids])))
     # No row is there twice.
@@ -274,7 +292,7 @@ def test_a_damaged_finished_shard_is_set_aside(blocks, tmp_path, caplog):
     if blocks:
         assert_finished(tmp_path, digests[2:], ["batch_00000.safetensors"])
     else:
-        ids, rows = read_finished(tmp_path, LOGGER)
+        ids, rows = read_joined(tmp_path, LOGGER)
         assert (list(ids), rows, list_saved(tmp_path)) == ([], None, [])
     assert (tmp_path / "shard_0.h5.damaged").exists()
     (record,) = caplog.records
@@ -295,5 +313,5 @@ def test_rows_with_token_rows_are_not_joined(shard, tmp_path):
     names = [path.name for path in list_saved(tmp_path)]
     assert len(names) == 3
     assert_finished(tmp_path, digests, names)
-    assert isinstance(read_finished(tmp_path, LOGGER)[1], np.memmap)
+    assert isinstance(read_joined(tmp_path, LOGGER)[1], np.memmap)
     assert {path: identify(path) for path in tmp_path.iterdir()} == before

@@ -40,7 +40,7 @@ from known_sources import (
     write_stored,
 )
 
-from seqembed.checkpoints import merge as merge_module
+from seqembed.checkpoints import reused_rows
 from seqembed.checkpoints.checkpoint import Checkpoint, read_finished
 from seqembed.checkpoints.find_sources import SourceFinder
 from seqembed.checkpoints.finished_shard import assemble_shard
@@ -237,7 +237,7 @@ def test_a_result_that_many_shards_use_is_read_once(tmp_path, monkeypatch):
         opened.append(path)
         return open_embeddings(path)
 
-    monkeypatch.setattr(merge_module, "open_embeddings", count)
+    monkeypatch.setattr(reused_rows, "open_embeddings", count)
     run.merge()
     assert len([path for path in opened if os.path.samefile(path, reused)]) == 1
     run.check()

@@ -78,6 +78,8 @@ def gpu_worker(
         with opened as checkpoint:
             base, restart = checkpoint.base, config["force_restart"]
             keeps = config["enable_checkpointing"] and not restart
+            if keeps:
+                checkpoint.join_files()
             earlier = _load_checkpoint_manifest(rank, keeps, base, logger)
             ids, resumed_rows = _resume_from_existing_checkpoints(rank, base, restart, logger)
             checkpoint.remove_leftovers()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,14 @@ class Checkpoint:
         read_shard_ids(index_path)
         write_manifest(self.folder, manifest)
         link(index_path, self.folder / INDEX)
+
+    def join_files(self) -> None:
+        """Join the files that hold the folder's rows, so that these need not be copied to be read.
+
+        Without the lock, nothing is done, because another worker may be reading these files.
+        """
+        if self.locked:
+            join_files(self.folder, self.logger)
 
     def remove_leftovers(self) -> None:
         """Remove what killed workers left: temporary files, and token rows that belong to no block.
@@ -111,40 +119,63 @@ def read_finished(
     """Return the hex digests of all rows in a checkpoint folder, in an ordered set, and the rows.
 
     The rows are an (n, D) array on disk, float32 or float16, or None if there are none; row i
-    belongs to the i-th digest. If several files hold them, they are joined: into one block that
-    replaces these files, or, if there are token rows, into a temporary file. A damaged file is
-    renamed with a warning, its rows are left out.
+    belongs to the i-th digest. The rows of several files are copied to a temporary file. A damaged
+    file is renamed with a warning, its rows are left out.
     """
     found: dict[str, None] = {}
-    paths = list(_check_files(folder, found, logger))
-    if not paths:
+    paths = []
+    for path, names in _check_files(folder, logger):
+        found |= dict.fromkeys(names)
+        paths.append(path)
+    if not found:
         return found.keys(), None
     first = read_saved(paths[0], check=False)
     if len(paths) == 1 and len(first.digests) == len(found):
         return found.keys(), first.rows
-    join = _join if first.token_rows is None else _copy_to_temporary
-    return found.keys(), join(folder, paths, (len(found), first.rows.shape[1]), first.rows.dtype)
+    shape = len(found), first.rows.shape[1]
+    return found.keys(), _copy_to_temporary(folder, paths, shape, first.rows.dtype)
 
 
-def _check_files(folder: Path, found: dict[str, None], logger: logging.Logger) -> Iterator[Path]:
-    """Yield the files of a checkpoint folder that are whole; add the digests of rows to `found`.
+def join_files(folder: Path, logger: logging.Logger) -> None:
+    """Write the rows of a checkpoint folder's files as one block, and remove these files.
+
+    Nothing is done for a single file, and for files with token rows: beside these, a copy of the
+    other rows takes little room. A damaged file is renamed with a warning.
+    """
+    if len(list_saved(folder)) < 2 or _have_token_rows(folder):
+        return
+    found: set[str] = set()
+    paths = []
+    for path, names in _check_files(folder, logger):
+        if path.suffix != ".h5" and found.issuperset(names):
+            # A worker was killed after it had finished the shard, before it removed the blocks.
+            path.unlink()
+        else:
+            found.update(names)
+            paths.append(path)
+    if len(paths) > 1:
+        _join(folder, paths)
+
+
+def _have_token_rows(folder: Path) -> bool:
+    for path in list_blocks(folder):
+        with suppress(CheckpointError):
+            return read_block(path, check=False).residues is not None
+    return False
+
+
+def _check_files(folder: Path, logger: logging.Logger) -> Iterator[tuple[Path, list[str]]]:
+    """Yield the files of a checkpoint folder that are whole, each with its rows' hex digests.
 
     One file is open at a time: there may be more of them than files may be open.
     """
     for path in list_saved(folder):
         try:
-            names = to_hex(read_saved(path).digests)
+            yield path, to_hex(read_saved(path).digests)
         except (CheckpointError, ShardError) as error:
             words = "%s: damaged checkpoint file (%s), set aside as %s; its rows are recomputed"
             reason = error.__cause__ or error
             logger.warning(words, path, reason, set_aside(path).name)
-            continue
-        if path.suffix != ".h5" and found.keys() >= set(names):
-            # A worker was killed after it had finished the shard, before it removed the blocks.
-            path.unlink(missing_ok=True)
-            continue
-        found |= dict.fromkeys(names)
-        yield path
 
 
 def _unique_rows(paths: Sequence[Path]) -> Iterator[SavedRows]:
@@ -158,32 +189,29 @@ def _unique_rows(paths: Sequence[Path]) -> Iterator[SavedRows]:
         yield saved if new.all() else saved.select(new)
 
 
-def _join(
-    folder: Path, paths: Sequence[Path], shape: tuple[int, int], dtype: np.dtype[Any]
-) -> NDArray[np.floating]:
+def _join(folder: Path, paths: Sequence[Path]) -> None:
     """Write the rows of files without token rows as one block, and remove these files."""
+    first = read_saved(paths[0], check=False).rows
     columns = [(saved.digests, saved.flags) for saved in _unique_rows(paths)]
     digests, flags = map(np.concatenate, zip(*columns, strict=True))
     parts = (part for saved in _unique_rows(paths) for part in saved.parts())
-    path = write_joined_block(folder, digests, flags, parts, shape, dtype)
-    rows = read_block(path, check=False).rows
-    for old in paths:
-        # Without locks, another worker may have joined them, too.
-        old.unlink(missing_ok=True)
-    return rows
+    shape = len(digests), first.shape[1]
+    write_joined_block(folder, digests, flags, parts, shape, first.dtype)
+    for path in paths:
+        path.unlink()
 
 
 def _copy_to_temporary(
     folder: Path, paths: Sequence[Path], shape: tuple[int, int], dtype: np.dtype[Any]
 ) -> NDArray[np.floating]:
-    """Copy the rows of files to a temporary file, which takes little room beside token rows."""
+    """Copy the rows of files to a temporary file, and return them mapped from it."""
     with tempfile.TemporaryFile(dir=folder) as file:
         for saved in _unique_rows(paths):
             for part in saved.parts():
                 part.tofile(file)
         file.flush()
         # The mapping keeps the unlinked file alive.
-        return np.memmap(file, dtype, "r", shape=shape) if shape[0] else np.empty(shape, dtype)
+        return np.memmap(file, dtype, "r", shape=shape)
 
 
 def clear(folder: Path) -> None:

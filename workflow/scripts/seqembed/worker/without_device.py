@@ -139,6 +139,7 @@ def _finish(
     folder, logger = checkpoint.folder, checkpoint.logger
     earlier, failures = read_manifest(folder), read_failures(folder)
     check_same(earlier, recipe, shard)
+    checkpoint.join_files()
     ids, rows = read_finished(folder, logger)
     checkpoint.remove_leftovers()
     taker = RowTaker(folder, shard.digests, ids, recipe.fingerprint, logger)
