@@ -12,6 +12,7 @@ import torch
 from worker_runs import make_project, make_sequences
 
 from seqembed.environment import EnvConfig
+from seqembed.index.reader import read_shard_index
 from seqembed.inference.batches import (
     RawBatch,
     VarlenCollator,
@@ -146,7 +147,8 @@ def test_a_gpus_batches_are_a_cpus_in_page_locked_memory(tmp_path):
     tokens = WINDOW.last_pass(np.array([*map(len, sequences)]), 900)
     bounds = plan_batches(tokens, 900)
     passes = plan_passes(bounds, np.arange(len(bounds) - 1), np.ones(len(tokens), np.int64), 2)
-    dataset = IndexBasedDataset(index, np.arange(len(tokens)), bounds, passes, 2)
+    digests = read_shard_index(index).digests
+    dataset = IndexBasedDataset(index, digests, np.arange(len(tokens)), bounds, passes, 2)
     collator = VarlenCollator(ResidueTokenizer(ESM).encode_all, WINDOW)
     found, expected = (
         list(create_async_dataloader(dataset, collator, torch.device(name)))

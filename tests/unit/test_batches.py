@@ -107,7 +107,7 @@ def dataset_of(
     windows = np.ones(boundaries[-1], np.int64)
     passes = plan_passes(boundaries, batches, windows, 1)
     rows = np.arange(boundaries[-1]) if rows is None else rows
-    return IndexBasedDataset(index, rows, boundaries, passes, 1)
+    return IndexBasedDataset(index, read_shard_index(index).digests, rows, boundaries, passes, 1)
 
 
 def test_one_row_group_is_in_memory_at_a_time(tmp_path, monkeypatch):
@@ -141,7 +141,7 @@ def test_each_row_group_is_read_once_and_no_more_than_needed(rows, groups, index
         assert seen == []
         found = [residues.decode() for item in batches for residues in dataset[item].residues]
         assert found == [SEQUENCES[row] for row in rows]
-        assert seen == [(number, ["residues", "digest"]) for number in groups]
+        assert seen == [(number, ["residues"]) for number in groups]
         seen.clear()
 
 
@@ -403,7 +403,9 @@ def test_the_passes_of_a_sequence_hold_its_windows_once(index):
     # The last pass of the third sequence, of one window, takes the last sequence in, too.
     boundaries = np.array([0, 1, 2, 4, 5, 6])
     planned = plan_passes(boundaries, np.arange(5), passes, limits.windows_a_pass(12))
-    dataset = IndexBasedDataset(index, np.arange(6), boundaries, planned, limits.windows_a_pass(12))
+    digests = read_shard_index(index).digests
+    at_once = limits.windows_a_pass(12)
+    dataset = IndexBasedDataset(index, digests, np.arange(6), boundaries, planned, at_once)
     found = list(create_async_dataloader(dataset, VarlenCollator(encode_all, limits), CPU))
     held = [[piece.position for piece in batch.windows] for batch in found]
     assert held == [[0, 0], [0, 0], [1, 1], [1], [2, 2], [2, 3, 3], [4, 4], [5]]
@@ -418,7 +420,8 @@ def test_a_sequence_of_several_passes_takes_in_rows_behind_a_gap(index):
     boundaries = plan_batches(limits.last_pass(tokens, 12), 12, passes > 1)
     assert (passes.tolist(), boundaries.tolist()) == ([2, 2, 1], [0, 1, 3])
     planned = plan_passes(boundaries, np.arange(2), passes, at_once)
-    dataset = IndexBasedDataset(index, rows, boundaries, planned, at_once)
+    digests = read_shard_index(index).digests
+    dataset = IndexBasedDataset(index, digests, rows, boundaries, planned, at_once)
     found = list(create_async_dataloader(dataset, VarlenCollator(encode_all, limits), CPU))
     held = [[piece.position for piece in batch.windows] for batch in found]
     assert held == [[0, 0], [0, 0], [2, 2], [2, 5]]

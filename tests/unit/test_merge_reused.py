@@ -44,6 +44,7 @@ from seqembed.checkpoints import reused_rows
 from seqembed.checkpoints.checkpoint import Checkpoint, read_finished
 from seqembed.checkpoints.find_sources import SourceFinder
 from seqembed.checkpoints.finished_shard import assemble_shard
+from seqembed.checkpoints.manifest_and_failures import write_manifest
 from seqembed.checkpoints.merge import Summary, merge, remove_merged
 from seqembed.checkpoints.take_rows import RowTaker
 from seqembed.errors import ShardError
@@ -101,11 +102,12 @@ class Run:
             write_block_of(checkpoint.folder, new, self.recipe)
         cards = join_names(taker.device_names)
         manifest = make_manifest(MODEL, self.recipe, shard, 512, cards)
-        checkpoint.begin(replace(manifest, width=WIDTH), self.indexes[rank])
+        checkpoint.link_index(self.indexes[rank], shard.fingerprint)
+        write_manifest(checkpoint.folder, replace(manifest, width=WIDTH))
         ids, rows = read_finished(checkpoint.folder, LOGGER)
         path = assemble_shard(checkpoint.folder, rank, [*ids], [] if rows is None else [rows])
-        link(path, self.shards[rank])
-        checkpoint.free_blocks()
+        folder = self.shards[rank].parent
+        checkpoint.publish(path, self.indexes[rank], folder, shard.fingerprint)
 
     def merge(self) -> Summary:
         return merge(self.index, self.shards, self.output, LOGGER)

@@ -20,7 +20,12 @@ import torch
 
 from seqembed.checkpoints.checkpoint import clear, open_checkpoint, read_finished
 from seqembed.checkpoints.finished_shard import assemble_shard, count_duplicate_rows
-from seqembed.checkpoints.manifest_and_failures import MANIFEST, CheckpointManifest, read_manifest
+from seqembed.checkpoints.manifest_and_failures import (
+    MANIFEST,
+    CheckpointManifest,
+    read_manifest,
+    write_manifest,
+)
 from seqembed.environment import EnvConfig
 from seqembed.errors import (
     EXIT_FAILED,
@@ -29,14 +34,14 @@ from seqembed.errors import (
     ConfigError,
     InterruptedRun,
 )
-from seqembed.index.reader import read_assigned
+from seqembed.index.reader import check_split, read_assigned
 from seqembed.kernels.names import PLAIN
 from seqembed.machine.signals import StopFlag
 from seqembed.models.load import load_prepared
 from seqembed.models.prepared import load_tokenizer, read_prepared
 from seqembed.settings.precision import DTYPES, resolve_precision
 from seqembed.storage.digests import to_hex
-from seqembed.storage.publish import link, set_aside
+from seqembed.storage.publish import set_aside
 from seqembed.worker.decisions import open_run
 from seqembed.worker.end_status import describe_error
 from seqembed.worker.progress import Progress
@@ -82,22 +87,24 @@ def gpu_worker(
                 checkpoint.join_files()
             earlier = _load_checkpoint_manifest(rank, keeps, base, logger)
             ids, resumed_rows = _resume_from_existing_checkpoints(rank, base, restart, logger)
+            index = checkpoint.link_index(index_path, fingerprint := run.shard.fingerprint)
             checkpoint.remove_leftovers()
             taker = run.open_taker(checkpoint.folder, ids)
             if keeps:
                 taker.take(index_path, output_dir.parent, model_config)
-            tracker = run.open_tracker(checkpoint.folder, index_path, model_config)
+                check_split(index_path, fingerprint)
+            tracker = run.open_tracker(checkpoint.folder, index, model_config)
             settled = {*ids, *tracker.known.quarantined, *taker.ids()}
-            rows = _load_and_filter_index(rank, world_size, index_path, settled, logger)
+            rows = _load_and_filter_index(rank, world_size, index, settled, logger)
             manifest = run.manifest(earlier, taker.device_names)
-            checkpoint.begin(manifest, index_path)
+            write_manifest(checkpoint.folder, manifest)
             writer = run.open_writer(checkpoint.folder, config)
             if rows:
                 sigterm.leave_if_asked()
                 load = run.start_loading(partial(_load_model, model_config, run.device, logger))
                 load_fp32 = partial(_load_model, model_config | FP32, run.device, logger)
                 convert = load_tokenizer(run.model).encode_all
-                batches, tokens = run.load_batches(index_path, rows, manifest, convert, tracker)
+                batches, tokens = run.load_batches(index, rows, manifest, convert, tracker)
                 finished = len(ids) + taker.count
                 progress = Progress(logger, len(run.shard.rows), finished, tokens)
                 model, _ = load()
@@ -116,8 +123,7 @@ def gpu_worker(
             saved = _save_shard(
                 rank, checkpoint.folder, writer.arrays, writer.ids, ids, resumed_rows, logger
             )
-            link(saved, shard_path := output_dir / saved.name)
-            checkpoint.free_blocks()
+            shard_path = checkpoint.publish(saved, index_path, output_dir, fingerprint)
         failed, computed = len(tracker.known.quarantined), writer.computed
         status = describe_success(rank, shard_path, len(ids), taker, failed, computed)
         status["checkpointing_enabled"] = config["enable_checkpointing"]

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from seqembed.checkpoints.blocks import list_blocks, read_block, write_joined_block
 from seqembed.checkpoints.finished_shard import INDEX, read_shard_ids
-from seqembed.checkpoints.manifest_and_failures import FILES, CheckpointManifest, write_manifest
+from seqembed.checkpoints.manifest_and_failures import FILES
 from seqembed.checkpoints.saved_rows import SavedRows, list_saved, read_saved
 from seqembed.checkpoints.taken_files import REUSED, TAKEN
 from seqembed.errors import CheckpointError, ShardError
+from seqembed.index.reader import check_split
 from seqembed.storage.digests import to_hex
 from seqembed.storage.locks import lock_folder
 from seqembed.storage.publish import link, remove_temporary, set_aside
@@ -42,14 +43,27 @@ class Checkpoint:
         """The folder that holds the rank's blocks."""
         return self.base / f"shard_{self.rank}"
 
-    def begin(self, manifest: CheckpointManifest, index_path: Path) -> None:
-        """Write the manifest, and link the shard's index into the folder for assemble_shard.
+    def link_index(self, index_path: Path, fingerprint: str) -> Path:
+        """Link the shard's index into the folder; return the link, which a later split leaves.
 
-        Raises IndexFormatError if the index is damaged: better now than after the last batch.
+        Raises IndexFormatError if the index is damaged, or has another fingerprint: better now than
+        after the last batch.
         """
-        read_shard_ids(index_path)
-        write_manifest(self.folder, manifest)
-        link(index_path, self.folder / INDEX)
+        link(index_path, path := self.folder / INDEX)
+        check_split(path, fingerprint)
+        read_shard_ids(path)
+        return path
+
+    def publish(self, saved: Path, index_path: Path, output_dir: Path, fingerprint: str) -> Path:
+        """Link the finished shard into `output_dir`, remove the blocks, and return the new path.
+
+        Raises IndexFormatError if a later split replaced the index at `index_path`, whose shard of
+        this rank is another one.
+        """
+        check_split(index_path, fingerprint)
+        link(saved, path := output_dir / saved.name)
+        self._free_blocks()
+        return path
 
     def join_files(self) -> None:
         """Join the files that hold the folder's rows, so that these need not be copied to be read.
@@ -74,7 +88,7 @@ class Checkpoint:
         for path in found - named:
             path.unlink()
 
-    def free_blocks(self) -> None:
+    def _free_blocks(self) -> None:
         """Remove the blocks and their token rows, which the finished shard holds now.
 
         Without the lock, they stay, because another worker may be reading them.

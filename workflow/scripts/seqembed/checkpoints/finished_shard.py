@@ -75,6 +75,8 @@ def assemble_shard(
     saved = list(read_all_saved(folder))
     flags = np.concatenate([np.empty(0, np.uint8), *(file.flags for file in saved)])
     in_files = DigestIndex(_concatenate(saved)).find(digests)
+    if missing := int((in_files < 0).sum()):
+        raise ShardError(f"{path}: the files of {missing:,} rows are gone; run again")
     pool = RowPool(arrays, manifest.width, str(manifest.recipe["storage"]))
     write_embeddings(
         path,

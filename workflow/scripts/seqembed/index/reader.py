@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from seqembed.errors import IndexFormatError
 from seqembed.index.parquet import (
     Digests,
     Int64s,
@@ -85,6 +86,13 @@ def read_shard_index(path: Path) -> ShardIndex:
     if shard_fingerprint(digests) != fingerprint:
         raise damage_error(path, "damaged (the fingerprint is wrong)")
     return ShardIndex(rank, world_size, fingerprint, rows, lengths, digests, counts)
+
+
+def check_split(path: Path, fingerprint: str) -> None:
+    """Raise IndexFormatError unless a shard's index still has this fingerprint."""
+    if read_metadata(path, "shard")["fingerprint"] != fingerprint:
+        message = "the sequences were split anew while a worker was at work with the old shards"
+        raise IndexFormatError(f"{path}: {message}; finished rows are kept, run again")
 
 
 def read_source_numbers(path: Path, recipe_fingerprint: str) -> SourceNumbers | None:

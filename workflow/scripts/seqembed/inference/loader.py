@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from seqembed.index.parquet import (
+    Digests,
     Int64s,
     damage_error,
     damage_named,
@@ -19,7 +19,7 @@ from seqembed.index.parquet import (
 )
 from seqembed.inference.batches import PackedBatch, RawBatch, VarlenCollator
 from seqembed.machine.prefetch import prefetch
-from seqembed.storage.digests import digest_all
+from seqembed.storage.digests import digest_all, digest_rows
 
 # For a GPU, this many batches are packed ahead. A batch takes the thread 0.2 ms. One in 70 takes 4
 # ms more, to read the next row group (measured), about as long as a small model needs for a batch.
@@ -29,27 +29,29 @@ BATCHES_AHEAD = 4
 class IndexBasedDataset:
     """The batches that a worker computes: item i holds the residues of pass i.
 
-    index_path: the shard's index. rows: (n,) the shard's rows to compute, ascending. boundaries:
-    from put_suspects_first. passes: from plan_passes. windows_a_pass: the most windows of one
-    sequence in a pass. To save memory, only the row group that was read last is kept. Reading an
-    item raises IndexFormatError if the index is damaged.
+    index_path: the shard's index. digests: (N, 16) uint8, of all its rows. rows: (n,) the rows to
+    compute, ascending. boundaries: from put_suspects_first. passes: from plan_passes.
+    windows_a_pass: the most windows of one sequence in a pass. To save memory, only the row group
+    that was read last is kept. Reading an item raises IndexFormatError if the index is damaged, or
+    holds other sequences than `digests`.
     """
 
     def __init__(
         self,
         index_path: Path,
+        digests: Digests,
         rows: Int64s,
         boundaries: Int64s,
         passes: tuple[Int64s, Int64s],
         windows_a_pass: int,
     ) -> None:
         self._path, self._file = index_path, open_parquet(index_path)
-        self._rows, self._boundaries = rows, boundaries
+        self._digests, self._rows, self._boundaries = digests, rows, boundaries
         self._batches, self._begins = passes
         self._windows_a_pass = windows_a_pass
         groups = map(self._file.metadata.row_group, range(self._file.num_row_groups))
         self._starts = np.cumsum([0, *(group.num_rows for group in groups)])
-        read = partial(read_row_group, self._file, columns=["residues", "digest"])
+        read = partial(read_row_group, self._file, columns=["residues"])
         self._read = lru_cache(maxsize=1)(read)
 
     def __len__(self) -> int:
@@ -76,19 +78,14 @@ class IndexBasedDataset:
         places = (rows - self._starts[number]).tolist()
         with damage_named(self._path):
             group = self._read(number)
-            residues: list[bytes] = _values(group["residues"], places)
-            expected = _values(group["digest"], places)
-            digests = digest_all(residues)
+            # Arrow's take() would import pandas.
+            residues: list[bytes] = [group["residues"][place].as_py() for place in places]
+            digests = digest_rows(digest_all(residues))
         # The digest decides which sequence ids get the computed row.
-        if digests != expected:
-            wrong = [a == b for a, b in zip(digests, expected, strict=True)].index(False)
-            raise damage_error(self._path, f"damaged in row {rows[wrong]}")
+        wrong = (digests != self._digests[rows]).any(1)
+        if wrong.any():
+            raise damage_error(self._path, f"damaged in row {rows[wrong.argmax()]}")
         return residues
-
-
-def _values(column: Any, places: list[int]) -> list[bytes]:
-    """Return the values of an Arrow column at `places`; its take() would import pandas."""
-    return [column[place].as_py() for place in places]
 
 
 class BatchLoader:

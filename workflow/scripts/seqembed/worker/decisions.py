@@ -118,7 +118,8 @@ class Run:
         boundaries, batches = put_suspects_first(plan, own, tracker.suspects)
         at_once = policy.windows_a_pass(token_budget)
         planned = plan_passes(boundaries, batches, passes, at_once)
-        dataset = IndexBasedDataset(index_path, own, boundaries, planned, at_once)
+        digests = self.shard.digests
+        dataset = IndexBasedDataset(index_path, digests, own, boundaries, planned, at_once)
         collator = VarlenCollator(convert, policy, self._filling)
         loader = create_async_dataloader(dataset, collator, self.device)
         counts = policy.model_tokens(tokens)

@@ -6,14 +6,19 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from seqembed.checkpoints.checkpoint import Checkpoint, open_checkpoint, read_finished
+from seqembed.checkpoints.find_sources import expand_reuse
 from seqembed.checkpoints.finished_shard import assemble_shard
-from seqembed.checkpoints.manifest_and_failures import read_failures, read_manifest
+from seqembed.checkpoints.manifest_and_failures import (
+    read_failures,
+    read_manifest,
+    write_manifest,
+)
 from seqembed.checkpoints.take_rows import RowTaker
-from seqembed.errors import CheckpointError, IndexFormatError, RecipeError, ShardError
-from seqembed.index.reader import ShardIndex, read_shard_index
+from seqembed.errors import FileFormatError, IndexFormatError, RecipeError, ShardError
+from seqembed.index.reader import ShardIndex, check_split, read_shard_index
 from seqembed.index.sources import Sources, read_sources
 from seqembed.models.prepared import PreparedModel, read_prepared
 from seqembed.results.reader import join_names, store_path
@@ -22,7 +27,6 @@ from seqembed.settings.recipe import Recipe, publish_recipe, read_recipe, recipe
 from seqembed.settings.request import WorkerSettings, read_settings
 from seqembed.settings.token_budget import TOKENS
 from seqembed.storage.digests import to_hex
-from seqembed.storage.publish import link
 from seqembed.worker.manifest import check_same, checkpoint_key, make_manifest
 from seqembed.worker.success import describe_success
 
@@ -45,7 +49,8 @@ def finish_without_device(
         return None
     settings, results = read_settings(model_config), output_dir.parent
     model, sources = read_prepared(settings.model), _read_sources(index_path.parent)
-    recipe = _find_recipe(results / "recipes", settings, model, sources)
+    path = recipe_path(results / "recipes", settings.request, model)
+    recipe = _find_recipe(path, settings, model, sources)
     if recipe is None or not _may_be_finished(recipe, rank, results, model_config, sources):
         return None
     shard = read_shard_index(index_path)
@@ -56,10 +61,15 @@ def finish_without_device(
     config = {"enable_checkpointing": True, "checkpoint_dir": base}
     with open_checkpoint(config, output_dir, rank, leave_if_asked, logger) as checkpoint:
         try:
-            return _finish(checkpoint, model, recipe, shard, index_path, output_dir, model_config)
-        except CheckpointError as error:
+            saved = _finish(checkpoint, model, recipe, shard, index_path, model_config)
+            # Another worker may have resolved the recipe meanwhile.
+            if saved and (publish_recipe(recipe, path) or read_recipe(path) == recipe):
+                made = checkpoint.publish(saved.path, index_path, output_dir, shard.fingerprint)
+                logger.info("all rows are there: no device was needed")
+                return saved.status | {"shard_path": str(made)}
+        except (FileFormatError, RecipeError) as error:
             logger.info("a device is needed: %s", error)
-            return None
+    return None
 
 
 def _read_sources(folder: Path) -> Sources:
@@ -69,21 +79,18 @@ def _read_sources(folder: Path) -> Sources:
 
 
 def _find_recipe(
-    folder: Path, settings: WorkerSettings, model: PreparedModel, sources: Sources
+    path: Path, settings: WorkerSettings, model: PreparedModel, sources: Sources
 ) -> Recipe | None:
     """Return the dataset's recipe, if a worker on any device would come to it; else None.
 
-    If no worker has resolved it, and results hold all rows under one recipe, it is that recipe,
-    which is written to `folder`.
+    path: the recipe's file. If no worker has written it, and results hold all rows under one
+    recipe, it is that recipe.
     """
-    path = recipe_path(folder, settings.request, model)
+    if not path.exists():
+        return next(_complete(settings, model, sources), None)
     with suppress(RecipeError):
-        if not path.exists():
-            for recipe in _complete(settings, model, sources):
-                publish_recipe(recipe, path)
-                break
-        if path.exists() and settings.device in ("auto", (found := read_recipe(path)).device):
-            return found
+        found = read_recipe(path)
+        return found if settings.device in ("auto", found.device) else None
     return None
 
 
@@ -118,12 +125,20 @@ def _may_be_finished(
     if rank < len(left) and not left[rank]:
         return True
     stores = [results / "store", *map(Path, model_config.get("stores", ()))]
+    paths = [store_path(store, recipe.fingerprint) for store in stores]
     known = {*(source.seal for source in sources.sources), *sources.passed_over}
-    for store in stores:
+    for path in [*paths, *expand_reuse(model_config.get("reuse", ()))]:
         with suppress(OSError, ShardError):
-            if read_seal(store_path(store, recipe.fingerprint)) not in known:
+            if read_seal(path) not in known:
                 return True
     return False
+
+
+class _Saved(NamedTuple):
+    """A finished shard in its checkpoint folder, and the status of its worker."""
+
+    path: Path
+    status: dict[str, Any]
 
 
 def _finish(
@@ -132,27 +147,24 @@ def _finish(
     recipe: Recipe,
     shard: ShardIndex,
     index_path: Path,
-    output_dir: Path,
     model_config: Mapping[str, Any],
-) -> dict[str, Any] | None:
-    """Write the shard and return its status; None if a sequence has no row."""
-    folder, logger = checkpoint.folder, checkpoint.logger
-    earlier, failures = read_manifest(folder), read_failures(folder)
-    check_same(earlier, recipe, shard)
+) -> _Saved | None:
+    """Write the shard to its checkpoint folder; None if a sequence has no row."""
+    folder, logger, results = checkpoint.folder, checkpoint.logger, checkpoint.base.parents[1]
+    check_same(earlier := read_manifest(folder), recipe, shard)
     checkpoint.join_files()
     ids, rows = read_finished(folder, logger)
+    checkpoint.link_index(index_path, shard.fingerprint)
     checkpoint.remove_leftovers()
     taker = RowTaker(folder, shard.digests, ids, recipe.fingerprint, logger)
-    taker.take(index_path, output_dir.parent, model_config)
-    absent = to_hex(shard.digests[taker.missing])
-    if any(name not in failures.quarantined for name in absent):
+    taker.take(index_path, results, model_config)
+    check_split(index_path, shard.fingerprint)
+    quarantined, absent = read_failures(folder).quarantined, to_hex(shard.digests[taker.missing])
+    if any(name not in quarantined for name in absent):
         return None
-    budget = earlier.token_budget if earlier else TOKENS["cpu"]
+    budget = earlier.token_budget if earlier else TOKENS[recipe.device]
     names = join_names([earlier.device_name if earlier else "", *taker.device_names])
-    checkpoint.begin(make_manifest(model, recipe, shard, budget, names), index_path)
+    write_manifest(folder, make_manifest(model, recipe, shard, budget, names))
     saved = assemble_shard(folder, shard.rank, [*ids], [] if rows is None else [rows])
-    link(saved, path := output_dir / saved.name)
-    checkpoint.free_blocks()
-    logger.info("all rows are there: no device was needed")
-    status = describe_success(shard.rank, path, len(ids), taker, len(absent))
-    return status | {"checkpointing_enabled": True, "device": "no device"}
+    status = describe_success(shard.rank, saved, len(ids), taker, len(absent))
+    return _Saved(saved, status | {"checkpointing_enabled": True, "device": "no device"})
