@@ -291,6 +291,17 @@ def test_no_recipe_is_taken_if_a_row_of_another_shard_is_missing(second, merged)
     assert read_recipes(project) == []
 
 
+def test_no_recipe_is_taken_if_the_rows_are_gone_since_the_split(second, merged, tmp_path):
+    """Otherwise a worker on a CPU would be bound to the recipe of a GPU's rows that are gone."""
+    store = tmp_path / "gone/store"
+    shutil.copytree(merged.results / "store", store)
+    shutil.copytree(merged.results / "recipes", store.parent / "recipes")
+    project = split_again(second(SEQUENCES[5:30]), [store])
+    shutil.rmtree(store)
+    assert_left_to_a_worker(project, stores=[str(store)])
+    assert read_recipes(project) == []
+
+
 CPU = replace(KNOWN_RECIPE, weights="c" * 64)
 CUDA = replace(CPU, device="cuda", kernels="fused", precision="fp16")
 FULL = replace(CUDA, precision="fp32")

@@ -248,6 +248,20 @@ def killed_before_the_shard() -> None:
     gpu_worker._save_shard = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 
 
+def split_anew_at_the_end() -> None:
+    """Put results/edited.parquet in place of the shard's index when the shard is written."""
+    from seqembed import gpu_worker
+
+    save = gpu_worker._save_shard
+
+    def save_and_replace(rank: int, folder: Path, *rest: Any) -> Path:
+        path, results = save(rank, folder, *rest), folder.parents[2]
+        os.replace(results / "edited.parquet", results / f"index/shard_{rank}.parquet")
+        return path
+
+    gpu_worker._save_shard = save_and_replace
+
+
 def before_each_batch(act: Callable[[Any], None]) -> None:
     """Call `act` with the tokens, (T,), of each batch before the model computes it."""
     from seqembed.models.encoders.esm2 import Esm2
