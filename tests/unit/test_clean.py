@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import pytest
 from known_files import write_indices
 from worker_runs import SCRIPTS
 
+from seqembed.checkpoints import unneeded
 from seqembed.checkpoints.unneeded import count_freed, list_unneeded
+from seqembed.index.parquet import read_metadata
 from seqembed.index.reader import read_shard_index
 from seqembed.index.sources import Source, Sources, write_sources
 
@@ -50,6 +54,37 @@ def test_without_shards_nothing_is_listed(dataset):
     for path in dataset.glob("index/shard_*.parquet"):
         path.unlink()
     assert list_unneeded(dataset) == []
+
+
+def write_result(dataset: Path, index_fingerprint: str) -> None:
+    with h5py.File(dataset / "embeddings.h5", "w") as file:
+        file.attrs["index_fingerprint"] = index_fingerprint
+
+
+def test_beside_the_result_all_checkpoints_are_listed(dataset):
+    """Those of its recipe are gone, and those of other settings are of no use to it."""
+    everything = sorted((dataset / "checkpoints").iterdir())
+    write_result(dataset, read_metadata(dataset / "index.parquet", "index")["fingerprint"])
+    (dataset / "index/reuse.json").write_text("damaged")
+    assert list_unneeded(dataset) == everything and len(everything) == 4
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_result_that_is_made_anew_still_needs_checkpoints(damaged, dataset):
+    """The sequences have changed, and a run was stopped before it replaced the result."""
+    write_result(dataset, "0" * 64)
+    if damaged:
+        (dataset / "embeddings.h5").write_bytes(b"damaged")
+    assert [path.name for path in list_unneeded(dataset)] == [f"{RECIPE[:12]}-old000000000"]
+
+
+def test_files_that_a_worker_removes_meanwhile_are_not_counted(dataset):
+    (old,) = list_unneeded(dataset)
+    (old / "shard_0/batch_00001.safetensors").write_bytes(bytes(BLOCK))
+    states = unneeded._list_states(old)
+    next(states)
+    shutil.rmtree(old)
+    assert list(states) == []
 
 
 def test_a_file_with_another_name_elsewhere_frees_nothing(dataset):
