@@ -40,9 +40,11 @@ def dataset(tmp_path) -> Path:
     return folder
 
 
-def run(*words: object) -> list[str]:
+def run(*words: object, code: int = 0) -> list[str]:
+    """Run clean.py, which has to end with this code; return the lines of its log."""
     command = [sys.executable, SCRIPTS / "clean.py", *map(str, words)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == code, ended.stderr
     return ended.stderr.splitlines()
 
 
@@ -110,5 +112,39 @@ def test_a_folder_in_which_a_worker_is_at_work_stays(dataset):
     (old,) = list_unneeded(dataset)
     with open(old / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert f"{old}: stays" in run(dataset.parent, "--remove")[1]
+        lines = run(dataset.parent, "--remove")
+    assert (
+        f"{old}: stays" in lines[1]
+        and lines[2] == "clean: 0 checkpoint folders, 0.0 MB, are removed"
+    )
     assert old.exists()
+
+
+def test_the_sum_counts_what_was_removed_and_a_shared_file_once(dataset):
+    (old,) = list_unneeded(dataset)
+    busy, other = (old.with_name(f"{RECIPE[:12]}-{name}") for name in ("busy", "other"))
+    for path in (busy, other):
+        shutil.copytree(old, path)
+        os.link(old / "shard_0/batch_00000.safetensors", path / "shard_0/batch_00001.safetensors")
+    with open(busy / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        last = run(dataset.parent, "--remove")[-1]
+    # The block that all three have stays in the folder that is busy.
+    assert last == "clean: 2 checkpoint folders, 0.1 MB, are removed"
+    last = run(dataset.parent, "--remove")[-1]
+    assert last == "clean: 1 checkpoint folders, 0.1 MB, are removed"
+
+
+def test_a_dataset_with_a_damaged_list_is_named_and_the_others_are_listed(dataset):
+    (old,) = list_unneeded(dataset)
+    whole = shutil.copytree(dataset, dataset.with_name("whole"))
+    damaged = dataset / "index/reuse.json"
+    damaged.write_text("{")
+    lines = run(dataset.parent, "--remove")
+    assert f"{dataset}: nothing is listed" in lines[0] and f"{damaged}: damaged" in lines[0]
+    assert old.exists() and not (whole / "checkpoints" / old.name).exists()
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    (line,) = run(tmp_path / "none", code=1)
+    assert line.startswith(f"clean: {tmp_path / 'none'}: is no folder; give the folder")
