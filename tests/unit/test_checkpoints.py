@@ -523,7 +523,10 @@ def test_other_folders_of_a_rank_are_named_and_left(tmp_path, caplog):
         config = {"enable_checkpointing": True, "checkpoint_dir": mine}
         with open_checkpoint(config, tmp_path, 0, lambda: None, logging.getLogger()) as checkpoint:
             assert (checkpoint.folder, checkpoint.locked) == (mine / "shard_0", True)
-    assert [record.message.rpartition(": ")[2] for record in caplog.records] == ["recipe2-shard1"]
+    expected = (
+        "other checkpoints of this rank: recipe2-shard1; clean.py lists those that no shard needs"
+    )
+    assert [record.message for record in caplog.records] == [expected]
     assert (tmp_path / "recipe2-shard1/shard_0").is_dir()
 
 

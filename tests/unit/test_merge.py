@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import logging
 import os
 import re
@@ -37,6 +39,7 @@ from seqembed.checkpoints.merge import Summary, merge, remove_checkpoints, remov
 from seqembed.errors import IndexFormatError, ShardError
 from seqembed.index.parquet import read_metadata
 from seqembed.index.reader import read_lengths_and_digests, read_shard_index
+from seqembed.index.sources import Source, Sources, write_sources
 from seqembed.results import writer as writer_module
 from seqembed.results.quarantine import write_quarantine
 from seqembed.results.reader import open_embeddings
@@ -392,12 +395,12 @@ def test_of_checkpoints_only_folders_are_removed_and_the_empty_one_above(tmp_pat
     others = [own.with_name(f"{RECIPE[:12]}-{kind}") for kind in ("file", "link")]
     others[0].touch()
     others[1].symlink_to(tmp_path)
-    remove_checkpoints(own.parent, RECIPE)
+    remove_checkpoints(tmp_path, RECIPE)
     assert sorted(own.parent.iterdir()) == others
     for path in others:
         path.unlink()
     for _ in range(2):
-        remove_checkpoints(own.parent, RECIPE)
+        remove_checkpoints(tmp_path, RECIPE)
         assert not own.parent.exists()
 
 
@@ -405,10 +408,64 @@ def test_the_checkpoints_of_a_worker_that_is_at_work_stay(tmp_path):
     (own,) = _checkpoints(tmp_path, RECIPE)
     other = own.with_name(f"{RECIPE[:12]}-other")
     with lock_folder(other, lambda: None, logging.getLogger("test")):
-        remove_checkpoints(own.parent, RECIPE)
+        remove_checkpoints(tmp_path, RECIPE)
         assert [*own.parent.iterdir()] == [other]
-    remove_checkpoints(own.parent, RECIPE)
+    remove_checkpoints(tmp_path, RECIPE)
     assert not own.parent.exists()
+
+
+def test_without_locks_only_checkpoints_of_the_present_shards_are_removed(tmp_path, monkeypatch):
+    """A worker of an earlier split may be at work in any other folder."""
+    _prepare(tmp_path)
+    part = read_shard_index(tmp_path / "index/shard_1.parquet")
+    names = {"own": part.fingerprint[:12], "found": "f" * 12, "earlier": "0" * 12}
+    folders = {kind: tmp_path / f"checkpoints/{RECIPE[:12]}-{k}" for kind, k in names.items()}
+    for path in folders.values():
+        (path / "shard_0").mkdir(parents=True)
+    source = Source(path=str(folders["found"] / "shard_0"), seal="", recipe=RECIPE)
+    write_sources(tmp_path / "index", Sources(sources=[source]))
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    sources = (tmp_path / "index/reuse.json").read_bytes()
+    for content, expected in ((sources[:-9], [*names]), (sources, ["earlier"])):
+        (tmp_path / "index/reuse.json").write_bytes(content)
+        remove_checkpoints(tmp_path, RECIPE)
+        assert [kind for kind, path in folders.items() if path.exists()] == expected
+
+
+def _run_entry(folder: Path, index: Path, shards: Sequence[Path]) -> list[str]:
+    """Run merge.py, which has to succeed; return the lines of its log."""
+    where = {"--output": folder / "embeddings.h5", "--quarantine": folder / "quarantine.tsv"}
+    words = [word for pair in where.items() for word in pair]
+    command = [sys.executable, SCRIPTS / "merge.py", "--index", index, "--shards", *shards, *words]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stderr.splitlines()
+
+
+def test_what_cannot_be_removed_does_not_fail_a_merge_that_has_written_all(tmp_path):
+    index, shards = _prepare(tmp_path)
+    # No folder can be removed as if it were a shard.
+    obstacle = tmp_path / "shards/shard_7.h5"
+    obstacle.mkdir()
+    assert re.search(
+        f"the result is complete, but .*{obstacle}", _run_entry(tmp_path, index, shards)[-1]
+    )
+    _check(tmp_path / "embeddings.h5", SEQUENCES)
+    assert (tmp_path / "quarantine.tsv").exists()
+
+
+def test_damaged_lists_of_the_split_do_not_matter_at_the_end_of_the_merge(tmp_path):
+    own, other = _checkpoints(tmp_path, RECIPE, OTHER_RECIPE)
+    index, shards = _prepare(tmp_path)
+    for name in ("reuse.json", "shard_0.parquet"):
+        (tmp_path / "index" / name).write_bytes(b"damaged")
+    last = _run_entry(tmp_path, index, shards)[-1]
+    assert "checkpoints that no shard needs take 0.0 MB; clean.py lists them" in last
+    assert other.exists() and not own.exists() and not any(path.exists() for path in shards)
 
 
 @pytest.mark.parametrize("failure", ["damage", "missing", "cut"])

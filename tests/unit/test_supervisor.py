@@ -292,6 +292,31 @@ def test_without_the_device_that_was_asked_for_no_worker_starts(supervise, tmp_p
     assert not (tmp_path / "ready").exists()
 
 
+LEFT_NOTHING = '{"left": {"recipe": [7, 0]}}'
+
+
+@pytest.mark.parametrize(
+    ("sources", "config", "expected"),
+    [
+        (LEFT_NOTHING, {}, True),
+        ('{"left": {"recipe": [0, 7]}}', {}, False),
+        (LEFT_NOTHING[:-5], {}, False),
+        ('{"left": []}', {}, False),
+        ('{"left": {"recipe": 7}}', {}, False),
+        ('{"left": {"recipe": [0]}}', {}, False),
+        ('{"left": {}}', {"reuse": []}, False),
+        ('{"left": {}}', {"reuse": ["old.h5"]}, True),
+    ],
+)
+def test_rows_may_be_elsewhere_if_split_found_all_or_files_are_named(
+    sources, config, expected, tmp_path
+):
+    """A damaged list says nothing: a worker names the damage."""
+    (tmp_path / "reuse.json").write_text(sources)
+    paths = tmp_path / "shard_1.parquet", tmp_path / "results/shards"
+    assert supervisor._may_have_rows_elsewhere(1, *paths, config) is expected
+
+
 def test_a_slurm_step_watches_no_parent():
     inside = EnvConfig.from_environ({"SLURM_STEP_ID": "0"})
     assert Supervisor(LOGGER, inside, 77)._parent is None

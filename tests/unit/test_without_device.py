@@ -341,7 +341,7 @@ def may_be_finished(project: Project, rank: int = 0, **changes: Any) -> tuple[bo
     """What the supervisor guesses, which reads JSON at most, and what is known with NumPy."""
     sources = without_device._read_sources(project.index().parent)
     config, results = project.config(**changes), project.results
-    guess = supervisor._may_be_finished(rank, project.index(), project.output, config)
+    guess = supervisor._may_have_rows_elsewhere(rank, project.index(), project.output, config)
     return guess, without_device._may_be_finished(CPU, rank, results, config, sources)
 
 

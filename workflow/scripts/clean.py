@@ -1,7 +1,8 @@
 """List the checkpoints that no shard needs any more, and how much they take; remove them if asked.
 
-Such checkpoints are left by runs that did not end, with other settings, sequences or shards. If you
-go back to those settings, their rows are used again.
+Such checkpoints are left by runs that did not end, with other settings, sequences or shards: beside
+the result of a dataset, all of its checkpoints are. If you go back to those settings, their rows
+are used again.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from seqembed import command_line
 from seqembed.checkpoints.unneeded import count_freed, list_unneeded, remove_unneeded
+from seqembed.errors import ConfigError, IndexFormatError
 
 
 def main() -> int:
@@ -24,18 +27,49 @@ def main() -> int:
 
 
 def clean(arguments: argparse.Namespace, logger: logging.Logger) -> None:
-    datasets = sorted(path for path in arguments.results.iterdir() if path.is_dir())
-    folders = [folder for dataset in datasets for folder in list_unneeded(dataset)]
+    folders = list_all_unneeded(arguments.results, logger)
     for folder in folders:
-        logger.info(f"{folder}: {count_freed([folder]) / 1e6:,.1f} MB")
-    found = f"{len(folders):,} checkpoint folders, {count_freed(folders) / 1e6:,.1f} MB"
-    if not arguments.remove:
-        logger.info(f"{found}, are needed by no shard; --remove removes them")
+        logger.info(f"{folder}: {describe_size([folder])}")
+    if arguments.remove:
+        remove_all(folders, logger)
         return
+    found = f"{len(folders):,} checkpoint folders, {describe_size(folders)}, are needed by no shard"
+    advice = "--remove removes them, with what they hold of unfinished work with other settings"
+    logger.info(f"{found}; {advice}" if folders else "no checkpoint folder is listed")
+
+
+def list_all_unneeded(results: Path, logger: logging.Logger) -> list[Path]:
+    """Return the folders that no shard of a dataset in `results` needs.
+
+    A warning names each dataset whose list cannot be made. Raises ConfigError if `results` is no
+    folder.
+    """
+    if not results.is_dir():
+        raise ConfigError(f"{results}: is no folder; give the folder with the datasets' results")
+    folders: list[Path] = []
+    for dataset in sorted(path for path in results.iterdir() if path.is_dir()):
+        try:
+            folders += list_unneeded(dataset)
+        except IndexFormatError as error:
+            logger.warning(f"{dataset}: nothing is listed, all checkpoints may be needed: {error}")
+    return folders
+
+
+def remove_all(folders: Sequence[Path], logger: logging.Logger) -> None:
+    """Remove the folders, and log which of them stay, and how much room was freed."""
+    count, freed = 0, 0
     for folder in folders:
-        if not remove_unneeded(folder):
-            logger.warning(f"{folder}: stays, because a worker is at work in it")
-    logger.info(f"{found}, were needed by no shard")
+        # Counted one by one: a file in two folders is freed with the second one.
+        size = count_freed([folder])
+        if remove_unneeded(folder):
+            count, freed = count + 1, freed + size
+        else:
+            logger.warning(f"{folder}: stays: a worker is at work in it, or it cannot be locked")
+    logger.info(f"{count:,} checkpoint folders, {freed / 1e6:,.1f} MB, are removed")
+
+
+def describe_size(folders: Sequence[Path]) -> str:
+    return f"{count_freed(folders) / 1e6:,.1f} MB"
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 from seqembed import command_line
 from seqembed.checkpoints.merge import merge, remove_merged
 from seqembed.checkpoints.unneeded import count_freed, list_unneeded
+from seqembed.errors import SeqembedError
 from seqembed.results.quarantine import write_quarantine
 
 
@@ -34,10 +35,26 @@ def merge_shards(arguments: argparse.Namespace, logger: logging.Logger) -> None:
     left_out = write_quarantine(arguments.index, arguments.quarantine, summary.quarantined)
     if left_out:
         logger.warning(f"{arguments.quarantine}: {left_out:,} sequences have no embedding")
-    remove_merged(results := arguments.output.parent, summary.recipe)
-    if unneeded := list_unneeded(results):
-        size = f"{count_freed(unneeded) / 1e6:,.1f} MB"
-        logger.info(f"{results}: checkpoints of other settings take {size}; clean.py removes them")
+    tidy_up(arguments.output.parent, summary.recipe, logger)
+
+
+def tidy_up(results: Path, recipe_fingerprint: str, logger: logging.Logger) -> None:
+    """Remove what the result replaces, and log how much room other checkpoints take.
+
+    An error becomes a warning: if the merge failed now, Snakemake would delete the result.
+    """
+    try:
+        remove_merged(results, recipe_fingerprint)
+        if unneeded := list_unneeded(results):
+            size = f"{count_freed(unneeded) / 1e6:,.1f} MB"
+            logger.info(
+                f"{results}: checkpoints that no shard needs take {size}; clean.py lists them"
+            )
+    except (SeqembedError, OSError) as error:
+        words = (
+            "the result is complete, but not all shards and checkpoints could be removed or counted"
+        )
+        logger.warning(f"{results}: {words}: {error}")
 
 
 if __name__ == "__main__":

@@ -165,7 +165,7 @@ class Supervisor:
         os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, tunables))
         if self._parent is not None:
             die_with_parent(self._parent, signal.SIGTERM)
-        if _may_be_finished(rank, index_path, output_dir, model_config):
+        if _may_have_rows_elsewhere(rank, index_path, output_dir, model_config):
             # Imported here, because these modules need NumPy and HDF5, which take half a second.
             from seqembed.worker.without_device import finish_without_device
 
@@ -234,19 +234,23 @@ class Supervisor:
         return status
 
 
-def _may_be_finished(
+def _may_have_rows_elsewhere(
     rank: int, index_path: Path, output_dir: Path, model_config: Mapping[str, Any]
 ) -> bool:
-    """Whether the shard was finished before, or other files may hold all of its rows."""
+    """Whether the shard was finished before, or other files may hold all of its rows.
+
+    This is a quick guess: what it lets pass is looked at more closely with NumPy and HDF5.
+    """
     results = output_dir.parent
     stores = [results / "store", *map(Path, model_config.get("stores", ()))]
     finished = results.glob(f"checkpoints/*/shard_{rank}/shard_{rank}.h5")
-    if any(finished) or any(any(store.glob("*.h5")) for store in stores):
+    stored = any(any(store.glob("*.h5")) for store in stores)
+    if model_config.get("reuse") or any(finished) or stored:
         return True
     try:
         left = json.loads((index_path.parent / "reuse.json").read_text())["left"]
         return any(not counts[rank] for counts in left.values())
-    except (OSError, ValueError, KeyError, IndexError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         # The file is missing, as with a split of an older version, or a worker names the damage.
         return False
 

@@ -117,7 +117,7 @@ def open_checkpoint(
         base = config["checkpoint_dir"]
         others = base.parent.glob(f"*/shard_{rank}")
         if names := sorted(path.parent.name for path in others if path.parent != base):
-            words = "checkpoints of other settings or shards stay, and clean.py can remove them: %s"
+            words = "other checkpoints of this rank: %s; clean.py lists those that no shard needs"
             logger.info(words, ", ".join(names))
         with lock_folder(base, leave_if_asked, logger) as locked:
             yield Checkpoint(base=base, rank=rank, locked=locked, logger=logger)

@@ -6,7 +6,7 @@ import logging
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from seqembed.checkpoints.reused_rows import list_rows, open_reused
 from seqembed.checkpoints.saved_rows import SavedRows, pool_saved_tokens
-from seqembed.errors import ShardError
+from seqembed.checkpoints.unneeded import list_needed
+from seqembed.errors import IndexFormatError, ShardError
 from seqembed.flags import TRUNCATED, WINDOWED
 from seqembed.index.parquet import Digests, Int64s, read_metadata
 from seqembed.index.reader import read_checked_ids, read_excluded, read_lengths_and_digests
@@ -116,21 +117,26 @@ def remove_merged(results: Path, recipe_fingerprint: str) -> None:
 
     results: the dataset's folder. The next run that needs the shards makes them from the store.
     """
-    remove_checkpoints(results / "checkpoints", recipe_fingerprint)
     for path in (results / "shards").glob("shard_*.h5"):
-        path.unlink()
+        path.unlink(missing_ok=True)
+    remove_checkpoints(results, recipe_fingerprint)
 
 
-def remove_checkpoints(folder: Path, recipe_fingerprint: str) -> None:
-    """Remove the checkpoints of a recipe from `folder`, and `folder` itself if it is then empty.
+def remove_checkpoints(results: Path, recipe_fingerprint: str) -> None:
+    """Remove the checkpoints of a recipe from a dataset's folder, and checkpoints/ if then empty.
 
     Checkpoints of other recipes stay, because they may be unfinished work, and so does what another
-    worker has locked: one of an earlier split, which a killed run left behind.
+    worker has locked: one of an earlier split, which a killed run left behind. If the file system
+    has no locks, nothing tells of such a worker: only checkpoints that the present shards needed
+    are removed, and none if these shards are not known, because an index is damaged.
     """
+    folder, needed = results / "checkpoints", set[Path]()
+    with suppress(IndexFormatError):
+        needed = list_needed(results)
     for path in folder.glob(f"{recipe_fingerprint[:12]}-*"):
-        # rmtree raises an error for a link or a file, and the merge would fail at its end.
+        # rmtree raises an error for a link or a file.
         if path.is_dir() and not path.is_symlink():
-            with lock_if_free(path, without_locks=True) as free:
+            with lock_if_free(path, without_locks=path in needed) as free:
                 if free:
                     shutil.rmtree(path)
     if folder.is_dir() and not any(folder.iterdir()):
