@@ -1,4 +1,4 @@
-"""What more shards cost: the plan, the split, the merge, the files, for the same sequences.
+"""What more shards cost: the plan, the split, the merge, the files kept, for the same sequences.
 
 The plan is `snakemake -n` from its start to its end; split and merge are timed without their
 start-up, on rows drawn at random, and read from the page cache. Each is a fresh process.
@@ -110,7 +110,8 @@ def measure(folder: Path, shards: int, rounds: int) -> dict[str, Any]:
             path.unlink(missing_ok=True)
         time.sleep(index_and_merge.SETTLE)
         merged.append(time_step("merge", folder, shards))
-    kept = sum(1 for name in ("index", "shards") for _ in (folder / name).iterdir())
+    # In a run, the shards are removed after the merge.
+    kept = sum(1 for _ in (folder / "index").iterdir())
     return {"shards": shards, "plan": plans, "split": split, "merge": merged, "files": kept}
 
 

@@ -50,8 +50,7 @@ def index_commands(scene: Scene, shard_counts: set[int]) -> list[list[str]]:
     index, residues, model = (
         folder / name for name in ("index.parquet", "residues.bin", "model.json")
     )
-    names = ("layer", "pooling", "long_sequences", "max_length")
-    settings = {name: EMBEDDING[name] for name in names}
+    settings = json.dumps(EMBEDDING | {"precision": scene.precision})
     return [
         entry(
             "index", fasta=scene.fasta, ids="header", model=model,
@@ -61,7 +60,7 @@ def index_commands(scene: Scene, shard_counts: set[int]) -> list[list[str]]:
         *(
             entry(
                 "split", index=index, residues=residues, model=model, world_size=count,
-                output_dir=scene.shards(count), **settings,
+                settings=settings, device=scene.device, output_dir=scene.shards(count),
             )
             for count in shard_counts
         ),

@@ -32,7 +32,8 @@ EDITS = {
 
 _DONE = re.compile(r"([0-9,]+) of [0-9,]+ sequences done")
 _SECONDS = re.compile(r"tokens were computed in ([0-9.]+) seconds")
-_BEFORE = re.compile(r"([0-9,]+) sequences were finished before")
+# A worker tells it when it begins; of a shard that was whole before, the last line tells it.
+_BEFORE = re.compile(r"([0-9,]+) (?:sequences were )?finished before")
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,10 @@ class Project:
 
 
 def make_project(folder: Path, count: int) -> Project:
-    """`count` proteins; embedded here on one core, then all results but the split are removed."""
+    """`count` proteins; embedded here on one core, then all results but the split are removed.
+
+    The merge has removed the shards and the checkpoints.
+    """
     place = Place(copy_checkout(folder), folder)
     write_fasta(folder / "work.faa", make_proteins(count, lengths=(250, 350)))
     configure(place)
@@ -59,7 +63,7 @@ def make_project(folder: Path, count: int) -> Project:
     place.run(cores=1)
     rows = read_rows(folder / RESULT)
     (seconds,) = _SECONDS.findall((folder / LOG).read_text())
-    for name in ("shards", "store", "recipes"):
+    for name in ("store", "recipes"):
         shutil.rmtree(folder / "results/work" / name)
     (folder / RESULT).unlink()
     shutil.rmtree(folder / "logs")

@@ -163,8 +163,22 @@ def test_settings_that_are_not_right_are_refused(proteins, settings, message):
 @pytest.mark.parametrize("given", [(), ("a.h5", "./-x.h5")])
 def test_split_takes_any_number_of_earlier_results(proteins, given):
     assert proteins.index(proteins.fasta("a.faa", one="MKV")).returncode == 0
+    for name in given:
+        (proteins.folder / name).write_bytes(b"is no result")
     words = ("--world-size", 1, "--reuse", *given, "--stores", *given)
-    assert proteins.split_by(EMBEDDING, *words).returncode == 0
+    outcome = proteins.split_by(EMBEDDING, *words)
+    assert outcome.returncode == 0
+    looked_at = re.findall(r"(\S+): is not reused: ", outcome.stderr)
+    assert looked_at == [str(Path(name)) for name in given]
+
+
+def test_an_earlier_result_that_is_missing_is_refused_before_a_shard_is_made(proteins):
+    assert proteins.index(proteins.fasta("a.faa", one="MKV")).returncode == 0
+    (proteins.folder / "a.h5").write_bytes(b"is no result")
+    outcome = proteins.split_by(EMBEDDING, "--world-size", 1, "--reuse", "a.h5", "gone/*.h5")
+    assert outcome.returncode == 1
+    assert "split: reuse: gone/*.h5 names no file" in outcome.stderr
+    assert not (proteins.folder / "index").exists()
 
 
 @pytest.mark.parametrize(("entry", "module"), [("index", "writer"), ("split", "split")])

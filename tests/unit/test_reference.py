@@ -69,8 +69,6 @@ def index(
     folder: Path, source: Path, invalid_residues: str, world_size: int = 1, **changes: object
 ) -> None:
     """Prepare the model, and write the shards' indices of in.fasta."""
-    what = DEFAULTS | changes
-    rows = {name: what[name] for name in ("pooling", "layer", "long_sequences", "max_length")}
     call(folder, "prepare_model", name="toy", source=source, output="toy.json")
     call(
         folder, "index", fasta="in.fasta", ids="header", model="toy.json",
@@ -79,7 +77,8 @@ def index(
     )  # fmt: skip
     call(
         folder, "split", index="r/index.parquet", residues="r/residues.bin", model="toy.json",
-        world_size=world_size, output_dir="r/index", **rows,
+        world_size=world_size, settings=json.dumps(DEFAULTS | changes), device="cpu",
+        output_dir="r/index",
     )  # fmt: skip
 
 

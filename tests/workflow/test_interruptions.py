@@ -43,10 +43,10 @@ def undisturbed(open_place, model, tmp_path_factory):
 
 @pytest.fixture
 def indexed(undisturbed, tmp_path):
-    """The same before its sequences were embedded."""
+    """The same before its sequences were embedded. The merge has removed shards and checkpoints."""
     place = undisturbed.copy_to(tmp_path / "run")
     work = place.folder / "results/work"
-    for name in ("shards", "store", "recipes"):
+    for name in ("store", "recipes"):
         shutil.rmtree(work / name)
     (work / "embeddings.h5").unlink()
     (place.folder / LOG).unlink()
