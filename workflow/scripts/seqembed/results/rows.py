@@ -18,7 +18,7 @@ PART_BYTES = 16 << 20
 # may be read for each row that is wanted.
 READ_BYTES, SPARSE = 1 << 20, 2
 # How many rows that lie far apart are read of a map before its pages are given back.
-SCATTERED_AT_ONCE = 256
+SCATTERED_AT_ONCE = 2048
 
 
 class RowPool:
