@@ -31,6 +31,12 @@ from known_sources import (
 )
 
 from seqembed.checkpoints.find_sources import SourceFinder
+from seqembed.checkpoints.manifest_and_failures import (
+    FAILURES,
+    Failures,
+    read_failures,
+    write_failures,
+)
 from seqembed.checkpoints.saved_rows import read_saved
 from seqembed.checkpoints.take_rows import RowTaker
 from seqembed.checkpoints.taken_files import (
@@ -141,6 +147,30 @@ def test_what_is_finished_is_not_taken(tmp_path):
     taker = run.take(*WANTED)
     assert (taker.count, read_taken(run.folder)) == (0, TakenRows())
     assert not (run.folder / REUSED).exists()
+
+
+def test_a_taken_row_ends_the_quarantine_of_its_sequence(tmp_path):
+    write_stored(tmp_path / "mine", ["LL", "M"])
+    run = Run(tmp_path)
+    run.split()
+    lost, taken = (digest(name).hex() for name in (b"WERT", b"LL"))
+    write_failures(run.folder, Failures(token_limit=9, quarantined={lost: "a", taken: "b"}))
+    run.take()
+    assert read_failures(run.folder) == Failures(token_limit=9, quarantined={lost: "a"})
+    before = (run.folder / FAILURES).stat()
+    run.take()
+    # It is written only if it changes.
+    assert (run.folder / FAILURES).stat() == before
+
+
+def test_damaged_failures_are_left_to_the_tracker(tmp_path):
+    write_stored(tmp_path / "mine", ["LL"])
+    run = Run(tmp_path)
+    run.split()
+    run.folder.mkdir(parents=True)
+    (run.folder / FAILURES).write_text("{")
+    assert names_of(run.take()) == ["LL"]
+    assert (run.folder / FAILURES).read_text() == "{"
 
 
 @pytest.mark.parametrize("listed", [False, True])

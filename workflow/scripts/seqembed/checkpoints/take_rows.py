@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqembed.checkpoints.find_sources import describe_source, expand_reuse, explain_unused
-from seqembed.checkpoints.manifest_and_failures import read_manifest
+from seqembed.checkpoints.manifest_and_failures import forget_quarantined, read_manifest
 from seqembed.checkpoints.saved_rows import read_saved
 from seqembed.checkpoints.taken_files import TakenRows, link_checkpoint, link_result, write_taken
 from seqembed.errors import CheckpointError, IndexFormatError, ShardError
@@ -71,7 +71,7 @@ class RowTaker:
         index_path: the shard's index, beside which split wrote its sources. results: the dataset's
         folder, with its own store. model_config: `stores`, the folders store/ of other datasets,
         and `reuse`, files of the setting; either may be missing. Results that split has not seen
-        are looked up here.
+        are looked up here. A sequence that was quarantined, and has a row now, is so no more.
         """
         found = self._read_sources(index_path.parent)
         numbers = read_source_numbers(index_path, self._recipe)
@@ -85,6 +85,9 @@ class RowTaker:
             if self.missing.any() and path.is_file():
                 self._take_new(path, known)
         write_taken(self._folder, TakenRows(self.count, self._files))
+        # What is damaged is named, and mended, where the failures of the shard are needed.
+        with suppress(CheckpointError):
+            forget_quarantined(self._folder, self.ids())
 
     def _read_sources(self, folder: Path) -> Sources:
         try:
