@@ -267,8 +267,8 @@ def test_a_full_disk_is_an_error(tmp_path, monkeypatch):
 
 def test_results_that_split_has_not_seen_are_checked_and_taken(tmp_path, caplog):
     stored = tmp_path / "other/store"
-    names = ["late.h5", "damaged.h5", "none.h5", "layer.h5", "strange.h5"]
-    late, damaged, none, layer, strange = paths = [tmp_path / name for name in names]
+    names = ["late.h5", "damaged.h5", "none.h5", "layer.h5", "strange.h5", "shard.h5"]
+    late, damaged, none, layer, strange, shard = paths = [tmp_path / name for name in names]
     run = Run(tmp_path)
     run.split()
     theirs = write_stored(tmp_path / "other", ["LL"], device_name="H200")
@@ -277,6 +277,7 @@ def test_results_that_split_has_not_seen_are_checked_and_taken(tmp_path, caplog)
     flip(write_result(damaged, WANTED))
     write_result(layer, WANTED, OTHER_RECIPES["layer"])
     strange.write_bytes(b"strange")
+    write_result(shard, WANTED, kind="shard")
     folder = tmp_path / "folder.h5"
     folder.mkdir()
     patterns = [*paths, folder, tmp_path / "*.none"]
@@ -284,7 +285,11 @@ def test_results_that_split_has_not_seen_are_checked_and_taken(tmp_path, caplog)
     assert (names_of(taker), taker.from_results) == (["ACD", "LL", "M"], 3)
     assert taker.device_names == ["", "H200", ""]
     messages = [record.message for record in caplog.records if record.levelname == "WARNING"]
-    assert [message.split(": ")[1] for message in messages] == [str(damaged), str(strange)]
+    assert [message.split(": ")[1] for message in messages] == [
+        str(damaged),
+        str(strange),
+        str(shard),
+    ]
     assert all(message.startswith("an earlier result is not used: ") for message in messages)
     assert not none.exists() and own.exists() and theirs.exists()
 

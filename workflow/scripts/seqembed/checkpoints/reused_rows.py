@@ -14,7 +14,7 @@ from seqembed.errors import FileFormatError, ShardError
 from seqembed.index.parquet import Digests, Int64s
 from seqembed.index.sources import SOURCES
 from seqembed.results.reader import EmbeddingsFile, allow_open_shards, open_embeddings
-from seqembed.storage.digests import find_rows
+from seqembed.storage.digests import DigestIndex
 
 
 def open_reused(shards: Sequence[EmbeddingsFile], indexes: Path) -> list[SavedRows]:
@@ -75,16 +75,17 @@ def list_rows(
     Raises ShardError if a row is not in the file from which it is taken.
     """
     digests = [shard.digests() for shard in shards]
-    missing = np.concatenate([shard.reused()[0] for shard in shards])
-    begin = sum(map(len, digests))
-    rows = [np.arange(begin)]
+    begin, wanted = sum(map(len, digests)), np.concatenate([shard.reused()[0] for shard in shards])
+    index, rows = DigestIndex(wanted), np.full(len(wanted), -1)
+    places = np.arange(begin)
     for file in reused:
-        held = find_rows(missing, file.digests)
-        digests.append(missing[held >= 0])
-        rows.append(begin + held[held >= 0])
-        missing, begin = missing[held < 0], begin + len(file.digests)
+        held = index.find_in(file.digests)
+        new = np.flatnonzero((held >= 0) & (rows < 0))
+        rows[new] = begin + held[new]
+        begin += len(file.digests)
+    missing = np.flatnonzero(rows < 0)
     if len(missing):
         folder = shards[0].path.parent
         problem = f"{len(missing):,} rows of the shards are in none of the files that they name"
         raise ShardError(f"{folder}: {problem}; remove this folder and run again")
-    return np.concatenate(digests), np.concatenate(rows)
+    return np.concatenate([*digests, wanted]), np.concatenate([places, rows])

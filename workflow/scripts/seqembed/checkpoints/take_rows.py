@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from seqembed.checkpoints.find_sources import describe_source, expand_reuse, explain_unused
+from seqembed.checkpoints.find_sources import (
+    describe_source,
+    expand_reuse,
+    explain_unused,
+    read_result_recipe,
+)
 from seqembed.checkpoints.manifest_and_failures import forget_quarantined, read_manifest
 from seqembed.checkpoints.saved_rows import read_saved
 from seqembed.checkpoints.taken_files import TakenRows, link_checkpoint, link_result, write_taken
 from seqembed.errors import CheckpointError, IndexFormatError, ShardError
-from seqembed.index.parquet import Digests
+from seqembed.index.parquet import Digests, Int64s
 from seqembed.index.reader import read_source_numbers
-from seqembed.index.sources import Source, Sources, read_sources
+from seqembed.index.sources import Source, SourceNumbers, Sources, read_sources
 from seqembed.results.reader import open_embeddings, store_path
 from seqembed.results.seal import read_seal
-from seqembed.storage.digests import DigestIndex, find_rows, from_hex, to_hex
+from seqembed.storage.digests import DigestIndex, from_hex, to_hex
 
 
 class RowTaker:
@@ -32,6 +36,7 @@ class RowTaker:
     recipe: the fingerprint of the recipe; files of another one are passed over.
 
     taken: which of the shard's sequences have their rows in the linked files, (n,) bool.
+    missing: which of them have no row yet, (n,) bool.
     from_results: how many of them are in results; the others are in checkpoints of other splits.
     device_names: the GPUs that computed them, as in the attribute device_name.
     """
@@ -45,16 +50,12 @@ class RowTaker:
         logger: logging.Logger,
     ) -> None:
         self._folder, self._digests, self._recipe, self._logger = folder, digests, recipe, logger
-        self._wanted = DigestIndex(from_hex(finished)).find(digests) < 0
+        self._index = DigestIndex(digests)
+        self.missing = self._index.find_in(from_hex(finished)) < 0
         self.taken = np.zeros(len(digests), bool)
         self.from_results = 0
         self.device_names: list[str] = []
         self._files: list[str] = []
-
-    @property
-    def missing(self) -> NDArray[np.bool_]:
-        """Which sequences have no row yet, (n,)."""
-        return self._wanted & ~self.taken
 
     @property
     def count(self) -> int:
@@ -76,8 +77,8 @@ class RowTaker:
         found = self._read_sources(index_path.parent)
         numbers = read_source_numbers(index_path, self._recipe)
         if numbers is not None and found.sources:
-            for number in np.unique(numbers[self.missing & (numbers >= 0)]).tolist():
-                self._take_source(found.sources[number], numbers == number)
+            for number, rows in self._group(numbers):
+                self._take_source(found.sources[number], rows)
         known = {*(source.seal for source in found.sources), *found.passed_over}
         stores = [results / "store", *map(Path, model_config.get("stores", ()))]
         paths = [store_path(store, self._recipe) for store in stores]
@@ -89,6 +90,17 @@ class RowTaker:
         with suppress(CheckpointError):
             forget_quarantined(self._folder, self.ids())
 
+    def _group(self, numbers: SourceNumbers) -> Iterator[tuple[int, Int64s]]:
+        """Yield the number of each source, and the (k,) sequences without a row that it has.
+
+        numbers: of each sequence's source, (n,); -1: it has none.
+        """
+        rows = np.flatnonzero(self.missing & (numbers >= 0))
+        rows = rows[np.argsort(numbers[rows], kind="stable")]
+        groups = np.unique(numbers[rows], return_index=True, return_counts=True)
+        for number, start, count in zip(*map(np.ndarray.tolist, groups), strict=True):
+            yield number, rows[start : start + count]
+
     def _read_sources(self, folder: Path) -> Sources:
         try:
             return read_sources(folder)
@@ -96,8 +108,8 @@ class RowTaker:
             self._logger.warning("what split found is not taken from checkpoints: %s", error)
             return Sources()
 
-    def _take_source(self, source: Source, held: NDArray[np.bool_]) -> None:
-        """Take rows of a source that split found; held: which of the sequences it has, (n,)."""
+    def _take_source(self, source: Source, held: Int64s) -> None:
+        """Take rows of a source that split found; held: the (k,) sequences that it has."""
         if not source.seal:
             self._take_checkpoint(Path(source.path))
         elif link := link_result(self._folder, Path(source.path), source.seal):
@@ -114,7 +126,7 @@ class RowTaker:
             except (CheckpointError, ShardError) as error:
                 self._logger.warning("rows of an earlier split are made anew: %s", error)
                 continue
-            if self._add(path, find_rows(self._digests, saved.digests) >= 0, str(source)):
+            if self._add(path, self._find(saved.digests), str(source)):
                 with suppress(CheckpointError):
                     manifest = read_manifest(source)
                     self.device_names.append(manifest.device_name if manifest else "")
@@ -126,26 +138,30 @@ class RowTaker:
             if seal in known:
                 return
             with open_embeddings(path) as file:
-                if file.attributes.get("recipe_fingerprint") != self._recipe:
+                if read_result_recipe(file).fingerprint != self._recipe:
                     return
-                held = find_rows(self._digests, file.digests()) >= 0
+                held = self._find(file.digests())
                 source = describe_source(file, seal)
         except (ShardError, OSError) as error:
             reason = explain_unused(path, error)
             self._logger.warning("an earlier result is not used: %s: %s", path, reason)
             return
-        if (held & self.missing).any() and (link := link_result(self._folder, path, seal)):
+        if self.missing[held].any() and (link := link_result(self._folder, path, seal)):
             self._add_result(link, held, source)
 
-    def _add_result(self, link: Path, held: NDArray[np.bool_], source: Source) -> None:
+    def _add_result(self, link: Path, held: Int64s, source: Source) -> None:
         self.from_results += self._add(link, held, f"{source.path} ({source.made})")
         self.device_names.append(source.device_name)
 
-    def _add(self, path: Path, held: NDArray[np.bool_], source: str) -> int:
+    def _find(self, digests: Digests) -> Int64s:
+        """Return which of the shard's sequences a file of (m, 16) digests holds, (k,)."""
+        return np.flatnonzero(self._index.find_in(digests) >= 0)
+
+    def _add(self, path: Path, held: Int64s, source: str) -> int:
         """Count the rows that a file holds as taken, unless they have a row; return how many."""
-        new = held & self.missing
-        if count := int(new.sum()):
-            self.taken |= new
+        new = held[self.missing[held]]
+        if count := len(new):
+            self.taken[new], self.missing[new] = True, False
             self._files.append(str(path))
             self._logger.info("the rows of %s sequences are taken from %s", f"{count:,}", source)
         return count
