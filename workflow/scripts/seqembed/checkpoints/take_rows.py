@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,14 @@ from seqembed.checkpoints.find_sources import (
 )
 from seqembed.checkpoints.manifest_and_failures import forget_quarantined, read_manifest
 from seqembed.checkpoints.saved_rows import read_saved
-from seqembed.checkpoints.taken_files import TakenRows, link_checkpoint, link_result, write_taken
+from seqembed.checkpoints.taken_files import (
+    TakenRows,
+    link_checkpoint,
+    link_result,
+    read_checksum,
+    read_refused,
+    write_taken,
+)
 from seqembed.errors import CheckpointError, IndexFormatError, ShardError
 from seqembed.index.parquet import Digests, Int64s
 from seqembed.index.reader import read_source_numbers
@@ -72,19 +79,29 @@ class RowTaker:
         index_path: the shard's index, beside which split wrote its sources. results: the dataset's
         folder, with its own store. model_config: `stores`, the folders store/ of other datasets,
         and `reuse`, files of the setting; either may be missing. Results that split has not seen
-        are looked up here. A sequence that was quarantined, and has a row now, is so no more.
+        are looked up here, and so are those that a merge found damaged: these are checked whole. A
+        sequence that was quarantined, and has a row now, is so no more.
         """
-        found = self._read_sources(index_path.parent)
+        found, refused = (
+            self._read_sources(index_path.parent),
+            read_refused(results / "checkpoints"),
+        )
+        doubted = [source for source in found.sources if read_checksum(source.seal) in refused]
         numbers = read_source_numbers(index_path, self._recipe)
         if numbers is not None and found.sources:
             for number, rows in self._group(numbers):
-                self._take_source(found.sources[number], rows)
+                if (source := found.sources[number]) not in doubted:
+                    with self._without_links(source.path):
+                        self._take_source(source, rows)
         known = {*(source.seal for source in found.sources), *found.passed_over}
+        known -= {source.seal for source in doubted}
         stores = [results / "store", *map(Path, model_config.get("stores", ()))]
         paths = [store_path(store, self._recipe) for store in stores]
-        for path in [*paths, *expand_reuse(model_config.get("reuse", ()))]:
+        paths += [*expand_reuse(model_config.get("reuse", ())), *(Path(s.path) for s in doubted)]
+        for path in dict.fromkeys(paths):
             if self.missing.any() and path.is_file():
-                self._take_new(path, known)
+                with self._without_links(path):
+                    self._take_new(path, known)
         write_taken(self._folder, TakenRows(self.count, self._files))
         # What is damaged is named, and mended, where the failures of the shard are needed.
         with suppress(CheckpointError):
@@ -98,8 +115,16 @@ class RowTaker:
         rows = np.flatnonzero(self.missing & (numbers >= 0))
         rows = rows[np.argsort(numbers[rows], kind="stable")]
         groups = np.unique(numbers[rows], return_index=True, return_counts=True)
-        for number, start, count in zip(*map(np.ndarray.tolist, groups), strict=True):
+        for number, start, count in zip(*(part.tolist() for part in groups), strict=True):
             yield number, rows[start : start + count]
+
+    @contextmanager
+    def _without_links(self, path: Path | str) -> Iterator[None]:
+        """Leave out a source on a file system where nothing can be linked."""
+        try:
+            yield
+        except CheckpointError as error:
+            self._logger.warning("the rows of %s are made anew: %s", path, error)
 
     def _read_sources(self, folder: Path) -> Sources:
         try:
@@ -132,7 +157,7 @@ class RowTaker:
                     self.device_names.append(manifest.device_name if manifest else "")
 
     def _take_new(self, path: Path, known: Collection[str]) -> None:
-        """Take rows of a result that split has not seen: one that was finished after it."""
+        """Take rows of a result that split has not seen, or that a merge refused: read it whole."""
         try:
             seal = read_seal(path)
             if seal in known:
@@ -146,7 +171,8 @@ class RowTaker:
             reason = explain_unused(path, error)
             self._logger.warning("an earlier result is not used: %s: %s", path, reason)
             return
-        if self.missing[held].any() and (link := link_result(self._folder, path, seal)):
+        new = self.missing[held].any()
+        if new and (link := link_result(self._folder, path, seal, whole=True)):
             self._add_result(link, held, source)
 
     def _add_result(self, link: Path, held: Int64s, source: Source) -> None:
