@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence, Set
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,18 +26,15 @@ def open_reused(shards: Sequence[EmbeddingsFile], checkpoints: Path) -> list[Sav
     and all shards that name one: the next run makes these shards anew. It reads results that were
     damaged whole before it takes rows of them.
     """
-    found, recipe = [], shards[0].attributes["recipe_fingerprint"]
-    problems: list[str] = []
-    bad: list[Path] = []
-    files = _list_reused(shards)
+    files, recipe = _list_reused(shards), shards[0].attributes["recipe_fingerprint"]
     allow_open_shards(len(shards) + len(files))
+    found, problems, bad = [], [], set()
     for paths in files:
         try:
             found.append(_open_file(paths[0], recipe))
         except (FileFormatError, OSError) as error:
-            reason = str(error).removeprefix(f"{paths[0]}: ").partition("; ")[0]
-            problems.append(f"{paths[0]}: rows were taken from it, but {reason}")
-            bad += paths
+            problems.append(_explain(paths[0], error))
+            bad |= {*paths}
     if problems:
         refuse_results(checkpoints, bad)
         for path in bad:
@@ -46,6 +43,11 @@ def open_reused(shards: Sequence[EmbeddingsFile], checkpoints: Path) -> list[Sav
         more = f", and so it is with {len(problems) - 1:,} more files" if problems[1:] else ""
         raise ShardError(f"{problems[0]}{more}; {RUN_AGAIN}")
     return found
+
+
+def _explain(path: Path, error: Exception) -> str:
+    reason = str(error).removeprefix(f"{path}: ").partition("; ")[0]
+    return f"{path}: rows were taken from it, but {reason}"
 
 
 def _list_reused(shards: Sequence[EmbeddingsFile]) -> list[list[Path]]:
@@ -84,7 +86,7 @@ def list_rows(
     """
     digests, rows = _find_reused(shards, reused)
     if missing := int((rows < 0).sum()):
-        _remove_shards(shards, (), rows)
+        _remove_shards(shards, set(), rows)
         problem = f"{missing:,} rows of the shards are in none of the files that they name"
         raise ShardError(f"{shards[0].path.parent}: {problem}; {RUN_AGAIN}")
     own = [shard.digests() for shard in shards]
@@ -109,12 +111,12 @@ def _find_reused(
     return digests, rows
 
 
-def _remove_shards(shards: Sequence[EmbeddingsFile], bad: Collection[str], rows: Int64s) -> None:
+def _remove_shards(shards: Sequence[EmbeddingsFile], bad: Set[str], rows: Int64s) -> None:
     """Remove the shards that name a bad file, or miss a row; rows: as _find_reused returns them."""
     begin = 0
     for shard in shards:
         digests, names = shard.reused()
         stop = begin + len(digests)
-        if (rows[begin:stop] < 0).any() or not {*bad}.isdisjoint(names):
+        if (rows[begin:stop] < 0).any() or not bad.isdisjoint(names):
             shard.path.unlink()
         begin = stop

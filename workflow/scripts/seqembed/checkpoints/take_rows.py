@@ -82,10 +82,8 @@ class RowTaker:
         are looked up here, and so are those that a merge found damaged: these are checked whole. A
         sequence that was quarantined, and has a row now, is so no more.
         """
-        found, refused = (
-            self._read_sources(index_path.parent),
-            read_refused(results / "checkpoints"),
-        )
+        found = self._read_sources(index_path.parent)
+        refused = read_refused(results / "checkpoints")
         doubted = [source for source in found.sources if read_checksum(source.seal) in refused]
         numbers = read_source_numbers(index_path, self._recipe)
         if numbers is not None and found.sources:
