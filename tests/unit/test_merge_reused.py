@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -47,6 +48,7 @@ from seqembed.checkpoints.finished_shard import assemble_shard
 from seqembed.checkpoints.manifest_and_failures import write_manifest
 from seqembed.checkpoints.merge import Summary, merge, remove_merged
 from seqembed.checkpoints.take_rows import RowTaker
+from seqembed.checkpoints.taken_files import read_refused
 from seqembed.errors import ShardError
 from seqembed.index.reader import read_shard_index
 from seqembed.index.sources import SOURCES
@@ -54,7 +56,6 @@ from seqembed.results.reader import join_names, open_embeddings
 from seqembed.results.writer import Slab, write_embeddings
 from seqembed.settings.recipe import Recipe
 from seqembed.storage.digests import digest
-from seqembed.storage.publish import link
 from seqembed.worker.manifest import checkpoint_key, make_manifest
 
 SEQUENCES = ["MKVLA", "WERT", "ACD", "MKVLA", "LL", "M", "QQ", "WERT", "YYYY"]
@@ -250,6 +251,13 @@ def _find_link(run: Run, original: Path) -> list[Path]:
     return [path for path in links if os.path.samefile(path, original)]
 
 
+def _damage(path: Path) -> None:
+    """Change the last byte of a file, whatever links to it."""
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\x55")
+
+
 def _embed_all(run: Run) -> None:
     run.split()
     for rank in range(len(run.shards)):
@@ -283,16 +291,11 @@ def test_shards_that_need_a_damaged_file_are_made_anew(tmp_path, kind, fault):
             flip(path)
     with pytest.raises(ShardError, match="rows were taken from it, but .*; run again, and"):
         run.merge()
-    assert not run.output.exists() and not (run.indexes[0].parent / SOURCES).exists()
+    # All other rows are taken where split found them.
+    assert not run.output.exists() and (run.indexes[0].parent / SOURCES).exists()
     gone = {path for path in run.shards if not path.exists()}
-    assert gone and gone <= users
-    # One run for each copy of what is damaged, at the most.
-    for _ in range(len(links)):
-        try:
-            run.again()
-            break
-        except ShardError:
-            continue
+    assert gone == users
+    run.again()
     run.check()
 
 
@@ -308,9 +311,7 @@ def test_a_result_that_is_damaged_where_it_lies_costs_one_run(tmp_path, caplog):
     reused = write_result(tmp_path / "old.h5", SEQUENCES)
     run = Run(tmp_path, world_size=3, reuse=[reused])
     _embed_all(run)
-    with reused.open("r+b") as file:
-        file.seek(-1, os.SEEK_END)
-        file.write(b"\x55")
+    _damage(reused)
     with pytest.raises(ShardError, match=r"taken/.*\.h5: rows were taken from it, but damaged"):
         run.merge()
     assert not any(map(Path.exists, run.shards))
@@ -318,19 +319,80 @@ def test_a_result_that_is_damaged_where_it_lies_costs_one_run(tmp_path, caplog):
     run.check()
     assert sorted(run.computed) == sorted({*SEQUENCES})
     assert f"an earlier result is not used: {reused}: damaged" in caplog.text
+    assert read_refused(run.results / "checkpoints")
+    remove_merged(run.results, RECIPE.fingerprint)
+    assert not (run.results / "checkpoints").exists()
+
+
+def test_a_symbolic_link_to_what_is_another_result_now_is_refused(tmp_path, monkeypatch):
+    """The result is whole, and of the right recipe."""
+
+    def refuse(source: Path, target: Path) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    reused = write_result(tmp_path / "old.h5", SEQUENCES)
+    run = Run(tmp_path, world_size=2, reuse=[reused])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", refuse)
+        _embed_all(run)
+    links = _find_link(run, reused)
+    assert len(links) == 2 and all(map(Path.is_symlink, links))
+    write_result(reused, SEQUENCES, device_name="other")
+    problem = r"^\S+: rows were taken from it, but another file has taken its place; run again"
+    with pytest.raises(ShardError, match=problem):
+        run.merge()
+    assert not any(map(Path.exists, [*run.shards, run.output, *links]))
+    run.again()
+    run.check()
+    assert run.computed == []
+
+
+def test_all_damaged_files_are_found_in_one_merge(tmp_path):
+    """Otherwise a user would have to run again for each of them."""
+    reused = [write_result(tmp_path / f"{name}.h5", [name]) for name in ("LL", "M", "QQ", "WERT")]
+    run = Run(tmp_path, world_size=4, reuse=reused)
+    _embed_all(run)
+    for path in reused[:3]:
+        _damage(path)
+    with pytest.raises(ShardError, match="but damaged .*, and so it is with 2 more files; run"):
+        run.merge()
+    assert not any(_find_link(run, path) for path in reused[:3])
+    run.again()
+    run.check()
+    assert "WERT" not in run.computed and {"LL", "M", "QQ"} <= {*run.computed}
 
 
 def test_a_linked_result_of_another_recipe_is_refused(tmp_path):
-    reused = write_result(tmp_path / "old.h5", SEQUENCES)
-    run = Run(tmp_path, world_size=1, reuse=[reused])
-    _embed_all(run)
-    (path,) = _find_link(run, reused)
-    link(write_result(tmp_path / "b.h5", SEQUENCES, OTHER_RECIPES["layer"], shift=1), path)
-    with pytest.raises(ShardError, match=f"^{path}: rows were taken .* of another recipe; run"):
+    run = Run(tmp_path, world_size=1)
+    run.split()
+    other = write_result(tmp_path / "b.h5", SEQUENCES, OTHER_RECIPES["layer"], shift=1)
+    write_reusing_shard(run, 0, digests_of(list(dict.fromkeys(SEQUENCES))), [other])
+    with pytest.raises(ShardError, match=f"^{other}: rows were taken .* of another recipe; run"):
         run.merge()
-    assert not run.output.exists() and not path.exists()
+    assert not run.output.exists() and not run.shards[0].exists()
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_shards_of_which_a_row_is_in_no_file_are_made_anew(tmp_path, damaged):
+    """A block may be another one now; also if another shard names a damaged file."""
+    reused = write_result(tmp_path / "old.h5", SEQUENCES)
+    run = Run(tmp_path, world_size=3, reuse=[reused])
+    _embed_all(run)
+    lost = digests_of(["LL"]).tobytes()
+    with open_embeddings(run.shards[1]) as file:
+        wanted = [key for key in file.reused()[0] if key.tobytes() != lost]
+    write_reusing_shard(run, 1, np.array([*wanted, *digests_of(["YY"])]), _find_link(run, reused))
+    if damaged:
+        bad = write_result(tmp_path / "bad.h5", ["MKVLA"])
+        flip(bad)
+        write_reusing_shard(run, 2, read_shard_index(run.indexes[2]).digests, [bad])
+    problem = "but damaged" if damaged else "1 rows of the shards are in none of the files .*run ag"
+    with pytest.raises(ShardError, match=problem):
+        run.merge()
+    assert [path.exists() for path in run.shards] == [True, False, not damaged]
     run.again()
     run.check()
+    assert run.computed == []
 
 
 def write_reusing_shard(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from seqembed.errors import ShardError
 from seqembed.results.rows import RowPool, TokenRowPool
-from seqembed.storage.digests import DigestIndex, count_distinct, digest_rows, find_rows
+from seqembed.storage.digests import DigestIndex, count_distinct, digest_rows
 
 # Few letters, zeros among them, and differences in every part: near misses and duplicates.
 DIGEST = st.lists(st.sampled_from([0, 1, 255]), min_size=16, max_size=16).map(
@@ -44,7 +44,7 @@ def test_wanted_rows_are_found_as_in_a_dict_however_few_at_once(held, wanted, at
     first = {digest: place for place, digest in reversed(list(enumerate(held)))}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("seqembed.storage.digests.FIND_AT_ONCE", at_once)
-        found = find_rows(digest_rows(wanted), digest_rows(held))
+        found = DigestIndex(digest_rows(wanted)).find_in(digest_rows(held))
     assert found.dtype == np.int64
     assert found.tolist() == [first.get(digest, -1) for digest in wanted]
 
@@ -55,7 +55,7 @@ def test_to_find_a_few_rows_of_a_large_file_takes_little_memory(monkeypatch):
     wanted = held[::20_000]
     tracemalloc.start()
     try:
-        assert find_rows(wanted, held).tolist() == list(range(0, 200_000, 20_000))
+        assert DigestIndex(wanted).find_in(held).tolist() == list(range(0, 200_000, 20_000))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -31,14 +31,24 @@ from known_sources import (
 )
 
 from seqembed.checkpoints.find_sources import SourceFinder
+from seqembed.checkpoints.manifest_and_failures import (
+    FAILURES,
+    Failures,
+    read_failures,
+    write_failures,
+)
 from seqembed.checkpoints.saved_rows import read_saved
 from seqembed.checkpoints.take_rows import RowTaker
 from seqembed.checkpoints.taken_files import (
+    REFUSED,
     REUSED,
     TAKEN,
     TakenRows,
+    forget_refused,
     link_result,
+    read_refused,
     read_taken,
+    refuse_results,
     write_taken,
 )
 from seqembed.errors import CheckpointError
@@ -143,6 +153,30 @@ def test_what_is_finished_is_not_taken(tmp_path):
     assert not (run.folder / REUSED).exists()
 
 
+def test_a_taken_row_ends_the_quarantine_of_its_sequence(tmp_path):
+    write_stored(tmp_path / "mine", ["LL", "M"])
+    run = Run(tmp_path)
+    run.split()
+    lost, taken = (digest(name).hex() for name in (b"WERT", b"LL"))
+    write_failures(run.folder, Failures(token_limit=9, quarantined={lost: "a", taken: "b"}))
+    run.take()
+    assert read_failures(run.folder) == Failures(token_limit=9, quarantined={lost: "a"})
+    before = (run.folder / FAILURES).stat()
+    run.take()
+    # It is written only if it changes.
+    assert (run.folder / FAILURES).stat() == before
+
+
+def test_damaged_failures_are_left_to_the_tracker(tmp_path):
+    write_stored(tmp_path / "mine", ["LL"])
+    run = Run(tmp_path)
+    run.split()
+    run.folder.mkdir(parents=True)
+    (run.folder / FAILURES).write_text("{")
+    assert names_of(run.take()) == ["LL"]
+    assert (run.folder / FAILURES).read_text() == "{"
+
+
 @pytest.mark.parametrize("listed", [False, True])
 def test_a_reused_file_that_changed_since_split_is_looked_at_anew(tmp_path, caplog, listed):
     """Its path is with the worker's settings, or was with those of split alone."""
@@ -222,6 +256,75 @@ def test_links_outlast_the_removal_of_their_files(tmp_path, caplog, monkeypatch,
     assert ("made anew" in caplog.text) == no_links
 
 
+def test_without_links_of_any_kind_rows_are_made_anew(tmp_path, caplog, monkeypatch):
+    own = write_stored(tmp_path / "mine", ["LL", "ACD"])
+    run = Run(tmp_path)
+    folder = write_checkpoint(run.results, [["M"], ["MKVLA"]])
+    run.split()
+    late = write_result(tmp_path / "late.h5", ["WERT"])
+
+    def refuse(source: Path, target: Path) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(source), None, target)
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "symlink", refuse)
+    taker = run.take(reuse=[late])
+    assert (taker.count, missing_of(run, taker)) == (0, WANTED)
+    names = [message.split(" ")[3] for message in caplog.messages]
+    assert names == [*map(str, (own, folder, late))]
+    assert all("its file system has no links" in message for message in caplog.messages)
+
+
+def test_a_block_under_the_name_of_an_earlier_one_is_linked_anew(tmp_path, caplog):
+    """The number of a removed block is free, and a damaged link is no reason to lose rows."""
+    run = Run(tmp_path)
+    folder = write_checkpoint(run.results, [["M"], ["LL"]])
+    run.split()
+    run.take()
+    path = folder / "batch_00001.safetensors"
+    path.unlink()
+    write_block_of(folder, ["ACD"])
+    assert path.exists() and names_of(run.take()) == ["ACD", "M"]
+    (linked,) = (run.folder / TAKEN).glob("*batch_00001.safetensors")
+    content = linked.read_bytes()
+    linked.unlink()
+    linked.write_bytes(content)
+    flip(linked)
+    assert names_of(run.take()) == ["ACD", "M"] and caplog.text == ""
+
+
+def test_a_result_that_a_merge_refused_is_checked_whole(tmp_path, caplog):
+    """Split found rows in it; a whole copy elsewhere has the same seal."""
+    reused = write_result(tmp_path / "old.h5", ["LL"])
+    run = Run(tmp_path, reuse=[reused])
+    run.split()
+    assert names_of(run.take()) == ["LL"]
+    copy = shutil.copy(reused, tmp_path / "copy.h5")
+    flip(reused)
+    checkpoints = run.results / "checkpoints"
+    refuse_results(checkpoints, map(Path, read_taken(run.folder).files))
+    taker = run.take()
+    assert names_of(taker) == [] and f"{reused}: damaged since" in caplog.text
+    caplog.clear()
+    # Its path may be with the settings of split alone.
+    assert names_of(run.take(reuse=[])) == [] and f"{reused}: damaged since" in caplog.text
+    assert names_of(run.take(reuse=[reused, copy])) == ["LL"]
+    (linked,) = (run.folder / TAKEN).iterdir()
+    assert os.path.samefile(linked, copy)
+    forget_refused(checkpoints)
+    assert not (checkpoints / REFUSED).exists() and read_refused(checkpoints) == set()
+    forget_refused(checkpoints)
+
+
+def test_refused_results_are_kept_and_a_damaged_list_is_none(tmp_path):
+    names = ["a" * 32, "b" * 32]
+    for name in names:
+        refuse_results(tmp_path, [tmp_path / f"{name}.h5", tmp_path / "shard_0.h5"])
+    assert read_refused(tmp_path) == {*names}
+    (tmp_path / REFUSED).write_text("[" * 100_000)
+    assert read_refused(tmp_path) == set()
+
+
 def test_a_full_disk_is_an_error(tmp_path, monkeypatch):
     write_stored(tmp_path / "mine", WANTED)
     run = Run(tmp_path)
@@ -237,8 +340,8 @@ def test_a_full_disk_is_an_error(tmp_path, monkeypatch):
 
 def test_results_that_split_has_not_seen_are_checked_and_taken(tmp_path, caplog):
     stored = tmp_path / "other/store"
-    names = ["late.h5", "damaged.h5", "none.h5", "layer.h5", "strange.h5"]
-    late, damaged, none, layer, strange = paths = [tmp_path / name for name in names]
+    names = ["late.h5", "damaged.h5", "none.h5", "layer.h5", "strange.h5", "shard.h5"]
+    late, damaged, none, layer, strange, shard = paths = [tmp_path / name for name in names]
     run = Run(tmp_path)
     run.split()
     theirs = write_stored(tmp_path / "other", ["LL"], device_name="H200")
@@ -247,6 +350,7 @@ def test_results_that_split_has_not_seen_are_checked_and_taken(tmp_path, caplog)
     flip(write_result(damaged, WANTED))
     write_result(layer, WANTED, OTHER_RECIPES["layer"])
     strange.write_bytes(b"strange")
+    write_result(shard, WANTED, kind="shard")
     folder = tmp_path / "folder.h5"
     folder.mkdir()
     patterns = [*paths, folder, tmp_path / "*.none"]
@@ -254,7 +358,11 @@ def test_results_that_split_has_not_seen_are_checked_and_taken(tmp_path, caplog)
     assert (names_of(taker), taker.from_results) == (["ACD", "LL", "M"], 3)
     assert taker.device_names == ["", "H200", ""]
     messages = [record.message for record in caplog.records if record.levelname == "WARNING"]
-    assert [message.split(": ")[1] for message in messages] == [str(damaged), str(strange)]
+    assert [message.split(": ")[1] for message in messages] == [
+        str(damaged),
+        str(strange),
+        str(shard),
+    ]
     assert all(message.startswith("an earlier result is not used: ") for message in messages)
     assert not none.exists() and own.exists() and theirs.exists()
 
@@ -402,6 +510,9 @@ def test_a_link_of_another_run_is_not_mistaken_for_the_result(tmp_path):
     link(write_result(tmp_path / "other.h5", ["LL"]), first)
     assert link_result(folder, result, seal) == first and os.path.samefile(first, result)
     assert link_result(folder, result, read_seal(tmp_path / "other.h5")) is None
+    copy = Path(shutil.copy(result, tmp_path / "copy.h5"))
+    assert link_result(folder, copy, seal) == first and os.path.samefile(first, result)
+    assert link_result(folder, copy, seal, whole=True) == first and os.path.samefile(first, copy)
 
 
 def test_a_result_that_is_replaced_while_it_is_linked_is_not_taken(tmp_path, monkeypatch):

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from seqembed.checkpoints.blocks import read_block
 from seqembed.checkpoints.saved_rows import list_saved, read_saved
@@ -27,7 +26,7 @@ from seqembed.errors import (
     RecipeError,
     ShardError,
 )
-from seqembed.index.parquet import Digests
+from seqembed.index.parquet import Digests, Int64s
 from seqembed.index.sources import Source, SourceNumbers, Sources
 from seqembed.models.prepared import PreparedModel
 from seqembed.results.reader import EmbeddingsFile, open_embeddings, store_path
@@ -41,7 +40,7 @@ from seqembed.settings.recipe import (
     resolve_fields,
 )
 from seqembed.settings.request import Request
-from seqembed.storage.digests import find_rows
+from seqembed.storage.digests import DigestIndex
 from seqembed.storage.paths import expand
 
 Device = Literal["auto", "cuda", "cpu"]
@@ -99,15 +98,15 @@ class SourceFinder:
         A file that cannot be used is named in the log. If several sources hold a row, the first
         one counts: results come before checkpoints, whose rows lie in many files.
         """
-        stores = [self._results / "store", *self._stores]
+        stores, wanted = [self._results / "store", *self._stores], DigestIndex(digests)
         for path in self._list_stored(stores):
-            self._add_result(path, digests, asked=False)
+            self._add_result(path, wanted, asked=False)
         for path in self._reuse:
-            self._add_result(path, digests, asked=True)
+            self._add_result(path, wanted, asked=True)
         for recipe in self._list_recipes(self._results / "recipes"):
             folders = self._results.glob(f"checkpoints/{recipe.fingerprint[:12]}-*/shard_*")
             for folder in sorted(folders):
-                self._add_folder(folder, recipe, digests)
+                self._add_folder(folder, recipe, wanted)
         return Sources(
             sources=self._sources,
             passed_over=self._passed_over,
@@ -143,7 +142,7 @@ class SourceFinder:
             return find_difference(recipe, self._fields, "this dataset")
         return find_difference(recipe, vars(self._resolved), "this dataset")
 
-    def _add_result(self, path: Path, digests: Digests, *, asked: bool) -> None:
+    def _add_result(self, path: Path, wanted: DigestIndex, *, asked: bool) -> None:
         """Add a result's rows, if it is whole; asked: it is of the setting `reuse`."""
         try:
             seal = read_seal(path)
@@ -152,10 +151,10 @@ class SourceFinder:
             with open_embeddings(path) as file:
                 # Only now: a damaged copy has the seal of the whole file, which may come later.
                 self._passed_over.append(seal)
-                recipe = _read_attributes(file)
+                recipe = read_result_recipe(file)
                 if problem := self._explain_other(recipe):
                     raise ShardError(problem)
-                held = find_rows(digests, file.digests()) >= 0
+                held = wanted.find_in(file.digests())
                 source = describe_source(file, seal)
                 self._recipes[recipe.fingerprint] = recipe
         except (FileFormatError, OSError) as error:
@@ -166,23 +165,29 @@ class SourceFinder:
         if self._add(source, held):
             self._passed_over.remove(seal)
 
-    def _add_folder(self, folder: Path, recipe: Recipe, digests: Digests) -> None:
+    def _add_folder(self, folder: Path, recipe: Recipe, wanted: DigestIndex) -> None:
         """Add the rows of a shard's checkpoint. The worker that takes them checks its blocks."""
         held = [np.empty((0, 16), np.uint8)]
         for path in list_saved(folder):
             with suppress(CheckpointError, ShardError):
                 held.append(_read_digests(path))
-        rows = find_rows(digests, np.concatenate(held))
+        source = Source(path=str(folder), seal="", recipe=recipe.fingerprint)
         self._recipes[recipe.fingerprint] = recipe
-        self._add(Source(path=str(folder), seal="", recipe=recipe.fingerprint), rows >= 0)
+        self._add(source, wanted.find_in(np.concatenate(held)))
 
-    def _add(self, source: Source, holds: NDArray[np.bool_]) -> bool:
-        """Add a source if it has rows that no other has; holds: which rows it has, (m,)."""
-        new = np.full(len(holds), -1, np.int32)
-        column = self._columns.get(source.recipe, new)
-        if not (taken := holds & (column < 0)).any():
+    def _add(self, source: Source, held: Int64s) -> bool:
+        """Add a source if it has rows that no other has; held: each row's place in it, (m,), or -1.
+
+        Return whether it has.
+        """
+        new, column = np.flatnonzero(held >= 0), self._columns.get(source.recipe)
+        if column is not None:
+            new = new[column[new] < 0]
+        if not len(new):
             return False
-        self._columns[source.recipe] = np.where(taken, np.int32(len(self._sources)), column)
+        if column is None:
+            column = self._columns[source.recipe] = np.full(len(held), -1, np.int32)
+        column[new] = len(self._sources)
         self._sources.append(source)
         return True
 
@@ -200,17 +205,7 @@ def describe_source(file: EmbeddingsFile, seal: str) -> Source:
     )
 
 
-def _read_torch_version(file: EmbeddingsFile) -> str:
-    """Return the version of PyTorch that computed a file's rows, for the log."""
-    # Deeply nested brackets in JSON raise RecursionError.
-    with suppress(ValueError, RecursionError):
-        versions = json.loads(str(file.attributes.get("package_versions", "")))
-        if isinstance(versions, dict) and "torch" in versions:
-            return str(versions["torch"])
-    return "of unknown version"
-
-
-def _read_attributes(file: EmbeddingsFile) -> Recipe:
+def read_result_recipe(file: EmbeddingsFile) -> Recipe:
     """Return the recipe of a merged result; ShardError if it is no result, or has no recipe."""
     try:
         # A file of another program may have attributes of any type, arrays among them.
@@ -223,6 +218,16 @@ def _read_attributes(file: EmbeddingsFile) -> Recipe:
     if file.attributes.get("recipe_fingerprint") != recipe.fingerprint:
         raise ShardError(f"{file.path}: its recipe has settings that this version does not know")
     return recipe
+
+
+def _read_torch_version(file: EmbeddingsFile) -> str:
+    """Return the version of PyTorch that computed a file's rows, for the log."""
+    # Deeply nested brackets in JSON raise RecursionError.
+    with suppress(ValueError, RecursionError):
+        versions = json.loads(str(file.attributes.get("package_versions", "")))
+        if isinstance(versions, dict) and "torch" in versions:
+            return str(versions["torch"])
+    return "of unknown version"
 
 
 def _read_digests(path: Path) -> Digests:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,18 @@ def write_failures(folder: Path, failures: Failures) -> None:
         "doubts": [{"digest": d, "memory": memory} for d, memory in failures.in_a_row.items()],
     }
     write_json(folder / FAILURES, "failures", FORMAT_VERSION, content)
+
+
+def forget_quarantined(folder: Path, digests: Collection[str]) -> None:
+    """Drop sequences that have a row now from the quarantine in `folder`; digests: hex.
+
+    Raises CheckpointError if the file is damaged.
+    """
+    failures = read_failures(folder)
+    if held := failures.quarantined.keys() & {*digests}:
+        for name in held:
+            del failures.quarantined[name]
+        write_failures(folder, failures)
 
 
 def _read_suspects(entries: list[dict[str, Any]]) -> dict[int, Suspect]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from seqembed.checkpoints.reused_rows import list_rows, open_reused
 from seqembed.checkpoints.saved_rows import SavedRows, pool_saved_tokens
+from seqembed.checkpoints.taken_files import forget_refused
 from seqembed.checkpoints.unneeded import list_needed
 from seqembed.errors import IndexFormatError, ShardError
 from seqembed.flags import TRUNCATED, WINDOWED
@@ -119,6 +120,7 @@ def remove_merged(results: Path, recipe_fingerprint: str) -> None:
     """
     for path in (results / "shards").glob("shard_*.h5"):
         path.unlink(missing_ok=True)
+    forget_refused(results / "checkpoints")
     remove_checkpoints(results, recipe_fingerprint)
 
 
@@ -210,7 +212,7 @@ def _write(
     failed = DigestIndex(digest_rows(quarantined)).find(all_digests) >= 0
     kept = ~(read_excluded(index_path) | failed)
     lengths, digests = lengths[kept], all_digests[kept]
-    reused = open_reused(shards, index_path.parent / "index")
+    reused = open_reused(shards, index_path.parent / "checkpoints")
     saved = [*map(SavedRows.of, shards), *reused]
     places = _find_rows(index_path, shards, reused, kept, lengths, digests)
     flags = np.concatenate([file.flags for file in saved])[places]

@@ -2,12 +2,15 @@
 
 A checkpoint folder has links to these files in its folder `taken`, so that they can be read until
 the merge, even if another run replaces them meanwhile. `reused.json` says how many rows are taken.
+The link of a result has the checksum of its seal for a name. `refused.json`, beside the checkpoint
+folders, lists the checksums of results that a merge found damaged.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +22,9 @@ from seqembed.storage.json_files import read_json, write_json
 from seqembed.storage.publish import NO_HARD_LINKS
 
 FORMAT_VERSION = "1"
-TAKEN, REUSED = "taken", "reused.json"
+TAKEN, REUSED, REFUSED = "taken", "reused.json", "refused.json"
+# Matches the names of links to results, and of no file of a checkpoint.
+RESULT_NAME = re.compile(r"[0-9a-f]{32}\.h5")
 
 
 @dataclass(frozen=True)
@@ -51,18 +56,55 @@ def read_taken(folder: Path) -> TakenRows:
         raise CheckpointError(f"{path}: damaged ({error!r}); remove it and run again") from error
 
 
-def link_result(folder: Path, path: Path, seal: str) -> Path | None:
+def refuse_results(checkpoints: Path, links: Iterable[Path]) -> None:
+    """Note results that were damaged when they were merged, so that they are trusted no more.
+
+    checkpoints: the dataset's folder. links: as link_result returned them, or of other files, of
+    which nothing is noted.
+    """
+    if found := {link.stem for link in links if RESULT_NAME.fullmatch(link.name)}:
+        content = {"checksums": sorted(found | read_refused(checkpoints))}
+        write_json(checkpoints / REFUSED, "refused", FORMAT_VERSION, content)
+
+
+def read_refused(checkpoints: Path) -> set[str]:
+    """Return the checksums that refuse_results noted; none if the file is missing or damaged."""
+    with suppress(*DAMAGE):
+        return {*map(str, read_json(checkpoints / REFUSED, "refused", FORMAT_VERSION)["checksums"])}
+    return set()
+
+
+def forget_refused(checkpoints: Path) -> None:
+    """Remove what refuse_results noted: the dataset's result is written."""
+    (checkpoints / REFUSED).unlink(missing_ok=True)
+
+
+def read_checksum(seal: str) -> str:
+    """Return the checksum in the line of a seal; "" for ""."""
+    return seal.rpartition(" ")[2]
+
+
+def check_link(link: Path) -> None:
+    """Raise ShardError if a link that link_result made leads to another result by now.
+
+    A file of another name is not read. Raises OSError if the link leads nowhere.
+    """
+    named = link.parent.name == TAKEN and RESULT_NAME.fullmatch(link.name)
+    if named and read_checksum(read_seal(link)) != link.stem:
+        raise ShardError(f"{link}: another file has taken its place")
+
+
+def link_result(folder: Path, path: Path, seal: str, *, whole: bool = False) -> Path | None:
     """Link a result into a checkpoint folder; return the link, or None if the result has changed.
 
-    seal: the result's seal, as read_seal returned it when the result was checked.
+    seal: the result's seal, as read_seal returned it when the result was checked. whole: it was
+    checked just now, and takes the place of what an earlier call linked; otherwise that is returned
+    even if the result has changed. Raises CheckpointError if the file system has no links.
     """
-    link = folder / TAKEN / f"{seal.split()[-1]}.h5"
-    if not _has_seal(link, seal):
-        # Perhaps a symbolic link to a file that is gone.
-        link.unlink(missing_ok=True)
-        if not _has_seal(path, seal):
-            return None
-        _link(path, link)
+    link = folder / TAKEN / f"{read_checksum(seal)}.h5"
+    if (whole or not _has_seal(link, seal)) and _has_seal(path, seal):
+        with suppress(FileNotFoundError):
+            _link(path, link)
     # The result may have been replaced in this instant.
     return link if _has_seal(link, seal) else None
 
@@ -71,7 +113,8 @@ def link_checkpoint(folder: Path, source: Path) -> list[Path]:
     """Link the rows of the checkpoint folder `source` into the folder `folder`; return the links.
 
     Another worker may be at work in `source`: files that it removes meanwhile are left out. Returns
-    also what an earlier call linked, although it may be gone in `source`.
+    also what an earlier call linked, although it may be gone in `source`. Raises CheckpointError if
+    the file system has no links.
     """
     prefix = f"{source.parent.name}-{source.name}-"
     if source.is_dir():
@@ -100,12 +143,29 @@ def _entries(folder: Path) -> Iterator[Path]:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Link a file at `target`, unless it is there; by a symbolic link on another file system."""
+    """Link a file at `target`, in place of a link to another file.
+
+    The link is a symbolic one on another file system. Raises FileNotFoundError if `source` is gone,
+    CheckpointError if there are links of neither kind.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(FileExistsError):
-        try:
-            os.link(source, target)
-        except OSError as error:
-            if error.errno not in NO_HARD_LINKS:
-                raise
-            os.symlink(os.path.abspath(source), target)
+    state = os.stat(source)
+    with suppress(FileNotFoundError):
+        # The number of a file that was removed may be another's now; its link has the old content.
+        if os.path.samestat(state, os.stat(target)):
+            return
+    target.unlink(missing_ok=True)
+    absolute = Path(os.path.abspath(source))
+    if not (_is_made(os.link, source, target) or _is_made(os.symlink, absolute, target)):
+        raise CheckpointError(f"{target.parent}: its file system has no links")
+
+
+def _is_made(make: Callable[[Path, Path], None], source: Path, target: Path) -> bool:
+    """Make a link; return whether the file system has links of this kind."""
+    try:
+        make(source, target)
+    except OSError as error:
+        if error.errno not in NO_HARD_LINKS:
+            raise
+        return False
+    return True

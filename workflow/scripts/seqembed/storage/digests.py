@@ -63,20 +63,19 @@ class DigestIndex:
                 return np.where(same & (self._second[places] == second), self._order[places], -1)
             places[before] += 1
 
+    def find_in(self, digests: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Return for each row of the index the first row in `digests` that has its digest, or -1.
 
-def find_rows(wanted: NDArray[np.uint8], digests: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Return for each of m distinct wanted digests the first row in `digests` that has it, or -1.
-
-    wanted: (m, 16) uint8. digests: (n, 16) uint8, of a file with perhaps many more sequences: the
-    memory grows with m, not with n.
-    """
-    index, found = DigestIndex(wanted), np.full(len(wanted), -1, np.int64)
-    # From the end, so that of rows with the same digest the first one is written last.
-    for start in reversed(range(0, len(digests), FIND_AT_ONCE)):
-        places = index.find(digests[start : start + FIND_AT_ONCE])
-        rows = np.flatnonzero(places >= 0)[::-1]
-        found[places[rows]] = rows + start
-    return found
+        The index's n digests have to be distinct; the result is (n,) int64. digests: (m, 16) uint8,
+        of a file with perhaps many more sequences: the memory grows with n, not with m.
+        """
+        found = np.full(len(self._order), -1, np.int64)
+        # From the end, so that of rows with the same digest the first one is written last.
+        for start in reversed(range(0, len(digests), FIND_AT_ONCE)):
+            places = self.find(digests[start : start + FIND_AT_ONCE])
+            rows = np.flatnonzero(places >= 0)[::-1]
+            found[places[rows]] = rows + start
+        return found
 
 
 def count_distinct(digests: NDArray[np.uint8]) -> int:
