@@ -100,7 +100,8 @@ def speed_of(shape: Shape, batches: Sequence[Batch], seconds: float) -> dict[str
 def profile_groups(work: Callable[[], object], device: str) -> tuple[dict[str, float], list[Any]]:
     """The seconds of each group of kernels in one call, and the kernels that took most."""
     activities = [ProfilerActivity.CUDA if device == "cuda" else ProfilerActivity.CPU]
-    with profile(activities=activities) as seen:
+    # PyTorch 2.11 warns if events are not kept.
+    with profile(activities=activities, acc_events=True) as seen:
         work()
         gemm.synchronise(device)
     kernels = [(event.key, own_seconds(event, device)) for event in seen.key_averages()]
