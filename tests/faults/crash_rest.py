@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import Random
 
 from scene import Scene
-from stages import RESULTS, remove
+from stages import RESULTS, Tree, remove
 from undisturbed import AFTER, PARTIAL
 
 Damage = Callable[[Path, Random], None]
 
+# By kind of file: a pattern, and the points and stages at which there is such a file.
+Files = Mapping[str, tuple[str, tuple[tuple[str, str], ...]]]
+
 # Of each kind of file: its pattern, the points at which it is there, and the stage that is run
 # then, which reads it or makes it anew.
-FILES: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
+FILES: Files = {
     "index": (f"{RESULTS}/index.parquet", (("split", "split"), ("merge", "merge"))),
     "residues": (f"{RESULTS}/residues.bin", (("split", "split"),)),
     "shard index": (f"{RESULTS}/index/shard_0.parquet", (("embed_0", "embed_0"),)),
@@ -82,17 +85,22 @@ def replace_by_folder(path: Path, random: Random) -> None:
 WAYS: tuple[Damage, ...] = (cut, zero, zero, flip, flip, flip, empty, lose, replace_by_folder)
 
 
-def damage_at_rest(scene: Scene) -> str:
-    """One file is damaged; the stage that meets it notices, or gives the same bytes."""
-    there = [k for k in FILES if k != "token rows" or scene.undisturbed.per_residue]
-    kind = scene.random.choice(there)
-    way = scene.random.choice(WAYS)
-    pattern, points = FILES[kind]
+def damage_one(files: Files, scene: Scene) -> tuple[Tree, str, str, str]:
+    """Damage one of the files; return the tree, the kind of file, the point and the stage."""
+    kind, way = scene.random.choice(list(files)), scene.random.choice(WAYS)
+    pattern, points = files[kind]
     point, stage = scene.random.choice(points)
     tree = scene.open(point)
     path = scene.random.choice(sorted(tree.folder.glob(pattern)))
     scene.tell(f"{kind}: {way.__name__} {path.relative_to(tree.folder)}; {stage}")
     way(path, scene.random)
+    return tree, kind, point, stage
+
+
+def damage_at_rest(scene: Scene) -> str:
+    """One file is damaged; the stage that meets it notices, or gives the same bytes."""
+    there = [k for k in FILES if k != "token rows" or scene.undisturbed.per_residue]
+    tree, kind, point, stage = damage_one({kind: FILES[kind] for kind in there}, scene)
     if kind == "rotten weights":
         os.utime(tree.folder / "resources/models/demo.json", (time.time() + 3600,) * 2)
     if point == AFTER and stage != "merge":

@@ -6,7 +6,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from crash_rest import WAYS
+from crash_rest import WAYS, Files, damage_one
 from scene import Scene
 from settle import Judged, held, is_clear, read_digests
 from stages import RESULTS, REUSE, Running, Tree, remove
@@ -16,7 +16,7 @@ EMBED = ("embed_0", "embed_1")
 COUNTS = (1, 3, 4, 5)
 TAKEN = f"{RESULTS}/checkpoints/*/shard_0/taken/*"
 # As in crash_rest.
-FILES: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
+FILES: Files = {
     "reuse file": (
         REUSE,
         (("split", "split"), *((stage, stage) for stage in EMBED), ("merge", "merge")),
@@ -30,13 +30,7 @@ FILES: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
 
 def damage_at_rest(scene: Scene) -> str:
     """A file that says what is reused, or holds it, is damaged: its rows come from elsewhere."""
-    kind, way = scene.random.choice(sorted(FILES)), scene.random.choice(WAYS)
-    pattern, points = FILES[kind]
-    point, stage = scene.random.choice(points)
-    tree = scene.open(point)
-    path = scene.random.choice(sorted(tree.folder.glob(pattern)))
-    scene.tell(f"{kind}: {way.__name__} {path.relative_to(tree.folder)}; {stage}")
-    way(path, scene.random)
+    tree, _, _, stage = damage_one(dict(sorted(FILES.items())), scene)
     if scene.random.random() < 0.5:
         tree.remove_outputs(stage)
     return scene.settle(tree, stage, may_be_damaged=True)

@@ -220,13 +220,18 @@ def disturb_a_call(scene: WorkflowScene) -> str:
     return scene.finish(place)
 
 
-def damage_after_a_kill(scene: WorkflowScene) -> str:
-    """All is killed, and one file of the results is damaged."""
-    place, moment = scene.open(), scene.draw_moment()
+def _kill_all(place: Place, moment: float) -> None:
+    """Run the workflow, and kill all of its processes at a moment, in seconds."""
     with place.start(cores=1) as driver:
         _wait(driver, moment)
         _kill(driver, "all", signal.SIGKILL)
         driver.wait()
+
+
+def damage_after_a_kill(scene: WorkflowScene) -> str:
+    """All is killed, and one file of the results is damaged."""
+    place, moment = scene.open(), scene.draw_moment()
+    _kill_all(place, moment)
     paths = [path for path in sorted((place.folder / RESULTS).rglob("*")) if _is_ours(path)]
     if paths:
         path, way = scene.random.choice(paths), scene.random.choice(WAYS)
@@ -256,10 +261,7 @@ def remove_a_folder(scene: WorkflowScene) -> str:
 def change_shards_and_reuse(scene: WorkflowScene) -> str:
     """All is killed; the run goes on with other shards, and may reuse a file, which may be cut."""
     place, moment = scene.open(), scene.draw_moment()
-    with place.start(cores=1) as driver:
-        _wait(driver, moment)
-        _kill(driver, "all", signal.SIGKILL)
-        driver.wait()
+    _kill_all(place, moment)
     shards, reuse = scene.random.choice(COUNTS), scene.random.random() < 0.6
     scene.tell(f"{shards} shards{', reuse' if reuse else ''} after {moment:.1f} s")
     if reuse and scene.random.random() < 0.3:
