@@ -147,4 +147,4 @@ def test_a_dataset_with_a_damaged_list_is_named_and_the_others_are_listed(datase
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     (line,) = run(tmp_path / "none", code=1)
-    assert line.startswith(f"clean: {tmp_path / 'none'}: is no folder; give the folder")
+    assert line.startswith(f"clean: {tmp_path / 'none'}: is not a folder; give the folder")

@@ -303,7 +303,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "folder": (_make_folder, "Is a directory"),
     "dangling": (_link_to("none"), "No such file"),
     "gone": (Path.unlink, "No such file"),
-    # Reading it is an error of the system, whoever reads.
+    # Even root gets an error when it reads this file.
     "unreadable": (_link_to("/proc/self/mem"), "Input/output error"),
     "loop": (_link_to("old.h5"), "Too many levels of symbolic links"),
     "shard": (_set(kind="shard"), "is not an embeddings.h5"),

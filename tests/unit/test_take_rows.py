@@ -276,7 +276,7 @@ def test_without_links_of_any_kind_rows_are_made_anew(tmp_path, caplog, monkeypa
 
 
 def test_a_block_under_the_name_of_an_earlier_one_is_linked_anew(tmp_path, caplog):
-    """The number of a removed block is free, and a damaged link is no reason to lose rows."""
+    """A new block may have a removed one's number; then its link replaces the old one."""
     run = Run(tmp_path)
     folder = write_checkpoint(run.results, [["M"], ["LL"]])
     run.split()

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from seqembed import command_line
-from seqembed.checkpoints.unneeded import count_freed, list_unneeded, remove_unneeded
+from seqembed.checkpoints.unneeded import count_freed, describe_size, list_unneeded, remove_unneeded
 from seqembed.errors import ConfigError, IndexFormatError
 
 
@@ -29,11 +29,12 @@ def main() -> int:
 def clean(arguments: argparse.Namespace, logger: logging.Logger) -> None:
     folders = list_all_unneeded(arguments.results, logger)
     for folder in folders:
-        logger.info(f"{folder}: {describe_size([folder])}")
+        logger.info(f"{folder}: {describe_size(count_freed([folder]))}")
     if arguments.remove:
         remove_all(folders, logger)
         return
-    found = f"{len(folders):,} checkpoint folders, {describe_size(folders)}, are needed by no shard"
+    size = describe_size(count_freed(folders))
+    found = f"{len(folders):,} checkpoint folders, {size}, are needed by no shard"
     advice = "--remove removes them, with what they hold of unfinished work with other settings"
     logger.info(f"{found}; {advice}" if folders else "no checkpoint folder is listed")
 
@@ -41,11 +42,11 @@ def clean(arguments: argparse.Namespace, logger: logging.Logger) -> None:
 def list_all_unneeded(results: Path, logger: logging.Logger) -> list[Path]:
     """Return the folders that no shard of a dataset in `results` needs.
 
-    A warning names each dataset whose list cannot be made. Raises ConfigError if `results` is no
-    folder.
+    A warning names each dataset whose list cannot be made. Raises ConfigError if `results` is not
+    a folder.
     """
     if not results.is_dir():
-        raise ConfigError(f"{results}: is no folder; give the folder with the datasets' results")
+        raise ConfigError(f"{results}: is not a folder; give the folder with the datasets' results")
     folders: list[Path] = []
     for dataset in sorted(path for path in results.iterdir() if path.is_dir()):
         try:
@@ -65,11 +66,7 @@ def remove_all(folders: Sequence[Path], logger: logging.Logger) -> None:
             count, freed = count + 1, freed + size
         else:
             logger.warning(f"{folder}: stays: a worker is at work in it, or it cannot be locked")
-    logger.info(f"{count:,} checkpoint folders, {freed / 1e6:,.1f} MB, are removed")
-
-
-def describe_size(folders: Sequence[Path]) -> str:
-    return f"{count_freed(folders) / 1e6:,.1f} MB"
+    logger.info(f"{count:,} checkpoint folders, {describe_size(freed)}, are removed")
 
 
 if __name__ == "__main__":

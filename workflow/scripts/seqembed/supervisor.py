@@ -27,6 +27,7 @@ from seqembed.errors import InterruptedRun, WorkerError
 from seqembed.machine.control_groups import count_oom_kills
 from seqembed.machine.devices import lease_device
 from seqembed.machine.signals import RUN_AGAIN, STOPPED, StopFlag, die_with_parent
+from seqembed.storage.paths import list_stores
 
 POLL_SECONDS = 0.2
 # Slurm's KillWait is 30 s by default: by then, the worker must have written its checkpoint.
@@ -242,9 +243,8 @@ def _may_have_rows_elsewhere(
     This is a quick guess: what it lets pass is looked at more closely with NumPy and HDF5.
     """
     results = output_dir.parent
-    stores = [results / "store", *map(Path, model_config.get("stores", ()))]
     finished = results.glob(f"checkpoints/*/shard_{rank}/shard_{rank}.h5")
-    stored = any(any(store.glob("*.h5")) for store in stores)
+    stored = any(any(store.glob("*.h5")) for store in list_stores(results, model_config))
     if model_config.get("reuse") or any(finished) or stored:
         return True
     try:

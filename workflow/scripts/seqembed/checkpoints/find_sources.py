@@ -40,7 +40,7 @@ from seqembed.settings.recipe import (
     resolve_fields,
 )
 from seqembed.settings.request import Request
-from seqembed.storage.digests import DigestIndex
+from seqembed.storage.digests import DigestIndex, join_digests
 from seqembed.storage.paths import expand
 
 Device = Literal["auto", "cuda", "cpu"]
@@ -167,13 +167,13 @@ class SourceFinder:
 
     def _add_folder(self, folder: Path, recipe: Recipe, wanted: DigestIndex) -> None:
         """Add the rows of a shard's checkpoint. The worker that takes them checks its blocks."""
-        held = [np.empty((0, 16), np.uint8)]
+        held: list[Digests] = []
         for path in list_saved(folder):
             with suppress(CheckpointError, ShardError):
                 held.append(_read_digests(path))
         source = Source(path=str(folder), seal="", recipe=recipe.fingerprint)
         self._recipes[recipe.fingerprint] = recipe
-        self._add(source, wanted.find_in(np.concatenate(held)))
+        self._add(source, wanted.find_in(join_digests(held)))
 
     def _add(self, source: Source, held: Int64s) -> bool:
         """Add a source if it has rows that no other has; held: each row's place in it, (m,), or -1.
@@ -206,7 +206,7 @@ def describe_source(file: EmbeddingsFile, seal: str) -> Source:
 
 
 def read_result_recipe(file: EmbeddingsFile) -> Recipe:
-    """Return the recipe of a merged result; ShardError if it is no result, or has no recipe."""
+    """Return the recipe of a merged result; ShardError if the file is not one, or has none."""
     try:
         # A file of another program may have attributes of any type, arrays among them.
         texts_and_numbers = {k: v for k, v in file.attributes.items() if isinstance(v, str | int)}

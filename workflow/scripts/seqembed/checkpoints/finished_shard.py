@@ -29,7 +29,7 @@ from seqembed.index.reader import read_shard_index
 from seqembed.results.reader import open_embeddings, slab_bounds
 from seqembed.results.rows import RowPool, TokenRows
 from seqembed.results.writer import cut_slabs, write_embeddings
-from seqembed.storage.digests import DigestIndex, count_distinct, from_hex, to_hex
+from seqembed.storage.digests import DigestIndex, count_distinct, from_hex, join_digests, to_hex
 
 # The (m, 16) digests of rows that are in other files, and the paths of these files.
 Reused = tuple[Digests, Sequence[str]]
@@ -45,7 +45,7 @@ def read_shard_ids(index_path: Path) -> Any:
 def count_duplicate_rows(folder: Path) -> int:
     """Return how many rows in a folder's blocks are surplus copies, which a second worker wrote."""
     blocks = (read_block(path, check=False) for path in list_blocks(folder))
-    digests = np.concatenate([np.empty((0, 16), np.uint8), *(block.digests for block in blocks)])
+    digests = join_digests(block.digests for block in blocks)
     return len(digests) - count_distinct(digests)
 
 
@@ -74,7 +74,7 @@ def assemble_shard(
         return path
     saved = list(read_all_saved(folder))
     flags = np.concatenate([np.empty(0, np.uint8), *(file.flags for file in saved)])
-    in_files = DigestIndex(_concatenate(saved)).find(digests)
+    in_files = DigestIndex(join_digests(file.digests for file in saved)).find(digests)
     if missing := int((in_files < 0).sum()):
         raise ShardError(f"{path}: the files of {missing:,} rows are gone; run again")
     pool = RowPool(arrays, manifest.width, str(manifest.recipe["storage"]))
@@ -151,10 +151,6 @@ def _attributes(manifest: CheckpointManifest) -> dict[str, str | int]:
         "world_size": manifest.world_size,
         "shard_fingerprint": manifest.shard_fingerprint,
     }
-
-
-def _concatenate(saved: Sequence[SavedRows]) -> Digests:
-    return np.concatenate([np.empty((0, 16), np.uint8), *(file.digests for file in saved)])
 
 
 def _take_token_rows(

@@ -129,7 +129,7 @@ def remove_checkpoints(results: Path, recipe_fingerprint: str) -> None:
 
     Checkpoints of other recipes stay, because they may be unfinished work, and so does what another
     worker has locked: one of an earlier split, which a killed run left behind. If the file system
-    has no locks, nothing tells of such a worker: only checkpoints that the present shards needed
+    has no locks, such a worker cannot be found: only checkpoints that the present shards needed
     are removed, and none if these shards are not known, because an index is damaged.
     """
     folder, needed = results / "checkpoints", set[Path]()

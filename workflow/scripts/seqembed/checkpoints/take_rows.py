@@ -33,6 +33,7 @@ from seqembed.index.sources import Source, SourceNumbers, Sources, read_sources
 from seqembed.results.reader import open_embeddings, store_path
 from seqembed.results.seal import read_seal
 from seqembed.storage.digests import DigestIndex, from_hex, to_hex
+from seqembed.storage.paths import list_stores
 
 
 class RowTaker:
@@ -93,7 +94,7 @@ class RowTaker:
                         self._take_source(source, rows)
         known = {*(source.seal for source in found.sources), *found.passed_over}
         known -= {source.seal for source in doubted}
-        stores = [results / "store", *map(Path, model_config.get("stores", ()))]
+        stores = list_stores(results, model_config)
         paths = [store_path(store, self._recipe) for store in stores]
         paths += [*expand_reuse(model_config.get("reuse", ())), *(Path(s.path) for s in doubted)]
         for path in dict.fromkeys(paths):

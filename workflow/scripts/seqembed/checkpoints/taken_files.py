@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from seqembed.checkpoints.blocks import BLOCK_NAME, DAMAGE
 from seqembed.errors import CheckpointError, ShardError
 from seqembed.results.seal import read_seal
 from seqembed.storage.json_files import read_json, write_json
-from seqembed.storage.publish import NO_HARD_LINKS
+from seqembed.storage.publish import make_link
 
 FORMAT_VERSION = "1"
 TAKEN, REUSED, REFUSED = "taken", "reused.json", "refused.json"
@@ -156,16 +156,5 @@ def _link(source: Path, target: Path) -> None:
             return
     target.unlink(missing_ok=True)
     absolute = Path(os.path.abspath(source))
-    if not (_is_made(os.link, source, target) or _is_made(os.symlink, absolute, target)):
+    if not (make_link(source, target) or make_link(absolute, target, symbolic=True)):
         raise CheckpointError(f"{target.parent}: its file system has no links")
-
-
-def _is_made(make: Callable[[Path, Path], None], source: Path, target: Path) -> bool:
-    """Make a link; return whether the file system has links of this kind."""
-    try:
-        make(source, target)
-    except OSError as error:
-        if error.errno not in NO_HARD_LINKS:
-            raise
-        return False
-    return True

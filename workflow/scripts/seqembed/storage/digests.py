@@ -90,6 +90,11 @@ def first_rows(digests: NDArray[np.uint8]) -> NDArray[np.int64]:
     return DigestIndex(digests).find(digests)
 
 
+def join_digests(parts: Iterable[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Return arrays of digests, (n_i, 16) uint8 each, perhaps none, as one array."""
+    return np.concatenate([np.empty((0, 16), np.uint8), *parts])
+
+
 def digest_rows(keys: Iterable[bytes]) -> NDArray[np.uint8]:
     """Return n digests of 16 bytes each as one (n, 16) uint8 array."""
     return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 16)

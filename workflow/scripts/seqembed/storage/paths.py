@@ -5,6 +5,9 @@ from __future__ import annotations
 import glob
 import os
 import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -52,3 +55,11 @@ def explain_no_path(text: str) -> str | None:
             f"`fasta: [{', '.join(paths)}]`, or after --config as fasta={','.join(paths)}"
         )
     return None
+
+
+def list_stores(results: Path, model_config: Mapping[str, Any]) -> list[Path]:
+    """Return a dataset's own folder store/, then those of other datasets.
+
+    results: the dataset's folder. model_config: gpu_worker's, whose `stores` may be missing.
+    """
+    return [results / "store", *map(Path, model_config.get("stores", ()))]

@@ -54,7 +54,7 @@ def link(source: Path, target: Path) -> None:
     FileFormatError if there is a folder at `target`.
     """
     with _renamed(target) as temporary:
-        if not _link(source, temporary):
+        if not make_link(source, temporary):
             shutil.copyfile(source, temporary)
             sync(temporary)
 
@@ -91,7 +91,7 @@ def _renamed(path: Path, exclusive: bool = False) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         yield temporary
-        if not (exclusive and _link(temporary, path)):
+        if not (exclusive and make_link(temporary, path)):
             # Without hard links, two writers may both find no file for an instant.
             if exclusive and path.exists():
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
@@ -110,10 +110,11 @@ def _renamed(path: Path, exclusive: bool = False) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _link(source: Path, target: Path) -> bool:
-    """Make a hard link; return whether the file system has hard links."""
+def make_link(source: Path, target: Path, *, symbolic: bool = False) -> bool:
+    """Make a hard or a symbolic link; return whether the file system has links of this kind."""
+    make = os.symlink if symbolic else os.link
     try:
-        os.link(source, target)
+        make(source, target)
     except OSError as error:
         if error.errno not in NO_HARD_LINKS:
             raise

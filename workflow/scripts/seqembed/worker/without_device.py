@@ -27,6 +27,7 @@ from seqembed.settings.recipe import Recipe, publish_recipe, read_recipe, recipe
 from seqembed.settings.request import WorkerSettings, read_settings
 from seqembed.settings.token_budget import TOKENS
 from seqembed.storage.digests import to_hex
+from seqembed.storage.paths import list_stores
 from seqembed.worker.manifest import check_same, checkpoint_key, make_manifest
 from seqembed.worker.success import describe_success
 
@@ -124,7 +125,7 @@ def _may_be_finished(
     left = sources.left.get(recipe.fingerprint, ())
     if rank < len(left) and not left[rank]:
         return True
-    stores = [results / "store", *map(Path, model_config.get("stores", ()))]
+    stores = list_stores(results, model_config)
     paths = [store_path(store, recipe.fingerprint) for store in stores]
     known = {*(source.seal for source in sources.sources), *sources.passed_over}
     for path in [*paths, *expand_reuse(model_config.get("reuse", ()))]:
