@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from seqembed.checkpoints.blocks import DAMAGE
 from seqembed.errors import CheckpointError
+from seqembed.index.parquet import Digests
+from seqembed.storage.digests import DigestIndex, from_hex
 from seqembed.storage.json_files import read_json, write_json
 
 FORMAT_VERSION = "1"
@@ -139,13 +141,15 @@ def write_failures(folder: Path, failures: Failures) -> None:
     write_json(folder / FAILURES, "failures", FORMAT_VERSION, content)
 
 
-def forget_quarantined(folder: Path, digests: Collection[str]) -> None:
-    """Drop sequences that have a row now from the quarantine in `folder`; digests: hex.
+def forget_quarantined(folder: Path, digests: Digests) -> None:
+    """Drop sequences that have a row now from the quarantine in `folder`; digests: (n, 16) uint8.
 
     Raises CheckpointError if the file is damaged.
     """
     failures = read_failures(folder)
-    if held := failures.quarantined.keys() & {*digests}:
+    names = [*failures.quarantined]
+    rows = DigestIndex(from_hex(names)).find_in(digests)
+    if held := [name for name, row in zip(names, rows, strict=True) if row >= 0]:
         for name in held:
             del failures.quarantined[name]
         write_failures(folder, failures)

@@ -97,13 +97,13 @@ def merge(
         found = _read_stored(stored, wanted, quarantined, logger)
         if found:
             link(stored, output)
-            digests, flags, quarantined = found
+            distinct, flags, quarantined = found
         else:
-            digests, flags = _write(index_path, shards, output, fingerprint, quarantined)
+            distinct, flags = _write(index_path, shards, output, fingerprint, quarantined)
             link(output, stored)
         return Summary(
-            sequences=len(digests),
-            distinct=count_distinct(digests),
+            sequences=len(flags),
+            distinct=distinct,
             dimensions=shards[0].width,
             windowed=int((flags & WINDOWED > 0).sum()),
             truncated=int((flags & TRUNCATED > 0).sum()),
@@ -181,11 +181,11 @@ def _read_stored(
     wanted: Mapping[str, str],
     quarantined: Mapping[bytes, str],
     logger: logging.Logger,
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8], dict[bytes, str]] | None:
-    """Return the (N, 16) digests, (N,) flags and quarantine of the store's file, or None.
+) -> tuple[int, NDArray[np.uint8], dict[bytes, str]] | None:
+    """Return how many distinct sequences the store's file has, its (N,) flags and its quarantine.
 
-    None: the file is missing, is damaged (a warning says so), lacks one of the `wanted` attributes,
-    or has other sequences in its quarantine than `quarantined`.
+    Return None if the file is missing, is damaged (a warning says so), lacks one of the `wanted`
+    attributes, or has other sequences in its quarantine than `quarantined`.
     """
     if not path.exists():
         return None
@@ -194,7 +194,7 @@ def _read_stored(
             held = stored.quarantine()
             if not wanted.items() <= stored.attributes.items() or held.keys() != quarantined.keys():
                 return None
-            return stored.digests(), stored.flags(), held
+            return count_distinct(stored.digests()), stored.flags(), held
     except ShardError as error:
         logger.warning("an earlier run's result is not used, this run makes its own: %s", error)
         return None
@@ -206,15 +206,15 @@ def _write(
     output: Path,
     fingerprint: str,
     quarantined: Mapping[bytes, str],
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Write the merged file; return its (N, 16) digests and (N,) flags."""
+) -> tuple[int, NDArray[np.uint8]]:
+    """Write the merged file; return how many distinct sequences it has, and its (N,) flags."""
     lengths, all_digests = read_lengths_and_digests(index_path)
     failed = DigestIndex(digest_rows(quarantined)).find(all_digests) >= 0
     kept = ~(read_excluded(index_path) | failed)
     lengths, digests = lengths[kept], all_digests[kept]
     reused = open_reused(shards, index_path.parent / "checkpoints")
     saved = [*map(SavedRows.of, shards), *reused]
-    places = _find_rows(index_path, shards, reused, kept, lengths, digests)
+    places, distinct = _find_rows(index_path, shards, reused, kept, lengths, digests)
     flags = np.concatenate([file.flags for file in saved])[places]
     width, storage, tokens = shards[0].width, shards[0].rows.dtype.name, pool_saved_tokens(saved)
     # The index's last ids may get no row, and its fingerprint is checked behind them.
@@ -233,7 +233,7 @@ def _write(
         residues=tokens.take(places) if tokens else None,
         quarantine=quarantined,
     )
-    return digests, flags
+    return distinct, flags
 
 
 def _find_rows(
@@ -243,12 +243,12 @@ def _find_rows(
     kept: NDArray[np.bool_],
     lengths: Int64s,
     digests: Digests,
-) -> Int64s:
-    """Return the row of each id that gets one, (n,), numbered from 0 in one count over all files.
+) -> tuple[Int64s, int]:
+    """Return the row of each id that gets one, (n,), and how many different rows these are.
 
-    The files are the shards, then `reused`. kept: which of the index's (N,) ids get a row. lengths,
-    digests: (n,) and (n, 16), of those ids. Raises ShardError unless the index and the shards hold
-    the same sequences.
+    Rows are numbered from 0 in one count over the shards, then `reused`. kept: which of the index's
+    (N,) ids get a row. lengths, digests: (n,) and (n, 16), of those ids. Raises ShardError unless
+    the index and the shards hold the same sequences.
     """
     known, rows = list_rows(shards, reused)
     found = DigestIndex(known).find(digests)
@@ -262,11 +262,11 @@ def _find_rows(
             f"{index}: {missing:,} of its {len(lengths):,} sequences, the first in row "
             f"{first:,}, are in no shard; remove {folder} and run again"
         )
-    used = np.zeros(len(known), bool)
+    used = np.zeros(len(rows), bool)
     used[found] = True
     if surplus := int((~used).sum()):
         raise ShardError(
             f"{folder}: {surplus:,} rows of the shards belong to no sequence of {index}; "
             "remove this folder and run again"
         )
-    return rows[found]
+    return rows[found], len(rows)

@@ -104,7 +104,7 @@ class RowTaker:
         write_taken(self._folder, TakenRows(self.count, self._files))
         # What is damaged is named, and mended, where the failures of the shard are needed.
         with suppress(CheckpointError):
-            forget_quarantined(self._folder, self.ids())
+            forget_quarantined(self._folder, self._digests[self.taken])
 
     def _group(self, numbers: SourceNumbers) -> Iterator[tuple[int, Int64s]]:
         """Yield the number of each source, and the (k,) sequences without a row that it has.

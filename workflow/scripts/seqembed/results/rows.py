@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from mmap import MADV_DONTNEED, mmap
+from mmap import mmap
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,7 @@ PART_BYTES = 16 << 20
 # How many bytes of rows are read at once, so that these stay in a CPU's cache; and how many rows
 # may be read for each row that is wanted.
 READ_BYTES, SPARSE = 1 << 20, 2
-# How many rows that lie far apart are read of a map before its pages are given back.
-SCATTERED_AT_ONCE = 2048
+CHANGED = "was cut or replaced during the run; run again"
 
 
 class RowPool:
@@ -44,15 +44,30 @@ class RowPool:
         order = np.argsort(places, kind="stable")
         owners = np.searchsorted(self._starts, places[order], side="right") - 1
         for owner in np.unique(owners):
-            mine = order[owners == owner]
-            wanted, array = places[mine] - self._starts[owner], self._arrays[owner]
-            starts, stops, close = _find_stretches(array, wanted)
-            close &= self._inodes[owner] is not None
-            scattered = np.repeat(~close, stops - starts)
-            rows[mine[scattered]] = _look_up(array, wanted[scattered])
-            for start, stop in zip(starts[close].tolist(), stops[close].tolist(), strict=True):
-                rows[mine[start:stop]] = _read(array, wanted[start:stop], self._inodes[owner])
+            mine, array = order[owners == owner], self._arrays[owner]
+            wanted = places[mine] - self._starts[owner]
+            with self._open(owner) as file:
+                if file and array.dtype == rows.dtype:
+                    _read(file, array, wanted, rows, mine)
+                else:
+                    rows[mine] = array[wanted]
         return rows
+
+    @contextmanager
+    def _open(self, owner: int) -> Iterator[IO[bytes] | None]:
+        """Yield the open file that an array maps, because a map is slower, and takes memory.
+
+        Yields None if the array is no map, or if its file was removed, but not replaced.
+        """
+        array, inode = self._arrays[owner], self._inodes[owner]
+        with ExitStack() as stack:
+            file = None
+            if isinstance(array, np.memmap) and array.filename is not None and inode is not None:
+                with suppress(FileNotFoundError):
+                    file = stack.enter_context(open(array.filename, "rb", buffering=0))
+            if file and os.fstat(file.fileno()).st_ino != inode:
+                raise ShardError(f"{file.name}: {CHANGED}")
+            yield file
 
 
 def _inode(array: NDArray[np.floating]) -> int | None:
@@ -68,55 +83,52 @@ def _inode(array: NDArray[np.floating]) -> int | None:
     return None
 
 
-def _find_stretches(
-    array: NDArray[np.floating], wanted: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-    """Cut n wanted rows into k stretches of READ_BYTES of the array.
+def _read(
+    file: IO[bytes],
+    array: np.memmap[Any, np.dtype[np.floating]],
+    wanted: NDArray[np.int64],
+    rows: NDArray[np.floating],
+    places: NDArray[np.int64],
+) -> None:
+    """Read n rows of the map `array` from its file into `rows`, of the same dtype and width.
 
-    wanted: the rows' numbers, (n,), ascending. Returns where in `wanted` each stretch begins and
-    ends, (k,) each, and whether its rows lie close together, (k,).
+    wanted: the rows' numbers in the array, (n,), ascending. places: in `rows`, (n,). Raises
+    ShardError if the file ends too early.
     """
-    stretches = wanted // max(1, READ_BYTES // array[:1].nbytes)
+    size = array[:1].nbytes
+    starts, stops, close = _find_stretches(wanted, size)
+    for start, stop in zip(starts[close].tolist(), stops[close].tolist(), strict=True):
+        low, high = int(wanted[start]), int(wanted[stop - 1]) + 1
+        block = np.empty((high - low, array.shape[1]), array.dtype)
+        _read_into(file, [block.data.cast("B")], [array.offset + low * size])
+        rows[places[start:stop]] = block[wanted[start:stop] - low]
+    scattered = np.repeat(~close, stops - starts)
+    into, begins = rows.data.cast("B"), (places[scattered] * size).tolist()
+    parts = (into[begin : begin + size] for begin in begins)
+    _read_into(file, parts, (array.offset + wanted[scattered] * size).tolist())
+
+
+def _read_into(file: IO[bytes], buffers: Iterable[memoryview], offsets: Iterable[int]) -> None:
+    """Fill each buffer from the file's bytes at its offset; ShardError if the file is too short."""
+    descriptor = file.fileno()
+    for buffer, offset in zip(buffers, offsets, strict=True):
+        if os.preadv(descriptor, [buffer], offset) < len(buffer):
+            raise ShardError(f"{file.name}: {CHANGED}")
+
+
+def _find_stretches(
+    wanted: NDArray[np.int64], size: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """Cut n wanted rows of an array into k stretches of READ_BYTES of that array.
+
+    wanted: the rows' numbers, (n,), ascending. size: bytes of a row. Returns where in `wanted` each
+    stretch begins and ends, (k,) each, and whether its rows lie close together, (k,).
+    """
+    stretches = wanted // max(1, READ_BYTES // size)
     cuts = np.flatnonzero(np.diff(stretches)) + 1
     starts, stops = np.append(0, cuts), np.append(cuts, len(wanted))
     spans = wanted[stops - 1] + 1 - wanted[starts]
     return starts, stops, spans <= SPARSE * (stops - starts)
-
-
-def _look_up(array: NDArray[np.floating], wanted: NDArray[np.int64]) -> NDArray[np.floating]:
-    """Return rows that lie far apart, (n, D), through the array's map."""
-    if not isinstance(array.base, mmap):
-        return array[wanted]
-    found = np.empty((len(wanted), array.shape[1]), array.dtype)
-    for start in range(0, len(wanted), SCATTERED_AT_ONCE):
-        part = slice(start, start + SCATTERED_AT_ONCE)
-        found[part] = array[wanted[part]]
-        # What was read of a map counts as this process's memory, with 64 KB around each row.
-        array.base.madvise(MADV_DONTNEED)
-    return found
-
-
-def _read(
-    array: NDArray[np.floating], wanted: NDArray[np.int64], inode: int | None
-) -> NDArray[np.floating]:
-    """Return n rows that lie close together, (n, D); ShardError if a read fails.
-
-    wanted: the rows' numbers, ascending. inode: of the file that the array maps. The rows are read
-    from that file, because a map is slower.
-    """
-    low, high = int(wanted[0]), int(wanted[-1]) + 1
-    assert isinstance(array, np.memmap) and array.filename is not None
-    count, offset = (high - low) * array.shape[1], array.offset + low * array[:1].nbytes
-    try:
-        with open(array.filename, "rb") as file:
-            block = np.fromfile(file, array.dtype, count, offset=offset)
-            same = os.fstat(file.fileno()).st_ino == inode
-    except FileNotFoundError:
-        return _look_up(array, wanted)
-    # np.fromfile returns fewer values, and raises no error, if the disk fails.
-    if len(block) < count or not same:
-        raise ShardError(f"{array.filename}: was cut or replaced during the run; run again")
-    return block.reshape(-1, array.shape[1])[wanted - low]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -35,6 +35,7 @@ from seqembed.results.seal import USER_BLOCK_BYTES, seal, verify_seal
 from seqembed.storage.digests import digest_rows
 from seqembed.storage.publish import published, sync
 
+SLABS_AHEAD = 2
 PACKAGES = ("torch", "h5py", "numpy", "safetensors", "pyarrow")
 
 
@@ -123,9 +124,9 @@ def write_embeddings(
                 _write_columns(file, path, QUARANTINE, columns)
             if reused:
                 _write_columns(file, path, REUSED, reused)
-        seal(temporary)
         with ThreadPoolExecutor(1, "sync") as thread:
             synced = thread.submit(sync, temporary)
+            seal(temporary)
             try:
                 verify_seal(temporary)
             except ShardError as error:
@@ -169,7 +170,7 @@ def _disk_errors(path: Path) -> Iterator[None]:
 
 def _write_slabs(file: h5py.File, path: Path, slabs: Iterable[Slab]) -> None:
     start, (count, width) = 0, file["embeddings"].shape
-    for slab in prefetch(slabs):
+    for slab in prefetch(slabs, SLABS_AHEAD):
         stop = start + len(slab.lengths)
         # HDF5 would repeat the value of a row that has only one.
         if stop > count or slab.embeddings.shape[1] != width:
