@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,7 +86,7 @@ def test_a_pool_gives_the_rows_of_its_arrays(counts, width, data):
 
 @given(st.lists(st.integers(0, 39), max_size=60), st.integers(0, 60), st.integers(1, 400))
 def test_rows_of_mapped_files_come_whatever_their_order(tmp_path_factory, places, first, span):
-    """In order and side by side these are read, else, and of views, looked up in the map."""
+    """Rows side by side are read together, others one by one, and those of views from the map."""
     path = tmp_path_factory.mktemp("rows") / "rows.raw"
     values = np.arange(60, dtype=np.float32).reshape(20, 3)
     path.write_bytes(bytes(first) + values.tobytes())
@@ -96,6 +98,22 @@ def test_rows_of_mapped_files_come_whatever_their_order(tmp_path_factory, places
         for wanted in (places, sorted(places), range(35)):
             kept = np.array([place for place in wanted if place < 35], np.int64)
             np.testing.assert_array_equal(pool.take(kept), rows[kept])
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_rows_that_lie_far_apart_take_no_memory_for_what_lies_between(tmp_path):
+    path = tmp_path / "rows.raw"
+    path.write_bytes(bytes(64 << 20))
+    pool = RowPool([np.memmap(path, np.float32, "r", 0, (1 << 20, 16))], 16, "float32")
+    before = _mapped_bytes()
+    pool.take(np.arange(0, 1 << 20, 1 << 10))
+    assert _mapped_bytes() - before < 4 << 20
+
+
+def _mapped_bytes() -> int:
+    found = re.search("RssFile: *(.*) kB", Path("/proc/self/status").read_text())
+    assert found
+    return 1024 * int(found[1])
 
 
 @pytest.mark.parametrize("size", [100, 240])

@@ -109,11 +109,14 @@ def _read(
 
 
 def _read_into(file: IO[bytes], buffers: Iterable[memoryview], offsets: Iterable[int]) -> None:
-    """Fill each buffer from the file's bytes at its offset; ShardError if the file is too short."""
+    """Fill each buffer from the file's bytes at its offset; ShardError if that fails."""
     descriptor = file.fileno()
-    for buffer, offset in zip(buffers, offsets, strict=True):
-        if os.preadv(descriptor, [buffer], offset) < len(buffer):
-            raise ShardError(f"{file.name}: {CHANGED}")
+    try:
+        for buffer, offset in zip(buffers, offsets, strict=True):
+            if os.preadv(descriptor, [buffer], offset) < len(buffer):
+                raise ShardError(f"{file.name}: {CHANGED}")
+    except OSError as error:
+        raise ShardError(f"{file.name}: cannot be read ({error}); check the disk") from error
 
 
 def _find_stretches(
