@@ -47,12 +47,13 @@ from seqembed.checkpoints.find_sources import SourceFinder
 from seqembed.checkpoints.finished_shard import assemble_shard
 from seqembed.checkpoints.manifest_and_failures import write_manifest
 from seqembed.checkpoints.merge import Summary, merge, remove_merged
+from seqembed.checkpoints.saved_rows import read_saved
 from seqembed.checkpoints.take_rows import RowTaker
 from seqembed.checkpoints.taken_files import read_refused
 from seqembed.errors import ShardError
 from seqembed.index.reader import read_shard_index
 from seqembed.index.sources import SOURCES
-from seqembed.results.reader import join_names, open_embeddings
+from seqembed.results.reader import MAPS_A_FILE, join_names, open_embeddings
 from seqembed.results.writer import Slab, write_embeddings
 from seqembed.settings.recipe import Recipe
 from seqembed.storage.digests import digest
@@ -244,6 +245,15 @@ def test_a_result_that_many_shards_use_is_read_once(tmp_path, monkeypatch):
     run.merge()
     assert len([path for path in opened if os.path.samefile(path, reused)]) == 1
     run.check()
+
+
+@pytest.mark.parametrize(("recipe", "files"), [(RECIPE, 1), (TOKEN_RECIPE, 2)])
+def test_a_linked_block_opens_no_more_files_than_are_asked_for(tmp_path, recipe, files):
+    linked = [write_block_of(tmp_path, [name], recipe) for name in SEQUENCES]
+    before = len(os.listdir("/proc/self/fd"))
+    blocks = [read_saved(path) for path in linked]
+    after = len(os.listdir("/proc/self/fd"))
+    assert after - before == files * len(blocks) <= MAPS_A_FILE * len(linked)
 
 
 def _find_link(run: Run, original: Path) -> list[Path]:

@@ -27,7 +27,7 @@ def open_reused(shards: Sequence[EmbeddingsFile], checkpoints: Path) -> list[Sav
     damaged whole before it takes rows of them.
     """
     files, recipe = _list_reused(shards), shards[0].attributes["recipe_fingerprint"]
-    allow_open_shards(len(shards) + len(files))
+    allow_open_shards(len(shards), len(files))
     found, problems, bad = [], [], set()
     for paths in files:
         try:

@@ -28,8 +28,8 @@ from seqembed.storage.publish import raise_open_file_limit
 FORMAT_VERSION = "1"
 SLAB_BYTES = 16 << 20
 SLAB_ROWS = 65_536
-# HDF5 opens a shard once, and each of its two mapped arrays opens the shard again.
-FILES_A_SHARD, OTHER_FILES = 3, 64
+# A file's rows and its token rows are mapped, and each map opens the file; HDF5 opens it once more.
+MAPS_A_FILE, OTHER_FILES = 2, 64
 COLUMNS: dict[str, tuple[tuple[int, ...], Any]] = {
     "sequence_ids": ((), h5py.string_dtype("utf-8")),
     "lengths": ((), np.int64),
@@ -131,9 +131,12 @@ def store_path(store: Path, recipe_fingerprint: str) -> Path:
     return store / f"{recipe_fingerprint[:12]}.h5"
 
 
-def allow_open_shards(count: int) -> None:
-    """Let this process open `count` shards at once; OSError if the hard limit forbids it."""
-    raise_open_file_limit(OTHER_FILES + FILES_A_SHARD * count)
+def allow_open_shards(count: int, mapped: int = 0) -> None:
+    """Let this process open `count` shards at once, and map `mapped` more files or blocks.
+
+    Raises OSError if the hard limit of open files forbids it.
+    """
+    raise_open_file_limit(OTHER_FILES + (1 + MAPS_A_FILE) * count + MAPS_A_FILE * mapped)
 
 
 @contextmanager
