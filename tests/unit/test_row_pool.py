@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tracemalloc
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seqembed.errors import ShardError
-from seqembed.results.rows import RowPool, TokenRowPool
+from seqembed.results.rows import RowPool, TokenRowPool, map_rows
 from seqembed.storage.digests import DigestIndex, count_distinct, digest_rows
 
 # Few letters, zeros among them, and differences in every part: near misses and duplicates.
@@ -90,23 +92,28 @@ def test_rows_of_mapped_files_come_whatever_their_order(tmp_path_factory, places
     path = tmp_path_factory.mktemp("rows") / "rows.raw"
     values = np.arange(60, dtype=np.float32).reshape(20, 3)
     path.write_bytes(bytes(first) + values.tobytes())
-    mapped = np.memmap(path, np.float32, "r", first, values.shape)
-    pool = RowPool([mapped, np.memmap(path, np.float32, "r", first, (20, 3))[5:]], 3, "float32")
+    mapped = map_rows(path, np.dtype(np.float32), first, values.shape)
+    pool = RowPool([mapped, mapped[5:]], 3, "float32")
     rows = np.concatenate([values, values[5:]])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("seqembed.results.rows.READ_BYTES", span)
+        patch.setattr("seqembed.results.rows.STRETCH_BYTES", span)
         for wanted in (places, sorted(places), range(35)):
             kept = np.array([place for place in wanted if place < 35], np.int64)
             np.testing.assert_array_equal(pool.take(kept), rows[kept])
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
-def test_rows_that_lie_far_apart_take_no_memory_for_what_lies_between(tmp_path):
-    path = tmp_path / "rows.raw"
-    path.write_bytes(bytes(64 << 20))
-    pool = RowPool([np.memmap(path, np.float32, "r", 0, (1 << 20, 16))], 16, "float32")
-    before = _mapped_bytes()
-    pool.take(np.arange(0, 1 << 20, 1 << 10))
+@pytest.mark.parametrize("named", [True, False])
+def test_rows_that_lie_far_apart_take_little_memory_for_what_lies_between(tmp_path, named):
+    shape = (1 << 21, 16)
+    with (tmp_path / "rows.raw").open("w+b") as file:
+        file.write(bytes(128 << 20))
+        file.flush()
+        mapped = np.memmap(file, np.float32, "r", shape=shape)
+    if named:
+        mapped = map_rows(tmp_path / "rows.raw", mapped.dtype, 0, shape)
+    pool, before = RowPool([mapped], 16, "float32"), _mapped_bytes()
+    pool.take(np.arange(0, 1 << 21, 1 << 10))
     assert _mapped_bytes() - before < 4 << 20
 
 
@@ -116,16 +123,51 @@ def _mapped_bytes() -> int:
     return 1024 * int(found[1])
 
 
+@pytest.mark.parametrize("storage", ["float32", "float16"])
+@pytest.mark.parametrize("early", [True, False])
 @pytest.mark.parametrize("size", [100, 240])
-def test_a_file_that_was_cut_short_or_replaced_meanwhile_is_named(tmp_path, size):
+@pytest.mark.parametrize("step", [1, 9])
+def test_a_file_that_was_cut_or_replaced_meanwhile_is_named(tmp_path, size, step, early, storage):
     path = tmp_path / "rows.raw"
     path.write_bytes(bytes(240))
-    pool = RowPool([np.memmap(path, np.float32, "r", 0, (20, 3))], 3, "float32")
+    mapped = map_rows(path, np.dtype(np.float32), 0, (20, 3))
+    pool = None if early else RowPool([mapped], 3, storage)
     if size == 240:
-        path.unlink()
+        path.rename(tmp_path / "old.raw")
     path.write_bytes(bytes(size))
     with pytest.raises(ShardError, match=f"^{path}: was cut or replaced"):
-        pool.take(np.arange(20))
+        (pool or RowPool([mapped], 3, storage)).take(np.arange(0, 20, step))
+
+
+@pytest.mark.parametrize("step", [1, 9])
+def test_rows_of_a_file_that_was_removed_meanwhile_come_from_its_map(tmp_path, step):
+    path, values = tmp_path / "rows.raw", np.arange(60, dtype=np.float32).reshape(20, 3)
+    path.write_bytes(values.tobytes())
+    pool = RowPool([map_rows(path, values.dtype, 0, (20, 3))], 3, "float32")
+    path.unlink()
+    np.testing.assert_array_equal(pool.take(np.arange(0, 20, step)), values[::step])
+
+
+@pytest.mark.parametrize("step", [1, 9])
+def test_a_read_that_stops_half_way_goes_on(tmp_path, monkeypatch, step):
+    path, values = tmp_path / "rows.raw", np.arange(60, dtype=np.float32).reshape(20, 3)
+    path.write_bytes(values.tobytes())
+    pool = RowPool([map_rows(path, values.dtype, 0, (20, 3))], 3, "float32")
+    whole = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda file, to, start: whole(file, [to[0][:7]], start))
+    np.testing.assert_array_equal(pool.take(np.arange(0, 20, step)), values[::step])
+    monkeypatch.setattr(os, "preadv", Mock(side_effect=OSError(5, "Input/output error")))
+    with pytest.raises(ShardError, match=f"^{path}: cannot be read .*Input/output error"):
+        pool.take(np.arange(0, 20, step))
+
+
+@pytest.mark.parametrize("width", [1, 2, 6])
+def test_an_array_of_another_width_is_refused(tmp_path, width):
+    path = tmp_path / "rows.raw"
+    path.write_bytes(bytes(48))
+    mapped = map_rows(path, np.dtype(np.float32), 0, (12 // width, width))
+    with pytest.raises(ShardError, match=f"^{path}: {width} values a row, not 3"):
+        RowPool([mapped], 3, "float32")
 
 
 @pytest.mark.parametrize(

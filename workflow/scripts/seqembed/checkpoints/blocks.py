@@ -18,6 +18,7 @@ from safetensors.numpy import save
 
 from seqembed.checkpoints.token_rows import COUNTS, REFERENCE, ResidueFile, read_reference
 from seqembed.errors import CheckpointError
+from seqembed.results.rows import map_rows
 from seqembed.storage.digests import to_hex
 from seqembed.storage.publish import published
 
@@ -254,7 +255,7 @@ def _map_rows(path: Path, header: bytes) -> NDArray[np.floating]:
     if 0 in entry["shape"]:
         return np.empty(entry["shape"], dtype)
     start = len(header) + entry["data_offsets"][0]
-    return np.memmap(path, dtype, "r", start, tuple(entry["shape"]))
+    return map_rows(path, dtype, start, tuple(entry["shape"]))
 
 
 def _next_number(folder: Path) -> int:

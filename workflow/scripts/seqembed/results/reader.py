@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqembed.errors import ShardError
+from seqembed.results.rows import map_rows
 from seqembed.results.seal import verify_seal
 from seqembed.storage.publish import raise_open_file_limit
 
@@ -229,4 +230,4 @@ def _map(path: Path, dataset: h5py.Dataset) -> NDArray[np.floating]:
     if not dataset.size:
         return np.empty(dataset.shape, dataset.dtype)
     offset = dataset.id.get_offset()
-    return np.memmap(path, dataset.dtype, "r", offset, dataset.shape)
+    return map_rows(path, dataset.dtype, offset, dataset.shape)

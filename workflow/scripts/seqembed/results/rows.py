@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from mmap import mmap
+from mmap import MADV_DONTNEED, mmap
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -14,29 +15,54 @@ from numpy.typing import NDArray
 
 from seqembed.errors import ShardError
 
-PART_BYTES = 16 << 20
-# How many bytes of rows are read at once, so that these stay in a CPU's cache; and how many rows
-# may be read for each row that is wanted.
-READ_BYTES, SPARSE = 1 << 20, 2
 CHANGED = "was cut or replaced during the run; run again"
+PART_BYTES = 16 << 20
+# Into stretches of how many bytes an array is cut, so that one of them stays in a CPU's cache; and
+# how many rows of a stretch may be read for each row that is wanted.
+STRETCH_BYTES, SPARSE = 1 << 20, 2
+# How many rows are read of a map before its pages are given back.
+MAPPED_AT_ONCE = 256
+
+
+class MappedRows(np.memmap[Any, np.dtype[np.floating]]):
+    """Rows mapped from a file. inode: that file's; None for a view of the rows.
+
+    NumPy gives a view the offset of the whole map, so a view cannot be read from the file.
+    """
+
+    inode: int | None = None
+
+
+def map_rows(
+    path: Path, dtype: np.dtype[np.floating], offset: int, shape: tuple[int, ...]
+) -> MappedRows:
+    """Map an array (n, D) that begins at `offset` in the file; OSError if that fails."""
+    with open(str(path), "rb") as file:
+        rows = MappedRows(file, dtype, "r", offset, shape)
+        rows.inode = os.fstat(file.fileno()).st_ino
+    return rows
 
 
 class RowPool:
     """The rows of several arrays, numbered from 0 in one count over all arrays.
 
-    arrays: (n_i, D) each, of the dtype `storage`, float32 or float16. width: D.
+    arrays: (n_i, D) each, float32 or float16. width: D. storage: the dtype of the rows that are
+    taken. Raises ShardError for an array of another width.
     """
 
     def __init__(self, arrays: Sequence[NDArray[np.floating]], width: int, storage: str) -> None:
         self._arrays, self.width, self._storage = arrays, width, storage
-        self._inodes = [_inode(array) for array in arrays]
         self._starts = np.cumsum([0, *map(len, arrays)])
+        for array in arrays:
+            if array.shape[1] != width:
+                name = getattr(array, "filename", None) or "rows in memory"
+                raise ShardError(f"{name}: {array.shape[1]:,} values a row, not {width:,}")
 
     def take(self, places: NDArray[np.int64]) -> NDArray[np.floating]:
         """Return n rows, (n, D) of the dtype `storage`. places: their numbers, (n,) int64.
 
-        Raises IndexError if a number has no row, and ShardError if a file was cut short or replaced
-        since the pool was made.
+        Raises IndexError if a number has no row, and ShardError if a file cannot be read, or was
+        cut or replaced since it was mapped.
         """
         if ((places < 0) | (places >= self._starts[-1])).any():
             raise IndexError(f"the number of a row is not from 0 to {self._starts[-1] - 1:,}")
@@ -45,56 +71,67 @@ class RowPool:
         owners = np.searchsorted(self._starts, places[order], side="right") - 1
         for owner in np.unique(owners):
             mine, array = order[owners == owner], self._arrays[owner]
-            wanted = places[mine] - self._starts[owner]
-            with self._open(owner) as file:
-                if file and array.dtype == rows.dtype:
-                    _read(file, array, wanted, rows, mine)
-                else:
-                    rows[mine] = array[wanted]
+            _fill(rows, mine, array, places[mine] - self._starts[owner])
         return rows
 
-    @contextmanager
-    def _open(self, owner: int) -> Iterator[IO[bytes] | None]:
-        """Yield the open file that an array maps, because a map is slower, and takes memory.
 
-        Yields None if the array is no map, or if its file was removed, but not replaced.
-        """
-        array, inode = self._arrays[owner], self._inodes[owner]
-        with ExitStack() as stack:
-            file = None
-            if isinstance(array, np.memmap) and array.filename is not None and inode is not None:
-                with suppress(FileNotFoundError):
-                    file = stack.enter_context(open(array.filename, "rb", buffering=0))
-            if file and os.fstat(file.fileno()).st_ino != inode:
-                raise ShardError(f"{file.name}: {CHANGED}")
-            yield file
+def _fill(
+    rows: NDArray[np.floating],
+    places: NDArray[np.int64],
+    array: NDArray[np.floating],
+    wanted: NDArray[np.int64],
+) -> None:
+    """Put n rows of an array into `rows`: from the file that it maps, if that has a name.
 
-
-def _inode(array: NDArray[np.floating]) -> int | None:
-    """Return the inode of the file that a whole np.memmap maps; None for any other array.
-
-    A view of a map gives None, too: its attribute `offset` is that of the whole map. So does a map
-    whose file was removed: its rows are still there, in the map.
+    A map is slower, and what was read of it counts as this process's memory, with 64 KB and more
+    around each row. places: in `rows`, (n,). wanted: the rows' numbers in the array, (n,),
+    ascending.
     """
-    if not isinstance(array, np.memmap) or not isinstance(array.base, mmap):
-        return None
-    with suppress(FileNotFoundError):
-        return None if array.filename is None else os.stat(array.filename).st_ino
-    return None
+    with _open(array) as file:
+        if file and array.dtype == rows.dtype:
+            _read(file, array, wanted, rows, places)
+        elif file:
+            found = np.empty((len(wanted), array.shape[1]), array.dtype)
+            _read(file, array, wanted, found, np.arange(len(wanted)))
+            rows[places] = found
+        else:
+            for start in range(0, len(wanted), MAPPED_AT_ONCE):
+                part = slice(start, start + MAPPED_AT_ONCE)
+                rows[places[part]] = array[wanted[part]]
+                if isinstance(array.base, mmap):
+                    array.base.madvise(MADV_DONTNEED)
+
+
+@contextmanager
+def _open(array: NDArray[np.floating]) -> Iterator[IO[bytes] | None]:
+    """Yield the open file that an array maps; None if it maps none, or one that was removed.
+
+    Raises ShardError if the file was replaced.
+    """
+    with ExitStack() as stack:
+        file = None
+        if isinstance(array, MappedRows) and array.inode is not None:
+            assert array.filename is not None
+            with suppress(FileNotFoundError):
+                file = stack.enter_context(open(array.filename, "rb", buffering=0))
+            if file and os.fstat(file.fileno()).st_ino != array.inode:
+                raise ShardError(f"{file.name}: {CHANGED}")
+        yield file
 
 
 def _read(
     file: IO[bytes],
-    array: np.memmap[Any, np.dtype[np.floating]],
+    array: NDArray[np.floating],
     wanted: NDArray[np.int64],
     rows: NDArray[np.floating],
     places: NDArray[np.int64],
 ) -> None:
-    """Read n rows of the map `array` from its file into `rows`, of the same dtype and width.
+    """Read n rows of a mapped array from its file into `rows`, of the same dtype and width.
 
     wanted: the rows' numbers in the array, (n,), ascending. places: in `rows`, (n,). Raises
-    ShardError if the file ends too early.
+    ShardError if the file cannot be read, or ends too early.
     """
+    assert isinstance(array, MappedRows)
     size = array[:1].nbytes
     starts, stops, close = _find_stretches(wanted, size)
     for start, stop in zip(starts[close].tolist(), stops[close].tolist(), strict=True):
@@ -113,8 +150,12 @@ def _read_into(file: IO[bytes], buffers: Iterable[memoryview], offsets: Iterable
     descriptor = file.fileno()
     try:
         for buffer, offset in zip(buffers, offsets, strict=True):
-            if os.preadv(descriptor, [buffer], offset) < len(buffer):
-                raise ShardError(f"{file.name}: {CHANGED}")
+            done = 0
+            while done < len(buffer):
+                count = os.preadv(descriptor, [buffer[done:]], offset + done)
+                if not count:
+                    raise ShardError(f"{file.name}: {CHANGED}")
+                done += count
     except OSError as error:
         raise ShardError(f"{file.name}: cannot be read ({error}); check the disk") from error
 
@@ -122,16 +163,17 @@ def _read_into(file: IO[bytes], buffers: Iterable[memoryview], offsets: Iterable
 def _find_stretches(
     wanted: NDArray[np.int64], size: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-    """Cut n wanted rows of an array into k stretches of READ_BYTES of that array.
+    """Cut n wanted rows of an array into k stretches of STRETCH_BYTES of that array.
 
     wanted: the rows' numbers, (n,), ascending. size: bytes of a row. Returns where in `wanted` each
-    stretch begins and ends, (k,) each, and whether its rows lie close together, (k,).
+    stretch begins and ends, (k,) each, and whether several rows of it lie close together, (k,).
     """
-    stretches = wanted // max(1, READ_BYTES // size)
+    stretches = wanted // max(1, STRETCH_BYTES // size)
     cuts = np.flatnonzero(np.diff(stretches)) + 1
     starts, stops = np.append(0, cuts), np.append(cuts, len(wanted))
     spans = wanted[stops - 1] + 1 - wanted[starts]
-    return starts, stops, spans <= SPARSE * (stops - starts)
+    counts = stops - starts
+    return starts, stops, (counts > 1) & (spans <= SPARSE * counts)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -35,6 +35,7 @@ from seqembed.results.seal import USER_BLOCK_BYTES, seal, verify_seal
 from seqembed.storage.digests import digest_rows
 from seqembed.storage.publish import published, sync
 
+# One slab is written, and two more wait: to gather one takes now more, now less time.
 SLABS_AHEAD = 2
 PACKAGES = ("torch", "h5py", "numpy", "safetensors", "pyarrow")
 

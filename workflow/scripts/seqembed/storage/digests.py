@@ -40,12 +40,12 @@ class DigestIndex:
         first, second = np.ascontiguousarray(digests).view(np.uint64).T.copy()
         self._order = np.argsort(first)
         self._first = first[self._order]
-        # Few rows share a first half, and to sort all rows by both takes five times as long.
+        # Rows that share a first half are sorted by both; to sort all rows so takes longer.
         same, shared = self._first[1:] == self._first[:-1], np.zeros(len(first), bool)
         shared[1:] |= same
         shared[:-1] |= same
-        rows = self._order[shared]
-        self._order[shared] = rows[np.lexsort((rows, second[rows], first[rows]))]
+        rows = np.sort(self._order[shared])
+        self._order[shared] = rows[np.lexsort((second[rows], first[rows]))]
         self._second = second[self._order]
 
     def find(self, digests: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -80,20 +80,23 @@ class DigestIndex:
             found[places[rows]] = rows + start
         return found
 
-    def sort_first_rows(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Return the n rows in the order of their digests, and which are the first with theirs."""
+    def sorted_rows(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Return the n rows in the order of their digests, (n,) int64.
+
+        Also return, in this order, whether each is the first row with its digest, (n,) bool.
+        """
         changes = (np.diff(self._first) != 0) | (np.diff(self._second) != 0)
         return self._order, np.append(True, changes)[: len(self._order)]
 
 
 def count_distinct(digests: NDArray[np.uint8]) -> int:
     """Return the number of different digests among (n, 16) uint8 digests."""
-    return int(DigestIndex(digests).sort_first_rows()[1].sum())
+    return int(DigestIndex(digests).sorted_rows()[1].sum())
 
 
 def first_rows(digests: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Return for each digest, (n, 16) uint8, the first row that has the same digest: (n,) int64."""
-    order, is_first = DigestIndex(digests).sort_first_rows()
+    order, is_first = DigestIndex(digests).sorted_rows()
     rows = np.empty(len(order), np.int64)
     rows[order] = order[is_first][is_first.cumsum() - 1]
     return rows
