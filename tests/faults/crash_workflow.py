@@ -232,7 +232,8 @@ def damage_after_a_kill(scene: WorkflowScene) -> str:
     """All is killed, and one file of the results is damaged."""
     place, moment = scene.open(), scene.draw_moment()
     _kill_all(place, moment)
-    paths = [path for path in sorted((place.folder / RESULTS).rglob("*")) if _is_ours(path)]
+    results = place.folder / RESULTS
+    paths = [path for path in sorted(results.rglob("*")) if _is_ours(path, results)]
     if paths:
         path, way = scene.random.choice(paths), scene.random.choice(WAYS)
         scene.tell(f"{way.__name__} {path.relative_to(place.folder)} after {moment:.1f} s")
@@ -240,10 +241,12 @@ def damage_after_a_kill(scene: WorkflowScene) -> str:
     return scene.finish(place)
 
 
-def _is_ours(path: Path) -> bool:
-    # Of the end's own files Snakemake only knows that they are there.
-    ends = ("embeddings.h5", "quarantine.tsv")
-    return path.is_file() and path.name not in ends and path.stat().st_size > 0
+def _is_ours(path: Path, results: Path) -> bool:
+    # Of the end's own files Snakemake only knows that they are there; store/ links to one of them.
+    ends = [results / name for name in ("embeddings.h5", "quarantine.tsv")]
+    if any(end.exists() and path.samefile(end) for end in ends):
+        return False
+    return path.is_file() and path.stat().st_size > 0
 
 
 def remove_a_folder(scene: WorkflowScene) -> str:

@@ -30,6 +30,7 @@ from known_sources import (
     write_stored,
 )
 
+from seqembed.checkpoints import taken_files
 from seqembed.checkpoints.find_sources import SourceFinder
 from seqembed.checkpoints.manifest_and_failures import (
     FAILURES,
@@ -58,7 +59,7 @@ from seqembed.results.seal import read_seal
 from seqembed.settings.recipe import Recipe
 from seqembed.storage.digests import digest
 from seqembed.storage.locks import lock_folder
-from seqembed.storage.publish import link
+from seqembed.storage.publish import link, make_link, sync
 
 WANTED = ["MKVLA", "WERT", "ACD", "LL", "M"]
 
@@ -254,6 +255,28 @@ def test_links_outlast_the_removal_of_their_files(tmp_path, caplog, monkeypatch,
     # Symbolic links lead nowhere now: the rows are made anew.
     assert names_of(taker) == ([] if no_links else ["MKVLA", "ACD", "LL", "M"])
     assert ("made anew" in caplog.text) == no_links
+
+
+def test_links_outlast_a_power_cut(tmp_path, monkeypatch, no_links):
+    """Their folder is synced after they are made."""
+    write_stored(tmp_path / "mine", ["LL", "ACD"])
+    run = Run(tmp_path)
+    write_checkpoint(run.results, [["M"], ["MKVLA"]])
+    run.split()
+    unsynced: set[str] = set()
+
+    def make(source: Path, target: Path, *, symbolic: bool = False) -> bool:
+        unsynced.add(target.name)
+        return make_link(source, target, symbolic=symbolic)
+
+    def sync_folder(path: Path) -> None:
+        sync(path)
+        unsynced.difference_update(os.listdir(path))
+
+    monkeypatch.setattr(taken_files, "make_link", make)
+    monkeypatch.setattr(taken_files, "sync", sync_folder)
+    assert names_of(run.take()) == ["MKVLA", "ACD", "LL", "M"]
+    assert len(list((run.folder / TAKEN).iterdir())) == 3 and not unsynced
 
 
 def test_without_links_of_any_kind_rows_are_made_anew(tmp_path, caplog, monkeypatch):

@@ -19,7 +19,7 @@ from seqembed.checkpoints.blocks import BLOCK_NAME, DAMAGE
 from seqembed.errors import CheckpointError, ShardError
 from seqembed.results.seal import read_seal
 from seqembed.storage.json_files import read_json, write_json
-from seqembed.storage.publish import make_link
+from seqembed.storage.publish import make_link, sync
 
 FORMAT_VERSION = "1"
 TAKEN, REUSED, REFUSED = "taken", "reused.json", "refused.json"
@@ -105,6 +105,7 @@ def link_result(folder: Path, path: Path, seal: str, *, whole: bool = False) -> 
     if (whole or not _has_seal(link, seal)) and _has_seal(path, seal):
         with suppress(FileNotFoundError):
             _link(path, link)
+            sync(link.parent)
     # The result may have been replaced in this instant.
     return link if _has_seal(link, seal) else None
 
@@ -124,7 +125,10 @@ def link_checkpoint(folder: Path, source: Path) -> list[Path]:
             if _holds_rows(path):
                 with suppress(FileNotFoundError):
                     _link(path, folder / TAKEN / own)
-    return sorted(path for path in _entries(folder / TAKEN) if path.name.startswith(prefix))
+    links = sorted(path for path in _entries(folder / TAKEN) if path.name.startswith(prefix))
+    if links:
+        sync(folder / TAKEN)
+    return links
 
 
 def _has_seal(path: Path, seal: str) -> bool:
