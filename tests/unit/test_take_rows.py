@@ -513,7 +513,9 @@ def test_a_damaged_list_of_sources_is_named_and_results_are_taken_all_the_same(t
 
 def test_the_number_of_taken_rows_comes_back_and_damage_is_named(tmp_path):
     assert read_taken(tmp_path) == TakenRows()
+    (tmp_path / TAKEN).mkdir()
     write_taken(tmp_path, TakenRows(3, ["/a/é.h5", "b"]))
+    (tmp_path / TAKEN).rmdir()
     assert read_taken(tmp_path) == TakenRows(3, ["/a/é.h5", "b"])
     path = tmp_path / REUSED
     for damaged in ("", "[]", path.read_text().replace("3", "4"), "[" * 100_000):

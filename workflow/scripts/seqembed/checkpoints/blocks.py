@@ -252,8 +252,6 @@ def _map_rows(path: Path, header: bytes) -> NDArray[np.floating]:
     """Return a block's (n, D) rows, float32 or float16, left on disk as a memory map."""
     entry = json.loads(header[8:])["rows"]
     dtype = {name: np.dtype(own) for own, name in DTYPES.items()}[entry["dtype"]]
-    if 0 in entry["shape"]:
-        return np.empty(entry["shape"], dtype)
     start = len(header) + entry["data_offsets"][0]
     return map_rows(path, dtype, start, tuple(entry["shape"]))
 

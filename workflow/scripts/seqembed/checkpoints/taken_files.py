@@ -38,6 +38,8 @@ class TakenRows:
 def write_taken(folder: Path, taken: TakenRows) -> None:
     """Write to a checkpoint folder how many rows its shard takes from which files."""
     if taken.count:
+        # After a power cut, the links have to be there if the file that names them is.
+        sync(folder / TAKEN)
         content = {"count": taken.count, "files": list(taken.files)}
         write_json(folder / REUSED, "reused", FORMAT_VERSION, content)
     else:
@@ -105,7 +107,6 @@ def link_result(folder: Path, path: Path, seal: str, *, whole: bool = False) -> 
     if (whole or not _has_seal(link, seal)) and _has_seal(path, seal):
         with suppress(FileNotFoundError):
             _link(path, link)
-            sync(link.parent)
     # The result may have been replaced in this instant.
     return link if _has_seal(link, seal) else None
 
@@ -125,10 +126,7 @@ def link_checkpoint(folder: Path, source: Path) -> list[Path]:
             if _holds_rows(path):
                 with suppress(FileNotFoundError):
                     _link(path, folder / TAKEN / own)
-    links = sorted(path for path in _entries(folder / TAKEN) if path.name.startswith(prefix))
-    if links:
-        sync(folder / TAKEN)
-    return links
+    return sorted(path for path in _entries(folder / TAKEN) if path.name.startswith(prefix))
 
 
 def _has_seal(path: Path, seal: str) -> bool:

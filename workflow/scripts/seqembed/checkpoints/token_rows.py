@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqembed.errors import CheckpointError
+from seqembed.results.rows import map_rows
 from seqembed.storage.publish import sync
 
 # The tensor of a block with the number of token rows of each of its sequences.
@@ -52,9 +53,7 @@ class ResidueFile:
     def rows(self, folder: Path, width: int) -> NDArray[np.floating]:
         """Return the file's rows, left on disk: (sum of `counts`, width), of the dtype `dtype`."""
         total = int(self.counts.sum())
-        if not total:
-            return np.empty((0, width), self.dtype)
-        return np.memmap(folder / self.name, self.dtype, "r", shape=(total, width))
+        return map_rows(folder / self.name, np.dtype(self.dtype), 0, (total, width))
 
 
 def read_reference(metadata: Mapping[str, str], counts: NDArray[np.int64]) -> ResidueFile:

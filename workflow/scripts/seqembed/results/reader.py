@@ -227,7 +227,4 @@ def are_offsets(offsets: NDArray[Any], count: int, total: int) -> bool:
 
 def _map(path: Path, dataset: h5py.Dataset) -> NDArray[np.floating]:
     """Return the rows of a contiguous dataset, (N, D), mapped from the file at `path`."""
-    if not dataset.size:
-        return np.empty(dataset.shape, dataset.dtype)
-    offset = dataset.id.get_offset()
-    return map_rows(path, dataset.dtype, offset, dataset.shape)
+    return map_rows(path, dataset.dtype, dataset.id.get_offset(), dataset.shape)

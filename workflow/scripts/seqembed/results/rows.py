@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from mmap import MADV_DONTNEED, mmap
 from pathlib import Path
@@ -35,8 +35,13 @@ class MappedRows(np.memmap[Any, np.dtype[np.floating]]):
 
 def map_rows(
     path: Path, dtype: np.dtype[np.floating], offset: int, shape: tuple[int, ...]
-) -> MappedRows:
-    """Map an array (n, D) that begins at `offset` in the file; OSError if that fails."""
+) -> NDArray[np.floating]:
+    """Map an array (n, D) that begins at `offset` in the file; OSError if that fails.
+
+    An array without values cannot be mapped, and is made anew.
+    """
+    if 0 in shape:
+        return np.empty(shape, dtype)
     with open(str(path), "rb") as file:
         rows = MappedRows(file, dtype, "r", offset, shape)
         rows.inode = os.fstat(file.fileno()).st_ino
@@ -87,41 +92,33 @@ def _fill(
     around each row. places: in `rows`, (n,). wanted: the rows' numbers in the array, (n,),
     ascending.
     """
-    with _open(array) as file:
-        if file and array.dtype == rows.dtype:
-            _read(file, array, wanted, rows, places)
-        elif file:
-            found = np.empty((len(wanted), array.shape[1]), array.dtype)
-            _read(file, array, wanted, found, np.arange(len(wanted)))
-            rows[places] = found
-        else:
-            for start in range(0, len(wanted), MAPPED_AT_ONCE):
-                part = slice(start, start + MAPPED_AT_ONCE)
-                rows[places[part]] = array[wanted[part]]
-                if isinstance(array.base, mmap):
-                    array.base.madvise(MADV_DONTNEED)
+    if isinstance(array, MappedRows) and (file := _open(array)):
+        with file:
+            if array.dtype == rows.dtype:
+                _read(file, array, wanted, rows, places)
+            else:
+                found = np.empty((len(wanted), array.shape[1]), array.dtype)
+                _read(file, array, wanted, found, np.arange(len(wanted)))
+                rows[places] = found
+        return
+    for start in range(0, len(wanted), MAPPED_AT_ONCE):
+        part = slice(start, start + MAPPED_AT_ONCE)
+        rows[places[part]] = array[wanted[part]]
+        if isinstance(array.base, mmap):
+            array.base.madvise(MADV_DONTNEED)
 
 
-@contextmanager
-def _open(array: NDArray[np.floating]) -> Iterator[IO[bytes] | None]:
-    """Yield the open file that an array maps; None if it maps none, or one that was removed.
-
-    Raises ShardError if the file was replaced.
-    """
-    with ExitStack() as stack:
-        file = None
-        if isinstance(array, MappedRows) and array.inode is not None:
-            assert array.filename is not None
-            with suppress(FileNotFoundError):
-                file = stack.enter_context(open(array.filename, "rb", buffering=0))
-            if file and os.fstat(file.fileno()).st_ino != array.inode:
-                raise ShardError(f"{file.name}: {CHANGED}")
-        yield file
+def _open(array: MappedRows) -> IO[bytes] | None:
+    """Open the file that an array maps; None if the array is a view, or the file was removed."""
+    if array.inode is not None:
+        with suppress(FileNotFoundError):
+            return open(str(array.filename), "rb", buffering=0)
+    return None
 
 
 def _read(
     file: IO[bytes],
-    array: NDArray[np.floating],
+    array: MappedRows,
     wanted: NDArray[np.int64],
     rows: NDArray[np.floating],
     places: NDArray[np.int64],
@@ -129,9 +126,10 @@ def _read(
     """Read n rows of a mapped array from its file into `rows`, of the same dtype and width.
 
     wanted: the rows' numbers in the array, (n,), ascending. places: in `rows`, (n,). Raises
-    ShardError if the file cannot be read, or ends too early.
+    ShardError if the file was replaced, cannot be read, or ends too early.
     """
-    assert isinstance(array, MappedRows)
+    if os.fstat(file.fileno()).st_ino != array.inode:
+        raise ShardError(f"{file.name}: {CHANGED}")
     size = array[:1].nbytes
     starts, stops, close = _find_stretches(wanted, size)
     for start, stop in zip(starts[close].tolist(), stops[close].tolist(), strict=True):
