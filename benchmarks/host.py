@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from seqembed.checkpoints.checkpoint import Checkpoint
 from seqembed.checks.residues import ResidueCheck
 from seqembed.gpu_worker import _load_model
 from seqembed.index.split import split_index
@@ -40,7 +41,8 @@ from seqembed.models.prepared import PreparedModel, load_tokenizer, read_prepare
 from seqembed.settings.lengths import resolve_policy
 from seqembed.worker.checkpoint_writer import CheckpointWriter
 from seqembed.worker.decisions import Run, open_run
-from seqembed.worker.progress import Progress
+from seqembed.worker.outlets import open_outlets
+from seqembed.worker.progress import Progress, measure_work
 
 MODEL = Path(__file__).resolve().parents[1] / "resources/models/esm2_demo"
 LOGGER = logging.getLogger("host")
@@ -116,17 +118,23 @@ class Worker:
     def finish(self, batches: Sequence[Any]) -> CheckpointWriter:
         """Take the batches through the loop; return the writer, which waits with all rows."""
         longest = max(len(batch.tokens) for batch in batches)
-        model, progress = StandIn(longest, self._options.width), self._progress()
+        model = StandIn(longest, self._options.width)
         runner = self._run.open_runner(
             model, self.tracker, lambda: (model, None), self._manifest, 1
         )
         writer = self._run.open_writer(self._folder, NO_BLOCK_IS_DUE)
+        progress = self._open_progress(writer)
         for batch in runner.run(writer.make_room(batches)):
-            progress.advance(writer.add(batch), batch.tokens, writer.written)
+            progress.advance(writer.add(batch), batch.tokens)
         return writer
 
-    def _progress(self) -> Progress:
-        return Progress(LOGGER, len(self.rows), 0, self._tokens)
+    def _open_progress(self, writer: CheckpointWriter) -> Progress:
+        checkpoint = Checkpoint(base=self._folder, rank=0, locked=True, logger=LOGGER)
+        (self._folder / "shard_0").mkdir()
+        opened = open_outlets(self._run, checkpoint, {"log_path": self._folder / "worker_0.log"})
+        work = measure_work(self._run, 0, self._tokens)
+        with opened as outlets:
+            return Progress(LOGGER, work, writer, self.tracker, outlets)
 
 
 def timed(

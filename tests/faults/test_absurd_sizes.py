@@ -95,8 +95,8 @@ def refusal(folder: Path, *fasta: str, before: Callable[[], None] | None = None)
     outcome = index(folder, *fasta, before=before)
     assert outcome.code == 1, outcome.said
     assert not (folder / "out").exists() or list((folder / "out").iterdir()) == []
-    assert outcome.said.startswith("index: ") and outcome.said.count("\n") == 1, outcome.said
-    return outcome.said.removeprefix("index: ").removesuffix("\n")
+    assert outcome.said.startswith("index out: ") and outcome.said.count("\n") == 1, outcome.said
+    return outcome.said.removeprefix("index out: ").removesuffix("\n")
 
 
 # Sizes

@@ -223,7 +223,7 @@ def test_split_refuses_what_has_no_positions(name, member, tmp_path, capfd):
     with pytest.raises(CalledProcessError):
         index(tmp_path, source, "unk", **{name: value})
     reason = f"{message} has no positions after {most:,} residues; set `embedding: "
-    assert f"split: {reason}" in capfd.readouterr().err
+    assert f"split r: {reason}" in capfd.readouterr().err
     assert not list((tmp_path / "r/index").glob("*"))
 
 

@@ -152,7 +152,7 @@ def test_a_damaged_result_is_refused_whole(fresh, edited):
 def test_a_missing_result_is_refused_before_anything_is_computed(fresh, model):
     configure(fresh, model, reuse="gone/old.h5")
     outcome = fresh.run(ok=False)
-    assert "split: reuse: gone/old.h5 names no file" in outcome.text
+    assert ": reuse: gone/old.h5 names no file" in outcome.text
     assert not (fresh.folder / "results/work/shards").exists()
 
 

@@ -30,7 +30,9 @@ def main() -> int:
     required("--suspicious", choices=get_args(Suspicious), help=strange)
     required("--output", type=Path, help="index.parquet")
     required("--residues", type=Path, help="the file to write the residues of all records to")
-    return command_line.run(index, parser.parse_args())
+    arguments = parser.parse_args()
+    dataset = arguments.output.absolute().parent.name
+    return command_line.run(index, arguments, label=f" {dataset}")
 
 
 def index(arguments: argparse.Namespace, logger: logging.Logger) -> None:
@@ -44,7 +46,8 @@ def index(arguments: argparse.Namespace, logger: logging.Logger) -> None:
         suspicious=arguments.suspicious,
     )
     files = find_fasta_files(arguments.fasta)
-    count = write_index(files, arguments.output, arguments.residues, arguments.ids, check)
+    paths, report = (arguments.output, arguments.residues), command_line.report_progress(logger)
+    count = write_index(files, *paths, arguments.ids, check, report)
     if summary := check.summary():
         logger.warning("%s", summary)
     logger.info(f"{count:,} sequences of {len(files):,} files are in {arguments.output}")

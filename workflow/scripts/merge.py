@@ -22,11 +22,14 @@ def main() -> int:
     required("--shards", type=Path, nargs="+", help="shard_*.h5")
     required("--output", type=Path, help="embeddings.h5")
     required("--quarantine", type=Path, help="quarantine.tsv")
-    return command_line.run(merge_shards, parser.parse_args())
+    arguments = parser.parse_args()
+    dataset = arguments.output.absolute().parent.name
+    return command_line.run(merge_shards, arguments, label=f" {dataset}")
 
 
 def merge_shards(arguments: argparse.Namespace, logger: logging.Logger) -> None:
-    summary = merge(arguments.index, arguments.shards, arguments.output, logger)
+    report = command_line.report_progress(logger)
+    summary = merge(arguments.index, arguments.shards, arguments.output, logger, report)
     logger.info(
         f"{arguments.output}: {summary.sequences:,} sequences ({summary.distinct:,} distinct), "
         f"{summary.dimensions:,} values each, {summary.windowed:,} windowed, "

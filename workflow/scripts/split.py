@@ -36,7 +36,9 @@ def main() -> int:
     optional("--reuse", help="paths and globs of earlier embeddings.h5, whose rows may be taken")
     optional("--stores", type=Path, help="the stores of other datasets, whose rows may be taken")
     required("--output-dir", type=Path, help="the folder to write shard_{rank}.parquet to")
-    return command_line.run(split, parser.parse_args())
+    arguments = parser.parse_args()
+    dataset = arguments.output_dir.absolute().parent.name
+    return command_line.run(split, arguments, label=f" {dataset}")
 
 
 def read_request(settings: Any) -> Request:
@@ -75,6 +77,7 @@ def split(arguments: argparse.Namespace, logger: logging.Logger) -> None:
         policy=resolve_policy(request.long_sequences, request.max_length, model),
         unit="residues" if model.facts.molecule == "protein" else "tokens",
         find=finder.find,
+        report=command_line.report_progress(logger),
     )
     place = f"{len(paths)} shards in {arguments.output_dir}"
     repeated = sources.count - sources.distinct

@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from seqembed.errors import EXIT_FAILED, EXIT_INTERRUPTED, InterruptedRun, SeqembedError
+from seqembed.machine.screen import Report, ScreenProgress
 from seqembed.worker_logging import open_log_file
 
 Step = Callable[[argparse.Namespace, logging.Logger], None]
 
+# How the names of the programs' loggers begin.
+LOGGERS = "seqembed."
 # What to do about an operating system's error, by its number; `and run again` follows.
 ADVICE = {
     errno.ENOSPC: "make room on its disk",
@@ -43,7 +46,7 @@ def run(step: Step, arguments: argparse.Namespace, label: str = "") -> int:
     """
     signal.signal(signal.SIGTERM, _exit_on_sigterm)
     name = f"{Path(sys.argv[0]).stem}{label}"
-    logger = logging.getLogger(f"seqembed.{name}")
+    logger = logging.getLogger(f"{LOGGERS}{name}")
     logger.setLevel(logging.INFO)
     logger.propagate = False
     screen = logging.StreamHandler()
@@ -65,6 +68,11 @@ def run(step: Step, arguments: argparse.Namespace, label: str = "") -> int:
     except Exception:  # noqa: BLE001 (the boundary of the program)
         logger.exception("this is a bug in seqembed; please report it with all lines below")
     return EXIT_FAILED
+
+
+def report_progress(logger: logging.Logger) -> Report:
+    """Return what writes on stderr how far a step of ten seconds or more is; logger: the step's."""
+    return ScreenProgress(logger.name.removeprefix(LOGGERS)).count
 
 
 def _exit_on_sigterm(*_: Any) -> None:

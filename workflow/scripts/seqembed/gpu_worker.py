@@ -44,7 +44,8 @@ from seqembed.storage.digests import to_hex
 from seqembed.storage.publish import set_aside
 from seqembed.worker.decisions import open_run
 from seqembed.worker.end_status import describe_error
-from seqembed.worker.progress import Progress
+from seqembed.worker.outlets import open_outlets
+from seqembed.worker.progress import Progress, measure_work
 from seqembed.worker.success import describe_success
 from seqembed.worker_logging import setup_worker_logging
 
@@ -80,7 +81,7 @@ def gpu_worker(
         model_config = model_config | run.resolved
         config = _extract_checkpoint_config(model_config, output_dir)
         opened = open_checkpoint(config, output_dir, rank, sigterm.leave_if_asked, logger)
-        with opened as checkpoint:
+        with opened as checkpoint, open_outlets(run, checkpoint, model_config) as outlets:
             base, restart = checkpoint.base, config["force_restart"]
             keeps = config["enable_checkpointing"] and not restart
             if keeps:
@@ -105,20 +106,21 @@ def gpu_worker(
                 load_fp32 = partial(_load_model, model_config | FP32, run.device, logger)
                 convert = load_tokenizer(run.model).encode_all
                 batches, tokens = run.load_batches(index, rows, manifest, convert, tracker)
-                finished = len(ids) + taker.count
-                progress = Progress(logger, len(run.shard.rows), finished, tokens)
+                work = measure_work(run, len(ids) + taker.count, tokens)
+                progress = Progress(logger, work, writer, tracker, outlets)
                 model, _ = load()
                 runner = run.open_runner(model, tracker, load_fp32, manifest, len(batches))
+                progress.begin()
                 try:
                     for batch in runner.run(writer.make_room(batches), sigterm.asked):
-                        progress.advance(writer.add(batch), batch.tokens, writer.written)
+                        progress.advance(writer.add(batch), batch.tokens)
                         # The next batch may crash the process, or a kill may follow the signal.
                         if tracker.retrying or sigterm.asked():
                             writer.write()
                     sigterm.leave_if_asked()
                 finally:
                     writer.close()
-                    progress.log(writer.spent)
+                    progress.end()
                 tracker.finish()
             saved = _save_shard(
                 rank, checkpoint.folder, writer.arrays, writer.ids, ids, resumed_rows, logger

@@ -16,18 +16,19 @@ import signal
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from threading import Thread
 from typing import Any, cast
 
 from seqembed.environment import EnvConfig
-from seqembed.errors import InterruptedRun, WorkerError
+from seqembed.errors import InterruptedRun
 from seqembed.machine.control_groups import count_oom_kills
 from seqembed.machine.devices import lease_device
-from seqembed.machine.signals import RUN_AGAIN, STOPPED, StopFlag, die_with_parent
+from seqembed.machine.signals import StopFlag, die_with_parent
 from seqembed.storage.paths import list_stores
+from seqembed.worker.events import EventLog, events_path, identify
+from seqembed.worker.process_end import WorkerEnd
 
 POLL_SECONDS = 0.2
 # Slurm's KillWait is 30 s by default: by then, the worker must have written its checkpoint.
@@ -46,89 +47,9 @@ TUNABLES = (
 )
 # How many shapes a batch has in each thread.
 ONEDNN_SHAPES = 8
-# What the user reads after a worker's error, by the `error` of its status.
-ADVICE = {
-    "cuda_oom": "; out of memory while loading the model, not in a batch: run fewer shards at once",
-    "cuda_runtime": "; the GPU or its driver failed: see `nvidia-smi`",
-}
-# Signals that a process causes itself. SIGKILL and SIGTERM come from other processes.
-CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE}
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkerEnd:
-    """How a worker process ended.
-
-    status: the last status that the worker put on the queue, None if there is none. exit_code:
-    minus the signal's number if a signal killed the worker. began: whether the worker had recorded
-    how the previous worker ended. oom_killed: whether the kernel killed a process of this control
-    group because memory ran out; None if the kernel does not say.
-    """
-
-    status: Mapping[str, Any] | None
-    exit_code: int
-    began: bool
-    oom_killed: bool | None
-
-    @property
-    def wants_fresh_worker(self) -> bool:
-        """Whether a worker in a fresh process can compute sequences that this worker could not."""
-        status = self.status or {}
-        suspects_left = status.get("error") == "generic_error" and status.get("retry_recommended")
-        return self.began and (self.crash is not None or bool(suspects_left))
-
-    @property
-    def crash(self) -> dict[str, Any] | None:
-        """The crash for the next worker: its `reason` (text), and whether `memory` ran out (bool).
-
-        None if the worker did not crash, or crashed before `began` was set. A SIGKILL counts as a
-        crash only if memory ran out.
-        """
-        if not self.began:
-            return None
-        if self.status is not None:
-            broken = self.status.get("circuit_breaker")
-            return {"reason": _message(self.status), "memory": False} if broken else None
-        killed = self.exit_code == -signal.SIGKILL and bool(self.oom_killed)
-        if killed or -self.exit_code in CRASHES or self.exit_code >= 0:
-            return {"reason": f"the worker {self._exit()}", "memory": killed}
-        return None
-
-    def judge(self, stopping: bool) -> dict[str, Any]:
-        """Return the status if the worker completed; else raise InterruptedRun or WorkerError.
-
-        stopping: a signal asked this run to stop, so a worker without a status is not at fault.
-        """
-        kind = self.status["status"] if self.status else None
-        if self.status and kind == "complete" and self.exit_code == 0:
-            return dict(self.status)
-        # If a worker fails while it stops, its last checkpoint may be missing: that is an error.
-        if kind == "interrupted" or (stopping and kind in (None, "complete")):
-            raise InterruptedRun(STOPPED)
-        raise WorkerError(f"{self.describe()}; {RUN_AGAIN}")
-
-    def describe(self) -> str:
-        """Return a sentence for the user that says how the worker ended."""
-        if self.status is None:
-            return f"the worker exited without reporting a status: it {self._exit()}"
-        if self.status["status"] == "complete":
-            return f"the worker completed, and then {self._exit()}"
-        return f"{_message(self.status)}{ADVICE.get(str(self.status.get('error')), '')}"
-
-    def _exit(self) -> str:
-        if self.exit_code >= 0:
-            return f"ended with exit code {self.exit_code}"
-        if self.exit_code != -signal.SIGKILL:
-            return f"was killed by {signal.Signals(-self.exit_code).name}"
-        if self.oom_killed is None:
-            return "was killed by SIGKILL (the kernel does this when memory is short)"
-        if self.oom_killed:
-            return "was killed by the kernel, because memory ran out"
-        return "was killed by SIGKILL, which another process sent"
-
-
-def _message(status: Mapping[str, Any]) -> str:
-    return str(status.get("error_message", status.get("error")))
+# What an event says of a complete shard, and how many characters it has of an error.
+COUNTS = ("status", "device", "computed", "resumed_sequences", "reused", "quarantined")
+MAX_REASON = 2000
 
 
 class Supervisor:
@@ -156,6 +77,25 @@ class Supervisor:
         in its `model_config`. Raises InterruptedRun after SIGTERM or SIGINT, WorkerError if the
         worker failed, DeviceError if there is no device to run on.
         """
+        self._events = EventLog(events_path(Path(model_config["log_path"])))
+        self._events.append("begin", **identify(self._environment.slurm_job))
+        try:
+            status = self._run(rank, world_size, index_path, output_dir, model_config)
+        except Exception as error:
+            kind = "interrupted" if isinstance(error, InterruptedRun) else "failed"
+            self._events.append("end", status=kind, reason=str(error)[:MAX_REASON])
+            raise
+        self._events.append("end", **{name: status.get(name) for name in COUNTS})
+        return status
+
+    def _run(
+        self,
+        rank: int,
+        world_size: int,
+        index_path: Path,
+        output_dir: Path,
+        model_config: Mapping[str, Any],
+    ) -> dict[str, Any]:
         self._stop = StopFlag(ctrl_c=True)
         # The worker inherits these variables, and reads them before Python starts. Values that the
         # user set stay.
@@ -181,10 +121,12 @@ class Supervisor:
             leave_if_asked=self._stop.leave_if_asked,
             logger=self._logger,
         ) as variables:
+            self._events.append("leased", device=variables["CUDA_VISIBLE_DEVICES"])
             arguments = (variables, rank, world_size, index_path, output_dir)
             end = self._run_worker(*arguments, dict(model_config))
             while end.wants_fresh_worker and not self._stop.asked():
                 self._logger.warning("%s; a fresh worker goes on", end.describe())
+                self._events.append("restart", reason=end.describe()[:MAX_REASON])
                 end = self._run_worker(*arguments, {**model_config, "crash": end.crash})
         return end.judge(self._stop.asked())
 

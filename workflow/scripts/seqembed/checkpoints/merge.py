@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from seqembed.checkpoints.merge_progress import RowCounter, report_checked
 from seqembed.checkpoints.reused_rows import list_rows, open_reused
 from seqembed.checkpoints.saved_rows import SavedRows, pool_saved_tokens
 from seqembed.checkpoints.taken_files import forget_refused
@@ -23,6 +24,7 @@ from seqembed.errors import IndexFormatError, ShardError
 from seqembed.flags import TRUNCATED, WINDOWED
 from seqembed.index.parquet import Digests, Int64s, read_metadata
 from seqembed.index.reader import read_checked_ids, read_excluded, read_lengths_and_digests
+from seqembed.machine.screen import Report, no_report
 from seqembed.results.quarantine import escape
 from seqembed.results.reader import (
     EmbeddingsFile,
@@ -65,14 +67,18 @@ class Summary:
 
 
 def merge(
-    index_path: Path, shard_paths: Sequence[Path], output: Path, logger: logging.Logger
+    index_path: Path,
+    shard_paths: Sequence[Path],
+    output: Path,
+    logger: logging.Logger,
+    report: Report = no_report,
 ) -> Summary:
     """Merge the shards of all ranks, in order, into `output`; return what the merged file holds.
 
     Rows that a shard takes from other files are read there. The merged file is also linked into the
     store. If the store has a file of the same ids, sequences and recipe already, `output` becomes a
     link to that file. Removes temporary files of killed processes first, since these may fill the
-    disk.
+    disk. report: told which share is done.
 
     Raises:
         ShardError: a shard is damaged, or does not belong to the other shards or to the index; or
@@ -87,7 +93,10 @@ def merge(
     remove_temporary(results, results / "store", results / "recipes", shard_paths[0].parent)
     allow_open_shards(len(shard_paths))
     with ExitStack() as stack:
-        shards = [stack.enter_context(open_embeddings(path)) for path in shard_paths]
+        shards = []
+        for path in shard_paths:
+            shards.append(stack.enter_context(open_embeddings(path)))
+            report_checked(report, len(shards), len(shard_paths))
         recipe = _check_belong_together(shards)
         # Sorted, so that the result is the same for any world size.
         quarantined = dict(sorted(item for s in shards for item in s.quarantine().items()))
@@ -99,7 +108,7 @@ def merge(
             link(stored, output)
             distinct, flags, quarantined = found
         else:
-            distinct, flags = _write(index_path, shards, output, fingerprint, quarantined)
+            distinct, flags = _write(index_path, shards, output, fingerprint, quarantined, report)
             link(output, stored)
         return Summary(
             sequences=len(flags),
@@ -206,6 +215,7 @@ def _write(
     output: Path,
     fingerprint: str,
     quarantined: Mapping[bytes, str],
+    report: Report,
 ) -> tuple[int, NDArray[np.uint8]]:
     """Write the merged file; return how many distinct sequences it has, and its (N,) flags."""
     lengths, all_digests = read_lengths_and_digests(index_path)
@@ -217,6 +227,8 @@ def _write(
     places, distinct = _find_rows(index_path, shards, reused, kept, lengths, digests)
     flags = np.concatenate([file.flags for file in saved])[places]
     width, storage, tokens = shards[0].width, shards[0].rows.dtype.name, pool_saved_tokens(saved)
+    residues = tokens.take(places) if tokens else None
+    counter = RowCounter(report, len(places), residues)
     # The index's last ids may get no row, and its fingerprint is checked behind them.
     ids = compress((name for name, _ in read_checked_ids(index_path, all_digests)), kept)
     pool = RowPool([file.rows for file in saved], width, storage)
@@ -229,8 +241,8 @@ def _write(
         width=width,
         storage=storage,
         attributes=shared | {"kind": "embeddings", "index_fingerprint": fingerprint},
-        slabs=cut_slabs(ids, lengths, digests, flags, places, pool),
-        residues=tokens.take(places) if tokens else None,
+        slabs=counter.slabs(cut_slabs(ids, lengths, digests, flags, places, pool)),
+        residues=residues and counter.residues(residues),
         quarantine=quarantined,
     )
     return distinct, flags

@@ -25,7 +25,7 @@ def list_unneeded(results: Path) -> list[Path]:
     or reuse.json is damaged, and has to be read.
     """
     folders = _list_folders(results)
-    if not folders or _has_result(results):
+    if not folders or has_result(results):
         return folders
     if not any(results.glob("index/shard_*.parquet")):
         return []
@@ -82,7 +82,7 @@ def _list_folders(results: Path) -> list[Path]:
     return [path for path in paths if path.is_dir() and not path.is_symlink()]
 
 
-def _has_result(results: Path) -> bool:
+def has_result(results: Path) -> bool:
     """Whether embeddings.h5 is there, and was made from the present index.
 
     With another index, a run that was stopped may be about to replace the result, and need the

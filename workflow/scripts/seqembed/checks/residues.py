@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -118,8 +118,12 @@ class ResidueCheck:
         # Gaps that are refused do not count as unknown residues.
         self._unknown = Tally(letters + (GAPS if gaps == "error" else b""), "residue")
 
-    def read(self, path: Path) -> Iterator[tuple[Records, list[str | None]]]:
+    def read(
+        self, path: Path, tell: Callable[[int], None] = lambda position: None
+    ) -> Iterator[tuple[Records, list[str | None]]]:
         """Yield records, and for each of them why it is left out; None if it is not left out.
+
+        tell: called with the position in the file, in bytes, as often as some are read.
 
         Raises FastaError for a fault of the file, and at its end if a record or the file looks like
         something else than sequences of the molecule: use no record before the end.
@@ -131,7 +135,7 @@ class ResidueCheck:
             gaps_kept=self.gaps == "keep",
             suspicious=self._suspicious == "error",
         )
-        for records in read_batches(path, without_gaps=self.gaps == "remove"):
+        for records in read_batches(path, without_gaps=self.gaps == "remove", tell=tell):
             text = b"".join(records.residues)
             file.look(records, text)
             if self.gaps == "error":

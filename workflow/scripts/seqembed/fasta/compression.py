@@ -45,10 +45,13 @@ _BGZIP_END = bytes.fromhex("1f8b08040000000000ff0600424302001b000300000000000000
 _PIECES = (100_000, 1 << 16)
 
 
-def read_chunks(path: str | Path, chunk_bytes: int) -> Iterator[bytes]:
+def read_chunks(
+    path: str | Path, chunk_bytes: int, tell: Callable[[int], None] = lambda position: None
+) -> Iterator[bytes]:
     """Yield the bytes of a file, decompressed if the file is compressed, in chunks.
 
-    chunk_bytes: the largest size of a chunk. Raises FastaError if the file cannot be read, is
+    chunk_bytes: the largest size of a chunk. tell: called with each chunk's end in the file, in
+    compressed bytes if the file is compressed. Raises FastaError if the file cannot be read, is
     truncated or is damaged; all chunks before the fault are yielded first.
     """
     kind = None
@@ -56,12 +59,15 @@ def read_chunks(path: str | Path, chunk_bytes: int) -> Iterator[bytes]:
         with open(path, "rb") as file:
             kind = compression_of(file.peek(_KIND_BYTES))
             if kind in _DECOMPRESSORS:
-                yield from _unpack(file, path, kind, chunk_bytes)
+                for chunk in _unpack(file, path, kind, chunk_bytes):
+                    tell(file.tell())
+                    yield chunk
                 return
             if kind == "gzip":
                 _refuse_cut_bgzip(file, path)
             plain = cast(IO[bytes], gzip.GzipFile(fileobj=file)) if kind == "gzip" else file
             while chunk := plain.read(chunk_bytes):
+                tell(file.tell())
                 yield chunk
     except EOFError as error:
         raise FastaError(f"the {kind} file is truncated; copy it again", path=path) from error

@@ -6,7 +6,7 @@ Time is linear in the size of a file. Memory grows with the largest record, not 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from seqembed.errors import FastaError
@@ -22,16 +22,21 @@ _COMMENTS = re.compile(rb"(?m)^;.*+(?:\n;.*+)*+")
 
 
 def read_batches(
-    path: str | Path, *, without_gaps: bool = False, chunk_bytes: int = CHUNK_BYTES
+    path: str | Path,
+    *,
+    without_gaps: bool = False,
+    chunk_bytes: int = CHUNK_BYTES,
+    tell: Callable[[int], None] = lambda position: None,
 ) -> Iterator[Records]:
     """Yield the records of a FASTA file in order, one or more at a time.
 
     without_gaps: drop `-` and `.` from sequences. chunk_bytes: how many bytes to read at a time.
-    Raises FastaError, with record and line, for the first fault, after all records before the fault
-    were yielded; also if the file cannot be read or holds no record.
+    tell: called with the position in the file, in bytes, after some are read. Raises FastaError,
+    with record and line, for the first fault, after all records before the fault were yielded; also
+    if the file cannot be read or holds no record.
     """
     line, offset, seen = 1, 0, False
-    for block in _blocks(read_chunks(path, chunk_bytes)):
+    for block in _blocks(read_chunks(path, chunk_bytes, tell)):
         begin = 0 if seen else _find_first_header(block, path, line)
         if begin < len(block):
             seen = True

@@ -27,6 +27,7 @@ from seqembed.index.parquet import (
 from seqembed.index.processing_order import arrange
 from seqembed.index.reader import check_rows, describe_rows, read_excluded, shard_fingerprint
 from seqembed.index.sources import SourceNumbers, Sources, column_name, write_sources
+from seqembed.machine.screen import Report, no_report
 from seqembed.models.encoders.tokenization import Tokenizer
 from seqembed.settings.lengths import LengthPolicy
 from seqembed.storage.digests import digest_all, first_rows
@@ -49,7 +50,9 @@ class _Sequences:
     the sequence are excluded. Raises IndexFormatError if a file cannot be read or is damaged.
     """
 
-    def __init__(self, index_path: Path, residues_path: Path, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, index_path: Path, residues_path: Path, tokenizer: Tokenizer, report: Report
+    ) -> None:
         self.excluded = read_excluded(index_path)
         with damage_named(index_path):
             self._table = read_columns(index_path, ["sequence_id", "length", "digest"])
@@ -68,6 +71,7 @@ class _Sequences:
         for group in _groups(self.lengths[self.distinct].tolist()):
             rows = self.distinct[group]
             counts[rows] = list(map(tokenizer.count, self.read(rows)))
+            report(0.5 * group.stop / len(self.distinct), group.stop)
         self.tokens = counts[firsts]
 
     def read(self, rows: Int64s) -> list[bytes]:
@@ -131,6 +135,7 @@ def split_index(
     policy: LengthPolicy,
     unit: str,
     find: Callable[[Digests], Sources] = lambda digests: Sources(),
+    report: Report = no_report,
 ) -> Sources:
     """Write each distinct sequence to one of the shards; return where rows are already.
 
@@ -139,6 +144,7 @@ def split_index(
     index. shard_paths: the file to write for each rank. tokenizer: counts the tokens of a sequence.
     policy: what is done with too long sequences. unit: what messages call tokens, "residues" or
     "tokens". find: returns the sources of the distinct sequences, by their digests.
+    report: told which share is done.
 
     Raises:
         ConfigError: the policy refuses a sequence as too long; no shard is written.
@@ -147,7 +153,7 @@ def split_index(
     folder = shard_paths[0].parent
     folder.mkdir(parents=True, exist_ok=True)
     remove_temporary(folder)
-    sequences = _Sequences(index_path, residues_path, tokenizer)
+    sequences = _Sequences(index_path, residues_path, tokenizer, report)
     kept, rows = np.flatnonzero(~sequences.excluded), sequences.distinct
     policy.refuse(
         sequences.tokens[kept], unit, lambda places: describe_rows(index_path, kept[places])
@@ -156,6 +162,8 @@ def split_index(
     shards = _assign(sequences.tokens[rows], policy, len(shard_paths), sources)
     for rank, path in enumerate(shard_paths):
         sequences.write_shard(path, shards[rank], rank, len(shards), sources.columns)
+        written = sum(map(len, shards[: rank + 1]))
+        report(0.5 + 0.5 * written / max(1, len(rows)), written)
     left = {
         recipe: [int((column[places] < 0).sum()) for places in shards]
         for recipe, column in sources.columns.items()
@@ -216,4 +224,4 @@ def _groups(lengths: list[int]) -> Iterator[slice]:
             begin, size = place, 0
         size += length
     if lengths:
-        yield slice(begin, None)
+        yield slice(begin, len(lengths))

@@ -16,6 +16,7 @@ from seqembed.checks.residues import ResidueCheck
 from seqembed.index.parquet import FORMAT_VERSION, INDEX_SCHEMA
 from seqembed.index.reader import encode_rows
 from seqembed.index.sequence_ids import IdStyle, SequenceIds
+from seqembed.machine.screen import Report, no_report
 from seqembed.storage.digests import digest_all
 from seqembed.storage.publish import published
 
@@ -23,13 +24,19 @@ INDEX_BATCH_ROWS = 65_536
 
 
 def write_index(
-    files: Sequence[str | Path], output: Path, residues: Path, ids: IdStyle, check: ResidueCheck
+    files: Sequence[str | Path],
+    output: Path,
+    residues: Path,
+    ids: IdStyle,
+    check: ResidueCheck,
+    report: Report = no_report,
 ) -> int:
     """Write the index of all records of FASTA files, in input order; return their number.
 
     output: the Parquet file to write. Its metadata records `gaps`, `ids`, and the path, the size in
     bytes and the modification time in ns of each file. residues: the second file to write, with the
     residues of all rows, one after the other. ids: how ids are made. check: a new ResidueCheck.
+    report: told which share of the files is read, and how many records that is.
 
     Raises:
         FastaError: a file cannot be read, is not valid FASTA, repeats an id, or holds another
@@ -52,7 +59,7 @@ def write_index(
         spool_path.open("wb") as spool,
         pq.ParquetWriter(temporary, schema, write_page_checksum=True) as writer,
     ):
-        batches = _index_rows(files, SequenceIds(ids), check, spool)
+        batches = _index_rows(files, SequenceIds(ids), check, spool, report)
         for columns in _regroup(batches, INDEX_BATCH_ROWS):
             rows = zip(columns[1], columns[7], strict=True)
             fingerprint.update(encode_rows(rows, columns[6]))
@@ -64,13 +71,22 @@ def write_index(
 
 
 def _index_rows(
-    files: Sequence[str | Path], ids: SequenceIds, check: ResidueCheck, spool: IO[bytes]
+    files: Sequence[str | Path],
+    ids: SequenceIds,
+    check: ResidueCheck,
+    spool: IO[bytes],
+    report: Report,
 ) -> Iterator[list[Sequence[Any]]]:
     """Yield the columns of INDEX_SCHEMA for each batch of records; write residues to `spool`."""
-    row = 0
+    row = before = 0
+    total = max(1, sum(map(os.path.getsize, files)))
+
+    def tell(position: int) -> None:
+        report((before + position) / total, row)
+
     for path in map(Path, files):
         ids.begin(path)
-        for records, reasons in check.read(path):
+        for records, reasons in check.read(path, tell):
             end = row + len(records)
             spool.write(b"".join(records.residues))
             yield [
@@ -84,6 +100,7 @@ def _index_rows(
                 reasons,
             ]
             row = end
+        before += os.path.getsize(path)
 
 
 def _regroup(batches: Iterable[Sequence[Sequence[Any]]], size: int) -> Iterator[list[list[Any]]]:

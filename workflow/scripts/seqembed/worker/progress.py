@@ -1,67 +1,155 @@
-"""Log how far a shard is, how fast it is computed, and how long it will take."""
+"""Say how far a shard is, how fast it is computed, and how long it will take."""
 
 from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-PROGRESS_SECONDS = 15.0
+from seqembed.inference.failure_tracker import FailureTracker
+from seqembed.machine.screen import words_for
+from seqembed.worker.checkpoint_writer import CheckpointWriter
+from seqembed.worker.decisions import Run
+from seqembed.worker.outlets import Outlets
+
+RATE_SECONDS = 15.0
+# The speed is that over this many times RATE_SECONDS.
+RECENT = 4
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """How many sequences and tokens a shard has, and how many of them were there already."""
+
+    sequences: int
+    tokens: int
+    done: int
+    done_tokens: int
+
+
+def measure_work(run: Run, done: int, pending_tokens: int) -> Work:
+    """Return how much the worker's shard has.
+
+    done: how many of its rows are there. pending_tokens: how many tokens are to be computed.
+    """
+    tokens = int(run.policy.model_tokens(run.shard.tokens).sum())
+    sizes = {"sequences": len(run.shard.rows), "tokens": tokens}
+    return Work(**sizes, done=done, done_tokens=tokens - pending_tokens)
+
+
 class Progress:
-    """Logs the progress of a shard, at most every PROGRESS_SECONDS.
+    """Counts what a worker has done, and says so on the screen, in its heartbeat and its events.
 
-    sequences: how many the shard has. done: how many of these have a row already. pending_tokens:
-    how many tokens are to be computed. clock: returns seconds.
+    writer: knows which rows are on disk. tracker: knows which sequences will get no row. clock:
+    returns seconds.
+
+    computed: how many tokens were computed. seconds: how long that has taken, from the first batch
+    on. spent: the seconds that saying so has taken.
     """
 
-    logger: logging.Logger
-    sequences: int
-    done: int
-    pending_tokens: int
-    clock: Callable[[], float] = time.monotonic
+    def __init__(
+        self,
+        logger: logging.Logger,
+        work: Work,
+        writer: CheckpointWriter,
+        tracker: FailureTracker,
+        outlets: Outlets,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._logger, self._work, self._writer, self._tracker = logger, work, writer, tracker
+        self._outlets, self._clock = outlets, clock
+        self._made = self._begin = self._ticked = clock()
+        self._done, self._batches = work.done, 0
+        self._block: float | None = None
+        self._recent = deque([(self._made, 0)], RECENT + 1)
+        self.computed, self.spent = 0, 0.0
+        outlets.start(**vars(work))
 
-    def __post_init__(self) -> None:
-        self._begin = self._logged = self.clock()
-        self._tokens = 0
-        self._checkpoint: float | None = None
+    @property
+    def seconds(self) -> float:
+        return self._clock() - self._begin
 
-    def advance(self, sequences: int, tokens: int, checkpoint: float | None) -> None:
-        """Count a batch that finished `sequences` and took `tokens`; log the progress if it is due.
+    def begin(self) -> None:
+        """Begin to count the time: the model is loaded, and the first batch begins."""
+        self._begin = self._ticked = now = self._clock()
+        self._recent = deque([(now, 0)], RECENT + 1)
+        self._outlets.heartbeat.write(phase="computing")
 
-        checkpoint: the clock's time of the last checkpoint, None before the first.
-        """
-        if tokens and not self._tokens:
+    def advance(self, sequences: int, tokens: int) -> None:
+        """Count a batch that finished `sequences` and took `tokens`; say so if it is due."""
+        now = self._clock()
+        if tokens and not self._batches:
             words = "the first batch, %s tokens, was done after %.3f seconds"
-            self.logger.info(words, f"{tokens:,}", self.clock() - self._begin)
-        self.done += sequences
-        self._tokens += tokens
-        self._checkpoint = checkpoint
-        if self.clock() - self._logged >= PROGRESS_SECONDS:
-            self.log()
+            self._logger.info(words, f"{tokens:,}", now - self._made)
+            self._outlets.events.append("first")
+        self._done, self.computed = self._done + sequences, self.computed + tokens
+        self._batches += bool(tokens)
+        if self._writer.written != self._block:
+            self._block = self._writer.written
+            self._outlets.events.append("checkpoint", computed=self._writer.computed)
+        if now - self._ticked >= RATE_SECONDS:
+            self._tick(now)
+        self._outlets.screen.update(self._share, self._describe)
+        self.spent += self._clock() - now
 
-    def log(self, spent: float | None = None) -> None:
-        """Log the sequences done, tokens per second, time left and time since the last checkpoint.
+    def end(self) -> None:
+        """Say how much was computed, and that the worker now writes its shard."""
+        seconds, total = self.seconds, self._work.sequences
+        self._logger.info(
+            f"{self._done:,} of {total:,} sequences done, {self._speed():,.0f} tokens/s"
+        )
+        self._logger.info(f"{self.computed:,} tokens were computed in {seconds:.3f} seconds")
+        words = "checkpoints took %.2f of %.2f seconds, heartbeat and progress %.2f"
+        self._logger.info(words, self._writer.spent, seconds, self.spent)
+        self._append("computed")
+        self._outlets.heartbeat.write(phase="writing", **self._counts())
 
-        spent: the seconds spent on checkpoints, logged at the end of a run; None during the run.
-        """
-        self._logged = now = self.clock()
-        seconds = now - self._begin
-        rate = self._tokens / max(seconds, 1e-9)
-        missing = max(self.pending_tokens - self._tokens, 0)
-        left = _duration(missing / rate) if rate else "unknown time"
-        written = self._checkpoint
-        ago = "none in this run" if written is None else f"{_duration(now - written)} ago"
-        done = f"{self.done:,} of {self.sequences:,} sequences done, {rate:,.0f} tokens/s"
-        self.logger.info("%s, %s left, last checkpoint %s", done, left, ago)
-        if spent is not None:
-            self.logger.info(f"{self._tokens:,} tokens were computed in {seconds:.3f} seconds")
-            self.logger.info("checkpoints took %.2f of %.2f seconds", spent, seconds)
+    def _tick(self, now: float) -> None:
+        """Write the heartbeat, and an event of the speed."""
+        self._ticked = now
+        self._recent.append((now, self.computed))
+        self._append("rate")
+        saved = self._writer.written
+        self._outlets.heartbeat.write(
+            batches=self._batches,
+            tokens_per_second=self._speed(),
+            seconds_left=self._left(),
+            checkpoint_seconds_ago=None if saved is None else round(now - saved, 1),
+            **self._counts(),
+        )
 
+    def _counts(self) -> dict[str, Any]:
+        return {
+            "done": self._done,
+            "done_tokens": self._work.done_tokens + self.computed,
+            "quarantined": len(self._tracker.known.quarantined),
+        }
 
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+    def _append(self, event: str) -> None:
+        spent = round(self._writer.spent, 3)
+        self._outlets.events.append(event, **self._counts(), checkpoint_seconds=spent)
+
+    @property
+    def _share(self) -> float:
+        return min(1.0, (self._work.done_tokens + self.computed) / max(1, self._work.tokens))
+
+    def _speed(self) -> float:
+        """Return the tokens a second over the last minute."""
+        (begin, before), now = self._recent[0], self._clock()
+        return round((self.computed - before) / max(now - begin, 1e-9), 1)
+
+    def _left(self) -> float | None:
+        """Return the seconds that are left at this speed; None if no batch was finished."""
+        missing = max(0, self._work.tokens - self._work.done_tokens - self.computed)
+        speed = self._speed()
+        return round(missing / speed, 1) if speed else None
+
+    def _describe(self) -> str:
+        left = self._left()
+        return (
+            f"{self._done:,} of {self._work.sequences:,} sequences, {self._speed():,.0f} tokens/s, "
+            f"{'unknown time' if left is None else words_for(left)} left"
+        )

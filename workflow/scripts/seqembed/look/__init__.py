@@ -1,0 +1,1 @@
+"""What users look at: the state of runs."""

@@ -1,0 +1,90 @@
+"""Show the state of runs as lines of text, for a screen of 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+
+from rich.text import Text
+
+from seqembed.look.shard_status import WRONG, DatasetStatus, ShardStatus
+from seqembed.machine.screen import words_for
+
+BAR = 10
+# From this number on, shards in a row that wait, or are finished, share a line.
+FOLDED = 3
+QUIET = ("waiting", "finished")
+STYLES: dict[str, str] = {"finished": "green", "done": "green"}
+STYLES |= dict.fromkeys(WRONG, "bold red")
+HEAD = f"{'shard':>5}  {'':{BAR}} {'':4} {'sequences done':>17} {'tokens/s':>9} {'left':>8} "
+HEAD += f"{'saved':>6}  on"
+
+
+def list_lines(datasets: Sequence[DatasetStatus], encoding: str) -> list[Text]:
+    """Return the lines that show datasets; encoding: of the screen, "utf-8" or another."""
+    marks = "█░" if encoding.lower().replace("-", "").startswith("utf") else "#."
+    return [line for dataset in datasets for line in _dataset_lines(dataset, marks)]
+
+
+def _dataset_lines(dataset: DatasetStatus, marks: str) -> Iterator[Text]:
+    yield _head(dataset)
+    groups = groupby(dataset.shards, lambda s: s.state if s.state in QUIET else s.rank)
+    parts = [part for _, shards in groups for part in _fold([*shards])]
+    if any(shard.state == "computing" for shard in dataset.shards):
+        yield Text(HEAD, style="dim")
+    for part in parts:
+        yield _shard_line(part[0], marks) if len(part) == 1 else _folded_line(part)
+
+
+def _head(dataset: DatasetStatus) -> Text:
+    line = Text(f"{dataset.name}: ", style="bold")
+    line.append(dataset.state, style=STYLES.get(dataset.state, ""))
+    line.append("".join(f", {text}" for text in _facts(dataset)), style="not bold")
+    return line
+
+
+def _facts(dataset: DatasetStatus) -> Iterator[str]:
+    if not dataset.sequences:
+        return
+    yield f"{dataset.sequences:,} sequences"
+    if dataset.quarantined:
+        yield f"{dataset.quarantined:,} quarantined"
+    speeds = [shard.tokens_per_second for shard in dataset.shards if shard.state == "computing"]
+    if any(speeds):
+        yield f"{sum(filter(None, speeds)):,.0f} tokens/s"
+    if left := _left(dataset.shards):
+        yield f"{left} left"
+
+
+def _left(shards: Iterable[ShardStatus]) -> str | None:
+    """Return the time that is left, in words; None unless all shards are computed or finished."""
+    left = [shard for shard in shards if shard.state != "finished"]
+    times = [s.seconds_left for s in left if s.state == "computing" and s.seconds_left is not None]
+    return words_for(max(times)) if times and len(times) == len(left) else None
+
+
+def _fold(shards: list[ShardStatus]) -> list[list[ShardStatus]]:
+    return [shards] if len(shards) >= FOLDED else [[shard] for shard in shards]
+
+
+def _folded_line(shards: Sequence[ShardStatus]) -> Text:
+    ranks = f"{shards[0].rank}-{shards[-1].rank}"
+    count = sum(shard.sequences for shard in shards)
+    line = Text(f"{ranks:>5}  ")
+    return line.append(f"{shards[0].state}, {count:,} sequences", STYLES.get(shards[0].state, ""))
+
+
+def _shard_line(shard: ShardStatus, marks: str) -> Text:
+    filled = int(BAR * shard.share)
+    bar = marks[0] * filled + marks[1] * (BAR - filled)
+    count = f"{shard.done:,}/{shard.sequences:,}"
+    line = Text(f"{shard.rank:>5}  {bar} {int(100 * shard.share):>3}% {count:>17}")
+    if shard.state != "computing":
+        note = f": {shard.note}" if shard.note else ""
+        return line.append(f"  {shard.state}{note}", STYLES.get(shard.state, ""))
+    left = "" if shard.seconds_left is None else words_for(shard.seconds_left)
+    ago = shard.checkpoint_seconds_ago
+    saved = "" if ago is None else words_for(ago)
+    device = shard.device_name.removeprefix("NVIDIA ") or shard.device
+    speed = "" if shard.tokens_per_second is None else f"{shard.tokens_per_second:,.0f}"
+    return line.append(f" {speed:>9} {left:>8} {saved:>6}  {device} {shard.host}".rstrip())
