@@ -15,6 +15,8 @@ from safetensors.numpy import load_file
 from stages import RESULTS, Ended, Tree, copy_tree, list_outputs, remove
 from undisturbed import Undisturbed, differences, list_files, read_result
 
+from seqembed.worker.heartbeat import NAME, read_heartbeat
+
 SAME, ERROR = "same bytes", "one clear error"
 # Another machine can do it: one with a root user who may mount.
 LEFT_OUT = "left out"
@@ -101,8 +103,15 @@ class Settling:
             raise Judged("traceback", f"{ended.stage}: {found[0]}: {ended.said[-1500:]}")
         if ended.code > 0 and not signalled and not is_clear(ended.last_line):
             raise Judged("unclear", f"{ended.stage}, exit code {ended.code}: {ended.last_line!r}")
+        if torn := [path for path in self._heartbeats() if read_heartbeat(path.parent) is None]:
+            raise Judged("torn", f"{ended.stage}: {torn}")
         if not self.may_be_damaged and re.search("damaged|not used", ended.said + self._log(ended)):
             raise Judged("torn", f"{ended.stage}: {ended.said} {self._log(ended)[-600:]}")
+
+    def _heartbeats(self) -> list[Path]:
+        """Those that killed workers left; none if the fault damages what was not synced."""
+        found = self.tree.folder.glob(f"results/*/checkpoints/*/*/{NAME}")
+        return [] if self.may_be_damaged else [*found]
 
     def _log(self, ended: Ended) -> str:
         path = self.tree.folder / f"logs/{ended.stage}.log"

@@ -26,6 +26,8 @@ from seqembed.results.quarantine import write_quarantine
 from seqembed.results.reader import open_embeddings
 from seqembed.settings.recipe import read_recipe
 from seqembed.storage.digests import digest_all, to_hex
+from seqembed.worker.events import read_events
+from seqembed.worker.heartbeat import Heartbeat, read_heartbeat
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 QUARANTINE = GOLDEN / "quarantine"
@@ -197,3 +199,53 @@ def test_a_table_of_what_could_not_be_embedded(name):
         assert list(plain["sequence_ids"].asstr()[:]) == ["s0", "s2", "s4"]
         assert plain["quarantine/digests"][:].tobytes().hex() == POISON
         assert list(plain["quarantine/reasons"].asstr()[:]) == [BROKEN]
+
+
+RUN = GOLDEN / "run"
+
+
+def test_the_events_of_a_worker():
+    events = read_events(RUN / "worker_0.events.jsonl")
+    assert len(events) == 39
+    firsts = {event["event"]: event for event in reversed(events)}
+    assert [*firsts] == [
+        *("end", "computed", "checkpoint", "rate", "first", "start", "restart", "leased", "begin"),
+    ]
+    assert firsts["begin"] | {"host": "vm", "pid": 19761, "slurm_job": None} == firsts["begin"]
+    assert firsts["leased"]["device"] == ""
+    start = firsts["start"]
+    assert [start[name] for name in ("sequences", "tokens", "done", "done_tokens")] == [
+        *(1492, 866_055, 0, 0),
+    ]
+    assert [start[name] for name in ("device", "device_name")] == ["cpu", ""]
+    assert start["shard"].startswith("c8830b4d") and start["recipe"].startswith("8b0500dd")
+    rate = firsts["rate"]
+    assert [rate[name] for name in ("done", "done_tokens", "quarantined")] == [5, 47_104, 0]
+    assert rate["checkpoint_seconds"] == 0.015 and rate["time"] == 1796004670.822
+    assert firsts["checkpoint"]["computed"] == 3
+    assert firsts["restart"]["reason"].endswith("it was killed by SIGSEGV")
+    end = firsts["end"]
+    names = ("status", "device", "computed", "resumed_sequences", "reused", "quarantined")
+    assert [end[name] for name in names] == ["complete", "cpu", 1489, 3, 0, 0]
+
+
+def test_the_heartbeat_of_a_worker():
+    assert read_heartbeat(RUN) == Heartbeat(
+        host="vm",
+        pid=19767,
+        slurm_job=None,
+        written=1796004670.822,
+        shard="c8830b4d0b00258cd80001cab3458f1ef30f7293d65f18a7cccb75a81306321d",
+        device="cpu",
+        device_name="",
+        phase="computing",
+        batches=23,
+        sequences=1492,
+        tokens=866_055,
+        done=5,
+        done_tokens=47_104,
+        quarantined=0,
+        tokens_per_second=3112.6,
+        seconds_left=263.1,
+        checkpoint_seconds_ago=5.1,
+    )

@@ -37,6 +37,7 @@ from seqembed.results.quarantine import write_quarantine
 from seqembed.results.reader import open_embeddings
 from seqembed.storage.digests import digest
 from seqembed.supervisor import Supervisor
+from seqembed.worker.events import events_path, read_events
 
 LOGGER = logging.getLogger("seqembed.tests")
 ENVIRONMENT = EnvConfig.from_environ({"CUDA_VISIBLE_DEVICES": ""})
@@ -170,6 +171,9 @@ def test_a_poison_is_quarantined_and_nothing_else_is(
 ):
     assert supervise(poisoned, fault)["quarantined"] == 1
     assert supervise.codes() == codes
+    events = read_events(events_path(poisoned.log))
+    assert [event["event"] for event in events].count("restart") == len(codes) - 1
+    assert (events[-1]["event"], events[-1]["quarantined"]) == ("end", 1)
     assert assert_only_the_poison_is_missing(poisoned, undisturbed).startswith(reason)
 
 

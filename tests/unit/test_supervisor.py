@@ -25,7 +25,9 @@ from seqembed import supervisor
 from seqembed.checkpoints.blocks import list_blocks, read_block
 from seqembed.environment import EnvConfig
 from seqembed.errors import DeviceError, InterruptedRun, WorkerError
-from seqembed.supervisor import Supervisor, WorkerEnd
+from seqembed.supervisor import Supervisor
+from seqembed.worker.events import read_events
+from seqembed.worker.process_end import WorkerEnd
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are seen in /proc")
 
@@ -199,7 +201,7 @@ def supervise(tmp_path, monkeypatch, restored_process) -> Callable[..., dict[str
 
     def run(work: Any, **changes: Any) -> dict[str, Any]:
         given = {"device": "cpu", "threads": 2, "model": "none.json", "work": work}
-        given["ready"] = tmp_path / "ready"
+        given |= {"ready": tmp_path / "ready", "log_path": tmp_path / "worker.log"}
         environment = EnvConfig.from_environ({"CUDA_VISIBLE_DEVICES": ""})
         arguments = (0, 1, tmp_path / "index", tmp_path / "shards", given | changes)
         return Supervisor(LOGGER, environment, None).run(*arguments)
@@ -236,9 +238,12 @@ def test_a_worker_gets_its_arguments_and_variables_where_the_users_own_win(
         (INTERRUPTED, 143, InterruptedRun, "run again to go on"),
     ],
 )
-def test_an_end_other_than_complete_is_an_error(status, code, error, message, supervise):
-    with pytest.raises(error, match=message):
+def test_an_end_other_than_complete_is_an_error(status, code, error, message, supervise, tmp_path):
+    with pytest.raises(error, match=message) as raised:
         supervise(reports_as_asked, status=status, code=code)
+    end = read_events(tmp_path / "worker.events.jsonl")[-1]
+    kind = "interrupted" if error is InterruptedRun else "failed"
+    assert (end["event"], end["status"], end["reason"]) == ("end", kind, str(raised.value))
 
 
 @pytest.mark.parametrize(

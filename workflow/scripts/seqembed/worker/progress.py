@@ -87,9 +87,7 @@ class Progress:
             self._outlets.events.append("first")
         self._done, self.computed = self._done + sequences, self.computed + tokens
         self._batches += bool(tokens)
-        if self._writer.written != self._block:
-            self._block = self._writer.written
-            self._outlets.events.append("checkpoint", computed=self._writer.computed)
+        self._note_checkpoint()
         if now - self._ticked >= RATE_SECONDS:
             self._tick(now)
         self._outlets.screen.update(self._share, self._describe)
@@ -104,6 +102,7 @@ class Progress:
         self._logger.info(f"{self.computed:,} tokens were computed in {seconds:.3f} seconds")
         words = "checkpoints took %.2f of %.2f seconds, heartbeat and progress %.2f"
         self._logger.info(words, self._writer.spent, seconds, self.spent)
+        self._note_checkpoint()
         self._append("computed")
         self._outlets.heartbeat.write(phase="writing", **self._counts())
 
@@ -120,6 +119,11 @@ class Progress:
             checkpoint_seconds_ago=None if saved is None else round(now - saved, 1),
             **self._counts(),
         )
+
+    def _note_checkpoint(self) -> None:
+        if self._writer.written != self._block:
+            self._block = self._writer.written
+            self._outlets.events.append("checkpoint", computed=self._writer.computed)
 
     def _counts(self) -> dict[str, Any]:
         return {
