@@ -23,7 +23,7 @@ from seqembed.errors import IndexFormatError, ShardError
 from seqembed.flags import TRUNCATED, WINDOWED
 from seqembed.index.parquet import Digests, Int64s, read_metadata
 from seqembed.index.reader import read_checked_ids, read_excluded, read_lengths_and_digests
-from seqembed.results.quarantine import escape
+from seqembed.results.quarantine_table import escape
 from seqembed.results.reader import (
     EmbeddingsFile,
     allow_open_shards,
