@@ -27,9 +27,9 @@ Rows = NDArray[np.floating]
 def open_result(path: str | os.PathLike[str], *, check: bool = True) -> Result:
     """Open an embeddings.h5; use it in a `with` block, or close it when it is not needed any more.
 
-    check: compare every byte with the file's checksum first, about a second for each gigabyte; if
-    False, a damaged file may give wrong values. Raises ResultError if there is no file, or if it is
-    a shard, and ShardError if it cannot be read, is damaged, or is not a file of seqembed.
+    check: whether to read the whole file first and compare its checksum; without this, a damaged
+    file may give wrong values. Raises ResultError if there is no file, or if it is a shard, and
+    ShardError if it cannot be read, is damaged, or is not a file of seqembed.
     """
     return Result(Path(path), check=check)
 
@@ -38,7 +38,7 @@ class Result:
     """An embeddings.h5 that is open: N rows of D values, a row for each id.
 
     All arrays that it returns are copies: they stay valid after it is closed. Rows have the dtype
-    of the file, float32 or float16. A closed result raises ResultError whatever it is asked.
+    of the file, float32 or float16. After `close`, each use raises ResultError.
     """
 
     def __init__(self, path: Path, *, check: bool = True) -> None:
@@ -172,10 +172,11 @@ class Result:
     def frame(
         self, ids: Iterable[str] | None = None, *, lengths: bool = False, flags: bool = False
     ) -> pd.DataFrame:
-        """Return a pandas frame with a row for each id, all ids by default, and a column a value.
+        """Return a pandas frame with a row for each of `ids`; None: for all ids of the file.
 
-        The index, `sequence_id`, has the ids. The columns are `length` and `flags` if they are
-        asked for, then `dim_0`, `dim_1` and so on. Raises UnknownIdError if an id has no row.
+        The index, `sequence_id`, has the ids. The columns are `length` and `flags`, if they are
+        asked for, then the D values as `dim_0`, `dim_1` and so on. Raises UnknownIdError if an id
+        has no row.
         """
         # This import takes half a second, and only frames need it.
         import pandas as pd
