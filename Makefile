@@ -4,7 +4,7 @@ STAMP := .venv/installed
 BIN := $(CURDIR)/.venv/bin
 EXAMPLE := resources/example
 
-.PHONY: install run test test-oldest test-slurm fuzz faults bench gpu wheels lint clean
+.PHONY: install run test test-readers test-oldest test-slurm fuzz faults bench gpu wheels lint clean
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -20,6 +20,15 @@ run: $(STAMP)
 # Three files of tests at a time, the longest first: most of a test is one thread, or waits.
 test: $(STAMP)
 	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 pytest -n 3 --dist loadfile --no-loadscope-reorder
+
+# What the pages on reading results show, with the libraries that they use.
+READERS := .venv/installed-readers
+$(READERS): $(STAMP)
+	.venv/bin/pip install --quiet '.[readers]' -c constraints.txt
+	touch $@
+
+test-readers: $(READERS)
+	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 pytest tests/readers
 
 # The oldest versions that pyproject.toml allows, in an environment of their own.
 OLDEST := .venv-oldest/installed

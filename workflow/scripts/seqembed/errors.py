@@ -76,6 +76,17 @@ class ShardError(FileFormatError):
     """An HDF5 file of embeddings is damaged: a shard, or embeddings.h5."""
 
 
+class ResultError(SeqembedError):
+    """An embeddings.h5 is not there or is closed, or has no data of the kind that was asked for."""
+
+
+class UnknownIdError(ResultError, KeyError):
+    """An embeddings.h5 has no row for an id."""
+
+    # KeyError shows its message as a quoted text.
+    __str__ = SeqembedError.__str__
+
+
 class ConfigError(SeqembedError):
     """A setting is not valid, or cannot be used with the other settings."""
 

@@ -25,7 +25,7 @@ from seqembed.flags import TRUNCATED, WINDOWED
 from seqembed.index.parquet import Digests, Int64s, read_metadata
 from seqembed.index.reader import read_checked_ids, read_excluded, read_lengths_and_digests
 from seqembed.machine.screen import Report, no_report
-from seqembed.results.quarantine import escape
+from seqembed.results.quarantine_table import escape
 from seqembed.results.reader import (
     EmbeddingsFile,
     allow_open_shards,

@@ -1,4 +1,4 @@
-"""Write quarantine.tsv: a header, then the ids that get no embedding, each with the reason."""
+"""Write quarantine.tsv: the ids that get no embedding, each with the reason."""
 
 from __future__ import annotations
 
@@ -6,21 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from seqembed.index.reader import read_checked_ids, read_lengths_and_digests
+from seqembed.results.quarantine_table import HEADER, table_line
 from seqembed.storage.publish import published
-
-HEADER = "sequence_id\treason\n"
-# `ids: file:header` puts the name of a file into an id, and the name may hold these characters.
-_ESCAPES = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
-
-
-def escape(text: str) -> str:
-    """Return a text on one line: a tab or line break becomes a backslash with t, n or r."""
-    return text.translate(_ESCAPES)
-
-
-def table_line(sequence_id: str, reason: str) -> str:
-    """Return the line of an id and its reason in quarantine.tsv, without the line break."""
-    return f"{escape(sequence_id)}\t{escape(reason)}"
 
 
 def write_quarantine(index_path: Path, path: Path, quarantined: Mapping[bytes, str]) -> int:

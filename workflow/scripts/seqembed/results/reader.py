@@ -49,12 +49,13 @@ REUSED: dict[str, tuple[tuple[int, ...], Any]] = {
 }
 
 
-def slab_bounds(count: int, width: int) -> Iterator[tuple[int, int]]:
+def slab_bounds(count: int, width: int, step: int | None = None) -> Iterator[tuple[int, int]]:
     """Yield the (start, stop) of the slabs into which `count` rows of `width` float32 are cut.
 
-    A slab has at most SLAB_ROWS rows and SLAB_BYTES bytes; a slab of one row may be larger.
+    A slab has at most SLAB_ROWS rows and SLAB_BYTES bytes; a slab of one row may be larger. step:
+    another number of rows for each slab.
     """
-    step = max(1, min(SLAB_ROWS, SLAB_BYTES // (4 * width)))
+    step = step or max(1, min(SLAB_ROWS, SLAB_BYTES // (4 * width)))
     for start in range(0, count, step):
         yield start, min(start + step, count)
 
@@ -79,7 +80,8 @@ class EmbeddingsFile:
             name: value.item() if isinstance(value, np.generic) else value
             for name, value in file.attrs.items()
         }
-        self.count, self.width = file["embeddings"].shape
+        shape: tuple[int, int] = file["embeddings"].shape
+        self.count, self.width = shape
         self.rows = _map(path, file["embeddings"])
         self.residues = _map(path, file[RESIDUES]) if RESIDUES in file else None
 
@@ -106,6 +108,11 @@ class EmbeddingsFile:
         Raises KeyError if the file has no token rows.
         """
         return self._column(OFFSETS)
+
+    def token_bounds(self, row: int) -> tuple[int, int]:
+        """Return where the token rows of a row begin and end; KeyError if the file has none."""
+        start, stop = self._file[OFFSETS][row : row + 2].tolist()
+        return start, stop
 
     def quarantine(self) -> dict[bytes, str]:
         """Return the digest, 16 bytes, of each sequence that was not embedded, with the reason."""
@@ -141,14 +148,16 @@ def allow_open_shards(count: int, mapped: int = 0) -> None:
 
 
 @contextmanager
-def open_embeddings(path: Path) -> Iterator[EmbeddingsFile]:
+def open_embeddings(path: Path, *, check: bool = True) -> Iterator[EmbeddingsFile]:
     """Check every byte of a file without HDF5, then open the file for the `with` block.
 
-    Raises ShardError if the file cannot be read, is damaged, is not a file of seqembed, or has a
-    form or format version that this program does not read.
+    check: False leaves the bytes unchecked, so that a damaged file may give wrong values. Raises
+    ShardError if the file cannot be read, is damaged, is not a file of seqembed, or has a form or
+    format version that this program does not read.
     """
     try:
-        verify_seal(path)
+        if check:
+            verify_seal(path)
         file = h5py.File(path, "r", locking=False)
     except OSError as error:
         problem = f"cannot be read ({error}); if it is there, remove it"

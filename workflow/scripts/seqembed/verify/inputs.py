@@ -18,7 +18,7 @@ from seqembed.index.parquet import read_metadata
 from seqembed.index.sequence_ids import IdStyle, SequenceIds
 from seqembed.models.prepared import read_prepared, sha256_of
 from seqembed.models.source import list_weight_files
-from seqembed.results.quarantine import HEADER, table_line
+from seqembed.results.quarantine_table import HEADER, table_line
 from seqembed.results.reader import EmbeddingsFile
 from seqembed.storage.digests import DigestIndex, digest_all, digest_rows
 from seqembed.verify.rows import are_quarantined, error_of, expect_attributes, read_ids, refuse

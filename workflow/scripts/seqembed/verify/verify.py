@@ -10,7 +10,7 @@ from seqembed.checkpoints.blocks import read_block
 from seqembed.errors import FileFormatError, SeqembedError, count_of
 from seqembed.index.parquet import damage_error, open_parquet, read_metadata, read_row_group
 from seqembed.index.reader import check_rows, read_lengths_and_digests, read_shard_index
-from seqembed.results.quarantine import escape
+from seqembed.results.quarantine_table import escape
 from seqembed.results.reader import open_embeddings
 from seqembed.storage.digests import digest
 from seqembed.verify.inputs import check_fasta, check_merged, check_shard, check_weights
