@@ -26,6 +26,8 @@ from projects import (
     submitted,
 )
 
+from seqembed.look.liveness import list_slurm_jobs
+from seqembed.look.shard_status import read_status
 from seqembed.machine.devices import find_gpus
 
 NOT_RUN = "NOT RUN: only root can start a Slurm here; run `make test-slurm` as root"
@@ -145,14 +147,23 @@ def test_after_scancel_the_job_is_tried_again_and_goes_on(place, cluster, comput
 
 def test_ctrl_c_cancels_the_jobs_and_the_next_run_goes_on(place, cluster, computing, ends_well):
     with submitted(place) as driver:
-        computing(driver)
+        job = computing(driver)
+        assert read_shard(place).state == "computing"
+        assert read_shard(place).slurm_job == job and job in (list_slurm_jobs([os.getuid()]) or ())
         os.kill(driver.pid, signal.SIGINT)
         finish(driver, ok=False)
     cluster.wait_until(lambda: not cluster.jobs(), "the jobs are gone")
+    assert read_shard(place).state == "stopped" and not list_slurm_jobs([os.getuid()])
     with submitted(place) as driver:
         ends_well(driver)
     assert len(attempts(place)) == 2
     check_nothing_lost("Ctrl-C", place)
+
+
+def read_shard(place):
+    """What status.py reads of rank 0."""
+    (dataset,) = read_status(place.folder / "results")
+    return dataset.shards[0]
 
 
 def test_a_run_in_one_job_goes_on_when_submitted_again(place, cluster, projects):
