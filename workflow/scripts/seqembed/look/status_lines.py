@@ -30,17 +30,16 @@ def _dataset_lines(dataset: DatasetStatus, marks: str) -> Iterator[Text]:
     yield _head(dataset)
     groups = groupby(dataset.shards, lambda s: s.state if s.state in QUIET else s.rank)
     parts = [part for _, shards in groups for part in _fold([*shards])]
-    if any(shard.state == "computing" for shard in dataset.shards):
+    if any(s.state == "computing" and s.tokens_per_second for s in dataset.shards):
         yield Text(HEAD, style="dim")
     for part in parts:
         yield _shard_line(part[0], marks) if len(part) == 1 else _folded_line(part)
 
 
 def _head(dataset: DatasetStatus) -> Text:
-    line = Text(f"{dataset.name}: ", style="bold")
-    line.append(dataset.state, style=STYLES.get(dataset.state, ""))
-    line.append("".join(f", {text}" for text in _facts(dataset)), style="not bold")
-    return line
+    line = Text().append(f"{dataset.name}: ", "bold")
+    line.append(dataset.state, STYLES.get(dataset.state, ""))
+    return line.append("".join(f", {text}" for text in _facts(dataset)))
 
 
 def _facts(dataset: DatasetStatus) -> Iterator[str]:
@@ -79,12 +78,12 @@ def _shard_line(shard: ShardStatus, marks: str) -> Text:
     bar = marks[0] * filled + marks[1] * (BAR - filled)
     count = f"{shard.done:,}/{shard.sequences:,}"
     line = Text(f"{shard.rank:>5}  {bar} {int(100 * shard.share):>3}% {count:>17}")
-    if shard.state != "computing":
+    if shard.tokens_per_second is None or shard.state != "computing":
         note = f": {shard.note}" if shard.note else ""
         return line.append(f"  {shard.state}{note}", STYLES.get(shard.state, ""))
     left = "" if shard.seconds_left is None else words_for(shard.seconds_left)
     ago = shard.checkpoint_seconds_ago
     saved = "" if ago is None else words_for(ago)
     device = shard.device_name.removeprefix("NVIDIA ") or shard.device
-    speed = "" if shard.tokens_per_second is None else f"{shard.tokens_per_second:,.0f}"
+    speed = f"{shard.tokens_per_second:,.0f}"
     return line.append(f" {speed:>9} {left:>8} {saved:>6}  {device} {shard.host}".rstrip())
