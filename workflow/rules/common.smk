@@ -45,6 +45,13 @@ OWN_CONFIG = (
     [Path("config/config.yaml")] if os.path.lexists("config/config.yaml") else []
 )
 
+# Folders that the programs read and write, and that no rule declares. In a module with a prefix,
+# their paths begin with it.
+RESULTS, PREPARED, SPEEDS = (
+    str(workflow.modifier.modify_path(path))
+    for path in ("results", "resources/models", "resources/speeds")
+)
+
 # A job is given the stores of at most this number of other datasets. Linux limits an argument of a
 # program, here --execution, to 128 KiB, in which these fit with the longest names.
 MOST_STORES = 500
@@ -313,5 +320,6 @@ def get_execution(wildcards, output, resources):
             "checkpoint_time_threshold": execution["checkpoint"]["seconds"],
             "reuse": get_reuse(wildcards, resources),
             "stores": get_other_stores(wildcards, output, resources),
+            "speeds": SPEEDS,
         }
     )

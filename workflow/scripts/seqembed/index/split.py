@@ -36,8 +36,6 @@ from seqembed.storage.publish import published, remove_temporary
 # in memory, in several copies while it reads them.
 GROUP_BYTES = 1 << 20
 GROUP_ROWS = 65_536
-# The number of tokens at which attention costs as much as the rest of the model.
-QUADRATIC_TOKENS = 3840
 
 
 class _Sequences:
@@ -175,9 +173,7 @@ def _assign(
     """
     order = np.argsort(-tokens, kind="stable")
     tokens, done = tokens[order], sources.done(len(tokens))[order]
-    read = policy.model_tokens(tokens)
-    # A token of a short sequence costs 1. Attention's share grows with the length of a window.
-    costs = read * (1 + read / policy.windows(tokens) / QUADRATIC_TOKENS)
+    costs = policy.costs(tokens)
     ranks = np.empty(len(tokens), np.int64)
     ranks[~done] = _share(costs[~done], world_size)
     # A checkpoint's folder is read by one worker, not by all.
