@@ -7,6 +7,7 @@ replaces it. No PyTorch is needed.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -63,11 +64,11 @@ class SpeedRecord:
     def __post_init__(self) -> None:
         for field in fields(self):
             value, kind = getattr(self, field.name), str(field.type)
-            whole = kind == "bool" or not isinstance(value, bool)
-            if not (whole and isinstance(value, _TYPES[kind])):
+            if not isinstance(value, _TYPES[kind]) or (isinstance(value, bool) and kind != "bool"):
                 raise ValueError(f"{field.name} is {value!r}, which is not of type {kind}")
-            if kind == "float" and not 0 <= value < float("inf"):
-                raise ValueError(f"{field.name} is {value!r}, which is no duration or cost")
+        for name in ("cost", "seconds", "start_seconds"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, not a number from 0 on")
 
     @property
     def cost_a_second(self) -> float:

@@ -1,0 +1,1 @@
+"""What people look at: the plan of a run, before it begins."""

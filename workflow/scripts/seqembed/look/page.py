@@ -1,0 +1,161 @@
+"""A plan as text, in lines of at most 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from seqembed.look.plan import DatasetPlan, find_shortage, free_bytes
+from seqembed.look.text import (
+    count,
+    draw_bars,
+    fold,
+    format_bytes,
+    format_seconds,
+    label,
+    lay_table,
+)
+
+# A table of more shards has a line for all others.
+SHOWN_SHARDS = 8
+POLICIES = {"window": "read in windows", "truncate": "cut to that length"}
+
+
+def write_page(plan: DatasetPlan, blocks: str, free: int) -> Iterator[str]:
+    """Yield the lines on one dataset; blocks: the characters of bars. free: bytes of its disk."""
+    yield from fold(f"{plan.dataset.name}: {plan.dataset.model}, {_describe_recipe(plan)}")
+    if not plan.weights_here:
+        size = f"about {plan.weights / 1e6:,.0f} million parameters"
+        yield from label("model", f"not here yet: a run downloads it first ({size})")
+    yield from label("sequences", _describe_sequences(plan))
+    yield from label("already there", _describe_there(plan))
+    lacking = sum(int(missing.sum()) for missing in plan.missing)
+    if lacking:
+        shards = count(plan.dataset.shards, "shard")
+        yield from label("to compute", f"{count(lacking, 'sequence')} in {shards}")
+    if len(plan.lengths):
+        yield from label("lengths", f"{draw_bars(plan.lengths, blocks)} residues")
+    yield from label("over length", _describe_long(plan))
+    tokens = int(plan.policy.model_tokens(plan.tokens).sum())
+    text = f"{int(plan.lengths.sum()):,}, as {tokens:,} tokens"
+    if lacking:
+        text += f", of which {sum(plan.missing_tokens):,} are to be computed"
+    yield from label("residues", text)
+    yield from label("disk", _describe_disk(plan, free))
+    yield from label("memory", _describe_memory(plan))
+    yield from label("time", _describe_time(plan))
+    if lacking and len(plan.shards) > 1:
+        yield ""
+        yield from _list_shards(plan)
+
+
+def _describe_recipe(plan: DatasetPlan) -> str:
+    recipe = plan.recipe
+    where = "a GPU" if recipe.device == "cuda" else "the CPU"
+    layer = "" if plan.dataset.request.layer == "last" else f"layer {recipe.layer}, "
+    residues = " and rows of residues" if recipe.per_residue else ""
+    return f"{layer}{recipe.pooling}{residues}, {recipe.precision} on {where}"
+
+
+def _describe_sequences(plan: DatasetPlan) -> str:
+    distinct = len(plan.tokens)
+    text = f"{plan.sequences:,}"
+    if distinct != plan.sequences:
+        text += f", {distinct:,} of them distinct"
+    if plan.excluded:
+        text += f"; {count(plan.excluded, 'more record')} will get no embedding"
+    return text
+
+
+def _describe_there(plan: DatasetPlan) -> str:
+    if plan.finished:
+        return "all: embeddings.h5 is finished, and there is nothing to compute"
+    if not plan.reused_known:
+        return "not known before the model is here"
+    parts = {
+        "in earlier results or checkpoints": sum(int(s.reused.sum()) for s in plan.shards),
+        "in this dataset's checkpoints": sum(int(s.saved.sum()) for s in plan.shards),
+        "given up by earlier runs": sum(int(s.given_up.sum()) for s in plan.shards),
+    }
+    found = [f"{number:,} {where}" for where, number in parts.items() if number]
+    return ", ".join(found) or "none"
+
+
+def _describe_long(plan: DatasetPlan) -> str:
+    limit, unit = plan.policy.max_length, plan.unit
+    if plan.policy.long_sequences == "full":
+        return "none: sequences of any length are read whole"
+    long = int(plan.policy.is_long(plan.tokens).sum())
+    if not long:
+        return f"none over {limit:,} {unit}"
+    return f"{long:,} over {limit:,} {unit}, {POLICIES[plan.policy.long_sequences]}"
+
+
+def _describe_disk(plan: DatasetPlan, free: int) -> str:
+    disk = plan.disk
+    if plan.finished:
+        return f"{format_bytes(disk.now)} are taken, and no more is needed"
+    text = f"{format_bytes(disk.peak)} at the peak, {format_bytes(disk.end)} at the end"
+    if disk.now:
+        text += f", {format_bytes(disk.now)} now"
+    return f"{text}; {format_bytes(free)} are free"
+
+
+def _describe_memory(plan: DatasetPlan) -> str:
+    memory = plan.memory
+    text = f"about {format_bytes(memory.host)}"
+    if memory.card:
+        text = f"about {format_bytes(memory.card)} of the card, and {text[6:]} beside it"
+    shards = "" if plan.at_once == 1 else f", {plan.at_once} at once"
+    return f"{text} for a worker{shards}"
+
+
+def _describe_time(plan: DatasetPlan) -> str:
+    if plan.finished:
+        return "nothing to compute"
+    if plan.seconds is None or plan.speed is None:
+        return "not known: no run of this model and these settings is recorded here yet"
+    speed = plan.speed
+    threads = ""
+    if plan.recipe.device == "cpu":
+        threads = f" with {count(plan.dataset.threads, 'thread')}"
+    shards = f", {count(plan.at_once, 'shard')} at once"
+    return (
+        f"about {format_seconds(plan.seconds)} on {speed.device_name}{threads}{shards}, "
+        f"{speed.source}"
+    )
+
+
+def _list_shards(plan: DatasetPlan) -> Iterator[str]:
+    rows = [
+        (f"{shard.index.rank}", f"{int(missing.sum()):,}", f"{tokens:,}", f"{100 * share:.1f}%")
+        for shard, missing, tokens, share in zip(
+            plan.shards, plan.missing, plan.missing_tokens, plan.shares, strict=True
+        )
+    ]
+    head = ("shard", "sequences", "tokens", "of the time")
+    yield from lay_table([head, *rows[:SHOWN_SHARDS]])
+    if others := plan.shares[SHOWN_SHARDS:]:
+        spread = f"{100 * min(others):.1f}% to {100 * max(others):.1f}% of the time each"
+        yield f"  and {count(len(others), 'more shard')}, {spread}"
+
+
+def write_end(plans: Sequence[DatasetPlan], results: Path) -> Iterator[str]:
+    """Yield what is to be said of all datasets together: sums, and a warning if disk is short."""
+    if len(plans) > 1:
+        now, peak = (sum(getattr(p.disk, name) for p in plans) for name in ("now", "peak"))
+        known = [plan.seconds for plan in plans if plan.seconds is not None]
+        text = f"all {len(plans)} datasets: {format_bytes(peak - now)} more disk at the peak"
+        if len(known) == len(plans) and any(known):
+            text += f"; about {format_seconds(sum(known))}"
+        yield ""
+        yield from fold(text)
+    if shortage := find_shortage(plans, results):
+        yield ""
+        more = sum(plan.disk.peak - plan.disk.now for plan in plans)
+        yield from fold(
+            f"WARNING: the disk of {results}/ will not do: {format_bytes(shortage)} are missing. "
+            f"The run needs {format_bytes(more)} more at its peak, and "
+            f"{format_bytes(free_bytes(results))} are free.",
+            indent="  ",
+        )
