@@ -15,8 +15,10 @@ from seqembed import command_line
 from seqembed.checks.residues import Gaps, Suspicious
 from seqembed.environment import EnvConfig
 from seqembed.index.sequence_ids import IdStyle
+from seqembed.look.asked import Surroundings, read_dataset
+from seqembed.look.disk import free_bytes
 from seqembed.look.page import write_end, write_page
-from seqembed.look.plan import PLAN, Surroundings, free_bytes, read_dataset, write_plan
+from seqembed.look.plan_file import PLAN, write_plan
 from seqembed.look.text import choose_blocks
 from seqembed.look.unprepared import Reading, plan_any
 
@@ -51,13 +53,13 @@ def plan(arguments: argparse.Namespace, logger: logging.Logger) -> None:
     )
     reading = Reading(arguments.ids, arguments.gaps, arguments.suspicious)
     datasets = [read_dataset(content) for content in arguments.datasets]
-    blocks, plans = choose_blocks(sys.stdout.encoding), []
+    blocks, free, plans = choose_blocks(sys.stdout.encoding), free_bytes(around.results), []
     for dataset in datasets:
         found = plan_any(dataset, datasets, around, reading, logger)
         write_plan(found, around.results / dataset.name / PLAN)
-        print("\n".join([*write_page(found, blocks, free_bytes(around.results)), ""]), flush=True)
+        print("\n".join([*write_page(found, blocks, free), ""]), flush=True)
         plans.append(found)
-    for line in write_end(plans, around.results):
+    for line in write_end(plans, around.results, free):
         print(line)
 
 

@@ -7,6 +7,7 @@ merge, when all shards and the result are there. What is there already counts, e
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -43,6 +44,11 @@ class DiskPlan:
     peak: int
     end: int
     result: int
+
+    @property
+    def more(self) -> int:
+        """How many bytes more than now are taken at the peak."""
+        return self.peak - self.now
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,3 +179,11 @@ def _measure(folder: Path) -> dict[int, tuple[int, list[Path]]]:
 def used_bytes(folder: Path) -> int:
     """Return the bytes on the disk of all files below a folder, each inode once."""
     return sum(size for size, _ in _measure(folder).values())
+
+
+def free_bytes(folder: Path) -> int:
+    """Return how many bytes of a folder's disk are free; the folder may not exist yet."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from seqembed.models.architectures import Architecture
+from seqembed.models.prepared import PreparedModel
 from seqembed.settings.recipe import Recipe
 from seqembed.settings.token_budget import TOKENS, available_memory, bytes_a_token, cpu_streams
 
@@ -39,14 +40,14 @@ def count_weights(architecture: Architecture, layers: int) -> int:
 
 
 def plan_memory(
-    architecture: Architecture,
+    model: PreparedModel,
     recipe: Recipe,
     token_budget: Literal["auto"] | int,
     threads: int,
     rows: int,
 ) -> MemoryPlan:
     """Return what a worker takes; rows: how many bytes of rows may wait for a checkpoint."""
-    itemsize = ITEM_BYTES[recipe.precision]
+    architecture, itemsize = model.architecture, ITEM_BYTES[recipe.precision]
     weights = itemsize * count_weights(architecture, recipe.layer)
     budget = TOKENS[recipe.device] if token_budget == "auto" else token_budget
     token_bytes = bytes_a_token(architecture, itemsize)

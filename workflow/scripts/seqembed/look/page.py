@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from seqembed.look.plan import DatasetPlan, find_shortage, free_bytes
+from seqembed.look.memory import count_weights
+from seqembed.look.plan import DatasetPlan
 from seqembed.look.text import (
     count,
     draw_bars,
@@ -24,23 +25,19 @@ POLICIES = {"window": "read in windows", "truncate": "cut to that length"}
 def write_page(plan: DatasetPlan, blocks: str, free: int) -> Iterator[str]:
     """Yield the lines on one dataset; blocks: the characters of bars. free: bytes of its disk."""
     yield from fold(f"{plan.dataset.name}: {plan.dataset.model}, {_describe_recipe(plan)}")
-    if not plan.weights_here:
-        size = f"about {plan.weights / 1e6:,.0f} million parameters"
+    if not plan.dataset.indexed:
+        sizes = plan.model.architecture
+        size = f"about {count_weights(sizes, sizes.layers) / 1e6:,.0f} million parameters"
         yield from label("model", f"not here yet: a run downloads it first ({size})")
     yield from label("sequences", _describe_sequences(plan))
     yield from label("already there", _describe_there(plan))
-    lacking = sum(int(missing.sum()) for missing in plan.missing)
-    if lacking:
+    if lacking := sum(plan.missing):
         shards = count(plan.dataset.shards, "shard")
         yield from label("to compute", f"{count(lacking, 'sequence')} in {shards}")
     if len(plan.lengths):
         yield from label("lengths", f"{draw_bars(plan.lengths, blocks)} residues")
     yield from label("over length", _describe_long(plan))
-    tokens = int(plan.policy.model_tokens(plan.tokens).sum())
-    text = f"{int(plan.lengths.sum()):,}, as {tokens:,} tokens"
-    if lacking:
-        text += f", of which {sum(plan.missing_tokens):,} are to be computed"
-    yield from label("residues", text)
+    yield from label("residues", _describe_tokens(plan))
     yield from label("disk", _describe_disk(plan, free))
     yield from label("memory", _describe_memory(plan))
     yield from label("time", _describe_time(plan))
@@ -59,18 +56,18 @@ def _describe_recipe(plan: DatasetPlan) -> str:
 
 def _describe_sequences(plan: DatasetPlan) -> str:
     distinct = len(plan.tokens)
-    text = f"{plan.sequences:,}"
-    if distinct != plan.sequences:
+    text = f"{plan.records.sequences:,}"
+    if distinct != plan.records.sequences:
         text += f", {distinct:,} of them distinct"
-    if plan.excluded:
-        text += f"; {count(plan.excluded, 'more record')} will get no embedding"
+    if plan.records.excluded:
+        text += f"; {count(plan.records.excluded, 'more record')} will get no embedding"
     return text
 
 
 def _describe_there(plan: DatasetPlan) -> str:
     if plan.finished:
         return "all: embeddings.h5 is finished, and there is nothing to compute"
-    if not plan.reused_known:
+    if not plan.weights_known:
         return "not known before the model is here"
     parts = {
         "in earlier results or checkpoints": sum(int(s.reused.sum()) for s in plan.shards),
@@ -81,8 +78,19 @@ def _describe_there(plan: DatasetPlan) -> str:
     return ", ".join(found) or "none"
 
 
+def _describe_tokens(plan: DatasetPlan) -> str:
+    text, missing = (
+        f"{int(plan.lengths.sum()):,}, as {plan.all_tokens:,} tokens",
+        plan.missing_tokens,
+    )
+    if sum(missing) in (0, plan.all_tokens):
+        return text
+    return f"{text}, of which {sum(missing):,} are to be computed"
+
+
 def _describe_long(plan: DatasetPlan) -> str:
-    limit, unit = plan.policy.max_length, plan.unit
+    limit = plan.policy.max_length
+    unit = "residues" if plan.model.facts.molecule == "protein" else "tokens"
     if plan.policy.long_sequences == "full":
         return "none: sequences of any length are read whole"
     long = int(plan.policy.is_long(plan.tokens).sum())
@@ -96,9 +104,7 @@ def _describe_disk(plan: DatasetPlan, free: int) -> str:
     if plan.finished:
         return f"{format_bytes(disk.now)} are taken, and no more is needed"
     text = f"{format_bytes(disk.peak)} at the peak, {format_bytes(disk.end)} at the end"
-    if disk.now:
-        text += f", {format_bytes(disk.now)} now"
-    return f"{text}; {format_bytes(free)} are free"
+    return f"{text}; {format_bytes(free)} free"
 
 
 def _describe_memory(plan: DatasetPlan) -> str:
@@ -114,7 +120,7 @@ def _describe_time(plan: DatasetPlan) -> str:
     if plan.finished:
         return "nothing to compute"
     if plan.seconds is None or plan.speed is None:
-        return "not known: no run of this model and these settings is recorded here yet"
+        return "not known: no run with this model and these settings is recorded yet"
     speed = plan.speed
     threads = ""
     if plan.recipe.device == "cpu":
@@ -127,11 +133,10 @@ def _describe_time(plan: DatasetPlan) -> str:
 
 
 def _list_shards(plan: DatasetPlan) -> Iterator[str]:
+    columns = plan.shards, plan.missing, plan.missing_tokens, plan.shares
     rows = [
-        (f"{shard.index.rank}", f"{int(missing.sum()):,}", f"{tokens:,}", f"{100 * share:.1f}%")
-        for shard, missing, tokens, share in zip(
-            plan.shards, plan.missing, plan.missing_tokens, plan.shares, strict=True
-        )
+        (f"{shard.index.rank}", f"{missing:,}", f"{tokens:,}", f"{100 * share:.1f}%")
+        for shard, missing, tokens, share in zip(*columns, strict=True)
     ]
     head = ("shard", "sequences", "tokens", "of the time")
     yield from lay_table([head, *rows[:SHOWN_SHARDS]])
@@ -140,22 +145,24 @@ def _list_shards(plan: DatasetPlan) -> Iterator[str]:
         yield f"  and {count(len(others), 'more shard')}, {spread}"
 
 
-def write_end(plans: Sequence[DatasetPlan], results: Path) -> Iterator[str]:
-    """Yield what is to be said of all datasets together: sums, and a warning if disk is short."""
+def write_end(plans: Sequence[DatasetPlan], results: Path, free: int) -> Iterator[str]:
+    """Yield what is to be said of all datasets together: sums, and a warning if disk is short.
+
+    results: the folder. free: bytes of its disk.
+    """
+    more = sum(plan.disk.more for plan in plans)
     if len(plans) > 1:
-        now, peak = (sum(getattr(p.disk, name) for p in plans) for name in ("now", "peak"))
         known = [plan.seconds for plan in plans if plan.seconds is not None]
-        text = f"all {len(plans)} datasets: {format_bytes(peak - now)} more disk at the peak"
+        text = f"all {len(plans)} datasets: {format_bytes(more)} more disk at the peak"
         if len(known) == len(plans) and any(known):
             text += f"; about {format_seconds(sum(known))}"
-        yield ""
         yield from fold(text)
-    if shortage := find_shortage(plans, results):
         yield ""
-        more = sum(plan.disk.peak - plan.disk.now for plan in plans)
+    if more > free:
         yield from fold(
-            f"WARNING: the disk of {results}/ will not do: {format_bytes(shortage)} are missing. "
-            f"The run needs {format_bytes(more)} more at its peak, and "
-            f"{format_bytes(free_bytes(results))} are free.",
+            f"WARNING: the disk of {results}/ will not do: {format_bytes(more - free)} are "
+            f"missing. The run takes {format_bytes(more)} more at its peak, and "
+            f"{format_bytes(free)} are free.",
             indent="  ",
         )
+        yield ""

@@ -15,7 +15,8 @@ from seqembed.fasta.files import find_fasta_files
 from seqembed.index.sequence_ids import IdStyle
 from seqembed.index.split import split_index
 from seqembed.index.writer import write_index
-from seqembed.look.plan import DatasetPlan, PlannedDataset, Surroundings, plan_dataset
+from seqembed.look.asked import PlannedDataset, Surroundings
+from seqembed.look.plan import DatasetPlan, plan_dataset
 from seqembed.models.encoders.tokenization import limit_tokenizer_threads
 from seqembed.models.prepared import PreparedModel, load_tokenizer, read_prepared
 from seqembed.settings.lengths import resolve_policy
