@@ -12,6 +12,7 @@ from known_files import KNOWN_RECIPE, write_indices, write_known_file, write_kno
 
 from seqembed.checkpoints.blocks import Block, write_block
 from seqembed.checkpoints.token_rows import ResidueSpool
+from seqembed.index.sources import Sources, write_sources
 from seqembed.look.disk import DiskPlan, RowSizes, plan_disk, used_bytes
 from seqembed.look.shards import PlannedShard, read_planned_shard
 from seqembed.settings.lengths import LengthPolicy
@@ -153,6 +154,17 @@ def test_an_old_result_that_no_store_keeps_is_gone_before_the_merge(results):
     write(results / "embeddings.h5", 1 << 19)
     found = plan(results)
     assert (found.peak - before.peak, found.end - before.end) == (0, 0)
+
+
+def test_a_result_that_the_store_has_takes_no_more(results):
+    write_sources(results / "index", Sources())
+    stored = write(results / f"store/{NAME}.h5", 1 << 20)
+    found = plan(results)
+    assert found.now == found.peak == found.end == used_bytes(results)
+    assert not any(shard.missing.any() for shard in read(results))
+    os.utime(stored, (1, 1))
+    assert plan(results).more > 1_000_000
+    assert all(shard.missing.all() for shard in read(results))
 
 
 def test_a_finished_shard_is_there(results):

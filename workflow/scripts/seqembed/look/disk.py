@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from seqembed.checkpoints.taken_files import TAKEN
 from seqembed.index.parquet import Int64s
-from seqembed.look.shards import PlannedShard
+from seqembed.look.shards import PlannedShard, has_stored_result
 from seqembed.results.reader import store_path
 from seqembed.results.seal import USER_BLOCK_BYTES
 from seqembed.settings.lengths import LengthPolicy
@@ -25,12 +25,16 @@ from seqembed.worker.manifest import checkpoint_key
 # What HDF5 takes for each id beside its text: a reference in `sequence_ids`, and the object's head.
 ID_REFERENCE, ID_HEAD = 16, 16
 # lengths, digests and flags of a row.
-COLUMN_BYTES = 8 + 16 + 1
+DIGEST_BYTES = 16
+COLUMN_BYTES = 8 + DIGEST_BYTES + 1
 # About what the headers of an HDF5 file take, and the unfilled rest of its last heap.
 HEADER_BYTES = 20_000
 # A digest and a flag of a row in a block; with token rows, also their number.
-BLOCK_COLUMNS, BLOCK_COUNTS = 16 + 1, 8
+BLOCK_COLUMNS, BLOCK_COUNTS = DIGEST_BYTES + 1, 8
 ITEM_BYTES = {"float32": 4, "float16": 2}
+
+# By inode: a file's bytes on the disk, and its paths in the dataset's folder.
+Held = dict[int, tuple[int, list[Path]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,42 +98,44 @@ def plan_disk(
     result: int,
     at_once: int,
     new_indexes: int = 0,
-    finished: bool = False,
 ) -> DiskPlan:
     """Return the disk that a run takes which computes what the shards lack.
 
     results: the dataset's folder. result: the size of its embeddings.h5. at_once: how many shards
     are computed at the same time. new_indexes: the bytes of the indexes, if they are not there yet.
-    finished: whether the result is there.
     """
     held = _measure(results)
     now = sum(size for size, _ in held.values())
-    if finished:
+    if has_stored_result(results, recipe):
+        # The merge makes a link to this result.
         return DiskPlan(now=now, peak=now, end=now, result=result)
-    keys = {checkpoint_key(recipe, shard.index) for shard in shards}
-    replaced = _Replaced(recipe, keys)
-    base = new_indexes + sum(
-        size for size, paths in held.values() if not all(map(replaced.by_shards, paths))
-    )
-    written = [
-        sizes.file(shard.id_bytes[shard.own], shard.index.tokens[shard.own])
-        + 16 * int((~shard.own).sum())
-        for shard in shards
-    ]
-    beside = sorted((_beside(shard, sizes) for shard in shards), reverse=True)
-    assembled = base + sum(written) + sum(beside[:at_once])
+    replaced = _Replaced(recipe, {checkpoint_key(recipe, shard.index) for shard in shards})
+    stays = new_indexes + _count_left(held, replaced.by_shards)
+    written = sum(_measure_shard(shard, sizes) for shard in shards)
+    beside = sorted((_measure_beside(shard, sizes) for shard in shards), reverse=True)
+    assembled = stays + written + sum(beside[:at_once])
     # Snakemake removes an old embeddings.h5 before the merge; in the store it stays.
     lone = sum(size for size, paths in held.values() if paths == [Path("embeddings.h5")])
-    merged = base - lone + sum(written) + result
-    kept = sum(size for size, paths in held.values() if not all(map(replaced.by_merge, paths)))
-    end = new_indexes + kept + result
+    merged = stays - lone + written + result
+    end = new_indexes + _count_left(held, replaced.by_merge) + result
     return DiskPlan(now=now, peak=max(now, assembled, merged), end=end, result=result)
 
 
-def _beside(shard: PlannedShard, sizes: RowSizes) -> int:
+def _count_left(held: Held, is_gone: Callable[[Path], bool]) -> int:
+    """Return the bytes of the files that keep a path for which `is_gone` is False."""
+    return sum(size for size, paths in held.values() if not all(map(is_gone, paths)))
+
+
+def _measure_shard(shard: PlannedShard, sizes: RowSizes) -> int:
+    """Return the bytes of shard_{rank}.h5, which has the digests of rows that are elsewhere."""
+    own, elsewhere = shard.own, int((~shard.own).sum())
+    rows = sizes.file(shard.id_bytes[own], shard.index.tokens[own])
+    return rows + DIGEST_BYTES * elsewhere
+
+
+def _measure_beside(shard: PlannedShard, sizes: RowSizes) -> int:
     """Return the bytes that a shard's blocks take while the shard is written."""
-    tokens = shard.index.tokens
-    blocks = sizes.blocks(tokens[shard.own])
+    blocks = sizes.blocks(shard.index.tokens[shard.own])
     # With token rows, a resumed worker copies the other rows of saved blocks to read them.
     return blocks + (int(shard.saved.sum()) * sizes.row if sizes.per_residue else 0)
 
@@ -160,9 +166,9 @@ class _Replaced:
         return path in (own, Path("embeddings.h5")) or path.parts[0] in ("shards", "residues.bin")
 
 
-def _measure(folder: Path) -> dict[int, tuple[int, list[Path]]]:
+def _measure(folder: Path) -> Held:
     """Return by inode each file below a folder: its bytes on the disk, and its paths there."""
-    found: dict[int, tuple[int, list[Path]]] = {}
+    found: Held = {}
     for place, _, names in os.walk(folder):
         # What is linked there lies in other folders, and stays there.
         if Path(place).name == TAKEN:

@@ -57,7 +57,7 @@ MEASURED = (
         width=1280,
         precision="fp16",
         device_name="NVIDIA H200",
-        cost_a_second=226_000 * 1.14,
+        cost_a_second=226_000 * 1.17,
         start_seconds=9.5,
     ),
     MeasuredCard(
@@ -66,7 +66,7 @@ MEASURED = (
         width=320,
         precision="fp16",
         device_name="NVIDIA H200",
-        cost_a_second=2_100_000 * 1.14,
+        cost_a_second=2_100_000 * 1.17,
         start_seconds=9.5,
     ),
     MeasuredCard(

@@ -137,7 +137,6 @@ def plan_dataset(
         result=records.result_bytes,
         at_once=at_once,
         new_indexes=0 if dataset.indexed else used_bytes(indexes),
-        finished=finished,
     )
     waiting = around.checkpoint_sequences * sizes.row
     return DatasetPlan(
