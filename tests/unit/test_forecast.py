@@ -10,7 +10,14 @@ from described_models import protein_model
 from known_files import KNOWN_RECIPE
 from test_speed_records import RECORD
 
-from seqembed.look.forecast import MEASURED, Speed, find_speed, predict_seconds
+from seqembed.look.forecast import (
+    MEASURED,
+    MERGE_BYTES_A_SECOND,
+    RUN_SECONDS,
+    Speed,
+    find_speed,
+    predict_seconds,
+)
 from seqembed.models.architectures import Esm2Architecture
 from seqembed.models.prepared import PreparedModel
 from seqembed.settings.recipe import Recipe
@@ -100,4 +107,6 @@ def test_a_measured_card_counts_if_there_is_no_record():
     ],
 )
 def test_shards_run_on_the_devices_in_turn(costs, at_once, seconds):
-    assert predict_seconds(costs, SPEED, at_once, 0) == seconds
+    assert predict_seconds(costs, SPEED, at_once, 0) == RUN_SECONDS + seconds
+    size = int(MERGE_BYTES_A_SECOND)
+    assert predict_seconds(costs, SPEED, at_once, size) == RUN_SECONDS + seconds + 1

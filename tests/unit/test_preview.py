@@ -86,3 +86,9 @@ def test_a_wrong_file_is_refused(hub, tmp_path):
     outcome = preview(tmp_path, hub.endpoint, **{"config.json": wrong})
     assert outcome.returncode == 1
     assert f"config.json: its SHA-256 is {sha256(hub.files['config.json'])}" in outcome.stderr
+
+
+def test_a_plan_of_a_prepared_model_starts_without_pytorch():
+    code = "import sys, plan; sys.exit('torch' in sys.modules)"
+    environment = {"PYTHONPATH": str(SCRIPTS)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)

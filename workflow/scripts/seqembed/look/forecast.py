@@ -13,6 +13,8 @@ from seqembed.worker.speed_records import ENOUGH_SECONDS, SpeedRecord
 
 # The newest records count, so that a change of the machine or of seqembed shows.
 NEWEST = 9
+# What Snakemake takes to begin, and to start the merge.
+RUN_SECONDS = 4.0
 # How fast rows are written to a shard, read, and written to the result, in bytes of the result.
 MERGE_BYTES_A_SECOND = 100e6
 
@@ -106,7 +108,7 @@ def find_speed(
         cost_a_second=median(record.cost_a_second for record in newest),
         start_seconds=median(record.start_seconds for record in newest),
         device_name=device_name,
-        source="as earlier runs were there",
+        source="by earlier runs there",
     )
 
 
@@ -131,7 +133,7 @@ def _find_measured(model: PreparedModel, recipe: Recipe, device_name: str) -> Sp
                 cost_a_second=card.cost_a_second,
                 start_seconds=card.start_seconds,
                 device_name=card.device_name,
-                source="as measured there with random weights of this size",
+                source="by what was measured there with random weights",
             )
     return None
 
@@ -143,4 +145,4 @@ def predict_seconds(costs: Sequence[float], speed: Speed, at_once: int, result_b
         if cost:
             end = heapq.heappop(ends)
             heapq.heappush(ends, end + speed.start_seconds + cost / speed.cost_a_second)
-    return max(ends) + result_bytes / MERGE_BYTES_A_SECOND
+    return RUN_SECONDS + max(ends) + result_bytes / MERGE_BYTES_A_SECOND

@@ -12,7 +12,7 @@ from seqembed.settings.token_budget import TOKENS, available_memory, bytes_a_tok
 
 ITEM_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 # Python, PyTorch and the other libraries, resident on a CPU (measured).
-PROCESS_BYTES = 330_000_000
+PROCESS_BYTES = 350_000_000
 # What a process takes beside a card, where the libraries of CUDA are loaded, and on the card.
 CUDA_PROCESS_BYTES, CUDA_CONTEXT_BYTES = 2_500_000_000, 600_000_000
 # The rows that wait for a checkpoint, as worker/checkpoint_writer.py limits them, twice while they

@@ -121,15 +121,12 @@ def _describe_time(plan: DatasetPlan) -> str:
         return "nothing to compute"
     if plan.seconds is None or plan.speed is None:
         return "not known: no run with this model and these settings is recorded yet"
-    speed = plan.speed
-    threads = ""
+    parts = [f"about {format_seconds(plan.seconds)} on {plan.speed.device_name}"]
     if plan.recipe.device == "cpu":
-        threads = f" with {count(plan.dataset.threads, 'thread')}"
-    shards = f", {count(plan.at_once, 'shard')} at once"
-    return (
-        f"about {format_seconds(plan.seconds)} on {speed.device_name}{threads}{shards}, "
-        f"{speed.source}"
-    )
+        parts[0] += f" with {count(plan.dataset.threads, 'thread')} a shard"
+    if plan.at_once > 1:
+        parts.append(f"{plan.at_once} shards at once")
+    return ", ".join([*parts, plan.speed.source])
 
 
 def _list_shards(plan: DatasetPlan) -> Iterator[str]:

@@ -138,7 +138,8 @@ def plan_dataset(
         at_once=at_once,
         new_indexes=0 if dataset.indexed else used_bytes(indexes),
     )
-    waiting = around.checkpoint_sequences * sizes.row
+    most = max(int(shard.missing.sum()) for shard in shards)
+    waiting = min(most, around.checkpoint_sequences) * sizes.row
     return DatasetPlan(
         dataset=dataset,
         model=model,
