@@ -85,6 +85,15 @@ def test_the_stores_of_other_datasets_are_those_under_the_same_prefix(outer, out
         assert re.search(rf'--output {place}/shards/.*\n.*\n.*"stores": \["{store}"\]', text)
 
 
+def test_a_module_is_planned_under_its_own_prefix(outer, outcome):
+    planned = outer.run("seqembed_plan", "placed_plan")
+    assert (planned.jobs["seqembed_plan"], planned.jobs["placed_plan"]) == (1, 1)
+    for base in (outer.folder, outer.folder / "sub"):
+        plans = [base / f"results/{name}/plan.json" for name in ("mine", "other")]
+        finished = [json.loads(path.read_text())["finished"] for path in plans]
+        assert finished == [True, False]
+
+
 def test_only_the_importers_closing_message_is_shown(outcome):
     assert "\nthe outer workflow is done\n" in outcome.text
     assert "Embeddings: " not in outcome.text

@@ -118,6 +118,19 @@ def test_the_stores_of_many_datasets_fit_into_one_argument(fresh, tmp_path):
     assert len(execution) < 128 * 1024
 
 
+def test_the_settings_of_many_datasets_fit_into_the_command_of_a_plan(fresh, tmp_path):
+    names = ["".join(random.Random(n).choices("abcdefgh", k=200)) for n in range(300)]
+    entry = {"fasta": "my.faa", "model": "esm2_random"}
+    settings = {"datasets": dict.fromkeys(names, entry), "models": {"esm2_random": MODEL}}
+    path = tmp_path / "many.json"
+    path.write_text(json.dumps(settings))
+    text = fresh.plan("plan", "-p", "--configfile", str(path)).text
+    (words,) = list_commands(text, "plan.py")
+    planned = json.loads(words[words.index("--datasets") + 1])
+    assert [entry["name"] for entry in planned] == names[:100]
+    assert len(shlex.join(words)) < 128 * 1024
+
+
 def test_planning_leaves_nothing_behind(fresh, planned):
     names = {path.name for path in fresh.folder.iterdir()} - {".snakemake", ".home"}
     given = {"my.faa", "{sample}.faa"}

@@ -45,9 +45,18 @@ OWN_CONFIG = (
     [Path("config/config.yaml")] if os.path.lexists("config/config.yaml") else []
 )
 
+# Folders that the programs read and write, and that no rule declares. In a module with a prefix,
+# their paths begin with it.
+RESULTS, PREPARED, SPEEDS = (
+    str(workflow.modifier.modify_path(path))
+    for path in ("results", "resources/models", "resources/speeds")
+)
+
 # A job is given the stores of at most this number of other datasets. Linux limits an argument of a
 # program, here --execution, to 128 KiB, in which these fit with the longest names.
 MOST_STORES = 500
+# `plan` is given the settings of at most this number of datasets, for the same reason.
+MOST_PLANNED = 100
 
 
 @contextmanager
@@ -249,6 +258,11 @@ def get_gpus(wildcards):
 
 
 def get_threads(wildcards):
+    """Return how many cores a shard gets."""
+    return count_threads(get_dataset(wildcards))
+
+
+def count_threads(dataset):
     """Return how many cores a shard gets if all shards of the dataset run at the same time.
 
     On a cluster this is 1 unless --set-threads is given, because --cores is not the number of cores
@@ -256,7 +270,7 @@ def get_threads(wildcards):
     """
     if workflow.remote_exec or workflow.non_local_exec:
         return 1
-    return max(1, (workflow.cores or 1) // get_dataset(wildcards).shards)
+    return max(1, (workflow.cores or 1) // dataset.shards)
 
 
 def get_python(wildcards, resources):
@@ -313,5 +327,80 @@ def get_execution(wildcards, output, resources):
             "checkpoint_time_threshold": execution["checkpoint"]["seconds"],
             "reuse": get_reuse(wildcards, resources),
             "stores": get_other_stores(wildcards, output, resources),
+            "speeds": SPEEDS,
+        }
+    )
+
+
+def list_planned():
+    """Return the datasets that `plan` describes: the first MOST_PLANNED, which one command holds."""
+    return list(islice(DATASETS.values(), MOST_PLANNED))
+
+
+def needs_download(dataset):
+    """Whether preparing the dataset's model would download it."""
+    source = model_names.get_model_source(dataset.model, SETTINGS["models"])
+    prepared = os.path.exists(f"{PREPARED}/{dataset.model}.json")
+    return source in known_models.KNOWN and not prepared
+
+
+def get_plan_inputs(wildcards):
+    """Return what `plan` reads: indexes, or FASTA files if a dataset's model is not here yet.
+
+    Raises WorkflowError if there is no dataset.
+    """
+    if not DATASETS:
+        raise WorkflowError(NO_DATASETS)
+    paths = []
+    for dataset in list_planned():
+        if needs_download(dataset):
+            with explained(f"Dataset {dataset.name}: "):
+                paths += as_inputs(find_fasta_files(list(dataset.fasta)))
+        else:
+            folder = f"results/{dataset.name}"
+            paths += [f"{folder}/index.parquet", f"{folder}/index"]
+            paths.append(f"resources/models/{dataset.model}.json")
+    return paths
+
+
+def get_plan_datasets(wildcards, input, resources):
+    """Return the settings of the datasets to plan, as a JSON list."""
+    paths = {*map(str, input)}
+    return json.dumps(
+        [
+            {
+                "name": dataset.name,
+                "model": dataset.model,
+                "source": model_names.get_model_source(
+                    dataset.model, SETTINGS["models"]
+                ),
+                "fasta": as_arguments(dataset.fasta),
+                "shards": dataset.shards,
+                "request": asdict(dataset.request),
+                "invalid_residues": dataset.invalid_residues,
+                "reuse": as_arguments(dataset.reuse),
+                "threads": count_threads(dataset),
+                "indexed": f"{RESULTS}/{dataset.name}/index" in paths,
+            }
+            for dataset in list_planned()
+        ]
+    )
+
+
+def get_plan_execution(wildcards, resources):
+    """Return how shards will be computed, and what limits how many run at once, as JSON."""
+    execution, limit = SETTINGS["execution"], workflow.global_resources.get("gpu")
+    cluster = workflow.remote_exec or workflow.non_local_exec
+    auto = SETTINGS["device"] == "auto"
+    return json.dumps(
+        {
+            # As get_device returns it in jobs that are sent to a cluster.
+            "device": "cuda" if auto and cluster else SETTINGS["device"],
+            "token_budget": execution["token_budget"],
+            "checkpoint_sequences": execution["checkpoint"]["sequences"],
+            "cores": None if cluster else workflow.cores,
+            "gpu": getattr(limit, "value", limit),
+            "jobs": workflow.nodes if cluster else None,
+            "cluster": cluster,
         }
     )

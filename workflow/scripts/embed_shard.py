@@ -32,7 +32,8 @@ def main() -> int:
     require("--settings", type=json_object, help=f"what to compute, a JSON object: {keys}")
     keys = (
         "device, token_budget, checkpoint_seq_threshold, checkpoint_time_threshold (seconds), "
-        "reuse (paths and globs of earlier embeddings.h5), stores (folders of other datasets)"
+        "reuse (paths and globs of earlier embeddings.h5), stores (folders of other datasets), "
+        "speeds (the folder that gets a record of the worker's speed)"
     )
     require("--execution", type=json_object, help=f"how to compute, a JSON object: {keys}")
     require("--threads", type=int, help="how many CPU threads to use")

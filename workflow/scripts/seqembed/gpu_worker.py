@@ -46,6 +46,7 @@ from seqembed.worker.decisions import open_run
 from seqembed.worker.end_status import describe_error
 from seqembed.worker.outlets import open_outlets
 from seqembed.worker.progress import Progress, measure_work
+from seqembed.worker.speed import record_speed
 from seqembed.worker.success import describe_success
 from seqembed.worker_logging import setup_worker_logging
 
@@ -122,6 +123,7 @@ def gpu_worker(
                     writer.close()
                     progress.end()
                 tracker.finish()
+                record_speed(run, rows, progress, output_dir, model_config)
             saved = _save_shard(
                 rank, checkpoint.folder, writer.arrays, writer.ids, ids, resumed_rows, logger
             )

@@ -37,8 +37,6 @@ from seqembed.storage.publish import published, remove_temporary
 # in memory, in several copies while it reads them.
 GROUP_BYTES = 1 << 20
 GROUP_ROWS = 65_536
-# The number of tokens at which attention costs as much as the rest of the model.
-QUADRATIC_TOKENS = 3840
 
 
 class _Sequences:
@@ -126,6 +124,11 @@ class _Sequences:
                 writer.write_table(pa.table(written, schema=schema))
 
 
+def find_nothing(digests: Digests) -> Sources:
+    """Return no sources, whatever the digests."""
+    return Sources()
+
+
 def split_index(
     index_path: Path,
     residues_path: Path,
@@ -134,7 +137,7 @@ def split_index(
     tokenizer: Tokenizer,
     policy: LengthPolicy,
     unit: str,
-    find: Callable[[Digests], Sources] = lambda digests: Sources(),
+    find: Callable[[Digests], Sources] = find_nothing,
     report: Report = no_report,
 ) -> Sources:
     """Write each distinct sequence to one of the shards; return where rows are already.
@@ -183,9 +186,7 @@ def _assign(
     """
     order = np.argsort(-tokens, kind="stable")
     tokens, done = tokens[order], sources.done(len(tokens))[order]
-    read = policy.model_tokens(tokens)
-    # A token of a short sequence costs 1. Attention's share grows with the length of a window.
-    costs = read * (1 + read / policy.windows(tokens) / QUADRATIC_TOKENS)
+    costs = policy.costs(tokens)
     ranks = np.empty(len(tokens), np.int64)
     ranks[~done] = _share(costs[~done], world_size)
     # A checkpoint's folder is read by one worker, not by all.

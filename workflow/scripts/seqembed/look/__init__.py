@@ -1,1 +1,1 @@
-"""What users look at: the state of runs."""
+"""What people look at: the plan of a run, and the state of runs."""

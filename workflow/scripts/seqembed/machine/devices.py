@@ -122,6 +122,15 @@ def find_gpus(proc: Path = DRIVER_GPUS, dev: Path = DEVICE_NODES) -> list[Gpu]:
     return gpus
 
 
+def name_gpus(proc: Path = DRIVER_GPUS) -> list[str]:
+    """Return the models of this machine's GPUs, such as "NVIDIA H200", by PCI bus id."""
+    names = []
+    for folder in driver_entries(proc):
+        with suppress(OSError, KeyError):
+            names.append(_information(folder)["model"])
+    return names
+
+
 def driver_entries(proc: Path) -> list[Path]:
     """Return the driver's folders in `proc`, one for each GPU, in the order of PCI bus ids."""
     folders = [path for path in proc.glob("*") if BUS_ID.fullmatch(path.name)]

@@ -62,7 +62,7 @@ def prepare_model(name: str, source: str, output: Path, logger: logging.Logger) 
         sha256=sha256_of(*files),
         architecture=checkpoint.architecture,
         max_length=family.max_length,
-        **_find_tokenizer(family, place),
+        **find_tokenizer(family, place),
         original=str(original) if original else None,
         original_sha256=sha256_of(*list_weight_files(original)) if original else None,
     )
@@ -79,8 +79,11 @@ def _log_facts(name: str, family: Family, place: Path, logger: logging.Logger) -
         logger.info("%s: its tokens are built in; %s", name, compared)
 
 
-def _find_tokenizer(family: Family, place: Path) -> dict[str, str]:
-    """Return PreparedModel's `tokenizer`, and its `tokenizer_file` if the family has one."""
+def find_tokenizer(family: Family, place: Path) -> dict[str, str]:
+    """Return PreparedModel's `tokenizer`, and its `tokenizer_file` if the family has one.
+
+    place: the model's folder.
+    """
     if family.vocabulary and not family.reads_tokenizer:
         return {"tokenizer": family.vocabulary.name}
     path = place / TOKENIZER

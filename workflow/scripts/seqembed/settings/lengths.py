@@ -24,6 +24,9 @@ from seqembed.settings.request import AskedLongSequences, LongSequences, check_c
 
 Int64s = NDArray[np.int64]
 
+# The number of tokens at which attention costs as much as the rest of the model.
+QUADRATIC_TOKENS = 3840
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -77,6 +80,14 @@ class LengthPolicy:
         windows = self.windows(tokens)
         whole = self.kept(tokens) + self.specials.total
         return np.where(windows > 1, windows * self._window_tokens, whole)
+
+    def costs(self, tokens: Int64s) -> NDArray[np.float64]:
+        """Return how long each sequence takes to compute, (n,): 1 for a token of a short sequence.
+
+        Attention's share grows with the length of a window.
+        """
+        read = self.model_tokens(tokens)
+        return read * (1 + read / self.windows(tokens) / QUADRATIC_TOKENS)
 
     def windows_a_pass(self, token_budget: int) -> int:
         """Return how many windows of one sequence fit into a batch; 1 even if none fits."""

@@ -46,8 +46,8 @@ class Progress:
     writer: knows which rows are on disk. tracker: knows which sequences will get no row. clock:
     returns seconds.
 
-    computed: how many tokens were computed. seconds: how long that has taken, from the first batch
-    on. spent: the seconds that saying so has taken.
+    computed: how many tokens were computed. seconds: how long that took, known after end(). spent:
+    the seconds that saying so has taken.
     """
 
     def __init__(
@@ -65,12 +65,8 @@ class Progress:
         self._done, self._batches = work.done, 0
         self._block: float | None = None
         self._recent = deque([(self._made, 0)], RECENT + 1)
-        self.computed, self.spent = 0, 0.0
+        self.computed, self.spent, self.seconds = 0, 0.0, 0.0
         outlets.start(**vars(work))
-
-    @property
-    def seconds(self) -> float:
-        return self._clock() - self._begin
 
     def begin(self) -> None:
         """Begin to count the time: the model is loaded, and the first batch begins."""
@@ -95,13 +91,13 @@ class Progress:
 
     def end(self) -> None:
         """Say how much was computed, and that the worker now writes its shard."""
-        seconds, total = self.seconds, self._work.sequences
+        self.seconds, total = self._clock() - self._begin, self._work.sequences
         self._logger.info(
             f"{self._done:,} of {total:,} sequences done, {self._speed():,.0f} tokens/s"
         )
-        self._logger.info(f"{self.computed:,} tokens were computed in {seconds:.3f} seconds")
+        self._logger.info(f"{self.computed:,} tokens were computed in {self.seconds:.3f} seconds")
         words = "checkpoints took %.2f of %.2f seconds, heartbeat and progress %.2f"
-        self._logger.info(words, self._writer.spent, seconds, self.spent)
+        self._logger.info(words, self._writer.spent, self.seconds, self.spent)
         self._note_checkpoint()
         self._append("computed")
         self._outlets.heartbeat.write(phase="writing", **self._counts())

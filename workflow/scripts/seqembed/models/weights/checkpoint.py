@@ -73,7 +73,7 @@ def read_checkpoint(source: Path) -> Checkpoint:
     of a known family.
     """
     if source.is_dir():
-        architecture, path = _read_architecture(source), _find_weights(source)
+        architecture, path = read_architecture(source), _find_weights(source)
         return Checkpoint(architecture=architecture, state=read_state(path), path=path)
     if not source.exists():
         raise ModelError(f"{source}: does not exist; {EXPECTED}")
@@ -84,7 +84,11 @@ def read_checkpoint(source: Path) -> Checkpoint:
     return Checkpoint(architecture=architecture, state=state, path=source)
 
 
-def _read_architecture(folder: Path) -> Architecture:
+def read_architecture(folder: Path) -> Architecture:
+    """Return the sizes that a Hugging Face folder's config.json states; its weights need not exist.
+
+    Raises ModelError if the folder is of no known family, or is an adapter or quantised.
+    """
     for adapter in (folder / name for name in ADAPTERS):
         # Without the adapter, the rows would be the base model's.
         if adapter.exists():

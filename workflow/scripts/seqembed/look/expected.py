@@ -1,0 +1,55 @@
+"""What a worker will resolve each `auto` to, expected without PyTorch and before any worker ran."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+from seqembed.environment import EnvConfig
+from seqembed.errors import RecipeError
+from seqembed.kernels.names import FUSED, PLAIN
+from seqembed.machine.devices import choose_candidates, find_gpus
+from seqembed.models.prepared import PreparedModel
+from seqembed.settings.recipe import Recipe, read_recipe, recipe_path, resolve_fields
+from seqembed.settings.request import Request
+
+Asked = Literal["auto", "cuda", "cpu"]
+Kind = Literal["cuda", "cpu"]
+
+
+def count_gpus(environment: EnvConfig) -> int:
+    """Return how many GPUs this machine has that CUDA_VISIBLE_DEVICES allows."""
+    gpus = find_gpus()
+    return len(choose_candidates(gpus, environment.visible_devices)) if gpus else 0
+
+
+def expect_device(asked: Asked, gpus: int) -> Kind:
+    """Return where workers will compute; asked: `auto` is cuda if this machine has a GPU."""
+    if asked == "auto":
+        return "cuda" if gpus else "cpu"
+    return asked
+
+
+def expect_recipe(
+    recipes: Path,
+    request: Request,
+    model: PreparedModel,
+    asked: Asked,
+    device: Kind,
+    environment: EnvConfig,
+) -> Recipe:
+    """Return the recipe that the workers of a dataset will come to.
+
+    recipes: the folder; a recipe that an earlier worker resolved there counts, unless the device
+    is now set to another. A GPU is taken for one that computes in fp16 and has a compiler. Raises
+    ConfigError as resolve_fields does.
+    """
+    with suppress(RecipeError):
+        found = read_recipe(recipe_path(recipes, request, model))
+        if asked in ("auto", found.device):
+            return found
+    usual = model.facts.half if device == "cuda" and not environment.disable_fp16 else "fp32"
+    fields = {"precision": usual} | resolve_fields(request, model)
+    kernels = FUSED if device == "cuda" else PLAIN
+    return Recipe(**fields | {"device": device, "kernels": kernels})

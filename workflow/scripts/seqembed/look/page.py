@@ -1,0 +1,165 @@
+"""A plan as text, in lines of at most 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from seqembed.look.memory import count_weights
+from seqembed.look.plan import DatasetPlan
+from seqembed.look.text import (
+    count,
+    draw_bars,
+    fold,
+    format_bytes,
+    format_seconds,
+    label,
+    lay_table,
+)
+
+# A table of more shards has a line for all others.
+SHOWN_SHARDS = 8
+POLICIES = {"window": "read in windows", "truncate": "cut to that length"}
+
+
+def write_page(plan: DatasetPlan, blocks: str, free: int) -> Iterator[str]:
+    """Yield the lines on one dataset; blocks: the characters of bars. free: bytes of its disk."""
+    yield from fold(f"{plan.dataset.name}: {plan.dataset.model}, {_describe_recipe(plan)}")
+    if not plan.dataset.indexed:
+        sizes = plan.model.architecture
+        size = f"about {count_weights(sizes, sizes.layers) / 1e6:,.0f} million parameters"
+        yield from label("model", f"not here yet: a run downloads it first ({size})")
+    yield from label("sequences", _describe_sequences(plan))
+    yield from label("already there", _describe_there(plan))
+    if lacking := sum(plan.missing):
+        shards = count(plan.dataset.shards, "shard")
+        yield from label("to compute", f"{count(lacking, 'sequence')} in {shards}")
+    if len(plan.lengths):
+        yield from label("lengths", f"{draw_bars(plan.lengths, blocks)} residues")
+    yield from label("over length", _describe_long(plan))
+    yield from label("residues", _describe_tokens(plan))
+    yield from label("disk", _describe_disk(plan, free))
+    yield from label("memory", _describe_memory(plan))
+    yield from label("time", _describe_time(plan))
+    if lacking and len(plan.shards) > 1:
+        yield ""
+        yield from _list_shards(plan)
+
+
+def _describe_recipe(plan: DatasetPlan) -> str:
+    recipe = plan.recipe
+    where = "a GPU" if recipe.device == "cuda" else "the CPU"
+    layer = "" if plan.dataset.request.layer == "last" else f"layer {recipe.layer}, "
+    residues = " and rows of residues" if recipe.per_residue else ""
+    return f"{layer}{recipe.pooling}{residues}, {recipe.precision} on {where}"
+
+
+def _describe_sequences(plan: DatasetPlan) -> str:
+    distinct = len(plan.tokens)
+    text = f"{plan.records.sequences:,}"
+    if distinct != plan.records.sequences:
+        text += f", {distinct:,} of them distinct"
+    if plan.records.excluded:
+        text += f"; {count(plan.records.excluded, 'more record')} will get no embedding"
+    return text
+
+
+def _describe_there(plan: DatasetPlan) -> str:
+    if plan.finished:
+        return "all: embeddings.h5 is finished, and there is nothing to compute"
+    if not plan.weights_known:
+        return "not known before the model is here"
+    parts = {
+        "in earlier results or checkpoints": sum(int(s.reused.sum()) for s in plan.shards),
+        "in this dataset's checkpoints": sum(int(s.saved.sum()) for s in plan.shards),
+        "given up by earlier runs": sum(int(s.given_up.sum()) for s in plan.shards),
+    }
+    found = [f"{number:,} {where}" for where, number in parts.items() if number]
+    return ", ".join(found) or "none"
+
+
+def _describe_tokens(plan: DatasetPlan) -> str:
+    text, missing = (
+        f"{int(plan.lengths.sum()):,}, as {plan.all_tokens:,} tokens",
+        plan.missing_tokens,
+    )
+    if sum(missing) in (0, plan.all_tokens):
+        return text
+    return f"{text}, of which {sum(missing):,} are to be computed"
+
+
+def _describe_long(plan: DatasetPlan) -> str:
+    limit = plan.policy.max_length
+    unit = "residues" if plan.model.facts.molecule == "protein" else "tokens"
+    if plan.policy.long_sequences == "full":
+        return "none: sequences of any length are read whole"
+    long = int(plan.policy.is_long(plan.tokens).sum())
+    if not long:
+        return f"none over {limit:,} {unit}"
+    return f"{long:,} over {limit:,} {unit}, {POLICIES[plan.policy.long_sequences]}"
+
+
+def _describe_disk(plan: DatasetPlan, free: int) -> str:
+    disk = plan.disk
+    if plan.finished:
+        return f"{format_bytes(disk.now)} are taken, and no more is needed"
+    text = f"{format_bytes(disk.peak)} at the peak, {format_bytes(disk.end)} at the end"
+    return f"{text}; {format_bytes(free)} free"
+
+
+def _describe_memory(plan: DatasetPlan) -> str:
+    memory = plan.memory
+    text = f"about {format_bytes(memory.host)}"
+    if memory.card:
+        text = f"about {format_bytes(memory.card)} of the card, and {text[6:]} beside it"
+    shards = "" if plan.at_once == 1 else f", {plan.at_once} at once"
+    return f"{text} for a worker{shards}"
+
+
+def _describe_time(plan: DatasetPlan) -> str:
+    if plan.finished:
+        return "nothing to compute"
+    if plan.seconds is None or plan.speed is None:
+        return "not known: no run with this model and these settings is recorded yet"
+    parts = [f"about {format_seconds(plan.seconds)} on {plan.speed.device_name}"]
+    if plan.recipe.device == "cpu":
+        parts[0] += f" with {count(plan.dataset.threads, 'thread')} a shard"
+    if plan.at_once > 1:
+        parts.append(f"{plan.at_once} shards at once")
+    return ", ".join([*parts, plan.speed.source])
+
+
+def _list_shards(plan: DatasetPlan) -> Iterator[str]:
+    columns = plan.shards, plan.missing, plan.missing_tokens, plan.shares
+    rows = [
+        (f"{shard.index.rank}", f"{missing:,}", f"{tokens:,}", f"{100 * share:.1f}%")
+        for shard, missing, tokens, share in zip(*columns, strict=True)
+    ]
+    head = ("shard", "sequences", "tokens", "of the time")
+    yield from lay_table([head, *rows[:SHOWN_SHARDS]])
+    if others := plan.shares[SHOWN_SHARDS:]:
+        spread = f"{100 * min(others):.1f}% to {100 * max(others):.1f}% of the time each"
+        yield f"  and {count(len(others), 'more shard')}, {spread}"
+
+
+def write_end(plans: Sequence[DatasetPlan], results: Path, free: int) -> Iterator[str]:
+    """Yield what is to be said of all datasets together: sums, and a warning if disk is short.
+
+    results: the folder. free: bytes of its disk.
+    """
+    more = sum(plan.disk.more for plan in plans)
+    if len(plans) > 1:
+        known = [plan.seconds for plan in plans if plan.seconds is not None]
+        text = f"all {len(plans)} datasets: {format_bytes(more)} more disk at the peak"
+        if len(known) == len(plans) and any(known):
+            text += f"; about {format_seconds(sum(known))}"
+        yield from fold(text)
+        yield ""
+    if more > free:
+        yield from fold(
+            f"WARNING: the disk of {results}/ will not do: {format_bytes(more - free)} are "
+            f"missing. The run takes {format_bytes(more)} more at its peak, and "
+            f"{format_bytes(free)} are free.",
+            indent="  ",
+        )
+        yield ""

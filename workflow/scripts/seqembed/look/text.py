@@ -1,0 +1,89 @@
+"""Numbers, sizes and times in words, and lines for a terminal of 80 columns."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+COLUMNS = 80
+# What the bars of a distribution are made of, from few to many; and where these cannot be written.
+BLOCKS, PLAIN_BLOCKS = "▁▂▃▅▇", ".:+*#"
+BARS = 32
+LABEL = 15
+
+
+def format_bytes(size: float) -> str:
+    """Return a number of bytes in words, with three digits: "812 kB", "1.24 GB"."""
+    units = ("bytes", "kB", "MB", "GB", "TB")
+    power = 0
+    while size >= 999.5 and power < len(units) - 1:
+        size, power = size / 1000, power + 1
+    digits = 0 if not power or size >= 99.95 else 1 if size >= 9.995 else 2
+    return f"{size:,.{digits}f} {units[power]}"
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a duration in words, in no finer steps than a prediction deserves: "3 h 20 min"."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, minutes = divmod(round(minutes, -1), 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    return f"{round(hours / 24)} days"
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number and a noun, which gets an s unless the number is 1."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def draw_bars(lengths: NDArray[np.int64], blocks: str) -> str:
+    """Return the distribution of n lengths, n > 0, as one line of bars between two lengths.
+
+    lengths: (n,). Each bar stands for lengths up to the same factor longer; a blank is no sequence.
+    blocks: characters for few to many sequences.
+    """
+    low, high = int(lengths.min()), int(lengths.max())
+    if low == high:
+        return f"all {low:,}"
+    edges = np.geomspace(max(low, 1), high + 1, min(BARS, high - low + 1) + 1)
+    counts, _ = np.histogram(np.maximum(lengths, 1), edges)
+    levels = np.ceil(len(blocks) * counts / counts.max()).astype(int)
+    bars = "".join(blocks[level - 1] if level else " " for level in levels)
+    return f"{low:,} {bars} {high:,}"
+
+
+def label(name: str, text: str) -> Iterator[str]:
+    """Yield a line with a label before it, folded to COLUMNS."""
+    indent = " " * (LABEL + 4)
+    lines = textwrap.wrap(text, COLUMNS - len(indent), break_on_hyphens=False) or [""]
+    for place, line in enumerate(lines):
+        yield f"{f'  {name:{LABEL}}  ' if place == 0 else indent}{line}"
+
+
+def fold(text: str, indent: str = "") -> list[str]:
+    """Return a text folded to COLUMNS; indent: before all lines but the first."""
+    return textwrap.wrap(text, COLUMNS, subsequent_indent=indent, break_on_hyphens=False)
+
+
+def lay_table(rows: Sequence[Sequence[str]], indent: str = "  ") -> Iterator[str]:
+    """Yield the lines of a table, all columns to the right; rows: the first is its head."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
+        yield indent + "   ".join(cells)
+
+
+def choose_blocks(encoding: str | None) -> str:
+    """Return the characters for bars that a stream of this encoding can write."""
+    try:
+        BLOCKS.encode(encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return PLAIN_BLOCKS
+    return BLOCKS
