@@ -139,7 +139,7 @@ def test_rows_that_a_killed_run_saved_are_there(place, planned, model, tmp_path)
     assert copy.run(cores=1).computed == 30 - count
 
 
-def test_a_model_that_would_be_downloaded_is_planned_without_it(checkout, tmp_path):
+def test_a_model_that_would_be_downloaded_is_planned_without_it(checkout, prepared_model, tmp_path):
     place = Place(checkout, tmp_path, {"HF_ENDPOINT": "http://127.0.0.1:9"})
     write_fasta(tmp_path / "mine.faa", make_proteins(5))
     place.configure(datasets={"mine": {"fasta": "mine.faa", "model": KNOWN}}, device="cpu")
@@ -156,6 +156,9 @@ def test_a_model_that_would_be_downloaded_is_planned_without_it(checkout, tmp_pa
     results = tmp_path / "results/mine"
     assert [path.name for path in results.iterdir()] == ["plan.json"]
     assert read_plan(place, "mine")["recipe_fingerprint"] is None
+    # As soon as the model is prepared, the indexes are made that a run uses, too.
+    shutil.copy(prepared_model, tmp_path / f"resources/models/{KNOWN}.json")
+    assert place.plan("plan").jobs == {"index": 1, "split": 1, "plan": 1, "total": 3}
 
 
 def test_a_bad_fasta_file_is_an_error_of_the_index(place, planned, model, tmp_path):

@@ -7,13 +7,11 @@ Output: none, so that the plan is printed each time; results/{dataset}/plan.json
 
 
 rule plan:
+    """Print the plan of a run, here and not in a job of a cluster; nothing is embedded."""
     input:
         get_plan_inputs,
     log:
         "logs/plan/plan.log",
-    """Print the plan of a run; nothing is embedded."""
-
-    # On a cluster, the output of a job would go to a file.
     localrule: True
     conda:
         "../../envs/seqembed.yaml"

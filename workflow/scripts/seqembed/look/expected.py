@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from seqembed.environment import EnvConfig
-from seqembed.errors import RecipeError
+from seqembed.errors import DeviceError, RecipeError
 from seqembed.kernels.names import FUSED, PLAIN
 from seqembed.machine.devices import choose_candidates, find_gpus
 from seqembed.models.prepared import PreparedModel
@@ -19,9 +19,14 @@ Kind = Literal["cuda", "cpu"]
 
 
 def count_gpus(environment: EnvConfig) -> int:
-    """Return how many GPUs this machine has that CUDA_VISIBLE_DEVICES allows."""
+    """Return how many GPUs this machine has that CUDA_VISIBLE_DEVICES allows.
+
+    If that variable names none of them, which a worker refuses, all count.
+    """
     gpus = find_gpus()
-    return len(choose_candidates(gpus, environment.visible_devices)) if gpus else 0
+    with suppress(DeviceError):
+        return len(choose_candidates(gpus, environment.visible_devices)) if gpus else 0
+    return len(gpus)
 
 
 def expect_device(asked: Asked, gpus: int) -> Kind:
