@@ -23,7 +23,7 @@ from threading import Thread
 from typing import Any, cast
 
 from seqembed.environment import EnvConfig
-from seqembed.errors import InterruptedRun, WorkerError
+from seqembed.errors import IS_BUG, InterruptedRun, WorkerError
 from seqembed.machine.control_groups import count_oom_kills
 from seqembed.machine.devices import lease_device
 from seqembed.machine.signals import RUN_AGAIN, STOPPED, StopFlag, die_with_parent
@@ -50,6 +50,7 @@ ONEDNN_SHAPES = 8
 ADVICE = {
     "cuda_oom": "; out of memory while loading the model, not in a batch: run fewer shards at once",
     "cuda_runtime": "; the GPU or its driver failed: see `nvidia-smi`",
+    "unexpected_error": f"; {IS_BUG}",
 }
 # Signals that a process causes itself. SIGKILL and SIGTERM come from other processes.
 CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE}
