@@ -47,6 +47,11 @@ def test_a_plan_says_what_is_wrong_with_a_configuration(config, place):
     refuse(place, config, REFUSED[config])
 
 
+def test_a_dataset_that_is_not_configured_is_named(place):
+    message = "    No dataset is named 'yours'; known: mine"
+    refuse(place, ONE, message, "results/yours/embeddings.h5")
+
+
 def test_a_given_configuration_is_named(place):
     given = place.folder / "mine.yaml"
     given.write_text(f"{ONE}{DATASET}")
