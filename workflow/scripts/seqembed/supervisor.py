@@ -26,7 +26,7 @@ from seqembed.environment import EnvConfig
 from seqembed.errors import IS_BUG, InterruptedRun, WorkerError
 from seqembed.machine.control_groups import count_oom_kills
 from seqembed.machine.devices import lease_device
-from seqembed.machine.signals import RUN_AGAIN, STOPPED, StopFlag, die_with_parent
+from seqembed.machine.signals import KEPT, RUN_AGAIN, STOPPED, StopFlag, die_with_parent
 from seqembed.storage.paths import list_stores
 
 POLL_SECONDS = 0.2
@@ -106,7 +106,8 @@ class WorkerEnd:
         # If a worker fails while it stops, its last checkpoint may be missing: that is an error.
         if kind == "interrupted" or (stopping and kind in (None, "complete")):
             raise InterruptedRun(STOPPED)
-        raise WorkerError(f"{self.describe()}; {RUN_AGAIN}")
+        message = self.describe()
+        raise WorkerError(f"{message}; {KEPT if 'run again' in message else RUN_AGAIN}")
 
     def describe(self) -> str:
         """Return a sentence for the user that says how the worker ended."""
