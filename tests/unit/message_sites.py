@@ -103,40 +103,60 @@ class Words:
         if isinstance(node, ast.Name):
             yield from self.named(node.id)
         if isinstance(node, ast.Attribute):
-            yield from self.called(self.owner(node), node.attr)
-        if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
-            for child in ast.iter_child_nodes(node):
+            yield from self.attribute(node)
+            return
+        for child in ast.iter_child_nodes(node):
+            if not (isinstance(node, ast.JoinedStr) and isinstance(child, ast.Constant)):
                 yield from self.of(child)
 
-    def owner(self, node: ast.Attribute) -> Module:
-        """The module that has an attribute: an imported one if its name is before the dot."""
+    def attribute(self, node: ast.Attribute) -> Iterator[str]:
+        """The words of a method of the same class, or of a function in an imported module."""
         name = node.value.id if isinstance(node.value, ast.Name) else ""
-        source = ".".join(self.module.imported.get(name, ()))
-        path = SCRIPTS / f"{source.replace('.', '/')}.py"
-        return read_module(path) if path.is_file() else self.module
+        path = path_of(".".join(self.module.imported.get(name, ())))
+        if name in ("self", "cls"):
+            yield from self.returned(self.module, node.attr)
+        elif path.is_file():
+            yield from self.returned(read_module(path), node.attr)
 
     def named(self, name: str) -> Iterator[str]:
         """The words of a name in the function, in the module, or in the one it is imported from."""
         local = local_values(self.function) if self.function else {}
+        if name in local:
+            for value in local[name]:
+                yield from Words(self.module, self.function, self.seen).of(value)
+            return
         module, original = self.module, name
-        if name not in local and name in module.imported:
+        if name in module.imported:
             source, original = module.imported[name]
-            path = SCRIPTS / f"{source.replace('.', '/')}.py"
-            if not path.exists():
+            if not path_of(source).is_file():
                 return
-            module = read_module(path)
-        values = local.get(name) or module.values.get(original, [])
-        for value in values:
-            yield from Words(module, self.function if name in local else None, self.seen).of(value)
-        if name not in local:
-            yield from self.called(module, original)
+            module = read_module(path_of(source))
+        for value in module.values.get(original, []):
+            yield from Words(module, None, self.seen).of(value)
+        yield from self.returned(module, original)
 
-    def called(self, module: Module, name: str) -> Iterator[str]:
-        """The words of the functions, methods or classes of this name in the module."""
+    def returned(self, module: Module, name: str) -> Iterator[str]:
+        """The words that functions of this name return; of an error's class, those it adds."""
         for function in module.functions.get(name, []):
-            defaults = function.args.defaults if isinstance(function, ast.FunctionDef) else []
-            for statement in (*defaults, *function.body):
-                yield from Words(module, function, self.seen).of(statement)
+            parts = [n.value for n in ast.walk(function) if isinstance(n, ast.Return) and n.value]
+            if isinstance(function, ast.ClassDef):
+                calls = [n for n in ast.walk(function) if isinstance(n, ast.Call)]
+                parts = [arg for call in calls if is_init(call) for arg in call.args]
+                function = next((f for f in function.body if is_init(f)), function)
+            else:
+                parts = [*function.args.defaults, *parts]
+            for part in parts:
+                yield from Words(module, function, self.seen).of(part)
+
+
+def is_init(node: ast.AST) -> bool:
+    """Whether this is the definition or a call of an `__init__`."""
+    called = node.func if isinstance(node, ast.Call) else node
+    return "__init__" in (getattr(called, "attr", ""), getattr(called, "name", ""))
+
+
+def path_of(module: str) -> Path:
+    return SCRIPTS / f"{module.replace('.', '/')}.py"
 
 
 @dataclass(frozen=True)
@@ -174,13 +194,13 @@ PYTHONS = {
 
 def message_of(node: ast.AST) -> ast.expr | None:
     """What a statement raises, or what it logs as a warning or an error."""
-    if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
-        name = node.exc.func.id if isinstance(node.exc.func, ast.Name) else ""
-        return None if name in PYTHONS else node.exc
-    called = node.func if isinstance(node, ast.Call) else None
-    if isinstance(called, ast.Attribute) and called.attr in ("warning", "error", "exception"):
-        assert isinstance(node, ast.Call)
-        return node if "logger" in ast.unparse(called.value) else None
+    if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call | ast.Attribute):
+        called = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+        return None if getattr(called, "id", "") in PYTHONS else node.exc
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        levels = ("warning", "error", "exception", "critical")
+        if node.func.attr in levels and "logger" in ast.unparse(node.func.value):
+            return ast.Tuple(node.args, ast.Load())
     return None
 
 

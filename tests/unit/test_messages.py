@@ -30,6 +30,7 @@ INTERNAL = {
         "must be ... , not",
         "per_residue must be true or false",
         "layer ... is not one of 0 to",
+        "is not one of the families",
     ],
     "in brackets in `set aside as` or `damaged`: what is wrong with a file of a checkpoint": [
         "its checksum does not match",
@@ -59,12 +60,18 @@ INTERNAL = {
 # Statements that pass on messages which are made elsewhere.
 PASSED_ON = {
     "rules/common.smk, explained": "puts a beginning before an error",
+    "scripts/index.py, index: ('%s', summary)": "`the model does not know`",
+    "scripts/seqembed/checkpoints/find_sources.py, _add_result: ShardError": "`is not reused`",
+    "scripts/seqembed/fasta/reader.py, _refuse_faults": "faults of records, in the snapshots",
+    "scripts/seqembed/gpu_worker.py, _report_error": "the supervisor's message follows",
+    "scripts/seqembed/models/prepared.py, require": "`changed since it was prepared`",
+    "scripts/seqembed/models/weights/layout.py, find_encoder": "a table, in the snapshots",
     "scripts/seqembed/errors.py, named": "puts a path before an error",
     "scripts/seqembed/verify/verify.py, verify: FileFormatError(f'{path}: {problem}')": "the same",
-    "scripts/verify.py, verify_files: logger.error": "logs an error",
+    "scripts/verify.py, verify_files: ('%s', error)": "logs an error",
     "scripts/seqembed/checkpoints/reused_rows.py, open_reused": "`rows were taken from it, but`",
     "scripts/seqembed/index/sources.py, read_sources": "`what split found is not taken`",
-    "scripts/seqembed/command_line.py, run: logger": "logs an error",
+    "scripts/seqembed/command_line.py, run: (": "logs an error",
 }
 
 
