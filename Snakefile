@@ -30,7 +30,4 @@ onsuccess:
 
 
 onerror:
-    print("Not finished. These errors are in logs/:")
-    for line in list_failures():
-        print(f"  {line}")
-    print("Finished work is kept: run the same command again to go on.")
+    print(*describe_failure(), sep="\n")

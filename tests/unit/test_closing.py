@@ -31,7 +31,7 @@ def logger(log):
 def test_only_the_first_line_of_an_error_is_shown(log, logger):
     logger.info("it begins")
     logger.error(CUDA)
-    assert read_error(log).partition(" ERROR ")[2] == "CUDA error: an illegal memory access"
+    assert read_error(log) == "CUDA error: an illegal memory access"
 
 
 def test_a_traceback_adds_its_last_line(log, logger):
@@ -39,12 +39,12 @@ def test_a_traceback_adds_its_last_line(log, logger):
         raise RuntimeError("why")
     except RuntimeError:
         logger.exception("this is a bug")
-    assert read_error(log).partition(" ERROR ")[2] == "this is a bug (RuntimeError: why)"
+    assert read_error(log) == "this is a bug (RuntimeError: why)"
 
 
 def test_a_warning_is_shown_only_at_the_end_of_a_log(log, logger):
     logger.warning("stopped by Ctrl-C")
-    assert read_error(log).endswith(" WARNING stopped by Ctrl-C")
+    assert read_error(log) == "stopped by Ctrl-C"
     logger.info("all is well")
     assert read_error(log) is None
 
@@ -59,5 +59,13 @@ def test_logs_of_earlier_runs_and_missing_logs_are_passed_over(log, logger):
     logger.error("first\nsecond")
     os.utime(log, (100, 100))
     missing = log.with_name("missing.log")
-    assert [line.partition(" ERROR ")[2] for line in list_errors([missing, log], 99)] == ["first"]
+    assert list_errors([missing, log], 99) == [f"{log}: first"]
     assert list_errors([missing, log], 101) == []
+
+
+def test_the_same_error_of_several_logs_is_one_line(log, logger, tmp_path):
+    logger.error("no GPU")
+    others = [tmp_path / name for name in "ab"]
+    for other in others:
+        other.write_bytes(log.read_bytes())
+    assert list_errors([log, *others], 0) == [f"{log} and 2 more: no GPU"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import re
@@ -48,6 +49,7 @@ def run(tmp_path, monkeypatch):
         (ConfigError("shards must be positive"), 1, "ERROR", "shards must be positive"),
         (FileNotFoundError(2, "No such file", "a.faa"), 1, "ERROR", ".*'a.faa'; .*run again"),
         (OSError(28, "No space left", "a.h5"), 1, "ERROR", ".*'a.h5'; make room on its disk.*"),
+        (MemoryError("of 9 GB"), 1, "ERROR", r"memory ran out \(of 9 GB\); free memory.*run again"),
         (InterruptedRun("stopped; run again"), 143, "WARNING", "stopped; run again"),
         (KeyboardInterrupt(), 143, "WARNING", "stopped by Ctrl-C"),
     ],
@@ -66,7 +68,41 @@ def test_a_log_that_cannot_be_opened_is_a_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["split.py"])
     assert command_line.run(lambda *_: None, argparse.Namespace(log=tmp_path)) == 1
     said = capsys.readouterr().err
-    assert said.startswith("split: [Errno ") and said.endswith("mend this and run again\n")
+    assert said.startswith("split: [Errno ") and said.endswith("mend this, and run again\n")
+
+
+SHOWN = {"SEQEMBED_LOGS_ARE_SHOWN": "1"}
+
+
+@pytest.mark.parametrize(
+    "error", [ConfigError("wrong"), InterruptedRun("stopped"), SystemExit(143)]
+)
+def test_a_log_that_snakemake_shows_is_not_printed_as_well(error, run, capsys, monkeypatch):
+    monkeypatch.setattr(os, "environ", os.environ | SHOWN)
+    with contextlib.suppress(SystemExit):
+        run(error)
+    logging.shutdown()
+    assert capsys.readouterr().err == ""
+
+
+def test_lines_of_a_success_are_printed_whose_log_nobody_shows(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(os, "environ", os.environ | SHOWN)
+    monkeypatch.setattr(sys, "argv", ["/scripts/split.py"])
+    arguments = argparse.Namespace(log=tmp_path / "log")
+    assert command_line.run(lambda _, logger: logger.warning("mind"), arguments) == 0
+    assert capsys.readouterr().err == "split: mind\n"
+    assert "mind" in arguments.log.read_text()
+
+
+@pytest.mark.parametrize("log", [None, Path("/")])
+def test_an_error_without_a_log_is_printed(log, monkeypatch, capsys):
+    monkeypatch.setattr(os, "environ", os.environ | SHOWN)
+
+    def step(*_: Any) -> None:
+        raise ConfigError("wrong")
+
+    assert command_line.run(step, argparse.Namespace(log=log)) == 1
+    assert re.search(": (wrong|.* and run again)\n$", capsys.readouterr().err)
 
 
 def test_a_bug_has_its_traceback_in_both(run, capsys):

@@ -134,16 +134,19 @@ def test_choose_device(monkeypatch, caplog):
 
 
 @pytest.mark.parametrize(
-    ("version", "reason"),
-    [(None, "this PyTorch has no CUDA"), ("13.0", "PyTorch finds no CUDA device")],
+    ("version", "reason", "advice"),
+    [
+        (None, "this PyTorch has no CUDA", "install a PyTorch"),
+        ("13.0", "PyTorch finds no CUDA device", "see whether `nvidia-smi` lists"),
+    ],
 )
-def test_without_cuda_auto_says_so_and_cuda_fails(version, reason, monkeypatch, caplog):
+def test_without_cuda_auto_says_so_and_cuda_fails(version, reason, advice, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", version)
     assert choose_device("auto", LOGGER) == torch.device("cpu")
     assert caplog.messages == [f"{reason}: the CPU is used"]
-    with pytest.raises(DeviceError, match=f"^device is cuda, but {reason}; .*device: cpu"):
+    with pytest.raises(DeviceError, match=f"^device is cuda, but {reason}; {advice}.*device: cpu"):
         choose_device("cuda", LOGGER)
 
 

@@ -215,6 +215,7 @@ def test_two_leases_are_two_gpus_and_a_third_waits_for_its_end(machine, holder, 
     assert 0.4 < time.monotonic() - began < 10
     waiting = [message for message in messages() if message.startswith("waiting")]
     assert len(waiting) == 2
+    assert waiting[0].startswith("waiting: other runs hold the ")
     for part in ("GPU 0 (GPU-aaaa1111", "GPU 1 (GPU-aaaa2222", "2 GPUs", "--resources gpu=2"):
         assert part in waiting[0]
 
@@ -400,9 +401,11 @@ def test_without_a_gpu_auto_takes_the_cpu_and_cuda_is_an_error(
     (message,) = messages()
     assert re.match(f"no GPU: {reason}.*using the CPU$", message)
     ways_out = "set `device: cpu`.*CUDA_VISIBLE_DEVICES"
-    refuse(bare.lease("cuda", visible=visible), DeviceError, f"{reason}.*{ways_out}")
+    message = f"`device: cuda` is asked for, but {reason}.*{ways_out}"
+    refuse(bare.lease("cuda", visible=visible), DeviceError, message)
 
 
 @pytest.mark.parametrize("asked", ["auto", "cuda"])
 def test_a_list_that_names_no_gpu_is_an_error(machine, asked):
-    refuse(machine.lease(asked, visible="0,5"), DeviceError, "'5' names no GPU")
+    message = "'5' names no GPU .*Correct the variable, or unset it to allow all GPUs"
+    refuse(machine.lease(asked, visible="0,5"), DeviceError, message)

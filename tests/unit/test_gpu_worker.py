@@ -254,21 +254,29 @@ def test_save_shard_puts_rows_in_input_order(project, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("error", "level", "status"),
+    ("error", "status", "logged"),
     [
-        (InterruptedRun("stop"), logging.INFO, "interrupted"),
-        (ConfigError("wrong"), logging.ERROR, "failed"),
+        (InterruptedRun("stop"), "interrupted", "interrupted"),
+        (ConfigError("wrong"), "failed", "the worker ends: ConfigError"),
+        (OSError(28, "full"), "failed", "the worker ends: OSError"),
+        (MemoryError(), "failed", "the worker ends: MemoryError"),
     ],
 )
-def test_report_error(error, level, status, caplog):
+def test_an_error_that_a_user_can_mend_has_no_traceback(error, status, logged, caplog):
     caplog.set_level(logging.INFO)
     results: queue.Queue[dict[str, Any]] = queue.Queue()
     gpu_worker._report_error(5, error, results, LOGGER)
     found = results.get_nowait()
     assert (found["rank"], found["status"]) == (5, status)
     (record,) = caplog.records
-    assert record.levelno == level and str(error) in record.getMessage()
-    assert bool(record.exc_info) == (status == "failed")
+    assert (record.levelname, record.getMessage()) == ("INFO", logged) and not record.exc_info
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), torch.AcceleratorError("CUDA error")])
+def test_another_error_has_its_traceback(error, caplog):
+    gpu_worker._report_error(5, error, queue.Queue(), LOGGER)
+    (record,) = caplog.records
+    assert record.levelname == "ERROR" and record.exc_info[1] is error
 
 
 # The worker as a whole. Processes come from a server that has PyTorch imported already.
@@ -526,7 +534,7 @@ FAILURES = {
     ),
     worker_runs.disk_full_at_the_third_block: (
         {"error": "generic_error", "retry_recommended": False},
-        "OSError: [Errno 28] No space left on device",
+        "[Errno 28] No space left on device",
     ),
 }
 
@@ -540,7 +548,9 @@ def test_a_failure_is_reported_by_type_and_keeps_finished_rows(fault, run, proje
     text = found.pop("error_message")
     assert text.startswith(message) and len(text) <= 2000
     assert found == {"rank": 0, "status": "failed"} | expected
-    assert "Traceback" in project.log.read_text()
+    # What a user can mend has no traceback; torch's errors without one of our types have.
+    bug = expected["error"] in ("cuda_runtime", "unexpected_error")
+    assert ("Traceback" in project.log.read_text()) is bug
     done = rows_on_disk(project)
     assert len(list_blocks(project.checkpoints())) == 2
     complete(run(), project, computed=len(SEQUENCES) - done)
@@ -613,7 +623,7 @@ def test_checkpoints_of_an_older_program_are_not_trusted(run, begun):
     folder = begun.checkpoints()
     shutil.rmtree(folder)
     (folder.parent / "batch_1.done").touch()
-    failed(run(), "holds checkpoints of an older program", "unexpected_error")
+    failed(run(), "holds checkpoints of an older program")
     assert {p.name for p in folder.parent.iterdir()} == {"batch_1.done", "lock"}
 
 

@@ -97,7 +97,8 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(fcntl, "flock", refuse)
     with lock_folder(tmp_path, stay, LOGGER) as locked:
         assert not locked
-    assert f"{tmp_path}: cannot be locked (No locks available)" in caplog.text
+    message = f"{tmp_path}: cannot be locked (No locks available): nothing keeps two runs from"
+    assert f"{message} writing there" in caplog.text
 
 
 @pytest.mark.timing

@@ -118,7 +118,7 @@ def test_a_signal_lets_the_worker_write_a_checkpoint(stop, entry):
     assert "Traceback" not in "".join(lines)
     assert gone(worker)
     log = (entry.folder / "worker.log").read_text()
-    assert "interrupted: stopped by a signal" in log
+    assert " INFO interrupted\n" in log
     # The last block holds what was finished when the signal came, not a full block's 20 rows.
     rows = sum(len(read_block(path).rows) for path in entry.blocks())
     assert f"{rows:,} of 2,000 sequences done" in log
@@ -154,6 +154,25 @@ def gpu_worker(rank, world_size, results, index_path, output_dir, config):
 """
 MEMORY = ("GLIBC_TUNABLES", "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "ARROW_DEFAULT_MEMORY_POOL")
 COMPLETE = {"rank": 0, "status": "complete", "num_sequences": 3}
+
+
+def test_a_users_mistake_is_said_once_and_without_a_traceback(prepared_model, tmp_path):
+    """The worker finds the damage; the log's last line has the message, as the screen has."""
+    index = tmp_path / "index/shard_0.parquet"
+    index.parent.mkdir()
+    index.write_bytes(b"PAR1")
+    output, log = tmp_path / "results/shards/shard_0.h5", tmp_path / "log"
+    command = embed_command(index, prepared_model, output, log)
+    ended = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    (said,) = [line for line in ended.stderr.splitlines() if str(index) in line]
+    message = said.partition(": ")[2]
+    assert message.startswith(f"{index}: ") and message.endswith("; what is finished is kept")
+    assert f"remove {index.parent} and run again; " in message
+    text = log.read_text()
+    assert text.endswith(f" ERROR {message}\n") and text.count(message.partition("; ")[0]) == 1
+    assert "the worker ends: IndexFormatError" in text and "Traceback" not in text
+
+
 FAILED = {"rank": 0, "status": "failed", "error": "generic_error", "error_message": "M: bad"}
 NAN = {"rank": 0, "status": "numerical_instability", "failed_batch": [1, 2], "error": "nan"}
 INTERRUPTED = {"rank": 0, "status": "interrupted", "error_message": "x"}

@@ -47,6 +47,11 @@ def test_a_plan_says_what_is_wrong_with_a_configuration(config, place):
     refuse(place, config, REFUSED[config])
 
 
+def test_a_dataset_that_is_not_configured_is_named(place):
+    message = "    No dataset is named 'yours'; known: mine"
+    refuse(place, ONE, message, "results/yours/embeddings.h5")
+
+
 def test_a_given_configuration_is_named(place):
     given = place.folder / "mine.yaml"
     given.write_text(f"{ONE}{DATASET}")
@@ -100,9 +105,25 @@ def test_sequences_that_are_too_long_are_counted_and_the_key_is_named(outcome):
 
 def test_the_run_ends_with_what_went_wrong(outcome):
     end = outcome.text.partition("Not finished. These errors are in logs/:\n")[2].splitlines()
-    assert " ERROR 2 of 9 sequences are longer" in end[0]
-    assert " ERROR b.faa, line 3" in end[1]
+    assert end[0].startswith("  logs/long/split.log: 2 of 9 sequences are longer")
+    assert end[1].startswith("  logs/twice/index.log: b.faa, line 3")
     assert end[2].startswith("Finished work is kept")
+
+
+def test_no_line_comes_twice_if_snakemake_shows_the_logs(place):
+    (place.folder / "a.faa").write_text(">a\nMKV1\n")
+    (place.folder / "config/config.yaml").write_text(
+        ONE.replace(MODEL, str(place.checkout / MODEL))
+    )
+    outcome = place.run("--show-failed-logs", ok=False)
+    error = "a.faa, line 2, record 'a': 'MKV1' cannot be residues"
+    (line,) = [line for line in outcome.text.splitlines() if error in line]
+    assert " ERROR " in line and f"{line}\n{'=' * 80}\n" in outcome.text
+    assert outcome.said_by("prepare_model") and not outcome.said_by("index")
+    assert "Not finished. The errors end the logs that are shown above." in outcome.text
+    (log,) = place.folder.glob("logs/mine/index.log")
+    shown = outcome.text.splitlines()
+    assert all(shown.count(line) == 1 for line in log.read_text().splitlines())
 
 
 def test_no_shard_was_embedded(outcome):

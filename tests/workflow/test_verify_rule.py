@@ -60,7 +60,7 @@ def test_a_wrong_result_fails_the_run_and_stays(finished):
     outcome = finished.run("verify", ok=False)
     wrong = f"{RESULT.format('second')}: embeddings, row 3 (of 'p3'): has a value that is not"
     assert f"\nverify: {wrong}" in outcome.text
-    assert f"ERROR 1 of 2 files are wrong: {RESULT.format('second')}\n" in outcome.text
+    assert f".log: 1 of 2 files are wrong: {RESULT.format('second')}\n" in outcome.text
     assert all((finished.folder / RESULT.format(name)).exists() for name in NAMES)
 
 

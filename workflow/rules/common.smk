@@ -23,6 +23,7 @@ from snakemake.settings.types import DeploymentMethod
 SCRIPTS = Path(workflow.current_basedir) / ".." / "scripts"
 sys.path.append(str(SCRIPTS))
 
+from seqembed.environment import LOGS_ARE_SHOWN
 from seqembed.errors import FastaError, SeqembedError
 from seqembed.fasta.files import find_fasta_files
 from seqembed.models import known as known_models
@@ -83,6 +84,9 @@ if OWN_CONFIG:
 
 
 STARTED = time.time()
+if workflow.output_settings.show_failed_logs:
+    # Jobs on a cluster inherit the variable: Snakemake passes this option on to none of them.
+    os.environ[LOGS_ARE_SHOWN] = "1"
 # Whether to do the checks that each job need not repeat, and that cannot be done in a module, where
 # the command line is also that of the importing workflow.
 IS_MAIN = workflow.is_main_process and workflow.modifier.is_main_snakefile()
@@ -140,6 +144,18 @@ def list_results():
     return [f"results/{name}/embeddings.h5" for name in DATASETS]
 
 
+def describe_failure():
+    """Return the lines that end a run with errors."""
+    if not workflow.is_main_process:
+        # The job of a cluster: the program has said its error, and the run's own process ends it.
+        return []
+    if workflow.output_settings.show_failed_logs:
+        lines = ["Not finished. The errors end the logs that are shown above."]
+    else:
+        lines = ["Not finished. These errors are in logs/:", *list_failures()]
+    return [*lines, "Finished work is kept: run the same command again to go on."]
+
+
 def list_failures():
     """Return the errors in the logs of failed jobs, or in all logs if no failed job is known."""
     failed = getattr(workflow.scheduler, "failed", ())
@@ -147,7 +163,7 @@ def list_failures():
     logs = {Path(log) for job in jobs for log in job.log} or Path("logs").glob(
         "*/*.log"
     )
-    return list_errors(sorted(logs), STARTED)
+    return [f"  {line}" for line in list_errors(sorted(logs), STARTED)]
 
 
 def report_changes(folder):

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
-from seqembed.errors import EXIT_FAILED, EXIT_INTERRUPTED, InterruptedRun, SeqembedError
+from seqembed.environment import logs_are_shown
+from seqembed.errors import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    IS_BUG,
+    InterruptedRun,
+    SeqembedError,
+    explain,
+)
 from seqembed.machine.screen import Report, ScreenProgress
 from seqembed.worker_logging import open_log_file
 
@@ -19,15 +28,6 @@ Step = Callable[[argparse.Namespace, logging.Logger], None]
 
 # How the names of the programs' loggers begin.
 LOGGERS = "seqembed."
-# What to do about an operating system's error, by its number; `and run again` follows.
-ADVICE = {
-    errno.ENOSPC: "make room on its disk",
-    errno.EDQUOT: "make room within your quota",
-    errno.EIO: "check its disk, which reports errors,",
-    errno.EROFS: "make its disk writable",
-    errno.EMFILE: "have the limit raised (`ulimit -Hn` shows it), or set fewer `shards`,",
-    errno.EACCES: "check the permissions",
-}
 
 
 def parser(description: str | None, *, needs_log: bool = False) -> argparse.ArgumentParser:
@@ -40,34 +40,44 @@ def parser(description: str | None, *, needs_log: bool = False) -> argparse.Argu
 def run(step: Step, arguments: argparse.Namespace, label: str = "") -> int:
     """Run an entry program's one step; return the exit code.
 
-    The code is 0, or 1 after an error, or 143 after SIGTERM or Ctrl-C. A SeqembedError or OSError
-    becomes one line on stderr and in the log; any other error is a bug, and its traceback goes to
-    both. label: what follows the program's name in each line on stderr.
+    The code is 0, or 1 after an error, or 143 after SIGTERM or Ctrl-C. An error that the user can
+    mend becomes one line on stderr and in the log; any other error is a bug, and its traceback goes
+    to both. If Snakemake shows the log of a failed program, stderr gets the lines only after
+    success. label: what follows the program's name in each line on stderr.
     """
     signal.signal(signal.SIGTERM, _exit_on_sigterm)
-    name = f"{Path(sys.argv[0]).stem}{label}"
+    logger, screen = _open_screen(f"{Path(sys.argv[0]).stem}{label}")
+    held = MemoryHandler(sys.maxsize, flushLevel=sys.maxsize)
+    try:
+        if arguments.log:
+            logger.addHandler(open_log_file(arguments.log))
+            if logs_are_shown(os.environ):
+                logger.removeHandler(screen)
+                logger.addHandler(held)
+        step(arguments, logger)
+        held.setTarget(screen)
+        held.flush()
+        return 0
+    except (InterruptedRun, KeyboardInterrupt) as error:
+        logger.warning("%s", str(error) or "stopped by Ctrl-C")
+        return EXIT_INTERRUPTED
+    except Exception as error:  # noqa: BLE001 (the boundary of the program)
+        if line := explain(error):
+            ending = "" if isinstance(error, SeqembedError) else ", and run again"
+            logger.error("%s%s", line, ending)
+        else:
+            logger.exception("%s", IS_BUG)
+    return EXIT_FAILED
+
+
+def _open_screen(name: str) -> tuple[logging.Logger, logging.Handler]:
     logger = logging.getLogger(f"{LOGGERS}{name}")
     logger.setLevel(logging.INFO)
     logger.propagate = False
     screen = logging.StreamHandler()
     screen.setFormatter(logging.Formatter(f"{name}: %(message)s"))
     logger.handlers = [screen]
-    try:
-        if arguments.log:
-            logger.addHandler(open_log_file(arguments.log))
-        step(arguments, logger)
-        return 0
-    except (InterruptedRun, KeyboardInterrupt) as error:
-        logger.warning("%s", str(error) or "stopped by Ctrl-C")
-        return EXIT_INTERRUPTED
-    except SeqembedError as error:
-        logger.error("%s", error)
-    except OSError as error:
-        advice = ADVICE.get(error.errno or 0, "mend this")
-        logger.error("%s; %s and run again", error, advice)
-    except Exception:  # noqa: BLE001 (the boundary of the program)
-        logger.exception("this is a bug in seqembed; please report it with all lines below")
-    return EXIT_FAILED
+    return logger, screen
 
 
 def report_progress(logger: logging.Logger) -> Report:

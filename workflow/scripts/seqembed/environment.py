@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from seqembed.errors import ConfigError
 
 DISABLE_FP16 = "SEQEMBED_DISABLE_FP16"
+# Set by the workflow if Snakemake shows the logs of failed jobs on the screen.
+LOGS_ARE_SHOWN = "SEQEMBED_LOGS_ARE_SHOWN"
 TRUE_WORDS = {"1", "true", "yes", "on"}
 FALSE_WORDS = {"", "0", "false", "no", "off"}
 # Slurm gives numbers from here on to the steps that srun did not start (slurm.h).
@@ -46,3 +48,8 @@ class EnvConfig:
             in_scheduler_job=bool(environ.keys() & {"SLURM_JOB_ID", "LSB_JOBID", "PBS_JOBID"}),
             in_slurm_step=step.isascii() and step.isdigit() and int(step) < FIRST_SPECIAL_STEP,
         )
+
+
+def logs_are_shown(environ: Mapping[str, str]) -> bool:
+    """Whether Snakemake will show this program's log on the screen if the program fails."""
+    return environ.get(LOGS_ARE_SHOWN) == "1"

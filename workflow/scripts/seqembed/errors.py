@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,9 +11,31 @@ from pathlib import Path
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 143
 
+# What to do about an operating system's error, by its number.
+ADVICE = {
+    errno.ENOSPC: "make room on its disk",
+    errno.EDQUOT: "make room within your quota",
+    errno.EIO: "check its disk, which reports errors",
+    errno.EROFS: "make its disk writable",
+    errno.EMFILE: "have the limit raised (`ulimit -Hn` shows it), or set fewer `shards`",
+    errno.EACCES: "check the permissions",
+}
+IS_BUG = "this is a bug in seqembed; please report it with all lines of the log"
+
 
 class SeqembedError(Exception):
     """Base of all errors that a user can mend; other exceptions are bugs."""
+
+
+def explain(error: BaseException) -> str | None:
+    """Return what users read of an error that they can mend; None if its traceback is needed."""
+    if isinstance(error, SeqembedError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error}; {ADVICE.get(error.errno or 0, 'mend this')}"
+    if isinstance(error, MemoryError):
+        return f"memory ran out ({shorten(str(error))}); free memory, or give the program more"
+    return None
 
 
 class FastaError(SeqembedError):
@@ -66,6 +89,10 @@ class FileFormatError(SeqembedError):
 
 class IndexFormatError(FileFormatError):
     """A dataset's index or a shard's index is damaged."""
+
+
+class OldFormatError(SeqembedError, RuntimeError):
+    """A folder holds checkpoints of a program that is older than this format."""
 
 
 class CheckpointError(FileFormatError):

@@ -33,6 +33,8 @@ from seqembed.errors import (
     CheckpointError,
     ConfigError,
     InterruptedRun,
+    OldFormatError,
+    explain,
 )
 from seqembed.index.reader import check_split, read_assigned
 from seqembed.kernels.names import PLAIN
@@ -191,7 +193,7 @@ def _resume_from_existing_checkpoints(
     clear that folder first. Raises RuntimeError if `checkpoint_dir` is of an older program.
     """
     if any(checkpoint_dir.glob("*.done")) and not any(checkpoint_dir.glob("shard_*")):
-        raise RuntimeError(
+        raise OldFormatError(
             f"{checkpoint_dir}: holds checkpoints of an older program (*.done files), which this "
             "program cannot read; move the folder away or remove it, then run again"
         )
@@ -272,10 +274,15 @@ def _report_error(
     results_queue: Queue,  # type: ignore[type-arg]
     logger: logging.Logger,
 ) -> None:
-    """Put a status that describes `error` on the queue, and log the error."""
+    """Put a status that describes `error` on the queue; log the traceback if `error` is a bug.
+
+    The supervisor logs the message, so that the log has it once and in its last line.
+    """
     status = {"rank": rank} | describe_error(error)
     if status["status"] == "interrupted":
-        logger.info("interrupted: %s", error)
+        logger.info("interrupted")
+    elif explain(error) or status["error"] == "cuda_oom":
+        logger.info("the worker ends: %s", type(error).__name__)
     else:
-        logger.error("failed: %s", error, exc_info=error)
+        logger.error("the worker failed", exc_info=error)
     results_queue.put(status)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -77,21 +78,31 @@ def refuse_to_replace(patterns: Iterable[str], files: Iterable[str | Path], inde
 
 
 def list_errors(logs: Iterable[Path], since: float) -> list[str]:
-    """Return the last error or warning of each log written after `since` (seconds, Unix time)."""
-    written = [path for path in logs if path.exists() and path.stat().st_mtime >= since]
-    return [line for path in written if (line := read_error(path))]
+    """Return a line for each error that ended a log written after `since` (seconds, Unix time).
+
+    The line names the log. If several logs ended with the same error, it names the first of them.
+    """
+    found: dict[str, list[Path]] = defaultdict(list)
+    for path in logs:
+        if path.exists() and path.stat().st_mtime >= since and (error := read_error(path)):
+            found[error].append(path)
+    return [
+        f"{first}{f' and {len(more):,} more' if more else ''}: {error}"
+        for error, (first, *more) in found.items()
+    ]
 
 
 def read_error(log: Path) -> str | None:
-    """Return the first line of a log's last record, with the last line of its traceback, if any.
+    """Return the first line of a log's last record, without its time and level.
 
-    Return None if the last record is neither an error nor a warning.
+    The last line of the record's traceback, if any, follows in brackets. Return None if the last
+    record is neither an error nor a warning.
     """
     text = log.read_text(errors="replace")
     records = list(_RECORD.finditer(text))
     if not records or records[-1]["level"] not in ("ERROR", "WARNING"):
         return None
-    record = [line for line in text[records[-1].start() :].splitlines() if line.strip()]
+    record = [line for line in text[records[-1].end() :].splitlines() if line.strip()]
     return f"{record[0]} ({record[-1].strip()})" if _TRACEBACK in record else record[0]
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from seqembed.errors import InterruptedRun
 
-RUN_AGAIN = "what is finished is kept, run again to go on"
+KEPT = "what is finished is kept"
+RUN_AGAIN = f"{KEPT}, run again to go on"
 STOPPED = f"stopped by a signal; {RUN_AGAIN}"
 # linux/prctl.h
 PR_SET_PDEATHSIG = 1

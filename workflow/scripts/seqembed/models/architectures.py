@@ -34,7 +34,8 @@ class Architecture:
         for field in fields(self):
             value, kind = getattr(self, field.name), str(field.type)
             if type(value).__name__ != kind or not (kind in ("bool", "str") or value > 0):
-                raise ModelError(f"{field.name} must be {_FIELDS[kind]}, not {value!r}")
+                found = f"{field.name} must be {_FIELDS[kind]}, not {value!r}"
+                raise ModelError(f"{found}; take the authors' settings")
         self._check_heads()
 
     def _check_heads(self) -> None:

@@ -21,9 +21,11 @@ def choose_device(asked: Literal["auto", "cuda", "cpu"], logger: logging.Logger)
         return torch.device("cpu")
     if torch.cuda.is_available():
         return torch.device("cuda", 0)
-    reason = "PyTorch finds no CUDA device" if torch.version.cuda else "this PyTorch has no CUDA"
+    reason, advice = "this PyTorch has no CUDA", "install a PyTorch that fits your driver"
+    if torch.version.cuda:
+        reason, advice = "PyTorch finds no CUDA device", "see whether `nvidia-smi` lists a GPU"
     if asked == "cuda":
-        raise DeviceError(f"device is cuda, but {reason}; mend this, or set `device: cpu`")
+        raise DeviceError(f"device is cuda, but {reason}; {advice}, or set `device: cpu`")
     logger.warning("%s: the CPU is used", reason)
     return torch.device("cpu")
 

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from seqembed.errors import InterruptedRun, WorkerError
-from seqembed.machine.signals import RUN_AGAIN, STOPPED
+from seqembed.errors import IS_BUG, InterruptedRun, WorkerError
+from seqembed.machine.signals import KEPT, RUN_AGAIN, STOPPED
 
 # What the user reads after a worker's error, by the `error` of its status.
 ADVICE = {
     "cuda_oom": "; out of memory while loading the model, not in a batch: run fewer shards at once",
     "cuda_runtime": "; the GPU or its driver failed: see `nvidia-smi`",
+    "unexpected_error": f"; {IS_BUG}",
 }
 # Signals that a process causes itself. SIGKILL and SIGTERM come from other processes.
 CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE}
@@ -69,7 +70,8 @@ class WorkerEnd:
         # If a worker fails while it stops, its last checkpoint may be missing: that is an error.
         if kind == "interrupted" or (stopping and kind in (None, "complete")):
             raise InterruptedRun(STOPPED)
-        raise WorkerError(f"{self.describe()}; {RUN_AGAIN}")
+        message = self.describe()
+        raise WorkerError(f"{message}; {KEPT if 'run again' in message else RUN_AGAIN}")
 
     def describe(self) -> str:
         """Return a sentence for the user that says how the worker ended."""
