@@ -28,6 +28,7 @@ from seqembed.fasta.files import find_fasta_files
 from seqembed.models import known as known_models
 from seqembed.models import names as model_names
 from seqembed.models.source import list_model_files
+from seqembed.results.seal import read_seal
 from seqembed.run_messages import (
     list_changes,
     list_errors,
@@ -74,6 +75,8 @@ if OWN_CONFIG:
 
 
 STARTED = time.time()
+# In a module with a prefix, it begins with the prefix.
+RESULTS = str(workflow.modifier.modify_path("results/"))
 # Whether to do the checks that each job need not repeat, and that cannot be done in a module, where
 # the command line is also that of the importing workflow.
 IS_MAIN = workflow.is_main_process and workflow.modifier.is_main_snakefile()
@@ -315,3 +318,35 @@ def get_execution(wildcards, output, resources):
             "stores": get_other_stores(wildcards, output, resources),
         }
     )
+
+
+def get_result_seal(wildcards):
+    """Return the seal of the dataset's result, so that an export of another result is made again.
+
+    The time of a result says little: a merge may link an older file, and users move files. If there
+    is no result yet, this function is called again when it is made.
+    """
+    try:
+        return read_seal(Path(RESULTS, wildcards.dataset, "embeddings.h5"))
+    except (SeqembedError, OSError):
+        return None
+
+
+def get_export_dtype(wildcards):
+    return get_dataset(wildcards).exports.dtype
+
+
+def get_annotations(wildcards):
+    """Return the dataset's table of annotations as a list of no or one input."""
+    text = get_dataset(wildcards).exports.annotations
+    if text is None:
+        return []
+    path = Path(expand(text))
+    if not path.is_file():
+        problem = "`exports: {annotations: ...}` names this file, which is not there"
+        raise WorkflowError(f"{path}: {problem}; correct the path")
+    return as_inputs([path])
+
+
+def get_annotation_options(wildcards, input):
+    return ["--annotations", *input.annotations] if input.annotations else []

@@ -76,6 +76,10 @@ class ShardError(FileFormatError):
     """An HDF5 file of embeddings is damaged: a shard, or embeddings.h5."""
 
 
+class ExportError(FileFormatError):
+    """An export does not hold what was written to it, or a result has not what it needs."""
+
+
 class ConfigError(SeqembedError):
     """A setting is not valid, or cannot be used with the other settings."""
 
