@@ -4,7 +4,7 @@ STAMP := .venv/installed
 BIN := $(CURDIR)/.venv/bin
 EXAMPLE := resources/example
 
-.PHONY: install run test test-oldest test-slurm fuzz faults bench gpu wheels lint clean
+.PHONY: install run test test-oldest test-readers test-slurm fuzz faults bench gpu wheels lint clean
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -31,6 +31,17 @@ $(OLDEST): pyproject.toml constraints-oldest.txt
 test-oldest: $(OLDEST)
 	PATH="$(CURDIR)/.venv-oldest/bin:$$PATH" OMP_NUM_THREADS=1 \
 	    pytest -n 3 --dist loadfile --no-loadscope-reorder tests/unit tests/workflow/test_example.py
+
+# Exports read back by other programs. Of ProtSpace only the module that reads is used, and the many
+# packages that the rest of it needs are left out.
+READERS := .venv/installed-readers
+$(READERS): $(STAMP)
+	.venv/bin/pip install --quiet '.[readers]' -c constraints.txt
+	.venv/bin/pip install --quiet --no-deps protspace==4.8.2
+	touch $@
+
+test-readers: $(READERS)
+	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 pytest tests/readers
 
 # Runs on a Slurm of one node, which is installed and started here: needs root and Debian. Twenty
 # minutes, most of which are spent waiting.

@@ -22,7 +22,6 @@ Rows = NDArray[np.floating]
 # n ids, and their rows, (n, D); of token rows, one id and its part of them, (m, D).
 Slab = tuple[list[str], Rows]
 
-SLAB_BYTES = 16 << 20
 SLABS_AHEAD = 1
 LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 
@@ -50,7 +49,10 @@ class Result:
 
     file: the result, checked. dtype: of the exported rows, float32 or float16. seal: the line in
     the result that tells it from results of other content. checksum: of all that was read so far.
+    slab_bytes: the most bytes of exported rows that are read at once; a single row may be larger.
     """
+
+    slab_bytes = 16 << 20
 
     def __init__(self, file: EmbeddingsFile, dtype: str) -> None:
         self.file, self.dtype = file, np.dtype(dtype)
@@ -61,9 +63,14 @@ class Result:
         """Return the attributes of the result, and its seal as `result_seal`."""
         return self.file.attributes | {"result_seal": self.seal}
 
-    def bounds(self, size: int = SLAB_BYTES) -> Iterator[tuple[int, int]]:
-        """Yield the (start, stop) of slabs of at most `size` bytes of exported rows each."""
-        step = max(1, size // (self.dtype.itemsize * max(1, self.file.width)))
+    def count_at_once(self, size: int) -> int:
+        """Return how many exported rows have at most `size` bytes, but at least 1."""
+        row_bytes: int = self.dtype.itemsize * max(1, self.file.width)
+        return max(1, size // row_bytes)
+
+    def bounds(self, size: int | None = None) -> Iterator[tuple[int, int]]:
+        """Yield the (start, stop) of slabs of at most `size` bytes, or slab_bytes, of rows each."""
+        step = self.count_at_once(size or self.slab_bytes)
         for start in range(0, self.file.count, step):
             yield start, min(start + step, self.file.count)
 
@@ -78,8 +85,8 @@ class Result:
             advice = "set `embedding: {per_residue: true}` and run again"
             raise ExportError(f"{self.file.path}: has no rows of residues; {advice}")
 
-    def slabs(self, size: int = SLAB_BYTES) -> Iterator[Slab]:
-        """Yield all ids with their rows, in slabs of at most `size` bytes of rows each.
+    def slabs(self, size: int | None = None) -> Iterator[Slab]:
+        """Yield all ids with their rows, in slabs of at most `size` bytes, or slab_bytes, of rows.
 
         Raises ConfigError for a value that does not fit into float16, ShardError if the file was
         cut or replaced.
@@ -101,7 +108,7 @@ class Result:
                 self.checksum.add(([name], np.empty((0, self.file.width), self.dtype)))
                 yield name, end - begin, self._parts(read, begin, end)
 
-    def _read(self, size: int) -> Iterator[Slab]:
+    def _read(self, size: int | None) -> Iterator[Slab]:
         pool = RowPool([self.file.rows], self.file.width, self._stored)
         for start, stop in self.bounds(size):
             ids = self.file.ids(start, stop)
@@ -115,7 +122,7 @@ class Result:
         Rows are read a slab at a time: most sequences are shorter than one.
         """
         pool = RowPool([cast(Rows, self.file.residues)], self.file.width, self._stored)
-        step = max(1, SLAB_BYTES // (self.dtype.itemsize * self.file.width))
+        step = self.count_at_once(self.slab_bytes)
         first, slab = 0, np.empty((0, self.file.width), self.dtype)
 
         def read(begin: int, end: int) -> Rows:
@@ -175,8 +182,13 @@ def compare(path: Path, result: Result, found: Iterable[Slab]) -> None:
     path: the export's final name.
     """
     checksum = Checksum()
-    for slab in found:
-        checksum.add(slab)
+    try:
+        for slab in found:
+            checksum.add(slab)
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        problem = f"what was written cannot be read back ({reason}); check the disk and run again"
+        raise ExportError(f"{path}: {problem}") from error
     if checksum.digest() != result.checksum.digest():
         problem = "gave back other ids or values than were written; check the disk and run again"
         raise ExportError(f"{path}: {problem}")

@@ -9,6 +9,7 @@ attributes of the result, and `model_name`, which ProtSpace reads.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from h5py import h5a, h5d, h5p, h5s, h5t
 from numpy.typing import NDArray
 
 from seqembed.errors import ExportError
-from seqembed.export.result import SLAB_BYTES, Result, Rows, Slab
+from seqembed.export.result import Result, Rows, Slab
 from seqembed.results.writer import disk_errors, new_file
 
 ORIGINAL_ID = b"original_id"
@@ -84,7 +85,7 @@ def read_per_residue(result: Result, path: Path) -> Iterator[Slab]:
         for name in result.ids():
             dataset = h5py.Dataset(_open(file.id, name))
             yield [_original_id(dataset.id)], np.empty((0, result.file.width), result.dtype)
-            step = max(1, SLAB_BYTES // (result.dtype.itemsize * dataset.shape[1]))
+            step = result.count_at_once(result.slab_bytes)
             for start in range(0, len(dataset), step):
                 yield [], dataset[start : start + step]
 
@@ -106,7 +107,7 @@ class _Datasets:
         self._scalar, self._itemsize = h5s.create(h5s.SCALAR), result.dtype.itemsize
 
     def make(self, sequence_id: str, shape: tuple[int, ...]) -> h5d.DatasetID:
-        small = self._itemsize * int(np.prod(shape)) <= COMPACT_BYTES and 0 not in shape
+        small = 0 < self._itemsize * prod(shape) <= COMPACT_BYTES
         name, space = dataset_name(sequence_id).encode(), h5s.create_simple(shape)
         properties = self._small if small else self._large
         made = h5d.create(self._root, name, self._type, space, properties, self._link)
