@@ -117,17 +117,19 @@ def child(folder: Path, *words: str) -> processes.Ended:
 
 
 def time_once(name: str, folder: Path) -> dict[str, Any]:
-    """Seconds of a run, the peak in MB of its memory, and the GB of what it wrote."""
+    """Seconds of a run and of its threads, the peak in MB of its memory, the GB that it wrote."""
     shutil.rmtree(folder / "export", ignore_errors=True)
     (folder / "export").mkdir()
     read_through(folder / "embeddings.h5")
     os.sync()
     time.sleep(SETTLE)
     ended = child(folder, "--run", name)
+    seconds, busy = map(float, ended.stdout.split())
     size = sum(path.stat().st_size for path in (folder / "export").iterdir())
     return {
         "name": name,
-        "seconds": float(ended.stdout),
+        "seconds": seconds,
+        "cpu_seconds": busy,
         "peak_mb": ended.peak_mb,
         "gigabytes": size / 1e9,
     }
@@ -152,7 +154,9 @@ def render(runs: Sequence[dict[str, Any]], names: Sequence[str], count: int) -> 
     seconds = {name: median(run["seconds"] for run in found) for name, found in grouped.items()}
     for name, found in grouped.items():
         peak = max(run["peak_mb"] for run in found)
+        busy = median(run["cpu_seconds"] for run in found)
         times = f"{seconds[name]:7.2f} s, {seconds[name] / seconds[COPY]:5.2f} x the copy"
+        times += f", {busy:.2f} s of CPU"
         lines.append(f"{name:19} {times}; {found[0]['gigabytes']:.2f} GB; peak {peak:,.0f} MB")
     return "\n".join(lines)
 
@@ -173,9 +177,9 @@ def main() -> None:
     elif name := arguments["run"]:
         folder = Path(arguments["in"])
         work = start_copy(folder) if name == COPY else start_export(folder, name)
-        begin = time.perf_counter()
+        begin = time.perf_counter(), time.process_time()
         work()
-        print(time.perf_counter() - begin)
+        print(time.perf_counter() - begin[0], time.process_time() - begin[1])
     else:
         names = (COPY, *arguments["only"])
         with tempfile.TemporaryDirectory(dir=arguments["folder"]) as name:

@@ -20,8 +20,8 @@ from seqembed.machine.prefetch import prefetch
 
 # The bytes of vectors in a row group: readers take row groups in parallel, and hold each whole.
 GROUP_BYTES = 64 << 20
-# float32 is compressed better, and no slower, if the first bytes of all numbers come first, then all
-# second ones, and so on. duckdb does not read float16 in this order.
+# float32 is compressed better, and no slower, if the first bytes of all numbers come first, and so
+# on. duckdb does not read float16 in this order.
 SPLIT_BYTES = {"float32": ["vector.list.element"]}
 OPTIONS = {
     "compression": "zstd",
