@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 
+import h5py
 import pytest
 from driver import Place, make_proteins, read_rows, write_fasta
+
+from seqembed.results.seal import seal
 
 OUTER = """
 configfile: "config/config.yaml"
@@ -83,6 +88,19 @@ def test_the_stores_of_other_datasets_are_those_under_the_same_prefix(outer, out
         store, place = f"{prefix}results/other/store", f"{prefix}results/mine"
         assert re.search(rf"--stores {store} .*\n.*\n +--output-dir {place}/index ", text)
         assert re.search(rf'--output {place}/shards/.*\n.*\n.*"stores": \["{store}"\]', text)
+
+
+def test_an_export_under_a_prefix_follows_the_result_that_is_there(outer, outcome, tmp_path):
+    place, export = outer.copy_to(tmp_path / "outer"), "sub/results/mine/export/embeddings.parquet"
+    place.run(export)
+    assert place.plan(export).nothing_to_do
+    result = place.folder / "sub/results/mine/embeddings.h5"
+    with h5py.File(shutil.copy(result, tmp_path / "other.h5"), "r+", locking=False) as file:
+        file["embeddings"][:] += 1
+    seal(tmp_path / "other.h5")
+    os.utime(tmp_path / "other.h5", (0, 0))
+    shutil.move(tmp_path / "other.h5", result)
+    assert place.plan(export).jobs == {"placed_export": 1, "total": 1}
 
 
 def test_only_the_importers_closing_message_is_shown(outcome):
