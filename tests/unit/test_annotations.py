@@ -15,6 +15,7 @@ from exported import LOGGER, ODD, Exported, write_result
 from seqembed.errors import ConfigError, ExportError, IndexFormatError
 from seqembed.export.annotations import read_annotations
 from seqembed.export.h5ad import OWN_COLUMNS
+from seqembed.results.seal import seal
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +177,12 @@ def test_an_index_of_other_sequences_is_refused(tmp_path):
     (other.folder / "index.parquet").replace(tmp_path / "index.parquet")
     with pytest.raises(ExportError, match="is of other sequences than .*index.parquet; run"):
         made.export("embeddings.h5ad")
+    own = write_result(tmp_path)
+    with h5py.File(own.result, "r+") as file:
+        file["sequence_ids"][1] = "another"
+    seal(own.result)
+    with pytest.raises(ExportError, match="is of other sequences than"):
+        own.export("embeddings.h5ad")
     (tmp_path / "index.parquet").write_bytes(b"no Parquet")
     with pytest.raises(IndexFormatError, match="index.parquet"):
         made.export("embeddings.h5ad")

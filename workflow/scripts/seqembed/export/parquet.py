@@ -7,7 +7,7 @@ Columns: `id`, text; `length`, int64; `digest`, 16 bytes; `vector`, D float32 or
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ OPTIONS = {
     "write_statistics": ["id", "length"],
     "write_page_checksum": True,
 }
-GROUPS_AHEAD = 2
+READERS = 2
 
 
 def write_parquet(result: Result, temporary: Path, path: Path) -> None:
@@ -53,9 +53,11 @@ def write_parquet(result: Result, temporary: Path, path: Path) -> None:
 
 def read_parquet(result: Result, path: Path) -> Iterator[Slab]:
     """Yield the ids and vectors of a Parquet file that `write_parquet` wrote."""
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        numbers = range(file.num_row_groups)
-        yield from prefetch((_read_group(file, number) for number in numbers), GROUPS_AHEAD)
+    count = pq.read_metadata(path).num_row_groups
+    # Each thread reads every second row group.
+    threads = [prefetch(_read_groups(path, range(k, count, READERS))) for k in range(READERS)]
+    for number in range(count):
+        yield next(threads[number % READERS])
 
 
 def make_schema(result: Result) -> pa.Schema:
@@ -74,6 +76,12 @@ def _vectors(rows: np.ndarray, kind: pa.DataType) -> pa.Array:
     """Return (n, D) rows as n lists, without a copy."""
     values = pa.Array.from_buffers(kind.value_type, rows.size, [None, pa.py_buffer(rows)])
     return pa.FixedSizeListArray.from_arrays(values, type=kind)
+
+
+def _read_groups(path: Path, numbers: Iterable[int]) -> Iterator[Slab]:
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        for number in numbers:
+            yield _read_group(file, number)
 
 
 def _read_group(file: pq.ParquetFile, number: int) -> Slab:
