@@ -140,7 +140,7 @@ def test_the_log_counts_ids_that_match(exported, tmp_path, caplog, rows, level, 
     ("content", "message"),
     [
         ("name\tkind\na\tb\n", "has no column `id`, only 'name', 'kind'; name its column of ids"),
-        ("id\tn\na\t1\nb\t2\na\t3\n", "1 ids are there twice, such as 'a'; keep one row"),
+        ("id\tn\na\t1\nb\t2\na\t3\n", "repeats 1 id, such as 'a'; keep one row"),
         ("id\tn\tn\na\t1\t2\n", "the column 'n' is there twice; rename it"),
         (
             "id\tlength\na\t1\n",

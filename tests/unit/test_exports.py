@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -205,20 +206,22 @@ def test_a_damaged_result_is_refused_and_an_earlier_export_stays(tmp_path, name)
     assert (tmp_path / "export" / name).read_bytes() == before
 
 
-@pytest.mark.parametrize("name", [n for n in ALL if n not in ("embeddings.npy", "embeddings.h5ad")])
+@pytest.mark.parametrize("name", [name for name in ALL if name != "embeddings.npy"])
 @pytest.mark.parametrize("part", [0.05, 0.5, 0.95])
 def test_what_is_not_read_back_as_it_was_written_gets_no_name(tmp_path, monkeypatch, name, part):
     """Most bytes of the file are those of rows and ids; a flip elsewhere may change nothing."""
     made = write_result(tmp_path, {f"s{n:04}": "MKV" * (n + 1) for n in range(200)})
-    write, read = export_module.ONE_FILE[name]
+    write, read = export_module.ONE_FILE.get(name, (export_module.write_h5ad, None))
 
-    def write_and_damage(result: Result, temporary: Path, path: Path) -> None:
-        write(result, temporary, path)
+    def write_and_damage(result: Result, temporary: Path, *others: Any, **options: Any) -> None:
+        write(result, temporary, *others, **options)
         content = temporary.read_bytes()
         places = find_rows(content, result)
         flip(temporary, places[int(part * len(places))])
 
-    monkeypatch.setitem(export_module.ONE_FILE, name, (write_and_damage, read))
+    if read:
+        monkeypatch.setitem(export_module.ONE_FILE, name, (write_and_damage, read))
+    monkeypatch.setattr(export_module, "write_h5ad", write_and_damage)
     with pytest.raises(ExportError, match="read back|gave back other ids or values"):
         made.export(name)
     assert not list((tmp_path / "export").iterdir())
@@ -253,6 +256,19 @@ def test_a_full_disk_is_named_with_the_export(tmp_path, name):
         made.export(name)
     assert str(tmp_path / "export" / name) in str(caught.value) or "ids.txt" in str(caught.value)
     assert not list((tmp_path / "export").iterdir())
+
+
+@pytest.mark.parametrize("name", ["embeddings.parquet", "embeddings.npy"])
+def test_what_a_killed_export_left_is_removed_and_other_files_are_not(tmp_path, name):
+    made, end = write_result(tmp_path), f"{'0' * 32}.tmp"
+    folder = tmp_path / "export"
+    folder.mkdir()
+    own = {f".{name}.{end}"} | ({f".ids.txt.{end}"} if name == "embeddings.npy" else set())
+    others = {f".uniprot.h5.{end}", f".{name}.tmp"}
+    for left in own | others:
+        (folder / left).write_text("left")
+    made.export(name)
+    assert {path.name for path in folder.glob(".*")} == others
 
 
 def test_a_shard_is_refused(tmp_path):

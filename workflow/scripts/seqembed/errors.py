@@ -77,7 +77,7 @@ class ShardError(FileFormatError):
 
 
 class ExportError(FileFormatError):
-    """An export does not hold what was written to it, or a result has not what it needs."""
+    """An export gave back other content than was written, or a result lacks what it needs."""
 
 
 class ConfigError(SeqembedError):

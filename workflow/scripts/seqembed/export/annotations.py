@@ -60,24 +60,34 @@ def read_annotations(text: str, reserved: Sequence[str]) -> Annotations:
     path = Path(expand(text))
     try:
         table = _read_texts(path)
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+    except (OSError, pa.ArrowException) as error:
         reason = str(error).partition("\n")[0]
         problem = f"cannot be read as a table of text ({reason})"
         raise ConfigError(f"{path}: {problem}; save it as UTF-8 text, TSV or CSV") from error
     _check_names(path, table.column_names, reserved)
-    column = next((name for name in ID_COLUMNS if name in table.column_names), None)
-    if column is None:
-        found = f"has no column `id`, only {show(table.column_names)}"
-        raise ConfigError(f"{path}: {found}; name its column of ids `id`")
-    ids = table[column].to_pylist()
-    digests = _digest_ids(ids)
-    again = np.flatnonzero(first_rows(digests) != np.arange(len(ids)))
-    if len(again):
-        found = f"{len(again):,} ids are there twice, such as {ids[again[0]]!r}"
-        raise ConfigError(f"{path}: {found}; keep one row for each id")
+    column = _find_id_column(path, table.column_names)
+    digests = _digest_distinct(path, table[column].to_pylist())
     others = {name: table[name] for name in table.column_names if name != column}
     columns = {name: _typed(texts) for name, texts in others.items()}
     return Annotations(path, DigestIndex(digests), columns)
+
+
+def _find_id_column(path: Path, names: Sequence[str]) -> str:
+    for name in ID_COLUMNS:
+        if name in names:
+            return name
+    found = f"has no column `id`, only {show(names)}"
+    raise ConfigError(f"{path}: {found}; name its column of ids `id`")
+
+
+def _digest_distinct(path: Path, ids: Sequence[str]) -> NDArray[np.uint8]:
+    """Return the digests of ids; ConfigError if an id is there twice."""
+    digests = _digest_ids(ids)
+    again = np.flatnonzero(first_rows(digests) != np.arange(len(ids)))
+    if len(again):
+        found = f"repeats {count_of(len(again), 'id')}, such as {ids[again[0]]!r}"
+        raise ConfigError(f"{path}: {found}; keep one row for each id")
+    return digests
 
 
 def _read_texts(path: Path) -> pa.Table:

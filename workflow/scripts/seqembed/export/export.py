@@ -20,7 +20,7 @@ from seqembed.export.uniprot import (
     write_per_residue,
     write_uniprot,
 )
-from seqembed.storage.publish import published, sync
+from seqembed.storage.publish import published, remove_temporary, sync
 
 Write = Callable[[Result, Path, Path], None]
 Read = Callable[[Result, Path], Iterator[Slab]]
@@ -56,41 +56,40 @@ def export(
         ExportError: the result lacks what the export needs; or the export gave back something else
             than was written.
     """
-    write, read = _choose(output, index, annotations, logger)
+    make = _choose(output, index, annotations, logger)
+    outputs = [output, output.with_name(IDS)] if output.name == NPY else [output]
+    for path in outputs:
+        remove_temporary(path.parent, of=path.name)
     with open_result(result_path, dtype) as result:
-        if output.name == NPY:
-            _export_npy(result, output)
-        else:
-            with published(output) as temporary:
-                write(result, temporary, output)
-                _check(output, result, read(result, temporary), temporary)
-        size = sum(path.stat().st_size for path in list_outputs(output)) / 1e9
+        make(result, output)
+        size = sum(path.stat().st_size for path in outputs) / 1e9
         shape = f"{result.file.count:,} rows of {result.file.width:,} {result.dtype} values"
         logger.info(f"{output}: {shape}, {size:,.2f} GB")
 
 
-def list_outputs(output: Path) -> list[Path]:
-    """Return the files that the export of this name makes."""
-    return [output, output.with_name(IDS)] if output.name == NPY else [output]
-
-
 def _choose(
     output: Path, index: Path | None, annotations: str | None, logger: logging.Logger
-) -> tuple[Write, Read]:
-    """Return what writes and reads an export; a table is read here, before the result."""
+) -> Callable[[Result, Path], None]:
+    """Return what makes the export of this name; a table is read here, before the result."""
+    if output.name == NPY:
+        return _make_npy
+    if output.name in ONE_FILE:
+        return partial(_make, *ONE_FILE[output.name])
     if output.name == H5AD and index:
         table = read_annotations(annotations, OWN_COLUMNS) if annotations else None
         others = Observations(index, table, logger)
-        return partial(write_h5ad, others=others), read_h5ad
-    if output.name in ONE_FILE:
-        return ONE_FILE[output.name]
-    if output.name == NPY:
-        return lambda *_: None, lambda *_: iter(())
+        return partial(_make, partial(write_h5ad, others=others), read_h5ad)
     known = ", ".join([*ONE_FILE, NPY, f"{H5AD} (with an index)"])
     raise ConfigError(f"{output}: no export has this name; known: {known}")
 
 
-def _export_npy(result: Result, output: Path) -> None:
+def _make(write: Write, read: Read, result: Result, output: Path) -> None:
+    with published(output) as temporary:
+        write(result, temporary, output)
+        _check(output, result, read(result, temporary), temporary)
+
+
+def _make_npy(result: Result, output: Path) -> None:
     # The rows are renamed last, so that rows without ids are never there.
     with published(output) as rows, published(output.with_name(IDS)) as ids:
         write_npy(result, rows, ids)
