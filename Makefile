@@ -21,15 +21,6 @@ run: $(STAMP)
 test: $(STAMP)
 	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-# What the pages on reading results show, with the libraries that they use.
-READERS := .venv/installed-readers
-$(READERS): $(STAMP)
-	.venv/bin/pip install --quiet '.[readers]' -c constraints.txt
-	touch $@
-
-test-readers: $(READERS)
-	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 pytest tests/readers
-
 # The oldest versions that pyproject.toml allows, in an environment of their own.
 OLDEST := .venv-oldest/installed
 $(OLDEST): pyproject.toml constraints-oldest.txt
@@ -40,6 +31,17 @@ $(OLDEST): pyproject.toml constraints-oldest.txt
 test-oldest: $(OLDEST)
 	PATH="$(CURDIR)/.venv-oldest/bin:$$PATH" OMP_NUM_THREADS=1 \
 	    pytest -n 3 --dist loadfile --no-loadscope-reorder tests/unit tests/workflow/test_example.py
+
+# Exports read back by other programs, and the page on reading results. Of ProtSpace only the module that reads is used, and the many
+# packages that the rest of it needs are left out.
+READERS := .venv/installed-readers
+$(READERS): $(STAMP)
+	.venv/bin/pip install --quiet '.[readers]' -c constraints.txt
+	.venv/bin/pip install --quiet --no-deps protspace==4.8.2
+	touch $@
+
+test-readers: $(READERS)
+	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 pytest tests/readers
 
 # Runs on a Slurm of one node, which is installed and started here: needs root and Debian. Twenty
 # minutes, most of which are spent waiting.

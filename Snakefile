@@ -13,6 +13,7 @@ include: "workflow/rules/model.smk"
 include: "workflow/rules/embed.smk"
 include: "workflow/rules/merge.smk"
 include: "workflow/rules/verify.smk"
+include: "workflow/rules/export.smk"
 include: "workflow/rules/plan.smk"
 
 

@@ -101,6 +101,8 @@ BAD_CONFIGURATIONS: dict[str, dict[Any, Any]] = {
     "a path for models": {"models": "/data/m"},
     "a number of earlier results": {"reuse": 5},
     "an earlier result without a path": {"reuse": [""]},
+    "a type that exports do not have": {"exports": {"dtype": "double"}},
+    "two tables of annotations": {"exports": {"annotations": ["a.tsv", "b.tsv"]}},
     "earlier results in a group": {"reuse": {"old": "a.h5"}},
     "the short form with earlier results in its quotes": {"fasta": "a.faa reuse=x.h5"},
 }

@@ -17,7 +17,14 @@ from jsonschema import Draft202012Validator
 from seqembed.errors import ConfigError
 from seqembed.models.known import KNOWN
 from seqembed.settings.request import Request
-from seqembed.settings.schema import NO_DATASETS, Dataset, complete, get_datasets, load_schema
+from seqembed.settings.schema import (
+    NO_DATASETS,
+    Dataset,
+    Exports,
+    complete,
+    get_datasets,
+    load_schema,
+)
 from seqembed.settings.yaml_file import check_yaml
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +52,7 @@ DEFAULTS = {
         "on_quarantine": "warn",
     },
     "reuse": [],
+    "exports": {"dtype": "float32", "annotations": None},
 }
 EMBEDDING = load_schema()["properties"]["embedding"]["properties"]
 GOOD = "{fasta: a.faa, model: m}"
@@ -127,13 +135,19 @@ def test_a_dataset_overrides_the_global_values_key_by_key():
             shards: 1
             embedding: {precision: fp32, long_sequences: truncate}
             reuse: [a.h5, b.h5]
+            exports: {annotations: own.tsv}
           none: {fasta: c.faa, model: m, reuse: []}
+        exports: {dtype: float16, annotations: all.csv}
     """)
     shared = {"model": "m", "invalid_residues": "error"}
     plain = _request(precision="fp16", long_sequences="auto", max_length=900)
     own = _request(precision="fp32", long_sequences="truncate", max_length=900)
-    plain_keys = {"shards": 4, "request": plain, **shared}
-    own_keys = {"shards": 1, "request": own, "reuse": ("a.h5", "b.h5"), **shared}
+    plain_exports, own_exports = (
+        Exports(dtype="float16", annotations=table) for table in ("all.csv", "own.tsv")
+    )
+    plain_keys = {"shards": 4, "request": plain, "exports": plain_exports, **shared}
+    own_keys = {"shards": 1, "request": own, "exports": own_exports, **shared}
+    own_keys["reuse"] = ("a.h5", "b.h5")
     assert get_datasets(config) == {
         "plain": Dataset(name="plain", fasta=("a.faa",), reuse=("old/*.h5",), **plain_keys),
         "own": Dataset(name="own", fasta=("b.faa", "c/*.faa"), **own_keys),
@@ -255,6 +269,9 @@ MISTAKES = [
     ("reuse: {old: a.h5}", r"reuse is a group of keys \('old'\), but must be a path"),
     ("resue: a.h5", r"Did you mean reuse\?"),
     ("datasets: {a: {fasta: x, model: m, reuse: [1]}}", r"a.reuse is the list \[1\], but must be"),
+    ("exports: {dtype: double}", "exports.dtype is 'double', but must be float32 or float16"),
+    ("exports: {annotations: [a]}", "is the list .* the path of a table, such as .*, or null"),
+    ("exports: {annotation: a.tsv}", r"exports.annotation .* Did you mean annotations\?"),
     (f"datasets: {{'': {GOOD}}}", "the name .* becomes part of file names"),
     (f"datasets: {{1: {GOOD}}}", "YAML reads a name as 1, .* name in quotes"),
     (f"datasets: {{on: {GOOD}}}", "YAML reads a name as true, .* name in quotes"),
@@ -323,6 +340,9 @@ def _allowed(node: dict[str, Any]) -> st.SearchStrategy[Any]:
 _embedding = st.fixed_dictionaries({}, optional={k: _allowed(v) for k, v in EMBEDDING.items()})
 _names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,8}", fullmatch=True)
 _texts = st.text(min_size=1)
+_exports = st.fixed_dictionaries(
+    {}, optional={"dtype": st.sampled_from(["float32", "float16"]), "annotations": _texts}
+)
 
 
 @settings(deadline=None)
@@ -336,17 +356,23 @@ def test_what_is_allowed_is_never_refused(data):
             "shards": st.integers(1, 10_000),
             "embedding": _embedding,
             "reuse": _texts | st.lists(_texts),
+            "exports": _exports,
         },
     )
     datasets = data.draw(st.dictionaries(_names, entry, max_size=3))
-    shared = data.draw(_embedding)
+    shared, exports = data.draw(_embedding), data.draw(_exports)
     reuse = data.draw(st.lists(_texts))
-    config = complete({"models": models, "datasets": datasets, "embedding": shared, "reuse": reuse})
+    config = complete(
+        {"models": models, "datasets": datasets, "embedding": shared, "reuse": reuse}
+        | {"exports": exports}
+    )
     assert complete(config) == config
     for name, dataset in get_datasets(config).items():
         assert dataset.model == datasets[name]["model"]
         found = datasets[name].get("reuse", reuse)
         assert dataset.reuse == ((found,) if isinstance(found, str) else tuple(found))
+        settled = DEFAULTS["exports"] | exports | datasets[name].get("exports", {})
+        assert dataset.exports == Exports(**settled)
         own = datasets[name].get("embedding", {})
         for key, default in DEFAULTS["embedding"].items():
             assert _asked(dataset, key) == own.get(key, shared.get(key, default))
@@ -412,9 +438,9 @@ def test_the_readme_lists_every_key_with_its_default():
     text = (ROOT / "config/README.md").read_text()
     rows = re.findall(r"^\| `([\w.]+)` \| (.*?) \|", text, re.MULTILINE)
     own = {"fasta": "required", "model": "required"}
-    own |= {key: f"as `{key}`" for key in ("shards", "embedding", "reuse")}
-    words = {True: "true", False: "false"}
-    flat = {k: words[v] if isinstance(v, bool) else v for k, v in _flat(DEFAULTS).items()}
+    own |= {key: f"as `{key}`" for key in ("shards", "embedding", "reuse", "exports")}
+    words = {True: "true", False: "false", None: "null"}
+    flat = {k: words[v] if isinstance(v, bool | None) else v for k, v in _flat(DEFAULTS).items()}
     expected = {path: f"`{value}`" for path, value in flat.items()} | dict.fromkeys(SHORT, "none")
     assert dict(rows) == expected | {f"datasets.NAME.{key}": cell for key, cell in own.items()}
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 
+import h5py
 import pytest
 from driver import Place, make_proteins, read_rows, write_fasta
+
+from seqembed.results.seal import seal
 
 OUTER = """
 configfile: "config/config.yaml"
@@ -92,6 +97,19 @@ def test_a_module_is_planned_under_its_own_prefix(outer, outcome):
         plans = [base / f"results/{name}/plan.json" for name in ("mine", "other")]
         finished = [json.loads(path.read_text())["finished"] for path in plans]
         assert finished == [True, False]
+
+
+def test_an_export_under_a_prefix_follows_the_result_that_is_there(outer, outcome, tmp_path):
+    place, export = outer.copy_to(tmp_path / "outer"), "sub/results/mine/export/embeddings.parquet"
+    place.run(export)
+    assert place.plan(export).nothing_to_do
+    result = place.folder / "sub/results/mine/embeddings.h5"
+    with h5py.File(shutil.copy(result, tmp_path / "other.h5"), "r+", locking=False) as file:
+        file["embeddings"][:] += 1
+    seal(tmp_path / "other.h5")
+    os.utime(tmp_path / "other.h5", (0, 0))
+    shutil.move(tmp_path / "other.h5", result)
+    assert place.plan(export).jobs == {"placed_export": 1, "total": 1}
 
 
 def test_only_the_importers_closing_message_is_shown(outcome):

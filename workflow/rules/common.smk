@@ -29,6 +29,7 @@ from seqembed.fasta.files import find_fasta_files
 from seqembed.models import known as known_models
 from seqembed.models import names as model_names
 from seqembed.models.source import list_model_files
+from seqembed.results.seal import read_seal
 from seqembed.run_messages import (
     list_changes,
     list_errors,
@@ -420,3 +421,35 @@ def get_plan_execution(wildcards, resources):
             "cluster": cluster,
         }
     )
+
+
+def get_result_seal(wildcards):
+    """Return the seal of the dataset's result, so that an export of another result is made again.
+
+    The time of a result says little: a merge may link an older file, and users move files. If there
+    is no result yet, this function is called again when it is made.
+    """
+    try:
+        return read_seal(Path(RESULTS, wildcards.dataset, "embeddings.h5"))
+    except (SeqembedError, OSError):
+        return None
+
+
+def get_export_dtype(wildcards):
+    return get_dataset(wildcards).exports.dtype
+
+
+def get_annotations(wildcards):
+    """Return the dataset's table of annotations as a list of no or one input."""
+    text = get_dataset(wildcards).exports.annotations
+    if text is None:
+        return []
+    path = Path(expand(text))
+    if not path.is_file():
+        problem = "`exports: {annotations: ...}` names this file, which is not there"
+        raise WorkflowError(f"{path}: {problem}; correct the path")
+    return as_inputs([path])
+
+
+def get_annotation_options(wildcards, input):
+    return ["--annotations", *input.annotations] if input.annotations else []

@@ -114,6 +114,10 @@ class UnknownIdError(ResultError, KeyError):
     __str__ = SeqembedError.__str__
 
 
+class ExportError(FileFormatError):
+    """An export gave back other content than was written, or a result lacks what it needs."""
+
+
 class ConfigError(SeqembedError):
     """A setting is not valid, or cannot be used with the other settings."""
 

@@ -168,6 +168,17 @@ def read_ids_and_reasons(path: Path) -> Iterator[tuple[str, str | None]]:
             yield from zip(names, reasons, strict=True)
 
 
+def read_described_ids(path: Path) -> Iterator[list[list[str]]]:
+    """Yield the ids, descriptions and files of a whole index, READ_BATCH_ROWS rows at a time.
+
+    Raises IndexFormatError if Parquet finds damage.
+    """
+    columns = ["sequence_id", "description", "file"]
+    with damage_named(path), open_parquet(path) as index:
+        for batch in index.iter_batches(READ_BATCH_ROWS, columns=columns):
+            yield [batch[name].to_pylist() for name in columns]
+
+
 def read_checked_ids(path: Path, digests: Digests) -> Iterator[tuple[str, str | None]]:
     """Yield each id of a whole index, and why it gets no embedding; None if it gets one.
 

@@ -106,8 +106,8 @@ def write_embeddings(
     if the disk is full or gives back other bytes. A file at `path` then stays as it was.
     """
     with published(path) as temporary:
-        with _new_file(temporary, path) as file:
-            with _disk_errors(path):
+        with new_file(temporary, path, user_block=USER_BLOCK_BYTES) as file:
+            with disk_errors(path):
                 common = {
                     "format_version": FORMAT_VERSION,
                     "package_versions": json.dumps({name: version(name) for name in PACKAGES}),
@@ -137,29 +137,36 @@ def write_embeddings(
 
 
 @contextmanager
-def _new_file(temporary: Path, path: Path) -> Iterator[h5py.File]:
-    """Yield a new HDF5 file at `temporary`, then close it; an error of the disk names `path`."""
+def new_file(
+    temporary: Path, path: Path, *, user_block: int = 0, many_names: bool = False
+) -> Iterator[h5py.File]:
+    """Yield a new HDF5 file at `temporary`, then close it; an error of the disk names `path`.
+
+    user_block: its bytes. many_names: whether groups get names by the hundred thousand; HDF5 1.8
+    and newer read such a file, and any version reads another one.
+    """
     kinds = h5py.h5p.FILE_CREATE, h5py.h5p.FILE_ACCESS
     creation, access = map(h5py.h5p.create, kinds)
-    creation.set_userblock(USER_BLOCK_BYTES)
-    # Every version of HDF5 reads the earliest format.
-    access.set_libver_bounds(h5py.h5f.LIBVER_EARLIEST, h5py.h5f.LIBVER_V18)
+    creation.set_userblock(user_block)
+    # In the earliest format, HDF5 holds all names of a group in memory.
+    oldest = h5py.h5f.LIBVER_V18 if many_names else h5py.h5f.LIBVER_EARLIEST
+    access.set_libver_bounds(oldest, h5py.h5f.LIBVER_V18)
     access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
     access.set_file_locking(False, True)
     # With its buffer, HDF5 would hold small writes back, and h5py would not raise their errors.
     access.set_sieve_buf_size(0)
-    with _disk_errors(path):
+    with disk_errors(path):
         new = h5py.h5f.create(bytes(temporary), h5py.h5f.ACC_EXCL, creation, access)
         file = h5py.File(new)
     try:
         yield file
     finally:
-        with _disk_errors(path):
+        with disk_errors(path):
             file.close()
 
 
 @contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
     """Raise ShardError, naming `path`, for an error of the disk or of HDF5 in the `with` block."""
     try:
         yield
@@ -178,7 +185,7 @@ def _write_slabs(file: h5py.File, path: Path, slabs: Iterable[Slab]) -> None:
             found = f"{stop:,} or more rows of {slab.embeddings.shape[1]:,} values"
             raise ShardError(f"{path}: got {found}, not {count:,} of {width:,}; run again")
         # Writing rows needs no lock of Python, so that the next slab is computed meanwhile.
-        with _disk_errors(path):
+        with disk_errors(path):
             for name in ("embeddings", *COLUMNS):
                 file[name][start:stop] = getattr(slab, name)
         start = stop
@@ -190,7 +197,7 @@ def _write_columns(
     file: h5py.File, path: Path, columns: Mapping[str, tuple[Any, Any]], data: Sequence[Any]
 ) -> None:
     """Write whole columns; columns: the name of each, and a pair whose second item is its dtype."""
-    with _disk_errors(path):
+    with disk_errors(path):
         for (name, (_, dtype)), values in zip(columns.items(), data, strict=True):
             file.create_dataset(name, data=values, dtype=dtype, track_times=False)
 
@@ -201,7 +208,7 @@ def _write_residues(file: h5py.File, path: Path, residues: TokenRows) -> None:
     if not are_offsets(residues.offsets, count, total):
         problem = f"the offsets do not cut {total:,} token rows into those of {count:,} sequences"
         raise ShardError(f"{path}: {problem}; run again")
-    with _disk_errors(path):
+    with disk_errors(path):
         file.create_dataset(OFFSETS, data=residues.offsets, track_times=False)
         dtype = file["embeddings"].dtype
         rows = file.create_dataset(RESIDUES, (total, width), dtype, track_times=False)
@@ -210,7 +217,7 @@ def _write_residues(file: h5py.File, path: Path, residues: TokenRows) -> None:
         if stop > total or part.shape[1] != width:
             found = f"{stop:,} or more token rows of {part.shape[1]:,} values"
             raise ShardError(f"{path}: got {found}, not {total:,} of {width:,}; run again")
-        with _disk_errors(path):
+        with disk_errors(path):
             rows[written:stop] = part
         written = stop
     if written != total:

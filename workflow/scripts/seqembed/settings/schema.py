@@ -45,6 +45,14 @@ datasets:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Exports:
+    """How a result is exported. annotations: the path of a table, as the user wrote it, or None."""
+
+    dtype: Literal["float32", "float16"]
+    annotations: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Dataset:
     """The settings of one dataset; its own keys replace those at the top of the configuration.
 
@@ -60,6 +68,7 @@ class Dataset:
     request: Request
     invalid_residues: Literal["error", "unk", "skip"]
     reuse: tuple[str, ...]
+    exports: Exports
 
 
 def load_schema() -> dict[str, Any]:
@@ -110,6 +119,7 @@ def _dataset(name: str, entry: Mapping[str, Any], config: Mapping[str, Any]) -> 
         invalid_residues=embedding.pop("invalid_residues"),
         request=Request(**embedding),
         reuse=_as_tuple(entry.get("reuse", config["reuse"])),
+        exports=Exports(**{**config["exports"], **entry.get("exports", {})}),
     )
 
 
@@ -205,7 +215,7 @@ def _allowed(schema: Mapping[str, Any]) -> str:
     if "anyOf" in schema:
         return ", or ".join(_allowed(branch) for branch in schema["anyOf"])
     if "const" in schema:
-        return str(schema["const"])
+        return "null" if schema["const"] is None else str(schema["const"])
     if "enum" in schema:
         return f"{', '.join(schema['enum'][:-1])} or {schema['enum'][-1]}"
     if schema["type"] == "boolean":

@@ -59,9 +59,12 @@ def link(source: Path, target: Path) -> None:
             sync(temporary)
 
 
-def remove_temporary(*folders: Path) -> None:
-    """Remove temporary files that killed processes left; no process may now write in `folders`."""
-    for path in (path for folder in folders for path in folder.glob(".*.tmp")):
+def remove_temporary(*folders: Path, of: str = "*") -> None:
+    """Remove temporary files that killed processes left; no process may now write in `folders`.
+
+    of: the final name of the files to remove; the default removes those of any name.
+    """
+    for path in (path for folder in folders for path in folder.glob(f".{of}.*tmp")):
         if TEMPORARY.fullmatch(path.name):
             path.unlink(missing_ok=True)
 

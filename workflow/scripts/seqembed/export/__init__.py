@@ -1,0 +1,1 @@
+"""Write a result in the layouts of other programs."""
