@@ -32,6 +32,12 @@ INTERNAL = {
         "layer ... is not one of 0 to",
         "is not one of the families",
     ],
+    "a mistake in a program of the user's own, which Python shows with its place": [
+        "write a list of ids, not",
+        "write an id, which is text",
+        "an id is text, not",
+        "a chunk has at least 1 row",
+    ],
     "in brackets in `set aside as` or `damaged`: what is wrong with a file of a checkpoint": [
         "its checksum does not match",
         "not uint8 of shape",
@@ -72,6 +78,10 @@ PASSED_ON = {
     "scripts/seqembed/checkpoints/reused_rows.py, open_reused": "`rows were taken from it, but`",
     "scripts/seqembed/index/sources.py, read_sources": "`what split found is not taken`",
     "scripts/seqembed/command_line.py, run: (": "logs an error",
+    "scripts/seqembed/look/unprepared.py, _index: ('%s', summary)": "`the model does not know`",
+    "scripts/seqembed/export/h5ad.py, _write_described": "`is of other sequences than`",
+    "scripts/seqembed/export/h5ad.py, _read_described": "the same",
+    "scripts/seqembed/reading/result.py, _rows_of": "`no row has the id`",
 }
 
 

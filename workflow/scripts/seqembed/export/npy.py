@@ -10,7 +10,7 @@ import numpy as np
 from numpy.lib import format as npy_format
 
 from seqembed.export.result import Result, Slab
-from seqembed.results.quarantine import escape
+from seqembed.results.quarantine_table import escape
 
 
 def write_npy(result: Result, rows_path: Path, ids_path: Path) -> None:
