@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from seqembed.results.quarantine import write_quarantine
 from seqembed.results.reader import open_embeddings
 from seqembed.settings.recipe import read_recipe
 from seqembed.storage.digests import digest_all, to_hex
+from seqembed.worker.speed_records import read_speed_records
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 QUARANTINE = GOLDEN / "quarantine"
@@ -197,3 +199,10 @@ def test_a_table_of_what_could_not_be_embedded(name):
         assert list(plain["sequence_ids"].asstr()[:]) == ["s0", "s2", "s4"]
         assert plain["quarantine/digests"][:].tobytes().hex() == POISON
         assert list(plain["quarantine/reasons"].asstr()[:]) == [BROKEN]
+
+
+def test_the_record_of_a_workers_speed():
+    (record,) = read_speed_records(GOLDEN / "speeds", "demo", logging.getLogger("seqembed"))
+    assert (record.tokens, record.cost, record.seconds) == (1000, 1200.0, 60.0)
+    assert (record.device, record.device_name, record.threads) == ("cpu", "a processor", 1)
+    assert record.date == "2026-11-30T01:02:03+00:00"
