@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from seqembed.settings.recipe import read_recipe
 from seqembed.storage.digests import digest_all, to_hex
 from seqembed.worker.events import read_events
 from seqembed.worker.heartbeat import Heartbeat, read_heartbeat
+from seqembed.worker.speed_records import read_speed_records
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 QUARANTINE = GOLDEN / "quarantine"
@@ -249,3 +251,10 @@ def test_the_heartbeat_of_a_worker():
         seconds_left=263.1,
         checkpoint_seconds_ago=5.1,
     )
+
+
+def test_the_record_of_a_workers_speed():
+    (record,) = read_speed_records(GOLDEN / "speeds", "demo", logging.getLogger("seqembed"))
+    assert (record.tokens, record.cost, record.seconds) == (1000, 1200.0, 60.0)
+    assert (record.device, record.device_name, record.threads) == ("cpu", "a processor", 1)
+    assert record.date == "2026-11-30T01:02:03+00:00"

@@ -39,6 +39,8 @@ def write_page(plan: DatasetPlan, blocks: str, free: int) -> Iterator[str]:
     yield from label("over length", _describe_long(plan))
     yield from label("residues", _describe_tokens(plan))
     yield from label("disk", _describe_disk(plan, free))
+    if plan.finished:
+        return
     yield from label("memory", _describe_memory(plan))
     yield from label("time", _describe_time(plan))
     if lacking and len(plan.shards) > 1:
@@ -55,7 +57,7 @@ def _describe_recipe(plan: DatasetPlan) -> str:
 
 
 def _describe_sequences(plan: DatasetPlan) -> str:
-    distinct = len(plan.tokens)
+    distinct = len(plan.tokens) - sum(int(shard.given_up.sum()) for shard in plan.shards)
     text = f"{plan.records.sequences:,}"
     if distinct != plan.records.sequences:
         text += f", {distinct:,} of them distinct"
@@ -66,26 +68,23 @@ def _describe_sequences(plan: DatasetPlan) -> str:
 
 def _describe_there(plan: DatasetPlan) -> str:
     if plan.finished:
-        return "all: embeddings.h5 is finished, and there is nothing to compute"
+        return "all: embeddings.h5 is finished"
     if not plan.weights_known:
         return "not known before the model is here"
     parts = {
         "in earlier results or checkpoints": sum(int(s.reused.sum()) for s in plan.shards),
         "in this dataset's checkpoints": sum(int(s.saved.sum()) for s in plan.shards),
-        "given up by earlier runs": sum(int(s.given_up.sum()) for s in plan.shards),
     }
     found = [f"{number:,} {where}" for where, number in parts.items() if number]
     return ", ".join(found) or "none"
 
 
 def _describe_tokens(plan: DatasetPlan) -> str:
-    text, missing = (
-        f"{int(plan.lengths.sum()):,}, as {plan.all_tokens:,} tokens",
-        plan.missing_tokens,
-    )
-    if sum(missing) in (0, plan.all_tokens):
+    text = f"{int(plan.lengths.sum()):,}, as {plan.all_tokens:,} tokens"
+    missing = sum(plan.missing_tokens)
+    if missing in (0, plan.all_tokens):
         return text
-    return f"{text}, of which {sum(missing):,} are to be computed"
+    return f"{text}, of which {missing:,} are to be computed"
 
 
 def _describe_long(plan: DatasetPlan) -> str:
@@ -108,17 +107,13 @@ def _describe_disk(plan: DatasetPlan, free: int) -> str:
 
 
 def _describe_memory(plan: DatasetPlan) -> str:
-    memory = plan.memory
-    text = f"about {format_bytes(memory.host)}"
-    if memory.card:
-        text = f"about {format_bytes(memory.card)} of the card, and {text[6:]} beside it"
+    card, host = map(format_bytes, (plan.memory.card, plan.memory.host))
+    text = f"{card} of the card, and {host} beside it" if plan.memory.card else host
     shards = "" if plan.at_once == 1 else f", {plan.at_once} at once"
-    return f"{text} for a worker{shards}"
+    return f"about {text} for a worker{shards}"
 
 
 def _describe_time(plan: DatasetPlan) -> str:
-    if plan.finished:
-        return "nothing to compute"
     if plan.seconds is None or plan.speed is None:
         return "not known: no run with this model and these settings is recorded yet"
     parts = [f"about {format_seconds(plan.seconds)} on {plan.speed.device_name}"]
@@ -148,7 +143,7 @@ def write_end(plans: Sequence[DatasetPlan], results: Path, free: int) -> Iterato
     results: the folder. free: bytes of its disk.
     """
     more = sum(plan.disk.more for plan in plans)
-    if len(plans) > 1:
+    if len(plans) > 1 and more:
         known = [plan.seconds for plan in plans if plan.seconds is not None]
         text = f"all {len(plans)} datasets: {format_bytes(more)} more disk at the peak"
         if len(known) == len(plans) and any(known):
