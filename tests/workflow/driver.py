@@ -32,7 +32,7 @@ RUN_SECONDS = 240
 WAIT_SECONDS = 60
 POLL_SECONDS = 0.02
 
-_STATS = re.compile(r"^([a-z_]+) +([0-9]+)$", re.MULTILINE)
+_STATS = re.compile(r"^([a-z_0-9]+) +([0-9]+)$", re.MULTILINE)
 _EMBEDDED = re.compile(
     r"^embed_shard.* are in (\S+): ([0-9,]+) computed.*, ([0-9,]+) finished before, "
     r"([0-9,]+) reused$",
@@ -89,7 +89,7 @@ class Outcome:
         They do not all begin a line there: Snakemake writes a message and the end of its line
         apart, and another process may write between the two.
         """
-        begin = rf"\b(?:{'|'.join(programs)})(?: \S+ [0-9]+)?: "
+        begin = rf"\b(?:{'|'.join(programs)})(?: \S+(?: [0-9]+)?)?: "
         return re.findall(rf"{begin}.+$", self.text, re.MULTILINE)
 
     @property

@@ -7,7 +7,7 @@ Columns: `id`, text; `length`, int64; `digest`, 16 bytes; `vector`, D float32 or
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,6 @@ OPTIONS = {
     "write_statistics": ["id", "length"],
     "write_page_checksum": True,
 }
-READERS = 2
 
 
 def write_parquet(result: Result, temporary: Path, path: Path) -> None:
@@ -53,11 +52,7 @@ def write_parquet(result: Result, temporary: Path, path: Path) -> None:
 
 def read_parquet(result: Result, path: Path) -> Iterator[Slab]:
     """Yield the ids and vectors of a Parquet file that `write_parquet` wrote."""
-    count = pq.read_metadata(path).num_row_groups
-    # Each thread reads every second row group.
-    threads = [prefetch(_read_groups(path, range(k, count, READERS))) for k in range(READERS)]
-    for number in range(count):
-        yield next(threads[number % READERS])
+    return prefetch(_read_groups(path))
 
 
 def make_schema(result: Result) -> pa.Schema:
@@ -78,9 +73,10 @@ def _vectors(rows: np.ndarray, kind: pa.DataType) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(values, type=kind)
 
 
-def _read_groups(path: Path, numbers: Iterable[int]) -> Iterator[Slab]:
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        for number in numbers:
+def _read_groups(path: Path) -> Iterator[Slab]:
+    # A buffer would hold a whole row group beside the one that is made of it.
+    with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
+        for number in range(file.num_row_groups):
             yield _read_group(file, number)
 
 
