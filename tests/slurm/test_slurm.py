@@ -26,7 +26,7 @@ from projects import (
     submitted,
 )
 
-from seqembed.look.liveness import list_slurm_jobs
+from seqembed.look.liveness import Liveness, list_slurm_jobs
 from seqembed.look.shard_status import read_status
 from seqembed.machine.devices import find_gpus
 
@@ -162,7 +162,7 @@ def test_ctrl_c_cancels_the_jobs_and_the_next_run_goes_on(place, cluster, comput
 
 def read_shard(place):
     """What status.py reads of rank 0."""
-    (dataset,) = read_status(place.folder / "results")
+    (dataset,) = read_status(place.folder / "results", Liveness())
     return dataset.shards[0]
 
 

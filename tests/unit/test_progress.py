@@ -157,6 +157,8 @@ def test_the_end_is_in_the_log_with_what_saying_so_took(worker, caplog):
         "checkpoints took 0.50 of 10.00 seconds, heartbeat and progress 0.00",
     ]
     assert worker.events("first") == [{}]
+    assert worker.events("computed") == [] and worker.heartbeat().phase == "computing"
+    worker.progress.finish()
     (computed,) = worker.events("computed")
     assert (computed["done"], computed["checkpoint_seconds"]) == (1_010, 0.5)
     assert worker.heartbeat().phase == "writing"

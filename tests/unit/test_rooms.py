@@ -18,8 +18,8 @@ ORDER = (
     *("models.known", "models.names"),
     *("models.encoders", "models.prepared", "models.weights", "models", "checks", "settings"),
     *("index", "results", "checkpoints", "inference", "worker_logging", "worker"),
-    *("gpu_worker", "supervisor", "verify", "reading", "export", "look"),
-    *("run_messages", "command_line"),
+    *("gpu_worker", "supervisor", "verify", "reading", "export", "run_messages", "look"),
+    "command_line",
 )
 LOOSE_FILES = 10
 

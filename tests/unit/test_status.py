@@ -16,11 +16,12 @@ import pytest
 from worker_runs import SCRIPTS, Project, embed_command, make_project, make_sequences
 
 from seqembed.checkpoints.blocks import list_blocks
+from seqembed.index.parquet import read_metadata
 from seqembed.look.liveness import Liveness, Place, is_running_here
 from seqembed.look.shard_status import DatasetStatus, ShardStatus, StallFinder, read_status
-from seqembed.look.status_lines import list_lines
+from seqembed.look.status_lines import fit, list_lines
 from seqembed.worker.events import EventLog, events_path, read_events
-from seqembed.worker.heartbeat import NAME
+from seqembed.worker.heartbeat import NAME, open_heartbeat
 
 LENGTHS = [900, *(120 for _ in range(400))]
 
@@ -61,9 +62,40 @@ class Run:
             time.sleep(0.02)
 
     def shard(self) -> ShardStatus:
-        (dataset,) = read_status(self.folder / "results")
-        (shard,) = dataset.shards
+        (shard,) = self.dataset().shards
         return shard
+
+    def dataset(self) -> DatasetStatus:
+        (dataset,) = read_status(self.folder / "results", Liveness())
+        return dataset
+
+    def finish(self) -> str:
+        """Run the shard to its end; return what it said."""
+        self.start()
+        assert self.process
+        _, said = self.process.communicate(timeout=60)
+        assert self.process.returncode == 0, said
+        return said
+
+    def merge(self, *, ok: bool = True) -> None:
+        results, log = self.project.results, self.log.with_name("merge.log")
+        paths = (
+            "--index",
+            results / "index.parquet",
+            "--shards",
+            self.project.output / "shard_0.h5",
+        )
+        made = ("--output", results / "embeddings.h5", "--quarantine", results / "quarantine.tsv")
+        command = [sys.executable, SCRIPTS / "merge.py", *paths, *made, "--log", log]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode == 0) == ok, done.stderr
+
+    def place(self) -> dict[str, Any]:
+        """Where a process of this machine runs, as an event has it: this one."""
+        return {"host": os.uname().nodename, "pid": os.getpid(), "slurm_job": None}
+
+    def events(self) -> EventLog:
+        return EventLog(events_path(self.log))
 
     def status(self, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -116,9 +148,11 @@ def test_a_killed_worker_is_dead_and_the_next_run_overwrites_its_heartbeat(run):
     assert f"process {pid} on {dead.host} is gone" in dead.note
     shown = run.status()
     assert shown.returncode == 3 and f"dead: {dead.note}" in shown.stdout
-    run.start()
-    _, said = run.process.communicate(timeout=60)
-    assert run.process.returncode == 0, said
+    # Until the next worker writes its own, the old one's heartbeat does not count.
+    run.events().append("begin", **run.place())
+    begun = run.shard()
+    assert (begun.state, begun.done) == ("starting", dead.done)
+    run.finish()
     finished = run.shard()
     assert (finished.state, finished.done, finished.share) == ("finished", 401, 1.0)
     assert not [*run.project.results.glob(f"checkpoints/*/*/{NAME}")]
@@ -147,9 +181,7 @@ def test_a_run_that_failed_shows_why(run):
 
 
 def test_events_of_a_whole_run(run):
-    run.start()
-    assert run.process
-    _, said = run.process.communicate(timeout=60)
+    said = run.finish()
     events = read_events(events_path(run.log))
     kinds = [event["event"] for event in events]
     assert kinds[:4] == ["begin", "leased", "start", "first"] and kinds[-2:] == ["computed", "end"]
@@ -167,7 +199,7 @@ def test_events_of_a_whole_run(run):
 
 
 def test_events_of_an_earlier_split_do_not_count(run):
-    log = EventLog(events_path(run.log))
+    log = run.events()
     log.append("end", status="failed", reason="an old error")
     os.utime(events_path(run.log), ns=(0, 0))
     assert run.shard().state == "waiting"
@@ -175,17 +207,87 @@ def test_events_of_an_earlier_split_do_not_count(run):
     assert run.shard().note == "a new error"
 
 
-def test_a_worker_that_waits_for_its_device_is_starting(run):
-    place = {"host": os.uname().nodename, "slurm_job": None}
-    log = EventLog(events_path(run.log))
-    log.append("begin", pid=os.getpid(), **place)
-    assert run.shard().state == "starting"
-    done = subprocess.run(["true"], check=True)
-    assert done.returncode == 0
+def test_without_a_heartbeat_the_last_event_tells_the_state(run):
+    """As on a file system without locks, where no worker writes one."""
+    log, place = run.events(), run.place()
+    counts = {"sequences": 401, "tokens": 1000, "done": 0, "done_tokens": 0, "device": "cpu"}
+    found = []
+    for event, fields in (
+        ("begin", place),
+        ("leased", {"device": ""}),
+        ("start", place | counts),
+        ("first", {}),
+        ("rate", {"done": 10, "done_tokens": 100, "quarantined": 0}),
+        ("rate", {"done": 20, "done_tokens": 250, "quarantined": 1}),
+        ("computed", {"done": 20, "done_tokens": 250, "quarantined": 1}),
+    ):
+        log.append(event, **fields)
+        found.append(run.shard())
+    assert [shard.state for shard in found] == [
+        *("starting", "starting", "loading", "computing", "computing", "computing", "writing"),
+    ]
+    last = found[-2]
+    assert (last.done, last.share, last.quarantined, last.device) == (20, 0.25, 1, "cpu")
+    assert last.tokens_per_second and last.tokens_per_second > 0
     child = subprocess.Popen(["true"])
     child.wait()
-    log.append("begin", pid=child.pid, **place)
+    log.append("begin", **(place | {"pid": child.pid}))
     assert run.shard().state == "dead"
+
+
+def test_after_the_merge_a_dataset_is_done_until_another_run_begins(run):
+    run.finish()
+    assert run.dataset().state == "merging"
+    run.merge()
+    assert run.dataset().state == "done" and run.dataset().sequences == 401
+    # The run of other settings that was killed before has left its heartbeat.
+    fingerprint = read_metadata(run.project.index(), "shard")["fingerprint"]
+    folder = run.project.results / f"checkpoints/0-{fingerprint[:12]}/shard_0"
+    folder.mkdir(parents=True)
+    facts = dict.fromkeys(("host", "shard", "device", "device_name"), "x")
+    facts |= {"pid": 1, "slurm_job": None}
+    with open_heartbeat(folder, True, 401, facts):
+        os.utime(folder / NAME, ns=(0, 0))
+        assert run.dataset().state == "embedding"  # nobody knows that it does not run
+    (folder / NAME).write_text("{}")
+    run.events().append("begin", **run.place())
+    assert run.dataset().state == "embedding"
+    run.events().append("end", status="failed", reason="no GPU")
+    assert (run.dataset().state, run.shard().state) == ("embedding", "failed")
+    assert run.status().returncode == 3
+
+
+def test_a_merge_that_failed_shows_why(run):
+    run.finish()
+    path = run.project.output / "shard_0.h5"
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read()
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last[0] ^ 1]))
+    os.utime(path, ns=(0, 0))
+    run.merge(ok=False)
+    dataset = run.dataset()
+    assert dataset.state == "merge failed" and "shard_0.h5" in dataset.note
+    shown = run.status()
+    assert shown.returncode == 3 and f"merge failed, 401 sequences: {dataset.note}" in shown.stdout
+    # A new shard is still to be merged.
+    os.utime(path)
+    assert run.dataset().state == "merging"
+
+
+def test_within_the_folder_of_results_the_logs_are_found_too(run):
+    run.events().append("end", status="failed", reason="no GPU")
+    command = [sys.executable, SCRIPTS / "status.py", "."]
+    shown = subprocess.run(
+        command, cwd=run.folder / "results", capture_output=True, text=True, check=False
+    )
+    assert shown.returncode == 3 and "no GPU" in shown.stdout
+
+
+def test_other_folders_are_no_datasets(run):
+    (run.folder / "results/figures").mkdir()
+    assert [d.name for d in read_status(run.folder / "results", Liveness())] == ["demo"]
 
 
 def test_a_folder_without_results_is_an_error_that_names_it(run):
@@ -239,12 +341,31 @@ def test_slurm_is_asked_about_a_job_on_another_machine(script, running, tmp_path
         squeue.write_text(f'#!/bin/sh\n[ "$3" = --user={os.getuid()} ] || exit 9\n{script}\n')
         squeue.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin" if script else str(tmp_path))
-    assert Liveness([FAR]).is_running(FAR) is running
+    liveness = Liveness()
+    liveness.ask([FAR])
+    assert liveness.is_running(FAR) is running
+
+
+def test_slurm_is_asked_again_after_a_while_or_about_new_jobs(tmp_path, monkeypatch):
+    asked, squeue = tmp_path / "asked", tmp_path / "squeue"
+    squeue.write_text(f"#!/bin/sh\necho >> {asked}\necho 12\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    now = 0.0
+    liveness = Liveness(lambda: now)
+    steps = ((0.0, ["12"], 1), (9.0, ["12"], 1), (10.0, ["12", "13"], 2), (41.0, ["12"], 3))
+    for at, jobs, times in steps:
+        now = at
+        liveness.ask([replace(FAR, slurm_job=job) for job in jobs])
+        assert asked.read_text().count("\n") == times
+        assert liveness.is_running(FAR)
 
 
 def test_without_slurm_nothing_is_known_of_another_machine(monkeypatch):
     far = replace(FAR, slurm_job=None)
-    assert Liveness([far]).is_running(far) is None
+    liveness = Liveness()
+    liveness.ask([far])
+    assert liveness.is_running(far) is None
 
 
 # Stalled workers, and lines
@@ -278,7 +399,7 @@ def test_a_worker_is_stalled_if_it_finishes_no_batch_for_a_while():
 
 
 def text(*datasets: DatasetStatus, encoding: str = "utf-8") -> list[str]:
-    return [line.plain for line in list_lines(datasets, encoding)]
+    return [line.text.plain for line in list_lines(datasets, encoding, 80)]
 
 
 BUSY = {
@@ -323,3 +444,26 @@ def test_a_dataset_that_is_done_is_one_line():
 
 def test_bars_on_a_screen_without_unicode():
     assert "######...." in text(dataset(shard(**BUSY)), encoding="ascii")[2]
+
+
+def test_a_line_is_cut_to_the_screen():
+    lines = text(dataset(shard(state="failed", note="why " * 50 + "\nmore")))
+    assert len(lines[1]) == 80 and lines[1].endswith("...")
+    full = BUSY | {"device_name": "NVIDIA H100 80GB HBM3", "host": "node7.cluster.example.org"}
+    assert text(dataset(shard(**full)))[2].endswith("12 s  H100 80GB...")
+
+
+def test_on_a_low_screen_what_is_wrong_comes_first():
+    shards = [shard(rank, **BUSY) for rank in range(40)]
+    shards[33] = shard(33, state="failed", note="no GPU")
+    lines = list_lines([dataset(*shards)], "utf-8", 80)
+    assert fit(lines, 42) == [line.text for line in lines]
+    low = [line.plain for line in fit(lines, 6)]
+    assert [line.split()[0] for line in low] == ["mine:", "shard", "0", "1", "33", "..."]
+    assert low[-1].startswith("... and 37 more lines")
+
+
+def test_a_wait_too_short_for_two_heartbeats_is_refused(run):
+    for seconds in ("5", "-1"):
+        shown = run.status("--wait", seconds)
+        assert shown.returncode == 2 and "give 20 seconds or more" in shown.stderr

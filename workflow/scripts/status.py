@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,13 +15,16 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from seqembed.look.shard_status import WRONG, DatasetStatus, StallFinder, read_status
-from seqembed.look.status_lines import list_lines
+from seqembed.look.liveness import Liveness
+from seqembed.look.shard_status import DatasetStatus, StallFinder, read_status
+from seqembed.look.status_lines import fit, list_lines
 
 # --follow looks again after FOLLOW_SECONDS, and prints after PRINT_SECONDS if it is on no terminal.
 # Heartbeats come every 15 seconds, and a shared file system may show them a minute later: a worker
 # that finished no batch for STALLED_SECONDS is stalled.
 FOLLOW_SECONDS, STALLED_SECONDS, PRINT_SECONDS = 2.0, 120.0, 60.0
+# Two heartbeats of a worker lie further apart than a shorter --wait.
+LEAST_WAIT = 20.0
 EXIT_WRONG = 3
 
 
@@ -32,34 +36,32 @@ def main() -> int:
     live = "go on until all datasets are done, or until Ctrl-C"
     parser.add_argument("--follow", action="store_true", help=live)
     parser.add_argument("--json", action="store_true", help="print one JSON object, for scripts")
-    twice = "look twice, this long apart: a worker that finished no batch meanwhile is stalled"
+    twice = "look twice, this long apart (120 is safe): a worker that finished no batch is stalled"
     parser.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help=twice)
     arguments = parser.parse_args()
     # `status.py | head` is no error.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     if not arguments.results.is_dir():
         parser.error(f"{arguments.results}: there is no such folder; name the one with the results")
+    if arguments.wait and arguments.wait < LEAST_WAIT:
+        parser.error(f"--wait {arguments.wait:g}: give {LEAST_WAIT:g} seconds or more")
     if arguments.follow and arguments.json:
         parser.error("--follow is for people, --json for scripts: give one of them")
-    try:
-        if arguments.follow:
-            datasets = follow(arguments.results)
-        else:
-            datasets = look(arguments.results, arguments.wait)
-            show(datasets, as_json=arguments.json)
-    except KeyboardInterrupt:
-        return 0
-    wrong = any(shard.state in WRONG for dataset in datasets for shard in dataset.shards)
-    return EXIT_WRONG if wrong else 0
+    if arguments.follow:
+        datasets = follow(arguments.results)
+    else:
+        datasets = look(arguments.results, arguments.wait)
+        show(datasets, as_json=arguments.json)
+    return EXIT_WRONG if any(dataset.wrong for dataset in datasets) else 0
 
 
 def look(results: Path, wait: float) -> list[DatasetStatus]:
     """Return the state of all datasets; of two looks, `wait` seconds apart, if that is not 0."""
-    finder = StallFinder(wait or STALLED_SECONDS)
-    datasets = finder.mark(read_status(results))
+    finder, liveness = StallFinder(wait or STALLED_SECONDS), Liveness()
+    datasets = finder.mark(read_status(results, liveness))
     if wait:
         time.sleep(wait)
-        datasets = finder.mark(read_status(results))
+        datasets = finder.mark(read_status(results, liveness))
     return datasets
 
 
@@ -69,29 +71,33 @@ def show(datasets: list[DatasetStatus], *, as_json: bool) -> None:
         print(json.dumps(whole, indent=2))
     else:
         screen = Console(highlight=False, soft_wrap=True)
-        screen.print(as_text(datasets, screen), end="")
+        screen.print(as_text(datasets, screen, high=sys.maxsize), end="")
 
 
 def follow(results: Path) -> list[DatasetStatus]:
-    """Show the state of all datasets again and again, until all are done; return the last one."""
-    screen, finder = Console(highlight=False), StallFinder(STALLED_SECONDS)
-    datasets = finder.mark(read_status(results))
+    """Show the state of all datasets again and again, until all are done or Ctrl-C; return it."""
+    screen, finder, liveness = Console(highlight=False), StallFinder(STALLED_SECONDS), Liveness()
     # Without a terminal, there is nothing to draw over.
     seconds = FOLLOW_SECONDS if screen.is_terminal else PRINT_SECONDS
-    with Live(console=screen, auto_refresh=False) as live:
+    datasets: list[DatasetStatus] = []
+    with suppress(KeyboardInterrupt), Live(console=screen, auto_refresh=False) as live:
         while True:
+            datasets = finder.mark(read_status(results, liveness))
             if screen.is_terminal:
-                live.update(as_text(datasets, screen), refresh=True)
+                live.update(as_text(datasets, screen, screen.height - 1), refresh=True)
             else:
                 show(datasets, as_json=False)
             if datasets and all(dataset.state == "done" for dataset in datasets):
-                return datasets
+                break
             time.sleep(seconds)
-            datasets = finder.mark(read_status(results))
+    return datasets
 
 
-def as_text(datasets: list[DatasetStatus], screen: Console) -> Text:
-    lines = list_lines(datasets, screen.encoding) or [Text("no datasets yet")]
+def as_text(datasets: list[DatasetStatus], screen: Console, high: int) -> Text:
+    """Return the page as one text of at most `high` lines."""
+    # Into a file, lines are as long as they have to be.
+    width = screen.width if screen.is_terminal else sys.maxsize
+    lines = fit(list_lines(datasets, screen.encoding, width), high) or [Text("no datasets yet")]
     return Text("\n").join([*lines, Text()])
 
 

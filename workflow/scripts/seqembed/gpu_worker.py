@@ -125,6 +125,7 @@ def gpu_worker(
                     writer.close()
                     progress.end()
                 tracker.finish()
+                progress.finish()
                 record_speed(run, rows, progress, output_dir, model_config)
             saved = _save_shard(
                 rank, checkpoint.folder, writer.arrays, writer.ids, ids, resumed_rows, logger

@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -92,15 +92,15 @@ def list_errors(logs: Iterable[Path], since: float) -> list[str]:
     ]
 
 
-def read_error(log: Path) -> str | None:
+def read_error(log: Path, levels: Collection[str] = ("ERROR", "WARNING")) -> str | None:
     """Return the first line of a log's last record, without its time and level.
 
     The last line of the record's traceback, if any, follows in brackets. Return None if the last
-    record is neither an error nor a warning.
+    record is of none of the `levels`.
     """
     text = log.read_text(errors="replace")
     records = list(_RECORD.finditer(text))
-    if not records or records[-1]["level"] not in ("ERROR", "WARNING"):
+    if not records or records[-1]["level"] not in levels:
         return None
     record = [line for line in text[records[-1].end() :].splitlines() if line.strip()]
     return f"{record[0]} ({record[-1].strip()})" if _TRACEBACK in record else record[0]

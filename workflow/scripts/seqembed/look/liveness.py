@@ -5,12 +5,15 @@ from __future__ import annotations
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import psutil
 
-SQUEUE_SECONDS = 20
+SQUEUE_SECONDS = 20.0
+# So often at most, Slurm's controller is asked.
+ASK_SECONDS = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +34,22 @@ class Place:
 class Liveness:
     """Knows which processes run: those of this machine, and those of Slurm jobs.
 
-    places: where the processes ran that will be asked about.
+    clock: returns seconds.
     """
 
-    def __init__(self, places: Iterable[Place]) -> None:
-        self._host = platform.node()
-        far = {place.owner for place in places if place.slurm_job and place.host != self._host}
-        self._jobs = list_slurm_jobs(far) if far else None
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._host, self._clock = platform.node(), clock
+        self._jobs: set[str] | None = None
+        # The jobs that Slurm was asked about, and when.
+        self._about: set[str] = set()
+        self._asked = self._clock() - ASK_SECONDS
+
+    def ask(self, places: Iterable[Place]) -> None:
+        """Ask Slurm about the jobs in `places` on other machines, unless it was just asked."""
+        far = [place for place in places if place.slurm_job and place.host != self._host]
+        jobs, now = {str(place.slurm_job) for place in far}, self._clock()
+        if far and (not jobs <= self._about or now - self._asked >= ASK_SECONDS):
+            self._jobs, self._about, self._asked = list_slurm_jobs(p.owner for p in far), jobs, now
 
     def is_running(self, place: Place) -> bool | None:
         """Whether a process still runs; None if that cannot be known from here."""
@@ -56,8 +68,8 @@ def is_running_here(pid: int, written: float) -> bool:
     """
     try:
         process = psutil.Process(pid)
-        # The kernel's time of a start may be a little off.
         ended = process.status() == psutil.STATUS_ZOMBIE
+        # The kernel's time of a start may be a little off.
         return not ended and float(process.create_time()) < written + 2
     except psutil.NoSuchProcess:
         return False
@@ -67,7 +79,7 @@ def is_running_here(pid: int, written: float) -> bool:
 
 def list_slurm_jobs(owners: Iterable[int]) -> set[str] | None:
     """Return the numbers of the users' Slurm jobs that wait or run; None if Slurm does not say."""
-    users = ",".join(map(str, sorted(owners)))
+    users = ",".join(map(str, sorted(set(owners))))
     if not (squeue := shutil.which("squeue")):
         return None
     command = [squeue, "--noheader", "--format=%A", f"--user={users}"]

@@ -1,9 +1,10 @@
-"""Show the state of runs as lines of text, for a screen of 80 columns."""
+"""Show the state of runs as lines of text, for a screen of 80 columns or more."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
+from typing import NamedTuple
 
 from rich.text import Text
 
@@ -14,32 +15,66 @@ BAR = 10
 # From this number on, shards in a row that wait, or are finished, share a line.
 FOLDED = 3
 QUIET = ("waiting", "finished")
-STYLES: dict[str, str] = {"finished": "green", "done": "green"}
+STYLES: dict[str, str] = {"finished": "green", "done": "green", "merge failed": "bold red"}
 STYLES |= dict.fromkeys(WRONG, "bold red")
 HEAD = f"{'shard':>5}  {'':{BAR}} {'':4} {'sequences done':>17} {'tokens/s':>9} {'left':>8} "
 HEAD += f"{'saved':>6}  on"
 
 
-def list_lines(datasets: Sequence[DatasetStatus], encoding: str) -> list[Text]:
-    """Return the lines that show datasets; encoding: of the screen, "utf-8" or another."""
+class Line(NamedTuple):
+    """A line of the page; rank: the lines of lower ranks are shown first if there is little room.
+
+    0: of a dataset. 1: of a shard after which a person has to look. 2: of any other shard.
+    """
+
+    text: Text
+    rank: int
+
+
+def fit(lines: Sequence[Line], height: int) -> list[Text]:
+    """Return the lines that fit on a screen, those that matter most, in their order."""
+    if len(lines) <= height:
+        return [line.text for line in lines]
+    first = sorted(range(len(lines)), key=lambda place: (lines[place].rank, place))
+    kept = sorted(first[: max(0, height - 1)])
+    more = Text(f"... and {len(lines) - len(kept)} more lines; a higher window shows them", "dim")
+    return [*(lines[place].text for place in kept), more]
+
+
+def list_lines(datasets: Sequence[DatasetStatus], encoding: str, width: int) -> list[Line]:
+    """Return the lines that show datasets.
+
+    encoding, width: of the screen; "utf-8" or another, and in columns.
+    """
     marks = "█░" if encoding.lower().replace("-", "").startswith("utf") else "#."
-    return [line for dataset in datasets for line in _dataset_lines(dataset, marks)]
+    lines = [line for dataset in datasets for line in _dataset_lines(dataset, marks)]
+    return [Line(cut_to(line.text, width), line.rank) for line in lines]
 
 
-def _dataset_lines(dataset: DatasetStatus, marks: str) -> Iterator[Text]:
-    yield _head(dataset)
+def cut_to(text: Text, width: int) -> Text:
+    """Return the first line of a text, cut to a width."""
+    text = text.split("\n")[0]
+    if len(text) > width:
+        text = text[: max(0, width - 3)].append("...")
+    return text
+
+
+def _dataset_lines(dataset: DatasetStatus, marks: str) -> Iterator[Line]:
+    yield Line(_head(dataset), 0)
     groups = groupby(dataset.shards, lambda s: s.state if s.state in QUIET else s.rank)
     parts = [part for _, shards in groups for part in _fold([*shards])]
     if any(s.state == "computing" and s.tokens_per_second for s in dataset.shards):
-        yield Text(HEAD, style="dim")
+        yield Line(Text(HEAD, style="dim"), 0)
     for part in parts:
-        yield _shard_line(part[0], marks) if len(part) == 1 else _folded_line(part)
+        text = _shard_line(part[0], marks) if len(part) == 1 else _folded_line(part)
+        yield Line(text, 1 if part[0].state in WRONG else 2)
 
 
 def _head(dataset: DatasetStatus) -> Text:
     line = Text().append(f"{dataset.name}: ", "bold")
     line.append(dataset.state, STYLES.get(dataset.state, ""))
-    return line.append("".join(f", {text}" for text in _facts(dataset)))
+    line.append("".join(f", {text}" for text in _facts(dataset)))
+    return line.append(f": {dataset.note}", STYLES[dataset.state]) if dataset.note else line
 
 
 def _facts(dataset: DatasetStatus) -> Iterator[str]:
@@ -85,5 +120,5 @@ def _shard_line(shard: ShardStatus, marks: str) -> Text:
     ago = shard.checkpoint_seconds_ago
     saved = "" if ago is None else words_for(ago)
     device = shard.device_name.removeprefix("NVIDIA ") or shard.device
-    speed = f"{shard.tokens_per_second:,.0f}"
-    return line.append(f" {speed:>9} {left:>8} {saved:>6}  {device} {shard.host}".rstrip())
+    speed, host = f"{shard.tokens_per_second:,.0f}", shard.host.partition(".")[0]
+    return line.append(f" {speed:>9} {left:>8} {saved:>6}  {device} {host}".rstrip())

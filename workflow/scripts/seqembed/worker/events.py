@@ -9,10 +9,10 @@ start: a worker knows what it has to compute: `host`, `pid`, `slurm_job`, `devic
     `recipe` and `shard` (fingerprints), `sequences` and `tokens` of the shard, `done` and
     `done_tokens`, what of them was there already.
 first: its first batch is done.
-rate: every 15 seconds: `done`, `done_tokens`, `quarantined`, and `checkpoint_seconds`, which this
+rate: every 15 seconds, and at the end of computing: `done`, `done_tokens`, `quarantined`, and `checkpoint_seconds`, which this
     worker has spent on checkpoints.
 checkpoint: a block is on disk: `computed`, how many rows this worker has saved.
-computed: the last batch is done; the keys of `rate`.
+computed: the last batch is done, and the shard is written; the keys of `rate`.
 restart: the worker crashed, and a fresh one goes on: `reason`.
 end: the supervisor ends: `status` ("complete", "interrupted" or "failed"); of a complete shard also
     `device`, `computed`, `resumed_sequences`, `reused` and `quarantined`; else `reason`.
@@ -50,9 +50,12 @@ class EventLog:
         with suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             # One write to a file opened for appending is not mixed with another process's.
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
             try:
-                os.write(descriptor, line.encode())
+                # A full disk may have cut the last line.
+                size = os.fstat(descriptor).st_size
+                cut = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+                os.write(descriptor, b"\n" * cut + line.encode())
             finally:
                 os.close(descriptor)
 
@@ -85,6 +88,7 @@ def read_events(path: Path, tail: int | None = None) -> list[dict[str, Any]]:
     for line in lines:
         with suppress(ValueError):
             event = json.loads(line)
-            if isinstance(event, dict) and event.get("format_version") == FORMAT_VERSION:
+            known = isinstance(event, dict) and event.get("format_version") == FORMAT_VERSION
+            if known and {"event", "time"} <= event.keys():
                 events.append(event)
     return events

@@ -90,7 +90,7 @@ class Progress:
         self.spent += self._clock() - now
 
     def end(self) -> None:
-        """Say how much was computed, and that the worker now writes its shard."""
+        """Log how much was computed: call this after the last batch, whatever ended the run."""
         self.seconds, total = self._clock() - self._begin, self._work.sequences
         self._logger.info(
             f"{self._done:,} of {total:,} sequences done, {self._speed():,.0f} tokens/s"
@@ -99,6 +99,10 @@ class Progress:
         words = "checkpoints took %.2f of %.2f seconds, heartbeat and progress %.2f"
         self._logger.info(words, self._writer.spent, self.seconds, self.spent)
         self._note_checkpoint()
+        self._append("rate")
+
+    def finish(self) -> None:
+        """Say that all batches are done, and that the worker now writes its shard."""
         self._append("computed")
         self._outlets.heartbeat.write(phase="writing", **self._counts())
 
