@@ -183,7 +183,7 @@ def _in_imports(ended: Ended) -> bool:
 
 def is_clear(line: str) -> bool:
     """Whether a program's last line tells what is wrong and what to do."""
-    return bool(re.match(r"\w+( work \d)?: ", line)) and bool(ADVICE.search(line))
+    return bool(re.match(r"\w+( work( \d)?)?: ", line)) and bool(ADVICE.search(line))
 
 
 def advised(folder: Path, message: str) -> Path | None:
