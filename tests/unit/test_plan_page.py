@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 from indexing import make_check
-from worker_runs import EMBEDDING, SEQUENCES, Project, make_project, make_sequences
+from worker_runs import (
+    EMBEDDING,
+    SEQUENCES,
+    Project,
+    WorkerProcess,
+    killed_after_a_block,
+    make_project,
+    make_sequences,
+)
 
 from seqembed.checkpoints.manifest_and_failures import Failures, write_failures
 from seqembed.environment import EnvConfig
@@ -136,6 +144,17 @@ def test_the_other_shards_are_counted(tmp_path, prepared_model, count, shards, l
     sequences = make_sequences([50] * count)
     project = make_project(tmp_path / "a", prepared_model, sequences, world_size=shards)
     assert list(write_page(make_plan(project), BLOCKS, 1))[-1] == line
+
+
+def test_rows_that_a_killed_worker_saved_are_there(project, context):
+    many = {"checkpoint_seq_threshold": 15}
+    assert WorkerProcess(context, project, killed_after_a_block, **many).finish().exit_code == -9
+    plan = make_plan(project)
+    saved = int(plan.shards[0].saved.sum())
+    assert 0 < saved < len(SEQUENCES)
+    assert print_page(plan)["already there"] == f"{saved} in this dataset's checkpoints"
+    status = WorkerProcess(context, project).finish().status
+    assert status["computed"] == sum(plan.missing) == len(SEQUENCES) - saved
 
 
 def test_long_names_fit(project):
