@@ -17,10 +17,16 @@ COUNT = 40
 KNOWN = "esm2_t48_15B_UR50D"
 
 
-def configure(place: Place, model: str, *names: str, **changes: Any) -> None:
-    datasets = {name: {"fasta": f"{name}.faa", "model": "esm2_random"} for name in names}
-    settings = {"datasets": datasets, "models": {"esm2_random": model}, "device": "cpu"}
-    place.configure(**settings | {"shards": 2} | changes)
+def configure(place: Place, model: str, *names: str, **others: dict[str, Any]) -> None:
+    """Datasets of these names, of {name}.faa and the prepared model; others: settings of more."""
+    usual = {"model": "esm2_random"}
+    settings = dict.fromkeys(names, usual) | {name: usual | own for name, own in others.items()}
+    place.configure(
+        datasets={name: {"fasta": f"{name}.faa"} | own for name, own in settings.items()},
+        models={"esm2_random": model},
+        device="cpu",
+        shards=2,
+    )
 
 
 def read_plan(place: Place, name: str) -> dict[str, Any]:
@@ -37,11 +43,17 @@ def page(outcome: Outcome) -> str:
 
 @pytest.fixture(scope="module")
 def place(open_place, model, tmp_path_factory):
+    """Two datasets of the prepared model, and one of a model that would be downloaded."""
     place = open_place(tmp_path_factory.mktemp("plan") / "run")
     for number, name in enumerate(NAMES):
         write_fasta(place.folder / f"{name}.faa", make_proteins(COUNT, seed=number))
-    configure(place, model, *NAMES)
-    return place
+    write_fasta(place.folder / "mine.faa", make_proteins(5))
+    small = place.folder / f"resources/models/{KNOWN}/original"
+    small.mkdir(parents=True)
+    for name in ("config.json", "vocab.txt"):
+        shutil.copy(place.checkout / MODEL / name, small / name)
+    configure(place, model, *NAMES, mine={"model": KNOWN})
+    return replace(place, environment={"HF_ENDPOINT": "http://127.0.0.1:9"})
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +86,7 @@ def test_what_is_printed_is_in_the_file(place, planned):
     assert content["tokens"] == content["residues"] + 2 * COUNT
     assert [shard["to_compute"] for shard in content["shards"]] == [20, 20]
     assert "\nsecond: esm2_random" in text
-    assert "all 2 datasets: " in text
+    assert "all 3 datasets: " in text
     assert max(map(len, text.splitlines())) <= 80
 
 
@@ -113,11 +125,7 @@ def changed(finished, model, tmp_path_factory) -> Outcome:
     proteins = make_proteins(COUNT, seed=0) | {"new": "MKVLAAGI"}
     write_fasta(copy.folder / "first.faa", proteins)
     write_fasta(copy.folder / "other.faa", proteins)
-    configure(copy, model, "first", "other")
-    path = copy.folder / "config/config.yaml"
-    config = json.loads(path.read_text())
-    config["datasets"]["other"]["embedding"] = {"pooling": "max"}
-    path.write_text(json.dumps(config))
+    configure(copy, model, "first", other={"embedding": {"pooling": "max"}})
     (folder / "hook").mkdir()
     (folder / "hook/sitecustomize.py").write_text(
         "import shutil\n"
@@ -143,26 +151,19 @@ def test_a_full_disk_is_said(changed):
     assert "1.00 kB" in text
 
 
-def test_a_model_that_would_be_downloaded_is_planned_without_it(checkout, prepared_model, tmp_path):
-    place = Place(checkout, tmp_path, {"HF_ENDPOINT": "http://127.0.0.1:9"})
-    write_fasta(tmp_path / "mine.faa", make_proteins(5))
-    place.configure(datasets={"mine": {"fasta": "mine.faa", "model": KNOWN}}, device="cpu")
-    small = tmp_path / f"resources/models/{KNOWN}/original"
-    small.mkdir(parents=True)
-    for name in ("config.json", "vocab.txt"):
-        shutil.copy(checkout / MODEL / name, small / name)
-    outcome = place.run("plan")
-    assert outcome.jobs == {"plan": 1, "total": 1}
-    text = page(outcome)
+def test_a_model_that_would_be_downloaded_is_planned_without_it(
+    place, planned, prepared_model, tmp_path
+):
+    text = page(planned).partition(f"\nmine: {KNOWN}")[2]
     assert "model            not here yet: a run downloads it first" in text
     assert "already there    not known before the model is here\n" in text
     assert "to compute       5 sequences" in text
-    results = tmp_path / "results/mine"
-    assert [path.name for path in results.iterdir()] == ["plan.json"]
+    assert [path.name for path in (place.folder / "results/mine").iterdir()] == ["plan.json"]
     assert read_plan(place, "mine")["recipe_fingerprint"] is None
     # As soon as the model is prepared, the indexes are made that a run uses, too.
-    shutil.copy(prepared_model, tmp_path / f"resources/models/{KNOWN}.json")
-    assert place.plan("plan").jobs == {"index": 1, "split": 1, "plan": 1, "total": 3}
+    copy = place.copy_to(tmp_path / "run")
+    shutil.copy(prepared_model, copy.folder / f"resources/models/{KNOWN}.json")
+    assert copy.plan("plan").jobs == {"index": 1, "split": 1, "plan": 1, "total": 3}
 
 
 def test_a_bad_fasta_file_is_an_error_of_the_index(place, planned, model, tmp_path):
