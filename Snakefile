@@ -1,6 +1,7 @@
 """Language-model embeddings of every sequence in your FASTA files."""
 
 import os
+import sys
 
 from snakemake.utils import min_version
 
@@ -25,10 +26,10 @@ rule all:
 
 
 onsuccess:
-    # A run for other targets may not have made all of them.
+    # A run for other targets may not have made all of them. Standard output is the plan's alone.
     for path in filter(os.path.exists, list_results()):
-        print(f"Embeddings: {os.path.abspath(path)}")
+        print(f"Embeddings: {os.path.abspath(path)}", file=sys.stderr)
 
 
 onerror:
-    print(*describe_failure(), sep="\n")
+    print(*describe_failure(), sep="\n", file=sys.stderr)

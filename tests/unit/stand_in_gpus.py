@@ -15,7 +15,7 @@ from seqembed.machine.devices import Gpu, find_gpus, lease_device
 LOGGER = logging.getLogger("stand_in_gpus")
 # As driver 550 prints it, tabs and blanks included.
 INFORMATION = """\
-Model: \t\t NVIDIA H100 80GB HBM3
+Model: \t\t {model}
 IRQ:   \t\t 214
 GPU UUID: \t {uuid}
 Video BIOS: \t 96.00.5e.00.01
@@ -54,11 +54,19 @@ class Machine:
         (self.dev / "nvidiactl").touch()
 
     def add(
-        self, bus_id: str, minor: int, uuid: str, *, node: bool = True, excluded: str = "No"
+        self,
+        bus_id: str,
+        minor: int,
+        uuid: str,
+        *,
+        node: bool = True,
+        excluded: str = "No",
+        model: str = "NVIDIA H100 80GB HBM3",
     ) -> None:
         folder = self.proc / bus_id
         folder.mkdir(parents=True)
-        text = INFORMATION.format(uuid=uuid, bus_id=bus_id, minor=minor, excluded=excluded)
+        fields = {"uuid": uuid, "bus_id": bus_id, "minor": minor, "excluded": excluded}
+        text = INFORMATION.format(model=model, **fields)
         (folder / "information").write_text(text)
         if node:
             (self.dev / f"nvidia{minor}").touch()

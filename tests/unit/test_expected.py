@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,10 @@ from stand_in_gpus import Machine
 from worker_runs import EMBEDDING
 
 from seqembed.environment import EnvConfig
-from seqembed.look import expected
+from seqembed.look import asked, expected
 from seqembed.look.asked import Surroundings
-from seqembed.look.expected import count_gpus, expect_device, expect_recipe
-from seqembed.machine.devices import name_gpus
+from seqembed.look.expected import expect_device, expect_recipe, list_allowed
+from seqembed.machine.devices import name_device
 from seqembed.settings.recipe import Recipe, publish_recipe, recipe_path
 from seqembed.settings.request import Request
 
@@ -24,19 +26,30 @@ PLAIN_ENVIRONMENT = EnvConfig.from_environ({})
 
 
 def expect(
-    asked: Any, device: Any, folder: Path = NOWHERE, environ: Any = None, **changes: Any
+    wanted: Any, device: Any, folder: Path = NOWHERE, environ: Any = None, **changes: Any
 ) -> Recipe:
     request = Request(**EMBEDDING | changes)
     environment = EnvConfig.from_environ(environ or {})
-    return expect_recipe(folder, request, protein_model(), asked, device, environment)
+    return expect_recipe(folder, request, protein_model(), wanted, device, environment)
+
+
+def surround(environ: dict[str, str], **changes: Any) -> Surroundings:
+    settings = {"cores": None, "gpu": None, "jobs": None, "cluster": False} | changes
+    folders = dict.fromkeys(("results", "models", "speeds"), NOWHERE)
+    return Surroundings(
+        token_budget="auto",
+        checkpoint_sequences=1,
+        environment=EnvConfig.from_environ(environ),
+        **folders | settings,
+    )
 
 
 @pytest.mark.parametrize(
-    ("asked", "gpus", "device"),
+    ("wanted", "gpus", "device"),
     [("auto", 0, "cpu"), ("auto", 2, "cuda"), ("cuda", 0, "cuda"), ("cpu", 2, "cpu")],
 )
-def test_the_device_is_that_of_this_machine(asked, gpus, device):
-    assert expect_device(asked, gpus) == device
+def test_the_device_is_that_of_this_machine(wanted, gpus, device):
+    assert expect_device(wanted, gpus) == device
 
 
 def test_auto_is_the_precision_of_the_device():
@@ -74,8 +87,21 @@ def test_gpus_that_are_not_visible_do_not_count(monkeypatch, tmp_path, visible, 
         machine.add(f"0000:0{minor}:00.0", minor, f"GPU-{minor}")
     monkeypatch.setattr(expected, "find_gpus", machine.gpus)
     allowed = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
-    assert count_gpus(EnvConfig.from_environ(allowed)) == count
-    assert name_gpus(machine.proc) == ["NVIDIA H100 80GB HBM3"] * 2
+    assert len(list_allowed(EnvConfig.from_environ(allowed))) == count
+
+
+@pytest.mark.parametrize(
+    ("visible", "name"),
+    [(None, "Card 0"), ("1,0", "Card 1"), ("", ""), (f"MIG-{uuid.UUID(int=0)}", "")],
+)
+def test_the_card_is_the_first_that_is_allowed(monkeypatch, tmp_path, visible, name):
+    machine = Machine(tmp_path)
+    for minor in range(2):
+        machine.add(f"0000:0{minor}:00.0", minor, f"GPU-{minor}", model=f"Card {minor}")
+    monkeypatch.setattr(expected, "find_gpus", machine.gpus)
+    monkeypatch.setattr(asked, "name_device", partial(name_device, proc=machine.proc))
+    allowed = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    assert surround(allowed, asked="cuda").device_name("cuda") == name
 
 
 @pytest.mark.parametrize(
@@ -84,6 +110,8 @@ def test_gpus_that_are_not_visible_do_not_count(monkeypatch, tmp_path, visible, 
         ({"asked": "cpu", "cores": 8}, 2, 4),
         ({"asked": "cpu", "cores": 1}, 4, 1),
         ({"asked": "cpu", "cores": 8, "gpu": 2}, 1, 8),
+        ({"asked": "auto", "cores": 8, "gpu": 1}, 1, 1),
+        ({"asked": "auto", "cores": 8}, 1, 8),
         ({"asked": "cuda", "cores": 8, "gpu": 2}, 1, 2),
         ({"asked": "cuda", "cores": 8}, 1, 8),
         ({"asked": "cuda", "cluster": True, "jobs": 100}, 1, 100),
@@ -91,13 +119,6 @@ def test_gpus_that_are_not_visible_do_not_count(monkeypatch, tmp_path, visible, 
     ],
 )
 def test_cores_gpus_and_jobs_limit_what_runs_at_once(changes: dict[str, Any], threads, shards):
-    settings = {"cores": None, "gpu": None, "jobs": None, "cluster": False} | changes
-    folders = dict.fromkeys(("results", "models", "speeds"), NOWHERE)
-    around = Surroundings(
-        token_budget="auto",
-        checkpoint_sequences=1,
-        environment=EnvConfig.from_environ({"CUDA_VISIBLE_DEVICES": ""}),
-        **folders | settings,
-    )
+    around = surround({"CUDA_VISIBLE_DEVICES": ""}, **changes)
     assert around.at_once(threads) == shards
     assert (around.device_name("cpu") == "") is around.cluster

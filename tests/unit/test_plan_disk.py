@@ -11,11 +11,15 @@ import pytest
 from known_files import KNOWN_RECIPE, write_indices, write_known_file, write_known_shard
 
 from seqembed.checkpoints.blocks import Block, write_block
+from seqembed.checkpoints.manifest_and_failures import Failures, write_failures
 from seqembed.checkpoints.token_rows import ResidueSpool
+from seqembed.index.parquet import read_metadata
+from seqembed.index.reader import read_lengths_and_digests
 from seqembed.index.sources import Sources, write_sources
 from seqembed.look.disk import DiskPlan, RowSizes, plan_disk, used_bytes
 from seqembed.look.shards import PlannedShard, read_planned_shard
 from seqembed.settings.lengths import LengthPolicy
+from seqembed.storage.digests import digest, digest_rows, to_hex
 from seqembed.worker.manifest import checkpoint_key
 
 WHOLE = LengthPolicy(long_sequences="full", max_length=0)
@@ -165,6 +169,36 @@ def test_a_result_that_the_store_has_takes_no_more(results):
     os.utime(stored, (1, 1))
     assert plan(results).more > 1_000_000
     assert all(shard.missing.all() for shard in read(results))
+
+
+def write_result(results: Path, failed: dict[bytes, str], **changes: str) -> None:
+    """Write the finished result of all sequences but `failed`; changes: of its attributes."""
+    index = results / "index.parquet"
+    lengths, digests = read_lengths_and_digests(index)
+    attributes = {"index_fingerprint": read_metadata(index, "index")["fingerprint"]}
+    attributes |= {"recipe_fingerprint": KNOWN_RECIPE.fingerprint}
+    path = results / f"store/{NAME}.h5"
+    path.parent.mkdir(exist_ok=True)
+    write_known_file(
+        path, lengths, digests, width=60_000, quarantine=failed, **attributes | changes
+    )
+    os.utime(path, (1, 1))
+
+
+def test_a_result_that_the_merge_will_link_is_not_written_again(results):
+    failed = {digest(b"MKV"): "too long"}
+    write_result(results, {}, index_fingerprint="of other files")
+    other = plan(results)
+    write_result(results, {})
+    assert other.peak - plan(results).peak == pytest.approx(1_000_000, abs=10_000)
+    write_result(results, failed)
+    lacking = plan(results)
+    for shard in read(results):
+        folder = results / "checkpoints" / checkpoint_key(KNOWN_RECIPE, shard.index)
+        (folder / f"shard_{shard.index.rank}").mkdir(parents=True)
+        failures = Failures(quarantined={to_hex(digest_rows(failed))[0]: "too long"})
+        write_failures(folder / f"shard_{shard.index.rank}", failures)
+    assert lacking.peak - plan(results).peak > 900_000
 
 
 def test_a_finished_shard_is_there(results):

@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 from indexing import make_check
-from worker_runs import EMBEDDING, SEQUENCES, Project, make_project, make_sequences
+from worker_runs import (
+    EMBEDDING,
+    SEQUENCES,
+    Project,
+    WorkerProcess,
+    killed_after_a_block,
+    make_project,
+    make_sequences,
+)
 
 from seqembed.checkpoints.manifest_and_failures import Failures, write_failures
 from seqembed.environment import EnvConfig
@@ -17,7 +25,7 @@ from seqembed.look.asked import PlannedDataset, Surroundings
 from seqembed.look.page import write_end, write_page
 from seqembed.look.plan import DatasetPlan, plan_dataset
 from seqembed.look.plan_file import write_plan
-from seqembed.look.text import BLOCKS, COLUMNS
+from seqembed.look.text import BLOCKS, COLUMNS, format_bytes
 from seqembed.models.prepared import read_prepared
 from seqembed.settings.request import Request
 from seqembed.storage.digests import to_hex
@@ -120,9 +128,33 @@ def test_equal_sequences_are_computed_once(tmp_path, prepared_model):
 def test_many_shards_share_a_line(tmp_path, prepared_model):
     project = make_project(tmp_path / "a", prepared_model, make_sequences([50] * 24), world_size=12)
     lines = list(write_page(make_plan(project), BLOCKS, 1))
-    assert lines[-1] == "  and 4 more shards, 8.3% to 8.3% of the time each"
+    assert lines[-1] == "  and 4 more shards, 8.3% of the time each"
     assert lines[-10].split() == ["shard", "sequences", "tokens", "of", "the", "time"]
     assert lines[-9].split() == ["0", "2", "104", "8.3%"]
+
+
+@pytest.mark.parametrize(
+    ("count", "shards", "line"),
+    [
+        (8, 9, "  and 1 more shard, 0.0% of the time"),
+        (19, 10, "  and 2 more shards, 5.3% to 10.5% of the time each"),
+    ],
+)
+def test_the_other_shards_are_counted(tmp_path, prepared_model, count, shards, line):
+    sequences = make_sequences([50] * count)
+    project = make_project(tmp_path / "a", prepared_model, sequences, world_size=shards)
+    assert list(write_page(make_plan(project), BLOCKS, 1))[-1] == line
+
+
+def test_rows_that_a_killed_worker_saved_are_there(project, context):
+    many = {"checkpoint_seq_threshold": 15}
+    assert WorkerProcess(context, project, killed_after_a_block, **many).finish().exit_code == -9
+    plan = make_plan(project)
+    saved = int(plan.shards[0].saved.sum())
+    assert 0 < saved < len(SEQUENCES)
+    assert print_page(plan)["already there"] == f"{saved} in this dataset's checkpoints"
+    status = WorkerProcess(context, project).finish().status
+    assert status["computed"] == sum(plan.missing) == len(SEQUENCES) - saved
 
 
 def test_long_names_fit(project):
@@ -131,13 +163,16 @@ def test_long_names_fit(project):
 
 def test_all_datasets_together_are_compared_with_the_disk(project):
     plan, path = make_plan(project), Path("results")
-    assert plan.disk.more > 10_000
-    assert list(write_end([plan], path, plan.disk.more)) == []
-    short = " ".join(write_end([plan], path, plan.disk.more - 5))
+    more = plan.disk.more
+    assert more > 10_000
+    assert list(write_end([(more, None)], path, more)) == []
+    short = " ".join(write_end([(more, None)], path, more - 5))
     assert "WARNING: the disk of results/ will not do: 5 bytes are missing." in short
-    both = list(write_end([plan, plan], path, 2 * plan.disk.more))
-    assert both[0].startswith("all 2 datasets: ")
+    both = list(write_end([(more, None), (more, 120.0)], path, 2 * more))
+    assert both[0] == f"all 2 datasets: {format_bytes(2 * more)} more disk at the peak"
     assert len(both) == 2
+    timed = list(write_end([(more, 0.0), (more, 120.0)], path, 2 * more))
+    assert timed[0] == f"{both[0]}; about 2 min"
 
 
 def test_the_file_has_all_figures(project):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import h5py
 import numpy as np
@@ -135,10 +135,12 @@ class Place:
         return self.run("--dry-run", *arguments, ok=ok)
 
     @contextmanager
-    def start(self, *arguments: str, cores: int | None = 2) -> Iterator[Driver]:
+    def start(
+        self, *arguments: str, cores: int | None = 2, stderr: int | IO[str] = subprocess.STDOUT
+    ) -> Iterator[Driver]:
         """Start snakemake in a process group of its own; nothing of it outlives the body.
 
-        cores: None where a profile says what runs at once.
+        cores: None where a profile says what runs at once. stderr: where standard error goes.
         """
         command = [sys.executable, "-m", "snakemake"]
         command += [] if cores is None else [f"--cores={cores}"]
@@ -149,7 +151,7 @@ class Place:
             cwd=self.checkout,
             env=_environment(self.checkout) | dict(self.environment) | dict([mark.split("=")]),
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=stderr,
             text=True,
             start_new_session=True,
             preexec_fn=heed_interrupts,

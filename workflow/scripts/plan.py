@@ -53,13 +53,14 @@ def plan(arguments: argparse.Namespace, logger: logging.Logger) -> None:
     )
     reading = Reading(arguments.ids, arguments.gaps, arguments.suspicious)
     datasets = [read_dataset(content) for content in arguments.datasets]
-    blocks, free, plans = choose_blocks(sys.stdout.encoding), free_bytes(around.results), []
+    blocks, free, sums = choose_blocks(sys.stdout.encoding), free_bytes(around.results), []
     for dataset in datasets:
         found = plan_any(dataset, datasets, around, reading, logger)
         write_plan(found, around.results / dataset.name / PLAN)
         print("\n".join([*write_page(found, blocks, free), ""]), flush=True)
-        plans.append(found)
-    for line in write_end(plans, around.results, free):
+        # Not the plan itself: its arrays have an element for each sequence.
+        sums.append((found.disk.more, found.seconds))
+    for line in write_end(sums, around.results, free):
         print(line)
 
 

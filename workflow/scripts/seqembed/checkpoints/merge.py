@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import compress
@@ -185,6 +185,14 @@ def _refuse_no_rows(
     )
 
 
+def is_result_of(
+    stored: EmbeddingsFile, wanted: Mapping[str, str], quarantined: Collection[bytes]
+) -> bool:
+    """Whether a result has the `wanted` attributes, and these digests in its quarantine."""
+    alike = wanted.items() <= stored.attributes.items()
+    return alike and stored.quarantine().keys() == set(quarantined)
+
+
 def _read_stored(
     path: Path,
     wanted: Mapping[str, str],
@@ -201,7 +209,7 @@ def _read_stored(
     try:
         with open_embeddings(path) as stored:
             held = stored.quarantine()
-            if not wanted.items() <= stored.attributes.items() or held.keys() != quarantined.keys():
+            if not is_result_of(stored, wanted, quarantined):
                 return None
             return count_distinct(stored.digests()), stored.flags(), held
     except ShardError as error:

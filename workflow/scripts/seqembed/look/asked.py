@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from seqembed.environment import EnvConfig
 from seqembed.errors import ConfigError
-from seqembed.look.expected import Asked, Kind, count_gpus, expect_device
-from seqembed.machine.devices import name_gpus
+from seqembed.look.expected import Asked, Kind, expect_device, list_allowed
+from seqembed.machine.devices import Device, name_device
 from seqembed.machine.processor import name_processor
 from seqembed.settings.request import Request
 
@@ -61,29 +61,35 @@ class Surroundings:
     environment: EnvConfig
 
     @cached_property
-    def gpus(self) -> int:
-        """How many GPUs of this machine jobs may use; 0 if they run on others."""
-        return 0 if self.cluster else count_gpus(self.environment)
+    def gpus(self) -> Sequence[Device]:
+        """The GPUs of this machine that jobs may use; none if jobs run on other machines."""
+        return [] if self.cluster else list_allowed(self.environment)
 
     @property
     def device(self) -> Kind:
         """Where workers will compute."""
-        return expect_device(self.asked, self.gpus)
+        return expect_device(self.asked, len(self.gpus))
 
     def at_once(self, threads: int) -> int:
         """Return how many shards run at the same time; threads: of a worker."""
         limits = [self.jobs] if self.cluster else [self.cores and self.cores // threads]
+        # Where `auto` means the CPU, Snakemake's job still takes one of the limit.
+        if self.asked != "cpu":
+            limits.append(self.gpu)
         if self.device == "cuda":
-            limits += [self.gpu, self.gpus or None]
+            limits.append(len(self.gpus) or None)
         return max(1, min((limit for limit in limits if limit is not None), default=1))
 
     def device_name(self, device: Kind) -> str:
-        """Return the name of the card or processor that will compute; "" if it is elsewhere."""
+        """Return the name of the card or processor that will compute; "" if it is not known.
+
+        Where there are cards of several kinds, the first one that is allowed counts.
+        """
         if self.cluster:
             return ""
         if device == "cpu":
             return name_processor()
-        return next(iter(name_gpus()), "")
+        return name_device(self.gpus[0]) if self.gpus else ""
 
 
 def read_dataset(content: Mapping[str, Any]) -> PlannedDataset:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from seqembed.checkpoints.taken_files import TAKEN
 from seqembed.index.parquet import Int64s
-from seqembed.look.shards import PlannedShard, has_stored_result
+from seqembed.look.shards import PlannedShard, has_stored_result, will_relink
 from seqembed.results.reader import store_path
 from seqembed.results.seal import USER_BLOCK_BYTES
 from seqembed.settings.lengths import LengthPolicy
@@ -116,7 +116,9 @@ def plan_disk(
     assembled = stays + written + sum(beside[:at_once])
     # Snakemake removes an old embeddings.h5 before the merge; in the store it stays.
     lone = sum(size for size, paths in held.values() if paths == [Path("embeddings.h5")])
-    merged = stays - lone + written + result
+    merged = stays - lone + written
+    if not will_relink(results, recipe, shards):
+        merged += result
     end = new_indexes + _count_left(held, replaced.by_merge) + result
     return DiskPlan(now=now, peak=max(now, assembled, merged), end=end, result=result)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -9,7 +10,7 @@ from typing import Literal
 from seqembed.environment import EnvConfig
 from seqembed.errors import DeviceError, RecipeError
 from seqembed.kernels.names import FUSED, PLAIN
-from seqembed.machine.devices import choose_candidates, find_gpus
+from seqembed.machine.devices import Device, choose_candidates, find_gpus
 from seqembed.models.prepared import PreparedModel
 from seqembed.settings.recipe import Recipe, read_recipe, recipe_path, resolve_fields
 from seqembed.settings.request import Request
@@ -18,15 +19,15 @@ Asked = Literal["auto", "cuda", "cpu"]
 Kind = Literal["cuda", "cpu"]
 
 
-def count_gpus(environment: EnvConfig) -> int:
-    """Return how many GPUs this machine has that CUDA_VISIBLE_DEVICES allows.
+def list_allowed(environment: EnvConfig) -> Sequence[Device]:
+    """Return the GPUs of this machine that CUDA_VISIBLE_DEVICES allows, in its order.
 
-    If that variable names none of them, which a worker refuses, all count.
+    If that variable names none of them, which a worker refuses, all are returned.
     """
     gpus = find_gpus()
     with suppress(DeviceError):
-        return len(choose_candidates(gpus, environment.visible_devices)) if gpus else 0
-    return len(gpus)
+        return choose_candidates(gpus, environment.visible_devices) if gpus else []
+    return gpus
 
 
 def expect_device(asked: Asked, gpus: int) -> Kind:

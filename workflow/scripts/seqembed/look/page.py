@@ -133,20 +133,22 @@ def _list_shards(plan: DatasetPlan) -> Iterator[str]:
     head = ("shard", "sequences", "tokens", "of the time")
     yield from lay_table([head, *rows[:SHOWN_SHARDS]])
     if others := plan.shares[SHOWN_SHARDS:]:
-        spread = f"{100 * min(others):.1f}% to {100 * max(others):.1f}% of the time each"
+        ends = dict.fromkeys(f"{100 * share:.1f}%" for share in (min(others), max(others)))
+        spread = f"{' to '.join(ends)} of the time{' each' if len(others) > 1 else ''}"
         yield f"  and {count(len(others), 'more shard')}, {spread}"
 
 
-def write_end(plans: Sequence[DatasetPlan], results: Path, free: int) -> Iterator[str]:
-    """Yield what is to be said of all datasets together: sums, and a warning if disk is short.
+def write_end(parts: Sequence[tuple[int, float | None]], results: Path, free: int) -> Iterator[str]:
+    """Yield the lines on all datasets together: sums, and a warning if disk is short.
 
-    results: the folder. free: bytes of its disk.
+    parts: of each dataset, how many bytes more than now its run takes at the peak, and how many
+    seconds, None if not known. results: the folder. free: bytes of its disk.
     """
-    more = sum(plan.disk.more for plan in plans)
-    if len(plans) > 1 and more:
-        known = [plan.seconds for plan in plans if plan.seconds is not None]
-        text = f"all {len(plans)} datasets: {format_bytes(more)} more disk at the peak"
-        if len(known) == len(plans) and any(known):
+    more = sum(size for size, _ in parts)
+    if len(parts) > 1 and more:
+        known = [seconds for _, seconds in parts if seconds is not None]
+        text = f"all {len(parts)} datasets: {format_bytes(more)} more disk at the peak"
+        if len(known) == len(parts) and any(known):
             text += f"; about {format_seconds(sum(known))}"
         yield from fold(text)
         yield ""

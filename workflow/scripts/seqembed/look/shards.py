@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,12 @@ from numpy.typing import NDArray
 from seqembed.checkpoints.blocks import list_blocks, read_block
 from seqembed.checkpoints.finished_shard import read_shard_ids
 from seqembed.checkpoints.manifest_and_failures import read_failures
-from seqembed.errors import CheckpointError, ShardError
-from seqembed.index.parquet import Digests, Int64s
+from seqembed.checkpoints.merge import is_result_of
+from seqembed.errors import CheckpointError, IndexFormatError, ShardError
+from seqembed.index.parquet import Digests, Int64s, read_metadata
 from seqembed.index.reader import ShardIndex, read_shard_index, read_source_numbers
 from seqembed.index.sources import SOURCES
-from seqembed.results.reader import store_path
+from seqembed.results.reader import open_embeddings, store_path
 from seqembed.results.seal import read_seal
 from seqembed.settings.recipe import Recipe
 from seqembed.storage.digests import DigestIndex, from_hex, join_digests
@@ -105,6 +107,21 @@ def has_stored_result(results: Path, recipe: Recipe) -> bool:
     stored, split = store_path(results / "store", recipe.fingerprint), results / "index" / SOURCES
     with suppress(OSError):
         return stored.stat().st_mtime_ns >= split.stat().st_mtime_ns
+    return False
+
+
+def will_relink(results: Path, recipe: Recipe, shards: Sequence[PlannedShard]) -> bool:
+    """Whether the merge will link the store's file, which has this index and recipe already.
+
+    The file's bytes are not checked: split has done that, and a large file takes minutes.
+    """
+    given_up = join_digests(shard.index.digests[shard.given_up] for shard in shards)
+    with suppress(IndexFormatError, ShardError):
+        index = read_metadata(results / "index.parquet", "index")["fingerprint"]
+        wanted = {"index_fingerprint": index, "recipe_fingerprint": recipe.fingerprint}
+        path = store_path(results / "store", recipe.fingerprint)
+        with open_embeddings(path, check=False) as stored:
+            return is_result_of(stored, wanted, [digest.tobytes() for digest in given_up])
     return False
 
 

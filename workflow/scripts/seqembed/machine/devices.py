@@ -122,13 +122,12 @@ def find_gpus(proc: Path = DRIVER_GPUS, dev: Path = DEVICE_NODES) -> list[Gpu]:
     return gpus
 
 
-def name_gpus(proc: Path = DRIVER_GPUS) -> list[str]:
-    """Return the models of this machine's GPUs, such as "NVIDIA H200", by PCI bus id."""
-    names = []
-    for folder in driver_entries(proc):
+def name_device(device: Device, proc: Path = DRIVER_GPUS) -> str:
+    """Return a GPU's model, such as "NVIDIA H200"; "" of a MIG device, which is not in `proc`."""
+    if isinstance(device, Gpu):
         with suppress(OSError, KeyError):
-            names.append(_information(folder)["model"])
-    return names
+            return _information(proc / device.bus_id)["model"]
+    return ""
 
 
 def driver_entries(proc: Path) -> list[Path]:
