@@ -254,6 +254,11 @@ def test_a_result_that_was_replaced_is_not_mixed_with_the_new_one(path, tmp_path
             result["b"]
 
 
+def test_token_rows_are_asked_for_by_a_text(path):
+    with open_result(path) as result, pytest.raises(TypeError, match="^an id is text, not 5$"):
+        result.residues(5)
+
+
 def test_a_removed_file_can_be_read_while_it_is_open(path):
     rows = stored(path)
     with open_result(path) as result:

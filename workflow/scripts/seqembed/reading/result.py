@@ -163,13 +163,14 @@ class Result:
     def residues(self, sequence_id: str) -> Rows:
         """Return the token rows of an id, (tokens, D): for proteins one for each residue.
 
-        Raises UnknownIdError if no row has the id, ResultError if the file has no token rows.
+        Raises UnknownIdError if no row has the id, ResultError if the file has no token rows, and
+        TypeError for an id that is not text.
         """
         file = self._file
         if file.residues is None:
             advice = "run again with `embedding: {per_residue: true}`"
             raise ResultError(f"{self.path}: has no rows of residues; {advice}")
-        (row,) = self._rows_of([sequence_id])
+        (row,) = self._rows_of(_as_list([sequence_id]))
         start, stop = file.token_bounds(int(row))
         return self._take(np.arange(start, stop), file.residues)
 
