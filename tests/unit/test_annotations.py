@@ -13,9 +13,10 @@ import pytest
 from exported import LOGGER, ODD, Exported, write_result
 
 from seqembed.errors import ConfigError, ExportError, IndexFormatError
-from seqembed.export.annotations import read_annotations
+from seqembed.export.annotations import MOST_COLUMNS, read_annotations
 from seqembed.export.h5ad import OWN_COLUMNS
 from seqembed.results.seal import seal
+from seqembed.results.writer import new_file
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +107,42 @@ def test_values_are_numbers_if_all_are_and_else_text(exported, tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (["7", "-12", "0", "NA"], "int64"),
+        (["0.5", "-.5", "1e-5", "1.5E10", "7"], "double"),
+        (["007", "12"], "string"),
+        (["0x10", "12"], "string"),
+        (["1E10", "2E11"], "string"),
+        (["99999999999999999999", "1"], "string"),
+        (["12345678901234567", "1.5"], "string"),
+        (["1.2.3", "1.2"], "string"),
+        (["-", "1"], "string"),
+    ],
+)
+def test_only_plain_numbers_become_numbers(tmp_path, values, kind):
+    rows = [f"s{row}\t{value}" for row, value in enumerate(values)]
+    table = write_table(tmp_path, "\n".join(["id\tx", *rows]) + "\n")
+    column = read_annotations(str(table), OWN_COLUMNS).columns["x"]
+    assert str(column.type) == kind
+    if kind == "string":
+        assert column.to_pylist() == values
+
+
+def test_an_attribute_holds_the_names_of_the_most_columns(tmp_path):
+    names = [*OWN_COLUMNS, *(f"a column with a long name, number {n}" for n in range(MOST_COLUMNS))]
+    path = tmp_path / "names.h5"
+    with new_file(path, path) as file:
+        file.attrs["column-order"] = names
+        assert file.attrs["column-order"].tolist() == names
+
+
+def test_a_table_separated_by_commas_may_have_a_line_break_in_quotes(exported, tmp_path):
+    table = write_table(tmp_path, 'id,note\nNA,"two\nlines"\n', "table.csv")
+    assert annotate(exported, table) == {"note": {"NA": "two\nlines"}}
+
+
 def test_a_table_of_all_ids_has_whole_numbers_without_a_mask(exported, tmp_path):
     rows = [f"{name}\t{row}" for row, name in enumerate(reversed(ODD))]
     table = write_table(tmp_path, "\n".join(["sequence_id\trank", *rows]))
@@ -153,7 +190,16 @@ def test_the_log_counts_ids_that_match(exported, tmp_path, caplog, rows, level, 
             b"id\tn\na\t\xff\n",
             "cannot be read as a table of text .*; save it as UTF-8 text, TSV or",
         ),
+        ("id\tgröße\na\t1\n".encode("latin-1"), "cannot be read as a table of text .*; save it as"),
         (b"PK\x03\x04\0\0\0", "cannot be read as a table of text"),
+        ("id\tn\na\tx\0y\n", "cannot be read as a table of text .*it holds NUL bytes"),
+        ('id\tn\na\t"x\nb\t2\nc\t"y"\n', "a quote is not closed before 'x' ends its line"),
+        ('id\tn\na\t"x\nb\ty\n', "a quote is not closed|cannot be read as a table of text"),
+        ('"id\tn\na\tx\n', "cannot be read as a table of text"),
+        (
+            "\t".join(["id", *(f"c{n}" for n in range(4000))]) + "\n",
+            "has 4,001 columns, and an AnnData file holds 4,000 of a table; leave some out",
+        ),
         ("", "cannot be read as a table of text"),
     ],
 )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -185,13 +186,33 @@ def test_a_row_group_can_be_read_alone(exported):
 
 
 def test_ids_are_one_a_line(tmp_path):
-    names = {"b.fa:x\ty": "MKV", "c\rd": "WE"}
-    made = write_result(tmp_path, dict(zip(("x", "y"), names.values(), strict=True)))
+    names = ["b.fa:x\ty", "b.fa:x\\ty", "c\rd"]
+    made = write_result(tmp_path, {"x": "MKV", "y": "WE", "z": "AC"})
     with h5py.File(made.result, "r+") as file:
-        file["sequence_ids"][:] = list(names)
+        file["sequence_ids"][:] = names
     seal(made.result)
     path = made.export("embeddings.npy")
-    assert path.with_name("ids.txt").read_bytes() == b"b.fa:x\\ty\nc\\rd\n"
+    assert path.with_name("ids.txt").read_bytes() == b"b.fa:x\\ty\nb.fa:x\\\\ty\nc\\rd\n"
+
+
+def test_new_ids_are_never_beside_old_rows(tmp_path, monkeypatch):
+    """The run ends where the ids have their name, and the rows have not."""
+    path = write_result(tmp_path, {"a": "MKV"}).export("embeddings.npy")
+    made = write_result(tmp_path, {"b": "WE"})
+    publish = export_module.published
+
+    @contextmanager
+    def end_before_rows(output: Path) -> Iterator[Path]:
+        with publish(output) as temporary:
+            yield temporary
+            if output == path:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(export_module, "published", end_before_rows)
+    with pytest.raises(KeyboardInterrupt):
+        made.export("embeddings.npy")
+    assert path.with_name("ids.txt").read_text() == "b\n"
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -16,8 +16,8 @@ from seqembed.models.weights.layout import SUPPORTED
 ROWS = [row for rows in tables(ROOT / "docs/messages.md").values() for row in rows]
 # What the page writes out, and the program puts together.
 IN_CODE = {plain(SUPPORTED): "only ... are supported"}
-# Snakemake says this.
-SNAKEMAKES = "Directory cannot be locked"
+# Snakemake says these.
+SNAKEMAKES = ["Directory cannot be locked", "No rule to produce"]
 SNAPSHOTS = sorted((ROOT / "tests/faults/messages").glob("*.txt"))
 OWN = {Path(__file__).name, "message_sites.py"}
 
@@ -95,9 +95,10 @@ CODE = all_words(module.tree for module in modules())
 
 
 def test_every_phrase_is_in_the_code():
-    assert SNAKEMAKES in inspect.getsource(snakemake.exceptions)
+    source = inspect.getsource(snakemake.exceptions)
+    assert all(phrase in source for phrase in SNAKEMAKES)
     found = [phrase for phrase in [*PAGE, *INNER] if not holds(CODE, phrase)]
-    assert found == [SNAKEMAKES]
+    assert found == SNAKEMAKES
 
 
 def test_every_error_and_warning_has_a_row_or_a_reason():

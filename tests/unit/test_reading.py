@@ -254,6 +254,11 @@ def test_a_result_that_was_replaced_is_not_mixed_with_the_new_one(path, tmp_path
             result["b"]
 
 
+def test_token_rows_are_asked_for_by_a_text(path):
+    with open_result(path) as result, pytest.raises(TypeError, match="^an id is text, not 5$"):
+        result.residues(5)
+
+
 def test_a_removed_file_can_be_read_while_it_is_open(path):
     rows = stored(path)
     with open_result(path) as result:
@@ -285,7 +290,7 @@ def test_a_file_that_another_program_wrote_opens_unchecked(path, tmp_path):
         new.attrs.update(file.attrs)
         for name in file:
             file.copy(name, new)
-    with pytest.raises(ShardError, match="not a sealed seqembed file"):
+    with pytest.raises(ResultError, match="is not a file of seqembed"):
         open_result(copy)
     with open_result(copy, check=False) as result:
         assert_copy(result["g"], stored(path)[-1])
@@ -296,6 +301,20 @@ def test_a_path_that_is_not_a_file(tmp_path, name):
     path = tmp_path / name
     with pytest.raises(ResultError, match=f"^{path}: is not a file; .*results/mine/embeddings.h5$"):
         open_result(path)
+
+
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize("kind", ["fasta", "empty", "hdf5"])
+def test_a_file_of_another_program_is_not_to_be_removed(tmp_path, kind, check):
+    path = tmp_path / "other"
+    path.write_text(">a\nMKV\n" if kind == "fasta" else "")
+    if kind == "hdf5":
+        with h5py.File(path, "w") as file:
+            file["P12345"] = np.ones(4, np.float32)
+            file.attrs["model"] = "toy"
+    message = "is not a file of seqembed; give the path of a result, such as results/mine/"
+    with pytest.raises(ResultError, match=f"^{path}: {message}"):
+        open_result(path, check=check)
 
 
 def test_a_shard_is_refused():

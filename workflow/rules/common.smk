@@ -24,7 +24,7 @@ SCRIPTS = Path(workflow.current_basedir) / ".." / "scripts"
 sys.path.append(str(SCRIPTS))
 
 from seqembed.environment import LOGS_ARE_SHOWN
-from seqembed.errors import FastaError, SeqembedError
+from seqembed.errors import FastaError, SeqembedError, explain
 from seqembed.fasta.files import find_fasta_files
 from seqembed.models import known as known_models
 from seqembed.models import names as model_names
@@ -63,14 +63,14 @@ MOST_PLANNED = 100
 
 @contextmanager
 def explained(beginning=""):
-    """Raise a SeqembedError of the `with` block as WorkflowError, of which no traceback is shown.
+    """Raise an error of the `with` block as WorkflowError, of which no traceback is shown.
 
-    beginning: the beginning of the message.
+    Only errors that a user can mend: SeqembedError and OSError. beginning: of the message.
     """
     try:
         yield
-    except SeqembedError as error:
-        raise WorkflowError(f"{beginning}{error}") from None
+    except (SeqembedError, OSError) as error:
+        raise WorkflowError(f"{beginning}{explain(error)}") from None
 
 
 with explained():
@@ -152,8 +152,12 @@ def describe_failure():
         return []
     if workflow.output_settings.show_failed_logs:
         lines = ["Not finished. The errors end the logs that are shown above."]
+    elif failures := list_failures():
+        lines = ["Not finished. These errors are in logs/:", *failures]
     else:
-        lines = ["Not finished. These errors are in logs/:", *list_failures()]
+        problem = "Not finished. A program ended without an error in its log"
+        reasons = "it was killed, or Python could not start it; see the lines above"
+        lines = [f"{problem}: {reasons}."]
     return [*lines, "Finished work is kept: run the same command again to go on."]
 
 
@@ -243,9 +247,10 @@ def get_model_files(wildcards):
         # The files of a known model are downloaded, and never change.
         return []
     path = Path(expand(source))
-    if not path.exists():
-        raise WorkflowError(model_names.explain_missing_source(wildcards.model, source))
-    return as_inputs(list_model_files(path))
+    with explained(f"models: {wildcards.model}: "):
+        if path.exists():
+            return as_inputs(list_model_files(path))
+    raise WorkflowError(model_names.explain_missing_source(wildcards.model, source))
 
 
 def get_prepared_model(wildcards):
@@ -435,6 +440,16 @@ def get_result_seal(wildcards):
         return None
 
 
+def get_exported(wildcards):
+    """Return the result to export; WorkflowError if it will lack the token rows of the export."""
+    per_residue = get_dataset(wildcards).request.per_residue
+    if wildcards.export == "uniprot_per_residue.h5" and not per_residue:
+        problem = f"results/{wildcards.dataset}/embeddings.h5 has no rows of residues"
+        advice = "set `embedding: {per_residue: true}` and run again"
+        raise WorkflowError(f"{wildcards.export}: {problem}; {advice}")
+    return f"results/{wildcards.dataset}/embeddings.h5"
+
+
 def get_export_dtype(wildcards):
     return get_dataset(wildcards).exports.dtype
 
@@ -445,10 +460,22 @@ def get_annotations(wildcards):
     if text is None:
         return []
     path = Path(expand(text))
-    if not path.is_file():
+    with explained(f"Dataset {wildcards.dataset}: "):
+        is_folder, is_file = path.is_dir(), path.is_file()
+    if is_folder:
+        problem = "`exports: {annotations: ...}` names this folder"
+        raise WorkflowError(f"{path}: {problem}; give the path of a table")
+    if not is_file:
         problem = "`exports: {annotations: ...}` names this file, which is not there"
         raise WorkflowError(f"{path}: {problem}; correct the path")
     return as_inputs([path])
+
+
+def get_annotation_times(wildcards):
+    """Return size and time of the table, so that a table replaced by an older one is exported."""
+    with explained(f"Dataset {wildcards.dataset}: "):
+        states = [os.stat(path) for path in get_annotations(wildcards)]
+    return [[state.st_size, state.st_mtime_ns] for state in states]
 
 
 def get_annotation_options(wildcards, input):

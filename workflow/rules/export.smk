@@ -10,7 +10,7 @@ embeddings.npy with ids.txt, embeddings.h5ad
 rule export:
     """Write a result as Parquet, or with a dataset for each id."""
     input:
-        result="results/{dataset}/embeddings.h5",
+        result=get_exported,
     output:
         "results/{dataset}/export/{export}",
     log:
@@ -82,6 +82,7 @@ rule export_anndata:
         seal=get_result_seal,
         dtype=get_export_dtype,
         annotations=get_annotation_options,
+        annotation_times=get_annotation_times,
         python=get_python,
         scripts=get_scripts,
     shell:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 from numpy.typing import NDArray
 
-from seqembed.errors import ConfigError, count_of, show
+from seqembed.errors import ConfigError, count_of, shorten, show
 from seqembed.export.result import Result
 from seqembed.storage.digests import DigestIndex, digest_all, digest_rows, first_rows
 from seqembed.storage.paths import expand
@@ -22,6 +24,13 @@ from seqembed.storage.paths import expand
 ID_COLUMNS = ("id", "sequence_id")
 # The texts that mean a missing value; a column of ids has none.
 MISSING = ("", "NA", "N/A", "NaN", "nan")
+# An attribute of HDF5 has at most 64 KiB: this is how many names of columns it holds, less those
+# that the export makes itself.
+MOST_COLUMNS = 4000
+# Other texts of digits are names, not numbers: 007, 0x10, the well 1E10. A double holds 15 digits.
+_WHOLE = r"^-?(0|[1-9][0-9]*)$"
+_SHORT = "(0|[1-9][0-9]{0,14})"
+_REAL = rf"^-?({_SHORT}([eE][+-][0-9]+)?|{_SHORT}?\.[0-9]+([eE][+-]?[0-9]+)?)$"
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +69,7 @@ def read_annotations(text: str, reserved: Sequence[str]) -> Annotations:
     path = Path(expand(text))
     try:
         table = _read_texts(path)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         reason = str(error).partition("\n")[0]
         problem = f"cannot be read as a table of text ({reason})"
         raise ConfigError(f"{path}: {problem}; save it as UTF-8 text, TSV or CSV") from error
@@ -101,12 +110,27 @@ def _read_texts(path: Path) -> pa.Table:
     convert = pa_csv.ConvertOptions(
         column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
     )
-    return pa_csv.read_csv(path, parse_options=parse, convert_options=convert)
+    table = pa_csv.read_csv(path, parse_options=parse, convert_options=convert)
+    _check_texts(table, parse.delimiter == "\t")
+    return table
+
+
+def _check_texts(table: pa.Table, tabs: bool) -> None:
+    """Raise ArrowInvalid for a NUL byte, or for a line break in a table separated by tabs."""
+    names = pa.chunked_array([pa.array(table.column_names, pa.string())])
+    for texts in (names, *table.columns):
+        if pc.any(pc.match_substring(texts, "\0")).as_py():
+            raise pa.ArrowInvalid("it holds NUL bytes")
+        breaks = pc.filter(texts, pc.match_substring_regex(texts, "[\r\n]"))
+        if tabs and len(breaks):
+            begin = shorten(breaks[0].as_py().splitlines()[0])
+            raise pa.ArrowInvalid(f"a quote is not closed before {begin!r} ends its line")
 
 
 def _check_names(path: Path, names: Sequence[str], reserved: Sequence[str]) -> None:
+    counts = Counter(names)
     for name in names:
-        if names.count(name) > 1:
+        if counts[name] > 1:
             problem = "is there twice"
         elif name in reserved:
             problem = "has the name of a column that the export makes itself"
@@ -115,6 +139,9 @@ def _check_names(path: Path, names: Sequence[str], reserved: Sequence[str]) -> N
         else:
             continue
         raise ConfigError(f"{path}: the column {name!r} {problem}; rename it")
+    if len(names) > MOST_COLUMNS:
+        found = f"has {len(names):,} columns, and an AnnData file holds {MOST_COLUMNS:,} of a table"
+        raise ConfigError(f"{path}: {found}; leave some out")
 
 
 def _digest_ids(ids: Sequence[str]) -> NDArray[np.uint8]:
@@ -125,9 +152,9 @@ def _typed(texts: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return a column as int64, else as double, if all its values are numbers; else as text."""
     missing = pc.is_in(texts, value_set=pa.array(MISSING, pa.string()))
     values = pc.if_else(missing, pa.scalar(None, pa.string()), texts)
-    for kind in (pa.int64(), pa.float64()):
-        try:
-            return values.cast(kind)
-        except pa.ArrowInvalid:
-            continue
+    for kind, pattern in ((pa.int64(), _WHOLE), (pa.float64(), _REAL)):
+        if pc.all(pc.match_substring_regex(values, pattern), min_count=0).as_py():
+            # A whole number may be too large for int64.
+            with suppress(pa.ArrowInvalid):
+                return values.cast(kind)
     return values

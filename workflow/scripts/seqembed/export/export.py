@@ -90,10 +90,12 @@ def _make(write: Write, read: Read, result: Result, output: Path) -> None:
 
 
 def _make_npy(result: Result, output: Path) -> None:
-    # The rows are renamed last, so that rows without ids are never there.
+    # The rows are renamed last, and older rows removed before: rows are never beside other ids.
     with published(output) as rows, published(output.with_name(IDS)) as ids:
         write_npy(result, rows, ids)
         _check(output, result, read_npy(result, rows, ids), rows)
+        if output.is_file():
+            output.unlink()
 
 
 def _check(output: Path, result: Result, found: Iterator[Slab], temporary: Path) -> None:

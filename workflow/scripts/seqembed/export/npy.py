@@ -14,7 +14,7 @@ from seqembed.results.quarantine_table import escape
 
 
 def write_npy(result: Result, rows_path: Path, ids_path: Path) -> None:
-    """Write the rows and the ids; a tab or line break in an id is escaped as in quarantine.tsv."""
+    """Write the rows and the ids, each on one line: see `escape_id`."""
     header = {
         "descr": npy_format.dtype_to_descr(result.dtype),
         "fortran_order": False,
@@ -43,9 +43,17 @@ def read_npy(result: Result, rows_path: Path, ids_path: Path) -> Iterator[Slab]:
             yield [repr(rest)], np.empty((0, width), dtype)
 
 
+def escape_id(name: str) -> str:
+    """Return an id on one line, from which it can be made again.
+
+    A tab or line break becomes a backslash with t, n or r, and a backslash becomes two.
+    """
+    return escape(name.replace("\\", "\\\\"))
+
+
 def _lines(ids: list[str]) -> bytes:
     text = "".join(f"{name}\n" for name in ids)
     # To escape each id takes longer than to write its row.
-    if "\t" in text or "\r" in text or text.count("\n") != len(ids):
-        text = "".join(f"{escape(name)}\n" for name in ids)
+    if any(mark in text for mark in "\t\r\\") or text.count("\n") != len(ids):
+        text = "".join(f"{escape_id(name)}\n" for name in ids)
     return text.encode()

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,19 +18,22 @@ from seqembed.reading.id_index import IdIndex
 from seqembed.results.quarantine_table import find_reason
 from seqembed.results.reader import EmbeddingsFile, open_embeddings, slab_bounds
 from seqembed.results.rows import RowPool
+from seqembed.results.seal import is_sealed
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Rows = NDArray[np.floating]
 
+GIVE_RESULT = "give the path of a result, such as results/mine/embeddings.h5"
+
 
 def open_result(path: str | os.PathLike[str], *, check: bool = True) -> Result:
     """Open an embeddings.h5; use it in a `with` block, or close it when it is not needed any more.
 
     check: whether to read the whole file first and compare its checksum; without this, a damaged
-    file may give wrong values. Raises ResultError if there is no file, or if it is a shard, and
-    ShardError if it cannot be read, is damaged, or is not a file of seqembed.
+    file may give wrong values. Raises ResultError if there is no file, if it cannot be read, is not
+    a file of seqembed, or is a shard, and ShardError if it is damaged.
     """
     return Result(Path(path), check=check)
 
@@ -47,8 +51,8 @@ class Result:
         self._ids: NDArray[np.object_] | None = None
         self._index: IdIndex | None = None
         if not path.is_file():
-            advice = "give the path of a result, such as results/mine/embeddings.h5"
-            raise ResultError(f"{path}: is not a file; {advice}")
+            raise ResultError(f"{path}: is not a file; {GIVE_RESULT}")
+        _refuse_other_files(path, check)
         with ExitStack() as stack:
             self._opened = stack.enter_context(open_embeddings(path, check=check))
             if (kind := self._opened.attributes.get("kind")) != "embeddings":
@@ -159,13 +163,14 @@ class Result:
     def residues(self, sequence_id: str) -> Rows:
         """Return the token rows of an id, (tokens, D): for proteins one for each residue.
 
-        Raises UnknownIdError if no row has the id, ResultError if the file has no token rows.
+        Raises UnknownIdError if no row has the id, ResultError if the file has no token rows, and
+        TypeError for an id that is not text.
         """
         file = self._file
         if file.residues is None:
             advice = "run again with `embedding: {per_residue: true}`"
             raise ResultError(f"{self.path}: has no rows of residues; {advice}")
-        (row,) = self._rows_of([sequence_id])
+        (row,) = self._rows_of(_as_list([sequence_id]))
         start, stop = file.token_bounds(int(row))
         return self._take(np.arange(start, stop), file.residues)
 
@@ -228,6 +233,28 @@ class Result:
         if reason := find_reason(table, ids[0]):
             return f"{message}; {table} says why: {reason}"
         return f"{message}; ids of this file are {show(self._file.ids(0, 4)) or 'none'}"
+
+
+def _refuse_other_files(path: Path, check: bool) -> None:
+    """Raise ResultError for a file that seqembed did not write: other errors advise to remove it.
+
+    Unchecked, a file without a seal may have the format: another program wrote a result again.
+    """
+    try:
+        own = is_sealed(path) or (not check and _has_format(path))
+    except OSError as error:
+        problem = f"cannot be read ({error})"
+        raise ResultError(f"{path}: {problem}; check the permissions and the disk") from error
+    if not own:
+        raise ResultError(f"{path}: is not a file of seqembed; {GIVE_RESULT}")
+
+
+def _has_format(path: Path) -> bool:
+    """Whether this is an HDF5 file with the attribute that says the format of seqembed."""
+    if not h5py.is_hdf5(path):
+        return False
+    with h5py.File(path, "r", locking=False) as file:
+        return "format_version" in file.attrs and "kind" in file.attrs
 
 
 def _read_ids(file: EmbeddingsFile, start: int, stop: int) -> NDArray[np.object_]:

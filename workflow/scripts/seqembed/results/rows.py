@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from seqembed.errors import ShardError
 
-CHANGED = "was cut or replaced while it was read; run again"
+CHANGED = "was cut or replaced while it was read; run again, or open it again"
 PART_BYTES = 16 << 20
 # Into stretches of how many bytes an array is cut, so that one of them stays in a CPU's cache; and
 # how many rows of a stretch may be read for each row that is wanted.

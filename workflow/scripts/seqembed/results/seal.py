@@ -30,6 +30,13 @@ def seal(path: Path) -> None:
         file.write(_user_block(length, checksum))
 
 
+def is_sealed(path: Path) -> bool:
+    """Whether a file begins with the magic word; raises OSError if the file cannot be read."""
+    begin = f"{MAGIC} ".encode()
+    with path.open("rb") as file:
+        return file.read(len(begin)) == begin
+
+
 def verify_seal(path: Path) -> None:
     """Check every byte of a sealed file without HDF5.
 
