@@ -9,8 +9,8 @@ start: a worker knows what it has to compute: `host`, `pid`, `slurm_job`, `devic
     `recipe` and `shard` (fingerprints), `sequences` and `tokens` of the shard, `done` and
     `done_tokens`, what of them was there already.
 first: its first batch is done.
-rate: every 15 seconds, and at the end of computing: `done`, `done_tokens`, `quarantined`, and `checkpoint_seconds`, which this
-    worker has spent on checkpoints.
+rate: every 15 seconds, and at the end of computing: `done`, `done_tokens`, `quarantined`, and
+    `checkpoint_seconds`, which this worker has spent on checkpoints.
 checkpoint: a block is on disk: `computed`, how many rows this worker has saved.
 computed: the last batch is done, and the shard is written; the keys of `rate`.
 restart: the worker crashed, and a fresh one goes on: `reason`.
