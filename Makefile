@@ -18,8 +18,11 @@ run: $(STAMP)
 	    --directory $(EXAMPLE) --configfile $(EXAMPLE)/config.yaml
 
 # Three files of tests at a time, the longest first: most of a test is one thread, or waits.
+# The runs that make exports are tested with their readers.
+EXPORT_RUNS := tests/workflow/test_export_rules.py
 test: $(STAMP)
-	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 pytest -n 3 --dist loadfile --no-loadscope-reorder
+	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 \
+	    pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore $(EXPORT_RUNS)
 
 # The oldest versions that pyproject.toml allows, in an environment of their own.
 OLDEST := .venv-oldest/installed
@@ -41,7 +44,7 @@ $(READERS): $(STAMP)
 	touch $@
 
 test-readers: $(READERS)
-	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 pytest tests/readers
+	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 pytest tests/readers $(EXPORT_RUNS)
 
 # Runs on a Slurm of one node, which is installed and started here: needs root and Debian. Twenty
 # minutes, most of which are spent waiting.

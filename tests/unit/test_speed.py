@@ -42,7 +42,8 @@ def test_a_worker_records_what_it_computed_and_how_long_that_took(embed, project
     assert (record.sequences, record.tokens, record.cost) == (count, tokens, pytest.approx(cost))
     assert (record.device, record.threads, record.precision) == ("cpu", 1, "fp32")
     assert record.device_name and 0 < record.seconds < time.time() - begin
-    assert 0 < record.start_seconds < time.time() - begin
+    # The kernel tells the second of its own start only, from which a process's start is counted.
+    assert 0 <= record.start_seconds < time.time() - begin + 2
     assert [path.name for path in (tmp_path / "speeds").glob("*/*")] == ["demo_0.json"]
 
 
