@@ -145,15 +145,21 @@ def test_after_scancel_the_job_is_tried_again_and_goes_on(place, cluster, comput
     check_nothing_lost("scancel", place)
 
 
-def test_ctrl_c_cancels_the_jobs_and_the_next_run_goes_on(place, cluster, computing, ends_well):
+def test_ctrl_c_cancels_the_jobs_and_the_next_run_goes_on(
+    place, cluster, computing, ends_well, monkeypatch
+):
+    """And status.py, which asks squeue, tells the job that runs from the one that was stopped."""
+    for name, value in cluster.environment.items():
+        monkeypatch.setenv(name, value)
     with submitted(place) as driver:
         job = computing(driver)
-        assert read_shard(place).state == "computing"
-        assert read_shard(place).slurm_job == job and job in (list_slurm_jobs([os.getuid()]) or ())
+        shard, jobs = read_shard(place), list_slurm_jobs([os.getuid()])
+        assert (shard.state, shard.slurm_job) == ("computing", job)
+        assert jobs is not None and job in jobs
         os.kill(driver.pid, signal.SIGINT)
         finish(driver, ok=False)
     cluster.wait_until(lambda: not cluster.jobs(), "the jobs are gone")
-    assert read_shard(place).state == "stopped" and not list_slurm_jobs([os.getuid()])
+    assert read_shard(place).state == "stopped" and list_slurm_jobs([os.getuid()]) == set()
     with submitted(place) as driver:
         ends_well(driver)
     assert len(attempts(place)) == 2
