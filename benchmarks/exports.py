@@ -24,11 +24,11 @@ from typing import Any
 import machine
 import processes
 from index_and_merge import (
-    BLOCK_ROWS,
     LIBRARY,
     SEED,
     SETTLE,
     WIDTH,
+    plain_copy,
     read_through,
     start_index,
     write_fasta,
@@ -94,21 +94,7 @@ def start_export(folder: Path, name: str) -> Callable[[], object]:
 
 
 def start_copy(folder: Path) -> Callable[[], object]:
-    import h5py
-
-    def copy() -> None:
-        with (
-            h5py.File(folder / "embeddings.h5", "r", locking=False) as old,
-            h5py.File(folder / "export/copy.h5", "w") as new,
-        ):
-            source = old["embeddings"]
-            rows = new.create_dataset("embeddings", source.shape, source.dtype)
-            for start in range(0, len(source), BLOCK_ROWS):
-                rows[start : start + BLOCK_ROWS] = source[start : start + BLOCK_ROWS]
-        with open(folder / "export/copy.h5", "rb") as file:
-            os.fsync(file.fileno())
-
-    return copy
+    return plain_copy([folder / "embeddings.h5"], folder / "export/copy.h5")
 
 
 def child(folder: Path, *words: str) -> processes.Ended:

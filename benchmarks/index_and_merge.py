@@ -131,19 +131,24 @@ def start_merge(folder: Path) -> Callable[[], object]:
 
 
 def start_copy(folder: Path) -> Callable[[], object]:
+    return plain_copy(shard_paths(folder), folder / "copy.h5")
+
+
+def plain_copy(sources: Sequence[Path], target: Path) -> Callable[[], object]:
+    """Return what copies the rows of HDF5 files into one, by h5py alone, and syncs it."""
     import h5py
 
     def copy() -> None:
-        files = [h5py.File(path, "r", locking=False) for path in shard_paths(folder)]
+        files = [h5py.File(path, "r", locking=False) for path in sources]
         total = sum(len(file["embeddings"]) for file in files)
-        with h5py.File(folder / "copy.h5", "w") as new:
+        with h5py.File(target, "w") as new:
             rows, done = new.create_dataset("embeddings", (total, WIDTH), "float32"), 0
             for part in (file["embeddings"] for file in files):
                 for start in range(0, len(part), BLOCK_ROWS):
                     block = part[start : start + BLOCK_ROWS]
                     rows[done : done + len(block)] = block
                     done += len(block)
-        with open(folder / "copy.h5", "rb") as file:
+        with open(target, "rb") as file:
             os.fsync(file.fileno())
 
     return copy

@@ -25,10 +25,10 @@ from typing import Any
 import machine
 import processes
 from index_and_merge import (
-    BLOCK_ROWS,
     LIBRARY,
     SETTLE,
     WIDTH,
+    plain_copy,
     read_through,
     render,
     slabs,
@@ -161,21 +161,7 @@ def start_reuse(folder: Path) -> Callable[[], object]:
 
 
 def start_copy(folder: Path) -> Callable[[], object]:
-    import h5py
-
-    def copy() -> None:
-        with (
-            h5py.File(folder / "earlier.h5", "r", locking=False) as old,
-            h5py.File(folder / "copy.h5", "w") as new,
-        ):
-            source = old["embeddings"]
-            rows = new.create_dataset("embeddings", source.shape, source.dtype)
-            for start in range(0, len(source), BLOCK_ROWS):
-                rows[start : start + BLOCK_ROWS] = source[start : start + BLOCK_ROWS]
-        with open(folder / "copy.h5", "rb") as file:
-            os.fsync(file.fileno())
-
-    return copy
+    return plain_copy([folder / "earlier.h5"], folder / "copy.h5")
 
 
 def child(folder: Path, *words: str) -> processes.Ended:

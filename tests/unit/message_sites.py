@@ -161,7 +161,7 @@ def path_of(module: str) -> Path:
 
 @dataclass(frozen=True)
 class Site:
-    """A place that makes a message: `raise` of an error of ours, or a warning in a log."""
+    """A place that makes a message: it raises an error of errors.py, or logs a warning."""
 
     place: str
     words: tuple[str, ...]

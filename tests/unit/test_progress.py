@@ -137,7 +137,7 @@ def test_checkpoints_and_quarantined_sequences_are_told(worker):
     assert (rate["quarantined"], rate["checkpoint_seconds"]) == (1, 0.25)
     assert worker.heartbeat().checkpoint_seconds_ago == 11.0
     assert worker.heartbeat().quarantined == 1
-    # An empty result is no batch.
+    # An empty result does not count as a batch.
     assert worker.heartbeat().batches == 2
 
 

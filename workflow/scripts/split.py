@@ -75,7 +75,7 @@ def split(arguments: argparse.Namespace, logger: logging.Logger) -> None:
         paths,
         tokenizer=load_tokenizer(model),
         policy=resolve_policy(request.long_sequences, request.max_length, model),
-        unit="residues" if model.facts.molecule == "protein" else "tokens",
+        unit=model.facts.unit,
         find=finder.find,
         report=command_line.report_progress(logger),
     )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from seqembed.errors import ConfigError, count_of, shorten, show
 from seqembed.export.result import Result
-from seqembed.storage.digests import DigestIndex, digest_all, digest_rows, first_rows
+from seqembed.storage.digests import DigestIndex, digest_ids, first_rows
 from seqembed.storage.paths import expand
 
 # The names that a table's column of ids may have.
@@ -49,7 +49,7 @@ class Annotations:
         """Return the row of each of N ids in the table, or -1, (N,) int64; log how many match."""
         parts = [np.empty(0, np.int64)]
         for start, stop in result.bounds():
-            parts.append(self.index.find(_digest_ids(result.file.ids(start, stop))))
+            parts.append(self.index.find(digest_ids(result.file.ids(start, stop))))
         rows = np.concatenate(parts)
         matched = int((rows >= 0).sum())
         others = len(self.index.sorted_rows()[0]) - matched
@@ -91,7 +91,7 @@ def _find_id_column(path: Path, names: Sequence[str]) -> str:
 
 def _digest_distinct(path: Path, ids: Sequence[str]) -> NDArray[np.uint8]:
     """Return the digests of ids; ConfigError if an id is there twice."""
-    digests = _digest_ids(ids)
+    digests = digest_ids(ids)
     again = np.flatnonzero(first_rows(digests) != np.arange(len(ids)))
     if len(again):
         found = f"repeats {count_of(len(again), 'id')}, such as {ids[again[0]]!r}"
@@ -142,10 +142,6 @@ def _check_names(path: Path, names: Sequence[str], reserved: Sequence[str]) -> N
     if len(names) > MOST_COLUMNS:
         found = f"has {len(names):,} columns, and an AnnData file holds {MOST_COLUMNS:,} of a table"
         raise ConfigError(f"{path}: {found}; leave some out")
-
-
-def _digest_ids(ids: Sequence[str]) -> NDArray[np.uint8]:
-    return digest_rows(digest_all(name.encode() for name in ids))
 
 
 def _typed(texts: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from seqembed.errors import count_of
 from seqembed.look.memory import count_weights
 from seqembed.look.plan import DatasetPlan
 from seqembed.look.text import (
-    count,
     draw_bars,
     fold,
     format_bytes,
@@ -32,8 +32,8 @@ def write_page(plan: DatasetPlan, blocks: str, free: int) -> Iterator[str]:
     yield from label("sequences", _describe_sequences(plan))
     yield from label("already there", _describe_there(plan))
     if lacking := sum(plan.missing):
-        shards = count(plan.dataset.shards, "shard")
-        yield from label("to compute", f"{count(lacking, 'sequence')} in {shards}")
+        shards = count_of(plan.dataset.shards, "shard")
+        yield from label("to compute", f"{count_of(lacking, 'sequence')} in {shards}")
     if len(plan.lengths):
         yield from label("lengths", f"{draw_bars(plan.lengths, blocks)} residues")
     yield from label("over length", _describe_long(plan))
@@ -62,7 +62,7 @@ def _describe_sequences(plan: DatasetPlan) -> str:
     if distinct != plan.records.sequences:
         text += f", {distinct:,} of them distinct"
     if plan.records.excluded:
-        text += f"; {count(plan.records.excluded, 'more record')} will get no embedding"
+        text += f"; {count_of(plan.records.excluded, 'more record')} will get no embedding"
     return text
 
 
@@ -89,7 +89,7 @@ def _describe_tokens(plan: DatasetPlan) -> str:
 
 def _describe_long(plan: DatasetPlan) -> str:
     limit = plan.policy.max_length
-    unit = "residues" if plan.model.facts.molecule == "protein" else "tokens"
+    unit = plan.model.facts.unit
     if plan.policy.long_sequences == "full":
         return "none: sequences of any length are read whole"
     long = int(plan.policy.is_long(plan.tokens).sum())
@@ -118,7 +118,7 @@ def _describe_time(plan: DatasetPlan) -> str:
         return "not known: no run with this model and these settings is recorded yet"
     parts = [f"about {format_seconds(plan.seconds)} on {plan.speed.device_name}"]
     if plan.recipe.device == "cpu":
-        parts[0] += f" with {count(plan.dataset.threads, 'thread')} a shard"
+        parts[0] += f" with {count_of(plan.dataset.threads, 'thread')} a shard"
     if plan.at_once > 1:
         parts.append(f"{plan.at_once} shards at once")
     return ", ".join([*parts, plan.speed.source])
@@ -135,7 +135,7 @@ def _list_shards(plan: DatasetPlan) -> Iterator[str]:
     if others := plan.shares[SHOWN_SHARDS:]:
         ends = dict.fromkeys(f"{100 * share:.1f}%" for share in (min(others), max(others)))
         spread = f"{' to '.join(ends)} of the time{' each' if len(others) > 1 else ''}"
-        yield f"  and {count(len(others), 'more shard')}, {spread}"
+        yield f"  and {count_of(len(others), 'more shard')}, {spread}"
 
 
 def write_end(parts: Sequence[tuple[int, float | None]], results: Path, free: int) -> Iterator[str]:

@@ -38,11 +38,6 @@ def format_seconds(seconds: float) -> str:
     return f"{round(hours / 24)} days"
 
 
-def count(number: int, noun: str) -> str:
-    """Return a number and a noun, which gets an s unless the number is 1."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def draw_bars(lengths: NDArray[np.int64], blocks: str) -> str:
     """Return the distribution of n lengths, n > 0, as one line of bars between two lengths.
 

@@ -94,7 +94,7 @@ def _index(
         [folder / f"index/shard_{rank}.parquet" for rank in range(dataset.shards)],
         tokenizer=tokenizer,
         policy=resolve_policy(request.long_sequences, request.max_length, model),
-        unit="residues" if facts.molecule == "protein" else "tokens",
+        unit=facts.unit,
         find=find,
     )
     residues.unlink()

@@ -75,6 +75,11 @@ class Family:
         return not (self.vocabulary and self.vocabulary.tokens)
 
     @property
+    def unit(self) -> str:
+        """What messages call the tokens of a sequence."""
+        return "residues" if self.molecule == "protein" else "tokens"
+
+    @property
     def non_commercial(self) -> bool:
         """Whether the licence forbids commercial use."""
         return "-NC" in self.licence

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from seqembed.errors import ShardError
 from seqembed.results.reader import EmbeddingsFile
-from seqembed.storage.digests import DigestIndex, digest_all, digest_rows, join_digests
+from seqembed.storage.digests import DigestIndex, digest_ids, join_digests
 
 # How many ids are read from the file at once.
 IDS_AT_ONCE = 65_536
@@ -25,17 +25,12 @@ class IdIndex:
     def __init__(self, file: EmbeddingsFile) -> None:
         starts = range(0, file.count, IDS_AT_ONCE)
         parts = (file.ids(start, min(start + IDS_AT_ONCE, file.count)) for start in starts)
-        self._index = DigestIndex(join_digests(map(_digest_ids, parts)))
+        self._index = DigestIndex(join_digests(map(digest_ids, parts)))
         _refuse_repeated(file.path, file, self._index)
 
     def find(self, ids: Iterable[str]) -> NDArray[np.int64]:
         """Return the row of each of n ids, or -1 for an id that the file does not have: (n,)."""
-        return self._index.find(_digest_ids(ids))
-
-
-def _digest_ids(ids: Iterable[str]) -> NDArray[np.uint8]:
-    """Return the digests of n ids, (n, 16)."""
-    return digest_rows(digest_all(name.encode() for name in ids))
+        return self._index.find(digest_ids(ids))
 
 
 def _refuse_repeated(path: Path, file: EmbeddingsFile, index: DigestIndex) -> None:

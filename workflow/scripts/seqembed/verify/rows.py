@@ -14,7 +14,7 @@ from seqembed.errors import ConfigError, ShardError
 from seqembed.flags import FP32_RETRY, TRUNCATED, WINDOWED
 from seqembed.results.reader import SLAB_ROWS, EmbeddingsFile, slab_bounds
 from seqembed.settings.recipe import Recipe, pick_recipe
-from seqembed.storage.digests import DigestIndex, digest_all, digest_rows, first_rows
+from seqembed.storage.digests import DigestIndex, digest_ids, digest_rows, first_rows
 
 # The bit 8 has no meaning; earlier versions may have set it.
 KNOWN_FLAGS = WINDOWED | TRUNCATED | FP32_RETRY | 8
@@ -31,7 +31,7 @@ def check_alone(file: EmbeddingsFile) -> str:
     """Return the file's kind, "embeddings" or "shard"; raise ShardError for the first fault."""
     kind = _check_attributes(file)
     _check_values(file)
-    firsts = first_rows(digest_rows(digest_all(name.encode() for name in read_ids(file))))
+    firsts = first_rows(digest_ids(read_ids(file)))
     refuse(file, "sequence_ids", firsts != np.arange(len(firsts)), "has this id, too", firsts)
     _check_digests(file, repeats=kind == "embeddings")
     return kind
