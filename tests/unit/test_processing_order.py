@@ -41,15 +41,20 @@ def test_every_sequence_has_one_place(tokens, policy):
 
 @given(TOKEN_COUNTS.filter(bool), st.sampled_from(POLICIES))
 @example([1651, 1201, 301, 301], LengthPolicy(long_sequences="window", max_length=300))
+@example([8701, 8551, 301, 301, 300, 202, 170, 31], POLICIES[1])
 def test_the_longest_come_first(tokens, policy):
     read = policy.model_tokens(descending(tokens))
     ordered = read[arrange(descending(tokens), policy)]
     # Of a sequence in several passes only the last one decides, which others join.
     if policy.passes(descending(tokens), TOKENS["cpu"])[0] == 1:
         assert ordered[0] == read[0]
-    # What is larger than any batch, and may run out of memory, comes in its order.
+    # What is larger than any batch comes in its order. A sequence in several passes, which takes no
+    # more memory than a batch, may come before one that is larger by less than a CPU's budget: so
+    # many tokens of other sequences join its last pass.
     large = ordered[ordered > TOKENS["cuda"]]
-    assert large.tolist() == sorted(large.tolist(), reverse=True)
+    several = policy.long_sequences == "window"
+    largest_left = np.maximum.accumulate(large[::-1])[::-1]
+    assert (largest_left - large < (TOKENS["cpu"] if several else 1)).all()
 
 
 @pytest.mark.parametrize(("budget", "full"), [(2048, 0.99), (4096, 0.98), (16384, 0.99)])
