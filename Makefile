@@ -4,7 +4,8 @@ STAMP := .venv/installed
 BIN := $(CURDIR)/.venv/bin
 EXAMPLE := resources/example
 
-.PHONY: install run test test-readers test-oldest test-slurm fuzz faults bench gpu wheels lint clean
+.PHONY: install run test test-reruns test-benchmarks test-readers test-oldest test-slurm \
+    fuzz faults bench gpu wheels lint clean
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -18,11 +19,15 @@ run: $(STAMP)
 	    --directory $(EXAMPLE) --configfile $(EXAMPLE)/config.yaml
 
 # Three files of tests at a time, the longest first: most of a test is one thread, or waits.
-# The runs that make exports are tested with their readers.
-EXPORT_RUNS := tests/workflow/test_export_rules.py
+PYTEST := PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 pytest
+THREE := -n 3 --dist loadfile --no-loadscope-reorder
+RERUNS := tests/workflow/reruns
 test: $(STAMP)
-	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 \
-	    pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore $(EXPORT_RUNS)
+	$(PYTEST) $(THREE) --ignore $(RERUNS)
+
+# Whole runs, one after the other: killed, resumed, changed, exported.
+test-reruns: $(STAMP)
+	$(PYTEST) $(THREE) $(RERUNS)
 
 # The oldest versions that pyproject.toml allows, in an environment of their own.
 OLDEST := .venv-oldest/installed
@@ -33,10 +38,10 @@ $(OLDEST): pyproject.toml constraints-oldest.txt
 
 test-oldest: $(OLDEST)
 	PATH="$(CURDIR)/.venv-oldest/bin:$$PATH" OMP_NUM_THREADS=1 \
-	    pytest -n 3 --dist loadfile --no-loadscope-reorder tests/unit tests/workflow/test_example.py
+	    pytest $(THREE) tests/unit tests/workflow/test_example.py
 
-# Exports read back by other programs, and the page on reading results. Of ProtSpace only the module that reads is used, and the many
-# packages that the rest of it needs are left out.
+# Exports read back by other programs, and the page on reading results. Of ProtSpace only the module
+# that reads is used, and the many packages that the rest of it needs are left out.
 READERS := .venv/installed-readers
 $(READERS): $(STAMP)
 	.venv/bin/pip install --quiet '.[readers]' -c constraints.txt
@@ -44,12 +49,12 @@ $(READERS): $(STAMP)
 	touch $@
 
 test-readers: $(READERS)
-	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 pytest tests/readers $(EXPORT_RUNS)
+	$(PYTEST) tests/readers
 
 # Runs on a Slurm of one node, which is installed and started here: needs root and Debian. Twenty
 # minutes, most of which are spent waiting.
 test-slurm: $(STAMP)
-	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 pytest tests/slurm --timeout 900 --durations 0
+	$(PYTEST) tests/slurm --timeout 900 --durations 0
 
 # Mutated files against the index, N of them; a failure names the case that repeats it.
 SEED ?= 1
@@ -72,6 +77,9 @@ BENCHED := .venv/installed-bench
 $(BENCHED): $(STAMP)
 	.venv/bin/pip install --quiet '.[bench]' -c constraints.txt
 	touch $@
+
+test-benchmarks: $(BENCHED)
+	$(PYTEST) tests/benchmarks
 
 bench: $(BENCHED)
 	.venv/bin/python benchmarks/speed.py --shape t6_8M --every 10 --json $(BENCH)/t6_8M.json

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,7 +17,6 @@ from worker_runs import BUNDLED_MODEL, SCRIPTS, Project, make_project
 from seqembed.models.prepare import prepare_model
 
 LOGGER = logging.getLogger("seqembed.tests")
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 # A shared machine may stall for a moment: no example is slow by its own fault.
@@ -62,13 +59,6 @@ def durable(monkeypatch) -> list[int | str]:
     for name in ("rename", "link"):
         watch(name, lambda source, target: Path(target).name)
     return seen
-
-
-@pytest.fixture
-def load(monkeypatch) -> Callable[[str], ModuleType]:
-    """Import a program of benchmarks/."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    return importlib.import_module
 
 
 @pytest.fixture(scope="session")
