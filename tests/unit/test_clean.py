@@ -19,6 +19,7 @@ from seqembed.checkpoints.unneeded import count_freed, list_unneeded
 from seqembed.index.parquet import read_metadata
 from seqembed.index.reader import read_shard_index
 from seqembed.index.sources import Source, Sources, write_sources
+from seqembed.machine.words import format_bytes
 
 RECIPE = "ab" * 32
 BLOCK = 1 << 16
@@ -101,8 +102,9 @@ def test_a_file_with_another_name_elsewhere_frees_nothing(dataset):
 
 def test_the_size_is_told_and_nothing_is_removed_unless_asked_for(dataset):
     (old,) = list_unneeded(dataset)
+    size = format_bytes(count_freed([old]))
     lines = run(dataset.parent)
-    assert lines[0] == f"clean: {old}: 0.1 MB" and "--remove removes them" in lines[1]
+    assert lines[0] == f"clean: {old}: {size}" and "--remove removes them" in lines[1]
     assert old.exists()
     run(dataset.parent, "--remove")
     assert not old.exists() and len(list(dataset.glob("checkpoints/*"))) == 3
@@ -115,7 +117,7 @@ def test_a_folder_in_which_a_worker_is_at_work_stays(dataset):
         lines = run(dataset.parent, "--remove")
     assert (
         f"{old}: stays" in lines[1]
-        and lines[2] == "clean: 0 checkpoint folders, 0.0 MB, are removed"
+        and lines[2] == "clean: 0 checkpoint folders, 0 bytes, are removed"
     )
     assert old.exists()
 
@@ -126,13 +128,15 @@ def test_the_sum_counts_what_was_removed_and_a_shared_file_once(dataset):
     for path in (busy, other):
         shutil.copytree(old, path)
         os.link(old / "shard_0/batch_00000.safetensors", path / "shard_0/batch_00001.safetensors")
+    size = format_bytes(count_freed([old, other]))
     with open(busy / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         last = run(dataset.parent, "--remove")[-1]
     # The block that all three have stays in the folder that is busy.
-    assert last == "clean: 2 checkpoint folders, 0.1 MB, are removed"
+    assert last == f"clean: 2 checkpoint folders, {size}, are removed"
+    size = format_bytes(count_freed([busy]))
     last = run(dataset.parent, "--remove")[-1]
-    assert last == "clean: 1 checkpoint folders, 0.1 MB, are removed"
+    assert last == f"clean: 1 checkpoint folders, {size}, are removed"
 
 
 def test_a_dataset_with_a_damaged_list_is_named_and_the_others_are_listed(dataset):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -312,4 +313,20 @@ def test_an_unknown_name_is_refused(exported):
 def test_the_log_says_what_was_written(exported, caplog):
     with caplog.at_level(logging.INFO, LOGGER.name):
         path = exported.export("embeddings.parquet")
-    assert f"{path}: 13 rows of 4 float32 values, 0.00 GB" in caplog.text
+    assert f"{path}: 13 rows of 4 float32 values, " in caplog.text
+    assert re.search(r"float32 values, [0-9.]+ kB\n", caplog.text)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_an_export_reports_how_far_it_is(exported, name, small_slabs):
+    """The first half is what is written, the second what is read back."""
+    told: list[tuple[float, int]] = []
+    output = exported.folder / "export" / name
+    index = exported.folder / "index.parquet"
+
+    def report(share: float, count: int) -> None:
+        told.append((share, count))
+
+    export_module.export(exported.result, output, "float32", LOGGER, index=index, report=report)
+    assert told == sorted(told) and len({share for share, _ in told}) > 8
+    assert told[-1] == (1.0, len(exported.ids)) and (0.5, len(exported.ids) // 2) in told

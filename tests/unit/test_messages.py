@@ -129,7 +129,7 @@ def is_tested(phrase: str, tests: str) -> bool:
 
 
 def test_every_row_has_a_test():
-    files = [path for path in sorted(ROOT.glob("tests/*/*.py")) if path.name not in OWN]
+    files = [path for path in sorted(ROOT.glob("tests/**/*.py")) if path.name not in OWN]
     tests = all_words(ast.parse(path.read_text(encoding="utf-8")) for path in files)
     snapshots = (plain(line) for path in SNAPSHOTS for line in path.read_text().splitlines())
     tests = "\n".join([tests, *snapshots])

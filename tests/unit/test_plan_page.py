@@ -25,7 +25,8 @@ from seqembed.look.asked import PlannedDataset, Surroundings
 from seqembed.look.page import write_end, write_page
 from seqembed.look.plan import DatasetPlan, plan_dataset
 from seqembed.look.plan_file import write_plan
-from seqembed.look.text import BLOCKS, COLUMNS, format_bytes
+from seqembed.look.text import BLOCKS, COLUMNS
+from seqembed.machine.words import format_bytes
 from seqembed.models.prepared import read_prepared
 from seqembed.settings.request import Request
 from seqembed.storage.digests import to_hex

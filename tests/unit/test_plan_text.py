@@ -1,4 +1,4 @@
-"""What the plan's page is made of: sizes, times, bars, and lines that fit a terminal."""
+"""What the plan's page is made of: bars, and lines that fit a terminal."""
 
 from __future__ import annotations
 
@@ -12,45 +12,9 @@ from seqembed.look.text import (
     choose_blocks,
     draw_bars,
     fold,
-    format_bytes,
-    format_seconds,
     label,
     lay_table,
 )
-
-
-@pytest.mark.parametrize(
-    ("size", "words"),
-    [
-        (0, "0 bytes"),
-        (999, "999 bytes"),
-        (1000, "1.00 kB"),
-        (9_994, "9.99 kB"),
-        (99_940, "99.9 kB"),
-        (999_600, "1.00 MB"),
-        (812_345_678, "812 MB"),
-        (2.5e15, "2,500 TB"),
-    ],
-)
-def test_sizes_have_three_digits(size, words):
-    assert format_bytes(size) == words
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (0.2, "1 s"),
-        (89.4, "89 s"),
-        (90, "2 min"),
-        (5_300, "88 min"),
-        (5_400, "1 h 30 min"),
-        (7_199, "2 h"),
-        (100_000, "27 h 50 min"),
-        (200_000, "2 days"),
-    ],
-)
-def test_times_are_in_steps_that_a_prediction_deserves(seconds, words):
-    assert format_seconds(seconds) == words
 
 
 def test_bars_stand_between_the_shortest_and_the_longest():

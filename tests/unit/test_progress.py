@@ -92,8 +92,8 @@ def test_a_line_says_share_count_speed_and_time_left(worker):
     worker.at(120.0, 1_000, 10_000)
     worker.at(140.0, 8_000, 50_000)
     assert worker.lines[1:] == [
-        "embed_shard demo 0: 30%, 1,234 of 12,000 sequences, 1,111 tokens/s, 1 min left",
-        "embed_shard demo 0: 40%, 2,234 of 12,000 sequences, 1,000 tokens/s, 1 min left",
+        "embed_shard demo 0: 30%, 1,234 of 12,000 sequences, 1,111 tokens/s, 63 s left",
+        "embed_shard demo 0: 40%, 2,234 of 12,000 sequences, 1,000 tokens/s, 60 s left",
         "embed_shard demo 0: 90%, 10,234 of 12,000 sequences, 1,750 tokens/s, 6 s left",
     ]
     assert all(len(line) <= 80 for line in worker.lines)

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import seqembed
-from seqembed.machine.screen import ScreenProgress, words_for
+from seqembed.machine.screen import ScreenProgress
 
 
 class Screen:
@@ -46,22 +46,6 @@ def test_a_line_comes_at_each_tenth_but_at_most_every_ten_seconds(screen):
 
 def test_a_slow_step_writes_a_line_every_five_minutes(screen):
     assert [screen.at(now, 0.01) for now in (299, 300, 599, 600, 901)] == [0, 1, 1, 2, 3]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (0.0, "0 s"),
-        (59.4, "59 s"),
-        (59.6, "1 min"),
-        (3569.0, "59 min"),
-        (3571.0, "1 h 0 min"),
-        (7800.0, "2 h 10 min"),
-        (4e6, "1,111 h"),
-    ],
-)
-def test_times_in_words(seconds, words):
-    assert words_for(seconds) == words
 
 
 @pytest.mark.parametrize("where", ["2>&-", "2>/dev/full", "2> >(head -c1 >/dev/null; sleep 9)"])

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from seqembed import command_line
-from seqembed.checkpoints.unneeded import count_freed, describe_size, list_unneeded, remove_unneeded
+from seqembed.checkpoints.unneeded import count_freed, list_unneeded, remove_unneeded
 from seqembed.errors import ConfigError, IndexFormatError
+from seqembed.machine.words import format_bytes
 
 
 def main() -> int:
@@ -29,11 +30,11 @@ def main() -> int:
 def clean(arguments: argparse.Namespace, logger: logging.Logger) -> None:
     folders = list_all_unneeded(arguments.results, logger)
     for folder in folders:
-        logger.info(f"{folder}: {describe_size(count_freed([folder]))}")
+        logger.info(f"{folder}: {format_bytes(count_freed([folder]))}")
     if arguments.remove:
         remove_all(folders, logger)
         return
-    size = describe_size(count_freed(folders))
+    size = format_bytes(count_freed(folders))
     found = f"{len(folders):,} checkpoint folders, {size}, are needed by no shard"
     advice = "--remove removes them, with what they hold of unfinished work with other settings"
     logger.info(f"{found}; {advice}" if folders else "no checkpoint folder is listed")
@@ -66,7 +67,7 @@ def remove_all(folders: Sequence[Path], logger: logging.Logger) -> None:
             count, freed = count + 1, freed + size
         else:
             logger.warning(f"{folder}: stays: a worker is at work in it, or it cannot be locked")
-    logger.info(f"{count:,} checkpoint folders, {describe_size(freed)}, are removed")
+    logger.info(f"{count:,} checkpoint folders, {format_bytes(freed)}, are removed")
 
 
 if __name__ == "__main__":

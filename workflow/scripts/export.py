@@ -23,12 +23,15 @@ def main() -> int:
     parser.add_argument("--index", type=Path, help="index.parquet, for embeddings.h5ad")
     table = "a table with a column `id`, TSV or CSV, whose columns embeddings.h5ad gets"
     parser.add_argument("--annotations", metavar="TABLE", help=table)
-    return command_line.run(export_result, parser.parse_args())
+    arguments = parser.parse_args()
+    dataset = arguments.result.absolute().parent.name
+    return command_line.run(export_result, arguments, label=f" {dataset}/{arguments.output.name}")
 
 
 def export_result(arguments: argparse.Namespace, logger: logging.Logger) -> None:
     options = {"index": arguments.index, "annotations": arguments.annotations}
-    export(arguments.result, arguments.output, arguments.dtype, logger, **options)
+    report = command_line.report_progress(logger)
+    export(arguments.result, arguments.output, arguments.dtype, logger, report=report, **options)
 
 
 if __name__ == "__main__":

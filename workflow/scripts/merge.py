@@ -10,8 +10,9 @@ from pathlib import Path
 
 from seqembed import command_line
 from seqembed.checkpoints.merge import merge, remove_merged
-from seqembed.checkpoints.unneeded import count_freed, describe_size, list_unneeded
+from seqembed.checkpoints.unneeded import count_freed, list_unneeded
 from seqembed.errors import SeqembedError
+from seqembed.machine.words import format_bytes
 from seqembed.results.quarantine import write_quarantine
 
 
@@ -49,7 +50,7 @@ def tidy_up(results: Path, recipe_fingerprint: str, logger: logging.Logger) -> N
     try:
         remove_merged(results, recipe_fingerprint)
         if unneeded := list_unneeded(results):
-            size = describe_size(count_freed(unneeded))
+            size = format_bytes(count_freed(unneeded))
             logger.info(
                 f"{results}: checkpoints that no shard needs take {size}; clean.py lists them"
             )

@@ -64,11 +64,6 @@ def count_freed(folders: Iterable[Path]) -> int:
     return sum(size for key, (links, size) in sizes.items() if names[key] == links)
 
 
-def describe_size(size: int) -> str:
-    """Return a number of bytes in words, for the log."""
-    return f"{size / 1e6:,.1f} MB"
-
-
 def remove_unneeded(folder: Path) -> bool:
     """Remove a checkpoint folder, unless a worker is at work in it; return whether it is gone."""
     with lock_if_free(folder) as locked:

@@ -20,6 +20,8 @@ from seqembed.export.uniprot import (
     write_per_residue,
     write_uniprot,
 )
+from seqembed.machine.screen import Report, no_report
+from seqembed.machine.words import format_bytes
 from seqembed.storage.publish import published, remove_temporary, sync
 
 Write = Callable[[Result, Path, Path], None]
@@ -42,11 +44,13 @@ def export(
     *,
     index: Path | None = None,
     annotations: str | None = None,
+    report: Report = no_report,
 ) -> None:
     """Export a result to `output`, whose name says the layout; of embeddings.npy, to ids.txt too.
 
     dtype: of the exported rows, "float32" or "float16". index: the result's index.parquet, and
-    annotations: the path of a table, or None; embeddings.h5ad alone takes these.
+    annotations: the path of a table, or None; embeddings.h5ad alone takes these. report: told which
+    share is done.
 
     Raises:
         ConfigError: no export has this name; or the table is not right; or a value does not fit
@@ -60,11 +64,11 @@ def export(
     outputs = [output, output.with_name(IDS)] if output.name == NPY else [output]
     for path in outputs:
         remove_temporary(path.parent, of=path.name)
-    with open_result(result_path, dtype) as result:
+    with open_result(result_path, dtype, report) as result:
         make(result, output)
-        size = sum(path.stat().st_size for path in outputs) / 1e9
+        size = format_bytes(sum(path.stat().st_size for path in outputs))
         shape = f"{result.file.count:,} rows of {result.file.width:,} {result.dtype} values"
-        logger.info(f"{output}: {shape}, {size:,.2f} GB")
+        logger.info(f"{output}: {shape}, {size}")
 
 
 def _choose(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import cast
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from seqembed.errors import ConfigError, ExportError
 from seqembed.machine.prefetch import prefetch
+from seqembed.machine.screen import Report, no_report
 from seqembed.results.reader import EmbeddingsFile, open_embeddings
 from seqembed.results.rows import RowPool
 from seqembed.results.seal import read_seal
@@ -27,13 +29,19 @@ LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 
 
 class Checksum:
-    """Checksums of ids and of rows, each in order; where slabs begin and end changes nothing."""
+    """Checksums of ids and of rows, each in order; where slabs begin and end changes nothing.
 
-    def __init__(self) -> None:
+    count_rows: called for each slab that is added, with the number of rows that were added so far.
+    """
+
+    def __init__(self, count_rows: Callable[[int], None]) -> None:
         self._ids, self._rows = xxhash.xxh3_128(), xxhash.xxh3_128()
+        self._count_rows, self._count = count_rows, 0
 
     def add(self, slab: Slab) -> None:
         ids, rows = slab
+        self._count += len(rows)
+        self._count_rows(self._count)
         # No id holds a NUL.
         self._ids.update("".join(f"{name}\0" for name in ids).encode())
         if rows.size:
@@ -49,15 +57,17 @@ class Result:
 
     file: the result, checked. dtype: of the exported rows, float32 or float16. seal: the line in
     the result that tells it from results of other content. checksum: of all that was read so far.
-    slab_bytes: the most bytes of exported rows that are read at once; a single row may be larger.
+    report: told which share of the export is done. slab_bytes: the most bytes of exported rows that
+    are read at once; a single row may be larger.
     """
 
     slab_bytes = 16 << 20
 
-    def __init__(self, file: EmbeddingsFile, dtype: str) -> None:
+    def __init__(self, file: EmbeddingsFile, dtype: str, report: Report = no_report) -> None:
         self.file, self.dtype = file, np.dtype(dtype)
-        self.seal, self.checksum = read_seal(file.path), Checksum()
+        self.seal, self.checksum = read_seal(file.path), Checksum(partial(self._report_half, 0))
         self._stored = file.rows.dtype.name
+        self._report, self._total = report, file.count
 
     def describe(self) -> dict[str, str | int]:
         """Return the attributes of the result, and its seal as `result_seal`."""
@@ -78,6 +88,10 @@ class Result:
         """Yield all ids."""
         for start, stop in self.bounds():
             yield from self.file.ids(start, stop)
+
+    def count_back(self) -> Checksum:
+        """Return a checksum for what is read back, which reports the second half of the export."""
+        return Checksum(partial(self._report_half, 1))
 
     def require_token_rows(self) -> None:
         """Raise ExportError if the result has no token rows."""
@@ -101,12 +115,18 @@ class Result:
         """
         self.require_token_rows()
         offsets = self.file.offsets()
+        self._total = int(offsets[-1])
         read = self._token_reader(offsets)
         for start, stop in self.bounds():
             ends = offsets[start : stop + 1].tolist()
             for name, (begin, end) in zip(self.file.ids(start, stop), pairwise(ends), strict=True):
                 self.checksum.add(([name], np.empty((0, self.file.width), self.dtype)))
                 yield name, end - begin, self._parts(read, begin, end)
+
+    def _report_half(self, half: int, rows: int) -> None:
+        """Report that `rows` are written (half 0), or that all are and `rows` are read back (1)."""
+        share = (half + rows / max(1, self._total)) / 2
+        self._report(share, int(share * self.file.count))
 
     def _read(self, size: int | None) -> Iterator[Slab]:
         pool = RowPool([self.file.rows], self.file.width, self._stored)
@@ -165,15 +185,16 @@ class Result:
 
 
 @contextmanager
-def open_result(path: Path, dtype: str) -> Iterator[Result]:
+def open_result(path: Path, dtype: str, report: Report = no_report) -> Iterator[Result]:
     """Check every byte of a result, then open it for an export with rows of `dtype`.
 
-    Raises ShardError if the result is damaged, cannot be read, or is a shard.
+    report: told which share of the export is done. Raises ShardError if the result is damaged or
+    cannot be read, and ExportError if it is a shard.
     """
     with open_embeddings(path) as file:
         if file.attributes.get("kind") == "shard":
             raise ExportError(f"{path}: is a shard; name the dataset's embeddings.h5")
-        yield Result(file, dtype)
+        yield Result(file, dtype, report)
 
 
 def compare(path: Path, result: Result, found: Iterable[Slab]) -> None:
@@ -181,7 +202,7 @@ def compare(path: Path, result: Result, found: Iterable[Slab]) -> None:
 
     path: the export's final name.
     """
-    checksum = Checksum()
+    checksum = result.count_back()
     try:
         for slab in found:
             checksum.add(slab)

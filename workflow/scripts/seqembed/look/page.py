@@ -8,14 +8,8 @@ from pathlib import Path
 from seqembed.errors import count_of
 from seqembed.look.memory import count_weights
 from seqembed.look.plan import DatasetPlan
-from seqembed.look.text import (
-    draw_bars,
-    fold,
-    format_bytes,
-    format_seconds,
-    label,
-    lay_table,
-)
+from seqembed.look.text import draw_bars, fold, label, lay_table
+from seqembed.machine.words import format_bytes, format_seconds
 
 # A table of more shards has a line for all others.
 SHOWN_SHARDS = 8
@@ -116,7 +110,7 @@ def _describe_memory(plan: DatasetPlan) -> str:
 def _describe_time(plan: DatasetPlan) -> str:
     if plan.seconds is None or plan.speed is None:
         return "not known: no run with this model and these settings is recorded yet"
-    parts = [f"about {format_seconds(plan.seconds)} on {plan.speed.device_name}"]
+    parts = [f"about {format_seconds(max(1, plan.seconds))} on {plan.speed.device_name}"]
     if plan.recipe.device == "cpu":
         parts[0] += f" with {count_of(plan.dataset.threads, 'thread')} a shard"
     if plan.at_once > 1:
@@ -149,7 +143,7 @@ def write_end(parts: Sequence[tuple[int, float | None]], results: Path, free: in
         known = [seconds for _, seconds in parts if seconds is not None]
         text = f"all {len(parts)} datasets: {format_bytes(more)} more disk at the peak"
         if len(known) == len(parts) and any(known):
-            text += f"; about {format_seconds(sum(known))}"
+            text += f"; about {format_seconds(max(1, sum(known)))}"
         yield from fold(text)
         yield ""
     if more > free:

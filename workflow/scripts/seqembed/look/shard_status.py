@@ -13,7 +13,7 @@ from seqembed.checkpoints.unneeded import has_result
 from seqembed.errors import SeqembedError
 from seqembed.look.liveness import Liveness
 from seqembed.look.shard_files import ShardFiles, count_rows, find_shards, logs_of
-from seqembed.machine.screen import words_for
+from seqembed.machine.words import format_seconds
 from seqembed.run_messages import read_error
 
 ShardState = Literal[
@@ -236,6 +236,6 @@ class StallFinder:
         if found != before or shard.state != "computing":
             self._seen[dataset, shard.rank] = found, now
         elif now - since >= self._seconds:
-            note = f"no batch finished for {words_for(now - since)}"
+            note = f"no batch finished for {format_seconds(now - since)}"
             return replace(shard, state="stalled", note=note)
         return shard

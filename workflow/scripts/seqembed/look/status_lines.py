@@ -9,7 +9,7 @@ from typing import NamedTuple
 from rich.text import Text
 
 from seqembed.look.shard_status import WRONG, DatasetStatus, ShardStatus
-from seqembed.machine.screen import words_for
+from seqembed.machine.words import format_seconds
 
 BAR = 10
 # From this number on, shards in a row that wait, or are finished, share a line.
@@ -94,7 +94,7 @@ def _left(shards: Iterable[ShardStatus]) -> str | None:
     """Return the time that is left, in words; None unless all shards are computed or finished."""
     left = [shard for shard in shards if shard.state != "finished"]
     times = [s.seconds_left for s in left if s.state == "computing" and s.seconds_left is not None]
-    return words_for(max(times)) if times and len(times) == len(left) else None
+    return format_seconds(max(times)) if times and len(times) == len(left) else None
 
 
 def _fold(shards: list[ShardStatus]) -> list[list[ShardStatus]]:
@@ -116,9 +116,9 @@ def _shard_line(shard: ShardStatus, marks: str) -> Text:
     if shard.tokens_per_second is None or shard.state != "computing":
         note = f": {shard.note}" if shard.note else ""
         return line.append(f"  {shard.state}{note}", STYLES.get(shard.state, ""))
-    left = "" if shard.seconds_left is None else words_for(shard.seconds_left)
+    left = "" if shard.seconds_left is None else format_seconds(shard.seconds_left)
     ago = shard.checkpoint_seconds_ago
-    saved = "" if ago is None else words_for(ago)
+    saved = "" if ago is None else format_seconds(ago)
     device = shard.device_name.removeprefix("NVIDIA ") or shard.device
     speed, host = f"{shard.tokens_per_second:,.0f}", shard.host.partition(".")[0]
     return line.append(f" {speed:>9} {left:>8} {saved:>6}  {device} {host}".rstrip())

@@ -1,4 +1,4 @@
-"""Numbers, sizes and times in words, and lines for a terminal of 80 columns."""
+"""Lines for a terminal of 80 columns."""
 
 from __future__ import annotations
 
@@ -13,29 +13,6 @@ COLUMNS = 80
 BLOCKS, PLAIN_BLOCKS = "▁▂▃▅▇", ".:+*#"
 BARS = 32
 LABEL = 15
-
-
-def format_bytes(size: float) -> str:
-    """Return a number of bytes in words, with three digits: "812 kB", "1.24 GB"."""
-    units = ("bytes", "kB", "MB", "GB", "TB")
-    power = 0
-    while size >= 999.5 and power < len(units) - 1:
-        size, power = size / 1000, power + 1
-    digits = 0 if not power or size >= 99.95 else 1 if size >= 9.995 else 2
-    return f"{size:,.{digits}f} {units[power]}"
-
-
-def format_seconds(seconds: float) -> str:
-    """Return a duration in words, in no finer steps than a prediction deserves: "3 h 20 min"."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    minutes = round(seconds / 60)
-    if minutes < 90:
-        return f"{minutes} min"
-    hours, minutes = divmod(round(minutes, -1), 60)
-    if hours < 48:
-        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
-    return f"{round(hours / 24)} days"
 
 
 def draw_bars(lengths: NDArray[np.int64], blocks: str) -> str:

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from seqembed.machine.words import format_seconds
+
 # Told the share of a step that is done, from 0 to 1, and of how many sequences that is.
 Report = Callable[[float, int], None]
 
@@ -25,16 +27,6 @@ def write_line(text: str) -> None:
         with suppress(OSError, ValueError):
             sys.stderr.flush()
             os.write(sys.stderr.fileno(), f"{text}\n".encode(errors="replace"))
-
-
-def words_for(seconds: float) -> str:
-    """Return a time for a person, such as "45 s", "3 min" or "2 h 10 min"."""
-    if seconds < 59.5:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60} min" if minutes < 6000 else f"{minutes // 60:,} h"
 
 
 def no_report(share: float, count: int) -> None:
@@ -78,6 +70,6 @@ class ScreenProgress:
 
         def describe() -> str:
             left = (self._clock() - self._begin) * (1 - share) / max(share, 1e-9)
-            return f"{done:,} sequences, {words_for(left)} left"
+            return f"{done:,} sequences, {format_seconds(left)} left"
 
         self.update(share, describe)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from seqembed.inference.failure_tracker import FailureTracker
-from seqembed.machine.screen import words_for
+from seqembed.machine.words import format_seconds
 from seqembed.worker.checkpoint_writer import CheckpointWriter
 from seqembed.worker.decisions import Run
 from seqembed.worker.outlets import Outlets
@@ -155,5 +155,5 @@ class Progress:
         left = self._left()
         return (
             f"{self._done:,} of {self._work.sequences:,} sequences, {self._speed():,.0f} tokens/s, "
-            f"{'unknown time' if left is None else words_for(left)} left"
+            f"{'unknown time' if left is None else format_seconds(left)} left"
         )
