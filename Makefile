@@ -68,7 +68,7 @@ W ?= 40
 J ?= 2
 faults: N ?= 500
 faults: $(STAMP)
-	PATH="$(BIN):$$PATH" PYTHONPATH=tests/workflow OMP_NUM_THREADS=1 \
+	PATH="$(BIN):$$PATH" PYTHONPATH=tests/workflow:workflow/scripts OMP_NUM_THREADS=1 \
 	    python tests/faults/harness.py --count $(N) --workflow $(W) --jobs $(J) --seed $(SEED)
 
 # Our worker against its peers: a quarter of an hour on two cores. Its files go to BENCH.
