@@ -12,9 +12,13 @@ from scene import Scene
 from settle import Judged
 from stages import Running, remove
 
+from seqembed.worker.heartbeat import NAME
+
 ALL_CALLS = ("create", "write", "sync", "truncate", "rename", "link", "unlink", "mkdir")
 # What holds no results: a note of what was at work, and what is locked.
 IN_PLACE = ("in_flight.json", "lock")
+# A file that is of no use after the machine has stopped.
+NOT_SYNCED = (NAME,)
 STOPS = (signal.SIGTERM, signal.SIGINT)
 # An entry dies with the shell that stands for the driver.
 SHELL = '"$@" --parent $$ & wait'
@@ -108,7 +112,7 @@ def lose_unsynced(calls: list[Call]) -> list[str]:
         elif call.kind in ("rename", "link", "create"):
             if call.kind == "create" and not call.path.name.startswith((".", "#", *IN_PLACE)):
                 raise Judged("not durable", f"{call.path.name} is written under its final name")
-            if source in written:
+            if source in written and call.path.name not in NOT_SYNCED:
                 raise Judged("not durable", f"{call.path.name} is there before it was synced")
             names[call.path] = call
             if call.kind == "rename":
@@ -124,7 +128,8 @@ def lose_unsynced(calls: list[Call]) -> list[str]:
 
 def _check_durable(unsynced: list[Call]) -> None:
     """Each process goes on only when the name that it gave a file is there for good."""
-    given = [call for call in unsynced if call.kind != "create" and call.path.suffix != ".tmp"]
+    lasting = [call for call in unsynced if call.path.name not in NOT_SYNCED]
+    given = [call for call in lasting if call.kind != "create" and call.path.suffix != ".tmp"]
     for role in {call.role for call in given}:
         own = [call.path.name for call in given if call.role == role]
         if len(own) > 1:

@@ -127,11 +127,11 @@ def test_a_million_sequences_of_one_residue(tmp_path):
         file.writelines(f">s{n}\n{letters[n % 20]}\n" for n in range(1_000_000))
     outcome = index(tmp_path, "a.faa")
     assert outcome.code == 0, outcome.said
-    assert "1,000,000 sequences of 1 files" in outcome.said
+    assert "1,000,000 sequences of 1 file" in outcome.said
     assert outcome.memory < 500 * MEGABYTE
     outcome = split(tmp_path, shards=3)
     assert outcome.code == 0, outcome.said
-    assert "20 distinct sequences are in 3 shards" in outcome.said
+    assert "20 distinct of 1,000,000 sequences, in 3 shards" in outcome.said
     assert outcome.memory < 700 * MEGABYTE
 
 
@@ -212,12 +212,12 @@ def test_a_folder(beside):
     assert refusal(beside, "b.faa").startswith("b.faa: is a folder; name its files")
     assert refusal(beside, "b*").startswith("b*: matches only folders")
     # As data/* or data/** match folders wherever there are some.
-    assert "1 sequences of 1 files" in index(beside, "*.faa").said
+    assert "1 sequence of 1 file" in index(beside, "*.faa").said
 
 
 def test_a_link_to_a_file_counts_once(beside):
     (beside / "b.faa").symlink_to("a.faa")
-    assert "1 sequences of 1 files" in index(beside, "*.faa").said
+    assert "1 sequence of 1 file" in index(beside, "*.faa").said
 
 
 def test_a_file_without_permission_is_refused(beside):

@@ -116,8 +116,7 @@ def test_a_folder_in_which_a_worker_is_at_work_stays(dataset):
         fcntl.flock(lock, fcntl.LOCK_EX)
         lines = run(dataset.parent, "--remove")
     assert (
-        f"{old}: stays" in lines[1]
-        and lines[2] == "clean: 0 checkpoint folders, 0 bytes, are removed"
+        f"{old}: stays" in lines[1] and lines[2] == "clean: removed: 0 checkpoint folders, 0 bytes"
     )
     assert old.exists()
 
@@ -133,10 +132,10 @@ def test_the_sum_counts_what_was_removed_and_a_shared_file_once(dataset):
         fcntl.flock(lock, fcntl.LOCK_EX)
         last = run(dataset.parent, "--remove")[-1]
     # The block that all three have stays in the folder that is busy.
-    assert last == f"clean: 2 checkpoint folders, {size}, are removed"
+    assert last == f"clean: removed: 2 checkpoint folders, {size}"
     size = format_bytes(count_freed([busy]))
     last = run(dataset.parent, "--remove")[-1]
-    assert last == f"clean: 1 checkpoint folders, {size}, are removed"
+    assert last == f"clean: removed: 1 checkpoint folder, {size}"
 
 
 def test_a_dataset_with_a_damaged_list_is_named_and_the_others_are_listed(dataset):

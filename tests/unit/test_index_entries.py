@@ -78,10 +78,10 @@ def test_proteins(proteins):
     files = proteins.fasta("a.faa", a="mkv*", b="WEWE"), proteins.fasta("b.faa.gz", c="MKV")
     outcome = proteins.index(*files)
     assert (outcome.returncode, outcome.stderr.count("\n")) == (0, 1)
-    assert "3 sequences of 2 files are in index.parquet" in outcome.stderr
+    assert "index.parquet: 3 sequences of 2 files" in outcome.stderr
     outcome = proteins.split(shards=3)
     assert outcome.returncode == 0
-    assert "2 distinct sequences are in 3 shards" in outcome.stderr
+    assert "2 distinct of 3 sequences, in 3 shards" in outcome.stderr
     found = [(row["sequence_id"], row["residues"], row["tokens"]) for row in proteins.rows(3)]
     assert found == [("b", b"WEWE", 4), ("a", b"MKV", 3)]
 
@@ -100,9 +100,9 @@ def test_dna_and_a_genome_of_a_million_bases(dna):
 def test_invalid_residues_are_let_pass_or_left_out(proteins):
     files = proteins.fasta("a.faa", a="MKV", b="MJ"), proteins.fasta("b.faa", c="M*K", d="W")
     assert "read as its unknown token" in proteins.index(*files, asked="unk").stderr
-    assert "4 distinct sequences" in proteins.split().stderr
+    assert "4 distinct of 4 sequences" in proteins.split().stderr
     assert "2 of 4 sequences are left out" in proteins.index(*files, asked="skip").stderr
-    assert "2 distinct sequences" in proteins.split().stderr
+    assert "2 distinct of 2 sequences" in proteins.split().stderr
     assert [row["sequence_id"] for row in proteins.rows()] == ["a", "d"]
 
 

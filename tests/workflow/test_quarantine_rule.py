@@ -44,7 +44,7 @@ def finished(checkout, spoilt_model, tmp_path_factory) -> Place:
     outcome = place.run()
     assert outcome.computed == 20
     assert "1 sequences could not be embedded; after the merge, quarantine.tsv" in outcome.text
-    assert "quarantine.tsv: 2 sequences have no embedding" in outcome.text
+    assert "quarantine.tsv: 2 sequences without an embedding" in outcome.text
     return place
 
 

@@ -61,7 +61,7 @@ def test_home_is_filled_in_but_is_no_part_of_the_job(place):
     )
     assert f"input: {place.folder}/other/my.faa" in outcome.text
     assert "--fasta '~/my.faa' " in outcome.text
-    assert "3 sequences of 1 files are in results/h/index.parquet" in outcome.text
+    assert "results/h/index.parquet: 3 sequences of 1 file" in outcome.text
 
 
 def _expanded_by_bash(text: str) -> list[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from seqembed import command_line
 from seqembed.checkpoints.unneeded import count_freed, list_unneeded, remove_unneeded
-from seqembed.errors import ConfigError, IndexFormatError
+from seqembed.errors import ConfigError, IndexFormatError, count_of
 from seqembed.machine.words import format_bytes
 
 
@@ -35,7 +35,7 @@ def clean(arguments: argparse.Namespace, logger: logging.Logger) -> None:
         remove_all(folders, logger)
         return
     size = format_bytes(count_freed(folders))
-    found = f"{len(folders):,} checkpoint folders, {size}, are needed by no shard"
+    found = f"needed by no shard: {count_of(len(folders), 'checkpoint folder')}, {size}"
     advice = "--remove removes them, with what they hold of unfinished work with other settings"
     logger.info(f"{found}; {advice}" if folders else "no checkpoint folder is listed")
 
@@ -67,7 +67,7 @@ def remove_all(folders: Sequence[Path], logger: logging.Logger) -> None:
             count, freed = count + 1, freed + size
         else:
             logger.warning(f"{folder}: stays: a worker is at work in it, or it cannot be locked")
-    logger.info(f"{count:,} checkpoint folders, {format_bytes(freed)}, are removed")
+    logger.info(f"removed: {count_of(count, 'checkpoint folder')}, {format_bytes(freed)}")
 
 
 if __name__ == "__main__":

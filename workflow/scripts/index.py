@@ -11,6 +11,7 @@ from typing import get_args
 
 from seqembed import command_line
 from seqembed.checks.residues import Gaps, InvalidResidues, ResidueCheck, Suspicious
+from seqembed.errors import count_of
 from seqembed.fasta.files import find_fasta_files
 from seqembed.index.sequence_ids import IdStyle
 from seqembed.index.writer import write_index
@@ -50,7 +51,8 @@ def index(arguments: argparse.Namespace, logger: logging.Logger) -> None:
     count = write_index(files, *paths, arguments.ids, check, report)
     if summary := check.summary():
         logger.warning("%s", summary)
-    logger.info(f"{count:,} sequences of {len(files):,} files are in {arguments.output}")
+    found = f"{count_of(count, 'sequence')} of {count_of(len(files), 'file')}"
+    logger.info(f"{arguments.output}: {found}")
 
 
 if __name__ == "__main__":

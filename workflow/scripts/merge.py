@@ -11,7 +11,7 @@ from pathlib import Path
 from seqembed import command_line
 from seqembed.checkpoints.merge import merge, remove_merged
 from seqembed.checkpoints.unneeded import count_freed, list_unneeded
-from seqembed.errors import SeqembedError
+from seqembed.errors import SeqembedError, count_of
 from seqembed.machine.words import format_bytes
 from seqembed.results.quarantine import write_quarantine
 
@@ -38,7 +38,9 @@ def merge_shards(arguments: argparse.Namespace, logger: logging.Logger) -> None:
     )
     left_out = write_quarantine(arguments.index, arguments.quarantine, summary.quarantined)
     if left_out:
-        logger.warning(f"{arguments.quarantine}: {left_out:,} sequences have no embedding")
+        logger.warning(
+            f"{arguments.quarantine}: {count_of(left_out, 'sequence')} without an embedding"
+        )
     tidy_up(arguments.output.parent, summary.recipe, logger)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from seqembed import command_line
 from seqembed.checkpoints.find_sources import SourceFinder, list_reuse_files
-from seqembed.errors import ConfigError
+from seqembed.errors import ConfigError, count_of
 from seqembed.index.split import split_index
 from seqembed.models.encoders.tokenization import limit_tokenizer_threads
 from seqembed.models.prepared import load_tokenizer, read_prepared
@@ -79,15 +79,12 @@ def split(arguments: argparse.Namespace, logger: logging.Logger) -> None:
         find=finder.find,
         report=command_line.report_progress(logger),
     )
-    place = f"{len(paths)} shards in {arguments.output_dir}"
-    repeated = sources.count - sources.distinct
-    logger.info(
-        f"{sources.distinct:,} distinct sequences are in {place}; {repeated:,} repeat one of them"
-    )
+    found = f"{sources.distinct:,} distinct of {count_of(sources.count, 'sequence')}"
+    logger.info(f"{arguments.output_dir}: {found}, in {count_of(len(paths), 'shard')}")
     for recipe, held in sources.count_held().items():
         left = sum(sources.left[recipe])
         files = "; ".join(f"{count:,} in {path}" for path, count in held.items())
-        logger.info(f"with recipe {recipe[:12]}, {left:,} are to be computed: {files}")
+        logger.info(f"with recipe {recipe[:12]}, {left:,} to compute: {files}")
 
 
 if __name__ == "__main__":
