@@ -18,8 +18,8 @@ run: $(STAMP)
 	PATH="$(BIN):$$PATH" snakemake --cores 2 --quiet rules \
 	    --directory $(EXAMPLE) --configfile $(EXAMPLE)/config.yaml
 
-# Three files of tests at a time, the longest first: most of a test is one thread, or waits.
 PYTEST := PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 pytest
+# Three files of tests at a time, the longest first: most of a test is one thread, or waits.
 THREE := -n 3 --dist loadfile --no-loadscope-reorder
 RERUNS := tests/workflow/reruns
 test: $(STAMP)

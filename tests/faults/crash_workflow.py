@@ -144,7 +144,8 @@ def run_to_end(place: Place) -> Outcome:
 def errors(outcome: Outcome) -> list[str]:
     """What our programs said of their failure, each once."""
     lines = outcome.said_by("index", "split", "embed_shard", "merge", "prepare_model")
-    told = r"are in | sequences? of | distinct of | left out: |reused$|an embedding$|distinct\), "
+    told = r" are in |: [0-9,]+ (sequences?|distinct) of | left out: |reused$|distinct\), "
+    told += "|without an embedding$"
     return sorted({line for line in lines if not re.search(told, line)})
 
 

@@ -89,7 +89,7 @@ class Result:
         for start, stop in self.bounds():
             yield from self.file.ids(start, stop)
 
-    def count_back(self) -> Checksum:
+    def readback_checksum(self) -> Checksum:
         """Return a checksum for what is read back, which reports the second half of the export."""
         return Checksum(partial(self._report_half, 1))
 
@@ -202,7 +202,7 @@ def compare(path: Path, result: Result, found: Iterable[Slab]) -> None:
 
     path: the export's final name.
     """
-    checksum = result.count_back()
+    checksum = result.readback_checksum()
     try:
         for slab in found:
             checksum.add(slab)
