@@ -107,7 +107,7 @@ class Worker:
         self._folder.mkdir()
         self.tracker = self._run.open_tracker(self._folder, shard, {})
 
-        self.batches, self._tokens = self._run.load_batches(
+        self.batches, *self._sizes = self._run.load_batches(
             shard, self.rows, self._manifest, self._convert, self.tracker
         )
 
@@ -132,7 +132,7 @@ class Worker:
         checkpoint = Checkpoint(base=self._folder, rank=0, locked=True, logger=LOGGER)
         (self._folder / "shard_0").mkdir()
         opened = open_outlets(self._run, checkpoint, {"log_path": self._folder / "worker_0.log"})
-        work = measure_work(self._run, 0, self._tokens)
+        work = measure_work(self._run, 0, *self._sizes)
         with opened as outlets:
             return Progress(LOGGER, work, writer, self.tracker, outlets)
 

@@ -75,8 +75,10 @@ def test_a_run_is_settled(project, monkeypatch):
     assert torch.get_num_threads() == 1
 
 
-def load(run: Run, project: Project, rows: list[int], **changes: Any) -> tuple[BatchLoader, int]:
-    """The batches of `rows`, and their tokens; `changes` are made to the manifest."""
+def load(
+    run: Run, project: Project, rows: list[int], **changes: Any
+) -> tuple[BatchLoader, int, int]:
+    """The batches of `rows`, their tokens and their room; `changes` are made to the manifest."""
     manifest, tracker = replace(run.manifest(None), **changes), open_tracker(run, project)
     return run.load_batches(project.index(), rows, manifest, encode_all, tracker)
 
@@ -89,10 +91,11 @@ def test_long_sequences_are_read_by_the_policy(policy, tokens, passes, project):
     asked = {"long_sequences": policy, "max_length": 100}
     run = open_project(project, embedding=worker_runs.EMBEDDING | asked)
     budget = 320 if passes > 1 else tokens
-    batches, total = load(run, project, [0], token_budget=budget)
+    batches, total, room = load(run, project, [0], token_budget=budget)
     found = list(batches)
     assert [batch.positions for batch in found] == [[0]] * passes
     assert total == tokens == sum(batch.packing.bounds[len(batch.windows)] for batch in found)
+    assert room == passes * budget
 
 
 @pytest.mark.parametrize(
@@ -244,16 +247,18 @@ def test_checkpoints_of_another_recipe_or_shard_are_refused(name, project):
 
 def test_batches_hold_the_missing_rows_and_no_other(project):
     run, all_rows = open_project(project), list(range(len(SEQUENCES)))
-    batches, tokens = load(run, project, all_rows)
+    batches, tokens, _ = load(run, project, all_rows)
     plan = [batch.positions for batch in batches]
     assert sum(plan, []) == all_rows
     assert tokens == sum(run.shard.tokens + 2)
     for wanted in (all_rows[1::2], sum(plan[2:], []), []):
-        batches, tokens = load(run, project, wanted)
+        batches, tokens, room = load(run, project, wanted)
         found = list(batches)
         assert sum((batch.positions for batch in found), []) == wanted
         assert tokens == sum(run.shard.tokens[wanted] + 2) == sum(batch.size for batch in found)
-    batches, _ = load(run, project, sum(plan[2:], []))
+        budget = run.manifest(None).token_budget
+        assert room == len(found) * budget
+    batches, *_ = load(run, project, sum(plan[2:], []))
     assert [batch.positions for batch in batches] == plan[2:]
 
 

@@ -68,7 +68,7 @@ def worker(tmp_path, caplog):
         yield Worker(tmp_path, outlets, lines, clock)
 
 
-WORK = Work(sequences=12_000, tokens=100_000, done=1_000, done_tokens=20_000)
+WORK = Work(sequences=12_000, tokens=100_000, done=1_000, done_tokens=20_000, room=81_000)
 
 
 def test_the_first_line_says_what_is_to_be_computed_and_where(worker):
@@ -156,7 +156,8 @@ def test_the_end_is_in_the_log_with_what_saying_so_took(worker, caplog):
         "1,500 tokens were computed in 10.000 seconds",
         "checkpoints took 0.50 of 10.00 seconds, heartbeat and progress 0.00",
     ]
-    assert worker.events("first") == [{}]
+    (first,) = worker.events("first")
+    assert (first["done"], first["done_tokens"]) == (1_010, 21_500)
     assert worker.events("computed") == [] and worker.heartbeat().phase == "computing"
     worker.progress.finish()
     (computed,) = worker.events("computed")
@@ -165,7 +166,7 @@ def test_the_end_is_in_the_log_with_what_saying_so_took(worker, caplog):
 
 
 def test_more_tokens_than_were_planned_leave_no_time_below_zero(worker):
-    worker.begin(Work(sequences=10, tokens=1_000, done=0, done_tokens=0))
+    worker.begin(Work(sequences=10, tokens=1_000, done=0, done_tokens=0, room=1_000))
     worker.progress.begin()
     worker.at(20.0, 10, 2_000)
     assert worker.lines[-1].endswith("100%, 10 of 10 sequences, 100 tokens/s, 0 s left")

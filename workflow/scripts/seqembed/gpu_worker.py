@@ -108,8 +108,8 @@ def gpu_worker(
                 load = run.start_loading(partial(_load_model, model_config, run.device, logger))
                 load_fp32 = partial(_load_model, model_config | FP32, run.device, logger)
                 convert = load_tokenizer(run.model).encode_all
-                batches, tokens = run.load_batches(index, rows, manifest, convert, tracker)
-                work = measure_work(run, len(ids) + taker.count, tokens)
+                batches, *sizes = run.load_batches(index, rows, manifest, convert, tracker)
+                work = measure_work(run, len(ids) + taker.count, *sizes)
                 progress = Progress(logger, work, writer, tracker, outlets)
                 model, _ = load()
                 runner = run.open_runner(model, tracker, load_fp32, manifest, len(batches))

@@ -103,8 +103,8 @@ class Run:
         manifest: CheckpointManifest,
         convert: Encode,
         tracker: FailureTracker,
-    ) -> tuple[BatchLoader, int]:
-        """Return a loader of the batches of `rows`, and the number of their tokens.
+    ) -> tuple[BatchLoader, int, int]:
+        """Return a loader of the batches of `rows`, their tokens, and for how many they have room.
 
         rows: the rows of the shard to compute, ascending; no other row is in a batch. Each suspect
         has a batch of its own. convert: turns the residues of sequences into token ids.
@@ -124,14 +124,16 @@ class Run:
         loader = create_async_dataloader(dataset, collator, self.device)
         counts = policy.model_tokens(tokens)
         sums = np.diff(np.append(0, counts.cumsum())[boundaries])[batches]
-        if len(sums):
-            self._log_filling(sums, passes[boundaries[batches]], token_budget)
-        return loader, int(sums.sum())
+        room = self._measure_room(sums, passes[boundaries[batches]], token_budget)
+        return loader, int(sums.sum()), room
 
-    def _log_filling(
+    def _measure_room(
         self, sums: NDArray[np.int64], passes: NDArray[np.int64], token_budget: int
-    ) -> None:
-        """Log how full b batches are; sums: (b,) their tokens. passes: (b,) how many each takes."""
+    ) -> int:
+        """Return for how many tokens b batches have room, and log how full they are.
+
+        sums: (b,) their tokens. passes: (b,) how many each takes.
+        """
         block, full = self._filling.block, self._filling.rows(token_budget)
         if token_budget % block:
             self.logger.warning(
@@ -140,9 +142,11 @@ class Run:
                 *(f"{number:,}" for number in (token_budget, block, block)),
             )
         # A batch over the budget counts as full, but for what its last block lacks.
-        room = np.maximum(whole_blocks(sums, block), passes * full)
-        words = "%s batches are to be computed, filled to %.2f%%"
-        self.logger.info(words, f"{len(sums):,}", 100 * sums.sum() / room.sum())
+        room = int(np.maximum(whole_blocks(sums, block), passes * full).sum())
+        if room:
+            words = "%s batches are to be computed, filled to %.2f%%"
+            self.logger.info(words, f"{len(sums):,}", 100 * sums.sum() / room)
+        return room
 
     def open_tracker(
         self, folder: Path, index_path: Path, model_config: Mapping[str, Any]

@@ -7,8 +7,9 @@ begin: a supervisor begins: `host`, `pid`, `slurm_job`.
 leased: it has a device: `device`, the CUDA_VISIBLE_DEVICES that name it, "" for the CPU.
 start: a worker knows what it has to compute: `host`, `pid`, `slurm_job`, `device`, `device_name`,
     `recipe` and `shard` (fingerprints), `sequences` and `tokens` of the shard, `done` and
-    `done_tokens`, what of them was there already.
-first: its first batch is done.
+    `done_tokens`, what of them was there already, and `room`, for how many tokens the batches have
+    room that are to be computed.
+first: its first batch is done; the keys of `rate`.
 rate: every 15 seconds, and at the end of computing: `done`, `done_tokens`, `quarantined`, and
     `checkpoint_seconds`, which this worker has spent on checkpoints.
 checkpoint: a block is on disk: `computed`, how many rows this worker has saved.

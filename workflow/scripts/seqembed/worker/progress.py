@@ -22,22 +22,27 @@ RECENT = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """How many sequences and tokens a shard has, and how many of them were there already."""
+    """How many sequences and tokens a shard has, and how many of them were there already.
+
+    room: for how many tokens the batches have room that are to be computed.
+    """
 
     sequences: int
     tokens: int
     done: int
     done_tokens: int
+    room: int
 
 
-def measure_work(run: Run, done: int, pending_tokens: int) -> Work:
+def measure_work(run: Run, done: int, pending_tokens: int, room: int) -> Work:
     """Return how much the worker's shard has.
 
-    done: how many of its rows are there. pending_tokens: how many tokens are to be computed.
+    done: how many of its rows are there. pending_tokens: how many tokens are to be computed. room:
+    Work.room.
     """
     tokens = int(run.policy.model_tokens(run.shard.tokens).sum())
     sizes = {"sequences": len(run.shard.rows), "tokens": tokens}
-    return Work(**sizes, done=done, done_tokens=tokens - pending_tokens)
+    return Work(**sizes, done=done, done_tokens=tokens - pending_tokens, room=room)
 
 
 class Progress:
@@ -77,11 +82,11 @@ class Progress:
     def advance(self, sequences: int, tokens: int) -> None:
         """Count a batch that finished `sequences` and took `tokens`; say so if it is due."""
         now = self._clock()
+        self._done, self.computed = self._done + sequences, self.computed + tokens
         if tokens and not self._batches:
             words = "the first batch, %s tokens, was done after %.3f seconds"
             self._logger.info(words, f"{tokens:,}", now - self._made)
-            self._outlets.events.append("first")
-        self._done, self.computed = self._done + sequences, self.computed + tokens
+            self._append("first")
         self._batches += bool(tokens)
         self._note_checkpoint()
         if now - self._ticked >= RATE_SECONDS:
