@@ -16,6 +16,7 @@ include: "workflow/rules/merge.smk"
 include: "workflow/rules/verify.smk"
 include: "workflow/rules/export.smk"
 include: "workflow/rules/plan.smk"
+include: "workflow/rules/report.smk"
 
 
 rule all:
@@ -23,12 +24,15 @@ rule all:
     input:
         get_results,
         get_checks,
+        get_reports_to_include,
 
 
 onsuccess:
     # A run for other targets may not have made all of them. Standard output is the plan's alone.
     for path in filter(os.path.exists, list_results()):
         print(f"Embeddings: {os.path.abspath(path)}", file=sys.stderr)
+    for path in list_current_reports():
+        print(f"Report: {os.path.abspath(path)}", file=sys.stderr)
 
 
 onerror:

@@ -95,7 +95,8 @@ def test_long_sequences_are_read_by_the_policy(policy, tokens, passes, project):
     found = list(batches)
     assert [batch.positions for batch in found] == [[0]] * passes
     assert total == tokens == sum(batch.packing.bounds[len(batch.windows)] for batch in found)
-    assert room == passes * budget
+    # A CPU computes at least 128 rows.
+    assert room == passes * max(budget, 128)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ ORDER = (
     *("models.known", "models.names"),
     *("models.encoders", "models.prepared", "models.weights", "models", "checks", "settings"),
     *("index", "results", "checkpoints", "inference", "worker_logging", "worker"),
-    *("gpu_worker", "supervisor", "verify", "reading", "export", "run_messages", "look"),
+    *("gpu_worker", "supervisor", "verify", "reading", "export", "run_messages", "look", "report"),
     "command_line",
 )
 LOOSE_FILES = 10

@@ -29,6 +29,7 @@ from seqembed.fasta.files import find_fasta_files
 from seqembed.models import known as known_models
 from seqembed.models import names as model_names
 from seqembed.models.source import list_model_files
+from seqembed.report.current import PAGE, has_current_report
 from seqembed.results.seal import read_seal
 from seqembed.run_messages import (
     list_changes,
@@ -426,6 +427,33 @@ def get_plan_execution(wildcards, resources):
             "cluster": cluster,
         }
     )
+
+
+def list_reports():
+    """Return the paths of all datasets' reports."""
+    return [f"results/{name}/{PAGE}" for name in DATASETS]
+
+
+def list_current_reports():
+    """Return the paths of the reports that are there, and of the results that are there."""
+    current = (name for name in DATASETS if has_current_report(Path(RESULTS, name)))
+    return [f"results/{name}/{PAGE}" for name in current]
+
+
+def get_reports(wildcards):
+    """Return the paths of all datasets' reports; raises WorkflowError if there is no dataset."""
+    if not DATASETS:
+        raise WorkflowError(NO_DATASETS)
+    return list_reports()
+
+
+def get_reports_to_include(wildcards):
+    """Return the reports that `snakemake --report` includes: those that are made and current.
+
+    Of any other run they are no input, so that such a run makes no report again.
+    """
+    asked = {argument.partition("=")[0] for argument in sys.argv}
+    return list_current_reports() if asked & {"--report", "--reporter"} else []
 
 
 def get_result_seal(wildcards):

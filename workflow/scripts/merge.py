@@ -13,6 +13,7 @@ from seqembed.checkpoints.merge import merge, remove_merged
 from seqembed.checkpoints.unneeded import count_freed, list_unneeded
 from seqembed.errors import SeqembedError, count_of
 from seqembed.machine.words import format_bytes
+from seqembed.report.current import remove_outdated_report
 from seqembed.results.quarantine import write_quarantine
 
 
@@ -51,6 +52,8 @@ def tidy_up(results: Path, recipe_fingerprint: str, logger: logging.Logger) -> N
     """
     try:
         remove_merged(results, recipe_fingerprint)
+        if remove_outdated_report(results):
+            logger.info(f"{results}: removed the report of an earlier result; `report` makes it anew")
         if unneeded := list_unneeded(results):
             size = format_bytes(count_freed(unneeded))
             logger.info(
@@ -58,7 +61,7 @@ def tidy_up(results: Path, recipe_fingerprint: str, logger: logging.Logger) -> N
             )
     except (SeqembedError, OSError) as error:
         words = (
-            "the result is complete, but not all shards and checkpoints could be removed or counted"
+            "the result is complete, but not all shards, checkpoints and reports could be removed"
         )
         logger.warning(f"{results}: {words}: {error}")
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +18,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from seqembed.errors import ExportError
 from seqembed.export.annotations import Annotations
+from seqembed.export.described import read_described
 from seqembed.export.result import Result, Slab
-from seqembed.index.parquet import read_metadata
-from seqembed.index.reader import (
-    read_described_ids,
-    read_excluded,
-    read_file_counts,
-    read_lengths_and_digests,
-)
+from seqembed.index.reader import read_file_counts
 from seqembed.results.writer import disk_errors, new_file
-from seqembed.verify.rows import are_quarantined
 
 OWN_COLUMNS = ("length", "file", "description", "flags")
 EMPTY_GROUPS = ("layers", "obsm", "obsp", "varm", "varp")
@@ -85,37 +77,10 @@ def _write_described(obs: h5py.Group, result: Result, index: Path) -> None:
     numbers = {name: number for number, name in enumerate(files)}
     descriptions = _texts(obs, "description", result.file.count)
     codes = _categories(obs, "file", files, result.file.count)
-    stop = 0
-    for start, (texts, paths) in _read_described(result, index):
+    for start, texts, paths in read_described(result.file, index):
         stop = start + len(texts)
         descriptions[start:stop] = texts
         codes[start:stop] = [numbers[name] for name in paths]
-    if stop != result.file.count:
-        raise _other_sequences(result, index)
-
-
-def _read_described(
-    result: Result, index: Path
-) -> Iterator[tuple[int, tuple[list[str], list[str]]]]:
-    """Yield the first row of a slab of the result, and the descriptions and files of its ids."""
-    if read_metadata(index, "index")["fingerprint"] != result.file.attributes["index_fingerprint"]:
-        raise _other_sequences(result, index)
-    _, digests = read_lengths_and_digests(index)
-    kept = ~(read_excluded(index) | are_quarantined(result.file, digests))
-    place = start = 0
-    for columns in read_described_ids(index):
-        here = kept[place : place + len(columns[0])]
-        place += len(here)
-        ids, descriptions, files = (list(compress(column, here)) for column in columns)
-        if ids != result.file.ids(start, start + len(ids)):
-            raise _other_sequences(result, index)
-        yield start, (descriptions, files)
-        start += len(ids)
-
-
-def _other_sequences(result: Result, index: Path) -> ExportError:
-    problem = f"is of other sequences than {index}"
-    return ExportError(f"{result.file.path}: {problem}; run the workflow again to make both anew")
 
 
 def _write_annotations(

@@ -27,9 +27,7 @@ class Outlets:
     screen: ScreenProgress
     facts: Mapping[str, Any]
 
-    def start(
-        self, *, sequences: int, tokens: int, done: int, done_tokens: int, room: int
-    ) -> None:
+    def start(self, *, sequences: int, tokens: int, done: int, done_tokens: int, room: int) -> None:
         """Say what the worker has to compute: how much the shard has, and how much was there."""
         counts = {"tokens": tokens, "done": done, "done_tokens": done_tokens}
         self.events.append("start", **self.facts, sequences=sequences, **counts, room=room)

@@ -1,0 +1,1 @@
+"""A report of a finished dataset: one HTML page, and its figures as files."""

@@ -1,0 +1,100 @@
+"""A paragraph on the methods for a paper, and what it cites."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from seqembed import __version__
+from seqembed.errors import count_of
+from seqembed.models.known import KNOWN
+from seqembed.models.prepared import PreparedModel
+from seqembed.report.contents import Contents
+
+POOLINGS = {"mean": "the mean", "max": "the maximum, value by value,", "cls": "the row"}
+Attributes = Mapping[str, str | int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Methods:
+    """A paragraph, and the works that it cites."""
+
+    paragraph: str
+    citations: list[str]
+
+
+def write_methods(
+    attributes: Attributes, contents: Contents, width: int, model: PreparedModel | None
+) -> Methods:
+    """Describe how a result was made.
+
+    attributes: of the result. width: D. model: as it was prepared; None if that is not known.
+    """
+    sentences = [
+        f"Embeddings of {count_of(contents.rows, 'sequence')} ({contents.distinct:,} distinct) "
+        f"were computed with {_name(attributes, model)} by seqembed {__version__}.",
+        _describe_rows(attributes, width, model),
+        _describe_precision(attributes),
+    ]
+    sentences += _describe_lengths(attributes, contents, model)
+    if contents.records > contents.rows:
+        lacking = contents.records - contents.rows
+        sentences.append(f"{count_of(lacking, 'sequence')} could not be embedded.")
+    model_citation = model.facts.citation if model else "the authors of the model"
+    return Methods(
+        paragraph=" ".join(sentences),
+        citations=[model_citation, f"seqembed {__version__}, as its CITATION.cff says"],
+    )
+
+
+def _name(attributes: Attributes, model: PreparedModel | None) -> str:
+    name = f"the model {attributes['model']}"
+    weights = f"weights with the SHA-256 {str(attributes['weights_sha256'])[:16]}…"
+    if model is None:
+        return f"{name} ({weights})"
+    known = KNOWN.get(model.source)
+    source = f"; {known.repository} at {known.revision[:12]}" if known else ""
+    return f"{name} ({' or '.join(model.facts.models)}{source}; {weights})"
+
+
+def _describe_rows(attributes: Attributes, width: int, model: PreparedModel | None) -> str:
+    layer, pooling = attributes["layer"], str(attributes["pooling"])
+    last = model is not None and layer == model.architecture.layers
+    which = f"the last layer ({layer})" if last else f"layer {layer}"
+    whole = POOLINGS[pooling]
+    if pooling == "cls":
+        of = "of the first special token"
+    elif model is None:
+        of = "over a sequence's tokens"
+    else:
+        unit = "residues" if model.facts.molecule == "protein" else "tokens"
+        specials = model.facts.pools_specials and pooling == "mean"
+        of = f"over all {unit}, special tokens {'included' if specials else 'not included'}"
+    return f"Each embedding is {whole} of {which} {of}: {width:,} values."
+
+
+def _describe_precision(attributes: Attributes) -> str:
+    where = f"on {attributes['device_name']}" if "device_name" in attributes else "on the CPU"
+    torch = json.loads(str(attributes["package_versions"]))["torch"]
+    made = f"Values were computed in {attributes['precision']} {where} with PyTorch {torch}"
+    return f"{made} and stored as {attributes['storage']}."
+
+
+def _describe_lengths(
+    attributes: Attributes, contents: Contents, model: PreparedModel | None
+) -> list[str]:
+    limit = f"{attributes['max_length']:,} {model.facts.unit if model else 'tokens'}"
+    long = sum(contents.flagged[flag] for flag in (1, 2))
+    match attributes["long_sequences"]:
+        case "window" if long:
+            return [
+                f"The {count_of(long, 'sequence')} longer than {limit} were read in windows of "
+                "that length which overlap by half, and each token was taken from the window in "
+                "which it stands farthest from an edge."
+            ]
+        case "truncate" if long:
+            return [f"Of the {count_of(long, 'sequence')} over {limit}, the beginning was read."]
+        case "full":
+            return ["Sequences of any length were read whole."]
+    return []
