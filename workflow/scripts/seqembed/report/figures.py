@@ -99,7 +99,7 @@ def draw_norms(norms: NDArray[np.float32]) -> Spec:
 
 def draw_neighbours(cosines: NDArray[np.float32]) -> Spec:
     """Draw how near each row is to its nearest, by cosine; a line stands at NEAR."""
-    edges = np.linspace(min(0.0, float(cosines.min())), 1, BARS + 1)
+    edges = np.linspace(np.floor(10 * min(NEAR, float(cosines.min()))) / 10, 1, BARS + 1)
     chart = _draw_bars(cosines, edges, "cosine with the nearest row", "sequences")
     line = _chart([{"x": NEAR}])
     return finish(chart + line.mark_rule(color="var(--c4)", strokeWidth=2).encode(x="x:Q"))

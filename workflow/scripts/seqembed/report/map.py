@@ -77,5 +77,7 @@ def _run_umap(places: Floats) -> Floats:
         # Imported here: it compiles for seconds.
         from umap import UMAP
 
-        made: Any = UMAP(random_state=UMAP_SEED, n_jobs=1).fit_transform(places)
+        # Its spectral beginning fails on some data.
+        umap = UMAP(random_state=UMAP_SEED, n_jobs=1, init="pca")
+        made: Any = umap.fit_transform(places)
     return np.asarray(made, np.float32)
