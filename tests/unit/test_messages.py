@@ -79,8 +79,7 @@ PASSED_ON = {
     "scripts/seqembed/index/sources.py, read_sources": "`what split found is not taken`",
     "scripts/seqembed/command_line.py, run: (": "logs an error",
     "scripts/seqembed/look/unprepared.py, _index: ('%s', summary)": "`the model does not know`",
-    "scripts/seqembed/export/h5ad.py, _write_described": "`is of other sequences than`",
-    "scripts/seqembed/export/h5ad.py, _read_described": "the same",
+    "scripts/seqembed/export/described.py, read_described": "`is of other sequences than`",
     "scripts/seqembed/reading/result.py, _rows_of": "`no row has the id`",
 }
 

@@ -72,11 +72,11 @@ def finish(chart: Any) -> Spec:
     return made | {"config": _CONFIG}
 
 
-def draw_lengths(lengths: NDArray[np.int64], limit: int, unit: str) -> Spec:
-    """Draw how many sequences have which length; limit: a line there, 0 for none. unit: of it."""
+def draw_lengths(lengths: NDArray[np.int64], unit: str, limit: int) -> Spec:
+    """Draw how many sequences have which length; unit: of it. limit: a line there, 0 for none."""
     low, high = max(1, int(lengths.min())), int(lengths.max())
     edges = np.unique(np.geomspace(low, high + 1, BARS + 1).round().astype(np.int64))
-    chart = _draw_bars(lengths.clip(1), edges, "length in residues", "sequences", log=low < high)
+    chart = _draw_bars(lengths.clip(1), edges, f"length in {unit}", "sequences", log=low < high)
     if limit and low < limit < high:
         line = _chart([{"x": limit, "text": f"{limit:,} {unit}"}])
         x = alt.X("x:Q")

@@ -62,6 +62,12 @@ class Findings:
     layouts: Mapping[str, Layout]
     colourings: Sequence[Colouring]
 
+    @property
+    def letters(self) -> str:
+        """What the letters of a sequence are called."""
+        is_dna = self.model is not None and self.model.facts.molecule == "DNA"
+        return "bases" if is_dna else "residues"
+
 
 def read_findings(sources: Sources, report: Report = no_report) -> Findings:
     """Read a result and all that is known of it; report: told how far this is.

@@ -87,11 +87,10 @@ def _draw_charts(found: Findings) -> Iterator[tuple[str, figures.Spec]]:
         yield "phases", figures.draw_phases(found.histories)
         yield "speeds", figures.draw_speeds(found.histories)
     if len(found.norms):
-        limit = int(found.attributes["max_length"])
-        unit = found.model.facts.unit if found.model else "tokens"
         # A limit in other tokens than residues has no place on this axis.
-        limit = limit if unit == "residues" else 0
-        yield "lengths", figures.draw_lengths(found.contents.lengths, limit, unit)
+        of_residues = found.model is not None and found.model.facts.unit == "residues"
+        limit = int(found.attributes["max_length"]) if of_residues else 0
+        yield "lengths", figures.draw_lengths(found.contents.lengths, found.letters, limit)
         if np.isfinite(found.norms).all():
             yield "norms", figures.draw_norms(found.norms)
     if found.neighbours:
@@ -174,7 +173,10 @@ def _describe(found: Findings, asked: Mapping[str, Any]) -> dict[str, Any]:
         content |= _describe_shards(found)
     if contents.rows:
         content |= {
-            "length_account": words.describe_lengths(contents.lengths, _describe_policy(found)),
+            "letters": found.letters,
+            "length_account": words.describe_lengths(
+                contents.lengths, found.letters, _describe_policy(found)
+            ),
             "norm_account": words.describe_norms(found.norms),
             "neighbour_account": words.describe_neighbours(found.neighbours, contents.distinct),
             "map_account": _describe_map(found),

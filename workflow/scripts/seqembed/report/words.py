@@ -180,11 +180,14 @@ def describe_balance(histories: Sequence[ShardHistory]) -> str:
     return " ".join(parts)
 
 
-def describe_lengths(lengths: NDArray[np.int64], policy: str) -> str:
-    """Say how lengths are spread; policy: what was done with long sequences, as a sentence."""
+def describe_lengths(lengths: NDArray[np.int64], letters: str, policy: str) -> str:
+    """Say how lengths are spread.
+
+    letters: "residues" or "bases". policy: what was done with long sequences, as a sentence.
+    """
     low, quarter, median, three, high = np.percentile(lengths, [0, 25, 50, 75, 100]).round()
     return (
-        f"{int(lengths.sum()):,} residues in all. The shortest sequence has {low:,.0f}, and the "
+        f"{int(lengths.sum()):,} {letters} in all. The shortest sequence has {low:,.0f}, and the "
         f"longest {high:,.0f}; half of all have {quarter:,.0f} to {three:,.0f}, and the median is "
         f"{median:,.0f}. {policy}"
     )
@@ -221,6 +224,8 @@ def list_settings(
 ) -> list[tuple[str, str, str]]:
     """Return each setting of `embedding`, as it was asked for and as it was used."""
     used = {"per_residue": False, **attributes}
+    if not used["max_length"]:
+        used["max_length"] = "none"
     return [
         (name.replace("_", " "), _show(value), _show(used.get(name, "")))
         for name, value in asked.items()
