@@ -38,6 +38,11 @@ class Colouring:
     codes: Sequence[int]
     classes: dict[str, str]
 
+    @property
+    def below(self) -> list[int]:
+        """The numbers of the classes whose points say least, and are drawn below the others."""
+        return [n for n, name in enumerate(self.classes) if name in (OTHER, MISSING)]
+
 
 def list_details(sample: Sample) -> dict[str, Sequence[Any]]:
     """Return what is known of each point beside its id and description, by name."""
@@ -92,7 +97,7 @@ def _class_numbers(values: Sequence[Any], there: Sequence[Any]) -> tuple[list[st
     ]
     steps = np.linspace(1, MOST_COLOURS, len(names)).round().astype(int)
     colours = {name: f"var(--s{step})" for name, step in zip(names, steps, strict=True)}
-    return found, colours | {MISSING: "var(--grey)"}
+    return found, colours | {MISSING: "var(--faint)"}
 
 
 def _class_words(
@@ -109,7 +114,7 @@ def _class_words(
         MISSING if value is None else str(value) if str(value) in known else OTHER
         for value in values
     ]
-    return found, {MISSING: "var(--grey)", OTHER: "var(--line)"} | colours
+    return found, colours | {OTHER: "var(--grey)", MISSING: "var(--faint)"}
 
 
 def draw_map(layout: Layout, place: int, colouring: Colouring | None, number: int) -> Spec:

@@ -73,6 +73,11 @@
       [`y${layout}`]: points.layouts[layout][1][i],
       [`c${colour}`]: points.colours.length ? figures.colourings[colour].classes[points.colours[colour][i]] : null,
     }));
+    if (points.colours.length) {
+      const { below } = figures.colourings[colour];
+      const isBelow = ({ i }) => below.includes(points.colours[colour][i]);
+      values.sort((a, b) => isBelow(b) - isBelow(a));
+    }
     const wanted = document.getElementById("search").value.trim().toLowerCase();
     const hits = wanted ? values.filter(({ i }) => points.ids[i].toLowerCase().includes(wanted)) : [];
     const output = document.getElementById("found");

@@ -69,7 +69,12 @@ def make_report(
         "maps": maps,
         "layouts": list(found.layouts),
         "colourings": [
-            {"name": colouring.name, "number": number, "classes": list(colouring.classes)}
+            {
+                "name": colouring.name,
+                "number": number,
+                "classes": list(colouring.classes),
+                "below": colouring.below,
+            }
             for number, colouring in enumerate(found.colourings)
         ],
     }
