@@ -53,7 +53,8 @@ def tidy_up(results: Path, recipe_fingerprint: str, logger: logging.Logger) -> N
     try:
         remove_merged(results, recipe_fingerprint)
         if remove_outdated_report(results):
-            logger.info(f"{results}: removed the report of an earlier result; `report` makes it anew")
+            words = "removed the report of an earlier result; `report` makes it anew"
+            logger.info(f"{results}: {words}")
         if unneeded := list_unneeded(results):
             size = format_bytes(count_freed(unneeded))
             logger.info(
