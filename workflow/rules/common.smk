@@ -29,7 +29,7 @@ from seqembed.fasta.files import find_fasta_files
 from seqembed.models import known as known_models
 from seqembed.models import names as model_names
 from seqembed.models.source import list_model_files
-from seqembed.report.current import PAGE, has_current_report
+from seqembed.report.current import PAGE, has_current_report, list_report_files
 from seqembed.results.seal import read_seal
 from seqembed.run_messages import (
     list_changes,
@@ -429,11 +429,6 @@ def get_plan_execution(wildcards, resources):
     )
 
 
-def list_reports():
-    """Return the paths of all datasets' reports."""
-    return [f"results/{name}/{PAGE}" for name in DATASETS]
-
-
 def list_current_reports():
     """Return the paths of the reports that are there, and of the results that are there."""
     current = (name for name in DATASETS if has_current_report(Path(RESULTS, name)))
@@ -441,10 +436,14 @@ def list_current_reports():
 
 
 def get_reports(wildcards):
-    """Return the paths of all datasets' reports; raises WorkflowError if there is no dataset."""
+    """Return all files of all datasets' reports; raises WorkflowError if there is no dataset.
+
+    Figures, too: Snakemake would not make one again that is missing beside its page.
+    """
     if not DATASETS:
         raise WorkflowError(NO_DATASETS)
-    return list_reports()
+    folders = [Path("results", name) for name in DATASETS]
+    return [str(path) for folder in folders for path in list_report_files(folder)]
 
 
 def get_reports_to_include(wildcards):

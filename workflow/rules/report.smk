@@ -7,9 +7,9 @@ Output: results/{dataset}/report.html, and the figures in results/{dataset}/repo
 
 
 rule report:
+    """Make the report of every dataset."""
     input:
         get_reports,
-    """Make the report of every dataset."""
     localrule: True
 
 

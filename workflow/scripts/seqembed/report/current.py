@@ -19,11 +19,16 @@ _HEAD_BYTES = 4096
 _MARK = '<meta name="seqembed-result" content="'
 
 
+def list_report_files(folder: Path) -> list[Path]:
+    """Return the paths of a report's page and figures in a dataset's folder of results."""
+    return [folder / PAGE, *(folder / FIGURES / name for name in FIGURE_FILES)]
+
+
 def has_current_report(folder: Path) -> bool:
     """Whether the report in a dataset's folder of results is there, and of the result there."""
-    files = [folder / PAGE, *(folder / FIGURES / name for name in FIGURE_FILES)]
     with suppress(SeqembedError, OSError):
         made_of = _read_report_seal(folder / PAGE)
+        files = list_report_files(folder)
         return made_of == read_seal(folder / "embeddings.h5") and all(map(Path.is_file, files))
     return False
 
@@ -36,8 +41,11 @@ def remove_outdated_report(folder: Path) -> bool:
     page = folder / PAGE
     if not page.exists() or _read_report_seal(page) == read_seal(folder / "embeddings.h5"):
         return False
-    for path in (page, *(folder / FIGURES / name for name in FIGURE_FILES)):
+    for path in list_report_files(folder):
         path.unlink(missing_ok=True)
+    # It stays if the user has put other files there.
+    with suppress(OSError):
+        (folder / FIGURES).rmdir()
     return True
 
 

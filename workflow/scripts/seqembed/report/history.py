@@ -81,7 +81,7 @@ class ShardHistory:
 
     @property
     def computed(self) -> int:
-        """How many tokens were computed, those that a crash lost included."""
+        """How many tokens were computed after first batches, those that a crash lost included."""
         return sum(speed.tokens for speed in self.speeds)
 
     @property
@@ -155,7 +155,9 @@ def _count_saved(run: Sequence[Event]) -> int:
 
 def tell(history: ShardHistory, runs: Sequence[Sequence[Event]]) -> ShardHistory:
     """Add the events of a shard's runs to its history, and return it."""
-    history.begin, history.end = runs[0][0]["time"], runs[-1][-1]["time"]
+    # Machines' clocks differ, and may be set back.
+    times = [event["time"] for run in runs for event in run]
+    history.begin, history.end = min(times), max(times)
     for run in runs:
         _add_phases(history.seconds, run)
         _add_speeds(history.speeds, run)
@@ -176,12 +178,14 @@ def _add_phases(seconds: dict[str, float], run: Sequence[Event]) -> None:
     for event, following in pairwise(run):
         phase = _BEGINS.get(event["event"], phase)
         seconds[phase] += max(0.0, following["time"] - event["time"])
-        if event["event"] == "restart":
+        # A worker counts from its own beginning; a full disk may have cut one of these events.
+        if event["event"] in ("restart", "start"):
             saving = 0.0
-        # A worker counts from its own beginning.
         spent = following.get("checkpoint_seconds", saving)
-        seconds["checkpoints"] += spent - saving
-        seconds["computing"] -= spent - saving
+        # If a clock was set back meanwhile, less time passed than was spent.
+        moved = max(0.0, min(spent - saving, seconds["computing"]))
+        seconds["checkpoints"] += moved
+        seconds["computing"] -= moved
         saving = spent
 
 
@@ -192,9 +196,11 @@ def _add_speeds(speeds: list[Speed], run: Sequence[Event]) -> None:
         if event["event"] == "first" and before:
             # Older workers did not count the first batch.
             counts["done_tokens"] = counts["done_tokens"] or before["done_tokens"]
-        elif event["event"] != "start" and before and counts["time"] > before["time"]:
+        # Without its start, which a full disk cut, an older worker's first batch has no count.
+        elif event["event"] != "start" and before and before["done_tokens"] is not None:
             tokens = counts["done_tokens"] - before["done_tokens"]
-            speeds.append(Speed(begin=before["time"], end=event["time"], tokens=tokens))
+            if counts["time"] > before["time"]:
+                speeds.append(Speed(begin=before["time"], end=event["time"], tokens=tokens))
         before = counts
 
 

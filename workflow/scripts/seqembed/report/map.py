@@ -43,8 +43,10 @@ def find_components(rows: Floats, count: int) -> tuple[Floats, Floats]:
     values, vectors = np.linalg.eigh((centred.T @ centred).astype(np.float64))
     values, vectors = values[::-1][:count], vectors[:, ::-1][:, :count]
     total = float(np.einsum("nd,nd->", centred, centred, dtype=np.float64))
-    # What is left of equal rows is rounding, of about 1e-7 of a value.
-    kept = values > 1e-12 * float(np.einsum("nd,nd->", rows, rows, dtype=np.float64))
+    # What is left of equal rows is rounding, of about 1e-7 of a value; and what is left of fewer
+    # rows than components, of about 1e-7 of the largest eigenvalue.
+    least = 1e-12 * float(np.einsum("nd,nd->", rows, rows, dtype=np.float64))
+    kept = values > max(least, 1e-6 * float(values[0]))
     vectors = vectors[:, kept]
     largest = np.abs(vectors).argmax(0)
     vectors = vectors * np.sign(vectors[largest, np.arange(vectors.shape[1])])

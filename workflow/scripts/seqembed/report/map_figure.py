@@ -88,8 +88,7 @@ def make_colouring(name: str, values: Sequence[Any]) -> Colouring:
 def _class_numbers(values: Sequence[Any], there: Sequence[Any]) -> tuple[list[str], dict[str, str]]:
     """Return the class of each number, and the colours of classes that hold equally many."""
     edges = np.unique(np.quantile(there, np.linspace(0, 1, MOST_COLOURS + 1)))
-    texts = [f"{edge:,.4g}" if abs(edge) < 1000 else f"{edge:,.0f}" for edge in edges]
-    names = [f"{begin} to {end}" for begin, end in pairwise(texts)]
+    names = [f"{begin} to {end}" for begin, end in pairwise(_show_apart(edges.tolist()))]
     places = np.searchsorted(edges[1:-1], [0 if value is None else value for value in values])
     found = [
         MISSING if value is None else names[place]
@@ -98,6 +97,19 @@ def _class_numbers(values: Sequence[Any], there: Sequence[Any]) -> tuple[list[st
     steps = np.linspace(1, MOST_COLOURS, len(names)).round().astype(int)
     colours = {name: f"var(--s{step})" for name, step in zip(names, steps, strict=True)}
     return found, colours | {MISSING: "var(--faint)"}
+
+
+def _show_apart(numbers: Sequence[float]) -> list[str]:
+    """Return different numbers as texts, with no more digits than tell them apart."""
+    texts: list[str] = []
+    for digits in range(4, 18):
+        texts = [
+            f"{number:,.{digits - 4}f}" if 1e3 <= abs(number) < 1e15 else f"{number:,.{digits}g}"
+            for number in numbers
+        ]
+        if len(set(texts)) == len(texts):
+            break
+    return texts
 
 
 def _class_words(

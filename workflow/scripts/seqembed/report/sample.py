@@ -22,6 +22,8 @@ SAMPLED = 20_000
 # Text of strangers may be of any length; a page holds that of 20,000 sequences.
 LONGEST_TEXT = 200
 SEED = 0
+# A row with a value that is not smaller, or not a number, is damaged, and has no place on a map.
+LARGEST_VALUE = 1e15
 
 Floats = NDArray[np.float32]
 
@@ -29,6 +31,8 @@ Floats = NDArray[np.float32]
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sample:
     """n sequences of a result, in its order, all of them if it has no more than SAMPLED.
+
+    Rows with values that are not finite are left out.
 
     rows: their embeddings, (n, D) float32. ids, descriptions: cut to LONGEST_TEXT characters.
     files: the FASTA file of each. lengths: (n,) int64. flags: (n,) uint8. digests: (n, 16) uint8.
@@ -53,6 +57,9 @@ def draw_sample(file: EmbeddingsFile, index: Path, annotations: Annotations | No
     drawn = np.arange(file.count)
     if file.count > SAMPLED:
         drawn = np.sort(np.random.default_rng(SEED).choice(drawn, SAMPLED, replace=False))
+    rows = RowPool([file.rows], file.width, "float32").take(drawn).astype(np.float32, copy=False)
+    kept = (np.abs(rows) < LARGEST_VALUE).all(1)
+    rows, drawn = rows[kept], drawn[kept]
     descriptions, files, ids = [], [], []
     for start, texts, paths in read_described(file, index):
         names = file.ids(start, start + len(texts))
@@ -61,9 +68,8 @@ def draw_sample(file: EmbeddingsFile, index: Path, annotations: Annotations | No
             ids.append(names[place])
             descriptions.append(cut(texts[place]))
             files.append(paths[place])
-    pool = RowPool([file.rows], file.width, "float32")
     return Sample(
-        rows=pool.take(drawn).astype(np.float32, copy=False),
+        rows=rows,
         ids=list(map(cut, ids)),
         descriptions=descriptions,
         files=files,

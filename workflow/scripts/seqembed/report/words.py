@@ -38,7 +38,9 @@ def give_account(contents: Contents) -> str:
     beginning = "The FASTA file holds" if files == 1 else f"The {files:,} FASTA files hold"
     parts = [f"{beginning} {records}."]
     if contents.left_out:
-        parts.append(f"{contents.left_out:,} were left out for what they hold.")
+        one = contents.left_out == 1
+        what = "was left out for what it holds" if one else "were left out for what they hold"
+        parts.append(f"{contents.left_out:,} {what}.")
     if contents.failed:
         parts.append(f"{contents.failed:,} could not be embedded by the model.")
     beginning = "All others" if contents.left_out or contents.failed else "All of them"
@@ -99,7 +101,7 @@ def _notice_lacking(contents: Contents) -> Iterator[Notice]:
 
 def _notice_norms(norms: NDArray[np.float32]) -> Iterator[Notice]:
     if bad := int((~np.isfinite(norms)).sum()):
-        text = "Verify the file: it may be damaged."
+        text = "They are not on the map. Verify the file: it may be damaged."
         yield Notice("warn", f"{count_of(bad, 'row')} with values that are not finite.", text)
     if zero := int((norms == 0).sum()):
         yield Notice("warn", f"{count_of(zero, 'row')} of zeros only.", "No model gives such rows.")
@@ -152,7 +154,7 @@ def describe_time(histories: Sequence[ShardHistory]) -> str:
         text += f" For at least {format_seconds(idle)} of it, no job ran for any one shard."
     if tokens and spent:
         rate = f"{tokens / spent:,.0f} tokens/s a worker"
-        text += f" {tokens:,} tokens were computed, at {rate} after the first batch."
+        text += f" After the workers' first batches, {tokens:,} tokens were computed, at {rate}."
     return text
 
 
