@@ -25,13 +25,13 @@ STRETCHES = 200
 ROW_HEIGHT = 34
 HEIGHT = 180
 PHASE_COLOURS = ("var(--grey)", "var(--c5)", "var(--c1)", "var(--c2)", "var(--c3)")
-# What is marked over a shard's speed: its colour, shape and size.
+# What is marked over a shard's speed: its colour and shape.
 _MARKS = {
-    "checkpoint": ("var(--c2)", "stroke", 60),
-    "restart": ("var(--c4)", "triangle-up", 100),
-    "interrupted": ("var(--ink)", "square", 60),
-    "killed": ("var(--c4)", "cross", 100),
-    "failed": ("var(--c4)", "diamond", 100),
+    "checkpoint": ("var(--c2)", "circle"),
+    "restart": ("var(--c4)", "triangle-up"),
+    "interrupted": ("var(--ink)", "square"),
+    "killed": ("var(--c4)", "cross"),
+    "failed": ("var(--c4)", "diamond"),
 }
 
 _CONFIG: Spec = {
@@ -210,10 +210,10 @@ def draw_speeds(histories: Sequence[ShardHistory]) -> Spec:
     size_ = {"width": "container", "height": ROW_HEIGHT * len(drawn)}
     lines = _chart([{"y": row + 1} for row in rows], **size_)
     bars = _chart(steps).mark_rect(color="var(--c1)", opacity=0.75)
-    points = _chart(marks).mark_point(filled=True, opacity=1)
+    points = _chart(marks).mark_point(filled=True, opacity=1, size=55)
     scales = {
         name: alt.Scale(domain=list(_MARKS), range=[mark[place] for mark in _MARKS.values()])
-        for place, name in enumerate(("color", "shape", "size"))
+        for place, name in enumerate(("color", "shape"))
     }
     layers = [
         lines.mark_rule(color="var(--line)").encode(y=y),
@@ -229,7 +229,6 @@ def draw_speeds(histories: Sequence[ShardHistory]) -> Spec:
             y=y,
             color=alt.Color("event:N", scale=scales["color"], title=None),
             shape=alt.Shape("event:N", scale=scales["shape"], title=None),
-            size=alt.Size("event:N", scale=scales["size"], legend=None, sort=list(_MARKS)),
             tooltip=[alt.Tooltip("event:N"), alt.Tooltip("reason:N")],
         ),
     ]

@@ -91,8 +91,8 @@ class ShardHistory:
 
     @property
     def rate(self) -> float | None:
-        """Tokens a second while it was computed; None if nothing was."""
-        spent = self.seconds["computing"] + self.seconds["checkpoints"]
+        """Tokens a second after first batches; None if no speed is known."""
+        spent = sum(speed.end - speed.begin for speed in self.speeds)
         return self.computed / spent if self.computed and spent else None
 
 

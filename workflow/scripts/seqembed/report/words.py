@@ -143,7 +143,7 @@ def describe_time(histories: Sequence[ShardHistory]) -> str:
         f"{100 * totals[name] / whole:.0f}% {name}" for name in PHASES if totals[name] > whole / 200
     )
     tokens = sum(shard.computed for shard in histories)
-    spent = totals["computing"] + totals["checkpoints"]
+    spent = sum(speed.end - speed.begin for shard in histories for speed in shard.speeds)
     text = (
         f"From the first job's beginning, {format_time(begin)} UTC, to the last one's end, "
         f"{format_seconds(end - begin)} passed. The jobs took {format_seconds(whole)} together"
