@@ -4,8 +4,8 @@ STAMP := .venv/installed
 BIN := $(CURDIR)/.venv/bin
 EXAMPLE := resources/example
 
-.PHONY: install run test test-reruns test-benchmarks test-readers test-oldest test-slurm \
-    fuzz faults bench gpu wheels lint clean
+.PHONY: install run test test-reruns test-benchmarks test-readers test-browser test-oldest \
+    test-slurm fuzz faults bench gpu wheels lint clean
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -50,6 +50,15 @@ $(READERS): $(STAMP)
 
 test-readers: $(READERS)
 	$(PYTEST) tests/readers
+
+# Reports opened in Chromium, which is installed here where it is missing: needs root and Debian.
+BROWSER := .venv/installed-browser
+$(BROWSER): $(STAMP)
+	.venv/bin/pip install --quiet '.[browser]' -c constraints.txt
+	touch $@
+
+test-browser: $(BROWSER)
+	$(PYTEST) tests/browser
 
 # Runs on a Slurm of one node, which is installed and started here: needs root and Debian. Twenty
 # minutes, most of which are spent waiting.

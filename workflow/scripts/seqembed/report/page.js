@@ -117,7 +117,7 @@
     const specification = name === "map" ? mapSpecification() : figures.charts[name];
     const width = document.querySelector(`[data-figure="${name}"]`).clientWidth || 800;
     const sized = { ...fill(specification, LIGHT), width: width - 60 };
-    const view = new vega.View(vega.parse(vegaLite.compile(sized).spec), { renderer: "none" });
+    const { view } = await vegaEmbed(document.createElement("div"), sized, { actions: false, renderer: "svg" });
     const svg = await view.toSVG();
     view.finalize();
     const link = document.createElement("a");

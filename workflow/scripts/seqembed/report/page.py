@@ -22,7 +22,8 @@ from seqembed.report.map_figure import Colouring
 from seqembed.report.sample import Sample, cut
 
 FOLDER = Path(__file__).parent
-_LIBRARY = "window.vegaEmbed = vegaEmbed; window.vega = vega; window.vegaLite = vegaLite;"
+# Of what a bundle imports, only this one is there: `vega` and `vegaLite` are null.
+_LIBRARY = "window.vegaEmbed = vegaEmbed;"
 # A coordinate on the screen has fewer digits.
 DIGITS = 4
 
@@ -80,7 +81,7 @@ def _round(layout: Layout) -> list[list[float]]:
 
 
 def _bundle() -> str:
-    """Return Vega, Vega-Lite and Vega-Embed as JavaScript."""
+    """Return Vega-Embed as JavaScript, with Vega and Vega-Lite in it."""
     made: str = vl_convert.javascript_bundle(_LIBRARY)
     return made
 
