@@ -7,7 +7,7 @@ from pathlib import Path
 
 from driver import Place, make_proteins
 
-SCRIPT_ID = "<script>window.hacked=1</script>"
+SCRIPT_ID = "<script>window.hacked=1</SCRIPT>"
 IMAGE_ID = "</script><img/src=x/onerror=window.hacked=1>"
 MARKUP = "<b>bold</b> \"quoted\" 'single' &amp; &lt; 🧬 line\u2028separator </title></style>"
 LONG = "long " + "x" * 99_995

@@ -85,7 +85,9 @@
     return { ...found.figure, datasets: { points: values, found: hits } };
   }
 
-  const drawMap = () => embed("map", fill(mapSpecification(), coloursNow()), "canvas");
+  // One drawing follows the other, so that the last one asked for stays.
+  let drawing = Promise.resolve();
+  const drawMap = () => (drawing = drawing.then(() => embed("map", fill(mapSpecification(), coloursNow()), "canvas")));
 
   async function unpack(text) {
     const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
