@@ -257,8 +257,11 @@ def test_whatever_events_are_cut_and_clocks_do_phases_add_up(events):
     json.dumps([draw_phases([found]), draw_speeds([found])], allow_nan=False)
 
 
-def test_checkpoints_of_a_new_worker_count_from_zero_also_if_its_restart_was_not_written():
-    events = [one for one in CRASHED if one["event"] != "restart"]
+@pytest.mark.parametrize(
+    "cut", [{6}, {6, 8}, {7, 8}], ids=["restart", "restart and first", "start and first"]
+)
+def test_checkpoints_of_a_new_worker_count_from_zero_whichever_event_was_cut(cut):
+    events = [one for place, one in enumerate(CRASHED) if place not in cut]
     assert history_of(events).seconds["checkpoints"] == pytest.approx(3.5)
 
 

@@ -86,8 +86,14 @@ def make_colouring(name: str, values: Sequence[Any]) -> Colouring:
 
 
 def _class_numbers(values: Sequence[Any], there: Sequence[Any]) -> tuple[list[str], dict[str, str]]:
-    """Return the class of each number, and the colours of classes that hold equally many."""
-    edges = np.unique(np.quantile(there, np.linspace(0, 1, MOST_COLOURS + 1), method="nearest"))
+    """Return the class of each number, and the colours of classes that hold equally many.
+
+    If most numbers are the same one, the classes hold equally many different numbers.
+    """
+    shares = np.linspace(0, 1, MOST_COLOURS + 1)
+    edges = np.unique(np.quantile(there, shares, method="nearest"))
+    if len(edges) < 3:
+        edges = np.quantile(np.unique(there), shares, method="nearest")
     names = [f"{begin} to {end}" for begin, end in pairwise(_show_apart(edges.tolist()))]
     places = np.searchsorted(edges[1:-1], [0 if value is None else value for value in values])
     found = [
