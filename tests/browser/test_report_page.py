@@ -18,7 +18,7 @@ CHARTS = ("phases", "speeds", "lengths", "norms", "neighbours")
 FIGURES = (*CHARTS, "map")
 COUNT = len(RECORDS)
 ONE, NONE = f"1 of {COUNT} points", f"0 of {COUNT} points"
-COLOURS = ["length", "flags", "kind (table)", "mass (table)", "image (table)"]
+COLOURS = ["length", "flags", "kind", "mass", "image"]
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -65,9 +65,9 @@ def test_hostile_ids_are_shown_as_text(browser, name):
     shown = read_tooltip(browser, name)
     record = next(record for record in RECORDS if record.id == name)
     assert shown["description"] == record.description
-    assert shown["kind (table)"] == record.kind
-    assert shown["mass (table)"] == f"{record.mass:,}"
-    assert shown["image (table)"] == IMAGE_URL
+    assert shown["kind"] == record.kind
+    assert shown["mass"] == f"{record.mass:,}"
+    assert shown["image"] == IMAGE_URL
     assert shown["length"] == str(len(record.residues))
     assert shown["file"] == "hostile.fasta" and shown["flags"] == "none"
 
@@ -76,7 +76,7 @@ def test_descriptions_are_shown_as_text_and_cut(browser):
     assert read_tooltip(browser, "markup")["description"] == MARKUP.strip()
     long = read_tooltip(browser, "long_description")
     assert re.fullmatch("long x+…", long["description"]) and len(long["description"]) == 200
-    assert "mass (table)" not in long
+    assert "mass" not in long
     assert read_tooltip(browser, "windowed1")["flags"] == "windowed"
 
 
@@ -106,6 +106,7 @@ def test_search_rings_points_by_id(browser):
     one = browser.map_picture()
     browser.search("p1", f"11 of {COUNT} points")
     many = browser.map_picture()
+    assert browser.find("#hits").text == "p1, p10, p11, p12, p13, p14, p15, p16, p17, p18, …"
     browser.search("nobody", NONE)
     none = browser.map_picture()
     browser.search("", "")
@@ -125,7 +126,7 @@ def test_every_colour_and_layout_draws(browser):
 
 
 def test_quick_changes_end_with_the_last(browser):
-    browser.choose("#colour", "kind (table)")
+    browser.choose("#colour", "kind")
     wanted = browser.map_picture()
     script = """const select = document.getElementById("colour");
       for (const value of arguments[0]) {

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from indexing import make_shards, write_fasta
 
 from seqembed.index.parquet import read_metadata
+from seqembed.machine.words import format_span
 from seqembed.report.figures import draw_phases, draw_speeds
 from seqembed.report.history import (
     PHASES,
@@ -25,7 +26,12 @@ from seqembed.report.history import (
     tell,
     thin,
 )
-from seqembed.report.words import describe_balance, describe_time, list_happened
+from seqembed.report.run_words import (
+    describe_balance,
+    describe_time,
+    find_slow,
+    list_happened,
+)
 from seqembed.worker.events import EventLog, read_events
 
 RECIPE, SHARD = "r" * 16, "s" * 16
@@ -167,10 +173,30 @@ def test_phases_speeds_and_stops_of_runs(name):
 @pytest.mark.parametrize("name", RUNS)
 def test_every_history_is_put_into_words_and_figures(name):
     histories = [history_of(RUNS[name][0])]
-    assert " passed. The jobs took " in describe_time(histories)
+    assert "The jobs of all shards took " in describe_time(histories)
     assert "There is one shard" in describe_balance(histories)
     json.dumps([draw_phases(histories), draw_speeds(histories)], allow_nan=False)
     assert len(list_happened(histories)) == RUNS[name][3] + len(RUNS[name][4])
+
+
+def test_the_time_between_jobs_is_no_work():
+    found = history_of([*INTERRUPTED, *RESUMED])
+    pause = RESUMED[0]["time"] - INTERRUPTED[-1]["time"]
+    assert found.idle == pause > 0
+    assert sum(found.seconds.values()) == pytest.approx(found.end - found.begin - pause)
+    assert f"stood still for {format_span(pause)} on average" in describe_time([found])
+
+
+@pytest.mark.parametrize(("times", "slow"), [((100, 101), None), ((100, 100, 140), 2)])
+def test_a_shard_is_slow_if_it_took_clearly_longer(times, slow):
+    shards = [ShardHistory(rank=rank, sequences=1) for rank in range(len(times))]
+    for shard, seconds in zip(shards, times, strict=True):
+        shard.seconds["computing"] = seconds
+    found = find_slow(shards)
+    assert (found and found.rank) == slow
+    said = describe_balance(shards)
+    assert ("took equally long" in said) == (slow is None)
+    assert ("ended well before it" in said) == (slow is not None)
 
 
 def test_tokens_room_reuse_and_places_of_runs():

@@ -22,7 +22,7 @@ from seqembed.models.prepared import PreparedModel, write_prepared
 from seqembed.report.findings import Sources, read_findings
 from seqembed.report.map import find_components, lay_out
 from seqembed.report.map_figure import MISSING, OTHER, Colouring, make_colouring
-from seqembed.report.methods import write_methods
+from seqembed.report.methods import AUTHORS, TITLE, write_methods
 from seqembed.report.report import make_report
 from seqembed.report.sample import LONGEST_TEXT
 from seqembed.worker.events import EventLog
@@ -110,12 +110,18 @@ def test_a_figure_is_drawn_if_there_is_something_for_it(awkward, name, drawn, po
     [
         ("one row", "A map needs two rows at least."),
         ("one row", "All rows are equal, or of one sequence"),
-        ("two equal sequences", "1 of these is of a sequence that an earlier record has, too"),
+        ("two equal sequences", "1 of these repeats the sequence of an earlier record"),
         ("two equal sequences", "Sequences with more than one id first id ids a 2"),
         ("all rows equal", "It shows all 3 rows."),
-        ("all rows equal", "The norms of the 3 rows go from 0.2 to 0.2, with a median of 0.2."),
+        (
+            "all rows equal",
+            "The norms of the 3 rows go from 0.2, of a, to 0.2, of a, with a median of 0.2.",
+        ),
         ("no row", "▲ 3 records of 3 have no embedding."),
-        ("no row", "The FASTA file holds 3 records. 1 was left out for what it holds. 2 could"),
+        (
+            "no row",
+            "1 was left out: it holds letters that the model does not know. 2 could",
+        ),
         ("no row", "So no record has a row in embeddings.h5."),
         ("no row", "There is no row, so there is no length to show."),
         ("a row of zeros", "1 row of zeros only."),
@@ -149,11 +155,11 @@ def mixed(tmp_path_factory) -> Reported:
 @pytest.mark.parametrize(
     "said",
     [
-        "The FASTA file holds 10 records. 1 was left out for what it holds. 2 could not be "
-        "embedded by the model. All others have a row in embeddings.h5: 7. 3 of these are of "
-        "sequences that an earlier record has, too, so that 4 distinct sequences were embedded.",
-        "with a row 7 left out of the index 1 not embedded by the model 2 records in all 10",
-        "3 records without an embedding. The most frequent reason (2): too long",
+        "The FASTA file holds 10 records. 1 was left out: it holds letters that the model does not "
+        "know. 2 could not be embedded by the model. All others have a row in embeddings.h5: 7. 3 "
+        "of these repeat the sequence of an earlier record, so 4 distinct sequences were embedded.",
+        "with a row 7 left out for unknown letters 1 failed in the model 2 records in all 10",
+        "3 records without an embedding. The most frequent reason, of 2 records: too long",
         "Ids without an embedding (all are in quarantine.tsv) id reason skipped",
         "failed too long again too long",
         "1 sequence truncated.",
@@ -162,7 +168,7 @@ def mixed(tmp_path_factory) -> Reported:
         "3 duplicates.",
         "first id ids a 3 b 2",
         "Embeddings of 7 sequences (4 distinct) were computed with the model toy",
-        "3 sequences could not be embedded.",
+        "3 more records could not be embedded.",
     ],
 )
 def test_counts_add_up_in_words(mixed, said):
@@ -265,8 +271,9 @@ def test_texts_of_others_are_whole_in_the_data_of_figures(hostile):
     points = hostile.points
     assert points["ids"][0] == SCRIPT
     assert points["descriptions"][0] == f"</script>{IMAGE}"
-    assert points["details"][f"{IMAGE} (table)"] == [IMAGE, None, "</script><!--"]
-    (table,) = (c for c in hostile.figures["colourings"] if "(table)" in c["name"])
+    assert points["details"][f"{IMAGE}"] == [IMAGE, None, "</script><!--"]
+    own = {"length", "file", "flags"}
+    (table,) = (c for c in hostile.figures["colourings"] if c["name"] not in own)
     assert set(table["classes"]) == {IMAGE, "</script><!--", MISSING}
 
 
@@ -288,10 +295,10 @@ def test_long_texts_are_cut(tmp_path):
     sources = write_sources(tmp_path, records, random_rows(3), annotations=table)
     found = write_report(sources, figures=False)
     points = found.points
-    texts = (points["ids"][0], points["descriptions"][0], points["details"]["note (table)"][0])
+    texts = (points["ids"][0], points["descriptions"][0], points["details"]["note"][0])
     assert [len(text) for text in texts] == [LONGEST_TEXT] * 3
     assert all(text.endswith("…") for text in texts)
-    assert points["details"]["note (table)"][1:] == [None, None]
+    assert points["details"]["note"][1:] == [None, None]
     assert f"first id ids {'x' * 199}… 2" in found.text
     assert "x" * LONGEST_TEXT not in found.page
     assert len(found.page) < 1_500_000
@@ -301,7 +308,7 @@ def test_a_number_that_json_cannot_hold_is_a_text(tmp_path):
     table = tmp_path / "table.tsv"
     table.write_text("id\tx\ns0\t1e999\ns1\t0.5\n")
     sources = write_sources(tmp_path, proteins(3), random_rows(3), annotations=table)
-    assert list(read_findings(sources).details["x (table)"]) == ["1e999", "0.5", None]
+    assert list(read_findings(sources).details["x"]) == ["1e999", "0.5", None]
 
 
 def test_the_same_inputs_give_the_same_bytes(tmp_path):
@@ -426,7 +433,8 @@ def test_near_duplicates_are_found_and_equal_sequences_are_none(tmp_path):
         "Among all 29 different sequences, 2 have a nearest neighbour at a cosine of 0.99" in text
     )
     assert re.search(
-        r"pairs of different sequences id .* s10 13 s20 23 (0\.999\d\d|1\.00000) ", text
+        r"different sequences among those compared id .* s10 13 s20 23 (0\.999\d\d|1\.00000) ",
+        text,
     )
 
 
@@ -489,7 +497,7 @@ def test_what_is_the_same_for_all_is_no_colouring(tmp_path):
     table.write_text("\n".join(["id\tsame\tnone\tparity", *rows]) + "\n")
     records = {f"s{n}": text for n, text in enumerate(["MKV", "MKL", "MKA", "MKW", "MKY"])}
     found = read_findings(write_sources(tmp_path, records, random_rows(5), annotations=table))
-    assert [one.name for one in found.colourings] == ["parity (table)"]
+    assert [one.name for one in found.colourings] == ["parity"]
 
 
 @pytest.mark.parametrize(
@@ -534,20 +542,26 @@ WINDOWS = "The 3 sequences longer than 1,022 residues were read in windows of th
             "Each embedding is the row of the last layer (1) of the first special token: 8 values.",
         ),
         ({"long_sequences": "window"}, WINDOWS),
-        ({}, "Of the 3 sequences over 1,022 residues, the beginning was read."),
+        (
+            {},
+            "3 sequences were longer than 1,022 residues, of which the first 1,022 residues",
+        ),
         ({"long_sequences": "full", "max_length": 0}, "Sequences of any length were read whole."),
         (
             {"precision": "fp16", "device_name": "NVIDIA H200"},
             "in fp16 on NVIDIA H200 with PyTorch",
         ),
         ({}, "in fp32 on the CPU with PyTorch"),
-        ({}, "(ESM-2; facebook/esm2_t6_8M_UR50D at c731040fcd8d; weights with the SHA-256 cccc"),
+        (
+            {},
+            "family ESM-2; facebook/esm2_t6_8M_UR50D at c731040fcd8d; weights with the SHA-256",
+        ),
     ],
 )
 def test_methods_of_a_known_model(tmp_path, attributes, said):
     methods = describe(tmp_path, protein_model(**COMMON), **attributes)
     assert said in methods.paragraph
-    assert methods.paragraph.startswith("Embeddings of 3 sequences (3 distinct) were computed with")
+    assert methods.paragraph.startswith("Embeddings of 3 sequences were computed with")
     assert f"by seqembed {__version__}. Each" in methods.paragraph
     assert methods.citations[0] == "Lin et al. 2023, doi:10.1126/science.ade2574"
 
@@ -559,13 +573,13 @@ def test_methods_with_an_error_policy_say_nothing_of_long_sequences(tmp_path):
 
 def test_methods_of_a_users_own_model(tmp_path):
     paragraph = describe(tmp_path, protein_model(source="/home/me/model")).paragraph
-    assert "computed with the model esm (ESM-2; weights with the SHA-256 cccc" in paragraph
+    assert "with the model esm (of the family ESM-2; weights with the SHA-256 cccc" in paragraph
 
 
 def test_methods_of_a_dna_model(tmp_path):
     paragraph = describe(tmp_path, dna_model(), pooling="mean").paragraph
     assert "over all tokens, special tokens included" in paragraph
-    assert "over 1,022 tokens" in paragraph
+    assert "longer than 1,022 tokens" in paragraph
     paragraph = describe(tmp_path, dna_model(), pooling="max").paragraph
     assert "over all tokens, special tokens not included" in paragraph
 
@@ -580,6 +594,22 @@ def test_methods_without_the_prepared_model(tmp_path):
     sources.models.mkdir(parents=True, exist_ok=True)
     write_prepared(protein_model(), sources.models / "esm.json")
     assert read_findings(sources).model is None
+
+
+def test_the_citation_is_that_of_the_citation_file():
+    text = (Path(__file__).parents[2] / "CITATION.cff").read_text(encoding="utf-8")
+    assert f'title: "{TITLE}"' in text and f"- name: {AUTHORS}" in text
+    assert f"version: {__version__}" in text
+
+
+def test_a_licence_that_forbids_commercial_use_is_in_the_methods(tmp_path):
+    paragraph = describe(tmp_path, licence="CC-BY-NC-SA-4.0").paragraph
+    assert paragraph.endswith("The model's licence, CC-BY-NC-SA-4.0, forbids commercial use.")
+
+
+def test_what_was_cut_is_said_at_the_top(tmp_path):
+    text = write_report(write_sources(tmp_path, THREE, flags=[2, 0, 0]), {}).text
+    assert text.index("1 sequence of 3 was cut: the model read the first") < text.index("asked,")
 
 
 def test_a_licence_that_forbids_commercial_use_is_on_the_page(tmp_path):

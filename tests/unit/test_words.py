@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from seqembed.machine.words import format_bytes, format_seconds
+from seqembed.machine.words import format_bytes, format_seconds, format_span
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,23 @@ from seqembed.machine.words import format_bytes, format_seconds
 )
 def test_sizes_have_three_digits(size, words):
     assert format_bytes(size) == words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.04, "0.0 s"),
+        (9.94, "9.9 s"),
+        (9.96, "10 s"),
+        (59.6, "1 min 0 s"),
+        (136, "2 min 16 s"),
+        (3599.4, "59 min 59 s"),
+        (3600, "1 h 0 min"),
+        (86_400 * 50, "1,200 h 0 min"),
+    ],
+)
+def test_times_that_were_measured_are_exact(seconds, words):
+    assert format_span(seconds) == words
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ def test_new_annotations_make_a_report_again(reported, model):
     table.write_text("id\tkind\np0\tred\np1\tblue\n")
     configure(reported, model, *NAMES, exports={"annotations": str(table)})
     assert reported.run("report").jobs == BOTH
-    assert "kind (table)" in (reported.folder / PAGE.format("first")).read_text()
+    assert '"name":"kind"' in (reported.folder / PAGE.format("first")).read_text()
     assert reported.plan("report").nothing_to_do
     # A table that an older one replaces is no newer than the report.
     table.write_text("id\tshape\np0\tround\np1\tflat\n")

@@ -13,6 +13,17 @@ def format_bytes(size: float) -> str:
     return f"{size:,.{digits}f} {units[power]}"
 
 
+def format_span(seconds: float) -> str:
+    """Return a time that was measured in words, to the second, or to the minute after an hour."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours:,} h {minutes} min"
+
+
 def format_seconds(seconds: float) -> str:
     """Return a duration in words, in no finer steps than a prediction deserves: "3 h 20 min"."""
     if seconds < 89.5:

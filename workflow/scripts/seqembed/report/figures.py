@@ -12,7 +12,7 @@ import altair as alt
 import numpy as np
 from numpy.typing import NDArray
 
-from seqembed.report.history import PHASES, ShardHistory, thin
+from seqembed.report.history import ShardHistory, thin
 from seqembed.report.neighbours import NEAR
 
 Spec = dict[str, Any]
@@ -24,7 +24,17 @@ DRAWN_SHARDS = 16
 STRETCHES = 200
 ROW_HEIGHT = 34
 HEIGHT = 180
-PHASE_COLOURS = ("var(--grey)", "var(--c5)", "var(--c1)", "var(--c2)", "var(--c3)")
+TICKS = 12
+# Digits enough to write 20, and not 2e+1.
+PLAIN = ".6~g"
+PHASE_COLOURS = {
+    "waiting": "var(--grey)",
+    "loading": "var(--c5)",
+    "computing": "var(--c1)",
+    "checkpoints": "var(--c2)",
+    "writing": "var(--c3)",
+    "no job": "var(--faint)",
+}
 # What is marked over a shard's speed: its colour and shape.
 _MARKS = {
     "checkpoint": ("var(--c2)", "circle"),
@@ -47,6 +57,8 @@ _CONFIG: Spec = {
         "titleFontWeight": "normal",
         "labelFontSize": 12,
         "titleFontSize": 12,
+        "labelOverlap": "greedy",
+        "labelSeparation": 6,
     },
     "legend": {
         "labelColor": "var(--ink)",
@@ -78,14 +90,17 @@ def draw_lengths(lengths: NDArray[np.int64], unit: str, limit: int) -> Spec:
     edges = np.unique(np.geomspace(low, high + 1, BARS + 1).round().astype(np.int64))
     chart = _draw_bars(lengths.clip(1), edges, f"length in {unit}", "sequences", log=low < high)
     if limit and low < limit < high:
-        line = _chart([{"x": limit, "text": f"{limit:,} {unit}"}])
-        x = alt.X("x:Q")
-        chart += line.mark_rule(color="var(--c4)", strokeWidth=2).encode(x=x)
-        left = limit > np.sqrt(low * high)
-        side = {"align": "right" if left else "left", "dx": -5 if left else 5}
-        mark = line.mark_text(baseline="top", color="var(--c4)", **side)
-        chart += mark.encode(x=x, y=alt.value(0), text="text:N")
+        chart += _draw_line(limit, f"{limit:,} {unit}", left=limit > np.sqrt(low * high))
     return finish(chart)
+
+
+def _draw_line(x: float, text: str, *, left: bool) -> Any:
+    """Draw a line at x, with a text left or right of it."""
+    line, place = _chart([{"x": x, "text": text}]), alt.X("x:Q")
+    rule = line.mark_rule(color="var(--c4)", strokeWidth=2).encode(x=place)
+    side = {"align": "right" if left else "left", "dx": -5 if left else 5}
+    words = line.mark_text(baseline="top", color="var(--c4)", **side)
+    return rule + words.encode(x=place, y=alt.value(0), text="text:N")
 
 
 def draw_norms(norms: NDArray[np.float32]) -> Spec:
@@ -101,8 +116,7 @@ def draw_neighbours(cosines: NDArray[np.float32]) -> Spec:
     """Draw how near each row is to its nearest, by cosine; a line stands at NEAR."""
     edges = np.linspace(np.floor(10 * min(NEAR, float(cosines.min()))) / 10, 1, BARS + 1)
     chart = _draw_bars(cosines, edges, "cosine with the nearest row", "sequences")
-    line = _chart([{"x": NEAR}])
-    return finish(chart + line.mark_rule(color="var(--c4)", strokeWidth=2).encode(x="x:Q"))
+    return finish(chart + _draw_line(NEAR, f"{NEAR}", left=True))
 
 
 def _draw_bars(
@@ -118,12 +132,17 @@ def _draw_bars(
     ]
     ends = [float(edges[0]), float(edges[-1])]
     scale = alt.Scale(type="log" if log else "linear", domain=ends, nice=False)
-    digits = ",d" if np.issubdtype(edges.dtype, np.integer) else ".4~g"
+    digits = ",d" if np.issubdtype(edges.dtype, np.integer) else PLAIN
     return (
         _chart(bars, width="container", height=HEIGHT)
         .mark_bar(color="var(--c1)", stroke="var(--paper)", strokeWidth=0.5)
         .encode(
-            x=alt.X("from:Q", scale=scale, title=title, axis=alt.Axis(format=digits, grid=False)),
+            x=alt.X(
+                "from:Q",
+                scale=scale,
+                title=title,
+                axis=alt.Axis(format=digits, grid=False, tickCount=TICKS),
+            ),
             x2="to:Q",
             y=alt.Y("count:Q", title=what, axis=alt.Axis(format=",d", tickMinStep=1)),
             y2=alt.datum(0),
@@ -143,22 +162,25 @@ def choose_drawn(histories: Sequence[ShardHistory]) -> list[ShardHistory]:
 
 
 def draw_phases(histories: Sequence[ShardHistory]) -> Spec:
-    """Draw for how long each shard waited, loaded, computed, saved and wrote."""
+    """Draw for how long each shard waited, loaded, computed, saved and wrote, and had no job."""
     drawn = choose_drawn(histories)
-    unit, size = _choose_unit(max(sum(shard.seconds.values()) for shard in drawn))
+    spans = [{**shard.seconds, "no job": shard.idle} for shard in drawn]
+    longest = max(sum(span.values()) for span in spans)
+    unit, size = _choose_unit(longest)
+    there = [name for name in PHASE_COLOURS if any(span[name] > longest / 1000 for span in spans)]
     values = [
-        {"shard": f"shard {s.rank}", "phase": name, "order": n, "time": s.seconds[name] / size}
-        for s in drawn
-        for n, name in enumerate(PHASES)
+        {"shard": f"shard {s.rank}", "phase": name, "order": n, "time": span[name] / size}
+        for s, span in zip(drawn, spans, strict=True)
+        for n, name in enumerate(there)
     ]
-    colours = alt.Scale(domain=list(PHASES), range=list(PHASE_COLOURS))
+    colours = alt.Scale(domain=there, range=[PHASE_COLOURS[name] for name in there])
     chart = (
         _chart(values, width="container", height=26 * len(drawn) + 10)
         .mark_bar()
         .encode(
             y=alt.Y("shard:N", sort=None, title=None, axis=alt.Axis(ticks=False, domain=False)),
-            x=alt.X("time:Q", title=unit, axis=alt.Axis(format="~g")),
-            color=alt.Color("phase:N", scale=colours, title=None, sort=list(PHASES)),
+            x=alt.X("time:Q", title=unit, axis=alt.Axis(format=PLAIN, tickCount=TICKS)),
+            color=alt.Color("phase:N", scale=colours, title=None, sort=there),
             order="order:Q",
             tooltip=[
                 alt.Tooltip("shard:N"),
@@ -205,14 +227,18 @@ def draw_speeds(histories: Sequence[ShardHistory]) -> Spec:
     )
     y = alt.Y("y:Q", title=None, axis=axis, scale=alt.Scale(domain=[len(drawn), 0], nice=False))
     x = alt.X(
-        "x:Q", title=f"{unit} since the first job began", scale=alt.Scale(nice=False, zero=True)
+        "x:Q",
+        title=f"{unit} since the first job began",
+        scale=alt.Scale(nice=False, zero=True),
+        axis=alt.Axis(format=PLAIN, tickCount=TICKS),
     )
     size_ = {"width": "container", "height": ROW_HEIGHT * len(drawn)}
     lines = _chart([{"y": row + 1} for row in rows], **size_)
     bars = _chart(steps).mark_rect(color="var(--c1)", opacity=0.75)
     points = _chart(marks).mark_point(filled=True, opacity=1, size=55)
+    there = [name for name in _MARKS if any(mark["event"] == name for mark in marks)]
     scales = {
-        name: alt.Scale(domain=list(_MARKS), range=[mark[place] for mark in _MARKS.values()])
+        name: alt.Scale(domain=there, range=[_MARKS[name][place] for name in there])
         for place, name in enumerate(("color", "shape"))
     }
     layers = [

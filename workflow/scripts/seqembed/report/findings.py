@@ -20,7 +20,7 @@ from seqembed.report.history import ShardHistory, read_histories
 from seqembed.report.map import Layout, lay_out
 from seqembed.report.map_figure import Colouring, list_colourings, list_details
 from seqembed.report.neighbours import Neighbours, find_neighbours
-from seqembed.report.sample import Sample, draw_sample, measure_norms
+from seqembed.report.sample import Sample, cut, draw_sample, measure_norms
 from seqembed.results.reader import EmbeddingsFile, open_embeddings
 from seqembed.results.seal import read_seal
 
@@ -45,7 +45,8 @@ class Findings:
     """What a report says of a result of N rows.
 
     seal: of the result. attributes: its attributes. width: D. model: as it was prepared; None if
-    that is not known. norms: (N,) float32. neighbours: None if no two rows differ.
+    that is not known. norms: (N,) float32. norm_ends: the ids of the least and the largest, "" if
+    there is no row. neighbours: None if no two rows differ.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Findings:
     histories: Sequence[ShardHistory]
     model: PreparedModel | None
     norms: NDArray[np.float32]
+    norm_ends: tuple[str, str]
     sample: Sample
     neighbours: Neighbours | None
     details: Mapping[str, Sequence[Any]]
@@ -84,7 +86,7 @@ def read_findings(sources: Sources, report: Report = no_report) -> Findings:
             raise ExportError(f"{sources.result}: {problem}")
         folder = sources.result.absolute().parent
         sample = draw_sample(file, sources.index, table)
-        details = list_details(sample)
+        details, norms = list_details(sample), measure_norms(file, report)
         return Findings(
             name=folder.name,
             seal=read_seal(sources.result),
@@ -93,13 +95,24 @@ def read_findings(sources: Sources, report: Report = no_report) -> Findings:
             contents=count_contents(file, sources.index, sources.quarantine),
             histories=read_histories(folder, str(file.attributes["recipe_fingerprint"])),
             model=_find_model(sources.models, file),
-            norms=measure_norms(file, report),
+            norms=norms,
+            norm_ends=_find_ends(file, norms),
             sample=sample,
             neighbours=find_neighbours(sample),
             details=details,
             layouts=lay_out(sample.rows),
             colourings=list_colourings(details),
         )
+
+
+def _find_ends(file: EmbeddingsFile, norms: NDArray[np.float32]) -> tuple[str, str]:
+    """Return the ids of the rows with the least and the largest norm."""
+    if not len(norms):
+        return "", ""
+    low, high = (
+        cut(file.ids(row, row + 1)[0]) for row in map(int, (norms.argmin(), norms.argmax()))
+    )
+    return low, high
 
 
 def _find_model(models: Path, file: EmbeddingsFile) -> PreparedModel | None:

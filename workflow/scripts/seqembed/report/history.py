@@ -60,7 +60,8 @@ class ShardHistory:
 
     sequences, tokens: how much the shard has; tokens is 0 if no worker was needed. reused: how many
     rows were taken from other results. room: for how many tokens the computed batches had room.
-    seconds: the time of each phase. speeds: in order. checkpoints: when each was on disk. restarts:
+    begin, end: of all its runs (Unix). idle: the seconds between runs. seconds: the time of each
+    phase. speeds: in order. checkpoints: when each was on disk. restarts:
     when a fresh worker went on after a crash, and why. places: the devices and machines.
     """
 
@@ -72,6 +73,7 @@ class ShardHistory:
     room: int = 0
     begin: float = 0.0
     end: float = 0.0
+    idle: float = 0.0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     speeds: list[Speed] = field(default_factory=list)
     checkpoints: list[float] = field(default_factory=list)
@@ -158,6 +160,9 @@ def tell(history: ShardHistory, runs: Sequence[Sequence[Event]]) -> ShardHistory
     # Machines' clocks differ, and may be set back.
     times = [event["time"] for run in runs for event in run]
     history.begin, history.end = min(times), max(times)
+    history.idle = sum(
+        max(0.0, after[0]["time"] - before[-1]["time"]) for before, after in pairwise(runs)
+    )
     for run in runs:
         _add_phases(history.seconds, run)
         _add_speeds(history.speeds, run)

@@ -49,13 +49,13 @@ def list_details(sample: Sample) -> dict[str, Sequence[Any]]:
     files = [Path(path).name for path in sample.files]
     if len(set(files)) < len(set(sample.files)):
         files = sample.files
-    return {
+    own = {
         "length": sample.lengths.tolist(),
         "file": files,
         "flags": [describe_flags(flag) for flag in sample.flags.tolist()],
-        # A table may have a column of one of these names.
-        **{f"{name} (table)": values for name, values in sample.columns.items()},
     }
+    columns = sample.columns.items()
+    return own | {f"{name} (table)" if name in own else name: found for name, found in columns}
 
 
 def list_colourings(details: Mapping[str, Sequence[Any]]) -> list[Colouring]:

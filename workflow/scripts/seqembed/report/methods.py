@@ -12,6 +12,9 @@ from seqembed.models.known import KNOWN
 from seqembed.models.prepared import PreparedModel
 from seqembed.report.contents import Contents
 
+# As in CITATION.cff.
+AUTHORS = "The seqembed developers"
+TITLE = "seqembed: language-model embeddings of every sequence"
 POOLINGS = {"mean": "the mean", "max": "the maximum, value by value,", "cls": "the row"}
 Attributes = Mapping[str, str | int]
 
@@ -31,20 +34,23 @@ def write_methods(
 
     attributes: of the result. width: D. model: as it was prepared; None if that is not known.
     """
+    distinct = f" ({contents.distinct:,} distinct)" if contents.distinct < contents.rows else ""
+    what = f"Embeddings of {count_of(contents.rows, 'sequence')}{distinct}"
     sentences = [
-        f"Embeddings of {count_of(contents.rows, 'sequence')} ({contents.distinct:,} distinct) "
-        f"were computed with {_name(attributes, model)} by seqembed {__version__}.",
+        f"{what} were computed with {_name(attributes, model)} by seqembed {__version__}.",
         _describe_rows(attributes, width, model),
         _describe_precision(attributes),
     ]
     sentences += _describe_lengths(attributes, contents, model)
     if contents.records > contents.rows:
         lacking = contents.records - contents.rows
-        sentences.append(f"{count_of(lacking, 'sequence')} could not be embedded.")
+        sentences.append(f"{count_of(lacking, 'more record')} could not be embedded.")
+    if licence := attributes.get("licence"):
+        sentences.append(f"The model's licence, {licence}, forbids commercial use.")
     model_citation = model.facts.citation if model else "the authors of the model"
     return Methods(
         paragraph=" ".join(sentences),
-        citations=[model_citation, f"seqembed {__version__}, as its CITATION.cff says"],
+        citations=[model_citation, f"{AUTHORS}. {TITLE}. Version {__version__}."],
     )
 
 
@@ -55,7 +61,7 @@ def _name(attributes: Attributes, model: PreparedModel | None) -> str:
         return f"{name} ({weights})"
     known = KNOWN.get(model.source)
     source = f"; {known.repository} at {known.revision[:12]}" if known else ""
-    return f"{name} ({' or '.join(model.facts.models)}{source}; {weights})"
+    return f"{name} (of the family {' and '.join(model.facts.models)}{source}; {weights})"
 
 
 def _describe_rows(attributes: Attributes, width: int, model: PreparedModel | None) -> str:
@@ -94,7 +100,8 @@ def _describe_lengths(
                 "which it stands farthest from an edge."
             ]
         case "truncate" if long:
-            return [f"Of the {count_of(long, 'sequence')} over {limit}, the beginning was read."]
+            were = "sequence was" if long == 1 else "sequences were"
+            return [f"{long:,} {were} longer than {limit}, of which the first {limit} were read."]
         case "full":
             return ["Sequences of any length were read whole."]
     return []

@@ -81,6 +81,8 @@
     const wanted = document.getElementById("search").value.trim().toLowerCase();
     const hits = wanted ? values.filter(({ i }) => points.ids[i].toLowerCase().includes(wanted)) : [];
     const output = document.getElementById("found");
+    const shown = hits.slice(0, 10).map(({ i }) => points.ids[i]);
+    document.getElementById("hits").textContent = shown.join(", ") + (hits.length > shown.length ? ", …" : "");
     output.textContent = wanted ? `${hits.length.toLocaleString("en")} of ${values.length.toLocaleString("en")} points` : "";
     return { ...found.figure, datasets: { points: values, found: hits } };
   }

@@ -12,9 +12,10 @@ import numpy as np
 import vl_convert
 
 from seqembed.errors import count_of
+from seqembed.flags import TRUNCATED
 from seqembed.machine.screen import Report, no_report
-from seqembed.machine.words import format_bytes, format_seconds
-from seqembed.report import figures, words
+from seqembed.machine.words import format_bytes, format_span
+from seqembed.report import figures, run_words, words
 from seqembed.report.colours import LIGHT, fill_in
 from seqembed.report.contents import NAMED
 from seqembed.report.findings import Findings, Sources, read_findings
@@ -166,8 +167,13 @@ def _describe(found: Findings, asked: Mapping[str, Any]) -> dict[str, Any]:
         "counts": words.list_counts(contents),
         "settings": words.list_settings(asked, attributes),
         "named": NAMED,
-        "notices": words.list_notices(contents, found.norms, histories, limit),
-        "happened": words.list_happened(histories),
+        "notices": [
+            *words.list_notices(contents, found.norms, limit),
+            *run_words.notice_stops(histories),
+        ],
+        "truncated": contents.flagged[TRUNCATED],
+        "limit": limit,
+        "happened": run_words.list_happened(histories),
         "histories": histories,
         "near": NEAR,
         "neighbours": found.neighbours,
@@ -182,7 +188,7 @@ def _describe(found: Findings, asked: Mapping[str, Any]) -> dict[str, Any]:
             "length_account": words.describe_lengths(
                 contents.lengths, found.letters, _describe_policy(found)
             ),
-            "norm_account": words.describe_norms(found.norms),
+            "norm_account": words.describe_norms(found.norms, found.norm_ends),
             "neighbour_account": words.describe_neighbours(found.neighbours, contents.distinct),
             "map_account": _describe_map(found),
         }
@@ -193,18 +199,20 @@ def _describe_shards(found: Findings) -> dict[str, Any]:
     histories = found.histories
     fewer = len(figures.choose_drawn(histories)) < len(histories)
     fastest = max((speed.rate for shard in histories for speed in shard.speeds), default=0)
-    slowest = max(histories, key=lambda shard: shard.worked)
+    slow = run_words.find_slow(histories)
     shown = sorted(histories, key=lambda shard: -shard.worked)[:SHOWN_SHARDS]
     return {
-        "time_account": words.describe_time(histories),
-        "balance_account": words.describe_balance(histories),
+        "passed": run_words.describe_passed(histories),
+        "places": run_words.list_places(histories),
+        "time_account": run_words.describe_time(histories),
+        "balance_account": run_words.describe_balance(histories),
         "drawn": f", of the {figures.DRAWN_SHARDS} shards that took longest" if fewer else "",
         "fastest": f"{fastest:,.0f}",
         "shown_shards": SHOWN_SHARDS,
         "shards": [
             {
                 "rank": shard.rank,
-                "slowest": shard is slowest and len(histories) > 1,
+                "slow": shard is slow,
                 "cells": _list_cells(shard),
                 "places": "; ".join(shard.places),
             }
@@ -219,7 +227,7 @@ def _list_cells(shard: ShardHistory) -> list[str]:
         f"{shard.sequences:,}",
         f"{shard.reused:,}",
         f"{shard.tokens:,}" if shard.tokens else "",
-        format_seconds(shard.worked),
+        format_span(shard.worked),
         f"{shard.rate:,.0f}" if shard.rate else "",
         f"{100 * shard.filled / shard.room:.1f}%" if shard.room else "",
         f"{len(shard.restarts)}",
@@ -240,9 +248,12 @@ def _describe_map(found: Findings) -> str:
     which = (
         f"all {count:,} rows" if count == rows else f"{count:,} of {rows:,} rows, drawn at random"
     )
-    text = f"It shows {which}. PCA keeps distances as well as two axes can"
+    text = (
+        f"It shows {which}. Points that lie near each other often have similar rows, but not "
+        "always: the axes of PCA hold only the share of the variance that they name"
+    )
     if "UMAP" in found.layouts:
-        return f"{text}; UMAP keeps neighbours together, and its distances mean little."
+        return f"{text}; UMAP keeps neighbours together, and its other distances mean little."
     if has_umap():
         return f"{text}."
     return f"{text}. To have UMAP, too: pip install '.[umap]', and make the report again."
