@@ -54,11 +54,12 @@ test-readers: $(READERS)
 # Reports opened in Chromium, which is installed here where it is missing: needs root and Debian.
 BROWSER := .venv/installed-browser
 $(BROWSER): $(STAMP)
-	.venv/bin/pip install --quiet '.[browser]' -c constraints.txt
+	.venv/bin/pip install --quiet '.[browser,umap]' -c constraints.txt
 	touch $@
 
 test-browser: $(BROWSER)
 	$(PYTEST) tests/browser
+	$(PYTEST) tests/unit/test_report_page.py -k umap
 
 # Runs on a Slurm of one node, which is installed and started here: needs root and Debian. Twenty
 # minutes, most of which are spent waiting.

@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,7 @@ def _round(layout: Layout) -> list[list[float]]:
     return [[float(f"{value:.{DIGITS}g}") for value in axis] for axis in layout.places.T.tolist()]
 
 
+@cache
 def _bundle() -> str:
     """Return Vega-Embed as JavaScript, with Vega and Vega-Lite in it."""
     made: str = vl_convert.javascript_bundle(_LIBRARY)
