@@ -174,9 +174,25 @@ def test_phases_speeds_and_stops_of_runs(name):
 def test_every_history_is_put_into_words_and_figures(name):
     histories = [history_of(RUNS[name][0])]
     assert "The jobs of all shards took " in describe_time(histories)
-    assert "There is one shard" in describe_balance(histories)
+    assert "There is one shard" in describe_balance(histories, 1)
     json.dumps([draw_phases(histories), draw_speeds(histories)], allow_nan=False)
     assert len(list_happened(histories)) == RUNS[name][3] + len(RUNS[name][4])
+
+
+def test_a_shard_made_again_of_rows_that_are_there_took_no_time():
+    again = [event(9e5, "begin"), ended(9e5 + 4) | {"computed": 0, "reused": SEQUENCES}]
+    found = history_of([*complete(), *again])
+    assert (found.end, found.idle, found.reused) == (53, 0, 0)
+
+
+def test_shards_without_events_are_counted_and_those_of_earlier_rows_are_no_measure():
+    one = history_of(complete())
+    said = describe_balance([one], 4)
+    assert "The events of 1 of 4 shards are there." in said and "There is one shard" not in said
+    idle = history_of(RUNS["all rows reused"][0])
+    assert find_slow([one, idle]) is None and "times the mean" not in describe_balance(
+        [one, idle], 2
+    )
 
 
 def test_the_time_between_jobs_is_no_work():
@@ -189,12 +205,12 @@ def test_the_time_between_jobs_is_no_work():
 
 @pytest.mark.parametrize(("times", "slow"), [((100, 101), None), ((100, 100, 140), 2)])
 def test_a_shard_is_slow_if_it_took_clearly_longer(times, slow):
-    shards = [ShardHistory(rank=rank, sequences=1) for rank in range(len(times))]
+    shards = [ShardHistory(rank=rank, sequences=1, tokens=9) for rank in range(len(times))]
     for shard, seconds in zip(shards, times, strict=True):
         shard.seconds["computing"] = seconds
     found = find_slow(shards)
     assert (found and found.rank) == slow
-    said = describe_balance(shards)
+    said = describe_balance(shards, len(shards))
     assert ("took equally long" in said) == (slow is None)
     assert ("ended well before it" in said) == (slow is not None)
 
@@ -209,8 +225,8 @@ def test_tokens_room_reuse_and_places_of_runs():
     assert history_of(events).places == ["CPU on node1", "NVIDIA H200 on node2"]
     assert history_of(RUNS["all rows reused"][0]).reused == SEQUENCES
     assert history_of(OLD).room == 0
-    assert "full" not in describe_balance([history_of(OLD)])
-    assert "Batches were 80.0% full" in describe_balance([found])
+    assert "full" not in describe_balance([history_of(OLD)], 1)
+    assert "Batches were 80.0% full" in describe_balance([found], 1)
 
 
 def test_a_speed_is_that_between_two_counts():
@@ -279,7 +295,7 @@ def test_whatever_events_are_cut_and_clocks_do_phases_add_up(events):
     assert min(found.seconds.values()) >= -1e-9
     assert all(speed.end > speed.begin for speed in found.speeds)
     assert found.end >= found.begin
-    assert describe_time([found]) and describe_balance([found])
+    assert describe_time([found]) and describe_balance([found], 1)
     json.dumps([draw_phases([found]), draw_speeds([found])], allow_nan=False)
 
 
@@ -333,10 +349,9 @@ def test_a_line_that_a_full_disk_cut_is_no_event(tmp_path):
     path = tmp_path / "events.jsonl"
     write_events(path, SHARD)
     lines = path.read_bytes().splitlines(keepends=True)
-    # Of the last line, only its beginning.
+    # Of the last line, only its beginning: the shard is there, so nothing was killed.
     path.write_bytes(b"".join(lines)[:-20])
-    found = history_of(read_events(path))
-    assert found.stops == [Stop(time=50, status="killed", reason="")]
+    assert history_of(read_events(path)).stops == []
     # The worker's start and first batch.
     path.write_bytes(b"".join([*lines[:2], lines[2][:30] + b"\n", *lines[4:]]))
     found = history_of(read_events(path))

@@ -9,6 +9,7 @@ from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -108,8 +109,8 @@ def test_a_figure_is_drawn_if_there_is_something_for_it(awkward, name, drawn, po
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("one row", "A map needs two rows at least."),
-        ("one row", "All rows are equal, or of one sequence"),
+        ("one row", "A map needs two rows at least"),
+        ("one row", "There are no two rows of different sequences that differ"),
         ("two equal sequences", "1 of these repeats the sequence of an earlier record"),
         ("two equal sequences", "Sequences with more than one id first id ids a 2"),
         ("all rows equal", "It shows all 3 rows."),
@@ -455,6 +456,49 @@ def classes_of(colouring: Colouring) -> list[str]:
     return [names[code] for code in colouring.codes]
 
 
+@pytest.mark.parametrize("name", ["C:\\users", 'a\\"', "a\\u", "`${x}`", "a\nb", "var(--ink)"])
+def test_a_column_of_any_name_colours_the_map(name, tmp_path):
+    table = tmp_path / "table.csv"
+    column = '"{}"'.format(name.replace('"', '""'))
+    table.write_text(f'id,{column}\ns0,x\ns1,"var(--foo)"\ns2,"var(--ink)"\n')
+    records = {f"s{n}": text for n, text in enumerate(("MKVA", "MKVC", "MKVD"))}
+    made = write_report(write_sources(tmp_path, records, random_rows(3), annotations=table))
+    (colouring,) = made.figures["colourings"]
+    assert colouring["name"] == name
+    assert set(colouring["classes"]) == {"x", "var(--foo)", "var(--ink)"}
+
+
+def test_an_infinite_number_of_a_table_is_no_value(tmp_path):
+    table = tmp_path / "table.tsv"
+    table.write_text("id\tx\ns0\t1e+999\ns1\t1\ns2\t2\n")
+    made = write_report(write_sources(tmp_path, proteins(3), random_rows(3), annotations=table))
+    assert made.points["details"]["x"] == [None, 1, 2]
+
+
+def test_a_reason_of_any_text_leaves_the_figure_whole(tmp_path):
+    sources = write_sources(tmp_path, THREE)
+    log = EventLog(tmp_path / "logs/demo/worker_0.events.jsonl", iter(range(9)).__next__)
+    log.append("begin")
+    where = {"host": "h", "device": "cpu", "device_name": ""}
+    fields = {"recipe": "r" * 16, "shard": read_fingerprint(sources), "sequences": 2, "tokens": 9}
+    log.append("start", done=0, done_tokens=0, **fields, **where)
+    log.append("restart", reason='killed \x1b[0m \0 \ud800 <b> & "quoted"')
+    log.append("end", status="complete")
+    made = write_report(sources)
+    text = (made.folder / "report/speeds.svg").read_text("utf-8")
+    assert ElementTree.fromstring(text).tag.endswith("svg") and "restart" in text
+
+
+def test_wide_rows_have_the_components_of_a_singular_value_decomposition():
+    choice = np.random.default_rng(5)
+    rows = choice.normal(size=(300, 200)) * np.geomspace(30, 0.1, 200)
+    rows = (rows @ np.linalg.qr(choice.normal(size=(200, 200)))[0] + 3).astype(np.float32)
+    places, shares = find_components(rows, 50)
+    left, values, _ = np.linalg.svd(rows - rows.mean(0), full_matrices=False)
+    assert np.allclose(np.abs(places), np.abs(left * values)[:, :50], atol=2e-2)
+    assert np.allclose(shares, (values**2 / (values**2).sum())[:50], rtol=1e-3)
+
+
 def test_seven_texts_have_a_colour_each_and_of_more_the_rarest_share_one():
     seven = [*"abcdefg", "a", None]
     found = make_colouring("x", seven)
@@ -544,7 +588,7 @@ WINDOWS = "The 3 sequences longer than 1,022 residues were read in windows of th
         ({"long_sequences": "window"}, WINDOWS),
         (
             {},
-            "3 sequences were longer than 1,022 residues, of which the first 1,022 residues",
+            "Of 3 sequences over 1,022 residues, the first 1,022 residues were read.",
         ),
         ({"long_sequences": "full", "max_length": 0}, "Sequences of any length were read whole."),
         (
@@ -579,9 +623,11 @@ def test_methods_of_a_users_own_model(tmp_path):
 def test_methods_of_a_dna_model(tmp_path):
     paragraph = describe(tmp_path, dna_model(), pooling="mean").paragraph
     assert "over all tokens, special tokens included" in paragraph
-    assert "longer than 1,022 tokens" in paragraph
+    assert "over 1,022 tokens" in paragraph
+    # As inference/pooling.py has it.
     paragraph = describe(tmp_path, dna_model(), pooling="max").paragraph
-    assert "over all tokens, special tokens not included" in paragraph
+    assert "the maximum, value by value, of" in paragraph
+    assert "over all tokens, special tokens included" in paragraph
 
 
 def test_methods_without_the_prepared_model(tmp_path):

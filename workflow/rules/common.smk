@@ -12,6 +12,7 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
@@ -431,8 +432,11 @@ def get_plan_execution(wildcards, resources):
 
 def list_current_reports():
     """Return the paths of the reports that are there, and of the results that are there."""
-    current = (name for name in DATASETS if has_current_report(Path(RESULTS, name)))
-    return [f"results/{name}/{PAGE}" for name in current]
+    return [
+        f"results/{name}/{PAGE}"
+        for name in DATASETS
+        if has_current_report(Path(RESULTS, name))
+    ]
 
 
 def get_reports(wildcards):
@@ -449,10 +453,24 @@ def get_reports(wildcards):
 def get_reports_to_include(wildcards):
     """Return the reports that `snakemake --report` includes: those that are made and current.
 
-    Of any other run they are no input, so that such a run makes no report again.
+    Of any other run they are no input, so that such a run makes no report again. A report whose
+    table of annotations is gone cannot be one: Snakemake would ask for the table.
     """
     asked = {argument.partition("=")[0] for argument in sys.argv}
-    return list_current_reports() if asked & {"--report", "--reporter"} else []
+    if not asked & {"--report", "--reporter"}:
+        return []
+    tables = {name: dataset.exports.annotations for name, dataset in DATASETS.items()}
+    gone = {
+        f"results/{name}/{PAGE}"
+        for name, table in tables.items()
+        if table is not None and not Path(expand(table)).is_file()
+    }
+    return [path for path in list_current_reports() if path not in gone]
+
+
+def has_umap(wildcards):
+    """Whether reports have a map by UMAP; if that changes, `report` makes them again."""
+    return find_spec("umap") is not None
 
 
 def get_result_seal(wildcards):

@@ -71,6 +71,7 @@ rule report_dataset:
         "../../envs/seqembed.yaml"
     params:
         seal=get_result_seal,
+        umap=has_umap,
         settings=get_settings,
         annotations=get_annotation_options,
         annotation_times=get_annotation_times,

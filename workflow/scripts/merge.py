@@ -51,11 +51,11 @@ def tidy_up(results: Path, recipe_fingerprint: str, logger: logging.Logger) -> N
     An error becomes a warning: if the merge failed now, Snakemake would delete the result.
     """
     try:
-        remove_merged(results, recipe_fingerprint)
         if remove_outdated_report(results):
             logger.info(
                 f"{results}: removed the report of an earlier result; `report` makes it anew"
             )
+        remove_merged(results, recipe_fingerprint)
         if unneeded := list_unneeded(results):
             size = format_bytes(count_freed(unneeded))
             logger.info(

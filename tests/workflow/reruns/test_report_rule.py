@@ -182,6 +182,9 @@ def test_new_annotations_make_a_report_again(reported, model):
     os.utime(table, (1, 1))
     assert reported.plan("report").jobs == BOTH
     assert reported.plan().nothing_to_do
+    # A report is made again only with its table, which Snakemake's own report need not have.
+    table.unlink()
+    assert archive(reported) == set()
 
 
 def test_without_a_dataset_a_report_says_what_to_write(checkout, tmp_path):

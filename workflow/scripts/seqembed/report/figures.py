@@ -48,6 +48,8 @@ _CONFIG: Spec = {
     "background": None,
     "font": "system-ui, sans-serif",
     "view": {"stroke": None},
+    # A mark's description is an expression, into which Vega-Lite puts titles: texts of strangers.
+    "mark": {"aria": False},
     "axis": {
         "labelColor": "var(--ink)",
         "titleColor": "var(--ink)",
@@ -124,7 +126,8 @@ def _draw_bars(
 ) -> Any:
     counts, _ = np.histogram(values, edges)
     bars = [
-        {"from": begin, "to": end, "count": count}
+        # A bar of whole numbers ends before the next one begins.
+        {"from": begin, "to": end, "last": end - isinstance(end, int), "count": count}
         for begin, end, count in zip(
             edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True
         )
@@ -148,7 +151,7 @@ def _draw_bars(
             y2=alt.datum(0),
             tooltip=[
                 alt.Tooltip("from:Q", format=digits, title="from"),
-                alt.Tooltip("to:Q", format=digits, title="to"),
+                alt.Tooltip("last:Q", format=digits, title="to"),
                 alt.Tooltip("count:Q", format=",d", title=what),
             ],
         )
@@ -213,7 +216,7 @@ def draw_speeds(histories: Sequence[ShardHistory]) -> Spec:
             *((stop.status, stop.time, stop.reason) for stop in shard.stops),
         ]
         marks += [
-            {"x": (time - begin) / size, "y": row + 0.97, "event": name, "reason": reason[:200]}
+            {"x": (time - begin) / size, "y": row + 0.97, "event": name, "reason": _clean(reason)}
             for name, time, reason in events
         ]
     rows = list(range(len(drawn)))
@@ -259,6 +262,11 @@ def draw_speeds(histories: Sequence[ShardHistory]) -> Spec:
         ),
     ]
     return finish(alt.layer(*layers))
+
+
+def _clean(text: str) -> str:
+    """Return the beginning of a text without characters that an SVG cannot hold."""
+    return "".join(letter if letter.isprintable() else " " for letter in text[:200])
 
 
 def _spread(times: Sequence[float], span: float) -> list[float]:

@@ -46,7 +46,8 @@ class Findings:
 
     seal: of the result. attributes: its attributes. width: D. model: as it was prepared; None if
     that is not known. norms: (N,) float32. norm_ends: the ids of the least and the largest, "" if
-    there is no row. neighbours: None if no two rows differ.
+    there is no row. neighbours: None if no two rows differ. shards: how many there are, also those
+    without a history.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Findings:
     width: int
     contents: Contents
     histories: Sequence[ShardHistory]
+    shards: int
     model: PreparedModel | None
     norms: NDArray[np.float32]
     norm_ends: tuple[str, str]
@@ -93,7 +95,8 @@ def read_findings(sources: Sources, report: Report = no_report) -> Findings:
             attributes=file.attributes,
             width=file.width,
             contents=count_contents(file, sources.index, sources.quarantine),
-            histories=read_histories(folder, str(file.attributes["recipe_fingerprint"])),
+            histories=_find_histories(folder, file),
+            shards=sum(1 for _ in folder.glob("index/shard_*.parquet")),
             model=_find_model(sources.models, file),
             norms=norms,
             norm_ends=_find_ends(file, norms),
@@ -103,6 +106,12 @@ def read_findings(sources: Sources, report: Report = no_report) -> Findings:
             layouts=lay_out(sample.rows),
             colourings=list_colourings(details),
         )
+
+
+def _find_histories(folder: Path, file: EmbeddingsFile) -> list[ShardHistory]:
+    """Return what happened to the shards; nothing if all their rows were there before."""
+    found = read_histories(folder, str(file.attributes["recipe_fingerprint"]))
+    return found if any(shard.tokens for shard in found) else []
 
 
 def _find_ends(file: EmbeddingsFile, norms: NDArray[np.float32]) -> tuple[str, str]:

@@ -102,12 +102,12 @@ def read_histories(folder: Path, recipe: str) -> list[ShardHistory]:
     """Return what happened to each shard of a result, by rank.
 
     folder: the dataset's folder of results, absolute. recipe: the result's fingerprint. A shard
-    whose index or events are gone, or are of another result, is left out.
+    whose index or events are gone, damaged, or of another result, is left out.
     """
     found = []
     for rank in range(sum(1 for _ in folder.glob("index/shard_*.parquet"))):
         index = folder / f"index/shard_{rank}.parquet"
-        with suppress(SeqembedError, OSError):
+        with suppress(SeqembedError, OSError, KeyError, TypeError):
             shard = read_metadata(index, "shard")["fingerprint"]
             events = read_events(events_path(logs_of(folder) / f"worker_{rank}.log"))
             if runs := choose_runs(events, recipe, shard):
@@ -126,6 +126,9 @@ def choose_runs(events: Sequence[Event], recipe: str, shard: str) -> list[list[E
         starts = [event for event in run if event["event"] == "start"]
         if any((start["recipe"], start["shard"]) != (recipe, shard) for start in starts):
             runs = []
+            continue
+        if not starts and runs and runs[-1][-1].get("status") == "complete":
+            # The shard was made again of rows that are there.
             continue
         if starts and starts[0]["done"] < max(map(_count_saved, runs), default=0):
             runs = []
@@ -220,7 +223,9 @@ def _add_marks(history: ShardHistory, run: Sequence[Event]) -> None:
 
 
 def _add_stops(stops: list[Stop], runs: Sequence[Sequence[Event]]) -> None:
-    for run in runs:
+    # The result is there: its last run ended well, even if a full disk cut that event.
+    ended = [*runs[:-1], *(run for run in runs[-1:] if "status" in run[-1])]
+    for run in ended:
         last, status = run[-1], run[-1].get("status", "killed")
         if status != "complete":
             reason = last.get("reason", "")

@@ -16,6 +16,8 @@ Floats = NDArray[np.float32]
 # UMAP gets rows of this many principal components: it looks for neighbours, and is faster so.
 UMAP_COMPONENTS = 50
 UMAP_SEED = 0
+# Of the search for principal components: how many more than wanted are looked for, and how often.
+SPARE, ROUNDS = 14, 40
 # Fewer rows have no neighbourhoods.
 FEWEST_FOR_UMAP = 20
 
@@ -40,8 +42,7 @@ def find_components(rows: Floats, count: int) -> tuple[Floats, Floats]:
         return places, shares
     centred = rows - rows.mean(0, dtype=np.float64).astype(np.float32)
     # Principal components are eigenvectors of the covariance; float64, as small ones are wanted.
-    values, vectors = np.linalg.eigh((centred.T @ centred).astype(np.float64))
-    values, vectors = values[::-1][:count], vectors[:, ::-1][:, :count]
+    values, vectors = _find_largest((centred.T @ centred).astype(np.float64), count)
     total = float(np.einsum("nd,nd->", centred, centred, dtype=np.float64))
     # What is left of equal rows is rounding, of about 1e-7 of a value; and what is left of fewer
     # rows than components, of about 1e-7 of the largest eigenvalue.
@@ -54,6 +55,22 @@ def find_components(rows: Floats, count: int) -> tuple[Floats, Floats]:
     places[:, :found] = centred @ vectors.astype(np.float32)
     shares[:found] = values[kept] / total if total else 0
     return places, shares
+
+
+def _find_largest(
+    symmetric: NDArray[np.float64], count: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the `count` largest eigenvalues of a matrix (D, D), and their vectors, (D, count).
+
+    By subspace iteration with more vectors than are wanted: all eigenvalues of a wide model would
+    take a minute. (Halko et al. 2011, doi:10.1137/090771806, algorithm 4.4)
+    """
+    wanted = min(len(symmetric), count + SPARE)
+    basis = np.random.default_rng(0).standard_normal((len(symmetric), wanted))
+    for _ in range(ROUNDS):
+        basis, _triangle = np.linalg.qr(symmetric @ basis)
+    values, turned = np.linalg.eigh(basis.T @ symmetric @ basis)
+    return values[::-1][:count], (basis @ turned)[:, ::-1][:, :count]
 
 
 def lay_out(rows: Floats) -> Mapping[str, Layout]:

@@ -75,8 +75,8 @@ def _describe_rows(attributes: Attributes, width: int, model: PreparedModel | No
         of = "over a sequence's tokens"
     else:
         unit = "residues" if model.facts.molecule == "protein" else "tokens"
-        specials = model.facts.pools_specials and pooling == "mean"
-        of = f"over all {unit}, special tokens {'included' if specials else 'not included'}"
+        specials = "included" if model.facts.pools_specials else "not included"
+        of = f"over all {unit}, special tokens {specials}"
     return f"Each embedding is {whole} of {which} {of}: {width:,} values."
 
 
@@ -100,8 +100,7 @@ def _describe_lengths(
                 "which it stands farthest from an edge."
             ]
         case "truncate" if long:
-            were = "sequence was" if long == 1 else "sequences were"
-            return [f"{long:,} {were} longer than {limit}, of which the first {limit} were read."]
+            return [f"Of {count_of(long, 'sequence')} over {limit}, the first {limit} were read."]
         case "full":
             return ["Sequences of any length were read whole."]
     return []

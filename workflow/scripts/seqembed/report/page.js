@@ -10,8 +10,16 @@
   // The colours of a figure are CSS variables. An SVG within the page follows them by itself; a
   // canvas, and a saved SVG, need their values.
   const LIGHT = figures.light;
-  const fill = (value, colours) =>
-    JSON.parse(JSON.stringify(value).replace(/var\(--(\w+)\)/g, (_, name) => colours[name]));
+  // Under these keys there are data and texts of strangers.
+  const DATA = new Set(["data", "datasets", "domain", "title", "name"]);
+  function fill(part, colours) {
+    if (typeof part === "string") return colours[/^var\(--(\w+)\)$/.exec(part)?.[1]] ?? part;
+    if (Array.isArray(part)) return part.map((found) => fill(found, colours));
+    if (part === null || typeof part !== "object") return part;
+    return Object.fromEntries(
+      Object.entries(part).map(([key, found]) => [key, DATA.has(key) ? found : fill(found, colours)]),
+    );
+  }
   const coloursNow = () => {
     if (printing) return LIGHT;
     const style = getComputedStyle(document.documentElement);
@@ -89,7 +97,10 @@
 
   // One drawing follows the other, so that the last one asked for stays.
   let drawing = Promise.resolve();
-  const drawMap = () => (drawing = drawing.then(() => embed("map", fill(mapSpecification(), coloursNow()), "canvas")));
+  const drawMap = () => {
+    const draw = () => embed("map", fill(mapSpecification(), coloursNow()), "canvas");
+    return (drawing = drawing.then(draw).catch(console.error));
+  };
 
   async function unpack(text) {
     const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));

@@ -72,7 +72,7 @@ def pack_points(
         "layouts": [_round(layout) for layout in layouts.values()],
         "colours": [list(colouring.codes) for colouring in colourings],
     }
-    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     packed = gzip.compress(text.encode("utf-8", "replace"), mtime=0)
     return base64.b64encode(packed).decode()
 
@@ -90,7 +90,7 @@ def _bundle() -> str:
 
 def _escape(content: Any) -> str:
     """Return JSON that is safe within an element `script`, where `</script>` would end it."""
-    return json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
+    return json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
 def _close(script: str) -> str:

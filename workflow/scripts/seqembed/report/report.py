@@ -23,8 +23,8 @@ from seqembed.report.history import ShardHistory
 from seqembed.report.map import has_umap
 from seqembed.report.map_figure import draw_map
 from seqembed.report.methods import write_methods
-from seqembed.report.neighbours import NEAR
 from seqembed.report.page import pack_points, render_page
+from seqembed.report.sample import SAMPLED
 from seqembed.storage.publish import published, remove_temporary
 
 SECTIONS = {
@@ -175,7 +175,7 @@ def _describe(found: Findings, asked: Mapping[str, Any]) -> dict[str, Any]:
         "limit": limit,
         "happened": run_words.list_happened(histories),
         "histories": histories,
-        "near": NEAR,
+        "has_map": len(found.sample.ids) > 1,
         "neighbours": found.neighbours,
         "facts": _list_facts(found),
         "methods": write_methods(attributes, contents, found.width, model),
@@ -205,7 +205,7 @@ def _describe_shards(found: Findings) -> dict[str, Any]:
         "passed": run_words.describe_passed(histories),
         "places": run_words.list_places(histories),
         "time_account": run_words.describe_time(histories),
-        "balance_account": run_words.describe_balance(histories),
+        "balance_account": run_words.describe_balance(histories, found.shards),
         "drawn": f", of the {figures.DRAWN_SHARDS} shards that took longest" if fewer else "",
         "fastest": f"{fastest:,.0f}",
         "shown_shards": SHOWN_SHARDS,
@@ -245,9 +245,10 @@ def _describe_policy(found: Findings) -> str:
 
 def _describe_map(found: Findings) -> str:
     count, rows = len(found.sample.ids), found.contents.rows
-    which = (
-        f"all {count:,} rows" if count == rows else f"{count:,} of {rows:,} rows, drawn at random"
-    )
+    drawn = f"{SAMPLED:,} of {rows:,} rows, drawn at random"
+    which = f"all {rows:,} rows" if rows <= SAMPLED else drawn
+    if left_out := min(rows, SAMPLED) - count:
+        which += f", without {left_out:,} that hold values which are not finite or too large"
     text = (
         f"It shows {which}. Points that lie near each other often have similar rows, but not "
         "always: the axes of PCA hold only the share of the variance that they name"

@@ -85,23 +85,27 @@ def describe_time(histories: Sequence[ShardHistory]) -> str:
     return text
 
 
-def describe_balance(histories: Sequence[ShardHistory]) -> str:
-    """Say how full batches were, and how even the shards' times."""
+def describe_balance(histories: Sequence[ShardHistory], shards: int) -> str:
+    """Say how full batches were, and how even the times of shards; shards: how many there are."""
     parts = []
+    if len(histories) < shards:
+        parts.append(f"The events of {len(histories)} of {count_of(shards, 'shard')} are there.")
     if room := sum(shard.room for shard in histories):
         full = 100 * sum(shard.filled for shard in histories) / room
         rest = f"the other {100 - full:.1f}% of what was computed only filled them up"
         parts.append(f"Batches were {full:.1f}% full of sequences; {rest}.")
-    times = np.array([shard.worked for shard in histories])
-    if len(times) == 1:
+    times = [shard.worked for shard in histories if shard.tokens]
+    if shards == 1:
         return " ".join([*parts, "There is one shard, so nothing waited for another."])
+    if len(times) < 2:
+        return " ".join([*parts, "One shard was computed."])
     slow = find_slow(histories)
     if slow is None:
-        return " ".join([*parts, f"The {len(times)} shards took equally long."])
-    ratio = slow.worked / times.mean()
+        return " ".join([*parts, f"The {len(times)} shards that were computed took equally long."])
+    ratio = slow.worked / np.mean(times)
     parts.append(
-        f"Of {len(times)} shards, shard {slow.rank} took longest: {format_span(slow.worked)} with "
-        f"a device, {ratio:.2f} times the mean."
+        f"Of {len(times)} shards that were computed, shard {slow.rank} took longest: "
+        f"{format_span(slow.worked)} with a device, {ratio:.2f} times the mean."
     )
     if ratio > UNBALANCED:
         parts.append(
@@ -112,6 +116,7 @@ def describe_balance(histories: Sequence[ShardHistory]) -> str:
 
 def find_slow(histories: Sequence[ShardHistory]) -> ShardHistory | None:
     """Return the shard that took longest; None if all took about as long."""
-    slowest = max(histories, key=lambda shard: shard.worked)
-    mean = float(np.mean([shard.worked for shard in histories]))
-    return slowest if slowest.worked > SLOW * mean else None
+    computed = [shard for shard in histories if shard.tokens]
+    slowest = max(computed, key=lambda shard: shard.worked, default=None)
+    mean = np.mean([shard.worked for shard in computed]) if computed else 0
+    return slowest if slowest and slowest.worked > SLOW * mean else None

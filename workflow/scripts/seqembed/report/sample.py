@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,8 +59,9 @@ def draw_sample(file: EmbeddingsFile, index: Path, annotations: Annotations | No
     if file.count > SAMPLED:
         drawn = np.sort(np.random.default_rng(SEED).choice(drawn, SAMPLED, replace=False))
     rows = RowPool([file.rows], file.width, "float32").take(drawn).astype(np.float32, copy=False)
-    kept = (np.abs(rows) < LARGEST_VALUE).all(1)
-    rows, drawn = rows[kept], drawn[kept]
+    kept = np.maximum(rows.max(1), -rows.min(1)) < LARGEST_VALUE if rows.size else np.ones(0, bool)
+    if not kept.all():
+        rows, drawn = rows[kept], drawn[kept]
     descriptions, files, ids = [], [], []
     for start, texts, paths in read_described(file, index):
         names = file.ids(start, start + len(texts))
@@ -85,13 +87,20 @@ def cut(text: str) -> str:
     return text if len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT - 1]}…"
 
 
+def _show(value: Any) -> Any:
+    """Return a value of a table as a page can have it: JSON knows no infinite numbers."""
+    if isinstance(value, str):
+        return cut(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _find_columns(annotations: Annotations, ids: list[str]) -> dict[str, list[Any]]:
     """Return the values of each column for the ids; None for an id that the table lacks."""
     places = annotations.index.find(digest_ids(ids))
     # Arrow takes null for the row of an id that is not there.
     rows = pa.array([None if place < 0 else place for place in places.tolist()], pa.int64())
     return {
-        name: [cut(value) if isinstance(value, str) else value for value in column.to_pylist()]
+        name: [_show(value) for value in column.to_pylist()]
         for name, column in ((n, c.take(rows)) for n, c in annotations.columns.items())
     }
 

@@ -112,6 +112,8 @@ def describe_norms(norms: NDArray[np.float32], ends: tuple[str, str]) -> str:
     """Say how norms are spread; ends: the ids of the least and the largest."""
     if not np.isfinite(norms).all():
         return "Some rows hold values that are not finite, so their norms are not drawn."
+    if len(norms) == 1:
+        return f"The norm of the only row is {norms[0]:.4g}."
     low, median, high = np.percentile(norms, [0, 50, 100])
     return (
         f"The norms of the {len(norms):,} rows go from {low:.4g}, of {ends[0]}, to {high:.4g}, of "
@@ -123,7 +125,7 @@ def describe_norms(norms: NDArray[np.float32], ends: tuple[str, str]) -> str:
 def describe_neighbours(found: Neighbours | None, distinct: int) -> str:
     """Say how many rows are nearly equal; distinct: how many different sequences there are."""
     if found is None:
-        return "All rows are equal, or of one sequence: there are no neighbours to compare."
+        return "There are no two rows of different sequences that differ: nothing was compared."
     count = len(found.cosines)
     which = f"all {count:,}" if count == distinct else f"a sample of {count:,} of {distinct:,}"
     near = f"{found.near:,} {'has' if found.near == 1 else 'have'}"
