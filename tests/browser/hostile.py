@@ -12,6 +12,8 @@ IMAGE_ID = "</script><img/src=x/onerror=window.hacked=1>"
 MARKUP = "<b>bold</b> \"quoted\" 'single' &amp; &lt; 🧬 line\u2028separator </title></style>"
 LONG = "long " + "x" * 99_995
 IMAGE_URL = "http://example.com/x.png"
+# A name of a column that would end a text within an expression.
+COLUMN = "back\\slash\\"
 PLAIN = 40
 NAME = "hostile"
 
@@ -32,7 +34,8 @@ class Record:
 
     @property
     def annotation(self) -> str:
-        return f"{self.id}\t{self.kind}\t{self.mass or ''}\t{IMAGE_URL}\n"
+        colour = "var(--ink)" if self.mass else "var(--foo)"
+        return f"{self.id}\t{self.kind}\t{self.mass or ''}\t{IMAGE_URL}\t{colour}\n"
 
 
 def make_records() -> list[Record]:
@@ -63,7 +66,7 @@ def make_page(checkout: Path, folder: Path) -> Path:
     fasta, table = folder / "hostile.fasta", folder / "table.tsv"
     fasta.write_text("".join(record.fasta for record in RECORDS), "utf-8")
     annotated = [record.annotation for record in RECORDS if record.kind]
-    table.write_text("id\tkind\tmass\timage\n" + "".join(annotated), "utf-8")
+    table.write_text(f"id\tkind\tmass\timage\t{COLUMN}\n" + "".join(annotated), "utf-8")
     place.configure(
         datasets={NAME: {"fasta": str(fasta), "model": "esm2_demo"}},
         models={"esm2_demo": str(checkout / "resources/models/esm2_demo")},

@@ -11,14 +11,14 @@ from collections import Counter
 
 import pytest
 from chromium import DESKTOP, TELEPHONE
-from hostile import IMAGE_ID, IMAGE_URL, MARKUP, RECORDS, SCRIPT_ID
+from hostile import COLUMN, IMAGE_ID, IMAGE_URL, MARKUP, RECORDS, SCRIPT_ID
 from selenium.webdriver.common.keys import Keys
 
 CHARTS = ("phases", "speeds", "lengths", "norms", "neighbours")
 FIGURES = (*CHARTS, "map")
 COUNT = len(RECORDS)
 ONE, NONE = f"1 of {COUNT} points", f"0 of {COUNT} points"
-COLOURS = ["length", "flags", "kind", "mass", "image"]
+COLOURS = ["length", "flags", "kind", "mass", "image", COLUMN]
 SVG = "{http://www.w3.org/2000/svg}"
 
 
