@@ -58,12 +58,23 @@ def make_report(
     for path in (page, *figure_paths):
         remove_temporary(path.parent, of=path.name)
     found = read_findings(sources, report)
-    charts = dict(_draw_charts(found))
-    maps = _draw_maps(found)
+    charts, maps = dict(_draw_charts(found)), _draw_maps(found)
+    still = charts | {"map": maps[0]["figure"]} if maps else charts
     for path in figure_paths:
-        drawn = charts.get(path.stem) or (maps[0]["figure"] if maps else None)
-        _write_figure(path, drawn if path.stem in charts or path.stem == "map" else None, found)
-    content = {
+        _write_figure(path, still.get(path.stem), found)
+    points = _pack(found) if maps else ""
+    text = render_page(_list_drawn(found, charts, maps), points, _describe(found, asked))
+    with published(page) as temporary:
+        temporary.write_text(text, "utf-8", "replace")
+    rows = count_of(found.contents.rows, "row")
+    logger.info(f"{page}: the report of {rows}, {format_bytes(page.stat().st_size)}")
+
+
+def _list_drawn(
+    found: Findings, charts: Mapping[str, figures.Spec], maps: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return what page.js draws, and what the controls of its map offer."""
+    return {
         "name": found.name,
         "light": LIGHT,
         "charts": charts,
@@ -79,12 +90,6 @@ def make_report(
             for number, colouring in enumerate(found.colourings)
         ],
     }
-    points = _pack(found) if maps else ""
-    text = render_page(content, points, _describe(found, asked))
-    with published(page) as temporary:
-        temporary.write_text(text, "utf-8", "replace")
-    rows = count_of(found.contents.rows, "row")
-    logger.info(f"{page}: the report of {rows}, {format_bytes(page.stat().st_size)}")
 
 
 def _draw_charts(found: Findings) -> Iterator[tuple[str, figures.Spec]]:
