@@ -22,6 +22,8 @@ RESOURCES = Path(__file__).parents[2] / "resources"
 EXAMPLE = {"proteins": "esm2_demo", "contigs": "dnabert_s_demo"}
 # What a worker may import beside Python's own modules and those that `import torch` brings.
 ALLOWED = {"h5py", "numpy", "psutil", "pyarrow", "safetensors", "seqembed", "tokenizers", "xxhash"}
+# pyarrow imports this one where it is there: scikit-learn brings it, and so do some of the extras.
+ALLOWED |= {"cloudpickle"}
 # These take seconds, and some releases of PyTorch import them for a single call.
 SLOW = ("torch._dynamo", "sympy", "torch.distributed.fsdp")
 # Each process of the run imports this at its start, and at its end writes down what it imported:
