@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from debian import install_packages
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select
@@ -18,7 +17,7 @@ from selenium.webdriver.support.ui import Select
 PROGRAMS = {"chromium": "chromium", "chromedriver": "chromium-driver"}
 WAIT_SECONDS = 10
 POLL_SECONDS = 0.05
-# A canvas that was the same for so many looks in a row is drawn.
+# A canvas counts as drawn once it was the same in this number of looks, one after the other.
 STILL_LOOKS = 4
 DESKTOP, TELEPHONE = (1280, 900), (390, 844)
 
@@ -64,13 +63,8 @@ return tooltip.hidden ? null : [[...tooltip.children].map((line) => line.textCon
 def install() -> None:
     """Install Debian's packages of Chromium where they are missing."""
     missing = [package for name, package in PROGRAMS.items() if not shutil.which(name)]
-    if not missing:
-        return
-    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["update"], ["install", "-y", "--no-install-recommends", *missing]):
-        call = ["apt-get", *command]
-        done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(call)}:\n{done.stdout}{done.stderr}"
+    if missing:
+        install_packages(missing)
 
 
 def start(downloads: Path) -> webdriver.Chrome:

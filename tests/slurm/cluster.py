@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from debian import install_packages
 from driver import wait_until
 
 SLOTS = 4
@@ -94,13 +95,8 @@ SRUN = '#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec /usr/bin/srun "$@"\n'
 
 def install() -> None:
     """Install Debian's packages of Slurm where they are missing."""
-    if all(map(shutil.which, PROGRAMS)):
-        return
-    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["update"], ["install", "-y", "--no-install-recommends", *PACKAGES]):
-        call = ["apt-get", *command]
-        done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(call)}:\n{done.stdout}{done.stderr}"
+    if not all(map(shutil.which, PROGRAMS)):
+        install_packages(PACKAGES)
 
 
 @dataclass(frozen=True)
