@@ -440,7 +440,7 @@ def list_current_reports():
 
 
 def get_reports(wildcards):
-    """Return all files of all datasets' reports; raises WorkflowError if there is no dataset.
+    """Return the files of every dataset's report; raises WorkflowError if there is no dataset.
 
     Figures, too: Snakemake would not make one again that is missing beside its page.
     """

@@ -75,7 +75,7 @@ def all_of(*names: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def embedded(open_place, model, tmp_path_factory) -> Place:
-    """Two datasets of which there is no report yet."""
+    """Two datasets that are embedded and have no report."""
     place = open_place(tmp_path_factory.mktemp("report") / "run")
     for number, name in enumerate(NAMES):
         write_fasta(place.folder / f"{name}.faa", make_proteins(8 + number, seed=number), "about")
@@ -177,7 +177,7 @@ def test_new_annotations_make_a_report_again(reported, model):
     assert reported.run("report").jobs == BOTH
     assert '"name":"kind"' in (reported.folder / PAGE.format("first")).read_text()
     assert reported.plan("report").nothing_to_do
-    # A table that an older one replaces is no newer than the report.
+    # An older table takes its place, so that times alone would not tell.
     table.write_text("id\tshape\np0\tround\np1\tflat\n")
     os.utime(table, (1, 1))
     assert reported.plan("report").jobs == BOTH

@@ -13,8 +13,10 @@ from seqembed.results.reader import EmbeddingsFile
 from seqembed.verify.rows import are_quarantined
 
 
-def read_described(file: EmbeddingsFile, index: Path) -> Iterator[tuple[int, list[str], list[str]]]:
-    """Yield the first row of a slab of a result, and the descriptions and files of its ids.
+def read_described(
+    file: EmbeddingsFile, index: Path
+) -> Iterator[tuple[int, list[str], list[str], list[str]]]:
+    """Yield the first row of a slab of a result, its ids, and their descriptions and files.
 
     Raises ExportError if the index is not of the result's sequences, IndexFormatError if it is
     damaged.
@@ -30,7 +32,7 @@ def read_described(file: EmbeddingsFile, index: Path) -> Iterator[tuple[int, lis
         ids, descriptions, files = (list(compress(column, here)) for column in columns)
         if ids != file.ids(start, start + len(ids)):
             raise _other_sequences(file, index)
-        yield start, descriptions, files
+        yield start, ids, descriptions, files
         start += len(ids)
     if start != file.count:
         raise _other_sequences(file, index)

@@ -77,7 +77,7 @@ def _write_described(obs: h5py.Group, result: Result, index: Path) -> None:
     numbers = {name: number for number, name in enumerate(files)}
     descriptions = _texts(obs, "description", result.file.count)
     codes = _categories(obs, "file", files, result.file.count)
-    for start, texts, paths in read_described(result.file, index):
+    for start, _, texts, paths in read_described(result.file, index):
         stop = start + len(texts)
         descriptions[start:stop] = texts
         codes[start:stop] = [numbers[name] for name in paths]

@@ -48,9 +48,14 @@ class ShardFiles:
 
 def find_shards(folder: Path) -> Iterator[ShardFiles]:
     """Yield what the files say of each shard, by rank; folder: the dataset's, absolute."""
-    for rank in range(sum(1 for _ in folder.glob("index/shard_*.parquet"))):
+    for rank in range(count_shards(folder)):
         with suppress(SeqembedError, OSError):
             yield _find_shard(folder, rank)
+
+
+def count_shards(folder: Path) -> int:
+    """Return how many shards a dataset has; folder: the dataset's."""
+    return sum(1 for _ in folder.glob("index/shard_*.parquet"))
 
 
 def logs_of(folder: Path) -> Path:

@@ -1,6 +1,6 @@
 """The colours of a page and its figures, for light and for dark screens, by CSS variable.
 
-c1 to c7 are told apart by people who are colour-blind: they are those of Okabe and Ito, "Color
+People who are colour-blind can tell c1 to c7 apart: these are those of Okabe and Ito, "Color
 Universal Design" (2008), lighter or darker where the background needs it. s1 to s7 grow from few to
 many: they are from Matplotlib's viridis, without its ends.
 """
@@ -59,7 +59,7 @@ DARK = LIGHT | {
 }
 
 
-# What stands under these keys of a specification is data, and texts of strangers.
+# The values of these keys are data, or texts of strangers: they stay as they are.
 _DATA = {"data", "datasets", "domain", "title", "name"}
 
 

@@ -48,6 +48,11 @@ class Contents:
     def records(self) -> int:
         return sum(count for _, count in self.files)
 
+    @property
+    def lacking(self) -> int:
+        """How many records have no row."""
+        return self.left_out + self.failed
+
 
 def count_contents(file: EmbeddingsFile, index: Path, quarantine: Path) -> Contents:
     """Count what a result, its index and its quarantine.tsv hold.
@@ -72,8 +77,7 @@ def count_contents(file: EmbeddingsFile, index: Path, quarantine: Path) -> Conte
         lengths=file.lengths(),
         flagged={flag: int((flags & flag > 0).sum()) for flag in (WINDOWED, TRUNCATED, FP32_RETRY)},
     )
-    lacking = found.left_out + found.failed
-    if found.records != found.rows + lacking or lacking != reasons.total():
+    if found.records != found.rows + found.lacking or found.lacking != reasons.total():
         problem = (
             f"{found.records:,} records are in {index}, {found.rows:,} rows here, and "
             f"{reasons.total():,} ids in {quarantine}, which do not add up"

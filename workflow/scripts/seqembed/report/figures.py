@@ -160,7 +160,12 @@ def _draw_bars(
 
 def choose_drawn(histories: Sequence[ShardHistory]) -> list[ShardHistory]:
     """Return the shards that figures show, by rank: all, or the DRAWN_SHARDS that took longest."""
-    slowest = sorted(histories, key=lambda shard: -shard.worked)[:DRAWN_SHARDS]
+    return choose_slowest(histories, DRAWN_SHARDS)
+
+
+def choose_slowest(histories: Sequence[ShardHistory], count: int) -> list[ShardHistory]:
+    """Return the `count` shards that took longest, by rank."""
+    slowest = sorted(histories, key=lambda shard: -shard.worked)[:count]
     return sorted(slowest, key=lambda shard: shard.rank)
 
 
@@ -203,47 +208,19 @@ def draw_speeds(histories: Sequence[ShardHistory]) -> Spec:
     drawn = choose_drawn(histories)
     begin, end = min(s.begin for s in drawn), max(s.end for s in drawn)
     unit, size = _choose_unit(end - begin)
-    fastest = max((speed.rate for s in drawn for speed in s.speeds), default=1.0) or 1.0
-    steps, marks = [], []
-    for row, shard in enumerate(drawn):
-        for speed in thin(shard.speeds, (end - begin) / STRETCHES):
-            ends = {"x": (speed.begin - begin) / size, "x2": (speed.end - begin) / size}
-            top = row + 1 - 0.8 * speed.rate / fastest
-            steps.append({**ends, "y": row + 1, "y2": top, "rate": speed.rate})
-        events = [
-            *(("checkpoint", time, "") for time in _spread(shard.checkpoints, end - begin)),
-            *(("restart", time, reason) for time, reason in shard.restarts),
-            *((stop.status, stop.time, stop.reason) for stop in shard.stops),
-        ]
-        marks += [
-            {"x": (time - begin) / size, "y": row + 0.97, "event": name, "reason": _clean(reason)}
-            for name, time, reason in events
-        ]
-    rows = list(range(len(drawn)))
-    names = ", ".join(f"'shard {shard.rank}'" for shard in drawn)
-    axis = alt.Axis(
-        values=[row + 0.5 for row in rows],
-        labelExpr=f"[{names}][floor(datum.value)]",
-        grid=False,
-        ticks=False,
-        domain=False,
-    )
-    y = alt.Y("y:Q", title=None, axis=axis, scale=alt.Scale(domain=[len(drawn), 0], nice=False))
+    y = _give_rows(drawn)
     x = alt.X(
         "x:Q",
         title=f"{unit} since the first job began",
         scale=alt.Scale(nice=False, zero=True),
         axis=alt.Axis(format=PLAIN, tickCount=TICKS),
     )
-    size_ = {"width": "container", "height": ROW_HEIGHT * len(drawn)}
-    lines = _chart([{"y": row + 1} for row in rows], **size_)
-    bars = _chart(steps).mark_rect(color="var(--c1)", opacity=0.75)
-    points = _chart(marks).mark_point(filled=True, opacity=1, size=55)
-    there = [name for name in _MARKS if any(mark["event"] == name for mark in marks)]
-    scales = {
-        name: alt.Scale(domain=there, range=[_MARKS[name][place] for name in there])
-        for place, name in enumerate(("color", "shape"))
-    }
+    lines = _chart(
+        [{"y": row + 1} for row in range(len(drawn))],
+        width="container",
+        height=ROW_HEIGHT * len(drawn),
+    )
+    bars = _chart(_list_steps(drawn, begin, end, size)).mark_rect(color="var(--c1)", opacity=0.75)
     layers = [
         lines.mark_rule(color="var(--line)").encode(y=y),
         bars.encode(
@@ -253,15 +230,73 @@ def draw_speeds(histories: Sequence[ShardHistory]) -> Spec:
             y2="y2:Q",
             tooltip=[alt.Tooltip("rate:Q", format=",.0f", title="tokens/s")],
         ),
-        points.encode(
-            x=x,
-            y=y,
-            color=alt.Color("event:N", scale=scales["color"], title=None),
-            shape=alt.Shape("event:N", scale=scales["shape"], title=None),
-            tooltip=[alt.Tooltip("event:N"), alt.Tooltip("reason:N")],
-        ),
+        _draw_marks(_list_marks(drawn, begin, end, size), x, y),
     ]
     return finish(alt.layer(*layers))
+
+
+def _give_rows(drawn: Sequence[ShardHistory]) -> alt.Y:
+    """Return an axis with a row of height 1 for each shard, from the top."""
+    names = ", ".join(f"'shard {shard.rank}'" for shard in drawn)
+    axis = alt.Axis(
+        values=[row + 0.5 for row in range(len(drawn))],
+        labelExpr=f"[{names}][floor(datum.value)]",
+        grid=False,
+        ticks=False,
+        domain=False,
+    )
+    return alt.Y("y:Q", title=None, axis=axis, scale=alt.Scale(domain=[len(drawn), 0], nice=False))
+
+
+def _list_steps(
+    drawn: Sequence[ShardHistory], begin: float, end: float, size: float
+) -> list[dict[str, float]]:
+    """Return the bars of speed, in the rows of their shards; size: the seconds of a unit."""
+    fastest = max((speed.rate for s in drawn for speed in s.speeds), default=1.0) or 1.0
+    steps = []
+    for row, shard in enumerate(drawn):
+        for speed in thin(shard.speeds, (end - begin) / STRETCHES):
+            ends = {"x": (speed.begin - begin) / size, "x2": (speed.end - begin) / size}
+            top = row + 1 - 0.8 * speed.rate / fastest
+            steps.append({**ends, "y": row + 1, "y2": top, "rate": speed.rate})
+    return steps
+
+
+def _list_marks(
+    drawn: Sequence[ShardHistory], begin: float, end: float, size: float
+) -> list[dict[str, Any]]:
+    """Return what is marked in the rows of the shards; size: the seconds of a unit."""
+    marks = []
+    for row, shard in enumerate(drawn):
+        events = [
+            *(("checkpoint", time, "") for time in _spread(shard.checkpoints, end - begin)),
+            *(("restart", time, reason) for time, reason in shard.restarts),
+            *((stop.status, stop.time, stop.reason) for stop in shard.stops),
+        ]
+        marks += [
+            {"x": (time - begin) / size, "y": row + 0.97, "event": name, "reason": _clean(reason)}
+            for name, time, reason in events
+        ]
+    return marks
+
+
+def _draw_marks(marks: Sequence[Mapping[str, Any]], x: alt.X, y: alt.Y) -> Any:
+    """Draw marks, with a legend of those that occur."""
+    there = [name for name in _MARKS if any(mark["event"] == name for mark in marks)]
+    colours, shapes = (
+        alt.Scale(domain=there, range=[_MARKS[name][place] for name in there]) for place in (0, 1)
+    )
+    return (
+        _chart(marks)
+        .mark_point(filled=True, opacity=1, size=55)
+        .encode(
+            x=x,
+            y=y,
+            color=alt.Color("event:N", scale=colours, title=None),
+            shape=alt.Shape("event:N", scale=shapes, title=None),
+            tooltip=[alt.Tooltip("event:N"), alt.Tooltip("reason:N")],
+        )
+    )
 
 
 def _clean(text: str) -> str:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from seqembed.errors import ExportError, ModelError
 from seqembed.export.annotations import read_annotations
+from seqembed.look.shard_files import count_shards
 from seqembed.machine.screen import Report, no_report
 from seqembed.models.prepared import PreparedModel, read_prepared
 from seqembed.report.contents import Contents, count_contents
@@ -46,7 +47,7 @@ class Findings:
 
     seal: of the result. attributes: its attributes. width: D. model: as it was prepared; None if
     that is not known. norms: (N,) float32. norm_ends: the ids of the least and the largest, "" if
-    there is no row. neighbours: None if no two rows differ. shards: how many there are, also those
+    there is no row. neighbours: None if no two rows differ. shards: how many there are, with or
     without a history.
     """
 
@@ -65,6 +66,16 @@ class Findings:
     details: Mapping[str, Sequence[Any]]
     layouts: Mapping[str, Layout]
     colourings: Sequence[Colouring]
+
+    @property
+    def unit(self) -> str:
+        """What the tokens of a sequence are called."""
+        return self.model.facts.unit if self.model else "tokens"
+
+    @property
+    def limit(self) -> str:
+        """The longest that the model reads at once, in words."""
+        return f"{self.attributes['max_length']:,} {self.unit}"
 
     @property
     def letters(self) -> str:
@@ -96,7 +107,7 @@ def read_findings(sources: Sources, report: Report = no_report) -> Findings:
             width=file.width,
             contents=count_contents(file, sources.index, sources.quarantine),
             histories=_find_histories(folder, file),
-            shards=sum(1 for _ in folder.glob("index/shard_*.parquet")),
+            shards=count_shards(folder),
             model=_find_model(sources.models, file),
             norms=norms,
             norm_ends=_find_ends(file, norms),

@@ -11,7 +11,7 @@ from typing import Any
 
 from seqembed.errors import SeqembedError
 from seqembed.index.parquet import read_metadata
-from seqembed.look.shard_files import count_rows, logs_of
+from seqembed.look.shard_files import count_rows, count_shards, logs_of
 from seqembed.worker.events import events_path, read_events
 
 Event = Mapping[str, Any]
@@ -59,9 +59,9 @@ class ShardHistory:
     """What the events say of a shard, over all its runs.
 
     sequences, tokens: how much the shard has; tokens is 0 if no worker was needed. reused: how many
-    rows were taken from other results. room: for how many tokens the computed batches had room.
-    begin, end: of all its runs (Unix). idle: the seconds between runs. seconds: the time of each
-    phase. speeds: in order. checkpoints: when each was on disk. restarts:
+    rows were taken from other results. room: for how many tokens the computed batches had room;
+    filled: how many they held. begin, end: of all its runs (Unix). idle: the seconds between runs.
+    seconds: the time of each phase. speeds: in order. checkpoints: when each was on disk. restarts:
     when a fresh worker went on after a crash, and why. places: the devices and machines.
     """
 
@@ -87,6 +87,11 @@ class ShardHistory:
         return sum(speed.tokens for speed in self.speeds)
 
     @property
+    def timed(self) -> float:
+        """For how many seconds the speed is known."""
+        return sum(speed.end - speed.begin for speed in self.speeds)
+
+    @property
     def worked(self) -> float:
         """For how many seconds the shard had a device."""
         return sum(self.seconds.values()) - self.seconds["waiting"]
@@ -94,8 +99,7 @@ class ShardHistory:
     @property
     def rate(self) -> float | None:
         """Tokens a second after first batches; None if no speed is known."""
-        spent = sum(speed.end - speed.begin for speed in self.speeds)
-        return self.computed / spent if self.computed and spent else None
+        return self.computed / self.timed if self.computed and self.timed else None
 
 
 def read_histories(folder: Path, recipe: str) -> list[ShardHistory]:
@@ -105,7 +109,7 @@ def read_histories(folder: Path, recipe: str) -> list[ShardHistory]:
     whose index or events are gone, damaged, or of another result, is left out.
     """
     found = []
-    for rank in range(sum(1 for _ in folder.glob("index/shard_*.parquet"))):
+    for rank in range(count_shards(folder)):
         index = folder / f"index/shard_{rank}.parquet"
         with suppress(SeqembedError, OSError, KeyError, TypeError):
             shard = read_metadata(index, "shard")["fingerprint"]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from seqembed import __version__
 from seqembed.errors import count_of
+from seqembed.flags import TRUNCATED, WINDOWED
 from seqembed.models.known import KNOWN
 from seqembed.models.prepared import PreparedModel
 from seqembed.report.contents import Contents
@@ -42,9 +43,8 @@ def write_methods(
         _describe_precision(attributes),
     ]
     sentences += _describe_lengths(attributes, contents, model)
-    if contents.records > contents.rows:
-        lacking = contents.records - contents.rows
-        sentences.append(f"{count_of(lacking, 'more record')} could not be embedded.")
+    if contents.lacking:
+        sentences.append(f"{count_of(contents.lacking, 'more record')} could not be embedded.")
     if licence := attributes.get("licence"):
         sentences.append(f"The model's licence, {licence}, forbids commercial use.")
     model_citation = model.facts.citation if model else "the authors of the model"
@@ -74,9 +74,8 @@ def _describe_rows(attributes: Attributes, width: int, model: PreparedModel | No
     elif model is None:
         of = "over a sequence's tokens"
     else:
-        unit = "residues" if model.facts.molecule == "protein" else "tokens"
         specials = "included" if model.facts.pools_specials else "not included"
-        of = f"over all {unit}, special tokens {specials}"
+        of = f"over all {model.facts.unit}, special tokens {specials}"
     return f"Each embedding is {whole} of {which} {of}: {width:,} values."
 
 
@@ -91,7 +90,7 @@ def _describe_lengths(
     attributes: Attributes, contents: Contents, model: PreparedModel | None
 ) -> list[str]:
     limit = f"{attributes['max_length']:,} {model.facts.unit if model else 'tokens'}"
-    long = sum(contents.flagged[flag] for flag in (1, 2))
+    long = sum(contents.flagged[flag] for flag in (WINDOWED, TRUNCATED))
     match attributes["long_sequences"]:
         case "window" if long:
             return [

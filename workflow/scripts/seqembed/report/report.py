@@ -99,8 +99,7 @@ def _draw_charts(found: Findings) -> Iterator[tuple[str, figures.Spec]]:
         yield "speeds", figures.draw_speeds(found.histories)
     if len(found.norms):
         # A limit in other tokens than residues has no place on this axis.
-        of_residues = found.model is not None and found.model.facts.unit == "residues"
-        limit = int(found.attributes["max_length"]) if of_residues else 0
+        limit = int(found.attributes["max_length"]) if found.unit == "residues" else 0
         yield "lengths", figures.draw_lengths(found.contents.lengths, found.letters, limit)
         if np.isfinite(found.norms).all():
             yield "norms", figures.draw_norms(found.norms)
@@ -157,8 +156,6 @@ def _pack(found: Findings) -> str:
 def _describe(found: Findings, asked: Mapping[str, Any]) -> dict[str, Any]:
     """Return the variables of page.html."""
     contents, histories, attributes = found.contents, found.histories, found.attributes
-    model = found.model
-    limit = f"{attributes['max_length']:,} {model.facts.unit if model else 'tokens'}"
     content: dict[str, Any] = {
         "name": found.name,
         "seal": found.seal,
@@ -167,23 +164,23 @@ def _describe(found: Findings, asked: Mapping[str, Any]) -> dict[str, Any]:
         "created": str(attributes["created"]).replace("T", " ").replace("+00:00", " UTC"),
         "sections": SECTIONS.items(),
         "contents": contents,
-        "lacking": contents.left_out + contents.failed,
+        "lacking": contents.lacking,
         "account": words.give_account(contents),
         "counts": words.list_counts(contents),
         "settings": words.list_settings(asked, attributes),
         "named": NAMED,
         "notices": [
-            *words.list_notices(contents, found.norms, limit),
+            *words.list_notices(contents, found.norms, found.limit),
             *run_words.notice_stops(histories),
         ],
         "truncated": contents.flagged[TRUNCATED],
-        "limit": limit,
+        "limit": found.limit,
         "happened": run_words.list_happened(histories),
         "histories": histories,
         "has_map": len(found.sample.ids) > 1,
         "neighbours": found.neighbours,
         "facts": _list_facts(found),
-        "methods": write_methods(attributes, contents, found.width, model),
+        "methods": write_methods(attributes, contents, found.width, found.model),
     }
     if histories:
         content |= _describe_shards(found)
@@ -205,7 +202,6 @@ def _describe_shards(found: Findings) -> dict[str, Any]:
     fewer = len(figures.choose_drawn(histories)) < len(histories)
     fastest = max((speed.rate for shard in histories for speed in shard.speeds), default=0)
     slow = run_words.find_slow(histories)
-    shown = sorted(histories, key=lambda shard: -shard.worked)[:SHOWN_SHARDS]
     return {
         "passed": run_words.describe_passed(histories),
         "places": run_words.list_places(histories),
@@ -221,7 +217,7 @@ def _describe_shards(found: Findings) -> dict[str, Any]:
                 "cells": _list_cells(shard),
                 "places": "; ".join(shard.places),
             }
-            for shard in sorted(shown, key=lambda shard: shard.rank)
+            for shard in figures.choose_slowest(histories, SHOWN_SHARDS)
         ],
     }
 
@@ -240,12 +236,11 @@ def _list_cells(shard: ShardHistory) -> list[str]:
 
 
 def _describe_policy(found: Findings) -> str:
-    policy, limit = found.attributes["long_sequences"], int(found.attributes["max_length"])
+    policy = found.attributes["long_sequences"]
     if policy == "full":
         return "The model read all of them whole."
-    unit = found.model.facts.unit if found.model else "tokens"
     how = {"window": "read in windows", "truncate": "cut", "error": "refused"}[str(policy)]
-    return f"Sequences over {limit:,} {unit} were {how}."
+    return f"Sequences over {found.limit} were {how}."
 
 
 def _describe_map(found: Findings) -> str:

@@ -63,7 +63,7 @@ def describe_passed(histories: Sequence[ShardHistory]) -> str:
 
 def describe_time(histories: Sequence[ShardHistory]) -> str:
     """Say when the shards ran, what took their time, and how fast they were."""
-    begin, end = min(s.begin for s in histories), max(s.end for s in histories)
+    begin = min(shard.begin for shard in histories)
     totals = {name: sum(s.seconds[name] for s in histories) for name in PHASES}
     whole = sum(totals.values())
     shares = ", ".join(
@@ -71,7 +71,7 @@ def describe_time(histories: Sequence[ShardHistory]) -> str:
     )
     text = (
         f"The first job began at {format_time(begin)} UTC, and the last one ended "
-        f"{format_span(end - begin)} later. The jobs of all shards took {format_span(whole)} "
+        f"{describe_passed(histories)} later. The jobs of all shards took {format_span(whole)} "
         "together"
     )
     text += f": {shares}." if shares else "."
@@ -79,9 +79,9 @@ def describe_time(histories: Sequence[ShardHistory]) -> str:
         text += f" Between its jobs, a shard stood still for {format_span(idle / len(histories))}"
         text += " on average."
     tokens = sum(shard.computed for shard in histories)
-    spent = sum(speed.end - speed.begin for shard in histories for speed in shard.speeds)
-    if tokens and spent:
-        text += f" A worker computed {tokens / spent:,.0f} tokens/s, its first batch not counted."
+    timed = sum(shard.timed for shard in histories)
+    if tokens and timed:
+        text += f" A worker computed {tokens / timed:,.0f} tokens/s, its first batch not counted."
     return text
 
 

@@ -63,8 +63,7 @@ def draw_sample(file: EmbeddingsFile, index: Path, annotations: Annotations | No
     if not kept.all():
         rows, drawn = rows[kept], drawn[kept]
     descriptions, files, ids = [], [], []
-    for start, texts, paths in read_described(file, index):
-        names = file.ids(start, start + len(texts))
+    for start, names, texts, paths in read_described(file, index):
         begin, end = np.searchsorted(drawn, (start, start + len(texts)))
         for place in (drawn[begin:end] - start).tolist():
             ids.append(names[place])

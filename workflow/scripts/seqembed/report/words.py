@@ -34,7 +34,7 @@ def give_account(contents: Contents) -> str:
         parts.append(f"{contents.left_out:,} {what} letters that the model does not know.")
     if contents.failed:
         parts.append(f"{contents.failed:,} could not be embedded by the model.")
-    beginning = "All others" if contents.left_out or contents.failed else "All of them"
+    beginning = "All others" if contents.lacking else "All of them"
     if contents.rows:
         parts.append(f"{beginning} have a row in embeddings.h5: {contents.rows:,}.")
     else:
@@ -80,10 +80,10 @@ def list_notices(contents: Contents, norms: NDArray[np.float32], limit: str) -> 
 
 
 def _notice_lacking(contents: Contents) -> Iterator[Notice]:
-    if lacking := contents.left_out + contents.failed:
+    if contents.lacking:
         reason, count = contents.reasons[0]
         text = f"The most frequent reason, of {count_of(count, 'record')}: {reason[:200]}"
-        yield Notice("warn", f"{count_of(lacking, 'record')} without an embedding.", text)
+        yield Notice("warn", f"{count_of(contents.lacking, 'record')} without an embedding.", text)
 
 
 def _notice_norms(norms: NDArray[np.float32]) -> Iterator[Notice]:
