@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # Of each device. A dry run on a CPU, where `make test` runs them all, has the fewest.
-OF_KERNELS = ["tests/unit/test_kernels.py", "tests/unit/test_attention.py"]
+OF_KERNELS = [f"tests/unit/test_{name}.py" for name in ("kernels", "attention", "trial")]
 TESTS = {"cuda": ["tests/gpu", *OF_KERNELS], "cpu": ["tests/gpu/test_devices_gpu.py"]}
 
 

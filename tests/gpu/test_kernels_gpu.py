@@ -12,16 +12,23 @@ import torch
 from torch.nn import functional
 
 import seqembed
-from seqembed.models.architectures import Esm2Architecture
+from seqembed.kernels import biased_attention
+from seqembed.models.architectures import DnabertArchitecture, Esm2Architecture
 from seqembed.models.encoders.esm import EsmLayer
+from seqembed.models.trial import begin_trial
 
 LIBRARY = str(Path(seqembed.__file__).parent.parent)
 DEVICE = torch.device("cuda")
 
 CHOOSE = """
 import logging, pathlib, torch
+from functools import partial
 from seqembed.kernels.choice import choose_kernels
-print(choose_kernels(torch.device("cuda", 0), pathlib.Path("cache"), logging.getLogger()))
+from seqembed.models.architectures import Esm2Architecture
+from seqembed.models.trial import begin_trial
+device, shape = torch.device("cuda", 0), Esm2Architecture(33, 1280, 20, 5120)
+trial = partial(begin_trial, shape, torch.float16, device)
+print(choose_kernels(device, pathlib.Path("cache"), logging.getLogger(), trial))
 """
 PRODUCT = """
 import os, torch
@@ -53,6 +60,19 @@ def test_without_a_c_compiler_one_line_says_so(tmp_path):
     ended = run(CHOOSE, TRITON_CACHE_DIR=str(tmp_path / "cache"), PATH=str(tmp_path), CC="")
     assert ended.stdout == "plain\n"
     assert ended.stderr.count("\n") == 1 and "install a C compiler" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [Esm2Architecture(6, 320, 20, 1280), DnabertArchitecture(2, 384, 6, 1536, 30)],
+    ids=lambda shape: type(shape).__name__,
+)
+def test_attention_that_computes_something_else_is_found(shape, monkeypatch):
+    """A CPU has no such attention; tests/unit/test_trial.py breaks the other steps."""
+    assert begin_trial(shape, torch.float32, DEVICE)() is None
+    monkeypatch.setattr(biased_attention, "attend_biased", lambda q, *given: q.clone())
+    difference = begin_trial(shape, torch.float32, DEVICE)()
+    assert difference is not None and difference.startswith("rows differ by")
 
 
 @pytest.mark.parametrize("name", ["TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "NVIDIA_TF32_OVERRIDE"])

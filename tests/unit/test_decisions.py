@@ -35,7 +35,7 @@ from seqembed.models.load import load_prepared
 from seqembed.models.prepared import read_prepared
 from seqembed.models.vocabularies import ESM
 from seqembed.settings.token_budget import TOKENS
-from seqembed.worker import decisions
+from seqembed.worker import decisions, recipe_choice
 from seqembed.worker.decisions import Run, open_run
 from seqembed.worker.device import choose_device
 
@@ -191,7 +191,7 @@ def test_the_budget_that_is_asked_for_wins(asked, earlier, budget, project):
 @pytest.mark.parametrize(("device", "threads"), [("cpu", 1), ("cuda", 3)])
 def test_sequences_are_encoded_on_all_threads_beside_a_gpu(device, threads, project, monkeypatch):
     monkeypatch.setattr(decisions, "choose_device", lambda *given: torch.device(device))
-    monkeypatch.setattr(decisions, "choose_kernels", lambda *given: PLAIN)
+    monkeypatch.setattr(recipe_choice, "choose_kernels", lambda *given: PLAIN)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *given: (9, 0))
     monkeypatch.setenv("RAYON_NUM_THREADS", "")  # as it was, after the test
     monkeypatch.delenv("RAYON_NUM_THREADS")

@@ -6,6 +6,7 @@ writes the same tensors as a graph would.
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -139,12 +140,15 @@ def test_a_graph_knows_no_batch_but_the_number_of_its_rows_and_its_bucket():
             batch = batch_of(lengths)
             rows = found(batch.tokens, batch.packing)
     assert stand_in.captured == 1 and rows is found._graphs._rows
-    (first, *captured), bounds = passes, batch.packing.bounds
+    # The new graph's rows are compared with those of a pass without.
+    first, captured, compared, replayed = passes
+    bounds = batch.packing.bounds
     assert first[1].known == bounds and first[1].longest == 102
-    for _, packing in captured:
+    assert compared[1].known == batch_of(BATCHES[1]).packing.bounds
+    for _, packing in (captured, replayed):
         assert (packing.known, packing.total, packing.longest) == (None, ROWS, 128)
     # A new Packing of the same tensors each time, with empty sequences at the end.
-    (place, earlier), (other, later) = captured
+    (place, earlier), (other, later) = captured, replayed
     assert place == other and earlier is not later and earlier.cu_seqlens is later.cu_seqlens
     assert later.cu_seqlens.tolist() == [*bounds, *[ROWS] * (9 - len(bounds))]
 
@@ -184,6 +188,34 @@ def test_without_room_for_a_graph_there_is_none_from_then_on_and_one_line_says_s
     assert found._graphs is None
     reason = f"{type(error).__name__}: {error}".partition("\n")[0]
     assert caplog.messages == [f"CUDA graphs failed ({reason}): no graph is used from now on"]
+
+
+def test_a_graph_that_gives_other_rows_is_not_used(caplog):
+    class Wrong(StandIn):
+        def capture(self, work: Callable[[], object]) -> Callable[[], object]:
+            replay = super().capture(work)
+
+            def add() -> None:
+                replay()
+                found._graphs._rows[7, 3] += 1e-3
+
+            return add
+
+    stand_in = Wrong()
+    found, model, batch = graphs_of(SMALL[0], stand_in), model_of(SMALL[0]), batch_of(BATCHES[0])
+    for _ in range(4):
+        assert torch.equal(rows_of(found, batch), rows_of(model, batch))
+    assert (stand_in.captured, stand_in.replayed) == (1, 1) and found._graphs is None
+    (line,) = caplog.messages
+    assert "gave other rows" in line
+
+
+def test_a_graph_with_rows_that_are_not_finite_is_used():
+    stand_in, model = StandIn(), copy.deepcopy(model_of(SMALL[0]))
+    model.final_norm.weight[0] = torch.nan
+    found, batch = EncoderGraphs(model, ROWS, LOGGER, stand_in), batch_of(BATCHES[0])
+    assert all(rows_of(found, batch)[:, 0].isnan().all() for _ in range(3))
+    assert stand_in.replayed == 2
 
 
 def test_dropped_graphs_hold_nothing_and_are_captured_anew():

@@ -24,44 +24,33 @@ LOGGER = logging.getLogger("seqembed.tests")
 NO_COMPILER = "Failed to find C compiler. Please specify via CC environment variable.\nSecond line"
 
 
-class Tried:
-    """Stands in for the fused steps; `error` is raised as if the first kernel had raised it."""
-
-    def __init__(self, error: Exception | None) -> None:
-        self.error = error
-
-    def rotate_(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
-        if self.error:
-            raise self.error
-        plain.rotate_(x, cos, sin)
-
-
 @pytest.fixture
-def card(monkeypatch, tmp_path):
-    """A GPU of a capability, on which the first kernel raises an error or none."""
+def choose(monkeypatch, tmp_path):
+    """choose_kernels for a GPU of a capability, where the fused steps differ, or raise an error."""
 
-    def put(capability: tuple[int, int], error: Exception | None = None) -> None:
-        for name in ("zeros", "ones"):
-            make = getattr(torch, name)
-            monkeypatch.setattr(torch, name, lambda *s, device, make=make: make(*s))
+    def choose(capability=(9, 0), outcome=None, device=CUDA, cache=tmp_path / "cache"):
+        def try_fused():
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-        monkeypatch.setattr(choice, "load_steps", lambda kernels: Tried(error))
+        return choose_kernels(device, cache, LOGGER, lambda: try_fused)
 
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
-    return put
+    return choose
 
 
-def test_a_cpu_and_an_old_gpu_take_the_plain_steps_without_a_word(card, caplog):
-    card((7, 5), AssertionError("not tried"))
-    assert choose_kernels(torch.device("cpu"), Path("cache"), LOGGER) == PLAIN
-    assert choose_kernels(CUDA, Path("cache"), LOGGER) == PLAIN
+def test_a_cpu_and_an_old_gpu_take_the_plain_steps_without_a_word(choose, caplog):
+    untried = AssertionError("not tried")
+    assert choose((9, 0), untried, torch.device("cpu")) == PLAIN
+    assert choose((7, 5), untried) == PLAIN
     assert load_steps(PLAIN) is plain and not caplog.records
 
 
-def test_a_gpu_on_which_a_kernel_runs_takes_the_fused_steps(card, caplog):
-    card((9, 0))
-    assert choose_kernels(CUDA, Path("cache"), LOGGER) == FUSED
+def test_a_gpu_on_which_kernels_run_takes_the_fused_steps(choose, caplog):
+    assert choose((8, 0)) == FUSED
     assert not caplog.records
 
 
@@ -75,20 +64,18 @@ def test_a_gpu_on_which_a_kernel_runs_takes_the_fused_steps(card, caplog):
     ],
 )
 def test_without_a_compiler_one_line_says_so_and_the_plain_steps_are_taken(
-    error, reason, card, caplog
+    error, reason, choose, caplog
 ):
-    card((9, 0), error)
-    assert choose_kernels(CUDA, Path("cache"), LOGGER) == PLAIN
+    assert choose(outcome=error) == PLAIN
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.startswith("Triton cannot compile kernels here (") and "\n" not in line
     assert reason in line and "install a C compiler" in line
 
 
 @pytest.mark.parametrize("found", [None, "/usr/bin/gcc"])
-def test_without_any_compiler_no_kernel_is_tried(found, card, monkeypatch, caplog):
-    card((9, 0), AssertionError("tried"))
+def test_without_any_compiler_no_kernel_is_tried(found, choose, monkeypatch, caplog):
     monkeypatch.setattr(compiler.shutil, "which", lambda name: found)
-    assert choose_kernels(CUDA, Path("cache"), LOGGER) == PLAIN
+    assert choose(outcome=AssertionError("tried")) == PLAIN
     assert ("there is no C compiler" in caplog.text) == (found is None)
 
 
@@ -99,11 +86,10 @@ def test_the_compiler_of_the_variable_cc_is_the_one_that_counts(monkeypatch):
     assert find_compiler() == sys.executable
 
 
-def test_a_kernel_that_computes_wrong_values_is_not_used(card, monkeypatch, caplog):
-    card((9, 0))
-    monkeypatch.setattr(Tried, "rotate_", lambda self, x, cos, sin: None)
-    assert choose_kernels(CUDA, Path("cache"), LOGGER) == PLAIN
-    assert "wrong values" in caplog.text
+def test_kernels_that_compute_other_values_are_not_used_and_one_line_says_so(choose, caplog):
+    assert choose(outcome="rows differ by 31%") == PLAIN
+    (line,) = caplog.messages
+    assert "compute other values" in line and "(rows differ by 31%)" in line
 
 
 @pytest.mark.parametrize(
@@ -114,20 +100,27 @@ def test_a_kernel_that_computes_wrong_values_is_not_used(card, monkeypatch, capl
         RuntimeError("Triton Error [CUDA]: out of memory"),
     ],
 )
-def test_a_gpu_that_fails_is_no_reason_for_the_plain_steps(error, card):
-    card((9, 0), error)
+def test_a_gpu_that_fails_is_no_reason_for_the_plain_steps(error, choose):
     with pytest.raises(type(error)):
-        choose_kernels(CUDA, Path("cache"), LOGGER)
+        choose(outcome=error)
+
+
+def test_an_error_of_the_plain_steps_is_not_a_kernels(monkeypatch):
+    def fail():
+        raise RuntimeError("no product can be computed")
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    with pytest.raises(RuntimeError, match="no product"):
+        choose_kernels(CUDA, Path("cache"), LOGGER, fail)
 
 
 def test_compiled_kernels_are_kept_beside_the_models_if_the_home_cannot_be_written(
-    card, monkeypatch, tmp_path
+    choose, monkeypatch, tmp_path
 ):
-    card((9, 0))
-    choose_kernels(CUDA, tmp_path / "cache", LOGGER)
+    choose()
     assert "TRITON_CACHE_DIR" not in choice.os.environ
     monkeypatch.setenv("HOME", str(tmp_path / "missing"))
-    choose_kernels(CUDA, tmp_path / "cache", LOGGER)
+    choose()
     assert choice.os.environ["TRITON_CACHE_DIR"] == str(tmp_path / "cache")
 
 

@@ -2,7 +2,7 @@
 
 A pass of a small model waits for the CPU, which launches some 20 kernels a layer. A graph holds the
 kernels of one pass, captured once, and the CPU launches it in one call. The kernels are those of
-the pass, so the rows have the same bits.
+the pass, so the rows have the same bits; the first rows of each graph are compared.
 
 A graph's shapes are fixed: how many rows there are, how many sequences, and up to which length
 attention looks. So batches are sorted into buckets. A bucket has room for some number of sequences,
@@ -44,6 +44,10 @@ SHORTEST = 128
 Capture = Callable[[Callable[[], object]], Callable[[], object]]
 # For how many sequences, and up to which length in tokens, a graph has room.
 Bucket = tuple[int, int]
+
+
+class GraphError(Exception):
+    """A graph does not give the rows of a pass without."""
 
 
 class CudaCapture:
@@ -114,20 +118,20 @@ class EncoderGraphs:
         if packing.total == self._rows and not self._failed:
             bucket = choose_bucket(packing)
             if bucket in self._seen:
-                rows = self._run_graph(bucket, tokens, packing.cu_seqlens)
+                rows = self._run_graph(bucket, tokens, packing)
             self._seen.add(bucket)
         if rows is None:
             rows = self._model(tokens, packing)
             self._dtype = rows.dtype
         return rows
 
-    def _run_graph(self, bucket: Bucket, tokens: Tensor, cu_seqlens: Tensor) -> Tensor | None:
+    def _run_graph(self, bucket: Bucket, tokens: Tensor, packing: Packing) -> Tensor | None:
         """Return the rows of a batch by the bucket's graph; None if that fails."""
         try:
             if self._graphs is None:
                 capture = self._make_capture()
                 self._graphs = _Graphs(self._model, self._rows, self._dtype, capture)
-            return self._graphs.run(bucket, tokens, cu_seqlens)
+            return self._graphs.run(bucket, tokens, packing)
         except Exception as error:  # noqa: BLE001 (most likely memory; a batch can do without)
             # If a capture fails, its end fails, too, and says less.
             cause = error.__context__ or error
@@ -155,19 +159,33 @@ class _Graphs:
         self._bounds: dict[Bucket, Tensor] = {}
         self._launches: dict[Bucket, Callable[[], object]] = {}
 
-    def run(self, bucket: Bucket, tokens: Tensor, cu_seqlens: Tensor) -> Tensor:
-        """Return the rows of a batch of the bucket, in a tensor that the next run overwrites."""
-        slots, longest = bucket
+    def run(self, bucket: Bucket, tokens: Tensor, packing: Packing) -> Tensor:
+        """Return the rows of a batch of the bucket, in a tensor that the next run overwrites.
+
+        Raises GraphError if a new graph gives other bits than a pass without.
+        """
+        bounds = self._set_inputs(bucket, tokens, packing.cu_seqlens)
+        if bucket in self._launches:
+            self._launches[bucket]()
+            return self._rows
+        launch = self._capture(partial(self._compute, bounds, bucket[1]))
+        launch()
+        expected = self._model(tokens, packing)
+        # As bytes: NaN is not equal to itself.
+        if not torch.equal(self._rows.view(torch.uint8), expected.view(torch.uint8)):
+            raise GraphError("a graph gave other rows")
+        self._launches[bucket] = launch
+        return self._rows
+
+    def _set_inputs(self, bucket: Bucket, tokens: Tensor, cu_seqlens: Tensor) -> Tensor:
+        """Write what the bucket's graph reads; return the cu_seqlens of that."""
         if bucket not in self._bounds:
-            self._bounds[bucket] = cu_seqlens.new_empty(slots + 1)
+            self._bounds[bucket] = cu_seqlens.new_empty(bucket[0] + 1)
         bounds, count = self._bounds[bucket], len(cu_seqlens)
         self._tokens.copy_(tokens)
         bounds[:count].copy_(cu_seqlens)
         bounds[count:].fill_(len(tokens))
-        if bucket not in self._launches:
-            self._launches[bucket] = self._capture(partial(self._compute, bounds, longest))
-        self._launches[bucket]()
-        return self._rows
+        return bounds
 
     def _compute(self, bounds: Tensor, longest: int) -> None:
         # A new Packing for each call: it keeps the positions, which every pass has to compute.

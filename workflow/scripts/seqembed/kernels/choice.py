@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from logging import Logger
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +20,20 @@ OLDEST_CAPABILITY = (8, 0)
 CACHE_VARIABLE = "TRITON_CACHE_DIR"
 # How Triton's errors begin if the GPU or its driver is at fault; their type is RuntimeError.
 DRIVER_ERROR = "Triton Error [CUDA]"
+
+NOT_COMPILED = (
+    "Triton cannot compile kernels here (%s): the plain steps are used, which are slower; install "
+    "a C compiler and Python's header files, then remove the recipe's file"
+)
+OTHER_VALUES = (
+    "Triton's kernels compute other values here than the plain steps (%s): the plain steps are "
+    "used, which are slower; please report this line, with the versions of the GPU's driver, "
+    "PyTorch and Triton"
+)
+
+# Computes a part of the model by the fused steps; returns how it differs from the same by the plain
+# steps, None if it does not.
+Trial = Callable[[], str | None]
 
 
 class Steps(Protocol):
@@ -41,23 +55,26 @@ def load_steps(kernels: str) -> Steps:
     return fused
 
 
-def choose_kernels(device: torch.device, cache: Path, logger: Logger) -> str:
-    """Return FUSED if Triton can compile kernels for the device, otherwise PLAIN.
+def choose_kernels(
+    device: torch.device,
+    cache: Path,
+    logger: Logger,
+    begin_trial: Callable[[], Trial],
+) -> str:
+    """Return FUSED if Triton compiles kernels for the device that can be trusted, otherwise PLAIN.
 
-    cache: the folder of compiled kernels if the user's home cannot be written. A warning says why
-    an Ampere or newer GPU gets the plain steps.
+    cache: the folder of compiled kernels if the user's home cannot be written. begin_trial:
+    computes a part of the model by the plain steps. A warning says why an Ampere or newer GPU gets
+    the plain steps.
     """
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < OLDEST_CAPABILITY:
         return PLAIN
     _set_cache(cache)
-    if obstacle := _find_obstacle(device):
-        logger.warning(
-            "Triton cannot compile kernels here (%s): the plain steps are used, which are slower; "
-            "install a C compiler and Python's header files, then remove the recipe's file",
-            obstacle,
-        )
+    # Kernels in a shared cache may do without one, until a model of another width needs another.
+    if find_compiler() is None:
+        logger.warning(NOT_COMPILED, "there is no C compiler")
         return PLAIN
-    return FUSED
+    return _try_fused(begin_trial(), logger)
 
 
 def _set_cache(folder: Path) -> None:
@@ -66,20 +83,17 @@ def _set_cache(folder: Path) -> None:
         os.environ.setdefault(CACHE_VARIABLE, str(folder.absolute()))
 
 
-def _find_obstacle(device: torch.device) -> str | None:
-    """Return why Triton cannot compile and launch a kernel, in one line; None if it can."""
-    # Kernels in a shared cache may do without one, until a model of another width needs another.
-    if find_compiler() is None:
-        return "there is no C compiler"
-    x, angles = torch.ones(1, 2, 1, 16, device=device), torch.zeros(1, 1, 1, 8, device=device)
+def _try_fused(find_difference: Trial, logger: Logger) -> str:
     try:
-        load_steps(FUSED).rotate_(x, angles, angles)
-        if x.sum().item():
-            return "a kernel computed wrong values"
+        difference = find_difference()
     except (torch.AcceleratorError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # noqa: BLE001 (compilers fail in many ways, with as many types)
         if DRIVER_ERROR in str(error):
             raise
-        return f"{type(error).__name__}: {error}".partition("\n")[0]
-    return None
+        logger.warning(NOT_COMPILED, f"{type(error).__name__}: {error}".partition("\n")[0])
+        return PLAIN
+    if difference:
+        logger.warning(OTHER_VALUES, difference)
+        return PLAIN
+    return FUSED

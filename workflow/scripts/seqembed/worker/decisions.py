@@ -36,7 +36,6 @@ from seqembed.inference.loader import BatchLoader, IndexBasedDataset, create_asy
 from seqembed.inference.rows import Outputs
 from seqembed.inference.runner import AsyncInferenceRunner
 from seqembed.inference.streams import keep_products_equal
-from seqembed.kernels.choice import choose_kernels
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.encoders.tokenization import limit_tokenizer_threads
 from seqembed.models.prepared import PreparedModel, WeightsCheck, read_prepared
@@ -50,7 +49,7 @@ from seqembed.storage.publish import raise_open_file_limit
 from seqembed.worker.checkpoint_writer import CheckpointWriter
 from seqembed.worker.device import add_name, choose_device, free_memory
 from seqembed.worker.manifest import check_same, checkpoint_key, make_manifest
-from seqembed.worker.recipe_choice import adopt_recipe
+from seqembed.worker.recipe_choice import choose_recipe
 
 # A model and its tokenizer.
 Loaded = tuple[nn.Module, Any]
@@ -290,8 +289,7 @@ def open_run(
     limit_tokenizer_threads(os.environ, settings.threads if device.type == "cuda" else 1)
     model = read_prepared(settings.model)
     recipes = output_dir.parent / "recipes"
-    kernels = choose_kernels(device, settings.model.parent.parent / "triton", logger)
-    recipe = adopt_recipe(recipes, settings.request, model, device, environment, kernels)
+    recipe = choose_recipe(recipes, settings, model, device, environment, logger)
     shard = read_shard_index(index_path)
     words = (model.name, device, recipe.precision, recipe.kernels, recipe.fingerprint[:12])
     logger.info("model %s on %s, %s, kernels %s, recipe %s", *words)

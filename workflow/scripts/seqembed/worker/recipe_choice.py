@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from functools import partial
+from logging import Logger
 from pathlib import Path
 
 import torch
 
 from seqembed.environment import EnvConfig
 from seqembed.errors import RecipeError
+from seqembed.kernels.choice import choose_kernels
 from seqembed.kernels.names import PLAIN
 from seqembed.models.prepared import PreparedModel
-from seqembed.settings.precision import resolve_precision
+from seqembed.models.trial import begin_trial
+from seqembed.settings.precision import DTYPES, resolve_precision
 from seqembed.settings.recipe import (
     Recipe,
     publish_recipe,
@@ -19,7 +23,24 @@ from seqembed.settings.recipe import (
     recipe_path,
     resolve_fields,
 )
-from seqembed.settings.request import Request
+from seqembed.settings.request import Request, WorkerSettings
+
+
+def choose_recipe(
+    folder: Path,
+    settings: WorkerSettings,
+    model: PreparedModel,
+    device: torch.device,
+    environment: EnvConfig,
+    logger: Logger,
+) -> Recipe:
+    """Return the recipe of this worker as adopt_recipe does, with the kernels that can be used."""
+    request = settings.request
+    precision = resolve_precision(request.precision, device, environment, model.facts.half)
+    trial = partial(begin_trial, model.architecture, DTYPES[precision], device)
+    cache = settings.model.parent.parent / "triton"
+    kernels = choose_kernels(device, cache, logger, trial)
+    return adopt_recipe(folder, request, model, device, environment, kernels)
 
 
 def adopt_recipe(

@@ -10,9 +10,10 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from seqembed.errors import ModelError, count_of, named, show
+from seqembed.models.architectures import Architecture
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.source import WEIGHTS
-from seqembed.models.weights.checkpoint import Checkpoint
+from seqembed.models.weights.checkpoint import Checkpoint, layout_of
 from seqembed.models.weights.formats import State, read_state
 from seqembed.models.weights.layout import UNQUANTISED, Weight, find_encoder, refuse_unknown
 
@@ -85,8 +86,7 @@ def build_model(
     Raises ModelError if the checkpoint does not fit its architecture, or lacks the layer.
     """
     with named(checkpoint.path):
-        with _NoWeights():
-            encoder = checkpoint.layout.encoder(checkpoint.architecture, layer)
+        encoder = make_unfilled(checkpoint.architecture, layer)
         state, weights = _plan(checkpoint, layer)
         buffers = dict(encoder.named_buffers())
         filled = {}
@@ -103,6 +103,12 @@ def build_model(
         encoder.load_state_dict(buffers | filled, assign=True)
         # Moves the buffers that the checkpoint does not have.
         return encoder.requires_grad_(False).eval().to(device)
+
+
+def make_unfilled(architecture: Architecture, layer: int) -> Encoder:
+    """Return the encoder up to `layer`, on the CPU; its weights have neither memory nor values."""
+    with _NoWeights():
+        return layout_of(architecture).encoder(architecture, layer)
 
 
 class _NoWeights(TorchFunctionMode):

@@ -62,8 +62,13 @@ class Checkpoint:
     @property
     def layout(self) -> Layout:
         """The layout of the checkpoint's family."""
-        kind = type(self.architecture)
-        return next(layout for layout in LAYOUTS if layout.family.architecture is kind)
+        return layout_of(self.architecture)
+
+
+def layout_of(architecture: Architecture) -> Layout:
+    """Return the layout of an architecture's family."""
+    kind = type(architecture)
+    return next(layout for layout in LAYOUTS if layout.family.architecture is kind)
 
 
 def read_checkpoint(source: Path) -> Checkpoint:
