@@ -35,6 +35,8 @@ def measure_graphs(
     gemm.synchronise(device)
     taken = before - free_memory(device)
     within = seconds_of(lambda: [graphs(*each) for each in packed], device)
+    if not gpu_library.are_used(graphs):
+        raise SystemExit("the graphs failed; the log says why")
     return {
         "batches": len(packed),
         "tokens": tokens,

@@ -170,6 +170,11 @@ def graphs_of(
     return graphs.EncoderGraphs(model, rows, logging.getLogger(), capture)
 
 
+def are_used(found: graphs.EncoderGraphs) -> bool:
+    """Return whether there are graphs, and none has failed."""
+    return found._graphs is not None
+
+
 def bias_of(shape: Shape, device: str) -> Bias | None:
     """Return a shape's Bias, on the device; None if it has none. A T5's are random."""
     if shape.family == "dnabert_s":

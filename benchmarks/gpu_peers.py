@@ -7,6 +7,7 @@ each in a fresh process, for some rounds. fair-esm is raced apart: only some mac
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -86,6 +87,13 @@ def emit_race(
     )
 
 
+def emit_races(scene: Scene, field: list[Contestant], runs: list[dict[str, Any]]) -> None:
+    own = {c.name: [run for run in runs if run["contestant"] == c.name] for c in field}
+    ours = median_speed(own[field[0].name])
+    for contestant in field:
+        emit_race(scene, contestant, own[contestant.name], ours)
+
+
 def main() -> None:
     made = parser(__doc__)
     made.add_argument("--fair-esm", action="store_true", help="race with fair-esm only")
@@ -94,11 +102,10 @@ def main() -> None:
     peers = [FAIR] if options.fair_esm else PEERS[scene.shape.family]
     tuned = [best for peer in peers if (best := at_its_best(scene, peer))]
     field: list[Contestant] = [Ours(name="seqembed"), *tuned]
-    runs = speed.race(scene, field, ROUNDS[scene.device], lambda run: emit("race run", **run))
-    own = {c.name: [run for run in runs if run["contestant"] == c.name] for c in field}
-    ours = median_speed(own[field[0].name])
-    for contestant in field:
-        emit_race(scene, contestant, own[contestant.name], ours)
+    rounds, tell = ROUNDS[scene.device], partial(emit, "race run")
+    # After each round: the second one may not end in time.
+    tell_all = partial(emit_races, scene, field)
+    speed.race(scene, field, rounds, lambda run: tell(**run), tell_all)
     if len(tuned) < len(peers):
         raise SystemExit("not all peers could be raced")
 

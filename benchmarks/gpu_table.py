@@ -65,6 +65,8 @@ def encoder_table(found: Found) -> str:
     rows = []
     for (_, card, shape, precision), floors in of_kind(found, "floors"):
         encoder = found["encoder", card, shape, precision, floors["rows"]]
+        # What the worker is compared with: it takes a small model's graphs.
+        alone = found.get(("graphs", card, shape, precision), encoder)["tokens_per_second"]
         worker = found.get(("worker", card, shape, precision, "warm"), {})
         steady = worker.get("steady_tokens_per_second")
         rows.append(
@@ -74,7 +76,7 @@ def encoder_table(found: Found) -> str:
                 percent(encoder["of_peak"]),
                 f"{floors['floors_over_encoder']:.2f}",
                 tokens(steady),
-                f"{steady / encoder['tokens_per_second']:.2f}" if steady else "",
+                f"{steady / alone:.2f}" if steady else "",
             )
         )
     return as_table(head, rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import xml.etree.ElementTree as xml
@@ -14,6 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # Of each device. A dry run on a CPU, where `make test` runs them all, has the fewest.
 OF_KERNELS = [f"tests/unit/test_{name}.py" for name in ("kernels", "attention", "trial")]
 TESTS = {"cuda": ["tests/gpu", *OF_KERNELS], "cpu": ["tests/gpu/test_devices_gpu.py"]}
+# At once; each has a CUDA context of its own, of up to a gigabyte.
+PROCESSES = 8
 
 
 def main() -> None:
@@ -22,10 +25,14 @@ def main() -> None:
     parser.add_argument("--device", choices=TESTS, default="cuda", help="(%(default)s)")
     options = parser.parse_args()
     command = [sys.executable, "-m", "pytest", *TESTS[options.device], "-p", "no:cacheprovider"]
-    # Half of the time is the CPU's: tests compile kernels, and start processes.
+    # The log names each test as soon as it has ended. Other versions of packages may warn.
+    command += ["-v", "-W", "default"]
+    # Most of the time is the CPU's: tests compile kernels, and start processes.
     if options.device == "cuda" and importlib.util.find_spec("xdist"):
-        command += ["-n", "4", "--dist", "loadfile"]
-    ended = subprocess.run([*command, f"--junitxml={options.junit.absolute()}"], cwd=ROOT)
+        command += ["-n", str(min(PROCESSES, len(os.sched_getaffinity(0)))), "--dist", "worksteal"]
+    variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    junit = f"--junitxml={options.junit.absolute()}"
+    ended = subprocess.run([*command, junit], cwd=ROOT, env=variables)
     suite = xml.parse(options.junit).getroot().find("testsuite")
     assert suite is not None
     counts = {name: int(suite.get(name, 0)) for name in ("tests", "failures", "errors", "skipped")}

@@ -88,10 +88,12 @@ def race(
     field: Sequence[Contestant],
     rounds: int,
     tell: Callable[[dict[str, Any]], None] = tell,
+    tell_all: Callable[[list[dict[str, Any]]], None] = lambda runs: None,
 ) -> list[dict[str, Any]]:
     """Every contestant once a round, each round beginning with another; the figures of all runs.
 
-    tell: gets the figures of each run as soon as it has ended.
+    tell: gets the figures of each run as soon as it has ended. tell_all: gets those of all runs so
+    far, after each round.
 
     `load`: the machine's load average before it; where that is over the cores, others are at work.
     `difference`: the largest, in absolute value, between its rows and our worker's.
@@ -108,10 +110,11 @@ def race(
                 rows[contestant.name] = figures.pop("rows")
             runs.append({"contestant": contestant.name, "round": number, "load": load} | figures)
             tell(runs[-1])
-    for run in runs:
-        if run["contestant"] in rows:
-            difference = rows[run["contestant"]] - rows[field[0].name]
-            run["difference"] = float(np.abs(difference).max())
+        for run in runs:
+            if run["contestant"] in rows:
+                difference = rows[run["contestant"]] - rows[field[0].name]
+                run["difference"] = float(np.abs(difference).max())
+        tell_all(runs)
     return runs
 
 

@@ -112,7 +112,7 @@ def assert_bits_of_own_sequence(
     def run(rows: slice, own: list[int], longest: int) -> Tensor:
         slopes = alibi_slopes(qkv[0].shape[1]).to(qkv[0].device)
         biases = alibi_biases(slopes, longest) if alibi else None
-        return attend(*(x[rows] for x in qkv), packing_on_device(own), biases)
+        return attend(*(x[rows] for x in qkv), Packing.of(own).to(qkv[0].device), biases)
 
     packing = Packing.of(lengths)
     together = run(slice(None), lengths, max(lengths))

@@ -62,11 +62,15 @@ def read_state(weights: Path) -> State:
     weights: the path of the file or index. Raises ModelError if a file is damaged or missing, or
     lacks a tensor that the index names.
     """
-    read_file = _read_safetensors if SAFETENSORS in weights.name else _read_pickled
-    if not weights.name.endswith(INDEX):
-        return read_file(weights)
-    places = read_weight_map(weights)
-    parts = {path: read_file(path) for path in sorted(set(places.values()))}
+    whole = not weights.name.endswith(INDEX)
+    places = {} if whole else read_weight_map(weights)
+    paths = [weights] if whole else sorted(set(places.values()))
+    read_file = _read_pickled
+    if SAFETENSORS in weights.name:
+        read_file = partial(_read_safetensors, most=MAPPED_BYTES // len(paths))
+    parts = {path: read_file(path) for path in paths}
+    if whole:
+        return parts[weights]
     for name, path in places.items():
         if name not in parts[path]:
             message = f"lacks {name!r}, which {weights.name} names; copy both files again"
@@ -140,10 +144,10 @@ def _read_pickled(path: Path) -> State:
         return check_state(content)
 
 
-def _read_safetensors(path: Path) -> State:
+def _read_safetensors(path: Path, most: int) -> State:
     if find_form(path) == "zip":
         raise ModelError(f"{path}: cannot be read: it is a PyTorch file; name it {PICKLED}")
-    mapped, state = _MappedFile(path), {}
+    mapped, state = _MappedFile(path, most), {}
     with _damage_named(path):
         for name in mapped.file.keys():  # noqa: SIM118
             header = mapped.file.get_slice(name)
@@ -156,18 +160,18 @@ class _MappedFile:
     """A safetensors file in memory: `file` gives its tensors' names and headers, `read` a tensor.
 
     The kernel reads a tensor's bytes when they are used first. From then on they count as memory
-    of this process, until the mapping that they belong to is closed. Raises ModelError for a file
-    that is damaged.
+    of this process, until the mapping that they belong to is closed. most: after so many bytes, the
+    file is mapped anew. Raises ModelError for a file that is damaged.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, most: int) -> None:
+        self._path, self._most = path, most
         self._map()
 
     def _map(self) -> None:
         with _damage_named(self._path):
             self.file: Any = safe_open(self._path, framework="pt")
-        self._left = MAPPED_BYTES
+        self._left = self._most
 
     def read(self, name: str) -> Tensor:
         """Return a tensor, which keeps its mapping open."""
