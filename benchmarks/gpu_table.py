@@ -195,7 +195,9 @@ def bits_table(found: Found) -> str:
     rows = []
     for (_, card), tests in of_kind(found, "tests"):
         passed = tests["tests"] - sum(tests[name] for name in ("failures", "errors", "skipped"))
-        rows.append((card, "", "tests in `tests/gpu` that passed", f"{passed} of {tests['tests']}"))
+        rows.append(
+            (card, "", "tests for GPUs and of kernels that passed", f"{passed} of {tests['tests']}")
+        )
     for (_, card, shape, precision), bits in of_kind(found, "compositions"):
         what = f"{precision}: token rows equal to the bit in other batches"
         rows.append((card, shape, what, f"{bits['equal']} of {bits['compared']}"))

@@ -26,7 +26,7 @@ def main() -> None:
     options = parser.parse_args()
     command = [sys.executable, "-m", "pytest", *TESTS[options.device], "-p", "no:cacheprovider"]
     # The log names each test as soon as it has ended. Other versions of packages may warn.
-    command += ["-v", "-W", "default"]
+    command += ["-v", "-W", "default", "--timeout", "90"]
     # Most of the time is the CPU's: tests compile kernels, and start processes.
     if options.device == "cuda" and importlib.util.find_spec("xdist"):
         command += ["-n", str(min(PROCESSES, len(os.sched_getaffinity(0)))), "--dist", "worksteal"]
@@ -40,7 +40,15 @@ def main() -> None:
         c.get("name") for c in suite if c.find("failure") is not None or c.find("error") is not None
     ]
     print(json.dumps({"kind": "tests"} | counts | {"bad": bad}), flush=True)
+    if options.device == "cuda" and skipped_for_want_of_a_card(suite):
+        raise SystemExit("PyTorch finds no CUDA device: the tests for GPUs did not run")
     sys.exit(ended.returncode)
+
+
+def skipped_for_want_of_a_card(suite: xml.Element) -> bool:
+    """Whether tests in tests/gpu were skipped because there is no GPU (their conftest.py)."""
+    reasons = (skipped.get("message", "") for skipped in suite.iter("skipped"))
+    return any("no CUDA device" in reason for reason in reasons)
 
 
 if __name__ == "__main__":

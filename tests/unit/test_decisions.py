@@ -16,6 +16,7 @@ import worker_runs
 from torch import nn
 from worker_runs import SEQUENCES, Project
 
+from seqembed import gpu_worker
 from seqembed.checkpoints.manifest_and_failures import (
     CheckpointManifest,
     Failures,
@@ -28,7 +29,7 @@ from seqembed.inference.failure_tracker import FailureTracker
 from seqembed.inference.graphs import EncoderGraphs
 from seqembed.inference.loader import BatchLoader
 from seqembed.inference.rows import BatchRows
-from seqembed.kernels.names import PLAIN
+from seqembed.kernels.names import FUSED, PLAIN
 from seqembed.models.encoders.tokenization import ResidueTokenizer
 from seqembed.models.families import FAMILIES
 from seqembed.models.load import load_prepared
@@ -197,6 +198,28 @@ def test_sequences_are_encoded_on_all_threads_beside_a_gpu(device, threads, proj
     monkeypatch.delenv("RAYON_NUM_THREADS")
     open_project(project, threads=3)
     assert os.environ["RAYON_NUM_THREADS"] == str(threads)
+
+
+@pytest.mark.parametrize("kernels", [PLAIN, FUSED])
+def test_the_kernels_that_the_recipe_names_compute_the_rows(kernels, project, monkeypatch):
+    given = []
+
+    def choose(*arguments):
+        given.append(arguments[1])
+        return kernels
+
+    monkeypatch.setattr(recipe_choice, "choose_kernels", choose)
+    run = open_project(project)
+    assert given == [project.model.parent.parent / "triton"]
+    assert run.recipe.kernels == run.resolved["kernels"] == kernels
+    model, _ = gpu_worker._load_model(project.config() | run.resolved, run.device, LOGGER)
+    assert model.kernels == kernels
+
+
+def test_a_worker_never_rounds_to_tf32(project, monkeypatch):
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    open_project(project)
+    assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"
 
 
 @pytest.mark.parametrize(("precision", "budget"), [("fp16", 16_384), ("fp32", 4096)])

@@ -15,7 +15,13 @@ from seqembed.checkpoints.manifest_and_failures import (
     read_failures,
     write_failures,
 )
-from seqembed.errors import CheckpointError, ModelError, NotTheSequencesError, WorkerCrashError
+from seqembed.errors import (
+    BlockMemoryError,
+    CheckpointError,
+    ModelError,
+    NotTheSequencesError,
+    WorkerCrashError,
+)
 from seqembed.inference.batches import RawBatch, VarlenCollator
 from seqembed.inference.failure_tracker import (
     MAX_IN_A_ROW,
@@ -167,7 +173,7 @@ def test_a_failure_beside_others_does_not_raise_the_limit(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "limit", "tried"),
     # Of 52 tokens each, in blocks of 100: three blocks, two, and one, which is not cut.
-    [(range(5), 200, 1), (range(3), 100, 1), (range(1), None, 0)],
+    [(range(5), 200, 1), (range(3), 100, 1), (range(1), 100, 1)],
 )
 def test_on_a_gpu_a_batch_is_not_cut_below_a_block(rows, limit, tried, tmp_path):
     tracker = FailureTracker(tmp_path, DIGESTS, str, LOGGER, block=100)
@@ -176,13 +182,24 @@ def test_on_a_gpu_a_batch_is_not_cut_below_a_block(rows, limit, tried, tmp_path)
     assert (len(parts), tracker.known.token_limit) == (tried, limit)
 
 
-def test_on_a_gpu_the_sequences_of_a_block_out_of_memory_are_tried_alone(tmp_path):
+@pytest.mark.parametrize("rows", [(1,), (1, 2)])
+def test_on_a_gpu_without_room_for_a_block_no_sequence_is_blamed(rows, tmp_path):
     tracker = FailureTracker(tmp_path, DIGESTS, str, LOGGER, block=104)
     tracker.start(range(COUNT), lambda: None)
-    parts = tracker.handle_failure(batch_of(1, 2), MemoryError("no room"), alone=True)
-    assert [part.positions for part in parts] == [[1], [2]]
-    assert tracker.known.token_limit is None
-    assert tracker.handle_failure(parts[0], MemoryError("no room"), alone=True) == []
+    batch, error = batch_of(*rows), MemoryError("no room")
+    # Once more, when graphs and other batches are gone; a later run does not try twice.
+    assert tracker.handle_failure(batch, error, alone=True) == [batch]
+    for again in (tracker, FailureTracker(tmp_path, DIGESTS, str, LOGGER, block=104)):
+        again.start(range(COUNT), lambda: None)
+        with pytest.raises(BlockMemoryError, match="104 rows.*no sequence is at fault"):
+            again.handle_failure(batch, error, alone=True)
+        assert not again.suspects and not again.given_up
+
+
+def test_on_a_gpu_a_sequence_of_several_blocks_out_of_memory_is_to_blame(tmp_path):
+    tracker = FailureTracker(tmp_path, DIGESTS, str, LOGGER, block=51)
+    tracker.start(range(COUNT), lambda: None)
+    assert tracker.handle_failure(batch_of(1), MemoryError("no room"), alone=True) == []
     assert [*tracker.suspects] == [1] and tracker.suspects[1].memory
 
 

@@ -60,6 +60,7 @@ def test_a_gpu_on_which_kernels_run_takes_the_fused_steps(choose, caplog):
         (RuntimeError(NO_COMPILER), "Failed to find C compiler"),
         (subprocess.CalledProcessError(1, ["gcc"]), "gcc"),
         (ModuleNotFoundError("No module named 'triton'"), "No module named 'triton'"),
+        (RuntimeError("Triton Error [CUDA]: device kernel image is invalid"), "image is invalid"),
         (PermissionError(13, "Permission denied", "/home/x/.triton"), "/home/x/.triton"),
     ],
 )
@@ -89,7 +90,9 @@ def test_the_compiler_of_the_variable_cc_is_the_one_that_counts(monkeypatch):
 def test_kernels_that_compute_other_values_are_not_used_and_one_line_says_so(choose, caplog):
     assert choose(outcome="rows differ by 31%") == PLAIN
     (line,) = caplog.messages
-    assert "compute other values" in line and "(rows differ by 31%)" in line
+    assert (
+        "compute other values here than the plain steps" in line and "(rows differ by 31%)" in line
+    )
 
 
 @pytest.mark.parametrize(
@@ -146,6 +149,21 @@ def test_attention_calls_the_operator_and_imports_nothing():
         [sys.executable, "-c", program], env={"PYTHONPATH": library}, capture_output=True, text=True
     )
     assert (run.returncode, run.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("more", [{}, {"num_splits": 1}])
+def test_the_operator_gets_what_keeps_its_sums_in_one_order(more, monkeypatch):
+    calls = []
+
+    def operator(*arguments, **options):
+        calls.append((len(arguments), options))
+        return arguments[0], None
+
+    monkeypatch.setattr(flash_attention, "find_options", lambda: more)
+    monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", operator)
+    q = torch.zeros(5, 2, 8)
+    assert attend_packed(q, q, q, torch.tensor([0, 2, 5]), 3) is q
+    assert calls == [(10, {"scale": 1.0} | more)]
 
 
 def test_an_unknown_operator_gives_way_to_the_public_function(monkeypatch):

@@ -130,6 +130,17 @@ class RecipeError(SeqembedError):
     """The recipe on disk is damaged, or is not the recipe that this worker would use."""
 
 
+class BlockMemoryError(DeviceError):
+    """A GPU lacks the memory for `rows` rows, the fewest that it computes at once."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__(
+            f"a batch of {rows:,} rows, the smallest that a GPU computes for this model, does not "
+            "fit into the GPU's free memory; no sequence is at fault. End other programs on the "
+            "GPU (`nvidia-smi` lists them), or take a larger GPU or a smaller model, and run again"
+        )
+
+
 class NonFiniteError(SeqembedError):
     """`count` successive sequences got values that are not finite, the last at row `position`."""
 
@@ -158,8 +169,8 @@ class NotTheSequencesError(SeqembedError):
 
     def __init__(self, count: int, reason: str, memory: bool) -> None:
         advice = (
-            "free memory, run fewer shards at a time, or set `embedding: {long_sequences: window}` "
-            "or a smaller max_length"
+            "end other programs that hold memory, run fewer shards at a time, or set `embedding: "
+            "{long_sequences: window}` or a smaller max_length"
             if memory
             else "the model or the machine is at fault, not the sequences; see the log"
         )

@@ -1,7 +1,8 @@
 """Decide what is computed in place of a batch that failed, down to a single sequence.
 
-A batch that ran out of memory is cut in two, and later batches hold at most half as many tokens; on
-a GPU, a batch is not cut below a block of rows, since a smaller one is filled up to that.
+A batch that ran out of memory is cut in two, and later batches hold at most half as many tokens. On
+a GPU, a batch is not cut below a block of rows, since a smaller one is filled up to that: if the
+memory lacks room for one block, the run ends with an error.
 After any other failure each sequence of the batch is computed alone: at once if the batch raised an
 error, in a fresh process if the process crashed. A suspect is a sequence that may have caused a
 failure. A suspect that fails alone twice, each time as the first work of a fresh process, is
@@ -30,6 +31,7 @@ from seqembed.checkpoints.manifest_and_failures import (
     write_failures,
 )
 from seqembed.errors import (
+    BlockMemoryError,
     CheckpointError,
     FreshProcessError,
     NonFiniteError,
@@ -170,11 +172,19 @@ class FailureTracker:
 
         The list is empty if the failed batch held one sequence, which this process then gives up.
         alone: no other batch was being computed at the same time. Raises NotTheSequencesError if
-        too many sequences in a row failed alone.
+        too many sequences in a row failed alone, BlockMemoryError if a GPU lacks the memory for one
+        block of rows.
         """
         reason, memory = _shorten(f"{type(error).__name__}: {error}"), is_out_of_memory(error)
         if memory and (not alone or self._can_be_cut(batch.size, len(batch.windows))):
             self._lower_limit(batch.size, alone=alone)
+            self._save()
+            return [batch]
+        if memory and batch.size <= self._block:
+            if self.known.token_limit == self._block:
+                raise BlockMemoryError(self._block) from error
+            # Once more, without the memory of other batches and of graphs.
+            self._lower_limit(self._block, alone=False)
             self._save()
             return [batch]
         if len(batch.positions) > 1 or not alone:

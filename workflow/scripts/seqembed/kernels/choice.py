@@ -20,10 +20,12 @@ OLDEST_CAPABILITY = (8, 0)
 CACHE_VARIABLE = "TRITON_CACHE_DIR"
 # How Triton's errors begin if the GPU or its driver is at fault; their type is RuntimeError.
 DRIVER_ERROR = "Triton Error [CUDA]"
+# What it says if a driver cannot load what Triton's compiler makes, for example an old driver.
+NOT_LOADED = ("kernel image", "unsupported toolchain")
 
 NOT_COMPILED = (
     "Triton cannot compile kernels here (%s): the plain steps are used, which are slower; install "
-    "a C compiler and Python's header files, then remove the recipe's file"
+    "a C compiler and Python's header files, or a newer driver, then remove the recipe's file"
 )
 OTHER_VALUES = (
     "Triton's kernels compute other values here than the plain steps (%s): the plain steps are "
@@ -89,7 +91,7 @@ def _try_fused(find_difference: Trial, logger: Logger) -> str:
     except (torch.AcceleratorError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # noqa: BLE001 (compilers fail in many ways, with as many types)
-        if DRIVER_ERROR in str(error):
+        if DRIVER_ERROR in str(error) and not any(words in str(error) for words in NOT_LOADED):
             raise
         logger.warning(NOT_COMPILED, f"{type(error).__name__}: {error}".partition("\n")[0])
         return PLAIN
