@@ -22,6 +22,7 @@ from seqembed.inference import batches, graphs
 from seqembed.inference.streams import keep_products_equal
 from seqembed.kernels.flash_attention import find_options
 from seqembed.kernels.names import FUSED, PLAIN
+from seqembed.models.architectures import block_rows
 from seqembed.models.encoders import encoder
 from seqembed.models.encoders.attention import (
     Attend,
@@ -65,19 +66,19 @@ class Bias(NamedTuple):
 
 def product_rows(shape: Shape, precision: str) -> int:
     """Return how many rows the matrix products of a worker on a GPU have."""
-    return encoder.block_rows(shape.width, DTYPES[precision])
+    return block_rows(shape.width, DTYPES[precision].itemsize)
 
 
 @contextmanager
 def products_of(rows: int) -> Iterator[None]:
     """Within this context, matrix products on a GPU have `rows` rows, not the worker's number."""
 
-    def block_rows(width: int, dtype: torch.dtype) -> int:
+    def given_rows(width: int, itemsize: int) -> int:
         return rows
 
     with (
-        patch.object(encoder, "block_rows", block_rows),
-        patch.object(batches, "block_rows", block_rows),
+        patch.object(encoder, "block_rows", given_rows),
+        patch.object(batches, "block_rows", given_rows),
     ):
         yield
 
@@ -146,8 +147,8 @@ def attention_alone(model: Encoder, packing: Packing) -> Attend:
 
 def has_graphs(model: Encoder) -> bool:
     """Whether a worker on a GPU captures CUDA graphs of this model."""
-    model_dtype = next(model.parameters()).dtype
-    rows = encoder.block_rows(model.architecture.width, model_dtype)
+    itemsize = next(model.parameters()).itemsize
+    rows = block_rows(model.architecture.width, itemsize)
     return graphs.open_graphs(model, rows, logging.getLogger()) is not None
 
 

@@ -17,9 +17,14 @@ from seqembed.inference import graphs as graphs_module
 from seqembed.inference.batches import PackedBatch, choose_filling, pack
 from seqembed.inference.graphs import EncoderGraphs, choose_bucket, open_graphs
 from seqembed.kernels.names import FUSED
-from seqembed.models.architectures import DnabertArchitecture, Esm2Architecture, EsmcArchitecture
+from seqembed.models.architectures import (
+    DnabertArchitecture,
+    Esm2Architecture,
+    EsmcArchitecture,
+    block_rows,
+)
 from seqembed.models.encoders.dnabert_s import DnabertS
-from seqembed.models.encoders.encoder import Encoder, block_rows
+from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.encoders.esm2 import Esm2
 from seqembed.models.encoders.esmc import Esmc
 from seqembed.settings.precision import DTYPES, should_use_fp16
@@ -62,7 +67,7 @@ def make_model(name: str, dtype: torch.dtype) -> Encoder:
 
 def graphs_of(model: Encoder) -> EncoderGraphs:
     weight = next(model.parameters())
-    found = open_graphs(model, block_rows(model.architecture.width, weight.dtype), LOGGER)
+    found = open_graphs(model, block_rows(model.architecture.width, weight.itemsize), LOGGER)
     assert found is not None
     return found
 

@@ -32,9 +32,9 @@ from seqembed.models.architectures import (
     Esm2Architecture,
     EsmcArchitecture,
     ProtT5Architecture,
+    block_rows,
 )
 from seqembed.models.encoders.dnabert_s import DnabertS
-from seqembed.models.encoders.encoder import block_rows
 from seqembed.models.encoders.esm1b import Esm1b
 from seqembed.models.encoders.esm2 import Esm2
 from seqembed.models.encoders.esmc import Esmc
@@ -123,7 +123,7 @@ def embed(
     model.kernels = kernels
     rounds, options = [None], {"token_budget": budget, "streams": 1, "threads": 1}
     if graphed and (
-        graphs := open_graphs(model, block_rows(model.architecture.width, dtype), logger)
+        graphs := open_graphs(model, block_rows(model.architecture.width, dtype.itemsize), logger)
     ):
         # The first round shows which buckets there are, the second one takes their graphs.
         rounds = [graphs, graphs]

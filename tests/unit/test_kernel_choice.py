@@ -17,7 +17,8 @@ from seqembed.kernels.choice import choose_kernels, load_steps
 from seqembed.kernels.compiler import find_compiler, hash_triton
 from seqembed.kernels.flash_attention import attend_packed, find_options
 from seqembed.kernels.names import FUSED, PLAIN
-from seqembed.models.encoders.encoder import block_rows, in_blocks, in_chunks
+from seqembed.models.architectures import block_rows
+from seqembed.models.encoders.encoder import in_blocks, in_chunks
 
 CUDA = torch.device("cuda", 0)
 LOGGER = logging.getLogger("seqembed.tests")
@@ -186,7 +187,7 @@ def test_an_unknown_operator_gives_way_to_the_public_function(monkeypatch):
 @pytest.mark.parametrize("apply", [partial(in_blocks, width=640), partial(in_chunks, ffn_width=9)])
 def test_products_on_a_device_have_blocks_of_one_size(apply, dtype):
     sizes: list[int] = []
-    rows = block_rows(640, dtype)
+    rows = block_rows(640, dtype.itemsize)
     for count in (1, 3):
         x = torch.empty(count * rows, 640, dtype=dtype, device="meta")
         assert apply(lambda part: sizes.append(len(part)) or part, x).shape == x.shape

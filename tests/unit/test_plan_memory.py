@@ -47,6 +47,16 @@ def test_batches_and_waiting_rows_take_memory_on_a_cpu():
     assert plan_memory(protein_model(), RECIPE, 100_000, 1, 0).card == 0
 
 
+def test_a_card_computes_whole_blocks_however_small_the_budget():
+    plans = {
+        budget: plan_memory(protein_model(), ON_GPU, budget, 1, 0).card
+        for budget in (100, 16_384, "auto", 32_768)
+    }
+    assert plans[100] == plans[16_384] == plans["auto"] < plans[32_768]
+    exact = replace(ON_GPU, precision="fp32")
+    assert plan_memory(protein_model(), exact, "auto", 1, 0).card < plans["auto"]
+
+
 @pytest.mark.parametrize("model", [protein_model(), dna_model(), t5_model()])
 def test_a_card_holds_the_weights_and_a_batch(model):
     small = plan_memory(model, ON_GPU, 100, 1, 0)

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seqembed.checkpoints.manifest_and_failures import Suspect
+from seqembed.models.architectures import block_rows
 from seqembed.models.encoders.attention import Packing
-from seqembed.models.encoders.encoder import block_rows
 from seqembed.models.vocabularies import Specials
 from seqembed.settings.lengths import LengthPolicy
 
@@ -144,7 +144,7 @@ class Filling:
 
 def choose_filling(device: torch.device, width: int, dtype: torch.dtype) -> Filling:
     """Return how batches are filled for a model of a width and dtype on a device."""
-    return Filling() if device.type == "cpu" else Filling(block=block_rows(width, dtype))
+    return Filling() if device.type == "cpu" else Filling(block=block_rows(width, dtype.itemsize))
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from seqembed.models.architectures import Architecture
+from seqembed.models.architectures import Architecture, block_rows
 from seqembed.models.prepared import PreparedModel
 from seqembed.settings.recipe import Recipe
 from seqembed.settings.token_budget import TOKENS, available_memory, bytes_a_token, cpu_streams
@@ -49,10 +49,12 @@ def plan_memory(
     """Return what a worker takes; rows: how many bytes of rows may wait for a checkpoint."""
     architecture, itemsize = model.architecture, ITEM_BYTES[recipe.precision]
     weights = itemsize * count_weights(architecture, recipe.layer)
-    budget = TOKENS[recipe.device] if token_budget == "auto" else token_budget
+    on_gpu = recipe.device == "cuda"
+    least = block_rows(architecture.width, itemsize) if on_gpu else TOKENS["cpu"]
+    budget = least if token_budget == "auto" else max(least, token_budget)
     token_bytes = bytes_a_token(architecture, itemsize)
     waiting = 2 * min(rows, WAITING_BYTES)
-    if recipe.device == "cuda":
+    if on_gpu:
         card = CUDA_CONTEXT_BYTES + weights + 2 * budget * token_bytes
         return MemoryPlan(host=CUDA_PROCESS_BYTES + waiting, card=card)
     streams = cpu_streams(token_bytes, budget, threads, available_memory())

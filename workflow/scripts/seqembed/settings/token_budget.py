@@ -8,7 +8,7 @@ from seqembed.machine.control_groups import memory_limit
 from seqembed.models.architectures import Architecture
 
 # The tokens of a batch, by device. On a CPU, a batch of this size fits into the caches of one core
-# (measured). On a GPU, it is what most models take: see block_rows().
+# (measured). On a GPU, it is what most models take: see architectures.block_rows().
 TOKENS = {"cpu": 2048, "cuda": 16384}
 # The share of the free memory that batches may take; less than all, as bytes_a_token is rough.
 SHARE = 0.5
