@@ -26,13 +26,18 @@ def main() -> None:
     options = parser.parse_args()
     command = [sys.executable, "-m", "pytest", *TESTS[options.device], "-p", "no:cacheprovider"]
     # The log names each test as soon as it has ended. Other versions of packages may warn.
-    command += ["-v", "-W", "default", "--timeout", "90"]
+    command += ["-v", "-W", "default"]
+    if importlib.util.find_spec("pytest_timeout"):
+        command += ["--timeout", "90"]
     # Most of the time is the CPU's: tests compile kernels, and start processes.
     if options.device == "cuda" and importlib.util.find_spec("xdist"):
         command += ["-n", str(min(PROCESSES, len(os.sched_getaffinity(0)))), "--dist", "worksteal"]
     variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     junit = f"--junitxml={options.junit.absolute()}"
+    options.junit.unlink(missing_ok=True)
     ended = subprocess.run([*command, junit], cwd=ROOT, env=variables)
+    if not options.junit.exists():
+        raise SystemExit(f"pytest ended with {ended.returncode} and ran no test")
     suite = xml.parse(options.junit).getroot().find("testsuite")
     assert suite is not None
     counts = {name: int(suite.get(name, 0)) for name in ("tests", "failures", "errors", "skipped")}

@@ -35,6 +35,7 @@ from seqembed.models.families import FAMILIES
 from seqembed.models.load import load_prepared
 from seqembed.models.prepared import read_prepared
 from seqembed.models.vocabularies import ESM
+from seqembed.settings.recipe import publish_recipe
 from seqembed.settings.token_budget import TOKENS
 from seqembed.worker import decisions, recipe_choice
 from seqembed.worker.decisions import Run, open_run
@@ -205,15 +206,48 @@ def test_the_kernels_that_the_recipe_names_compute_the_rows(kernels, project, mo
     given = []
 
     def choose(*arguments):
-        given.append(arguments[1])
+        given.append(arguments)
         return kernels
 
     monkeypatch.setattr(recipe_choice, "choose_kernels", choose)
     run = open_project(project)
-    assert given == [project.model.parent.parent / "triton"]
+    ((_, cache, _, trial),) = given
+    assert cache == project.model.parent.parent / "triton"
+    assert trial.args == (run.model.architecture, torch.float32, run.device)
     assert run.recipe.kernels == run.resolved["kernels"] == kernels
-    model, _ = gpu_worker._load_model(project.config() | run.resolved, run.device, LOGGER)
-    assert model.kernels == kernels
+    assert open_tracker(run, project)._even == (kernels == FUSED)
+    config = project.config() | run.resolved
+    model, exact = (
+        gpu_worker._load_model(config | more, run.device, LOGGER)[0]
+        for more in ({}, gpu_worker.FP32)
+    )
+    # What is computed again in fp32 was not tried by the fused steps.
+    assert (model.kernels, exact.kernels) == (kernels, PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("kernels", "precision", "tried"),
+    [(PLAIN, "fp16", []), (FUSED, "fp32", [torch.float32]), (FUSED, "bf16", [torch.bfloat16])],
+)
+def test_what_the_recipe_names_is_tried(kernels, precision, tried, project, monkeypatch):
+    """By `precision: auto`, this worker itself would compute in fp16."""
+    found = []
+
+    def choose(device, cache, logger, trial):
+        found.append(trial.args[1])
+        return FUSED
+
+    monkeypatch.setattr(decisions, "choose_device", lambda *given: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *given: (9, 0))
+    monkeypatch.setattr(recipe_choice, "choose_kernels", choose)
+    recipe = open_project(project).recipe
+    assert (found.pop(), recipe.precision) == (torch.float16, "fp16")
+    (file,) = (project.results / "recipes").iterdir()
+    file.unlink()
+    publish_recipe(replace(recipe, kernels=kernels, precision=precision), file)
+    run = open_project(project)
+    assert found == tried
+    assert (run.recipe.kernels, run.recipe.precision) == (kernels, precision)
 
 
 def test_a_worker_never_rounds_to_tf32(project, monkeypatch):

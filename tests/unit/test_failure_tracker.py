@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from seqembed.checkpoints.manifest_and_failures import (
     Failures,
@@ -173,7 +174,7 @@ def test_a_failure_beside_others_does_not_raise_the_limit(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "limit", "tried"),
     # Of 52 tokens each, in blocks of 100: three blocks, two, and one, which is not cut.
-    [(range(5), 200, 1), (range(3), 100, 1), (range(1), 100, 1)],
+    [(range(5), 200, 1), (range(3), 100, 1), (range(1), None, 0)],
 )
 def test_on_a_gpu_a_batch_is_not_cut_below_a_block(rows, limit, tried, tmp_path):
     tracker = FailureTracker(tmp_path, DIGESTS, str, LOGGER, block=100)
@@ -182,24 +183,66 @@ def test_on_a_gpu_a_batch_is_not_cut_below_a_block(rows, limit, tried, tmp_path)
     assert (len(parts), tracker.known.token_limit) == (tried, limit)
 
 
-@pytest.mark.parametrize("rows", [(1,), (1, 2)])
-def test_on_a_gpu_without_room_for_a_block_no_sequence_is_blamed(rows, tmp_path):
-    tracker = FailureTracker(tmp_path, DIGESTS, str, LOGGER, block=104)
+def open_even(folder: Path) -> FailureTracker:
+    """Of batches on a GPU, which all need as much memory if they are of one block of 104 rows."""
+    tracker = FailureTracker(folder, DIGESTS, str, LOGGER, block=104, even=True)
     tracker.start(range(COUNT), lambda: None)
-    batch, error = batch_of(*rows), MemoryError("no room")
-    # Once more, when graphs and other batches are gone; a later run does not try twice.
-    assert tracker.handle_failure(batch, error, alone=True) == [batch]
-    for again in (tracker, FailureTracker(tmp_path, DIGESTS, str, LOGGER, block=104)):
-        again.start(range(COUNT), lambda: None)
+    return tracker
+
+
+@pytest.mark.parametrize("earlier", [None, 50, 104, 208])
+@pytest.mark.parametrize("rows", [(1,), (1, 2)])
+def test_on_a_gpu_without_room_for_a_block_no_sequence_is_blamed(rows, earlier, tmp_path):
+    write_failures(tmp_path, Failures(token_limit=earlier))
+    batch, error = batch_of(*rows), torch.OutOfMemoryError("no room")
+    # Once more, when graphs are gone.
+    for tracker in (open_even(tmp_path), open_even(tmp_path)):
+        assert tracker.handle_failure(batch, error, alone=True) == [batch]
         with pytest.raises(BlockMemoryError, match="104 rows.*no sequence is at fault"):
-            again.handle_failure(batch, error, alone=True)
-        assert not again.suspects and not again.given_up
+            tracker.handle_failure(batch, error, alone=True)
+        assert not tracker.suspects and not tracker.given_up
+        assert tracker.known.token_limit == earlier
+
+
+def test_on_a_gpu_a_passing_want_of_memory_costs_nothing(tmp_path):
+    tracker, error = open_even(tmp_path), torch.OutOfMemoryError("no room")
+    for row in range(1, 9):
+        batch = batch_of(row)
+        assert tracker.handle_failure(batch, error, alone=True) == [batch]
+        tracker.record_success(np.array([row]))
+    assert tracker.known == Failures()
+
+
+@pytest.mark.parametrize(
+    ("even", "error"),
+    # Biases of plain steps, and the memory of the machine, follow the sequences.
+    [(False, torch.OutOfMemoryError("no room")), (True, MemoryError("no room"))],
+)
+def test_on_a_gpu_other_sequences_of_a_block_are_tried_alone(even, error, tmp_path):
+    tracker = FailureTracker(tmp_path, DIGESTS, str, LOGGER, block=104, even=even)
+    tracker.start(range(COUNT), lambda: None)
+    parts = tracker.handle_failure(batch_of(1, 2), error, alone=True)
+    assert [part.positions for part in parts] == [[1], [2]]
+    assert tracker.handle_failure(parts[0], error, alone=True) == []
+    assert [*tracker.suspects] == [1] and tracker.suspects[1].memory
+
+
+def test_on_a_gpu_kills_for_want_of_memory_come_to_an_end(tmp_path):
+    """Two batches are always in flight there, and a limit of a block cannot fall."""
+    ends = []
+    for _ in range(4):
+        tracker = open_even(tmp_path)
+        tracker.note_in_flight([batch_of(1, 2), batch_of(3, 4)])
+        tracker = open_even(tmp_path)
+        tracker.record_crash(KILLED)
+        ends.append((tracker.known.token_limit, [*tracker.known.suspects]))
+    assert ends == [(104, []), *[(104, [1, 2, 3, 4])] * 3]
 
 
 def test_on_a_gpu_a_sequence_of_several_blocks_out_of_memory_is_to_blame(tmp_path):
-    tracker = FailureTracker(tmp_path, DIGESTS, str, LOGGER, block=51)
+    tracker = FailureTracker(tmp_path, DIGESTS, str, LOGGER, block=51, even=True)
     tracker.start(range(COUNT), lambda: None)
-    assert tracker.handle_failure(batch_of(1), MemoryError("no room"), alone=True) == []
+    assert tracker.handle_failure(batch_of(1), torch.OutOfMemoryError(), alone=True) == []
     assert [*tracker.suspects] == [1] and tracker.suspects[1].memory
 
 

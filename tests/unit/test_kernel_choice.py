@@ -104,9 +104,11 @@ def test_kernels_that_compute_other_values_are_not_used_and_one_line_says_so(cho
         RuntimeError("Triton Error [CUDA]: out of memory"),
     ],
 )
-def test_a_gpu_that_fails_is_no_reason_for_the_plain_steps(error, choose):
+def test_a_gpu_that_fails_is_no_reason_for_the_plain_steps(error, choose, caplog):
     with pytest.raises(type(error)):
         choose(outcome=error)
+    said = "the GPU failed while Triton's kernels were tried" in caplog.text
+    assert said != isinstance(error, torch.OutOfMemoryError)
 
 
 def test_an_error_of_the_plain_steps_is_not_a_kernels(monkeypatch):

@@ -42,6 +42,7 @@ def test_weights_of_known_sizes_are_right():
 def test_batches_and_waiting_rows_take_memory_on_a_cpu():
     small, one = plan_host(), plan_host(threads=2)
     assert one > small > 300_000_000
+    assert plan_memory(protein_model(), RECIPE, 512, 1, 0).host < small
     assert plan_host(rows=1_000) == small + 2_000
     assert plan_host(rows=1 << 40) == small + 2 * WAITING_BYTES
     assert plan_memory(protein_model(), RECIPE, 100_000, 1, 0).card == 0
@@ -50,9 +51,9 @@ def test_batches_and_waiting_rows_take_memory_on_a_cpu():
 def test_a_card_computes_whole_blocks_however_small_the_budget():
     plans = {
         budget: plan_memory(protein_model(), ON_GPU, budget, 1, 0).card
-        for budget in (100, 16_384, "auto", 32_768)
+        for budget in (100, 16_384, "auto", 20_000, 32_768)
     }
-    assert plans[100] == plans[16_384] == plans["auto"] < plans[32_768]
+    assert plans[100] == plans[16_384] == plans["auto"] < plans[20_000] == plans[32_768]
     exact = replace(ON_GPU, precision="fp32")
     assert plan_memory(protein_model(), exact, "auto", 1, 0).card < plans["auto"]
 

@@ -7,7 +7,7 @@ import torch
 from families_table import TABLE
 
 from seqembed.kernels import fused
-from seqembed.models.architectures import Esm2Architecture
+from seqembed.models.architectures import DnabertArchitecture, Esm2Architecture, ProtT5Architecture
 from seqembed.models.trial import BOUNDS, begin_trial, make_layer
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -58,6 +58,18 @@ def test_a_step_that_computes_something_else_is_found(step, broken, named, monke
     # The widest of BOUNDS.
     difference = begin_trial(SHAPE, torch.bfloat16, DEVICE)()
     assert difference is not None and difference.startswith(named)
+
+
+def test_a_small_vocabulary_can_be_tried():
+    assert begin_trial(DnabertArchitecture(2, 64, 2, 128, 12), torch.float32, DEVICE)() is None
+
+
+def test_a_trial_is_the_same_each_time_and_changes_no_random_number():
+    shape = ProtT5Architecture(2, 64, 2, 128, 32, "relu", 32, 128, 128)
+    before = torch.get_rng_state()
+    one, other = (make_layer(shape, torch.float32, DEVICE).state_dict() for _ in range(2))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_trial_has_all_weights_of_a_layer_in_the_models_dtype():

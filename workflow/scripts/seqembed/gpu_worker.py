@@ -53,7 +53,7 @@ from seqembed.worker.success import describe_success
 from seqembed.worker_logging import setup_worker_logging
 
 # The setting with which rows that are not finite are computed again.
-FP32 = {"precision": "fp32"}
+FP32 = {"precision": "fp32", "kernels": PLAIN}
 
 
 def gpu_worker(

@@ -1,8 +1,8 @@
 """Decide what is computed in place of a batch that failed, down to a single sequence.
 
 A batch that ran out of memory is cut in two, and later batches hold at most half as many tokens. On
-a GPU, a batch is not cut below a block of rows, since a smaller one is filled up to that: if the
-memory lacks room for one block, the run ends with an error.
+a GPU, a batch is not cut below a block of rows, since a smaller one is filled up to that. If every
+batch of one block needs as much memory, and one does not fit twice, the run ends with an error.
 After any other failure each sequence of the batch is computed alone: at once if the batch raised an
 error, in a fresh process if the process crashed. A suspect is a sequence that may have caused a
 failure. A suspect that fails alone twice, each time as the first work of a fresh process, is
@@ -55,18 +55,25 @@ MAX_REASON_CHARACTERS = 300
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that a GPU or this machine ran out of memory."""
-    # Neither PyTorch, for the CPU (c10/core/impl/alloc_cpu.cpp), nor Triton has a type of its own.
-    texts = ("DefaultCPUAllocator", f"{DRIVER_ERROR}: out of memory")
-    untyped = isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
-    return untyped or isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    # PyTorch has no type of its own for the CPU (c10/core/impl/alloc_cpu.cpp).
+    untyped = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return untyped or isinstance(error, MemoryError) or _is_of_gpu(error)
+
+
+def _is_of_gpu(error: BaseException) -> bool:
+    """Whether an exception says that a GPU ran out of memory."""
+    # Triton has no type of its own.
+    untyped = isinstance(error, RuntimeError) and f"{DRIVER_ERROR}: out of memory" in str(error)
+    return untyped or isinstance(error, torch.OutOfMemoryError)
 
 
 class FailureTracker:
     """Records a shard's failures, and decides what is computed in place of a failed batch.
 
     folder: the shard's checkpoint folder. digests: (N, 16) uint8 of the shard's rows. name_of:
-    returns a row's id, for messages. block: Filling.block of the batches. known: the failures of
-    this and earlier runs.
+    returns a row's id, for messages. block: Filling.block of the batches. even: whether all batches
+    of one block need the same memory of a GPU, whatever they hold. known: the failures of this and
+    earlier runs.
     given_up: the rows that this process computes no more. retrying: whether the batch that was
     submitted last is a sequence that failed alone before.
     """
@@ -78,8 +85,12 @@ class FailureTracker:
         name_of: Callable[[int], str],
         logger: logging.Logger,
         block: int = 1,
+        *,
+        even: bool = False,
     ) -> None:
-        self._folder, self._digests, self._block = folder, digests, block
+        self._folder, self._digests, self._block, self._even = folder, digests, block, even
+        # Whether a batch of one block ran out of memory, and none has been computed since.
+        self._lacks_block = False
         self._name_of, self._logger = name_of, logger
         self._file = InFlightFile(folder)
         try:
@@ -118,19 +129,25 @@ class FailureTracker:
         reason, memory = _shorten(crash["reason"]), bool(crash["memory"])
         if flight is None:
             raise WorkerCrashError(f"{reason} while no sequence was being computed")
-        (first, _, count), *others = flight.steps
-        if memory and (others or self._can_be_cut(flight.tokens, flight.pieces)):
-            self._lower_limit(flight.tokens, alone=not others)
-        elif count == 1 and not others:
-            self._fail_alone(first, reason, memory, fresh=flight.fresh)
-        else:
-            # Rows between those of a batch are not to be computed: start() forgets them.
-            rows = {row for first, last, _ in flight.steps for row in range(first, last + 1)}
-            for row in sorted(rows - self.given_up):
-                self.known.suspects.setdefault(row, Suspect(reason=reason))
-            words = "%s: each of the %s sequences that it was computing is tried alone"
-            self._logger.warning(words, reason, sum(count for _, _, count in flight.steps))
+        others = len(flight.steps) > 1
+        smaller = memory and (others or self._can_be_cut(flight.tokens, flight.pieces))
+        # If the limit stays as it was, smaller batches are no help.
+        if not (smaller and self._lower_limit(flight.tokens, alone=not others)):
+            self._suspect(flight, reason, memory)
         self._save()
+
+    def _suspect(self, flight: InFlight, reason: str, memory: bool) -> None:
+        """Record that one of the sequences in flight may have crashed the last process."""
+        (first, _, count), *others = flight.steps
+        if count == 1 and not others:
+            self._fail_alone(first, reason, memory, fresh=flight.fresh)
+            return
+        # Rows between those of a batch are not to be computed: start() forgets them.
+        rows = {row for first, last, _ in flight.steps for row in range(first, last + 1)}
+        for row in sorted(rows - self.given_up):
+            self.known.suspects.setdefault(row, Suspect(reason=reason))
+        words = "%s: each of the %s sequences that it was computing is tried alone"
+        self._logger.warning(words, reason, sum(count for _, _, count in flight.steps))
 
     def start(self, rows: Sequence[int], check: Callable[[], None]) -> None:
         """Begin a run that computes `rows`: forget the suspects of all other rows.
@@ -159,6 +176,7 @@ class FailureTracker:
 
         Their sequences are no longer suspects, and failures in a row are counted from 0 again.
         """
+        self._lacks_block = False
         for row in rows.tolist():
             self.known.suspects.pop(row, None)
         if len(rows) and self.known.in_a_row:
@@ -180,12 +198,13 @@ class FailureTracker:
             self._lower_limit(batch.size, alone=alone)
             self._save()
             return [batch]
-        if memory and batch.size <= self._block:
-            if self.known.token_limit == self._block:
+        if self._even and batch.size <= self._block and _is_of_gpu(error):
+            if self._lacks_block:
                 raise BlockMemoryError(self._block) from error
-            # Once more, without the memory of other batches and of graphs.
-            self._lower_limit(self._block, alone=False)
-            self._save()
+            # The caller has given back the memory of graphs meanwhile.
+            self._lacks_block = True
+            words = "out of memory in a batch of one block of %s rows: it is computed once more"
+            self._logger.warning(words, f"{self._block:,}")
             return [batch]
         if len(batch.positions) > 1 or not alone:
             self._logger.warning("a batch failed, its sequences are tried one by one: %s", reason)
@@ -215,18 +234,20 @@ class FailureTracker:
             failed = f"{len(left):,} sequences failed, the first with {left[0].reason}"
             raise FreshProcessError(f"{failed}; a fresh process computes each of them alone")
 
-    def _lower_limit(self, tokens: int, *, alone: bool) -> None:
+    def _lower_limit(self, tokens: int, *, alone: bool) -> bool:
         """Lower the limit on one batch's tokens after a batch of `tokens` ran out of memory.
 
         If other batches of this worker were in memory too, the new limit is `tokens`, because this
-        batch may fit without them. If it was `alone`, the new limit is half of `tokens`, rounded up
-        to whole blocks.
+        batch may fit without them. If it was `alone`, the new limit is half of `tokens`. Either is
+        rounded up to whole blocks. Returns whether the limit is another one now.
         """
-        half = whole_blocks(tokens // 2, self._block)
-        limit = min(half if alone else tokens, self.known.token_limit or tokens)
+        earlier = self.known.token_limit
+        limit = whole_blocks(tokens // 2 if alone else tokens, self._block)
+        limit = min(limit, earlier or limit)
         self.known.token_limit = limit
         words = "out of memory in a batch of %s tokens: batches hold at most %s from now on"
         self._logger.warning(words, f"{tokens:,}", f"{limit:,}")
+        return limit != earlier
 
     def _can_be_cut(self, tokens: int, windows: int) -> bool:
         """Whether parts of a batch need less memory: it has several windows, and several blocks."""

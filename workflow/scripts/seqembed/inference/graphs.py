@@ -47,7 +47,7 @@ Bucket = tuple[int, int]
 
 
 class GraphError(Exception):
-    """A graph does not give the rows of a pass without."""
+    """A graph gives other rows than a pass without a graph."""
 
 
 class CudaCapture:
@@ -162,7 +162,7 @@ class _Graphs:
     def run(self, bucket: Bucket, tokens: Tensor, packing: Packing) -> Tensor:
         """Return the rows of a batch of the bucket, in a tensor that the next run overwrites.
 
-        Raises GraphError if a new graph gives other bits than a pass without.
+        Raises GraphError if a new graph gives other bits than a pass without a graph.
         """
         bounds = self._set_inputs(bucket, tokens, packing.cu_seqlens)
         if bucket in self._launches:
@@ -178,7 +178,7 @@ class _Graphs:
         return self._rows
 
     def _set_inputs(self, bucket: Bucket, tokens: Tensor, cu_seqlens: Tensor) -> Tensor:
-        """Write what the bucket's graph reads; return the cu_seqlens of that."""
+        """Write what the bucket's graph reads; return its cu_seqlens."""
         if bucket not in self._bounds:
             self._bounds[bucket] = cu_seqlens.new_empty(bucket[0] + 1)
         bounds, count = self._bounds[bucket], len(cu_seqlens)

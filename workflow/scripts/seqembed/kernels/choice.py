@@ -20,12 +20,16 @@ OLDEST_CAPABILITY = (8, 0)
 CACHE_VARIABLE = "TRITON_CACHE_DIR"
 # How Triton's errors begin if the GPU or its driver is at fault; their type is RuntimeError.
 DRIVER_ERROR = "Triton Error [CUDA]"
-# What it says if a driver cannot load what Triton's compiler makes, for example an old driver.
+# What such an error says if the driver is too old for the compiled kernel.
 NOT_LOADED = ("kernel image", "unsupported toolchain")
 
 NOT_COMPILED = (
     "Triton cannot compile kernels here (%s): the plain steps are used, which are slower; install "
     "a C compiler and Python's header files, or a newer driver, then remove the recipe's file"
+)
+GPU_FAILED = (
+    "the GPU failed while Triton's kernels were tried; if that happens again, write `CC=none` "
+    "before the command: the plain steps are then used, which are slower"
 )
 OTHER_VALUES = (
     "Triton's kernels compute other values here than the plain steps (%s): the plain steps are "
@@ -76,7 +80,10 @@ def choose_kernels(
     if find_compiler() is None:
         logger.warning(NOT_COMPILED, "there is no C compiler")
         return PLAIN
-    return _try_fused(begin_trial(), logger)
+    kernels = _try_fused(begin_trial(), logger)
+    # PyTorch keeps the trial's memory for the weights; others need it too.
+    torch.cuda.empty_cache()
+    return kernels
 
 
 def _set_cache(folder: Path) -> None:
@@ -88,10 +95,14 @@ def _set_cache(folder: Path) -> None:
 def _try_fused(find_difference: Trial, logger: Logger) -> str:
     try:
         difference = find_difference()
-    except (torch.AcceleratorError, torch.OutOfMemoryError):
+    except torch.OutOfMemoryError:
+        raise
+    except torch.AcceleratorError:
+        logger.warning(GPU_FAILED)
         raise
     except Exception as error:  # noqa: BLE001 (compilers fail in many ways, with as many types)
         if DRIVER_ERROR in str(error) and not any(words in str(error) for words in NOT_LOADED):
+            logger.warning(GPU_FAILED)
             raise
         logger.warning(NOT_COMPILED, f"{type(error).__name__}: {error}".partition("\n")[0])
         return PLAIN

@@ -133,7 +133,7 @@ def _find_measured(model: PreparedModel, recipe: Recipe, device_name: str) -> Sp
                 cost_a_second=card.cost_a_second,
                 start_seconds=card.start_seconds,
                 device_name=card.device_name,
-                source="by what an older version did there with random weights",
+                source="as an older version was measured there, with random weights",
             )
     return None
 

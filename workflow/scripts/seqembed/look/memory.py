@@ -49,14 +49,15 @@ def plan_memory(
     """Return what a worker takes; rows: how many bytes of rows may wait for a checkpoint."""
     architecture, itemsize = model.architecture, ITEM_BYTES[recipe.precision]
     weights = itemsize * count_weights(architecture, recipe.layer)
-    on_gpu = recipe.device == "cuda"
-    least = block_rows(architecture.width, itemsize) if on_gpu else TOKENS["cpu"]
-    budget = least if token_budget == "auto" else max(least, token_budget)
     token_bytes = bytes_a_token(architecture, itemsize)
     waiting = 2 * min(rows, WAITING_BYTES)
-    if on_gpu:
+    if recipe.device == "cuda":
+        block = block_rows(architecture.width, itemsize)
+        # A batch is filled up to whole blocks.
+        budget = block if token_budget == "auto" else -(-token_budget // block) * block
         card = CUDA_CONTEXT_BYTES + weights + 2 * budget * token_bytes
         return MemoryPlan(host=CUDA_PROCESS_BYTES + waiting, card=card)
+    budget = TOKENS["cpu"] if token_budget == "auto" else token_budget
     streams = cpu_streams(token_bytes, budget, threads, available_memory())
     return MemoryPlan(
         host=PROCESS_BYTES + weights + streams * budget * token_bytes + waiting, card=0

@@ -21,9 +21,10 @@ from seqembed.models.weights.build import make_unfilled
 # Attention takes up to 64 tokens at once: several times as many, fewer, and a single one.
 LENGTHS = (150, 33, 1)
 SPANS = [(1, 149), (150, 183), (183, 184)]
-# By how much a row may differ, as a share of the root mean square of all rows: about ten times what
-# rows of all families differ by in Triton's interpreter.
-BOUNDS = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 1e-1}
+# By how much a row may differ, as a share of the root mean square of all rows: at least twice what
+# rounding to fp16 or bf16 changes in one layer of any family, and less than a lost key does in the
+# families that compute so (measured in Triton's interpreter).
+BOUNDS = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 # Token ids that mean residues or pieces of DNA in all families.
 FIRST_TOKEN, TOKENS = 5, 18
 
@@ -36,11 +37,13 @@ def begin_trial(
 
     It computes the same rows by these, and returns what differs; None if nothing does. The rows are
     those of one layer of the architecture's sizes, with random weights in `dtype`, and they are
-    pooled. The kernels are those of the whole model, so that none is compiled in vain.
+    pooled. The kernels are those of the whole model, so that nearly none is compiled in vain.
     """
     model = make_layer(architecture, dtype, device)
     packing = Packing.of(LENGTHS).to(device)
-    tokens = FIRST_TOKEN + torch.arange(packing.total, device=device) % TOKENS
+    # A vocabulary of DNA may be smaller.
+    words = len(model.get_parameter("embedding.weight"))
+    tokens = (FIRST_TOKEN + torch.arange(packing.total, device=device) % TOKENS) % words
     expected = _compute(model, tokens, packing, PLAIN)
 
     @torch.inference_mode()
@@ -61,7 +64,10 @@ def make_layer(
     architecture: Architecture, dtype: torch.dtype, device: torch.device | str
 ) -> Encoder:
     """Return an encoder of one layer of these sizes, its weights random, in `dtype`."""
-    model = make_unfilled(replace(architecture, layers=1), 1)
+    with torch.random.fork_rng(devices=()):
+        # A T5's biases are drawn as the encoder is made.
+        torch.default_generator.manual_seed(0)
+        model = make_unfilled(replace(architecture, layers=1), 1)
     generator = torch.Generator(device).manual_seed(0)
     state = dict(model.named_buffers())
     for name, weight in model.named_parameters():

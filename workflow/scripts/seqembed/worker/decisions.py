@@ -36,6 +36,7 @@ from seqembed.inference.loader import BatchLoader, IndexBasedDataset, create_asy
 from seqembed.inference.rows import Outputs
 from seqembed.inference.runner import AsyncInferenceRunner
 from seqembed.inference.streams import keep_products_equal
+from seqembed.kernels.names import FUSED
 from seqembed.models.encoders.encoder import Encoder
 from seqembed.models.encoders.tokenization import limit_tokenizer_threads
 from seqembed.models.prepared import PreparedModel, WeightsCheck, read_prepared
@@ -156,9 +157,11 @@ class Run:
         once the crash is recorded; either may be missing. Raises WorkerCrashError if no batch was
         being computed, NotTheSequencesError if too many sequences in a row failed alone.
         """
-        name_of = partial(read_id, index_path)
-        block = self._filling.block
-        tracker = FailureTracker(folder, self.shard.digests, name_of, self.logger, block)
+        name_of, block = partial(read_id, index_path), self._filling.block
+        # With plain steps, the biases of a longer sequence take more memory.
+        even = self.recipe.kernels == FUSED
+        digests = self.shard.digests
+        tracker = FailureTracker(folder, digests, name_of, self.logger, block, even=even)
         tracker.record_crash(model_config.get("crash"))
         if began := model_config.get("began"):
             began()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from logging import Logger
@@ -35,11 +36,16 @@ def choose_recipe(
     logger: Logger,
 ) -> Recipe:
     """Return the recipe of this worker as adopt_recipe does, with the kernels that can be used."""
-    request = settings.request
-    precision = resolve_precision(request.precision, device, environment, model.facts.half)
-    trial = partial(begin_trial, model.architecture, DTYPES[precision], device)
-    cache = settings.model.parent.parent / "triton"
-    kernels = choose_kernels(device, cache, logger, trial)
+    request, found = settings.request, None
+    with suppress(RecipeError):
+        found = read_recipe(recipe_path(folder, request, model))
+    kernels = PLAIN
+    # All workers take the plain steps if the first one did, and compute in its precision.
+    if found is None or found.kernels != PLAIN:
+        asked = found.precision if found else request.precision
+        precision = resolve_precision(asked, device, environment, model.facts.half)
+        trial = partial(begin_trial, model.architecture, DTYPES[precision], device)
+        kernels = choose_kernels(device, settings.model.parent.parent / "triton", logger, trial)
     return adopt_recipe(folder, request, model, device, environment, kernels)
 
 

@@ -160,8 +160,8 @@ class _MappedFile:
     """A safetensors file in memory: `file` gives its tensors' names and headers, `read` a tensor.
 
     The kernel reads a tensor's bytes when they are used first. From then on they count as memory
-    of this process, until the mapping that they belong to is closed. most: after so many bytes, the
-    file is mapped anew. Raises ModelError for a file that is damaged.
+    of this process, until the mapping that they belong to is closed. most: how many bytes may be
+    read before the file is mapped anew. Raises ModelError for a file that is damaged.
     """
 
     def __init__(self, path: Path, most: int) -> None:
