@@ -23,7 +23,14 @@ from seqembed.checkpoints.manifest_and_failures import (
     Suspect,
     write_failures,
 )
-from seqembed.errors import CheckpointError, ConfigError, DeviceError, IndexFormatError, ModelError
+from seqembed.errors import (
+    CheckpointError,
+    ConfigError,
+    DeviceError,
+    IndexFormatError,
+    ModelError,
+    RecipeError,
+)
 from seqembed.inference.batches import Filling
 from seqembed.inference.failure_tracker import FailureTracker
 from seqembed.inference.graphs import EncoderGraphs
@@ -248,6 +255,15 @@ def test_what_the_recipe_names_is_tried(kernels, precision, tried, project, monk
     run = open_project(project)
     assert found == tried
     assert (run.recipe.kernels, run.recipe.precision) == (kernels, precision)
+
+
+def test_a_cpu_that_meets_a_gpus_recipe_says_what_differs(project):
+    recipe = open_project(project).recipe
+    (file,) = (project.results / "recipes").iterdir()
+    file.unlink()
+    publish_recipe(replace(recipe, device="cuda", kernels=FUSED, precision="fp16"), file)
+    with pytest.raises(RecipeError, match="device is 'cuda', but this worker would use 'cpu'"):
+        open_project(project)
 
 
 def test_a_worker_never_rounds_to_tf32(project, monkeypatch):

@@ -55,19 +55,6 @@ class Architecture:
         return 2
 
 
-def block_rows(width: int, itemsize: int) -> int:
-    """Return how many rows each matrix product has on a GPU; itemsize: the bytes of a value.
-
-    A product of another number of rows may be computed by another kernel, which gives other last
-    bits. So the number is a constant for a model's width and precision: it follows neither the
-    memory nor the token budget. On an H200, ESM-2 650M is as fast with 16,384 rows as with 65,536,
-    and 10% slower with 3,600.
-    """
-    if itemsize == 4:
-        return 4096
-    return 16384 if width <= 1280 else 8192
-
-
 @dataclass(frozen=True)
 class Esm2Architecture(Architecture):
     """The sizes of an ESM-2; token_dropout: whether TOKEN_DROPOUT_SCALE scales embeddings."""
@@ -179,3 +166,16 @@ class AnkhArchitecture(T5Architecture):
 @dataclass(frozen=True)
 class Ankh3Architecture(T5Architecture):
     """The sizes of an Ankh 3."""
+
+
+def block_rows(width: int, itemsize: int) -> int:
+    """Return how many rows each matrix product has on a GPU; itemsize: the bytes of a value.
+
+    A product of another number of rows may be computed by another kernel, which gives other last
+    bits. So the number is a constant for a model's width and precision: it follows neither the
+    memory nor the token budget. On an H200, ESM-2 650M is as fast with 16,384 rows as with 65,536,
+    and 10% slower with 3,600.
+    """
+    if itemsize == 4:
+        return 4096
+    return 16384 if width <= 1280 else 8192

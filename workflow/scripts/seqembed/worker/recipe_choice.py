@@ -42,8 +42,8 @@ def choose_recipe(
     kernels = PLAIN
     # All workers take the plain steps if the first one did, and compute in its precision.
     if found is None or found.kernels != PLAIN:
-        asked = found.precision if found else request.precision
-        precision = resolve_precision(asked, device, environment, model.facts.half)
+        own = resolve_precision(request.precision, device, environment, model.facts.half)
+        precision = found.precision if found else own
         trial = partial(begin_trial, model.architecture, DTYPES[precision], device)
         kernels = choose_kernels(device, settings.model.parent.parent / "triton", logger, trial)
     return adopt_recipe(folder, request, model, device, environment, kernels)
