@@ -102,10 +102,9 @@ def main() -> None:
     peers = [FAIR] if options.fair_esm else PEERS[scene.shape.family]
     tuned = [best for peer in peers if (best := at_its_best(scene, peer))]
     field: list[Contestant] = [Ours(name="seqembed"), *tuned]
-    rounds, tell = ROUNDS[scene.device], partial(emit, "race run")
     # After each round: the second one may not end in time.
     tell_all = partial(emit_races, scene, field)
-    speed.race(scene, field, rounds, lambda run: tell(**run), tell_all)
+    speed.race(scene, field, ROUNDS[scene.device], lambda run: emit("race run", **run), tell_all)
     if len(tuned) < len(peers):
         raise SystemExit("not all peers could be raced")
 

@@ -42,7 +42,7 @@ from seqembed.models.families import FAMILIES
 from seqembed.models.load import load_prepared
 from seqembed.models.prepared import read_prepared
 from seqembed.models.vocabularies import ESM
-from seqembed.settings.recipe import publish_recipe
+from seqembed.settings.recipe import publish_recipe, read_recipe
 from seqembed.settings.token_budget import TOKENS
 from seqembed.worker import decisions, recipe_choice
 from seqembed.worker.decisions import Run, open_run
@@ -67,6 +67,14 @@ def open_tracker(run: Run, project: Project) -> FailureTracker:
     folder = project.folder / "checkpoints"
     folder.mkdir(exist_ok=True)
     return run.open_tracker(folder, project.index(), {})
+
+
+def change_recipe(project: Project, **changes: str) -> None:
+    """Change fields of the recipe that a run has written."""
+    (path,) = (project.results / "recipes").iterdir()
+    changed = replace(read_recipe(path), **changes)
+    path.unlink()
+    publish_recipe(changed, path)
 
 
 def test_a_run_is_settled(project, monkeypatch):
@@ -249,19 +257,15 @@ def test_what_the_recipe_names_is_tried(kernels, precision, tried, project, monk
     monkeypatch.setattr(recipe_choice, "choose_kernels", choose)
     recipe = open_project(project).recipe
     assert (found.pop(), recipe.precision) == (torch.float16, "fp16")
-    (file,) = (project.results / "recipes").iterdir()
-    file.unlink()
-    publish_recipe(replace(recipe, kernels=kernels, precision=precision), file)
+    change_recipe(project, kernels=kernels, precision=precision)
     run = open_project(project)
     assert found == tried
     assert (run.recipe.kernels, run.recipe.precision) == (kernels, precision)
 
 
 def test_a_cpu_that_meets_a_gpus_recipe_says_what_differs(project):
-    recipe = open_project(project).recipe
-    (file,) = (project.results / "recipes").iterdir()
-    file.unlink()
-    publish_recipe(replace(recipe, device="cuda", kernels=FUSED, precision="fp16"), file)
+    open_project(project)
+    change_recipe(project, device="cuda", kernels=FUSED, precision="fp16")
     with pytest.raises(RecipeError, match="device is 'cuda', but this worker would use 'cpu'"):
         open_project(project)
 

@@ -29,14 +29,14 @@ NO_COMPILER = "Failed to find C compiler. Please specify via CC environment vari
 def choose(monkeypatch, tmp_path):
     """choose_kernels for a GPU of a capability, where the fused steps differ, or raise an error."""
 
-    def choose(capability=(9, 0), outcome=None, device=CUDA, cache=tmp_path / "cache"):
+    def choose(capability=(9, 0), outcome=None, device=CUDA):
         def try_fused():
             if isinstance(outcome, Exception):
                 raise outcome
             return outcome
 
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-        return choose_kernels(device, cache, LOGGER, lambda: try_fused)
+        return choose_kernels(device, tmp_path / "cache", LOGGER, lambda: try_fused)
 
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)

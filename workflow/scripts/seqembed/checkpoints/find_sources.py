@@ -23,7 +23,6 @@ from seqembed.errors import (
     CheckpointError,
     ConfigError,
     FileFormatError,
-    RecipeError,
     ShardError,
 )
 from seqembed.index.parquet import Digests, Int64s
@@ -34,8 +33,8 @@ from seqembed.results.seal import read_seal
 from seqembed.settings.recipe import (
     Recipe,
     find_difference,
+    find_recipe,
     pick_recipe,
-    read_recipe,
     recipe_path,
     resolve_fields,
 )
@@ -86,7 +85,7 @@ class SourceFinder:
         self._fields = resolve_fields(request, model)
         if device != "auto":
             self._fields |= {"device": device}
-        self._resolved = self._read(recipe_path(results / "recipes", request, model))
+        self._resolved = find_recipe(recipe_path(results / "recipes", request, model))
         self._sources: list[Source] = []
         self._columns: dict[str, SourceNumbers] = {}
         self._passed_over: list[str] = []
@@ -123,18 +122,13 @@ class SourceFinder:
 
     def _list_recipes(self, folder: Path) -> Iterator[Recipe]:
         """Yield the recipes in a folder that the request can come to, each once."""
-        found = (self._read(path) for path in sorted(folder.glob("*.json")))
+        found = map(find_recipe, sorted(folder.glob("*.json")))
         fitting = {
             recipe.fingerprint: recipe
             for recipe in found
             if recipe is not None and self._explain_other(recipe) is None
         }
         yield from fitting.values()
-
-    def _read(self, path: Path) -> Recipe | None:
-        with suppress(RecipeError):
-            return read_recipe(path)
-        return None
 
     def _explain_other(self, recipe: Recipe) -> str | None:
         """Return in words why the request cannot come to a recipe; None: it can."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import groupby, pairwise
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,9 +22,9 @@ from seqembed.models.architectures import block_rows
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.vocabularies import Specials
 from seqembed.settings.lengths import LengthPolicy
+from seqembed.settings.token_budget import whole_blocks
 
 Int64s = NDArray[np.int64]
-Tokens = TypeVar("Tokens", int, Int64s)
 # Takes the residues of sequences; returns each one's token ids, special tokens included.
 Encode = Callable[[Sequence[bytes]], list[Int64s]]
 
@@ -123,11 +123,6 @@ class PackedWindow(NamedTuple):
     stop: int
     first: bool
     last: bool
-
-
-def whole_blocks(tokens: Tokens, block: int) -> Tokens:
-    """Return the least multiple of `block` that holds `tokens`, which is an int or an array."""
-    return -(-tokens // block) * block
 
 
 @dataclass(frozen=True)

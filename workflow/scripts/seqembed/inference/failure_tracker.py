@@ -38,8 +38,9 @@ from seqembed.errors import (
     NotTheSequencesError,
     WorkerCrashError,
 )
-from seqembed.inference.batches import PackedBatch, whole_blocks
+from seqembed.inference.batches import PackedBatch
 from seqembed.kernels.choice import DRIVER_ERROR
+from seqembed.settings.token_budget import whole_blocks
 from seqembed.storage.digests import DigestIndex, from_hex
 from seqembed.storage.publish import set_aside
 

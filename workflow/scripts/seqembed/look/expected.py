@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from seqembed.environment import EnvConfig
-from seqembed.errors import DeviceError, RecipeError
+from seqembed.errors import DeviceError
 from seqembed.kernels.names import FUSED, PLAIN
 from seqembed.machine.devices import Device, choose_candidates, find_gpus
 from seqembed.models.prepared import PreparedModel
-from seqembed.settings.recipe import Recipe, read_recipe, recipe_path, resolve_fields
+from seqembed.settings.recipe import Recipe, find_recipe, recipe_path, resolve_fields
 from seqembed.settings.request import Request
 
 Asked = Literal["auto", "cuda", "cpu"]
@@ -51,10 +51,9 @@ def expect_recipe(
     is now set to another. A GPU is taken for one that computes in fp16 and has a compiler. Raises
     ConfigError as resolve_fields does.
     """
-    with suppress(RecipeError):
-        found = read_recipe(recipe_path(recipes, request, model))
-        if asked in ("auto", found.device):
-            return found
+    found = find_recipe(recipe_path(recipes, request, model))
+    if found and asked in ("auto", found.device):
+        return found
     usual = model.facts.half if device == "cuda" and not environment.disable_fp16 else "fp32"
     fields = {"precision": usual} | resolve_fields(request, model)
     kernels = FUSED if device == "cuda" else PLAIN

@@ -8,7 +8,13 @@ from typing import Literal
 from seqembed.models.architectures import Architecture, block_rows
 from seqembed.models.prepared import PreparedModel
 from seqembed.settings.recipe import Recipe
-from seqembed.settings.token_budget import TOKENS, available_memory, bytes_a_token, cpu_streams
+from seqembed.settings.token_budget import (
+    TOKENS,
+    available_memory,
+    bytes_a_token,
+    cpu_streams,
+    whole_blocks,
+)
 
 ITEM_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 # Python, PyTorch and the other libraries, resident on a CPU (measured).
@@ -54,7 +60,7 @@ def plan_memory(
     if recipe.device == "cuda":
         block = block_rows(architecture.width, itemsize)
         # A batch is filled up to whole blocks.
-        budget = block if token_budget == "auto" else -(-token_budget // block) * block
+        budget = block if token_budget == "auto" else whole_blocks(token_budget, block)
         card = CUDA_CONTEXT_BYTES + weights + 2 * budget * token_bytes
         return MemoryPlan(host=CUDA_PROCESS_BYTES + waiting, card=card)
     budget = TOKENS["cpu"] if token_budget == "auto" else token_budget

@@ -6,21 +6,21 @@ computes one layer of the model's sizes by the fused and by the plain steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from seqembed.kernels.choice import Trial
 from seqembed.kernels.names import FUSED, PLAIN
 from seqembed.models.architectures import Architecture
 from seqembed.models.encoders.attention import Packing
 from seqembed.models.encoders.encoder import Encoder
-from seqembed.models.weights.build import make_unfilled
+from seqembed.models.weights.build import fill, make_unfilled
 
 # Attention takes up to 64 tokens at once: several times as many, fewer, and a single one.
 LENGTHS = (150, 33, 1)
-SPANS = [(1, 149), (150, 183), (183, 184)]
 # By how much a row may differ, as a share of the root mean square of all rows: at least twice what
 # rounding to fp16 or bf16 changes in one layer of any family, and less than a lost key does in the
 # families that compute so (measured in Triton's interpreter).
@@ -32,7 +32,7 @@ FIRST_TOKEN, TOKENS = 5, 18
 @torch.inference_mode()
 def begin_trial(
     architecture: Architecture, dtype: torch.dtype, device: torch.device | str
-) -> Callable[[], str | None]:
+) -> Trial:
     """Compute rows by the plain steps; return a function that tries the fused steps.
 
     It computes the same rows by these, and returns what differs; None if nothing does. The rows are
@@ -69,25 +69,24 @@ def make_layer(
         torch.default_generator.manual_seed(0)
         model = make_unfilled(replace(architecture, layers=1), 1)
     generator = torch.Generator(device).manual_seed(0)
-    state = dict(model.named_buffers())
+    weights = {}
     for name, weight in model.named_parameters():
         values = torch.randn(weight.shape, generator=generator, device=device)
         if weight.dim() > 1:
             values *= 0.5 * weight.shape[-1] ** -0.5
         else:
             values = 0.1 * values + (0 if name.endswith("bias") else 1)
-        state[name] = values.to(dtype)
-    model.load_state_dict(state, assign=True)
-    return model.requires_grad_(False).eval().to(device)
+        weights[name] = values.to(dtype)
+    return fill(model, weights, device)
 
 
 def _compute(model: Encoder, tokens: Tensor, packing: Packing, kernels: str) -> dict[str, Tensor]:
-    """Return rows, and the means and maxima of SPANS, by the steps that `kernels` names."""
+    """Return rows, and each sequence's mean and maximum, by the steps that `kernels` names."""
     model.kernels = kernels
-    rows = model(tokens, packing)
+    rows, spans = model(tokens, packing), [*pairwise(packing.bounds)]
     pool = model.steps.pool
     return {
         "rows": rows.float(),
-        "means": pool(rows, SPANS, False),
-        "maxima": pool(rows, SPANS, True),
+        "means": pool(rows, spans, False),
+        "maxima": pool(rows, spans, True),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -128,6 +129,13 @@ def read_recipe(path: Path) -> Recipe:
     except (ConfigError, OSError, ValueError, KeyError, TypeError) as error:
         message = f"{path}: the recipe is damaged ({error!r}); remove the file and run again"
         raise RecipeError(message) from error
+
+
+def find_recipe(path: Path) -> Recipe | None:
+    """Return the recipe of a file; None if it is missing or damaged."""
+    with suppress(RecipeError):
+        return read_recipe(path)
+    return None
 
 
 def pick_recipe(content: Mapping[str, Any]) -> Recipe:

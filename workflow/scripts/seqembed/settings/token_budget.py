@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+import numpy as np
 import psutil
+from numpy.typing import NDArray
 
 from seqembed.machine.control_groups import memory_limit
 from seqembed.models.architectures import Architecture
 
+Tokens = TypeVar("Tokens", int, NDArray[np.int64])
 # The tokens of a batch, by device. On a CPU, a batch of this size fits into the caches of one core
 # (measured). On a GPU, it is what most models take: see architectures.block_rows().
 TOKENS = {"cpu": 2048, "cuda": 16384}
 # The share of the free memory that batches may take; less than all, as bytes_a_token is rough.
 SHARE = 0.5
+
+
+def whole_blocks(tokens: Tokens, block: int) -> Tokens:
+    """Return the least multiple of `block` that holds `tokens`, which is an int or an array."""
+    return -(-tokens // block) * block
 
 
 def bytes_a_token(architecture: Architecture, itemsize: int) -> int:

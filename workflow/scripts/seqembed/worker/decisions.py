@@ -28,7 +28,6 @@ from seqembed.inference.batches import (
     plan_batches,
     plan_passes,
     put_suspects_first,
-    whole_blocks,
 )
 from seqembed.inference.failure_tracker import FailureTracker
 from seqembed.inference.graphs import open_graphs
@@ -45,7 +44,7 @@ from seqembed.settings.lengths import LengthPolicy, resolve_policy
 from seqembed.settings.precision import DTYPES
 from seqembed.settings.recipe import Recipe
 from seqembed.settings.request import WorkerSettings, read_settings
-from seqembed.settings.token_budget import TOKENS, bytes_a_token, cpu_streams
+from seqembed.settings.token_budget import TOKENS, bytes_a_token, cpu_streams, whole_blocks
 from seqembed.storage.publish import raise_open_file_limit
 from seqembed.worker.checkpoint_writer import CheckpointWriter
 from seqembed.worker.device import add_name, choose_device, free_memory

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from logging import Logger
@@ -19,6 +18,7 @@ from seqembed.models.trial import begin_trial
 from seqembed.settings.precision import DTYPES, resolve_precision
 from seqembed.settings.recipe import (
     Recipe,
+    find_recipe,
     publish_recipe,
     read_recipe,
     recipe_path,
@@ -36,10 +36,8 @@ def choose_recipe(
     logger: Logger,
 ) -> Recipe:
     """Return the recipe of this worker as adopt_recipe does, with the kernels that can be used."""
-    request, found = settings.request, None
-    with suppress(RecipeError):
-        found = read_recipe(recipe_path(folder, request, model))
-    kernels = PLAIN
+    request, kernels = settings.request, PLAIN
+    found = find_recipe(recipe_path(folder, request, model))
     # All workers take the plain steps if the first one did, and compute in its precision.
     if found is None or found.kernels != PLAIN:
         own = resolve_precision(request.precision, device, environment, model.facts.half)

@@ -23,7 +23,7 @@ from seqembed.index.sources import Sources, read_sources
 from seqembed.models.prepared import PreparedModel, read_prepared
 from seqembed.results.reader import join_names, store_path
 from seqembed.results.seal import read_seal
-from seqembed.settings.recipe import Recipe, publish_recipe, read_recipe, recipe_path
+from seqembed.settings.recipe import Recipe, find_recipe, publish_recipe, read_recipe, recipe_path
 from seqembed.settings.request import WorkerSettings, read_settings
 from seqembed.settings.token_budget import TOKENS
 from seqembed.storage.digests import to_hex
@@ -89,10 +89,8 @@ def _find_recipe(
     """
     if not path.exists():
         return next(_complete(settings, model, sources), None)
-    with suppress(RecipeError):
-        found = read_recipe(path)
-        return found if settings.device in ("auto", found.device) else None
-    return None
+    found = find_recipe(path)
+    return found if found and settings.device in ("auto", found.device) else None
 
 
 def _complete(settings: WorkerSettings, model: PreparedModel, sources: Sources) -> Iterator[Recipe]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from seqembed.errors import ModelError, count_of, named, show
@@ -100,15 +100,23 @@ def build_model(
                 copy=True,
                 memory_format=torch.contiguous_format,
             )
-        encoder.load_state_dict(buffers | filled, assign=True)
-        # Moves the buffers that the checkpoint does not have.
-        return encoder.requires_grad_(False).eval().to(device)
+        return fill(encoder, filled, device)
 
 
 def make_unfilled(architecture: Architecture, layer: int) -> Encoder:
     """Return the encoder up to `layer`, on the CPU; its weights have neither memory nor values."""
     with _NoWeights():
         return layout_of(architecture).encoder(architecture, layer)
+
+
+def fill(encoder: Encoder, values: dict[str, Tensor], device: torch.device | str) -> Encoder:
+    """Return an encoder of make_unfilled with these values, in eval mode, on the device.
+
+    values: of all weights, by name, and of buffers that are not as they were computed.
+    """
+    encoder.load_state_dict(dict(encoder.named_buffers()) | values, assign=True)
+    # Moves the buffers that have no new values.
+    return encoder.requires_grad_(False).eval().to(device)
 
 
 class _NoWeights(TorchFunctionMode):

@@ -62,15 +62,16 @@ def read_state(weights: Path) -> State:
     weights: the path of the file or index. Raises ModelError if a file is damaged or missing, or
     lacks a tensor that the index names.
     """
-    whole = not weights.name.endswith(INDEX)
-    places = {} if whole else read_weight_map(weights)
-    paths = [weights] if whole else sorted(set(places.values()))
-    read_file = _read_pickled
-    if SAFETENSORS in weights.name:
-        read_file = partial(_read_safetensors, most=MAPPED_BYTES // len(paths))
-    parts = {path: read_file(path) for path in paths}
-    if whole:
-        return parts[weights]
+    mapped = SAFETENSORS in weights.name
+
+    def read_file(path: Path, most: int) -> State:
+        return _read_safetensors(path, most) if mapped else _read_pickled(path)
+
+    if not weights.name.endswith(INDEX):
+        return read_file(weights, MAPPED_BYTES)
+    places = read_weight_map(weights)
+    paths = sorted(set(places.values()))
+    parts = {path: read_file(path, MAPPED_BYTES // len(paths)) for path in paths}
     for name, path in places.items():
         if name not in parts[path]:
             message = f"lacks {name!r}, which {weights.name} names; copy both files again"
