@@ -26,6 +26,7 @@ from seqembed.inference.loader import IndexBasedDataset, create_async_dataloader
 from seqembed.inference.rows import Outputs
 from seqembed.inference.runner import AsyncInferenceRunner
 from seqembed.kernels.names import FUSED, PLAIN
+from seqembed.machine.prefetch import prefetch
 from seqembed.models.architectures import (
     DnabertArchitecture,
     Esm1bArchitecture,
@@ -132,7 +133,9 @@ def embed(
             model, device, wanted, tracker, lambda: model, **options, graphs=graphs
         )
         rows, residues = {}, {row: [] for row in range(len(LENGTHS))}
-        for part in runner.run(pack_all(model, device, dtype, budget, backwards)):
+        batches = pack_all(model, device, dtype, budget, backwards)
+        # As in a worker, a thread takes page-locked memory while graphs are captured.
+        for part in runner.run(prefetch(batches, 2) if device.type == "cuda" else batches):
             rows |= zip(part.positions.tolist(), part.rows, strict=True)
             for row, tokens in part.residues:
                 residues[row].append(tokens)

@@ -421,10 +421,18 @@ def test_no_more_batches_are_computed_at_once_than_there_are(project, caplog, ba
 
 
 @pytest.mark.parametrize(
-    ("graphed", "needed", "end"), [(False, "0.5 GB", "GB free"), (True, "1.5 GB", "CUDA graphs")]
+    ("budget", "graphed", "needed", "end"),
+    [
+        (512, False, "1.0 GB", "GB free"),
+        (512, True, "2.0 GB", "CUDA graphs"),
+        # Batches of several blocks have no graphs.
+        (1025, True, "2.0 GB", "GB free"),
+    ],
 )
-def test_the_memory_of_graphs_is_counted(graphed, needed, end, project, monkeypatch, caplog):
-    run = open_project(project, threads=1)
+def test_the_memory_of_whole_blocks_and_of_graphs_is_counted(
+    budget, graphed, needed, end, project, monkeypatch, caplog
+):
+    run = open_project(project, threads=1, token_budget=budget)
     model = load_prepared(project.model, 1, torch.float32)
     graphs = EncoderGraphs(model, 1024, LOGGER, lambda: lambda work: work) if graphed else None
     monkeypatch.setattr(decisions, "open_graphs", lambda *_: graphs)
@@ -434,5 +442,5 @@ def test_the_memory_of_graphs_is_counted(graphed, needed, end, project, monkeypa
     with caplog.at_level(logging.INFO, LOGGER.name):
         runner = run.open_runner(model, tracker, lambda: (model, None), manifest, 1)
     run.weights.require()
-    assert runner._graphs is graphs
+    assert runner._graphs is (graphs if budget == 512 else None)
     assert f"need about {needed} of" in caplog.messages[-1] and caplog.messages[-1].endswith(end)

@@ -19,8 +19,10 @@ import torch
 from batch_runs import CPU, LOGGER, POOL, SMALL, TOKENIZER, model_of, name_of, outputs, tracker_of
 from torch import Tensor
 
+from seqembed.inference import graphs as graphs_module
 from seqembed.inference.batches import Filling, PackedBatch, PackedWindow
 from seqembed.inference.batches import pack as pack_windows
+from seqembed.inference.failure_tracker import FailureTracker
 from seqembed.inference.graphs import CudaCapture, EncoderGraphs, choose_bucket, open_graphs
 from seqembed.inference.runner import AsyncInferenceRunner
 from seqembed.kernels.names import FUSED, PLAIN
@@ -187,7 +189,26 @@ def test_without_room_for_a_graph_there_is_none_from_then_on_and_one_line_says_s
     assert (stand_in.opened, stand_in.captured, stand_in.replayed) == (1, 1, 1)
     assert found._graphs is None
     reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-    assert caplog.messages == [f"CUDA graphs failed ({reason}): no graph is used from now on"]
+    words = "no graph is used until this worker ends"
+    assert caplog.messages == [f"CUDA graphs failed ({reason}): {words}"]
+
+
+def test_an_error_of_the_gpu_itself_is_not_one_of_graphs(monkeypatch, caplog):
+    stand_in = StandIn()
+    found, batch = graphs_of(SMALL[0], stand_in), batch_of(BATCHES[0])
+    for _ in range(2):
+        rows_of(found, batch)
+
+    def wait(graphs: object) -> None:
+        raise torch.AcceleratorError("device-side assert")
+
+    monkeypatch.setattr(graphs_module._Graphs, "wait", wait)
+    stand_in.error = torch.AcceleratorError("device-side assert")
+    other = batch_of(BATCHES[4])
+    rows_of(found, other)
+    with pytest.raises(torch.AcceleratorError):
+        rows_of(found, other)
+    assert not caplog.messages
 
 
 def test_a_graph_that_gives_other_rows_is_not_used(caplog):
@@ -249,20 +270,37 @@ def run(
     folder: Path,
     *,
     limit: int | None = None,
+    crashed: bool = False,
     precise: Encoder | None = None,
 ) -> np.ndarray:
-    """(60, D) rows of batches_of_a_run(9); limit: a token limit of earlier runs."""
-    runner = AsyncInferenceRunner(
+    """(60, D) rows of batches_of_a_run(9).
+
+    limit: a token limit of earlier runs. crashed: whether the last process crashed.
+    """
+    tracker = tracker_of(60, folder, token_limit=limit)
+    if crashed:
+        tracker.note_in_flight(batches_of_a_run(9)[:1])
+        tracker.record_crash({"reason": "exit code -6", "memory": False})
+    return rows_of_run(open_runner(model, stand_in, tracker, precise or model))
+
+
+def open_runner(
+    model: Encoder, stand_in: StandIn | None, tracker: FailureTracker, precise: Encoder
+) -> AsyncInferenceRunner:
+    return AsyncInferenceRunner(
         model,
         CPU,
         outputs(),
-        tracker_of(60, folder, token_limit=limit),
-        lambda: precise or model,
+        tracker,
+        lambda: precise,
         token_budget=2 * ROWS,
         streams=1,
         threads=1,
         graphs=stand_in and EncoderGraphs(model, ROWS, LOGGER, stand_in),
     )
+
+
+def rows_of_run(runner: AsyncInferenceRunner) -> np.ndarray:
     rows = {}
     for part in runner.run(batches_of_a_run(9)):
         rows |= zip(part.positions.tolist(), part.rows, strict=True)
@@ -282,22 +320,24 @@ class Failing(Esm2):
 
 
 @pytest.mark.parametrize(
-    ("error", "limit", "opened", "replayed"),
+    ("error", "before", "opened", "replayed"),
     [
-        (None, None, 1, 18),
+        (None, {}, 1, 18),
         # Without memory there are no graphs any more, not even in a later process.
-        (torch.OutOfMemoryError("CUDA out of memory"), None, 1, 8),
-        (None, 150, 0, 0),
+        (torch.OutOfMemoryError("CUDA out of memory"), {}, 1, 8),
+        (None, {"limit": 150}, 0, 0),
+        # A graph may have been the cause.
+        (None, {"crashed": True}, 0, 0),
         # Three sequences alone, of two buckets, and ten batches.
-        (ValueError("not this one"), None, 2, 8 + 9),
+        (ValueError("not this one"), {}, 2, 8 + 9),
     ],
 )
-def test_a_run_takes_graphs_until_memory_runs_out(error, limit, opened, replayed, tmp_path):
+def test_a_run_takes_graphs_until_memory_runs_out(error, before, opened, replayed, tmp_path):
     stand_in, shape = StandIn(), SMALL[0]
     model = Failing(shape, shape.layers).eval().requires_grad_(False)
     model.load_state_dict(model_of(shape).state_dict())
     model.errors = iter([error] if error else [])
-    found = run(model, stand_in, tmp_path, limit=limit)
+    found = run(model, stand_in, tmp_path, **before)
     assert found.tobytes() == run(model_of(shape), None, tmp_path).tobytes()
     assert (stand_in.opened, stand_in.replayed) == (opened, replayed)
 
@@ -308,8 +348,27 @@ def test_rows_that_are_not_finite_are_computed_again_by_the_model_in_fp32(tmp_pa
     damaged.final_norm.weight.fill_(torch.nan)
     found = run(damaged, stand_in := StandIn(), tmp_path, precise=model_of(shape))
     assert found.tobytes() == run(model_of(shape), None, tmp_path).tobytes()
-    # Before each, the graphs give their memory back.
-    assert stand_in.captured == 0
+    # Before the model in fp32 is loaded, and then no more, the graphs give their memory back.
+    assert (stand_in.opened, stand_in.captured) == (1, 1)
+
+
+def test_graphs_give_their_memory_back_if_the_model_in_fp32_lacks_it(tmp_path):
+    class Tight(Esm2):
+        """Has no room for rows beside graphs."""
+
+        def forward(self, tokens: Tensor, packing: Packing) -> Tensor:
+            if runner._graphs._graphs:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(tokens, packing)
+
+    shape, stand_in = SMALL[0], StandIn()
+    damaged, precise = (kind(shape, shape.layers).eval() for kind in (Esm2, Tight))
+    precise.load_state_dict(model_of(shape).state_dict())
+    damaged.final_norm.weight.data.fill_(torch.nan)
+    runner = open_runner(damaged, stand_in, tracker_of(60, tmp_path), precise)
+    found = rows_of_run(runner)
+    assert found.tobytes() == run(model_of(shape), None, tmp_path).tobytes()
+    assert stand_in.opened > 1
 
 
 SHAPES = {

@@ -103,8 +103,16 @@ class FailureTracker:
             self.known = Failures()
         found = DigestIndex(from_hex(self.known.quarantined)).find(digests) >= 0
         self.given_up: set[int] = set(np.flatnonzero(found).tolist())
-        self.retrying, self._fresh = False, True
+        self.retrying, self._fresh, self._crashed = False, True, False
         self._require_weights: Callable[[], None] = lambda: None
+
+    @property
+    def allows_graphs(self) -> bool:
+        """Whether CUDA graphs may be used: not if memory ran out, nor after a crash of a process.
+
+        Graphs take memory, and one of them may have caused the crash.
+        """
+        return self.known.token_limit is None and not self._crashed
 
     @property
     def suspects(self) -> dict[int, Suspect]:
@@ -130,6 +138,7 @@ class FailureTracker:
         reason, memory = _shorten(crash["reason"]), bool(crash["memory"])
         if flight is None:
             raise WorkerCrashError(f"{reason} while no sequence was being computed")
+        self._crashed = True
         others = len(flight.steps) > 1
         smaller = memory and (others or self._can_be_cut(flight.tokens, flight.pieces))
         # If the limit stays as it was, smaller batches are no help.

@@ -102,12 +102,15 @@ class EncoderGraphs:
         self._failed = False
         # Of the rows that the model returned last.
         self._dtype = torch.float32
-        self.drop()
+        self._graphs: _Graphs | None = None
+        self._seen: set[Bucket] = set()
 
     def drop(self) -> None:
         """Give the memory of all graphs back to PyTorch's allocator."""
-        self._graphs: _Graphs | None = None
-        self._seen: set[Bucket] = set()
+        if self._graphs is not None:
+            self._graphs.wait()
+        self._graphs = None
+        self._seen.clear()
 
     def __call__(self, tokens: Tensor, packing: Packing) -> Tensor:
         """Return the rows of a batch, (T, width), which the next call overwrites.
@@ -137,10 +140,12 @@ class EncoderGraphs:
             cause = error.__context__ or error
             reason = f"{type(cause).__name__}: {cause}".partition("\n")[0]
             del cause
-        # Not in the clause above, whose error holds the memory of what failed.
+        # Not in the clause above, whose error holds the memory of what failed. If the GPU itself has
+        # failed, this raises its error.
         self.drop()
         self._failed = True
-        self._logger.warning("CUDA graphs failed (%s): no graph is used from now on", reason)
+        words = "CUDA graphs failed (%s): no graph is used until this worker ends"
+        self._logger.warning(words, reason)
         return None
 
 
@@ -176,6 +181,11 @@ class _Graphs:
             raise GraphError("a graph gave other rows")
         self._launches[bucket] = launch
         return self._rows
+
+    def wait(self) -> None:
+        """Wait until the GPU has computed all that is queued: it may need the graphs' memory."""
+        if self._rows.is_cuda:
+            torch.cuda.synchronize(self._rows.device)
 
     def _set_inputs(self, bucket: Bucket, tokens: Tensor, cu_seqlens: Tensor) -> Tensor:
         """Write what the bucket's graph reads; return its cu_seqlens."""

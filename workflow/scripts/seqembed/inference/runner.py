@@ -77,7 +77,7 @@ class AsyncInferenceRunner:
         self._graphs = graphs
         self._device = device
         # An error is kept, too: each try would read all weights again.
-        self._load_fp32 = cache(partial(_attempt, load_fp32))
+        self._load_fp32 = cache(partial(_attempt, partial(self._load_beside, load_fp32)))
         self._token_budget = token_budget
         self._streams: CpuStreams | CudaStream
         if device.type == "cuda":
@@ -175,8 +175,7 @@ class AsyncInferenceRunner:
     def _compute(
         self, model: Encoder, spans: list[tuple[int, int]], tokens: Tensor, packing: Packing
     ) -> Rows:
-        # With a token limit in force, memory ran out before: graphs would take some of it.
-        graphed = model is self._model and self._tracker.known.token_limit is None
+        graphed = model is self._model and self._tracker.allows_graphs
         rows = (self._graphs if self._graphs and graphed else model)(tokens, packing)
         pooled = model.steps.pool(rows, spans, self._outputs.pooling == "max")
         dtype: torch.dtype = getattr(torch, self._outputs.storage)
@@ -235,15 +234,12 @@ class AsyncInferenceRunner:
         stay: no row depends on another.
         """
         finite = _find_finite(pooled, residues)
-        if self._graphs and not finite.all():
-            # A second model needs memory.
-            self._graphs.drop()
         filling = choose_filling(self._device, pooled.shape[1], torch.float32)
         for number in np.flatnonzero(~finite).tolist():
             window = batch.windows[number]
             if window.position in self._tracker.given_up:
                 continue
-            again = _attempt(partial(self._compute_in_fp32, batch.select([number], filling)))
+            again = self._compute_in_fp32(batch.select([number], filling))
             if isinstance(again, Exception):
                 if not is_out_of_memory(again):
                     raise again
@@ -258,11 +254,26 @@ class AsyncInferenceRunner:
                 reason = TOO_LARGE if large else NOT_FINITE
                 self._tracker.quarantine(window.position, reason, in_doubt=not finite.any())
 
-    def _compute_in_fp32(self, batch: PackedBatch) -> tuple[Array, list[Array]]:
-        model = self._load_fp32()
-        if isinstance(model, Exception):
-            raise model
-        return _arrive(self._begin(batch, model, alone=False))
+    def _load_beside(self, load_fp32: Callable[[], Encoder]) -> Encoder:
+        # A second model needs memory.
+        if self._graphs:
+            self._graphs.drop()
+        return load_fp32()
+
+    def _compute_in_fp32(self, batch: PackedBatch) -> tuple[Array, list[Array]] | Exception:
+        """Return the rows of a batch by the model in fp32, as _arrive does, or an error."""
+
+        def compute() -> tuple[Array, list[Array]]:
+            model = self._load_fp32()
+            if isinstance(model, Exception):
+                raise model
+            return _arrive(self._begin(batch, model, alone=False))
+
+        found = _attempt(compute)
+        if self._graphs and isinstance(found, Exception) and is_out_of_memory(found):
+            self._graphs.drop()
+            found = _attempt(compute)
+        return found
 
 
 def _attempt(compute: Callable[[], Result]) -> Result | Exception:

@@ -87,8 +87,8 @@ def _compute(batch: PackedBatch, compute: Compute, threads: int) -> Rows:
 class CudaStream:
     """Computes batches on a GPU: queues the next batch before the rows of the last one arrive.
 
-    A batch is copied to the GPU while the GPU computes another batch, and the GPU never waits for
-    Python. device: of type "cuda".
+    All that belongs to a batch is queued on one stream, so that no memory is given to another batch
+    before the GPU has read it. device: of type "cuda".
     """
 
     depth, concurrent = 2, False
@@ -96,23 +96,18 @@ class CudaStream:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._waiting = ThreadPoolExecutor(1, "gpu")
-        self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def submit(self, batch: PackedBatch, compute: Compute, *, alone: bool) -> Future[Rows]:
         """Queue a batch; the future's rows are in the CPU's memory. `alone` changes nothing."""
-        with torch.cuda.stream(self._copies):
-            tokens = batch.tokens.to(self._device, non_blocking=True)
-            packing = batch.packing.to(self._device, non_blocking=True)
-        current = torch.cuda.current_stream(self._device)
-        current.wait_stream(self._copies)
-        # The allocator must not reuse the tensors' memory while the computation reads them.
-        for tensor in (tokens, packing.cu_seqlens):
-            tensor.record_stream(current)
+        # The loader has pinned most batches; a copy from other memory would wait for the GPU.
+        pinned = batch.pin_memory()
+        tokens = pinned.tokens.to(self._device, non_blocking=True)
+        packing = pinned.packing.to(self._device, non_blocking=True)
         pooled, residues = compute(tokens, packing)
         rows = _to_host(pooled), None if residues is None else _to_host(residues)
         # Waiting for it leaves the core to others.
         done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
-        done.record(current)
+        done.record(torch.cuda.current_stream(self._device))
 
         def wait() -> Rows:
             done.synchronize()

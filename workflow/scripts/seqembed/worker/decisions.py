@@ -182,14 +182,16 @@ class Run:
         self.weights.start()
         free, threads = free_memory(self.device), self.settings.threads
         token_bytes = bytes_a_token(self.model.architecture, self._dtype.itemsize)
-        graphs = open_graphs(encoder, self._filling.block, self.logger)
+        # A batch of several blocks has no graph.
+        usable = tracker.allows_graphs and token_budget <= self._filling.block
+        graphs = open_graphs(encoder, self._filling.block, self.logger) if usable else None
         at_once = 1
         if self.device.type == "cpu":
             # With fewer batches than threads, each batch gets several threads.
             at_once = cpu_streams(token_bytes, token_budget, min(threads, batches), free)
         words = "at most %s tokens a batch, %s at once; they need about %.1f GB of %.1f GB free%s"
         # Graphs keep the memory of one batch, and a batch without a graph needs as much beside.
-        tokens = at_once * token_budget + (self._filling.block if graphs else 0)
+        tokens = (at_once + bool(graphs)) * self._filling.rows(token_budget)
         sizes = tokens * token_bytes / 1e9, free / 1e9
         noted = ", with CUDA graphs" if graphs else ""
         self.logger.info(words, f"{token_budget:,}", at_once, *sizes, noted)
