@@ -18,10 +18,10 @@ from seqembed.settings.precision import should_use_fp16
 
 HEADS = 12
 LENGTHS = [1024, 300, 300, 300, 128, 17, 300, 17, 2, 1]
-# Of ESM-2 with 6, 12, 30, 33 and 36, and 48 layers.
-HEAD_DIMS = [16, 24, 32, 64, 128]
+# Of ESM-2 with 6, 12, 30, 33 and 36, and 48 layers; 80 is of nobody.
+HEAD_DIMS = [16, 24, 32, 64, 80, 128]
 CASES = [
-    (attend_varlen, torch.float16, False),
+    *((attend_varlen, dtype, False) for dtype in (torch.float16, torch.bfloat16)),
     *(
         (attend, dtype, alibi)
         for attend in (attend_by_length, attend_fused)

@@ -33,7 +33,7 @@ IMPLEMENTATIONS = [attend_per_sequence, attend_by_length]
 # For the kernel, which Triton's interpreter is slow at: the edges of its tiles. Last, a spare slot.
 TILED_LENGTHS = [1, 2, 33, 32, 64, 65, 130, 17, 0]
 # Of ESM-2 with 6, 12, 30, 33 and 36, and 48 layers.
-HEAD_DIMS = [16, 24, 32, 64, 128]
+HEAD_DIMS = [16, 24, 32, 64, 80, 128]
 DTYPES = [torch.float32, torch.float16]
 if DEVICE.type == "cuda":
     DTYPES.append(torch.bfloat16)  # the interpreter's products of bf16 are wrong
@@ -169,6 +169,18 @@ def test_the_kernel_refuses_values_that_lie_apart():
         attend_biased(q, k, v, bounds, 5, None)
 
 
+@pytest.mark.parametrize(
+    "biases",
+    [torch.zeros(2, 8), torch.zeros(9, 2).T, torch.zeros(2, 9).half()],
+    ids=["short", "apart", "half"],
+)
+def test_the_kernel_refuses_biases_of_another_form(biases):
+    q, k, v = torch.zeros(3, 5, 2, 32, device=DEVICE)
+    bounds = torch.tensor([0, 5], dtype=torch.int32, device=DEVICE)
+    with pytest.raises(ValueError, match="biases must be float32"):
+        attend_biased(q, k, v, bounds, 5, biases.to(DEVICE))
+
+
 def test_strips_are_linear_in_the_longest_sequence():
     assert alibi_biases(alibi_slopes(3), 1).strips.shape == (3, CHUNK, 2 * CHUNK)
     biases = alibi_biases(alibi_slopes(3), CHUNK + 1)
@@ -192,11 +204,13 @@ def test_one_place_chooses():
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         half = dtype != torch.float32
         for kernels, with_biases in ((PLAIN, attend_by_length), (FUSED, attend_fused)):
-            assert choose_attention(cpu, dtype, False, kernels) is attend_per_sequence
-            assert choose_attention(cpu, dtype, True, kernels) is attend_per_sequence
-            without = attend_varlen if half else with_biases
-            assert choose_attention(cuda, dtype, False, kernels) is without
-            assert choose_attention(cuda, dtype, True, kernels) is with_biases
+            for head_dim, flash in ((64, True), (12, False), (20, False), (264, False)):
+                for biased in (False, True):
+                    asked = (dtype, head_dim, biased, kernels)
+                    assert choose_attention(cpu, *asked) is attend_per_sequence
+                    fits = half and flash and not biased
+                    expected = attend_varlen if fits else with_biases
+                    assert choose_attention(cuda, *asked) is expected
 
 
 def test_varlen_refuses_biases():

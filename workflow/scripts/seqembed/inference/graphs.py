@@ -140,8 +140,8 @@ class EncoderGraphs:
             cause = error.__context__ or error
             reason = f"{type(cause).__name__}: {cause}".partition("\n")[0]
             del cause
-        # Not in the clause above, whose error holds the memory of what failed. If the GPU itself has
-        # failed, this raises its error.
+        # Not in the clause above, whose error holds the memory of what failed. If the GPU itself
+        # has failed, this raises its error.
         self.drop()
         self._failed = True
         words = "CUDA graphs failed (%s): no graph is used until this worker ends"

@@ -53,11 +53,18 @@ def attend_biased(
     tokens of the longest sequence, or more. biases: (heads, 2 * longest - 1) float32, where the
     bias of query i and key j is at [:, j - i + longest - 1]; None: there are none. Products are
     summed, and biases added, in float32; float32 is never rounded to TF32. tiles: those of TILES,
-    unless they are being compared. Raises ValueError if the values of a token's heads lie apart.
+    unless they are being compared. Launches on the current device. Raises ValueError if the values
+    of a token's heads lie apart, or if the biases have another shape or lie apart.
     """
     _, heads, width = q.shape
     if not (q.stride() == k.stride() == v.stride() and q.stride()[1:] == (width, 1)):
         raise ValueError("attend_biased: the values of a token's heads must lie together")
+    if biases is not None and not (
+        biases.shape == (heads, 2 * longest - 1)
+        and biases.is_contiguous()
+        and biases.dtype == torch.float32
+    ):
+        raise ValueError("attend_biased: biases must be float32, (heads, 2 * longest - 1)")
     queries, keys, warps, stages = tiles or TILES[q.itemsize][width > 64]
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     strides, padded = (q.stride(0), out.stride(0)), max(triton.next_power_of_2(width), 16)

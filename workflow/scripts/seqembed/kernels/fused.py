@@ -21,8 +21,11 @@ POOLED_ROWS, POOLED_COLUMNS = 32, 64
 
 
 def _warps(block: int) -> int:
-    """Return the warps of a program: a thread has 16 values of a row, which fit its registers."""
-    return min(max(block // 512, 4), 16)
+    """Return the warps of a program: a thread has up to 16 values of a row, in its registers.
+
+    No thread is without a value: it would read and write those of another thread.
+    """
+    return min(max(block // 512, min(block // 32, 4), 1), 16)
 
 
 def rotate_(x: Tensor, cos: Tensor, sin: Tensor) -> None:

@@ -197,7 +197,7 @@ def attend_fused(
 
 
 def choose_attention(
-    device: torch.device, dtype: torch.dtype, biased: bool, kernels: str
+    device: torch.device, dtype: torch.dtype, head_dim: int, biased: bool, kernels: str
 ) -> Attention:
     """Return the implementation for a device, the weights' dtype, and a recipe's `kernels`.
 
@@ -205,7 +205,9 @@ def choose_attention(
     """
     if device.type != "cuda":
         return attend_per_sequence
-    if dtype in (torch.float16, torch.bfloat16) and not biased:
+    # PyTorch's FlashAttention takes these widths only, and does not pad.
+    flash = dtype in (torch.float16, torch.bfloat16) and head_dim % 8 == 0 and head_dim <= 256
+    if flash and not biased:
         return attend_varlen
     return attend_by_length if kernels == PLAIN else attend_fused
 

@@ -58,7 +58,8 @@ class Encoder(nn.Module):
     def attend_over(self, packing: Packing) -> Attend:
         """Return attention over a batch."""
         weight, biases = next(self.parameters()), self.biases(packing.longest)
-        attention = choose_attention(weight.device, weight.dtype, biases is not None, self.kernels)
+        kind = (weight.dtype, self.architecture.head_dim, biases is not None)
+        attention = choose_attention(weight.device, *kind, self.kernels)
 
         def attend(qkv: Tensor) -> Tensor:
             q, k, v = qkv.unbind(1)
