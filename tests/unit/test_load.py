@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -95,6 +98,26 @@ def test_a_file_that_is_damaged_meanwhile_is_named(tmp_path, monkeypatch):
     path.unlink()
     with pytest.raises(ModelError, match=f"{path}: cannot be read .*; copy it again"):
         state["b"].read()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pt"])
+def test_a_file_that_this_machine_cannot_map_is_not_called_damaged(name, tmp_path, monkeypatch):
+    """By default, Linux refuses to map a file that is larger than memory and swap."""
+    if Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "1":
+        pytest.skip("this machine maps files of any size")
+    memory, path = psutil.virtual_memory().total + psutil.swap_memory().total, tmp_path / name
+    values = 2 * memory // 4
+    if path.suffix == ".pt":
+        torch.save({"a": torch.ones(3)}, path)
+        refusal = RuntimeError("unable to mmap")
+        monkeypatch.setattr(torch, "load", MagicMock(side_effect=refusal))
+    else:
+        header = {"a": {"dtype": "F32", "shape": [values], "data_offsets": [0, 4 * values]}}
+        text = json.dumps(header).encode()
+        path.write_bytes(len(text).to_bytes(8, "little") + text)
+    os.truncate(path, path.stat().st_size + 4 * values)
+    with pytest.raises(ModelError, match=f"{path}: cannot be read.* add swap, or save the model"):
+        read_state(path)
 
 
 def test_the_kernel_is_asked_for_every_byte_of_the_weights(prepared_model, monkeypatch):

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -24,6 +25,10 @@ FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F
 SAVE = (
     "save the weights alone, with the model's save_pretrained() or with "
     "torch.save(model.state_dict(), 'model.pt')"
+)
+TOO_LARGE = (
+    "it is larger than this machine's memory and swap, so that it cannot be mapped: add swap, or "
+    "save the model in smaller files, with save_pretrained(folder, max_shard_size='4GB')"
 )
 CONTACTS = "contact_head."
 # A safetensors file is mapped into memory anew after so many bytes of it.
@@ -100,6 +105,8 @@ def load_pickled(path: Path) -> Any:
         kind = type(error).__name__
         if objects := _list_objects(path):
             reason = f"it holds Python objects ({show(objects)}), which are never loaded; {SAVE}"
+        elif _exceeds_memory(path):
+            reason = TOO_LARGE
         elif archive:
             reason = f"it is damaged or incomplete ({kind}); copy or download it again"
         else:
@@ -170,8 +177,10 @@ class _MappedFile:
         self._map()
 
     def _map(self) -> None:
+        # Linux may count both mappings in full, so the old one is closed first.
+        self.file: Any = None
         with _damage_named(self._path):
-            self.file: Any = safe_open(self._path, framework="pt")
+            self.file = safe_open(self._path, framework="pt")
         self._left = self._most
 
     def read(self, name: str) -> Tensor:
@@ -187,8 +196,15 @@ class _MappedFile:
 def _damage_named(path: Path) -> Iterator[None]:
     try:
         yield
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path}: cannot be read ({error}); copy it again") from error
+    except (SafetensorError, OSError, RuntimeError) as error:
+        advice = TOO_LARGE if _exceeds_memory(path) else "copy it again"
+        raise ModelError(f"{path}: cannot be read ({error}); {advice}") from error
+
+
+def _exceeds_memory(path: Path) -> bool:
+    """Whether a file is so large that Linux, by default, maps it for no program that may write."""
+    memory: int = psutil.virtual_memory().total + psutil.swap_memory().total
+    return path.exists() and path.stat().st_size > memory
 
 
 def find_form(path: Path) -> str:
