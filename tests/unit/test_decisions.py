@@ -421,16 +421,17 @@ def test_no_more_batches_are_computed_at_once_than_there_are(project, caplog, ba
 
 
 @pytest.mark.parametrize(
-    ("budget", "graphed", "needed", "end"),
+    ("budget", "limit", "graphed", "needed", "end"),
     [
-        (512, False, "1.0 GB", "GB free"),
-        (512, True, "2.0 GB", "CUDA graphs"),
-        # Batches of several blocks have no graphs.
-        (1025, True, "2.0 GB", "GB free"),
+        (512, None, False, "1.0 GB", "GB free"),
+        (512, None, True, "2.0 GB", "CUDA graphs"),
+        # Batches of several blocks have no graphs, nor any batch after memory ran out.
+        (1025, None, True, "2.0 GB", "GB free"),
+        (512, 400, True, "1.0 GB", "GB free"),
     ],
 )
 def test_the_memory_of_whole_blocks_and_of_graphs_is_counted(
-    budget, graphed, needed, end, project, monkeypatch, caplog
+    budget, limit, graphed, needed, end, project, monkeypatch, caplog
 ):
     run = open_project(project, threads=1, token_budget=budget)
     model = load_prepared(project.model, 1, torch.float32)
@@ -439,8 +440,9 @@ def test_the_memory_of_whole_blocks_and_of_graphs_is_counted(
     monkeypatch.setattr(decisions, "bytes_a_token", lambda *_: 1_000_000)
     monkeypatch.setattr(decisions, "choose_filling", lambda *_: Filling(block=1024))
     manifest, tracker = run.manifest(None), open_tracker(run, project)
+    tracker.known.token_limit = limit
     with caplog.at_level(logging.INFO, LOGGER.name):
         runner = run.open_runner(model, tracker, lambda: (model, None), manifest, 1)
     run.weights.require()
-    assert runner._graphs is (graphs if budget == 512 else None)
+    assert runner._graphs is (graphs if end == "CUDA graphs" else None)
     assert f"need about {needed} of" in caplog.messages[-1] and caplog.messages[-1].endswith(end)
