@@ -195,6 +195,9 @@ def test_ways_of_attention_are_held_to_the_plain_formula_and_to_their_own_bits(
     assert module.try_way(scene, by_length._replace(biased=False), [batch], bias)["rms"] > 0.1
     mixed = module.try_way(scene, by_length._replace(prepare=mix), [batch], bias)
     assert mixed["equal"] < 3 and mixed["apart"] > 1e-2
+    assert module.is_right(found, "fp32")
+    others = (mixed, found | {"apart": torch.nan}, found | {"equal": 2}, {"error": "none"})
+    assert not any(module.is_right(other, "fp32") for other in others)
     refused = module.try_way(scene, by_length._replace(prepare=refuse), [batch], bias)
     assert refused == {"error": "RuntimeError: no biases"}
 
