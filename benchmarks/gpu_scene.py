@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -85,10 +84,10 @@ def make_model(options: argparse.Namespace, scene: Scene) -> None:
         device=scene.device,
         precision=STORED.get(scene.shape_name, "fp32"),
     )
-    # The description comes last: without it, an earlier call was stopped midway.
+    # The description comes last. Without it an earlier call was stopped; its weights, if they are
+    # whole, are not made again.
     if not (folder / "model.json").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         speed.run_all(scene.at(folder), [[*command, "--no-fair"], speed.prepare_model(folder)])
     if options.fair:
         speed.run_all(scene.at(folder), [command])

@@ -1,7 +1,7 @@
 """Make the random weights of a race, in the layout that each contestant reads.
 
-hf/: a Hugging Face folder. fair.pt, of an ESM-2 only: the same weights in fair-esm's words. What is
-there already is kept.
+hf/: a Hugging Face folder. fair.pt, of an ESM-2 only: the same weights in fair-esm's words. Both
+get these names once they are whole, and what is there already is kept.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,20 @@ def random_weight(name: str, size: tuple[int, ...], device: str) -> Tensor:
     return noise * 0.2 + ("norm.weight" in name.lower())
 
 
+def make_whole(path: Path, make: Callable[[Path], None]) -> None:
+    """Make a file or folder unless it is there; an earlier call that was stopped leaves none.
+
+    make: writes to the path that it gets.
+    """
+    if path.exists():
+        return
+    part = path.with_name(f"{path.name}.part")
+    if part.is_dir():
+        shutil.rmtree(part)
+    make(part)
+    part.rename(path)
+
+
 MAKERS = {
     "esm2": make_esm2,
     "esmc": make_esmc,
@@ -203,10 +218,10 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.manual_seed(SEED)
     shape, hf, fair = SHAPES[arguments.shape], *(arguments.output / n for n in ("hf", "fair.pt"))
-    if not hf.exists():
-        MAKERS[shape.family](hf, shape, arguments.device, DTYPES[arguments.precision])
-    if shape.family == "esm2" and not (fair.exists() or arguments.no_fair):
-        save_fair(hf, shape, arguments.device, fair)
+    device, dtype = arguments.device, DTYPES[arguments.precision]
+    make_whole(hf, lambda path: MAKERS[shape.family](path, shape, device, dtype))
+    if shape.family == "esm2" and not arguments.no_fair:
+        make_whole(fair, lambda path: save_fair(hf, shape, device, path))
 
 
 if __name__ == "__main__":
