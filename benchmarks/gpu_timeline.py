@@ -91,7 +91,10 @@ def is_in_cache(path: Path) -> bool:
 
 
 def run_worker(scene: Scene, folder: Path, kernels: Path) -> dict[str, Any]:
-    """Run the worker once; kernels: the cache of compiled kernels."""
+    """Run the worker once; kernels: the cache of compiled kernels.
+
+    Raises SystemExit if it did not compute as a worker on a GPU does.
+    """
     variables = processes.environment(scene.threads, {"TRITON_CACHE_DIR": str(kernels)})
     begin = time.time()
     ended = processes.run(
@@ -99,6 +102,7 @@ def run_worker(scene: Scene, folder: Path, kernels: Path) -> dict[str, Any]:
     )
     whole = time.time() - begin
     log = folder / "worker_0.log"
+    gpu_library.check_worker(log, scene.device)
     lines = read_log(log, begin)
     points = {
         name: next((at for at, text in lines if re.match(words, text)), None)

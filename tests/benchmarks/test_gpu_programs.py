@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from seqembed.worker import decisions
+
 ROOT = Path(__file__).parents[2]
+STEPS = (
+    "2026-01-01 00:00:00,000 INFO model raced on cuda:0, fp16, kernels {}, recipe 0123456789ab\n"
+)
+SLOW = "2026-01-01 00:00:00,000 WARNING CUDA graphs failed (Error: why): no graph is used\n"
 
 
 @pytest.mark.parametrize(("has_plugin", "more"), [(True, []), (False, ["-p", "no:timeout"])])
@@ -56,3 +66,69 @@ def test_weights_get_their_name_once_they_are_whole(load, tmp_path):
     make_whole(path, lambda part: part.mkdir())
     assert [*path.iterdir()] == []
     make_whole(path, stop)
+
+
+@pytest.mark.parametrize(
+    ("lines", "why"),
+    [
+        (STEPS.format(1), None),
+        (STEPS.format(1) + STEPS.format(1), None),
+        (STEPS.format("plain"), "kernels plain"),
+        # The first of two processes.
+        (STEPS.format("plain") + STEPS.format(1), "kernels 1, plain"),
+        ("", "kernels none"),
+        (STEPS.format(1) + SLOW, "(?s)without graphs.*CUDA graphs failed"),
+    ],
+)
+def test_a_worker_on_a_gpu_takes_fused_steps_and_its_graphs_hold(lines, why, load, tmp_path):
+    check, log = load("gpu_library").check_worker, tmp_path / "worker_0.log"
+    log.write_text(lines)
+    check(log, "cpu")
+    with pytest.raises(SystemExit, match=why) if why else nullcontext():
+        check(log, "cuda")
+
+
+def test_the_phrases_that_a_worker_is_checked_for_are_those_of_the_library(load):
+    library = load("gpu_library")
+    assert f'"{library.GRAPHS_FAILED} (%s)' in inspect.getsource(library.graphs)
+    words = "model raced on cuda:0, fp16, kernels 1, recipe 0123456789ab"
+    (line,) = re.findall(r'"(model %s on .*)"', inspect.getsource(decisions))
+    assert line % ("raced", "cuda:0", "fp16", "1", "0123456789ab") == words
+    assert library.KERNELS.search(f" INFO {words}")[1] == library.FUSED
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def scene(load, cache, monkeypatch) -> Any:
+    """The Scene of a tiny model and three sequences, on a CPU."""
+    module, words = load("gpu_scene"), ["--shape", "tiny_protein", "--cache", str(cache)]
+    words += ["--device", "cpu", "--sequences", "3", "--threads", "1"]
+    monkeypatch.setattr(sys, "argv", ["gpu_scene.py", *words])
+    module.main()
+    return module.open_scene(module.parse(module.parser("")))
+
+
+@pytest.mark.parametrize("program", ["timeline", "entries", "peers"])
+def test_every_program_checks_its_workers(program, scene, load, tmp_path, monkeypatch):
+    checked = []
+    check = load("gpu_library").check_worker
+    monkeypatch.setattr(
+        load("gpu_library"), "check_worker", lambda log, device: checked.append((log, device))
+    )
+    if program == "timeline":
+        load("gpu_timeline").run_worker(scene, tmp_path, tmp_path)
+    elif program == "entries":
+        load("gpu_entries").Entries(scene, tmp_path).run()
+    else:
+        peers = load("gpu_peers")
+        monkeypatch.setattr(peers, "at_its_best", lambda scene, peer: None)
+        monkeypatch.setattr(peers.speed, "race", lambda at, field, *_: field[0].run(at, tmp_path))
+        with pytest.raises(SystemExit, match="not all peers"):
+            peers.main()
+    assert checked == [(tmp_path / "worker_0.log", "cpu")]
+    with pytest.raises(SystemExit, match="kernels plain"):
+        check(checked[0][0], "cuda")
