@@ -132,3 +132,14 @@ def test_every_program_checks_its_workers(program, scene, load, tmp_path, monkey
     assert checked == [(tmp_path / "worker_0.log", "cpu")]
     with pytest.raises(SystemExit, match="kernels plain"):
         check(checked[0][0], "cuda")
+
+
+def test_the_bits_of_a_small_model_are_mostly_those_of_graphs(load):
+    module, library, shape = load("gpu"), load("gpu_library"), load("shapes").SHAPES["t6_8M"]
+    assert "t6_8M" in module.NAMED_ONLY["bits"] and shape.width <= library.graphs.WIDEST
+    count, _ = module.INPUTS["bits"]["t6_8M"]
+    lengths = sorted(len(residues) + 2 for residues in load("inputs").generate("protein", count))
+    one_shard = lengths[:: load("gpu_entries").SHARDS]
+    batches = library.cut_batches(one_shard, library.product_rows(shape, "fp16"))
+    packings = (library.packing_of(one_shard[start:stop], "cpu") for start, stop in batches)
+    assert len({*map(library.graphs.choose_bucket, packings)}) < len(batches) / 2
