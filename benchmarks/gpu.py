@@ -66,7 +66,7 @@ INPUTS = {
         "esmc_300m": (2000, 1),
         "prot_t5": (1000, 1),
         "ankh_large": (1000, 1),
-        # For CUDA graphs, which only a bucket's second batch has: a third of it has most of them.
+        # A bucket's first batch has no CUDA graph: here buckets repeat, in a third of it too.
         "t6_8M": (8000, 1),
     },
     "large": {"t36_3B": (1000, 1), "t48_15B": (300, 1)},

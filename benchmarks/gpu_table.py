@@ -61,7 +61,7 @@ def render(found: Found) -> str:
 
 def encoder_table(found: Found) -> str:
     head = ("card", "model", "precision", "encoder alone", "of peak", "floors / encoder")
-    head += ("worker after its first batch", "worker / encoder")
+    head += ("worker after its first batch", "of peak", "worker / encoder")
     rows = []
     for (_, card, shape, precision), floors in of_kind(found, "floors"):
         encoder = found["encoder", card, shape, precision, floors["rows"]]
@@ -76,6 +76,7 @@ def encoder_table(found: Found) -> str:
                 percent(encoder["of_peak"]),
                 f"{floors['floors_over_encoder']:.2f}",
                 tokens(steady),
+                percent(worker.get("of_peak")),
                 f"{steady / alone:.2f}" if steady else "",
             )
         )

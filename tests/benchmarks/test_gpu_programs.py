@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -143,3 +144,37 @@ def test_the_bits_of_a_small_model_are_mostly_those_of_graphs(load):
     batches = library.cut_batches(one_shard, library.product_rows(shape, "fp16"))
     packings = (library.packing_of(one_shard[start:stop], "cpu") for start, stop in batches)
     assert len({*map(library.graphs.choose_bucket, packings)}) < len(batches) / 2
+
+
+@pytest.mark.parametrize(("steady", "share"), [(500, 0.25), (None, None)])
+def test_a_worker_s_share_of_the_peak_is_that_of_its_steady_speed(
+    steady, share, scene, load, tmp_path, monkeypatch
+):
+    module, lengths, dropped = load("gpu_timeline"), scene.lengths(), []
+    run = {"tokens_per_second": 1, "steady_tokens_per_second": steady}
+    monkeypatch.setattr(module, "run_worker", lambda *where: run)
+    monkeypatch.setattr(module, "drop_from_cache", dropped.extend)
+    peak = 2000 * scene.shape.flops(lengths) / sum(lengths)
+    found = module.measure_worker(scene, tmp_path, "warm", peak)
+    assert found.pop("of_peak") == (share and pytest.approx(share)) and not dropped
+    assert found == {"start": "warm", "peak_flops_per_second": peak} | run
+    module.measure_worker(scene, tmp_path, "from disk", peak)
+    assert dropped == load("gpu_scene").weight_files(scene)
+
+
+@pytest.mark.parametrize("more", [[], ["--from-disk"]])
+def test_a_time_line_measures_the_peak_once_and_leaves_the_warm_worker_for_last(
+    more, scene, load, monkeypatch, capsys
+):
+    module = load("gpu_timeline")
+    monkeypatch.setattr(sys, "argv", [*sys.argv, *more])
+    measured = []
+    monkeypatch.setattr(module, "measure_peak", lambda *_: measured.append("peak"))
+    monkeypatch.setattr(module, "measure_worker", lambda at, folder, start, _: {"start": start})
+    monkeypatch.setattr(module, "measure_floors", lambda at, folder, from_disk: {"disk": from_disk})
+    capsys.readouterr()
+    module.main()
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    starts = [each.get("start", each.get("disk")) for each in found]
+    assert starts == ["cold", *(["from disk"] if more else []), bool(more), "warm"]
+    assert measured == ["peak"]
