@@ -22,9 +22,9 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 PROTEIN_FILES = CHECKOUT / "tests/data/esm2_random"
 DNA_FILES = CHECKOUT / "tests/data/dnabert_s"
 SEED = 20260801
-# The largest weights file: 650M stays in one, and in fp16 3B has two files and 15B seven, as the
-# real models have in fp32, whose files are of 10 GB. Each file is copied from the device by itself.
-FILE_SIZE = "5GB"
+# The largest weights file in each precision: 650M stays in one, 3B has two files in fp32, and 15B
+# seven in fp16, as the real models have in fp32. Each file is copied from the device by itself.
+FILE_SIZES = {torch.float32: "10GB", torch.float16: "5GB"}
 # The standard deviation of matrices, as authors begin to train with. With larger values, a random
 # DNABERT-S makes much of what fp16 rounds: its rows would say nothing of how exact fp16 is.
 MATRICES = 0.02
@@ -79,7 +79,7 @@ def make_esm2(folder: Path, shape: Shape, device: str, dtype: torch.dtype) -> No
     write_config(folder, PROTEIN_FILES, shape)
     with torch.device(device):
         model = EsmModel(EsmConfig.from_pretrained(folder), add_pooling_layer=False)
-    model.to(dtype).save_pretrained(folder, max_shard_size=FILE_SIZE)
+    model.to(dtype).save_pretrained(folder, max_shard_size=FILE_SIZES[dtype])
 
 
 def make_esmc(folder: Path, shape: Shape, device: str, dtype: torch.dtype) -> None:
@@ -93,7 +93,7 @@ def make_esmc(folder: Path, shape: Shape, device: str, dtype: torch.dtype) -> No
     )
     with torch.device(device):
         model = EsmcModel(config)
-    model.to(dtype).save_pretrained(folder, max_shard_size=FILE_SIZE)
+    model.to(dtype).save_pretrained(folder, max_shard_size=FILE_SIZES[dtype])
     EsmcTokenizer().save_pretrained(folder)
 
 
@@ -115,7 +115,7 @@ def make_t5(folder: Path, shape: Shape, device: str, dtype: torch.dtype) -> None
     # With biases of the size with which authors begin, a row would change by little.
     biases = model.encoder.block[0].layer[0].SelfAttention.relative_attention_bias
     torch.nn.init.normal_(biases.weight)
-    model.to(dtype).save_pretrained(folder, max_shard_size=FILE_SIZE)
+    model.to(dtype).save_pretrained(folder, max_shard_size=FILE_SIZES[dtype])
 
 
 def save_fair(folder: Path, shape: Shape, device: str, path: Path) -> None:

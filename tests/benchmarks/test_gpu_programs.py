@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from seqembed.worker import decisions
 
@@ -178,3 +179,26 @@ def test_a_time_line_measures_the_peak_once_and_leaves_the_warm_worker_for_last(
     starts = [each.get("start", each.get("disk")) for each in found]
     assert starts == ["cold", *(["from disk"] if more else []), bool(more), "warm"]
     assert measured == ["peak"]
+
+
+def test_weights_are_cut_into_files_as_their_precision_says(load, tmp_path, monkeypatch):
+    module, shape = load("make_model"), load("shapes").SHAPES["tiny_protein"]
+    sizes = {torch.float32: "100KB", torch.float16: "1GB"}
+    assert module.FILE_SIZES.keys() == sizes.keys() == {*module.DTYPES.values()}
+    monkeypatch.setattr(module, "FILE_SIZES", sizes)
+    for dtype in sizes:
+        module.make_esm2(tmp_path / str(dtype), shape, "cpu", dtype)
+    files = {dtype: len([*(tmp_path / str(dtype)).glob("*.safetensors")]) for dtype in sizes}
+    assert files[torch.float32] > files[torch.float16] == 1
+
+
+def test_models_whose_real_files_are_fp32_are_made_so_if_a_disk_holds_them(load):
+    stored, shapes = load("gpu_scene").STORED, load("shapes").SHAPES
+    billions = {
+        name: shape.layers * sum(a * b for a, b in shape.products.values()) / 1e9
+        for name, shape in shapes.items()
+        if shape.family == "esm2"
+    }
+    assert {name for name in billions if name in stored} == {
+        name for name, size in billions.items() if 4 * size > 32
+    }
