@@ -118,3 +118,18 @@ def test_weights_that_stayed_in_memory_were_not_read_from_the_disk(table):
     found = table(kept)
     assert found["t36_3B fp16 first batch / least, weights on disk"] == ("", "not measured")
     assert found["t36_3B fp16 first batch / least, weights in memory"] == ("1.500", "met")
+
+
+def test_a_part_that_was_cut_before_its_worker_leaves_its_goals_open(table):
+    found = table([f for f in ALL if (f["kind"], f["shape"]) != ("worker", "t36_3B")])
+    states = {name: state for name, (_, state) in found.items() if state != "met"}
+    assert states == {
+        "t36_3B fp16 first batch / least, weights in memory": "not measured",
+        "t36_3B fp16 first batch / least, weights on disk": "not measured",
+    }
+
+
+def test_only_the_model_s_own_encoder_counts(table):
+    found = table([f for f in ALL if (f["kind"], f["shape"]) != ("encoder", "dnabert_s")])
+    assert found["dnabert_s fp16 encoder / peak"] == ("", "not measured")
+    assert found["prot_t5 fp16 encoder / peak"] == ("0.800", "met")
