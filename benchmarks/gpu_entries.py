@@ -58,8 +58,13 @@ class Entries:
         return ours.command(self.scene, self.folder, rank, self.scene.threads)
 
     def run(self, shards: int = 1) -> np.ndarray:
-        """Embed all shards, one after another, and merge them; return `embeddings`."""
+        """Embed all shards, one after another, and merge them; return `embeddings`.
+
+        Raises SystemExit if a worker did not compute as one on a GPU does.
+        """
         speed.run_all(self.scene, [self.embed_command(rank, shards) for rank in range(shards)])
+        for rank in range(shards):
+            gpu_library.check_worker(self.log(rank), self.scene.device)
         output = self.folder / "race/embeddings.h5"
         paths = [self.folder / f"race/shards/shard_{rank}.h5" for rank in range(shards)]
         where = {"index": self.scene.folder / "index.parquet", "output": output}
@@ -88,8 +93,8 @@ class Entries:
     def _blocks(self) -> list[Path]:
         return [*(self.folder / "race/checkpoints").glob("*/shard_0/batch_*.safetensors")]
 
-    def log(self) -> str:
-        return (self.folder / "worker_0.log").read_text(encoding="utf-8")
+    def log(self, rank: int = 0) -> Path:
+        return self.folder / f"worker_{rank}.log"
 
 
 def reversed_scene(scene: Scene, folder: Path) -> Scene:
@@ -148,7 +153,8 @@ def main() -> None:
 
         hog = Entries(scene, folders["hog"], {"token_budget": LARGE})
         rows, held = run_beside_hog(hog)
-        lines = [line for line in hog.log().splitlines() if OUT_OF_MEMORY in line.lower()]
+        log = hog.log().read_text(encoding="utf-8").splitlines()
+        lines = [line for line in log if OUT_OF_MEMORY in line.lower()]
         report("beside a hog", rows, hog_bytes=held, out_of_memory=lines)
         if held and not lines:
             failed.append("beside a hog: memory did not run out")

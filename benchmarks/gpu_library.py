@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -51,6 +52,10 @@ RESIDUES: dict[Family, tuple[int, int]] = {
 }
 # A T5's random biases are of keys that are less than this many tokens before or after the query.
 FARTHEST = 16384
+# What a worker's log has: by which steps it computes, and that it went on without CUDA graphs.
+KERNELS = re.compile(r" model .+ on .+, \S+, kernels (\S+), recipe ")
+GRAPHS_FAILED = "CUDA graphs failed"
+WARNING = " WARNING "
 
 
 class Bias(NamedTuple):
@@ -169,6 +174,26 @@ def graphs_of(
         )
 
     return graphs.EncoderGraphs(model, rows, logging.getLogger(), capture)
+
+
+def check_worker(log: Path, device: str) -> None:
+    """Raise SystemExit if a worker on a GPU took plain steps, or its CUDA graphs failed.
+
+    log: the worker's log, which several processes may have written one after another.
+    """
+    lines = log.read_text(encoding="utf-8").splitlines()
+    if device == "cuda" and (problem := find_problem(lines)):
+        warnings = [line for line in lines if WARNING in line]
+        raise SystemExit("\n".join([problem, *warnings]))
+
+
+def find_problem(lines: Sequence[str]) -> str | None:
+    """Return what a worker did otherwise than one on a GPU should; None if nothing."""
+    kernels = {found[1] for line in lines if (found := KERNELS.search(line))}
+    if kernels != {FUSED}:
+        named = ", ".join(sorted(kernels)) or "none"
+        return f"the worker's log names kernels {named}, where a GPU has {FUSED}"
+    return "the worker goes on without graphs" if GRAPHS_FAILED in "\n".join(lines) else None
 
 
 def are_used(found: graphs.EncoderGraphs) -> bool:

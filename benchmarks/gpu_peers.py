@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import gpu_library
 import speed
 from contestants import (
     DNA_PEERS,
@@ -37,6 +38,15 @@ PEERS: dict[Family, list[Peer]] = {
     "ankh": [PADDED],
     "dnabert_s": DNA_PEERS,
 }
+
+
+class Worker(Ours):
+    """seqembed's worker; SystemExit if it did not compute as one on a GPU does."""
+
+    def run(self, scene: Scene, folder: Path) -> dict[str, Any]:
+        figures = super().run(scene, folder)
+        gpu_library.check_worker(folder / "worker_0.log", scene.device)
+        return figures
 
 
 def at_its_best(scene: Scene, peer: Peer) -> Peer | None:
@@ -101,7 +111,7 @@ def main() -> None:
     scene = open_scene(options)
     peers = [FAIR] if options.fair_esm else PEERS[scene.shape.family]
     tuned = [best for peer in peers if (best := at_its_best(scene, peer))]
-    field: list[Contestant] = [Ours(name="seqembed"), *tuned]
+    field: list[Contestant] = [Worker(name="seqembed"), *tuned]
     # After each round: the second one may not end in time.
     tell_all = partial(emit_races, scene, field)
     speed.race(scene, field, ROUNDS[scene.device], lambda run: emit("race run", **run), tell_all)

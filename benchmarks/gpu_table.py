@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +61,11 @@ def render(found: Found) -> str:
 
 def encoder_table(found: Found) -> str:
     head = ("card", "model", "precision", "encoder alone", "of peak", "floors / encoder")
-    head += ("worker after its first batch", "worker / encoder")
+    head += ("worker after its first batch", "of peak", "worker / encoder")
     rows = []
     for (_, card, shape, precision), floors in of_kind(found, "floors"):
         encoder = found["encoder", card, shape, precision, floors["rows"]]
-        # What the worker is compared with: it takes a small model's graphs.
-        alone = found.get(("graphs", card, shape, precision), encoder)["tokens_per_second"]
+        alone = speed_alone(found, card, shape, precision, encoder)
         worker = found.get(("worker", card, shape, precision, "warm"), {})
         steady = worker.get("steady_tokens_per_second")
         rows.append(
@@ -76,10 +75,22 @@ def encoder_table(found: Found) -> str:
                 percent(encoder["of_peak"]),
                 f"{floors['floors_over_encoder']:.2f}",
                 tokens(steady),
+                percent(worker.get("of_peak")),
                 f"{steady / alone:.2f}" if steady else "",
             )
         )
     return as_table(head, rows)
+
+
+def speed_alone(
+    found: Found, card: str, shape: str, precision: str, encoder: Mapping[str, Any]
+) -> float:
+    """Tokens a second of the encoder, with which a worker's are compared: by graphs, if it has any.
+
+    encoder: its finding without graphs.
+    """
+    own = found.get(("graphs", card, shape, precision), encoder)
+    return float(own["tokens_per_second"])
 
 
 def graphs_table(found: Found) -> str:
@@ -116,24 +127,38 @@ def start_table(found: Found) -> str:
     head += ("over reading alone", "all beside the batches, kernels compiled", "not compiled")
     rows = []
     for (_, card, shape, precision, start), worker in of_kind(found, "worker"):
-        floors = found.get(("start floors", card, shape), {})
-        where, reading = READ.get(start, ("", ""))
-        kept = start == "from disk" and floors.get("files still in the cache")
-        if reading not in floors or kept:
+        seconds = start_seconds(found, card, shape, precision, start)
+        if seconds is None:
             continue
-        first = worker["points"]["first batch is done"]
-        least = floors["import torch and CUDA's start"] + floors[reading]
+        first, least, reading = seconds
         cold = found.get(("worker", card, shape, precision, "cold"), {})
         beside = (w.get("seconds_beside_steady") for w in (worker, cold))
         rows.append(
             (
-                *(card, shape, where),
+                *(card, shape, READ[start][0]),
                 *(f"{first:.1f} s", f"{least:.1f} s", f"{first / least:.2f}"),
-                f"{first / floors[reading]:.2f}",
-                *("" if seconds is None else f"{seconds:.1f} s" for seconds in beside),
+                f"{first / reading:.2f}",
+                *("" if each is None else f"{each:.1f} s" for each in beside),
             )
         )
     return as_table(head, rows)
+
+
+def start_seconds(
+    found: Found, card: str, shape: str, precision: str, start: str
+) -> tuple[float, float, float] | None:
+    """Seconds until a worker's first batch is done, the least, and those of reading the weights.
+
+    None if they were not measured, or if weights to be read from the disk were in memory.
+    """
+    worker = found.get(("worker", card, shape, precision, start))
+    floors = found.get(("start floors", card, shape), {})
+    _, reading = READ.get(start, ("", ""))
+    kept = start == "from disk" and floors.get("files still in the cache")
+    if worker is None or reading not in floors or kept:
+        return None
+    least = floors["import torch and CUDA's start"] + floors[reading]
+    return worker["points"]["first batch is done"], least, floors[reading]
 
 
 def loading_table(found: Found) -> str:

@@ -21,6 +21,15 @@ TESTS = {"cuda": ["tests/gpu", *OF_KERNELS], "cpu": ["tests/gpu/test_devices_gpu
 PROCESSES = 8
 
 
+def timeout_words(has_plugin: bool) -> list[str]:
+    """Return pytest's options for the time that a test may take.
+
+    has_plugin: whether pytest-timeout is installed. Without it pytest does not know the setting
+    `timeout` of pyproject.toml, and --strict-config, which addopts has, makes that an error.
+    """
+    return ["--timeout", "90"] if has_plugin else ["-o", "addopts=--strict-markers -ra"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--junit", type=Path, required=True, help="gets pytest's own report")
@@ -31,8 +40,7 @@ def main() -> None:
     command = [sys.executable, "-m", "pytest", *TESTS[options.device], "-p", "no:cacheprovider"]
     # The log names each test as soon as it has ended. Other versions of packages may warn.
     command += ["-v", "-W", "default"]
-    if importlib.util.find_spec("pytest_timeout"):
-        command += ["--timeout", "90"]
+    command += timeout_words(importlib.util.find_spec("pytest_timeout") is not None)
     # Most of the time is the CPU's: tests compile kernels, and start processes.
     if options.device == "cuda" and importlib.util.find_spec("xdist"):
         command += ["-n", str(min(PROCESSES, len(os.sched_getaffinity(0)))), "--dist", "worksteal"]

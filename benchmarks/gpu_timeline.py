@@ -1,9 +1,10 @@
 """The time line of one worker, from its process's start to its end, and the least that it takes.
 
 The worker is the entry of the rule embed_shard. It runs twice, first with an empty cache of
-compiled kernels; with `--from-disk` once more, with nothing of the weights in the kernel's cache of
-files. The least times are of fresh processes: `import torch`, that and CUDA's start, and reading
-the weights' files once, from that cache and from the disk.
+compiled kernels; with `--from-disk` once more between the two, with nothing of the weights in the
+kernel's cache of files. The least times are of fresh processes: `import torch`, that and CUDA's
+start, and reading the weights' files once, from that cache and from the disk. The speed of matrix
+products, of which the worker's is a share, is measured once, before.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import processes
 from contestants import FIRST, LOG_TIME, TOLD, Gemm, Ours, Scene, tokens_and_seconds
 from gpu_scene import emit, open_scene, parse, parser, weight_files
 
-STARTS = ("cold", "warm")
+FROM_DISK = "from disk"
 LINE = re.compile(r"^(\d\S+ \d\S+) (\w+) (.*)$", re.MULTILINE)
 # What a line of the log marks on the time line.
 POINTS = {
@@ -91,7 +92,10 @@ def is_in_cache(path: Path) -> bool:
 
 
 def run_worker(scene: Scene, folder: Path, kernels: Path) -> dict[str, Any]:
-    """Run the worker once; kernels: the cache of compiled kernels."""
+    """Run the worker once; kernels: the cache of compiled kernels.
+
+    Raises SystemExit if it did not compute as a worker on a GPU does.
+    """
     variables = processes.environment(scene.threads, {"TRITON_CACHE_DIR": str(kernels)})
     begin = time.time()
     ended = processes.run(
@@ -99,6 +103,7 @@ def run_worker(scene: Scene, folder: Path, kernels: Path) -> dict[str, Any]:
     )
     whole = time.time() - begin
     log = folder / "worker_0.log"
+    gpu_library.check_worker(log, scene.device)
     lines = read_log(log, begin)
     points = {
         name: next((at for at, text in lines if re.match(words, text)), None)
@@ -138,26 +143,43 @@ def measure_floors(scene: Scene, folder: Path, from_disk: bool) -> dict[str, flo
     return floors | {"bytes of the weights": sum(sizes), "bytes of the largest file": max(sizes)}
 
 
+def choose_starts(from_disk: bool) -> list[str]:
+    """How the worker starts, each time that it runs; the last one may find no time left."""
+    return ["cold", *([FROM_DISK] if from_disk else []), "warm"]
+
+
+def measure_peak(scene: Scene, folder: Path) -> float:
+    """The speed of the model's matrix products alone."""
+    rows = gpu_library.product_rows(scene.shape, scene.precision)
+    return float(Gemm(rows=rows).run(scene, folder)["flops_per_second"])
+
+
+def measure_worker(scene: Scene, folder: Path, start: str, peak: float) -> dict[str, Any]:
+    """The figures of a worker; folder: keeps compiled kernels; peak: what measure_peak returns."""
+    if start == FROM_DISK:
+        drop_from_cache(weight_files(scene))
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        found = run_worker(scene, Path(own), folder / "kernels")
+    lengths, steady = scene.lengths(), found["steady_tokens_per_second"]
+    flops = scene.shape.flops(lengths) / sum(lengths)
+    shares = {"peak_flops_per_second": peak, "of_peak": steady and steady * flops / peak}
+    return {"start": start} | shares | found
+
+
 def main() -> None:
     made = parser(__doc__)
     made.add_argument("--from-disk", action="store_true", help="run from the disk, too")
     options = parse(made)
     scene = open_scene(options)
     common = {"shape": scene.shape_name, "precision": scene.precision, "threads": scene.threads}
-    rows = gpu_library.product_rows(scene.shape, scene.precision)
-    starts = [*STARTS, *(["from disk"] if options.from_disk else [])]
+    *early, last = choose_starts(options.from_disk)
     with tempfile.TemporaryDirectory(dir=scene.folder) as name:
-        for start in starts:
-            if start == "from disk":
-                drop_from_cache(weight_files(scene))
-            with tempfile.TemporaryDirectory(dir=name) as folder:
-                found = run_worker(scene, Path(folder), Path(name, "kernels"))
-                emit("worker", **common, start=start, **found)
-                peak = Gemm(rows=rows).run(scene, Path(folder))["flops_per_second"]
-            emit("peak", **common, start=start, peak_flops_per_second=peak)
-            if start == starts[0]:
-                floors = measure_floors(scene, Path(name), options.from_disk)
-                emit("start floors", **common, **floors)
+        folder = Path(name)
+        peak = measure_peak(scene, folder)
+        for start in early:
+            emit("worker", **common, **measure_worker(scene, folder, start, peak))
+        emit("start floors", **common, **measure_floors(scene, folder, options.from_disk))
+        emit("worker", **common, **measure_worker(scene, folder, last, peak))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Make the random weights of a race, in the layout that each contestant reads.
 
-hf/: a Hugging Face folder. fair.pt, of an ESM-2 only: the same weights in fair-esm's words. What is
-there already is kept.
+hf/: a Hugging Face folder. fair.pt, of an ESM-2 only: the same weights in fair-esm's words. Both
+get these names once they are whole, and what is there already is kept.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 PROTEIN_FILES = CHECKOUT / "tests/data/esm2_random"
 DNA_FILES = CHECKOUT / "tests/data/dnabert_s"
 SEED = 20260801
-# The largest weights file: 650M stays in one, and in fp16 3B has two files and 15B seven, as the
-# real models have in fp32, whose files are of 10 GB. Each file is copied from the device by itself.
-FILE_SIZE = "5GB"
+# The largest weights file in each precision: 650M stays in one, 3B has two files in fp32, and 15B
+# seven in fp16, as the real models have in fp32. Each file is copied from the device by itself.
+FILE_SIZES = {torch.float32: "10GB", torch.float16: "5GB"}
 # The standard deviation of matrices, as authors begin to train with. With larger values, a random
 # DNABERT-S makes much of what fp16 rounds: its rows would say nothing of how exact fp16 is.
 MATRICES = 0.02
@@ -78,7 +79,7 @@ def make_esm2(folder: Path, shape: Shape, device: str, dtype: torch.dtype) -> No
     write_config(folder, PROTEIN_FILES, shape)
     with torch.device(device):
         model = EsmModel(EsmConfig.from_pretrained(folder), add_pooling_layer=False)
-    model.to(dtype).save_pretrained(folder, max_shard_size=FILE_SIZE)
+    model.to(dtype).save_pretrained(folder, max_shard_size=FILE_SIZES[dtype])
 
 
 def make_esmc(folder: Path, shape: Shape, device: str, dtype: torch.dtype) -> None:
@@ -92,7 +93,7 @@ def make_esmc(folder: Path, shape: Shape, device: str, dtype: torch.dtype) -> No
     )
     with torch.device(device):
         model = EsmcModel(config)
-    model.to(dtype).save_pretrained(folder, max_shard_size=FILE_SIZE)
+    model.to(dtype).save_pretrained(folder, max_shard_size=FILE_SIZES[dtype])
     EsmcTokenizer().save_pretrained(folder)
 
 
@@ -114,7 +115,7 @@ def make_t5(folder: Path, shape: Shape, device: str, dtype: torch.dtype) -> None
     # With biases of the size with which authors begin, a row would change by little.
     biases = model.encoder.block[0].layer[0].SelfAttention.relative_attention_bias
     torch.nn.init.normal_(biases.weight)
-    model.to(dtype).save_pretrained(folder, max_shard_size=FILE_SIZE)
+    model.to(dtype).save_pretrained(folder, max_shard_size=FILE_SIZES[dtype])
 
 
 def save_fair(folder: Path, shape: Shape, device: str, path: Path) -> None:
@@ -183,6 +184,20 @@ def random_weight(name: str, size: tuple[int, ...], device: str) -> Tensor:
     return noise * 0.2 + ("norm.weight" in name.lower())
 
 
+def make_whole(path: Path, make: Callable[[Path], None]) -> None:
+    """Make a file or folder unless it is there; an earlier call that was stopped leaves none.
+
+    make: writes to the path that it gets.
+    """
+    if path.exists():
+        return
+    part = path.with_name(f"{path.name}.part")
+    if part.is_dir():
+        shutil.rmtree(part)
+    make(part)
+    part.rename(path)
+
+
 MAKERS = {
     "esm2": make_esm2,
     "esmc": make_esmc,
@@ -203,10 +218,10 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.manual_seed(SEED)
     shape, hf, fair = SHAPES[arguments.shape], *(arguments.output / n for n in ("hf", "fair.pt"))
-    if not hf.exists():
-        MAKERS[shape.family](hf, shape, arguments.device, DTYPES[arguments.precision])
-    if shape.family == "esm2" and not (fair.exists() or arguments.no_fair):
-        save_fair(hf, shape, arguments.device, fair)
+    device, dtype = arguments.device, DTYPES[arguments.precision]
+    make_whole(hf, lambda path: MAKERS[shape.family](path, shape, device, dtype))
+    if shape.family == "esm2" and not arguments.no_fair:
+        make_whole(fair, lambda path: save_fair(hf, shape, device, path))
 
 
 if __name__ == "__main__":

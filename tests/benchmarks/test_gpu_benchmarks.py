@@ -25,7 +25,7 @@ PAGE = ROOT / "docs/speed.md"
 NO_FIGURES = "No figures for GPUs are published here yet."
 # What the steps of a part find. `large` has all steps of `speed`.
 KINDS = {
-    "large": {"made", "loading", "encoder", "floors", "graphs", "worker", "start floors", "peak"},
+    "large": {"made", "loading", "encoder", "floors", "graphs", "worker", "start floors"},
     "peers": {"made", "budgets", "race run", "race"},
     "bits": {"made", "compositions", "run", "accuracy"},
 }
@@ -36,7 +36,7 @@ FEWER: dict[str, dict[str, Any]] = {
     "gpu_encoder": {"SECONDS": {"cpu": 0.0}, "MOST_TOKENS": 512},
     "gpu_entries": {"SHARDS": 2},
     "gpu_peers": {"BUDGETS": {"cpu": [512]}},
-    "gpu_timeline": {"STARTS": ()},
+    "gpu_timeline": {"choose_starts": lambda from_disk: ["from disk"]},
 }
 # Programs for a card that other programs start.
 INLINE = {"gpu_entries": ["HOG", "NO_HOG"], "gpu_timeline": ["READ"]}
@@ -114,6 +114,7 @@ def check_findings(found: list[dict[str, Any]]) -> None:
             assert all(finding["points"].values()), finding["log"]
             times = [*finding["points"].values()]
             assert times == sorted(times)
+            assert finding["peak_flops_per_second"] > 0 and "of_peak" in finding
         if finding["kind"] == "compositions":
             assert finding["equal"] == finding["compared"] == 40
         if finding["kind"] == "race":
@@ -327,6 +328,22 @@ def test_tables_are_made_of_the_latest_figures_of_gpus(load, tmp_path):
         "| a card | t | fp16: token rows equal to the bit in other batches | 400 of 400 |" in table
     )
     assert len(table.splitlines()) == 3
+
+
+def test_the_table_of_encoders_has_the_worker_s_share_of_the_peak(load, tmp_path):
+    own = {"shape": "t", "precision": "fp16", "rows": 8192}
+    write_findings(
+        tmp_path / "speed.json",
+        {"kind": "encoder", "tokens_per_second": 2e6, "of_peak": 0.71} | own,
+        {"kind": "floors", "floors_over_encoder": 0.94} | own,
+        {"kind": "worker", "start": "cold", "steady_tokens_per_second": 1e6, "of_peak": 0.1} | own,
+        {"kind": "worker", "start": "warm", "steady_tokens_per_second": 1.9e6, "of_peak": 0.67}
+        | own,
+    )
+    module = load("gpu_table")
+    table = module.encoder_table(module.read_findings(tmp_path))
+    cells = "2,000,000 tokens/s | 71% | 0.94 | 1,900,000 tokens/s | 67% | 0.95"
+    assert f"| a card | t | fp16 | {cells} |" in table
 
 
 def write_findings(path: Path, *findings: dict[str, Any]) -> None:
