@@ -30,7 +30,8 @@ PRECISIONS = {"cuda": ("fp16", "fp32", "bf16"), "cpu": ("fp32",)}
 BATCHES, WATCHED = 4, 12
 # Of the time that the encoder is measured for: there are many ways.
 TIMED_SHARE = 0.3
-# How far rows may be from the plain formula, which lost keys or wrong biases exceed.
+# The most by which a value may differ from the plain formula's: lost keys and wrong biases differ
+# by more.
 APART = {"fp16": 1e-2, "fp32": 1e-4, "bf16": 5e-2}
 # Tiles to try with biases, beside the kernel's own: those of kernels/biased_attention.py.
 TILES = {

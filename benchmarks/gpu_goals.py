@@ -69,7 +69,7 @@ def of_worker(found: Found, *names: str, figure: str) -> float | None:
 
 worker_speed = partial(of_worker, figure="steady_tokens_per_second")
 worker_share = partial(of_worker, figure="of_peak")
-beside_batches = partial(of_worker, figure="seconds_beside_steady")
+overhead_seconds = partial(of_worker, figure="seconds_beside_steady")
 
 
 def worker_over_encoder(found: Found, *names: str) -> float | None:
@@ -77,10 +77,30 @@ def worker_over_encoder(found: Found, *names: str) -> float | None:
     return worker / speed_alone(found, *names, encoder) if encoder and worker else None
 
 
-def first_batch(found: Found, *names: str, start: str = "warm") -> float | None:
-    """Time to the first batch, over that to import PyTorch, start CUDA and read the weights."""
-    seconds = start_seconds(found, *names, start)
+def first_batch(found: Found, *names: str) -> float | None:
+    """Time to the first batch, over that to import PyTorch, start CUDA and read the weights.
+
+    The weights are in memory already.
+    """
+    seconds = start_seconds(found, *names, "warm")
     return seconds and seconds[0] / seconds[1]
+
+
+def first_batch_from_disk(found: Found, *names: str) -> float | None:
+    """Time to the first batch, over that to read the weights once, both from the disk."""
+    seconds = start_seconds(found, *names, "from disk")
+    return seconds and seconds[0] / seconds[2]
+
+
+def over_peers(found: Found, *names: str, padded: bool) -> float | None:
+    """The worker's speed over that of the fastest peer; padded: of those that pad batches."""
+    ratios = [
+        run["ours_is"]
+        for (_, *key, name), run in of_kind(found, "race")
+        if [*key, run["precision"]] == [*names]
+        and not (name.startswith("seqembed") or (padded and "packed" in run["options"]))
+    ]
+    return min(filter(None, ratios), default=None)
 
 
 def loading_memory(found: Found, *names: str) -> float | None:
@@ -88,14 +108,15 @@ def loading_memory(found: Found, *names: str) -> float | None:
     return finding and finding["peak_mb"] / finding["largest_file_mb"]
 
 
-ENCODER, FIRST = "encoder / peak", "first batch / least, weights {}"
-from_disk = partial(first_batch, start="from disk")
+ENCODER, FROM_DISK = "encoder / peak", "first batch / reading, from disk"
 GOALS = (
     Goal("t33_650M", "fp16", "floors / encoder", floors_share, 0.93),
     Goal("t33_650M", "fp16", ENCODER, encoder_share, 0.70, h100=0.66),
     Goal("t33_650M", "fp16", "worker / encoder", worker_over_encoder, 0.95),
-    Goal("t33_650M", "fp16", "seconds beside the batches", beside_batches, 10, at_most=True),
-    Goal("t33_650M", "fp16", FIRST.format("in memory"), first_batch, 1.5, at_most=True),
+    Goal("t33_650M", "fp16", "seconds beside the batches", overhead_seconds, 10, at_most=True),
+    Goal("t33_650M", "fp16", "first batch / least", first_batch, 1.5, at_most=True),
+    Goal("t33_650M", "fp16", "worker / fastest peer", partial(over_peers, padded=False), 1),
+    Goal("t33_650M", "fp16", "worker / fastest padded", partial(over_peers, padded=True), 1.4),
     Goal("t12_35M", "fp16", "worker, tokens/s", worker_speed, 1_800_000),
     Goal("t6_8M", "fp16", "worker, tokens/s", worker_speed, 3_500_000),
     Goal("dnabert_s", "fp16", ENCODER, encoder_share, 0.55),
@@ -103,8 +124,7 @@ GOALS = (
     Goal("t33_650M", "fp32", ENCODER, encoder_share, 0.60),
     Goal("t36_3B", "fp16", ENCODER, encoder_share, 0.74),
     Goal("t36_3B", "fp16", "memory to load / largest file", loading_memory, 1.3, at_most=True),
-    Goal("t36_3B", "fp16", FIRST.format("in memory"), first_batch, 1.5, at_most=True),
-    Goal("t36_3B", "fp16", FIRST.format("on disk"), from_disk, 1.5, at_most=True),
+    Goal("t36_3B", "fp16", FROM_DISK, first_batch_from_disk, 1.5, at_most=True),
     Goal("prot_t5", "fp16", ENCODER, encoder_share, 0.55),
 )
 

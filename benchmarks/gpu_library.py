@@ -193,7 +193,11 @@ def find_problem(lines: Sequence[str]) -> str | None:
     if kernels != {FUSED}:
         named = ", ".join(sorted(kernels)) or "none"
         return f"the worker's log names kernels {named}, where a GPU has {FUSED}"
-    return "the worker goes on without graphs" if GRAPHS_FAILED in "\n".join(lines) else None
+    return (
+        "the worker goes on without graphs"
+        if any(GRAPHS_FAILED in line for line in lines)
+        else None
+    )
 
 
 def are_used(found: graphs.EncoderGraphs) -> bool:

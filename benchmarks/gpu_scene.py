@@ -76,13 +76,14 @@ def link_model(model: Path, folder: Path) -> None:
 
 
 def make_model(options: argparse.Namespace, scene: Scene) -> None:
-    folder = scene.folder.parent / f"model-{scene.shape_name}"
+    precision = STORED.get(scene.shape_name, "fp32")
+    folder = scene.folder.parent / f"model-{scene.shape_name}-{precision}"
     command = program(
         "make_model",
         shape=scene.shape_name,
         output=folder / "models",
         device=scene.device,
-        precision=STORED.get(scene.shape_name, "fp32"),
+        precision=precision,
     )
     # The description comes last. Without it an earlier call was stopped; its weights, if they are
     # whole, are not made again.

@@ -85,7 +85,7 @@ def encoder_table(found: Found) -> str:
 def speed_alone(
     found: Found, card: str, shape: str, precision: str, encoder: Mapping[str, Any]
 ) -> float:
-    """Tokens a second of the encoder, with which a worker's are compared: by graphs, if it has any.
+    """The encoder's tokens a second: by CUDA graphs if it has any, as a worker computes.
 
     encoder: its finding without graphs.
     """
@@ -149,7 +149,8 @@ def start_seconds(
 ) -> tuple[float, float, float] | None:
     """Seconds until a worker's first batch is done, the least, and those of reading the weights.
 
-    None if they were not measured, or if weights to be read from the disk were in memory.
+    None if they were not measured, or if weights to be read from the disk were in memory, or if the
+    worker's log has no first batch.
     """
     worker = found.get(("worker", card, shape, precision, start))
     floors = found.get(("start floors", card, shape), {})
@@ -158,7 +159,8 @@ def start_seconds(
     if worker is None or reading not in floors or kept:
         return None
     least = floors["import torch and CUDA's start"] + floors[reading]
-    return worker["points"]["first batch is done"], least, floors[reading]
+    first = worker["points"]["first batch is done"]
+    return None if first is None else (first, least, floors[reading])
 
 
 def loading_table(found: Found) -> str:

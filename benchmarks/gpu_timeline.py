@@ -3,8 +3,8 @@
 The worker is the entry of the rule embed_shard. It runs twice, first with an empty cache of
 compiled kernels; with `--from-disk` once more between the two, with nothing of the weights in the
 kernel's cache of files. The least times are of fresh processes: `import torch`, that and CUDA's
-start, and reading the weights' files once, from that cache and from the disk. The speed of matrix
-products, of which the worker's is a share, is measured once, before.
+start, and reading the weights' files once, from that cache and from the disk. The peak, the speed
+of matrix products alone, is measured once, before the first worker.
 """
 
 from __future__ import annotations

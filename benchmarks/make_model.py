@@ -185,7 +185,7 @@ def random_weight(name: str, size: tuple[int, ...], device: str) -> Tensor:
 
 
 def make_whole(path: Path, make: Callable[[Path], None]) -> None:
-    """Make a file or folder unless it is there; an earlier call that was stopped leaves none.
+    """Make a file or folder unless it is there. A call that is stopped leaves `path` unmade.
 
     make: writes to the path that it gets.
     """

@@ -36,7 +36,7 @@ def test_weights_that_are_whole_outlive_a_call_that_was_stopped_while_it_prepare
 ):
     scene = load("gpu_scene")
     run_all = scene.speed.run_all
-    weights = tmp_path / "model-tiny_dna/models/hf/model.safetensors"
+    weights = tmp_path / "model-tiny_dna-fp32/models/hf/model.safetensors"
 
     def stop_before_the_description(at, commands):
         run_all(at, commands[:-1])
@@ -51,7 +51,7 @@ def test_weights_that_are_whole_outlive_a_call_that_was_stopped_while_it_prepare
     monkeypatch.setattr(scene.speed, "run_all", run_all)
     scene.main()
     assert weights.stat().st_mtime_ns == before
-    assert (tmp_path / "model-tiny_dna/model.json").exists()
+    assert (tmp_path / "model-tiny_dna-fp32/model.json").exists()
 
 
 def test_weights_get_their_name_once_they_are_whole(load, tmp_path):

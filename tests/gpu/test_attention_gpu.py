@@ -18,7 +18,7 @@ from seqembed.settings.precision import should_use_fp16
 
 HEADS = 12
 LENGTHS = [1024, 300, 300, 300, 128, 17, 300, 17, 2, 1]
-# Of ESM-2 with 6, 12, 30, 33 and 36, and 48 layers; 80 is of nobody.
+# Of ESM-2 with 6, 12, 30, 33 and 36, and 48 layers. No known model has 80, which is padded.
 HEAD_DIMS = [16, 24, 32, 64, 80, 128]
 CASES = [
     *((attend_varlen, dtype, False) for dtype in (torch.float16, torch.bfloat16)),

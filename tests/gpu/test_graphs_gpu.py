@@ -200,8 +200,10 @@ def test_an_error_in_a_capture_ends_graphs_only(call, error, half, monkeypatch, 
 
 @torch.inference_mode()
 def embed_after_a_refused_capture(batches: int) -> tuple[int, list[bool], list[int]]:
-    """Let CUDA refuse the second batch's capture; return passes of graphs, and of each batch
-    whether its rows are right, and how many bytes are in use then."""
+    """Compute a batch that often, while CUDA refuses the first capture.
+
+    Returns how many passes graphs took; whether each time's rows are right; the bytes in use then.
+    """
     model, computed, passes = make_model("Esm2 320", torch.float16), [], []
     found, stream, compute = graphs_of(model), CudaStream(DEVICE), graphs_module._Graphs._compute
 

@@ -32,7 +32,7 @@ LENGTHS = [300, 300, 2, 1, CHUNK, 2, CHUNK + 1, 300, CHUNK - 1, 2 * CHUNK + 3]
 IMPLEMENTATIONS = [attend_per_sequence, attend_by_length]
 # For the kernel, which Triton's interpreter is slow at: the edges of its tiles. Last, a spare slot.
 TILED_LENGTHS = [1, 2, 33, 32, 64, 65, 130, 17, 0]
-# Of ESM-2 with 6, 12, 30, 33 and 36, and 48 layers.
+# Of ESM-2 with 6, 12, 30, 33 and 36, and 48 layers. No known model has 80, which is padded.
 HEAD_DIMS = [16, 24, 32, 64, 80, 128]
 DTYPES = [torch.float32, torch.float16]
 if DEVICE.type == "cuda":

@@ -23,10 +23,12 @@ def ask_for_one_split(arguments: Collection[str]) -> dict[str, Any]:
     """Return the keyword arguments by which PyTorch's attention computes a sequence in one split.
 
     arguments: the names of all that this attention takes. PyTorch 2.11 has none for the splits.
-    2.12 has one, but refuses it for FlashAttention-2 ("num_splits requires FA3"), which there
-    splits no sequence of a packed batch.
+    2.12 has one, but its FlashAttention-2 refuses it ("num_splits requires FA3"). FlashAttention-2
+    of neither version splits a sequence of a packed batch.
     """
     import torch
 
-    takes = "num_splits" in arguments and torch.__version__ >= "2.13"
+    # A vendor's 2.13.0a0 counts as 2.13.
+    release = tuple(map(int, torch.__version__.split(".")[:2]))
+    takes = "num_splits" in arguments and release >= (2, 13)
     return {"num_splits": 1} if takes else {}

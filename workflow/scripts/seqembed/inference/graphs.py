@@ -183,7 +183,10 @@ class _Graphs:
         return self._rows
 
     def wait(self) -> None:
-        """Wait until the GPU has computed all that is queued: it may need the graphs' memory."""
+        """Wait until the GPU has computed all that is queued: it may be running a graph.
+
+        With PyTorch's `expandable_segments`, memory is taken back without waiting for the stream.
+        """
         if self._rows.is_cuda:
             torch.cuda.synchronize(self._rows.device)
 

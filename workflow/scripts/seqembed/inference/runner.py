@@ -77,7 +77,7 @@ class AsyncInferenceRunner:
         self._graphs = graphs
         self._device = device
         # An error is kept, too: each try would read all weights again.
-        self._load_fp32 = cache(partial(_attempt, partial(self._load_beside, load_fp32)))
+        self._load_fp32 = cache(partial(self._load_without_graphs, load_fp32))
         self._token_budget = token_budget
         self._streams: CpuStreams | CudaStream
         if device.type == "cuda":
@@ -254,19 +254,19 @@ class AsyncInferenceRunner:
                 reason = TOO_LARGE if large else NOT_FINITE
                 self._tracker.quarantine(window.position, reason, in_doubt=not finite.any())
 
-    def _load_beside(self, load_fp32: Callable[[], Encoder]) -> Encoder:
+    def _load_without_graphs(self, load_fp32: Callable[[], Encoder]) -> Encoder | Exception:
         # A second model needs memory.
         if self._graphs:
             self._graphs.drop()
-        return load_fp32()
+        return _attempt(load_fp32)
 
     def _compute_in_fp32(self, batch: PackedBatch) -> tuple[Array, list[Array]] | Exception:
         """Return the rows of a batch by the model in fp32, as _arrive does, or an error."""
+        model = self._load_fp32()
+        if isinstance(model, Exception):
+            return model
 
         def compute() -> tuple[Array, list[Array]]:
-            model = self._load_fp32()
-            if isinstance(model, Exception):
-                raise model
             return _arrive(self._begin(batch, model, alone=False))
 
         found = _attempt(compute)

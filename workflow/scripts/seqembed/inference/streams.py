@@ -87,8 +87,8 @@ def _compute(batch: PackedBatch, compute: Compute, threads: int) -> Rows:
 class CudaStream:
     """Computes batches on a GPU: queues the next batch before the rows of the last one arrive.
 
-    All that belongs to a batch is queued on one stream, so that no memory is given to another batch
-    before the GPU has read it. device: of type "cuda".
+    All is queued on one stream, whose order protects the memory of a batch until the GPU has
+    computed it. device: of type "cuda".
     """
 
     depth, concurrent = 2, False

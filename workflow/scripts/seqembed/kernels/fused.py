@@ -23,7 +23,8 @@ POOLED_ROWS, POOLED_COLUMNS = 32, 64
 def _warps(block: int) -> int:
     """Return the warps of a program: a thread has up to 16 values of a row, in its registers.
 
-    No thread is without a value: it would read and write those of another thread.
+    A thread without a value would read and write those of another thread; blocks of 32 values and
+    more have none.
     """
     return min(max(block // 512, min(block // 32, 4), 1), 16)
 

@@ -21,10 +21,10 @@ from seqembed.models.weights.build import fill, make_unfilled
 
 # Attention takes up to 64 tokens at once: several times as many, fewer, and a single one.
 LENGTHS = (150, 33, 1)
-# By how much a row may differ, as a share of the root mean square of all rows: at least twice what
-# rounding to fp16 or bf16 changes in one layer of any family, and less than a lost key does in the
-# families that compute so by default (measured in Triton's interpreter, and for attention by its
-# formulas on a CPU).
+# By how much a row may differ, as a share of the root mean square of all rows. That is at least
+# twice what rounding to fp16 or bf16 changes in one layer of any family. In the families that take
+# this precision by default, it is less than a lost key changes. (Measured in Triton's interpreter;
+# for attention, by its formulas on a CPU.)
 BOUNDS = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 # Token ids that mean residues or pieces of DNA in all families.
 FIRST_TOKEN, TOKENS = 5, 18

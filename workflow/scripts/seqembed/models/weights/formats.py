@@ -27,8 +27,9 @@ SAVE = (
     "torch.save(model.state_dict(), 'model.pt')"
 )
 TOO_LARGE = (
-    "it is larger than this machine's memory and swap, so that it cannot be mapped: add swap, or "
-    "save the model in smaller files, with save_pretrained(folder, max_shard_size='4GB')"
+    "it is larger than this machine's memory and swap, so that Linux may refuse to map it: add "
+    "swap, or save the model in smaller files, with save_pretrained(folder, max_shard_size='4GB'); "
+    "if that is no help, the file is damaged: copy it again"
 )
 CONTACTS = "contact_head."
 # A safetensors file is mapped into memory anew after so many bytes of it.
@@ -202,7 +203,7 @@ def _damage_named(path: Path) -> Iterator[None]:
 
 
 def _exceeds_memory(path: Path) -> bool:
-    """Whether a file is so large that Linux, by default, maps it for no program that may write."""
+    """Whether Linux by default refuses to map a file: it is larger than memory and swap."""
     memory: int = psutil.virtual_memory().total + psutil.swap_memory().total
     return path.exists() and path.stat().st_size > memory
 
