@@ -193,11 +193,9 @@ def find_problem(lines: Sequence[str]) -> str | None:
     if kernels != {FUSED}:
         named = ", ".join(sorted(kernels)) or "none"
         return f"the worker's log names kernels {named}, where a GPU has {FUSED}"
-    return (
-        "the worker goes on without graphs"
-        if any(GRAPHS_FAILED in line for line in lines)
-        else None
-    )
+    if any(GRAPHS_FAILED in line for line in lines):
+        return "the worker goes on without graphs"
+    return None
 
 
 def are_used(found: graphs.EncoderGraphs) -> bool:

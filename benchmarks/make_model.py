@@ -73,13 +73,18 @@ def write_config(folder: Path, files: Path, shape: Shape) -> None:
             shutil.copy(files / name, folder)
 
 
+def save(model: Any, folder: Path, dtype: torch.dtype) -> None:
+    """Write a model of transformers in a precision, in files as large as those of real models."""
+    model.to(dtype).save_pretrained(folder, max_shard_size=FILE_SIZES[dtype])
+
+
 def make_esm2(folder: Path, shape: Shape, device: str, dtype: torch.dtype) -> None:
     from transformers import EsmConfig, EsmModel
 
     write_config(folder, PROTEIN_FILES, shape)
     with torch.device(device):
         model = EsmModel(EsmConfig.from_pretrained(folder), add_pooling_layer=False)
-    model.to(dtype).save_pretrained(folder, max_shard_size=FILE_SIZES[dtype])
+    save(model, folder, dtype)
 
 
 def make_esmc(folder: Path, shape: Shape, device: str, dtype: torch.dtype) -> None:
@@ -93,7 +98,7 @@ def make_esmc(folder: Path, shape: Shape, device: str, dtype: torch.dtype) -> No
     )
     with torch.device(device):
         model = EsmcModel(config)
-    model.to(dtype).save_pretrained(folder, max_shard_size=FILE_SIZES[dtype])
+    save(model, folder, dtype)
     EsmcTokenizer().save_pretrained(folder)
 
 
@@ -115,7 +120,7 @@ def make_t5(folder: Path, shape: Shape, device: str, dtype: torch.dtype) -> None
     # With biases of the size with which authors begin, a row would change by little.
     biases = model.encoder.block[0].layer[0].SelfAttention.relative_attention_bias
     torch.nn.init.normal_(biases.weight)
-    model.to(dtype).save_pretrained(folder, max_shard_size=FILE_SIZES[dtype])
+    save(model, folder, dtype)
 
 
 def save_fair(folder: Path, shape: Shape, device: str, path: Path) -> None:

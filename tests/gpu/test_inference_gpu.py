@@ -160,6 +160,7 @@ def test_a_gpus_batches_are_a_cpus_in_page_locked_memory(tmp_path):
     assert len(found) == len(expected) > 3
     for ours, plain in zip(found, expected, strict=True):
         assert ours.tokens.is_pinned() and ours.packing.cu_seqlens.is_pinned()
+        assert ours.pin_memory() is ours and not plain.tokens.is_pinned()
         assert torch.equal(ours.tokens, plain.tokens) and ours.windows == plain.windows
         assert ours.packing.bounds == plain.packing.bounds
 

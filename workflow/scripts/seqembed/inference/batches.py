@@ -194,7 +194,9 @@ class PackedBatch:
         return [self.select(range(*pair)) for pair in pairwise(bounds)]
 
     def pin_memory(self) -> PackedBatch:
-        """Return a copy of this batch in page-locked memory."""
+        """Return this batch in page-locked memory: itself, if it is there."""
+        if self.tokens.is_pinned():
+            return self
         packing = replace(self.packing, cu_seqlens=self.packing.cu_seqlens.pin_memory())
         return replace(self, tokens=self.tokens.pin_memory(), packing=packing)
 

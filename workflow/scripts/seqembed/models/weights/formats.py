@@ -29,7 +29,7 @@ SAVE = (
 TOO_LARGE = (
     "it is larger than this machine's memory and swap, so that Linux may refuse to map it: add "
     "swap, or save the model in smaller files, with save_pretrained(folder, max_shard_size='4GB'); "
-    "if that is no help, the file is damaged: copy it again"
+    "if neither helps, copy it again"
 )
 CONTACTS = "contact_head."
 # A safetensors file is mapped into memory anew after so many bytes of it.
