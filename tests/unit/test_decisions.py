@@ -420,6 +420,18 @@ def test_no_more_batches_are_computed_at_once_than_there_are(project, caplog, ba
     assert f"at most 512 tokens a batch, {at_once} at once;" in caplog.text
 
 
+@pytest.mark.parametrize(("budget", "said"), [(64, True), (512, False)])
+def test_the_memory_of_the_longest_sequence_is_said(budget, said, project, caplog):
+    run = open_project(project, token_budget=budget)
+    model = load_prepared(project.model, 1, torch.float32)
+    longest = run.policy.longest_read(run.shard.tokens)
+    with caplog.at_level(logging.INFO, LOGGER.name):
+        manifest = run.manifest(None)
+        run.open_runner(model, open_tracker(run, project), lambda: (model, None), manifest, 1)
+    run.weights.require()
+    assert (f"the longest, of {longest} tokens, needs 0.0 GB" in caplog.text) == said
+
+
 @pytest.mark.parametrize(
     ("budget", "limit", "has_graphs", "used", "needed"),
     [

@@ -62,6 +62,8 @@ def test_counts_agree_with_the_windows(lengths, limit, long_sequences):
     read = [sum(window.stop - window.start + 2 for window in cut) for cut in cuts]
     assert chosen.model_tokens(tokens).tolist() == read
     assert chosen.kept(tokens).tolist() == [cut[-1].keep_stop for cut in cuts]
+    longest = max((window.stop - window.start for cut in cuts for window in cut), default=0)
+    assert chosen.longest_read(tokens) == longest + 2
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from seqembed.models.architectures import Architecture, block_rows
@@ -12,6 +13,7 @@ from seqembed.settings.token_budget import (
     TOKENS,
     available_memory,
     bytes_a_token,
+    bytes_alone,
     cpu_streams,
     whole_blocks,
 )
@@ -50,21 +52,27 @@ def plan_memory(
     recipe: Recipe,
     token_budget: Literal["auto"] | int,
     threads: int,
+    longest: int,
     rows: int,
 ) -> MemoryPlan:
-    """Return what a worker takes; rows: how many bytes of rows may wait for a checkpoint."""
+    """Return what a worker takes.
+
+    longest: LengthPolicy.longest_read() of its sequences; what is over the token budget is computed
+    alone. rows: how many bytes of rows may wait for a checkpoint.
+    """
     architecture, itemsize = model.architecture, ITEM_BYTES[recipe.precision]
     weights = itemsize * count_weights(architecture, recipe.layer)
     token_bytes = bytes_a_token(architecture, itemsize)
+    alone = partial(bytes_alone, architecture, itemsize, kernels=recipe.kernels)
     waiting = 2 * min(rows, WAITING_BYTES)
     if recipe.device == "cuda":
         block = block_rows(architecture.width, itemsize)
         # A batch is filled up to whole blocks.
         budget = block if token_budget == "auto" else whole_blocks(token_budget, block)
-        card = CUDA_CONTEXT_BYTES + weights + 2 * budget * token_bytes
+        batches = max(2 * budget * token_bytes, alone(whole_blocks(longest, block)))
+        card = CUDA_CONTEXT_BYTES + weights + batches
         return MemoryPlan(host=CUDA_PROCESS_BYTES + waiting, card=card)
     budget = TOKENS["cpu"] if token_budget == "auto" else token_budget
     streams = cpu_streams(token_bytes, budget, threads, available_memory())
-    return MemoryPlan(
-        host=PROCESS_BYTES + weights + streams * budget * token_bytes + waiting, card=0
-    )
+    batches = max(streams * budget * token_bytes, alone(longest))
+    return MemoryPlan(host=PROCESS_BYTES + weights + batches + waiting, card=0)

@@ -140,6 +140,7 @@ def plan_dataset(
     )
     most = max(int(shard.missing.sum()) for shard in shards)
     waiting = min(most, around.checkpoint_sequences) * sizes.row
+    longest = max(policy.longest_read(shard.index.tokens[shard.missing]) for shard in shards)
     return DatasetPlan(
         dataset=dataset,
         model=model,
@@ -150,7 +151,7 @@ def plan_dataset(
         finished=finished,
         at_once=at_once,
         disk=disk,
-        memory=plan_memory(model, recipe, around.token_budget, dataset.threads, waiting),
+        memory=plan_memory(model, recipe, around.token_budget, dataset.threads, longest, waiting),
         speed=find_speed(
             read_speed_records(around.speeds, dataset.model, logger),
             model,

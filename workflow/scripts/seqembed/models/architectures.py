@@ -16,12 +16,18 @@ _FIELDS = {
 }
 
 
+# With biases, so many queries attend at once by the plain steps: the biases of all queries would
+# need memory that is quadratic in a sequence's length.
+BIASED_QUERIES = 256
+
+
 @dataclass(frozen=True)
 class Architecture:
     """The sizes that models of every family have; raises ModelError if they do not fit together.
 
     width: the length of a token's row. ffn_width: the width of the feed-forward part of a layer.
     rotary: whether positions are rotary, which turn values in pairs: head_dim must then be even.
+    biased: whether attention adds biases by distance.
     """
 
     layers: int
@@ -29,6 +35,7 @@ class Architecture:
     heads: int
     ffn_width: int
     rotary: ClassVar[bool] = False
+    biased: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -94,6 +101,7 @@ class DnabertArchitecture(Architecture):
 
     vocabulary: int
     layer_norm_eps: float = 1e-12
+    biased: ClassVar[bool] = True
 
     @property
     def ffn_vectors(self) -> int:
@@ -120,6 +128,7 @@ class T5Architecture(Architecture):
     max_distance: int
     vocabulary: int
     layer_norm_eps: float = 1e-6
+    biased: ClassVar[bool] = True
 
     def _check_heads(self) -> None:
         if self.activation not in T5_ACTIVATIONS:

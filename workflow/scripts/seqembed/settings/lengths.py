@@ -81,6 +81,13 @@ class LengthPolicy:
         whole = self.kept(tokens) + self.specials.total
         return np.where(windows > 1, windows * self._window_tokens, whole)
 
+    def longest_read(self, tokens: Int64s) -> int:
+        """Return how many tokens the model reads at once at the most, special ones included."""
+        most = int(self.kept(tokens).max(initial=0))
+        if self.long_sequences == "window":
+            most = min(most, self.max_length)
+        return most + self.specials.total
+
     def costs(self, tokens: Int64s) -> NDArray[np.float64]:
         """Return how long each sequence takes to compute, (n,): 1 for a token of a short sequence.
 

@@ -8,8 +8,9 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from seqembed.kernels.names import PLAIN
 from seqembed.machine.control_groups import memory_limit
-from seqembed.models.architectures import Architecture
+from seqembed.models.architectures import BIASED_QUERIES, Architecture
 
 Tokens = TypeVar("Tokens", int, NDArray[np.int64])
 # The tokens of a batch, by device. On a CPU, a batch of this size fits into the caches of one core
@@ -35,6 +36,18 @@ def bytes_a_token(architecture: Architecture, itemsize: int) -> int:
     attended = architecture.heads * architecture.head_dim
     activated = architecture.ffn_vectors * architecture.ffn_width
     return itemsize * (4 * architecture.width + 3 * attended + activated)
+
+
+def bytes_alone(architecture: Architecture, itemsize: int, tokens: int, kernels: str) -> int:
+    """Return an estimate of the bytes of a batch of one sequence, which has so many tokens.
+
+    By the plain steps, attention with biases takes those of BIASED_QUERIES queries beside, as
+    Biases.strips in models/encoders/attention.py, float32. kernels: Recipe.kernels. itemsize: as in
+    bytes_a_token.
+    """
+    strips = 4 * architecture.heads * BIASED_QUERIES * 2 * tokens
+    beside = strips if architecture.biased and kernels == PLAIN else 0
+    return tokens * bytes_a_token(architecture, itemsize) + beside
 
 
 def cpu_streams(token_bytes: int, token_budget: int, threads: int, free: int) -> int:

@@ -44,7 +44,13 @@ from seqembed.settings.lengths import LengthPolicy, resolve_policy
 from seqembed.settings.precision import DTYPES
 from seqembed.settings.recipe import Recipe
 from seqembed.settings.request import WorkerSettings, read_settings
-from seqembed.settings.token_budget import TOKENS, bytes_a_token, cpu_streams, whole_blocks
+from seqembed.settings.token_budget import (
+    TOKENS,
+    bytes_a_token,
+    bytes_alone,
+    cpu_streams,
+    whole_blocks,
+)
 from seqembed.storage.publish import raise_open_file_limit
 from seqembed.worker.checkpoint_writer import CheckpointWriter
 from seqembed.worker.device import add_name, choose_device, free_memory
@@ -195,6 +201,7 @@ class Run:
         sizes = tokens * token_bytes / 1e9, free / 1e9
         noted = ", with CUDA graphs" if graphs else ""
         self.logger.info(words, f"{token_budget:,}", at_once, *sizes, noted)
+        self._log_longest(token_budget)
         return AsyncInferenceRunner(
             encoder,
             self.device,
@@ -206,6 +213,13 @@ class Run:
             threads=threads,
             graphs=graphs,
         )
+
+    def _log_longest(self, token_budget: int) -> None:
+        if (longest := self.policy.longest_read(self.shard.tokens)) > token_budget:
+            rows, kernels = self._filling.rows(longest), self.recipe.kernels
+            alone = bytes_alone(self.model.architecture, self._dtype.itemsize, rows, kernels)
+            words = "a longer sequence is computed alone; the longest, of %s tokens, needs %.1f GB"
+            self.logger.info(words, f"{longest:,}", alone / 1e9)
 
     @property
     def _outputs(self) -> Outputs:

@@ -21,10 +21,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from seqembed.kernels.flash_attention import attend_packed
 from seqembed.kernels.names import PLAIN
+from seqembed.models.architectures import BIASED_QUERIES
 
-# With biases, this many queries attend at once: the biases of all queries would need memory that is
-# quadratic in a sequence's length.
-CHUNK = 256
 # PyTorch's CPU kernel takes this many queries at once, and gives each thread a part of a buffer.
 # With fewer queries the parts are not aligned, and last bits depend on the thread (measured).
 CPU_QUERIES = 32
@@ -108,16 +106,16 @@ class Biases:
 
     @cached_property
     def strips(self) -> Tensor:
-        """The biases of CHUNK queries, (heads, CHUNK, 2 R) float32.
+        """The biases of C = BIASED_QUERIES queries, (heads, C, 2 R) float32.
 
-        R is N rounded up to a multiple of CHUNK. For the CHUNK queries from token a on, the bias of
-        query a + i and key j is at [:, i, j - a + R]; 0 if they are farther apart than N - 1.
+        R is N rounded up to a multiple of C. For the C queries from token a on, the bias of query
+        a + i and key j is at [:, i, j - a + R]; 0 if they are farther apart than N - 1.
         """
-        reach = -(-self.longest // CHUNK) * CHUNK
-        around = (reach + CHUNK - self.longest, reach - self.longest)
+        reach = -(-self.longest // BIASED_QUERIES) * BIASED_QUERIES
+        around = (reach + BIASED_QUERIES - self.longest, reach - self.longest)
         rows = functional.pad(self.by_distance, around).unfold(1, 2 * reach, 1)
         # By flip(1) the keys of a query would lie apart, which PyTorch's fast attention refuses.
-        return rows[:, torch.arange(CHUNK - 1, -1, -1, device=rows.device)]
+        return rows[:, torch.arange(BIASED_QUERIES - 1, -1, -1, device=rows.device)]
 
 
 # Attention over one batch: packed q, k and v, (T, 3, heads, head_dim) -> (T, heads, head_dim).
@@ -217,8 +215,8 @@ def _attend_stacked(q: Tensor, k: Tensor, v: Tensor, biases: Biases | None) -> T
     if biases is None:
         return scaled_dot_product_attention(q, k, v, scale=1.0)
     chunks, strips, length = [], biases.strips, k.shape[2]
-    for start in range(0, q.shape[2], CHUNK):
-        queries, reach = q[:, :, start : start + CHUNK], strips.shape[2] // 2 - start
+    for start in range(0, q.shape[2], BIASED_QUERIES):
+        queries, reach = q[:, :, start : start + BIASED_QUERIES], strips.shape[2] // 2 - start
         bias = strips[None, :, : queries.shape[2], reach : reach + length].to(q.dtype)
         chunks.append(scaled_dot_product_attention(queries, k, v, attn_mask=bias, scale=1.0))
     return torch.cat(chunks, dim=2)
