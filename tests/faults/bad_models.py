@@ -221,6 +221,11 @@ def other_words(state: dict[str, Tensor]) -> None:
     state["encoder.embed_tokens.weight"] = state["shared.weight"] + 1
 
 
+def no_number(state: dict[str, Tensor]) -> None:
+    state["shared.weight"][3, 3] = NAN
+    state["encoder.embed_tokens.weight"] = state["shared.weight"].clone()
+
+
 def esm1v_as_esm2() -> str:
     """ESM-1v with what an ESM-2's file says of itself."""
     return fair(lambda state: dict(esm1v().state_dict()))
@@ -535,6 +540,15 @@ OTHER_MODELS: dict[str, Case] = {
         lambda: t5_beside("spiece.model", PIECES, 144),
         "esm/spiece.model",
     ),
+    "a git-lfs pointer beside ProtT5": (
+        lambda: t5_beside("spiece.model", LFS),
+        "esm/spiece.model",
+    ),
+    "a git-lfs pointer in place of Ankh 3's tokenizer": (
+        lambda: t5_beside("tokenizer.json", LFS, 256),
+        "esm/tokenizer.json",
+    ),
+    "ProtT5 with a NaN in both of its words": weights(no_number, t5),
     "Ankh 3 without a tokenizer": tokenizer(ankh3),
     "Ankh 3 without [NLU]": tokenizer(ankh3, [t for t in ANKH3_TOKENS if t != "[NLU]"]),
     "Ankh 3 without an amino acid": tokenizer(ankh3, [t for t in ANKH3_TOKENS if t not in "VY"]),
@@ -697,6 +711,7 @@ NO_WEIGHTS: dict[str, Case] = {
     "a folder without weights": (lambda: without("model.safetensors"), "esm"),
     "a folder without config.json": (lambda: without("config.json"), CONFIG),
     "a config.json that is no object": (lambda: holding("config.json", "[]"), CONFIG),
+    "a config.json that git-lfs has": (lambda: holding("config.json", LFS.decode()), CONFIG),
     "a config.json of brackets": (lambda: holding("config.json", BRACKETS), CONFIG),
     "nothing": (lambda: "nowhere", "nowhere"),
     "the safetensors file itself": (lambda: f"{folder()}/model.safetensors", WEIGHTS),

@@ -313,6 +313,12 @@ def write_ankh3_tokenizer(path: Path, *more: str) -> None:
     ankh_tokenizer((*ANKH3_TOKENS, *more), "[NLU]").save(str(path))
 
 
+def pieces(*tokens: str) -> bytes:
+    """A sentencepiece model of short tokens: field 1 is a piece, and its field 1 a text."""
+    texts = [token.encode() for token in tokens]
+    return b"".join(b"\n%c\n%c%b" % (len(text) + 2, len(text), text) for text in texts)
+
+
 # How to write the files of tokens that a T5 may have.
 T5_FILES: dict[str, Callable[[Path], object]] = {
     "spiece.model": lambda path: shutil.copy(DATA / "prot_t5/spiece.model", path),
@@ -450,20 +456,27 @@ def test_a_t5s_decoder_and_head_are_not_converted(parts, project):
 
 NON_COMMERCIAL = "mine: its weights are under CC-BY-NC-SA-4.0, which forbids commercial use"
 BUILT_IN = "mine: its tokens are built in; "
+READ = "mine: its tokens are read from tokenizer.json; "
+NOTHING = "no other file is there to compare them with"
 
 
 @pytest.mark.parametrize(
     ("vocabulary", "files", "expected"),
     [
-        (128, [], [BUILT_IN + "no file is there to compare them with"]),
+        (128, [], [BUILT_IN + NOTHING]),
         (128, ["spiece.model"], [BUILT_IN + "they agree with spiece.model"]),
         (
             150,
             ["spiece.model", "added_tokens.json"],
             [BUILT_IN + "they agree with spiece.model and added_tokens.json"],
         ),
-        (144, [], [NON_COMMERCIAL, BUILT_IN + "no file is there to compare them with"]),
-        (256, ["tokenizer.json"], [NON_COMMERCIAL]),
+        (144, [], [NON_COMMERCIAL, BUILT_IN + NOTHING]),
+        (256, ["tokenizer.json"], [NON_COMMERCIAL, READ + NOTHING]),
+        (
+            256,
+            ["tokenizer.json", "added_tokens.json"],
+            [NON_COMMERCIAL, READ + "they agree with added_tokens.json"],
+        ),
     ],
 )
 def test_the_log_has_the_licence_and_what_tokens_were_compared_with(
@@ -478,7 +491,7 @@ def test_the_log_has_the_licence_and_what_tokens_were_compared_with(
 
 
 def test_an_ankh_3_is_described_with_its_tokenizer(tmp_path):
-    """Its letters are those of tokenizer.json, which spiece.model may not contradict."""
+    """Its letters are those of tokenizer.json."""
     small_t5(256).save_pretrained(tmp_path)
     path, output = tmp_path / "tokenizer.json", tmp_path / "out/mine.json"
     write_ankh3_tokenizer(path)
@@ -490,8 +503,19 @@ def test_an_ankh_3_is_described_with_its_tokenizer(tmp_path):
     write_ankh3_tokenizer(path, "Z")
     with pytest.raises(ModelError, match="tokenizer.json: changed"):
         load_tokenizer(model)
-    T5_FILES["spiece.model"](tmp_path / "spiece.model")
-    with pytest.raises(ModelError, match="spiece.model: lacks tokens of the Ankh 3 alphabet"):
+
+
+def test_the_two_files_of_an_ankh_3s_tokens_may_not_contradict_each_other(tmp_path):
+    """Tokens are those of tokenizer.json, so spiece.model may lack some of them."""
+    small_t5(256).save_pretrained(tmp_path)
+    write_ankh3_tokenizer(tmp_path / "tokenizer.json")
+    output, file = tmp_path / "out/mine.json", tmp_path / "spiece.model"
+    file.write_bytes(pieces(*ANKH3_TOKENS[:9]))
+    prepare_model("mine", str(tmp_path), output, LOGGER)
+    place = ANKH3_TOKENS.index("[NLU]")
+    swapped = [*ANKH3_TOKENS[: place - 1], "[NLU]", ANKH3_TOKENS[place - 1]]
+    file.write_bytes(pieces(*swapped))
+    with pytest.raises(ModelError, match=f"spiece.model: gives other .*NLU. {place - 1}, not"):
         prepare_model("mine", str(tmp_path), output, LOGGER)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from dataclasses import replace
 from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,7 +14,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from described_models import dna_model, protein_model
+from described_models import dna_model, protein_model, t5_model
 from reported import LOGGER, Reported, write_report, write_sources
 
 from seqembed import __version__
@@ -623,11 +624,36 @@ def test_methods_of_a_users_own_model(tmp_path):
 def test_methods_of_a_dna_model(tmp_path):
     paragraph = describe(tmp_path, dna_model(), pooling="mean").paragraph
     assert "over all tokens, special tokens included" in paragraph
-    assert "over 1,022 tokens" in paragraph
+    assert "over 1,022 tokens" in paragraph and "The model read" not in paragraph
     # As inference/pooling.py has it.
     paragraph = describe(tmp_path, dna_model(), pooling="max").paragraph
     assert "the maximum, value by value, of" in paragraph
     assert "over all tokens, special tokens included" in paragraph
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (
+            protein_model(),
+            "The model read <cls> before and <eos> after each sequence or window. Values",
+        ),
+        (
+            replace(t5_model(), family="prot_t5"),
+            "read </s> after each sequence or window. U, Z, O and B were read as X. Values",
+        ),
+        (
+            replace(t5_model(), family="prost_t5"),
+            "The model read <AA2fold> before and </s> after each sequence or window. U,",
+        ),
+        (
+            replace(t5_model(), family="ankh3"),
+            "The model read [NLU] before and </s> after each sequence or window. Values",
+        ),
+    ],
+)
+def test_methods_name_the_special_tokens_and_the_letters_read_as_x(tmp_path, model, said):
+    assert said in describe(tmp_path, model).paragraph
 
 
 def test_methods_without_the_prepared_model(tmp_path):

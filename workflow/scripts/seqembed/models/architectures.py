@@ -108,8 +108,9 @@ class DnabertArchitecture(Architecture):
         return 3
 
 
-# What a T5's config.json calls the activation. The gated ones multiply it by a second vector.
-T5_ACTIVATIONS = ("relu", "gated-gelu", "gated-silu")
+# What a T5's config.json calls the activation in feed_forward_proj, and in dense_act_fn. The gated
+# ones multiply it by a second vector.
+T5_ACTIVATIONS = {"relu": "relu", "gated-gelu": "gelu_new", "gated-silu": "silu"}
 
 
 @dataclass(frozen=True)

@@ -129,8 +129,8 @@ _FAMILIES = (
     # sequence had 512 tokens, special ones included (n_positions in config.json).
     #
     # ProtT5's and ProstT5's authors compute in fp16 on a GPU (Embedding/prott5_embedder.py of
-    # ProtTrans, scripts/embed.py of ProstT5), and publish weights in fp16. Ankh's compute in fp32:
-    # bf16 has its range.
+    # ProtTrans, the README of ProstT5), and publish weights in fp16. Ankh's compute in fp32: bf16
+    # has its range.
     Family(
         name="prot_t5",
         models=("ProtT5",),

@@ -31,8 +31,9 @@ class KnownModel:
     files: Mapping[str, str | None]
 
 
-# ProtT5's and ProstT5's spiece.model.
+# The spiece.model beside the weights in fp16. That beside those in fp32 is not known.
 _PROT_T5_PIECES = "74da7b4afcde53faa570114b530c726135bdfcdb813dec3abfb27f9d44db7324"
+_ANKH3_PIECES = "f2b5e1bbd110b71ca9b2878e1fcd3265610076ecc97bd696e8a745c9bacc54e0"
 _ESM2_VOCABULARY = "0b82cc0a7c7cf9e567b1e5892d793285b9fbae822c964ca48696f7db44598e03"
 
 
@@ -56,15 +57,20 @@ def _esm1(name: str, revision: str) -> KnownModel:
     return KnownModel(name, f"facebook/{name}", revision, files)
 
 
-def _rostlab(name: str, revision: str, weights: str | None, *more: str) -> KnownModel:
-    """Return a known ProtT5 or ProstT5; weights: their SHA-256. more: other needed files."""
-    files = {CONFIG: None, SENTENCEPIECE: _PROT_T5_PIECES, PICKLED: weights} | dict.fromkeys(more)
+def _rostlab(
+    name: str, revision: str, weights: str | None, *more: str, pieces: str | None = None
+) -> KnownModel:
+    """Return a known ProtT5 or ProstT5.
+
+    weights: their SHA-256. more: other needed files. pieces: the SHA-256 of spiece.model.
+    """
+    files = {CONFIG: None, SENTENCEPIECE: pieces, PICKLED: weights} | dict.fromkeys(more)
     return KnownModel(name, f"Rostlab/{name}", revision, files)
 
 
-def _ankh(name: str, revision: str, weights: dict[str, str | None]) -> KnownModel:
-    """Return a known Ankh; weights: the SHA-256 of the files that hold them."""
-    files = {CONFIG: None, TOKENIZER: None} | weights
+def _ankh(name: str, revision: str, files: dict[str, str | None]) -> KnownModel:
+    """Return a known Ankh; files: the SHA-256 of all but config.json and tokenizer.json."""
+    files = {CONFIG: None, TOKENIZER: None} | files
     return KnownModel(name, f"ElnaggarLab/{name}", revision, files)
 
 
@@ -163,6 +169,7 @@ _MODELS = (
         "prot_t5_xl_half_uniref50-enc",
         "94a6abc029ae13029317b140b7424e012bf8dfbf",
         "7f51ba885541c7dc569d46b796af57cc7a2ba7945107dced4f19d1b5ec091157",
+        pieces=_PROT_T5_PIECES,
     ),
     _rostlab(
         "prot_t5_xl_uniref50",
@@ -181,6 +188,7 @@ _MODELS = (
         "07a6547d51de603f1be84fd9f2db4680ee535a86",
         "b1a9ffcef73280cc57f090ad6446b4116b574b6c75d83ccc32778282f7f00855",
         ADDED_TOKENS,
+        pieces=_PROT_T5_PIECES,
     ),
     _ankh(
         "ankh-base",
@@ -195,12 +203,16 @@ _MODELS = (
     _ankh(
         "ankh3-large",
         "2be091622e8a393f0ef21735070084123c874b6e",
-        {PICKLED: "26321a345e07a25b21c6c41b651c4db91b420892e52c0dcbc55bd7a8f510f95b"},
+        {
+            SENTENCEPIECE: _ANKH3_PIECES,
+            PICKLED: "26321a345e07a25b21c6c41b651c4db91b420892e52c0dcbc55bd7a8f510f95b",
+        },
     ),
     _ankh(
         "ankh3-xl",
         "e00113df5c95ef71df7ea3f5a73d56bd00e473a4",
         {
+            SENTENCEPIECE: _ANKH3_PIECES,
             PICKLED + INDEX: None,
             "pytorch_model-00001-of-00003.bin": (
                 "2c9793cbee16697cd4149debe07d3a27143e280f6e970fa46042aae820fea981"

@@ -36,7 +36,7 @@ def prepare_model(name: str, source: str, output: Path, logger: logging.Logger) 
     files of a known name are downloaded, unless the user put them into `{name}/original` beside
     `output`. Safetensors and tokenizer.json are used where they lie; other weights are converted to
     `{name}/model.safetensors` beside `output`. Logged are a licence that forbids commercial use,
-    and the files with which built-in tokens were compared.
+    and the files with which the tokens of residues were compared.
 
     Raises ModelError if the source is not a model of a known family, or cannot be loaded.
     """
@@ -73,10 +73,12 @@ def _log_facts(name: str, family: Family, place: Path, logger: logging.Logger) -
     if family.non_commercial:
         words = "%s: its weights are under %s, which forbids commercial use"
         logger.warning(words, name, family.licence)
-    if not family.reads_tokenizer:
-        files = " and ".join(file for file in TOKEN_FILES if (place / file).exists())
-        compared = f"they agree with {files}" if files else "no file is there to compare them with"
-        logger.info("%s: its tokens are built in; %s", name, compared)
+    if family.vocabulary:
+        source = f"read from {TOKENIZER}" if family.reads_tokenizer else "built in"
+        others = [file for file in TOKEN_FILES if (place / file).exists() and file not in source]
+        compared = f"they agree with {' and '.join(others)}"
+        nothing = "no other file is there to compare them with"
+        logger.info("%s: its tokens are %s; %s", name, source, compared if others else nothing)
 
 
 def find_tokenizer(family: Family, place: Path) -> dict[str, str]:

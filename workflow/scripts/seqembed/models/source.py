@@ -30,6 +30,10 @@ ADAPTERS = (
 )
 
 
+# How a file begins that git-lfs has not fetched yet.
+LFS_POINTER = b"version https://git-lfs"
+
+
 def list_model_files(source: Path) -> list[Path]:
     """Return the existing files of a model; source: a Hugging Face folder or a fair-esm file."""
     if not source.is_dir():
@@ -74,7 +78,17 @@ def read_json_object(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: cannot be read as JSON ({error}); copy it again") from error
+        advice = advise(path, "copy it again")
+        raise ModelError(f"{path}: cannot be read as JSON ({error}); {advice}") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path}: is not a JSON object; copy it again")
     return content
+
+
+def advise(path: Path, otherwise: str) -> str:
+    """Return what to do about an unreadable file: fetch it if git-lfs has not, or `otherwise`."""
+    try:
+        pointer = path.read_bytes().startswith(LFS_POINTER)
+    except OSError:
+        pointer = False
+    return "it is a git-lfs pointer; fetch the file: `git lfs pull`" if pointer else otherwise

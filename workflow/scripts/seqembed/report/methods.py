@@ -40,6 +40,7 @@ def write_methods(
     sentences = [
         f"{what} were computed with {_name(attributes, model)} by seqembed {__version__}.",
         _describe_rows(attributes, width, model),
+        *_describe_tokens(model),
         _describe_precision(attributes),
     ]
     sentences += _describe_lengths(attributes, contents, model)
@@ -77,6 +78,18 @@ def _describe_rows(attributes: Attributes, width: int, model: PreparedModel | No
         specials = "included" if model.facts.pools_specials else "not included"
         of = f"over all {model.facts.unit}, special tokens {specials}"
     return f"Each embedding is {whole} of {which} {of}: {width:,} values."
+
+
+def _describe_tokens(model: PreparedModel | None) -> list[str]:
+    """Return what of the model's input is not in the sequences, if that is built in."""
+    if not model or not (vocabulary := model.facts.vocabulary):
+        return []
+    beside = {"before": vocabulary.before, "after": vocabulary.after}
+    places = " and ".join(f"{' '.join(t)} {place}" for place, t in beside.items() if t)
+    sentences = [f"The model read {places} each sequence or window."]
+    if replaced := vocabulary.as_x.decode():
+        sentences.append(f"{', '.join(replaced[:-1])} and {replaced[-1]} were read as X.")
+    return sentences
 
 
 def _describe_precision(attributes: Attributes) -> str:

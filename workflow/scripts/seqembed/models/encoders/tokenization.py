@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer as TokenizerFile
 
 from seqembed.errors import ModelError, count_of, show
+from seqembed.models.source import advise
 from seqembed.models.vocabularies import Vocabulary
 
 OWN_FILE = "put the model's own tokenizer.json there"
@@ -147,9 +148,11 @@ def complete_vocabulary(vocabulary: Vocabulary, path: Path) -> Vocabulary:
 
 
 def read_tokenizer(path: Path) -> TokenizerFile:
-    """Return the tokenizer of a tokenizer.json; raise ModelError if the file is unreadable."""
+    """Return the tokenizer of a tokenizer.json; raise ModelError if it cannot be read."""
+    if not path.exists():
+        raise ModelError(f"{path}: does not exist; {OWN_FILE}")
     try:
         return TokenizerFile.from_file(str(path))
     except Exception as error:  # noqa: BLE001 (the library raises plain Exception)
-        message = f"is not a tokenizer that can be read ({error}); {OWN_FILE}"
+        message = f"is not a tokenizer that can be read ({error}); {advise(path, OWN_FILE)}"
         raise ModelError(f"{path}: {message}") from error

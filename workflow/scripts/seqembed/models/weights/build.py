@@ -25,8 +25,6 @@ def check_checkpoint(checkpoint: Checkpoint) -> None:
         state, weights = _plan(checkpoint, checkpoint.architecture.layers)
         for own, weight in weights.items():
             parts = {name: state[name].read().float() for name in weight.parts}
-            # Raises ModelError if the parts contradict each other.
-            weight.make(*parts.values())
             for name, tensor in parts.items():
                 # A sum is several times faster than isfinite, and finite only if all values are.
                 finite = tensor.sum().isfinite()
@@ -34,6 +32,9 @@ def check_checkpoint(checkpoint: Checkpoint) -> None:
                     bad.append(f"{name}: {count:,} of {tensor.numel():,} values")
                 elif own.startswith("layers.") and tensor.dim() > 1 and not tensor.any():
                     lost.append(name)
+            if not bad:
+                # Raises ModelError if the parts contradict each other.
+                weight.make(*parts.values())
         if bad:
             raise ModelError(
                 f"holds {count_of(len(bad), 'weight')} with NaN or infinite values ({show(bad)}); "

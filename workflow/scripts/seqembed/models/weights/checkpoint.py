@@ -28,10 +28,12 @@ EXPECTED = (
     "a model is a Hugging Face folder (config.json with model.safetensors or pytorch_model.bin) "
     "or a file of its authors (fair-esm's .pt, ESM C's .pth)"
 )
+# Later versions read no weights of TensorFlow or Flax.
+TRANSFORMERS_4 = "convert them with transformers 4, from_pretrained"
 # Files that a folder may hold in place of readable weights, what they are, and what to do.
 OTHER_WEIGHTS = {
-    "tf_model.h5": ("TensorFlow's weights", "convert them with from_pretrained(from_tf=True)"),
-    "flax_model.msgpack": ("Flax's weights", "convert them with from_pretrained(from_flax=True)"),
+    "tf_model.h5": ("TensorFlow's weights", f"{TRANSFORMERS_4}(from_tf=True)"),
+    "flax_model.msgpack": ("Flax's weights", f"{TRANSFORMERS_4}(from_flax=True)"),
     "*.distcp": ("a sharded checkpoint of FSDP", "gather it with `accelerate merge-weights`"),
     "zero_to_fp32.py": ("a checkpoint of DeepSpeed", "gather it with zero_to_fp32.py"),
     "*.gguf": ("quantised weights (GGUF)", "take the model's weights as safetensors"),

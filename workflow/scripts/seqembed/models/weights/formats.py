@@ -18,12 +18,19 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from seqembed.errors import ModelError, named, show
-from seqembed.models.source import CONFIG, INDEX, PICKLED, SAFETENSORS, read_weight_map
+from seqembed.models.source import (
+    CONFIG,
+    INDEX,
+    LFS_POINTER,
+    PICKLED,
+    SAFETENSORS,
+    read_weight_map,
+)
 
 # The dtypes of weights, by safetensors' names. Tensors of whole numbers are quantised weights.
 FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
 SAVE = (
-    "save the weights alone, with the model's save_pretrained() or with "
+    "save the weights alone, with the model's save_pretrained() or, if it has none, with "
     "torch.save(model.state_dict(), 'model.pt')"
 )
 TOO_LARGE = (
@@ -40,7 +47,7 @@ _DOWNLOAD = "download the weights again"
 # What the first bytes of a file without weights match, what the file is, and what to do.
 _OTHER_FORMS = {
     rb"$": f"an empty file; {_DOWNLOAD}",
-    rb"version https://git-lfs": "a git-lfs pointer to weights; fetch these: `git lfs pull`",
+    LFS_POINTER: "a git-lfs pointer to weights; fetch these: `git lfs pull`",
     rb"\s*[<{\[]": f"a web page or an error message of a failed download; {_DOWNLOAD}",
     # gzip, bzip2, xz, zstd, 7z; and tar, which has "ustar" at byte 257.
     rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|.{257}ustar": _PACKED,

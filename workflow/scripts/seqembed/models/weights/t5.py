@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from seqembed.errors import ModelError, named
-from seqembed.models.architectures import T5Architecture
+from seqembed.models.architectures import T5_ACTIVATIONS, T5Architecture
 from seqembed.models.encoders.t5 import T5
 from seqembed.models.encoders.tokenization import complete_vocabulary
 from seqembed.models.families import FAMILIES
@@ -41,8 +41,6 @@ SETTINGS: dict[str, tuple[str, Any]] = {
     "max_distance": ("relative_attention_max_distance", 128),
     "layer_norm_eps": ("layer_norm_epsilon", 1e-6),
 }
-# What transformers calls the activation, by feed_forward_proj.
-DENSE_ACT_FN = {"relu": "relu", "gated-gelu": "gelu_new", "gated-silu": "silu"}
 # The words of encoder and decoder are one weight, which a file may hold by either name.
 WORDS = ("shared.weight", "encoder.embed_tokens.weight")
 # A whole T5's decoder has them, too. If safetensors writes a weight by one of its names only, it
@@ -51,6 +49,7 @@ DECODER_WORDS = "decoder.embed_tokens.weight"
 LAYER = "encoder.block"
 BIASES = f"{LAYER}.0.layer.0.SelfAttention.relative_attention_bias.weight"
 UNUSED = re.compile(r"decoder\..+|lm_head\.weight")
+# The decoder's words may be the only ones in a file.
 LEFT_OUT = re.compile(r"decoder\.(?!embed_tokens\.).+|lm_head\.weight")
 
 
@@ -111,13 +110,14 @@ def read_config(family: str, path: Path, config: Mapping[str, Any]) -> T5Archite
     assert vocabulary
     if facts.reads_tokenizer:
         vocabulary = complete_vocabulary(vocabulary, path.parent / TOKENIZER)
-    check_vocabulary(path, config, vocabulary, model)
+    built_in = not facts.reads_tokenizer
+    check_vocabulary(path, config, vocabulary, model, built_in=built_in)
     return architecture
 
 
 def _check_activation(config: Mapping[str, Any], activation: str) -> None:
     """Raise ModelError if config.json names two activations; it has the name in two forms."""
-    expected = DENSE_ACT_FN[activation]
+    expected = T5_ACTIVATIONS[activation]
     if (found := config.get("dense_act_fn") or expected) != expected:
         message = f"feed_forward_proj is {activation!r}, but dense_act_fn is {found!r}"
         raise ModelError(f"{message}; take the authors' settings")
@@ -137,7 +137,7 @@ def _layout(family: str) -> Layout:
     return Layout(
         family=facts,
         encoder=T5,
-        # transformers' T5ForTokenClassification has the second one.
+        # transformers' T5ForTokenClassification and T5ForSequenceClassification have the second one.
         prefixes=("", "transformer."),
         embeddings=(*WORDS, DECODER_WORDS),
         layers=(LAYER,),

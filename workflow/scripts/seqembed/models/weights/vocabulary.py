@@ -13,6 +13,7 @@ from seqembed.models.source import (
     SENTENCEPIECE,
     TOKENIZER,
     VOCABULARY,
+    advise,
     read_json_object,
 )
 from seqembed.models.vocabularies import Vocabulary
@@ -34,7 +35,7 @@ def read_pieces(path: Path) -> dict[str, int]:
     except (OSError, ValueError, IndexError, KeyError) as error:
         reason = error.strerror if isinstance(error, OSError) else "damaged, or another file"
         message = f"is not a sentencepiece model that can be read ({reason})"
-        raise ModelError(f"{path}: {message}; copy it again") from error
+        raise ModelError(f"{path}: {message}; {advise(path, 'copy it again')}") from error
     return {text: number for number, text in enumerate(texts)}
 
 
@@ -80,13 +81,19 @@ ID_READERS: dict[str, Callable[[Path], Mapping[str, int]]] = {
 
 
 def check_vocabulary(
-    path: Path, config: Mapping[str, Any], vocabulary: Vocabulary, model: str
+    path: Path,
+    config: Mapping[str, Any],
+    vocabulary: Vocabulary,
+    model: str,
+    *,
+    built_in: bool = True,
 ) -> None:
     """Raise ModelError if config.json or one of TOKEN_FILES is of another vocabulary.
 
     path: config.json, beside which these files may be. config: its content. model: the family's
-    name for messages. A vocab_size larger than the authors' (a padded embedding) is accepted if
-    vocab.txt begins with the vocabulary's tokens.
+    name for messages. built_in: whether the tokens are; if not, files beside the one that they were
+    read from need not have all residues. A vocab_size larger than the authors' (a padded embedding)
+    is accepted if vocab.txt begins with the vocabulary's tokens.
     """
     known, advice = vocabulary.tokens, f"only models with {model}'s alphabet are supported"
     for name, token in ((n, t) for n, t in NAMED_TOKENS.items() if t in known):
@@ -100,7 +107,7 @@ def check_vocabulary(
     for name, read_ids in ID_READERS.items():
         if (file := path.parent / name).exists():
             # added_tokens.json has only what the file beside it lacks.
-            needed = () if name == ADDED_TOKENS else vocabulary.residues
+            needed = vocabulary.residues if built_in and name != ADDED_TOKENS else ()
             _check_ids(file, read_ids(file), vocabulary.tokens, needed, model)
     listed = path.parent / VOCABULARY
     tokens = listed.read_text("utf-8", errors="replace").split() if listed.exists() else []
