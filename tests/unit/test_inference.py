@@ -34,7 +34,7 @@ from worker_runs import make_sequences
 from seqembed.checkpoints.manifest_and_failures import Suspect, read_failures
 from seqembed.errors import FreshProcessError, NonFiniteError, NotTheSequencesError
 from seqembed.flags import FP32_RETRY
-from seqembed.inference.batches import PackedBatch
+from seqembed.inference.batches import Filling, PackedBatch
 from seqembed.inference.failure_tracker import MAX_IN_A_ROW
 from seqembed.inference.rows import BatchRows
 from seqembed.inference.runner import AsyncInferenceRunner
@@ -242,6 +242,37 @@ def spoil(value: float) -> Callable[[torch.Tensor, torch.Tensor], None]:
         rows[tokens == U] = value
 
     return act
+
+
+@pytest.mark.parametrize(("error", "batches"), [(None, 2), (MemoryError("no room"), 4)])
+def test_a_gpu_computes_a_block_of_windows_again_at_once(error, batches, monkeypatch, tmp_path):
+    """A block has room for the first two of three; without memory each is computed alone."""
+    monkeypatch.setattr(
+        "seqembed.inference.runner.choose_filling", lambda *_: Filling(least=1, block=160)
+    )
+
+    def fail_once(tokens: torch.Tensor, rows: torch.Tensor) -> None:
+        if error and len(precise.sizes) == 1:
+            raise error
+
+    sequences = [POOL[50], "U" + POOL[49], POOL[52], "U" + POOL[89], "U" + POOL[90], POOL[53]]
+    precise, wanted, tracker = (
+        StandIn(fail_once),
+        outputs(per_residue=True),
+        tracker_of(6, tmp_path),
+    )
+    own = runner_of(StandIn(spoil(torch.nan)), 6, wanted, tracker, precise=precise)
+    found = list(own.run(pack(sequences, 4096)))
+    assert not tracker.given_up
+    assert precise.sizes == [160] * batches
+    (rows, tokens), (expected, whole) = (
+        gather(found, 6),
+        gather(list(runner_of(StandIn(), 6, wanted).run(pack(sequences, 4096))), 6),
+    )
+    assert rows.tobytes() == expected.tobytes()
+    assert [own.tobytes() for own in tokens] == [own.tobytes() for own in whole]
+    assert np.concatenate([part.flags for part in found]).tolist() == [0, 4, 0, 4, 4, 0]
+    assert sum(part.retried for part in found) == 3
 
 
 @pytest.mark.parametrize(

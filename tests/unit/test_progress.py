@@ -42,9 +42,9 @@ class Worker:
         tracker: Any = SimpleNamespace(known=SimpleNamespace(quarantined=self.quarantined))
         self.progress = Progress(LOGGER, work, self.writer, tracker, self.outlets, self.clock)
 
-    def at(self, now: float, sequences: int, tokens: int) -> None:
+    def at(self, now: float, sequences: int, tokens: int, retried: int = 0) -> None:
         self.clock.now = now
-        self.progress.advance(sequences, tokens)
+        self.progress.advance(sequences, tokens, retried)
 
     def heartbeat(self) -> Heartbeat | None:
         return read_heartbeat(self.folder)
@@ -163,6 +163,18 @@ def test_the_end_is_in_the_log_with_what_saying_so_took(worker, caplog):
     (computed,) = worker.events("computed")
     assert (computed["done"], computed["checkpoint_seconds"]) == (1_010, 0.5)
     assert worker.heartbeat().phase == "writing"
+
+
+def test_the_end_says_how_many_were_computed_again_in_fp32(worker, caplog):
+    worker.begin(WORK)
+    worker.progress.begin()
+    for now, retried in ((1.0, 2), (2.0, 0), (3.0, 1)):
+        worker.at(now, 10, 1_500, retried)
+    worker.progress.end()
+    (warning,) = [r for r in caplog.records if r.levelno == logging.WARNING]
+    assert warning.getMessage().startswith(
+        "computed again in fp32, since values were not finite: 3 sequences;"
+    )
 
 
 def test_more_tokens_than_were_planned_leave_no_time_below_zero(worker):

@@ -116,7 +116,7 @@ def gpu_worker(
                 progress.begin()
                 try:
                     for batch in runner.run(writer.make_room(batches), sigterm.asked):
-                        progress.advance(writer.add(batch), batch.tokens)
+                        progress.advance(writer.add(batch), batch.tokens, batch.retried)
                         # The next batch may crash the process, or a kill may follow the signal.
                         if tracker.retrying or sigterm.asked():
                             writer.write()

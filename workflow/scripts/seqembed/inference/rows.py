@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from seqembed.flags import FP32_RETRY
 from seqembed.models.vocabularies import Specials
 from seqembed.settings.request import Pooling, Storage
 
@@ -44,3 +45,8 @@ class BatchRows:
     residues: list[tuple[int, NDArray[np.floating]]] = field(default_factory=list)
     given_up: Sequence[int] = ()
     tokens: int = 0
+
+    @property
+    def retried(self) -> int:
+        """How many of the sequences were computed again in fp32."""
+        return int(np.count_nonzero(self.flags == FP32_RETRY))

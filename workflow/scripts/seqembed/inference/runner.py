@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import cache, partial
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seqembed.flags import FP32_RETRY
-from seqembed.inference.batches import PackedBatch, choose_filling
+from seqembed.inference.batches import PackedBatch, choose_filling, plan_batches
 from seqembed.inference.failure_tracker import FailureTracker, is_out_of_memory
 from seqembed.inference.graphs import EncoderGraphs
 from seqembed.inference.pooling import WindowPool, pooled_span
@@ -227,32 +227,63 @@ class AsyncInferenceRunner:
         return BatchRows(positions, rows[finite], flags, token_rows, given_up, batch.size)
 
     def _retry_in_fp32(self, batch: PackedBatch, pooled: Array, residues: list[Array]) -> None:
-        """Compute again, in fp32, each window whose row is not finite, each in a batch of its own.
+        """Compute again, in fp32, each window whose row is not finite.
 
         The new rows replace the old ones in `pooled` and `residues`. A sequence whose values are
         still not finite, or for which there is no memory, is quarantined. The rows of other windows
         stay: no row depends on another.
         """
         finite = _find_finite(pooled, residues)
+        doubt, given_up = not finite.any(), self._tracker.given_up
         filling = choose_filling(self._device, pooled.shape[1], torch.float32)
-        for number in np.flatnonzero(~finite).tolist():
-            window = batch.windows[number]
-            if window.position in self._tracker.given_up:
+        waiting = deque(self._plan_retries(batch, np.flatnonzero(~finite), filling.block))
+        while waiting:
+            windows = ((n, batch.windows[n]) for n in waiting.popleft())
+            if not (numbers := [n for n, window in windows if window.position not in given_up]):
                 continue
-            again = self._compute_in_fp32(batch.select([number], filling))
-            if isinstance(again, Exception):
-                if not is_out_of_memory(again):
-                    raise again
-                self._tracker.quarantine(window.position, NO_ROOM, in_doubt=not finite.any())
-                continue
-            pooled[number] = again[0][0]
-            residues[number : number + 1] = again[1]
-            self._retried.add(window.position)
-            if not _find_finite(*again).all():
+            again = self._compute_in_fp32(batch.select(numbers, filling))
+            if not isinstance(again, Exception):
+                self._take_again(batch, numbers, again, pooled, residues, doubt)
+            elif not is_out_of_memory(again):
+                raise again
+            elif len(numbers) > 1:
+                waiting.extendleft([number] for number in reversed(numbers))
+            else:
+                position = batch.windows[numbers[0]].position
+                self._tracker.quarantine(position, NO_ROOM, in_doubt=doubt)
+
+    def _plan_retries(
+        self, batch: PackedBatch, numbers: NDArray[np.intp], block: int
+    ) -> Iterator[list[int]]:
+        """Yield which windows are computed again together: a block of rows, on a CPU one window.
+
+        A GPU takes as long for a block as for a window in it.
+        """
+        sizes = np.diff(batch.packing.bounds)[numbers]
+        limit = min(block, self._tracker.known.token_limit or block)
+        for start, stop in pairwise(plan_batches(sizes, limit).tolist()):
+            yield numbers[start:stop].tolist()
+
+    def _take_again(
+        self,
+        batch: PackedBatch,
+        numbers: list[int],
+        again: tuple[Array, list[Array]],
+        pooled: Array,
+        residues: list[Array],
+        doubt: bool,
+    ) -> None:
+        finite = _find_finite(*again)
+        for place, number in enumerate(numbers):
+            position = batch.windows[number].position
+            pooled[number] = again[0][place]
+            residues[number : number + 1] = again[1][place : place + 1]
+            self._retried.add(position)
+            if not finite[place] and position not in self._tracker.given_up:
                 # Pooled rows are float32 here, token rows are in the storage's dtype already.
-                large = self._outputs.storage == "float16" and np.isfinite(again[0]).all()
+                large = self._outputs.storage == "float16" and np.isfinite(again[0][place]).all()
                 reason = TOO_LARGE if large else NOT_FINITE
-                self._tracker.quarantine(window.position, reason, in_doubt=not finite.any())
+                self._tracker.quarantine(position, reason, in_doubt=doubt)
 
     def _load_without_graphs(self, load_fp32: Callable[[], Encoder]) -> Encoder | Exception:
         # A second model needs memory.

@@ -68,9 +68,9 @@ def _rostlab(
     return KnownModel(name, f"Rostlab/{name}", revision, files)
 
 
-def _ankh(name: str, revision: str, files: dict[str, str | None]) -> KnownModel:
-    """Return a known Ankh; files: the SHA-256 of all but config.json and tokenizer.json."""
-    files = {CONFIG: None, TOKENIZER: None} | files
+def _ankh(name: str, revision: str, others: dict[str, str | None]) -> KnownModel:
+    """Return a known Ankh; others: the SHA-256 of all but config.json and tokenizer.json."""
+    files = {CONFIG: None, TOKENIZER: None} | others
     return KnownModel(name, f"ElnaggarLab/{name}", revision, files)
 
 

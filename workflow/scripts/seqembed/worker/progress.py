@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from seqembed.errors import count_of
 from seqembed.inference.failure_tracker import FailureTracker
 from seqembed.machine.words import format_seconds
 from seqembed.worker.checkpoint_writer import CheckpointWriter
@@ -18,6 +19,10 @@ from seqembed.worker.outlets import Outlets
 RATE_SECONDS = 15.0
 # The speed is that over this many times RATE_SECONDS.
 RECENT = 4
+RETRIED = (
+    "computed again in fp32, since values were not finite: %s; if they are many, "
+    "`precision: bf16` may take less time"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +56,8 @@ class Progress:
     writer: knows which rows are on disk. tracker: knows which sequences will get no row. clock:
     returns seconds.
 
-    computed: how many tokens were computed. seconds: how long that took, known after end(). spent:
-    the seconds that saying so has taken.
+    computed: how many tokens were computed. retried: how many sequences once more, in fp32.
+    seconds: how long that took, known after end(). spent: the seconds that saying so has taken.
     """
 
     def __init__(
@@ -70,7 +75,7 @@ class Progress:
         self._done, self._batches = work.done, 0
         self._block: float | None = None
         self._recent = deque([(self._made, 0)], RECENT + 1)
-        self.computed, self.spent, self.seconds = 0, 0.0, 0.0
+        self.computed, self.retried, self.spent, self.seconds = 0, 0, 0.0, 0.0
         outlets.start(**vars(work))
 
     def begin(self) -> None:
@@ -79,9 +84,13 @@ class Progress:
         self._recent = deque([(now, 0)], RECENT + 1)
         self._outlets.heartbeat.write(phase="computing")
 
-    def advance(self, sequences: int, tokens: int) -> None:
-        """Count a batch that finished `sequences` and took `tokens`; say so if it is due."""
+    def advance(self, sequences: int, tokens: int, retried: int) -> None:
+        """Count a batch that finished `sequences` and took `tokens`; say so if it is due.
+
+        retried: how many of its sequences were computed again in fp32.
+        """
         now = self._clock()
+        self.retried += retried
         self._done, self.computed = self._done + sequences, self.computed + tokens
         if tokens and not self._batches:
             words = "the first batch, %s tokens, was done after %.3f seconds"
@@ -103,6 +112,8 @@ class Progress:
         self._logger.info(f"{self.computed:,} tokens were computed in {self.seconds:.3f} seconds")
         words = "checkpoints took %.2f of %.2f seconds, heartbeat and progress %.2f"
         self._logger.info(words, self._writer.spent, self.seconds, self.spent)
+        if self.retried:
+            self._logger.warning(RETRIED, count_of(self.retried, "sequence"))
         self._note_checkpoint()
         self._append("rate")
 

@@ -137,7 +137,7 @@ def _layout(family: str) -> Layout:
     return Layout(
         family=facts,
         encoder=T5,
-        # transformers' T5ForTokenClassification and T5ForSequenceClassification have the second one.
+        # transformers' T5ForTokenClassification and -SequenceClassification have the second one.
         prefixes=("", "transformer."),
         embeddings=(*WORDS, DECODER_WORDS),
         layers=(LAYER,),
