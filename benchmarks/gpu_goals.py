@@ -108,7 +108,13 @@ def loading_memory(found: Found, *names: str) -> float | None:
     return finding and finding["peak_mb"] / finding["largest_file_mb"]
 
 
-ENCODER, FROM_DISK = "encoder / peak", "first batch / reading, from disk"
+def equal_bits(found: Found, *names: str) -> float | None:
+    """The share of the comparisons of gpu_bits.py in which all bits were equal."""
+    finding = found.get(("compositions", *names))
+    return finding and finding["equal"] / finding["compared"]
+
+
+ENCODER, FROM_DISK, BITS = "encoder / peak", "first batch / reading, from disk", "equal bits"
 GOALS = (
     Goal("t33_650M", "fp16", "floors / encoder", floors_share, 0.93),
     Goal("t33_650M", "fp16", ENCODER, encoder_share, 0.70, h100=0.66),
@@ -117,15 +123,18 @@ GOALS = (
     Goal("t33_650M", "fp16", "first batch / least", first_batch, 1.5, at_most=True),
     Goal("t33_650M", "fp16", "worker / fastest peer", partial(over_peers, padded=False), 1),
     Goal("t33_650M", "fp16", "worker / fastest padded", partial(over_peers, padded=True), 1.4),
+    Goal("t33_650M", "fp16", BITS, equal_bits, 1),
     Goal("t12_35M", "fp16", "worker, tokens/s", worker_speed, 1_800_000),
     Goal("t6_8M", "fp16", "worker, tokens/s", worker_speed, 3_500_000),
     Goal("dnabert_s", "fp16", ENCODER, encoder_share, 0.55),
     Goal("dnabert_s", "fp16", "worker / peak", worker_share, 0.50),
+    Goal("dnabert_s", "fp16", BITS, equal_bits, 1),
     Goal("t33_650M", "fp32", ENCODER, encoder_share, 0.60),
     Goal("t36_3B", "fp16", ENCODER, encoder_share, 0.74),
     Goal("t36_3B", "fp16", "memory to load / largest file", loading_memory, 1.3, at_most=True),
     Goal("t36_3B", "fp16", FROM_DISK, first_batch_from_disk, 1.5, at_most=True),
     Goal("prot_t5", "fp16", ENCODER, encoder_share, 0.55),
+    Goal("prot_t5", "fp16", BITS, equal_bits, 1),
 )
 
 

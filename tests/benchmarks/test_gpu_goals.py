@@ -24,6 +24,7 @@ def of_shape(shape: str, precision: str = "fp16") -> list[dict[str, Any]]:
         {"kind": "encoder", "rows": 4096} | own | encoder | {"of_peak": 0.1},
         {"kind": "encoder", "rows": 8192} | own | encoder,
         {"kind": "floors", "floors_over_encoder": 0.95} | own,
+        {"kind": "compositions", "compared": 400, "equal": 400} | own,
         {"kind": "loading", "peak_mb": 13.0, "largest_file_mb": 10.0} | own,
         {"kind": "start floors", "shape": shape} | SECONDS,
         *(
@@ -70,7 +71,7 @@ def table(load, tmp_path, monkeypatch, capsys):
 
 def test_every_goal_is_met_by_figures_that_reach_it(table):
     found = table(ALL)
-    assert len(found) == 16 and {state for _, state in found.values()} == {"met"}
+    assert len(found) == 19 and {state for _, state in found.values()} == {"met"}
     assert found["t33_650M fp16 floors / encoder"] == ("0.950", "met")
     assert found["t6_8M fp16 worker, tokens/s"] == ("3,900,000", "met")
     assert found["t33_650M fp16 worker / encoder"] == ("0.975", "met")
@@ -83,13 +84,18 @@ def test_every_goal_is_met_by_figures_that_reach_it(table):
 
 def test_without_figures_no_goal_is_measured(table):
     found = table([])
-    assert len(found) == 16 and {*found.values()} == {("", "not measured")}
+    assert len(found) == 19 and {*found.values()} == {("", "not measured")}
 
 
 @pytest.mark.parametrize(
     ("kind", "change", "missed"),
     [
         ("floors", {"floors_over_encoder": 0.92}, ["t33_650M fp16 floors / encoder"]),
+        (
+            "compositions",
+            {"equal": 399},
+            [f"{shape} fp16 equal bits" for shape in ("t33_650M", "dnabert_s", "prot_t5")],
+        ),
         ("loading", {"peak_mb": 13.1}, ["t36_3B fp16 memory to load / largest file"]),
         ("worker", {"of_peak": 0.49}, ["dnabert_s fp16 worker / peak"]),
         ("worker", {"seconds_beside_steady": 10.1}, ["t33_650M fp16 seconds beside the batches"]),
