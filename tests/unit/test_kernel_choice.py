@@ -44,11 +44,14 @@ def choose(monkeypatch, tmp_path):
     return choose
 
 
-def test_a_cpu_and_an_old_gpu_take_the_plain_steps_without_a_word(choose, caplog):
+def test_a_cpu_takes_the_plain_steps_without_a_word_and_an_old_gpu_with_one(choose, caplog):
+    caplog.set_level(logging.INFO)
     untried = AssertionError("not tried")
     assert choose((9, 0), untried, torch.device("cpu")) == PLAIN
-    assert choose((7, 5), untried) == PLAIN
     assert load_steps(PLAIN) is plain and not caplog.records
+    assert choose((7, 5), untried) == PLAIN
+    (line,) = caplog.records
+    assert line.getMessage().startswith("this GPU is older") and line.levelno == logging.INFO
 
 
 def test_a_gpu_on_which_kernels_run_takes_the_fused_steps(choose, caplog):

@@ -23,6 +23,7 @@ DRIVER_ERROR = "Triton Error [CUDA]"
 # What such an error says if the driver is too old for the compiled kernel.
 NOT_LOADED = ("kernel image", "unsupported toolchain")
 
+OLDER = "this GPU is older than Ampere: it computes in fp32, by the plain steps, which are slower"
 NOT_COMPILED = (
     "Triton cannot compile kernels here (%s): the plain steps are used, which are slower; install "
     "a C compiler and Python's header files, or a newer driver, then remove the recipe's file"
@@ -70,10 +71,12 @@ def choose_kernels(
     """Return FUSED if Triton compiles kernels for the device that can be trusted, otherwise PLAIN.
 
     cache: the folder of compiled kernels if the user's home cannot be written. begin_trial:
-    computes a part of the model by the plain steps. A warning says why an Ampere or newer GPU gets
-    the plain steps.
+    computes a part of the model by the plain steps. The log says why a GPU gets the plain steps.
     """
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) < OLDEST_CAPABILITY:
+    if device.type != "cuda":
+        return PLAIN
+    if torch.cuda.get_device_capability(device) < OLDEST_CAPABILITY:
+        logger.info(OLDER)
         return PLAIN
     _set_cache(cache)
     # Kernels in a shared cache may do without one, until a model of another width needs another.
