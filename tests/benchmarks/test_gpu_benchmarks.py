@@ -125,6 +125,17 @@ def check_findings(found: list[dict[str, Any]]) -> None:
             assert finding["kernel_seconds"]["products"] > 0 < finding["floors_over_encoder"]
 
 
+@pytest.mark.parametrize(("shape", "within"), [("ankh_large", True), ("prot_t5", False)])
+def test_an_ankh_may_be_farther_from_fp32(shape, within, load):
+    found = {"max_abs": 6e-3, "rms": 1.0, "cosine_min": 0.9999985}
+    scene = load("contestants").Scene(
+        folder=Path(), shape_name=shape, threads=1, device="cuda", precision="fp16"
+    )
+    assert load("gpu_bits").emit_accuracy(scene, {"precision": "fp16"}, found) == within
+    near = found | {"max_abs": 4e-3}
+    assert load("gpu_bits").emit_accuracy(scene, {"precision": "fp16"}, near) == within
+
+
 @pytest.mark.parametrize("part", ["tests", "speed", "attention", "peers", "bits", "large"])
 def test_a_part_for_a_card_has_programs_and_models_that_exist(load, part, tmp_path, monkeypatch):
     module, shapes = load("gpu"), load("shapes").SHAPES

@@ -297,6 +297,19 @@ def test_a_sequence_that_stays_so_is_quarantined_and_its_neighbours_are_not(
     tracker.finish()
 
 
+@pytest.mark.parametrize("block", [1, 4096])
+def test_the_windows_of_a_sequence_give_it_up_together(block, monkeypatch, tmp_path, caplog):
+    """Of windows that stay so, a CPU computes the first one again, and a GPU all in a block."""
+    filling = Filling(least=1, block=block)
+    monkeypatch.setattr("seqembed.inference.runner.choose_filling", lambda *_: filling)
+    tracker, precise = tracker_of(2, tmp_path), StandIn(spoil(torch.nan))
+    own = runner_of(StandIn(spoil(torch.nan)), 2, outputs(), tracker, precise=precise)
+    batches = pack([POOL[50], "U" * 300], 4096, policy=WINDOW)
+    assert positions_of(list(own.run(batches))) == [0]
+    assert (len(precise.sizes), tracker.given_up) == (1, {1})
+    assert caplog.text.count("is quarantined") == 1
+
+
 @pytest.mark.parametrize("at_loading", [True, False])
 @pytest.mark.parametrize("error", [MemoryError("no room"), ValueError("damaged")])
 def test_without_memory_for_fp32_only_that_sequence_is_quarantined(error, at_loading, tmp_path):

@@ -105,6 +105,13 @@ def test_sequences_over_the_length_are_counted(project, policy, said):
     assert print_page(plan)["over length"] == f"{long} {said}"
 
 
+def test_the_memory_is_that_of_the_longest_sequence(tmp_path, prepared_model):
+    project = make_project(tmp_path / "a", prepared_model, make_sequences([50, 6000]))
+    policies = ("full", "window")
+    whole, cut = (make_plan(project, long_sequences=policy).memory.host for policy in policies)
+    assert whole > cut
+
+
 def test_records_without_an_embedding_are_said(tmp_path, prepared_model):
     sequences = [*make_sequences([5, 6, 7]), "ACJ"]
     project = make_project(tmp_path / "a", prepared_model, sequences, check=make_check("skip"))

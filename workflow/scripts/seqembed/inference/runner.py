@@ -236,7 +236,7 @@ class AsyncInferenceRunner:
         finite = _find_finite(pooled, residues)
         doubt, given_up = not finite.any(), self._tracker.given_up
         filling = choose_filling(self._device, pooled.shape[1], torch.float32)
-        waiting = deque(self._plan_retries(batch, np.flatnonzero(~finite), filling.block))
+        waiting = deque(_plan_retries(batch, np.flatnonzero(~finite), filling.block))
         while waiting:
             windows = ((n, batch.windows[n]) for n in waiting.popleft())
             if not (numbers := [n for n, window in windows if window.position not in given_up]):
@@ -251,18 +251,6 @@ class AsyncInferenceRunner:
             else:
                 position = batch.windows[numbers[0]].position
                 self._tracker.quarantine(position, NO_ROOM, in_doubt=doubt)
-
-    def _plan_retries(
-        self, batch: PackedBatch, numbers: NDArray[np.intp], block: int
-    ) -> Iterator[list[int]]:
-        """Yield which windows are computed again together: a block of rows, on a CPU one window.
-
-        A GPU takes as long for a block as for a window in it.
-        """
-        sizes = np.diff(batch.packing.bounds)[numbers]
-        limit = min(block, self._tracker.known.token_limit or block)
-        for start, stop in pairwise(plan_batches(sizes, limit).tolist()):
-            yield numbers[start:stop].tolist()
 
     def _take_again(
         self,
@@ -324,6 +312,16 @@ def _arrive(submitted: _Submitted) -> tuple[Array, list[Array]]:
         return pooled.numpy(), []
     rows = residues.numpy()
     return pooled.numpy(), [rows[window.start : window.stop] for window in submitted.batch.windows]
+
+
+def _plan_retries(batch: PackedBatch, numbers: NDArray[np.intp], block: int) -> Iterator[list[int]]:
+    """Yield which windows are computed again together: a block of rows, on a CPU one window.
+
+    A GPU takes as long for a block as for a window in it.
+    """
+    sizes = np.diff(batch.packing.bounds)[numbers]
+    for start, stop in pairwise(plan_batches(sizes, block).tolist()):
+        yield numbers[start:stop].tolist()
 
 
 def _find_finite(pooled: Array, residues: list[Array]) -> NDArray[np.bool_]:
