@@ -105,8 +105,8 @@ def check_compositions(scene: Scene) -> bool:
                 equal += torch.equal(rows, expected[own])
                 apart = max(apart, float((rows - expected[own]).abs().max()))
         counts = {"batches": batches, "compared": compared, "equal": equal, "apart": apart}
-        if compared:
-            # After each round: the program may be stopped before the last one.
+        if number + 1 >= len(budgets):
+            # All sizes of batches were compared, and the program may be stopped before it ends.
             names = {"shape": scene.shape_name, "precision": scene.precision}
             emit("compositions", **names, budgets=budgets, **counts)
     return equal == compared

@@ -28,18 +28,8 @@ from seqembed.models.encoders.attention import (
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 HEADS, HEAD_DIM = 12, 16
 # Equal lengths beside each other and apart, and the edges of chunks.
-LENGTHS = [
-    300,
-    300,
-    2,
-    1,
-    BIASED_QUERIES,
-    2,
-    BIASED_QUERIES + 1,
-    300,
-    BIASED_QUERIES - 1,
-    2 * BIASED_QUERIES + 3,
-]
+CHUNK = BIASED_QUERIES
+LENGTHS = [300, 300, 2, 1, CHUNK, 2, CHUNK + 1, 300, CHUNK - 1, 2 * CHUNK + 3]
 IMPLEMENTATIONS = [attend_per_sequence, attend_by_length]
 # For the kernel, which Triton's interpreter is slow at: the edges of its tiles. Last, a spare slot.
 TILED_LENGTHS = [1, 2, 33, 32, 64, 65, 130, 17, 0]
@@ -193,13 +183,10 @@ def test_the_kernel_refuses_biases_of_another_form(biases):
 
 
 def test_strips_are_linear_in_the_longest_sequence():
-    assert alibi_biases(alibi_slopes(3), 1).strips.shape == (3, BIASED_QUERIES, 2 * BIASED_QUERIES)
-    biases = alibi_biases(alibi_slopes(3), BIASED_QUERIES + 1)
-    assert biases.by_distance.shape == (3, 2 * BIASED_QUERIES + 1)
-    assert (biases.strips.shape, biases.strips.dtype) == (
-        (3, BIASED_QUERIES, 4 * BIASED_QUERIES),
-        torch.float32,
-    )
+    assert alibi_biases(alibi_slopes(3), 1).strips.shape == (3, CHUNK, 2 * CHUNK)
+    biases = alibi_biases(alibi_slopes(3), CHUNK + 1)
+    assert biases.by_distance.shape == (3, 2 * CHUNK + 1)
+    assert (biases.strips.shape, biases.strips.dtype) == ((3, CHUNK, 4 * CHUNK), torch.float32)
     assert biases.strips.is_contiguous()
 
 

@@ -421,7 +421,8 @@ def test_no_more_batches_are_computed_at_once_than_there_are(project, caplog, ba
 
 
 @pytest.mark.parametrize(("budget", "said"), [(64, True), (512, False)])
-def test_the_memory_of_the_longest_sequence_is_said(budget, said, project, caplog):
+def test_the_memory_of_the_longest_sequence_is_said(budget, said, project, monkeypatch, caplog):
+    monkeypatch.setattr(decisions, "bytes_alone", lambda *given: given[2] * 10**7)
     run = open_project(project, token_budget=budget)
     model = load_prepared(project.model, 1, torch.float32)
     longest = run.policy.longest_read(run.shard.tokens)
@@ -429,7 +430,7 @@ def test_the_memory_of_the_longest_sequence_is_said(budget, said, project, caplo
         manifest = run.manifest(None)
         run.open_runner(model, open_tracker(run, project), lambda: (model, None), manifest, 1)
     run.weights.require()
-    assert (f"the longest, of {longest} tokens, needs 0.0 GB" in caplog.text) == said
+    assert (f"the longest, of {longest} tokens, needs 3.0 GB" in caplog.text) == said
 
 
 @pytest.mark.parametrize(

@@ -423,7 +423,7 @@ def test_sigterm_before_the_model_is_loaded(run, project):
 def test_the_log_counts_what_is_computed_again_in_fp32(run, project, undisturbed):
     complete(run(worker_runs.one_value_not_finite), project, computed=len(SEQUENCES))
     assert project.content() == undisturbed.content()
-    assert "fp32, since values were not finite: 1 sequence;" in project.log.read_text()
+    assert "fp32, since values were not finite: 1 sequence\n" in project.log.read_text()
 
 
 def test_a_model_that_loads_in_a_thread_gives_the_same_bytes(run, project, undisturbed):

@@ -457,7 +457,7 @@ def test_a_t5s_decoder_and_head_are_not_converted(parts, project):
 NON_COMMERCIAL = "mine: its weights are under CC-BY-NC-SA-4.0, which forbids commercial use"
 BUILT_IN = "mine: its tokens are built in; "
 READ = "mine: its tokens are read from tokenizer.json; "
-NOTHING = "no other file is there to compare them with"
+NOTHING = "no file is there to compare them with"
 
 
 @pytest.mark.parametrize(
@@ -506,12 +506,15 @@ def test_an_ankh_3_is_described_with_its_tokenizer(tmp_path):
 
 
 def test_the_two_files_of_an_ankh_3s_tokens_may_not_contradict_each_other(tmp_path):
-    """Tokens are those of tokenizer.json, so spiece.model may lack some of them."""
+    """Tokens are those of tokenizer.json, so spiece.model may lack some that are no amino acid."""
     small_t5(256).save_pretrained(tmp_path)
     write_ankh3_tokenizer(tmp_path / "tokenizer.json")
     output, file = tmp_path / "out/mine.json", tmp_path / "spiece.model"
-    file.write_bytes(pieces(*ANKH3_TOKENS[:9]))
+    file.write_bytes(pieces(*ANKH3_TOKENS[:-3]))
     prepare_model("mine", str(tmp_path), output, LOGGER)
+    T5_FILES["spiece.model"](file)
+    with pytest.raises(ModelError, match="spiece.model: lacks tokens of the Ankh 3 alphabet"):
+        prepare_model("mine", str(tmp_path), output, LOGGER)
     place = ANKH3_TOKENS.index("[NLU]")
     swapped = [*ANKH3_TOKENS[: place - 1], "[NLU]", ANKH3_TOKENS[place - 1]]
     file.write_bytes(pieces(*swapped))

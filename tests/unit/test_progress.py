@@ -171,10 +171,7 @@ def test_the_end_says_how_many_were_computed_again_in_fp32(worker, caplog):
     for now, retried in ((1.0, 2), (2.0, 0), (3.0, 1)):
         worker.at(now, 10, 1_500, retried)
     worker.progress.end()
-    (warning,) = [r for r in caplog.records if r.levelno == logging.WARNING]
-    assert warning.getMessage().startswith(
-        "computed again in fp32, since values were not finite: 3 sequences;"
-    )
+    assert "computed again in fp32, since values were not finite: 3 sequences" in caplog.messages
 
 
 def test_more_tokens_than_were_planned_leave_no_time_below_zero(worker):

@@ -75,9 +75,10 @@ def _log_facts(name: str, family: Family, place: Path, logger: logging.Logger) -
         logger.warning(words, name, family.licence)
     if family.vocabulary:
         source = f"read from {TOKENIZER}" if family.reads_tokenizer else "built in"
-        others = [file for file in TOKEN_FILES if (place / file).exists() and file not in source]
+        own = {TOKENIZER} if family.reads_tokenizer else set()
+        others = [file for file in TOKEN_FILES if file not in own and (place / file).exists()]
         compared = f"they agree with {' and '.join(others)}"
-        nothing = "no other file is there to compare them with"
+        nothing = "no file is there to compare them with"
         logger.info("%s: its tokens are %s; %s", name, source, compared if others else nothing)
 
 

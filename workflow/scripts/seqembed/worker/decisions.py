@@ -218,7 +218,7 @@ class Run:
         if (longest := self.policy.longest_read(self.shard.tokens)) > token_budget:
             rows, kernels = self._filling.rows(longest), self.recipe.kernels
             alone = bytes_alone(self.model.architecture, self._dtype.itemsize, rows, kernels)
-            words = "a longer sequence is computed alone; the longest, of %s tokens, needs %.1f GB"
+            words = "what is longer is computed alone; the longest, of %s tokens, needs %.1f GB"
             self.logger.info(words, f"{longest:,}", alone / 1e9)
 
     @property

@@ -19,10 +19,6 @@ from seqembed.worker.outlets import Outlets
 RATE_SECONDS = 15.0
 # The speed is that over this many times RATE_SECONDS.
 RECENT = 4
-RETRIED = (
-    "computed again in fp32, since values were not finite: %s; if they are many, "
-    "`precision: bf16` may take less time"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +52,8 @@ class Progress:
     writer: knows which rows are on disk. tracker: knows which sequences will get no row. clock:
     returns seconds.
 
-    computed: how many tokens were computed. retried: how many sequences once more, in fp32.
-    seconds: how long that took, known after end(). spent: the seconds that saying so has taken.
+    computed: how many tokens were computed. seconds: how long that took, known after end(). spent:
+    the seconds that saying so has taken.
     """
 
     def __init__(
@@ -72,10 +68,10 @@ class Progress:
         self._logger, self._work, self._writer, self._tracker = logger, work, writer, tracker
         self._outlets, self._clock = outlets, clock
         self._made = self._begin = self._ticked = clock()
-        self._done, self._batches = work.done, 0
+        self._done, self._batches, self._retried = work.done, 0, 0
         self._block: float | None = None
         self._recent = deque([(self._made, 0)], RECENT + 1)
-        self.computed, self.retried, self.spent, self.seconds = 0, 0, 0.0, 0.0
+        self.computed, self.spent, self.seconds = 0, 0.0, 0.0
         outlets.start(**vars(work))
 
     def begin(self) -> None:
@@ -90,7 +86,7 @@ class Progress:
         retried: how many of its sequences were computed again in fp32.
         """
         now = self._clock()
-        self.retried += retried
+        self._retried += retried
         self._done, self.computed = self._done + sequences, self.computed + tokens
         if tokens and not self._batches:
             words = "the first batch, %s tokens, was done after %.3f seconds"
@@ -112,8 +108,9 @@ class Progress:
         self._logger.info(f"{self.computed:,} tokens were computed in {self.seconds:.3f} seconds")
         words = "checkpoints took %.2f of %.2f seconds, heartbeat and progress %.2f"
         self._logger.info(words, self._writer.spent, self.seconds, self.spent)
-        if self.retried:
-            self._logger.warning(RETRIED, count_of(self.retried, "sequence"))
+        if self._retried:
+            words = "computed again in fp32, since values were not finite: %s"
+            self._logger.info(words, count_of(self._retried, "sequence"))
         self._note_checkpoint()
         self._append("rate")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from seqembed.errors import ModelError, show
-from seqembed.models.encoders.tokenization import read_tokenizer
+from seqembed.models.encoders.tokenization import AMINO_ACIDS, read_tokenizer
 from seqembed.models.source import (
     ADDED_TOKENS,
     SENTENCEPIECE,
@@ -92,8 +92,8 @@ def check_vocabulary(
 
     path: config.json, beside which these files may be. config: its content. model: the family's
     name for messages. built_in: whether the tokens are; if not, files beside the one that they were
-    read from need not have all residues. A vocab_size larger than the authors' (a padded embedding)
-    is accepted if vocab.txt begins with the vocabulary's tokens.
+    read from need not have other residues than AMINO_ACIDS. A vocab_size larger than the authors'
+    (a padded embedding) is accepted if vocab.txt begins with the vocabulary's tokens.
     """
     known, advice = vocabulary.tokens, f"only models with {model}'s alphabet are supported"
     for name, token in ((n, t) for n, t in NAMED_TOKENS.items() if t in known):
@@ -106,8 +106,9 @@ def check_vocabulary(
         raise ModelError(f"{path}: vocab_list is not the {model} alphabet; {advice}")
     for name, read_ids in ID_READERS.items():
         if (file := path.parent / name).exists():
+            needed = vocabulary.residues if built_in else AMINO_ACIDS
             # added_tokens.json has only what the file beside it lacks.
-            needed = vocabulary.residues if built_in and name != ADDED_TOKENS else ()
+            needed = () if name == ADDED_TOKENS else needed
             _check_ids(file, read_ids(file), vocabulary.tokens, needed, model)
     listed = path.parent / VOCABULARY
     tokens = listed.read_text("utf-8", errors="replace").split() if listed.exists() else []
