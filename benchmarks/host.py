@@ -125,7 +125,7 @@ class Worker:
         writer = self._run.open_writer(self._folder, NO_BLOCK_IS_DUE)
         progress = self._open_progress(writer)
         for batch in runner.run(writer.make_room(batches)):
-            progress.advance(writer.add(batch), batch.tokens)
+            progress.advance(writer.add(batch), batch.tokens, batch.retried)
         return writer
 
     def _open_progress(self, writer: CheckpointWriter) -> Progress:

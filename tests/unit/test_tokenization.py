@@ -117,9 +117,10 @@ def test_dnaberts_letters_are_those_it_has_tokens_for():
 
 def test_a_file_that_is_no_tokenizer_is_refused(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
-    for path in (tmp_path / "tokenizer.json", tmp_path / "nowhere.json"):
-        with pytest.raises(ModelError, match=f"{path}: is not a tokenizer"):
-            BpeTokenizer(path)
+    said = {"tokenizer.json": "is not a tokenizer", "nowhere.json": "does not exist"}
+    for name, words in said.items():
+        with pytest.raises(ModelError, match=f"{name}: {words}"):
+            BpeTokenizer(tmp_path / name)
 
 
 def test_a_tokenizer_must_know_letters_one_by_one(tmp_path):
