@@ -23,7 +23,7 @@ ON_GPU = replace(RECIPE, device="cuda", precision="fp16")
 
 
 def plan_host(recipe: Recipe = RECIPE, threads: int = 1, rows: int = 0) -> int:
-    return plan_memory(protein_model(), recipe, 100_000, threads, 1024, rows).host
+    return plan_memory(protein_model(), recipe, 100_000, threads, longest=1024, rows=rows).host
 
 
 def test_weights_are_those_of_the_encoder(prepared_model):
@@ -44,43 +44,49 @@ def test_weights_of_known_sizes_are_right():
 def test_batches_and_waiting_rows_take_memory_on_a_cpu():
     small, one = plan_host(), plan_host(threads=2)
     assert one > small > 300_000_000
-    assert plan_memory(protein_model(), RECIPE, 512, 1, 0, 0).host < small
+    assert plan_memory(protein_model(), RECIPE, 512, 1, longest=0, rows=0).host < small
     assert plan_host(rows=1_000) == small + 2_000
     assert plan_host(rows=1 << 40) == small + 2 * WAITING_BYTES
-    assert plan_memory(protein_model(), RECIPE, 100_000, 1, 0, 0).card == 0
+    assert plan_memory(protein_model(), RECIPE, 100_000, 1, longest=0, rows=0).card == 0
 
 
 def test_a_card_computes_whole_blocks_however_small_the_budget():
     plans = {
-        budget: plan_memory(protein_model(), ON_GPU, budget, 1, 0, 0).card
+        budget: plan_memory(protein_model(), ON_GPU, budget, 1, longest=0, rows=0).card
         for budget in (100, 16_384, "auto", 20_000, 32_768)
     }
     assert plans[100] == plans[16_384] == plans["auto"] < plans[20_000] == plans[32_768]
     exact = replace(ON_GPU, precision="fp32")
-    assert plan_memory(protein_model(), exact, "auto", 1, 0, 0).card < plans["auto"]
+    assert plan_memory(protein_model(), exact, "auto", 1, longest=0, rows=0).card < plans["auto"]
 
 
 @pytest.mark.parametrize("model", [protein_model(), dna_model(), t5_model()])
 def test_a_card_holds_the_weights_and_a_batch(model):
-    small = plan_memory(model, ON_GPU, 100, 1, 0, 0)
-    large = plan_memory(model, ON_GPU, 100_000, 1, 0, 0)
+    small = plan_memory(model, ON_GPU, 100, 1, longest=0, rows=0)
+    large = plan_memory(model, ON_GPU, 100_000, 1, longest=0, rows=0)
     assert large.card > small.card > 600_000_000
     assert large.host == small.host
 
 
 def test_a_long_sequence_takes_memory_with_its_biases_where_steps_are_plain():
     """Each of 2 heads has the biases of 256 queries for twice the tokens, in fp32."""
-    short, long = (plan_memory(t5_model(), RECIPE, 2048, 1, n, 0).host for n in (10_000, 20_000))
+    short, long = (
+        plan_memory(t5_model(), RECIPE, 2048, 1, longest=n, rows=0).host for n in (10_000, 20_000)
+    )
     token = bytes_a_token(t5_model().architecture, 4) + 4 * 2 * 256 * 2
     assert long - short == 10_000 * token
     esm2 = protein_model()
-    short, long = (plan_memory(esm2, RECIPE, 2048, 1, n, 0).host for n in (2048, 20_000))
+    short, long = (
+        plan_memory(esm2, RECIPE, 2048, 1, longest=n, rows=0).host for n in (2048, 20_000)
+    )
     assert long - short == (20_000 - 2048) * bytes_a_token(esm2.architecture, 4)
 
 
 @pytest.mark.parametrize("kernels", [PLAIN, FUSED])
 def test_a_long_sequence_takes_whole_blocks_of_a_card(kernels):
     recipe = replace(ON_GPU, kernels=kernels)
-    short, long = (plan_memory(t5_model(), recipe, "auto", 1, n, 0).card for n in (32_768, 32_769))
+    short, long = (
+        plan_memory(t5_model(), recipe, "auto", 1, longest=n, rows=0).card for n in (32_768, 32_769)
+    )
     token = bytes_a_token(t5_model().architecture, 2) + 4 * 2 * 256 * 2 * (kernels == PLAIN)
     assert long - short == 16_384 * token

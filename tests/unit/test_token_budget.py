@@ -45,6 +45,7 @@ def test_a_token_takes_about_the_bytes_of_the_estimate(member, monkeypatch):
     monkeypatch.setattr(encoder, "CPU_FFN_VALUES", 1024 * architecture.ffn_width)
     found, expected = count_bytes_a_token(model, 1536), bytes_a_token(architecture, 4)
     assert 0.8 * expected <= found <= 1.2 * expected
+    assert architecture.biased == (model.biases(2) is not None)
 
 
 @pytest.mark.parametrize(

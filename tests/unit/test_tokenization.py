@@ -119,8 +119,9 @@ def test_a_file_that_is_no_tokenizer_is_refused(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     said = {"tokenizer.json": "is not a tokenizer", "nowhere.json": "does not exist"}
     for name, words in said.items():
-        with pytest.raises(ModelError, match=f"{name}: {words}"):
-            BpeTokenizer(tmp_path / name)
+        path = tmp_path / name
+        with pytest.raises(ModelError, match=f"{path}: {words}"):
+            BpeTokenizer(path)
 
 
 def test_a_tokenizer_must_know_letters_one_by_one(tmp_path):

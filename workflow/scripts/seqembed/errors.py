@@ -73,6 +73,11 @@ def show(names: Sequence[str]) -> str:
     return f"{first}, ..." if len(names) > 3 else first
 
 
+def list_all(texts: Sequence[str], word: str) -> str:
+    """Return all texts, the last after `word`, such as "A, B or C"; there are at least two."""
+    return f"{', '.join(texts[:-1])} {word} {texts[-1]}"
+
+
 def count_of(count: int, noun: str) -> str:
     """Return a count with its noun for a message, such as "1 weight" or "3 weights"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -238,8 +238,8 @@ class AsyncInferenceRunner:
         filling = choose_filling(self._device, pooled.shape[1], torch.float32)
         waiting = deque(_plan_retries(batch, np.flatnonzero(~finite), filling.block))
         while waiting:
-            windows = ((n, batch.windows[n]) for n in waiting.popleft())
-            if not (numbers := [n for n, window in windows if window.position not in given_up]):
+            wanted = waiting.popleft()
+            if not (numbers := [n for n in wanted if batch.windows[n].position not in given_up]):
                 continue
             again = self._compute_in_fp32(batch.select(numbers, filling))
             if not isinstance(again, Exception):

@@ -52,6 +52,7 @@ def plan_memory(
     recipe: Recipe,
     token_budget: Literal["auto"] | int,
     threads: int,
+    *,
     longest: int,
     rows: int,
 ) -> MemoryPlan:

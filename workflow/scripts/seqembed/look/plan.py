@@ -151,7 +151,9 @@ def plan_dataset(
         finished=finished,
         at_once=at_once,
         disk=disk,
-        memory=plan_memory(model, recipe, around.token_budget, dataset.threads, longest, waiting),
+        memory=plan_memory(
+            model, recipe, around.token_budget, dataset.threads, longest=longest, rows=waiting
+        ),
         speed=find_speed(
             read_speed_records(around.speeds, dataset.model, logger),
             model,

@@ -16,8 +16,8 @@ _FIELDS = {
 }
 
 
-# With biases, so many queries attend at once by the plain steps: the biases of all queries would
-# need memory that is quadratic in a sequence's length.
+# How many queries attend at once if attention has biases, by the plain steps. The biases of all
+# queries would need memory that is quadratic in a sequence's length.
 BIASED_QUERIES = 256
 
 

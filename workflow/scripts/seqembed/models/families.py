@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from seqembed.errors import ModelError
+from seqembed.errors import ModelError, list_all
 from seqembed.models.architectures import (
     Ankh3Architecture,
     AnkhArchitecture,
@@ -209,5 +209,4 @@ def find_family(name: object) -> Family:
 
 def list_models(word: str) -> str:
     """Return what people call the models of all families, the last after `word`."""
-    *others, last = (name for family in _FAMILIES for name in family.models)
-    return f"{', '.join(others)} {word} {last}"
+    return list_all([name for family in _FAMILIES for name in family.models], word)

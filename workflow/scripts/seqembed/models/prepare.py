@@ -74,9 +74,9 @@ def _log_facts(name: str, family: Family, place: Path, logger: logging.Logger) -
         words = "%s: its weights are under %s, which forbids commercial use"
         logger.warning(words, name, family.licence)
     if family.vocabulary:
-        source = f"read from {TOKENIZER}" if family.reads_tokenizer else "built in"
-        own = {TOKENIZER} if family.reads_tokenizer else set()
-        others = [file for file in TOKEN_FILES if file not in own and (place / file).exists()]
+        own = TOKENIZER if family.reads_tokenizer else None
+        source = f"read from {own}" if own else "built in"
+        others = [file for file in TOKEN_FILES if file != own and (place / file).exists()]
         compared = f"they agree with {' and '.join(others)}"
         nothing = "no file is there to compare them with"
         logger.info("%s: its tokens are %s; %s", name, source, compared if others else nothing)

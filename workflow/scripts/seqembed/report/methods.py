@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from seqembed import __version__
-from seqembed.errors import count_of
+from seqembed.errors import count_of, list_all
 from seqembed.flags import TRUNCATED, WINDOWED
 from seqembed.models.known import KNOWN
 from seqembed.models.prepared import PreparedModel
@@ -88,7 +88,7 @@ def _describe_tokens(model: PreparedModel | None) -> list[str]:
     places = " and ".join(f"{' '.join(t)} {place}" for place, t in beside.items() if t)
     sentences = [f"The model read {places} each sequence or window."]
     if replaced := vocabulary.as_x.decode():
-        sentences.append(f"{', '.join(replaced[:-1])} and {replaced[-1]} were read as X.")
+        sentences.append(f"{list_all(replaced, 'and')} were read as X.")
     return sentences
 
 

@@ -15,7 +15,7 @@ import yaml
 from jsonschema import Draft4Validator, Draft202012Validator
 from jsonschema.validators import extend
 
-from seqembed.errors import ConfigError, shorten
+from seqembed.errors import ConfigError, list_all, shorten
 from seqembed.models.known import KNOWN
 from seqembed.models.names import explain_model, model_name
 from seqembed.settings.request import Request
@@ -217,7 +217,7 @@ def _allowed(schema: Mapping[str, Any]) -> str:
     if "const" in schema:
         return "null" if schema["const"] is None else str(schema["const"])
     if "enum" in schema:
-        return f"{', '.join(schema['enum'][:-1])} or {schema['enum'][-1]}"
+        return list_all(schema["enum"], "or")
     if schema["type"] == "boolean":
         return "true or false"
     if schema["type"] == "integer":

@@ -39,11 +39,11 @@ def bytes_a_token(architecture: Architecture, itemsize: int) -> int:
 
 
 def bytes_alone(architecture: Architecture, itemsize: int, tokens: int, kernels: str) -> int:
-    """Return an estimate of the bytes of a batch of one sequence, which has so many tokens.
+    """Return an estimate of the bytes that one sequence takes in a batch of its own.
 
-    By the plain steps, attention with biases takes those of BIASED_QUERIES queries beside, as
-    Biases.strips in models/encoders/attention.py, float32. kernels: Recipe.kernels. itemsize: as in
-    bytes_a_token.
+    The plain steps hold biases too, if the model has them: those of BIASED_QUERIES queries, float32
+    (Biases.strips in models/encoders/attention.py). tokens: of the sequence. kernels:
+    Recipe.kernels. itemsize: as in bytes_a_token.
     """
     strips = 4 * architecture.heads * BIASED_QUERIES * 2 * tokens
     beside = strips if architecture.biased and kernels == PLAIN else 0

@@ -104,11 +104,11 @@ def check_vocabulary(
             raise ModelError(f"{path}: {message}; {advice}")
     if config.get("vocab_list") and tuple(config["vocab_list"]) != known:
         raise ModelError(f"{path}: vocab_list is not the {model} alphabet; {advice}")
+    residues = vocabulary.residues if built_in else AMINO_ACIDS
     for name, read_ids in ID_READERS.items():
         if (file := path.parent / name).exists():
-            needed = vocabulary.residues if built_in else AMINO_ACIDS
             # added_tokens.json has only what the file beside it lacks.
-            needed = () if name == ADDED_TOKENS else needed
+            needed = () if name == ADDED_TOKENS else residues
             _check_ids(file, read_ids(file), vocabulary.tokens, needed, model)
     listed = path.parent / VOCABULARY
     tokens = listed.read_text("utf-8", errors="replace").split() if listed.exists() else []
